@@ -1,0 +1,77 @@
+# The two commands of a new checkout are `make run` and `make test`; `make help` lists the others.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
+
+# Stamps: an environment is set up again only when what it is made from has changed.
+READY_RUN := $(VENV)/.ready-run
+READY_DEV := $(VENV)/.ready-dev
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+export PIP_ROOT_USER_ACTION = ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lint types suite docs format coverage soak test-pythons clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: $(READY_RUN) ## run the example, with a progress bar
+	$(BIN)/python examples/census.py
+
+test: check docs suite ## everything that CI runs
+
+check: lint types ## what needs no test to run
+
+lint: $(READY_DEV) ## format, rules and spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+types: $(READY_DEV) ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+suite: $(READY_DEV) ## the tests; choose some with ARGS="-k name"
+	$(BIN)/python -m pytest $(ARGS)
+
+docs: $(READY_DEV) ## the documentation, in docs/_build/html; a broken reference is an error
+	$(SPHINX) -b html -d docs/_build/doctrees docs docs/_build/html
+
+format: $(READY_DEV) ## format the code and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+coverage: $(READY_DEV) ## the tests, measured, worker processes included
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
+
+soak: $(READY_DEV) ## the tests that take minutes
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+test-pythons: ## the tests on every CPython that can be found or made
+	$(PYTHON) .ci/test_pythons.py $(ARGS)
+
+clean: ## remove what was built, environments included
+	rm -rf $(VENV) build dist docs/_build htmlcov .coverage* .cache \
+		.hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "parmap needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.13" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(READY_RUN): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[progress]'
+	@touch $@
+
+# Dependency groups need a newer pip than the one that older Pythons bring along.
+$(READY_DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ $(READY_RUN)

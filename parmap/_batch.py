@@ -1,0 +1,250 @@
+"""One call of `map` or its like: where its items come from, where its outcomes go, and how they are put in order.
+
+The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
+stream is read by the thread that consumes it, only so far ahead of what was handed out, so that neither an infinite
+input nor a slow consumer makes anything grow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._futures import Future, Watched
+from parmap._payload import ATOMS, dump
+from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from parmap._failure import Failure
+    from parmap._job import Chunk
+
+
+class Columns:
+    """Several sequences in step: a sequence of tuples that is cut before it is zipped."""
+
+    def __init__(self, columns: tuple[Any, ...]) -> None:
+        size = min(map(len, columns))
+        self._columns = tuple(column if len(column) == size else column[:size] for column in columns)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, where: slice) -> Columns:
+        return Columns(tuple(column[where] for column in self._columns))
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._columns, strict=False)
+
+
+def as_sequence(iterables: tuple[Iterable[Any], ...]) -> Any:
+    """The items of *iterables* as something that can be cut, or `None` if they must be read one by one."""
+    sequences = [_sliceable(iterable) for iterable in iterables]
+    if any(sequence is None for sequence in sequences):
+        return None
+    return sequences[0] if len(sequences) == 1 else Columns(tuple(sequences))
+
+
+_SLICED = frozenset({list, tuple, range, str, bytes})
+_FINITE = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
+
+
+def _sliceable(iterable: Any) -> Any:
+    if type(iterable) in _SLICED:
+        return iterable
+    if type(iterable).__module__ == "numpy" and type(iterable).__name__ == "ndarray" and iterable.ndim:
+        return list(iterable) if iterable.dtype.hasobject else iterable
+    return list(iterable) if isinstance(iterable, _FINITE) else None
+
+
+class Arrival(NamedTuple):
+    """Outcomes of consecutive items."""
+
+    start: int
+    done: int
+    results: Any
+    failures: dict[int, Failure]
+    missing: set[int]
+
+
+class Batch(Watched):
+    """The sink of the job of one call."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.arrivals: deque[Arrival] = deque()
+        self.ended = False
+        self.failure: Failure | None = None
+        self.on_end: Callable[[], object] | None = None
+
+    @property
+    def happened(self) -> bool:
+        """Whether something arrived, or nothing more will."""
+        return bool(self.arrivals) or self.ended
+
+    @staticmethod
+    def load(items: Any) -> Any:
+        """The arguments of *items*."""
+        return list(items) if type(items) is Columns else items
+
+    def started(self, items: Any) -> None:
+        """A worker has these items."""
+
+    @staticmethod
+    def index(chunk: Chunk, offset: int) -> int:
+        """The number of an item, from 0."""
+        return chunk.start + offset
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Take outcomes from the engine."""
+        self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
+        self.fire()
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
+        """Nothing more will arrive."""
+        self.failure = failure
+        self.ended = True
+        self.fire()
+        if self.on_end is not None:
+            self.on_end()
+
+
+def decode(arrival: Arrival) -> list[Any]:
+    """The values of an arrival in order; exceptions stand where items failed, and `None` where one is still missing."""
+    values: list[Any] = []
+    if arrival.results is None:
+        values = [None] * arrival.done
+    else:
+        try:
+            values = list(arrival.results)
+        except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
+            values = [_decode_one(arrival.results, place) for place in range(arrival.done)]
+    for place, failure in arrival.failures.items():
+        values[place] = failure.exception()
+    return values
+
+
+class Undecodable(SerializationError):
+    """A result that can't be unpickled: raised where it is not to be returned in place."""
+
+
+def _decode_one(results: Any, place: int) -> Any:
+    try:
+        return results[place]
+    except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
+        wrapped = Undecodable(f"the result can't be unpickled: {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+
+
+class Assembly:
+    """Puts the arrivals of a finite batch in order."""
+
+    def __init__(self, batch: Batch, *, return_exceptions: bool) -> None:
+        self._batch = batch
+        self._return_exceptions = return_exceptions
+        self._parts: dict[int, list[Any]] = {}
+        self._patches: dict[int, Any] = {}
+
+    def take(self) -> int:
+        """Decode what has arrived; returns how many outcomes that were."""
+        count = 0
+        arrivals = self._batch.arrivals
+        while arrivals:
+            arrival = arrivals.popleft()
+            values = decode(arrival)
+            if not self._return_exceptions and Undecodable in set(map(type, values)):
+                raise next(value for value in values if type(value) is Undecodable)
+            if arrival.done == 1 and arrival.start in self._patches:
+                self._patches[arrival.start] = values[0]
+            else:
+                self._patches.update(dict.fromkeys(arrival.start + place for place in arrival.missing))
+                self._parts[arrival.start] = values
+            count += arrival.done - len(arrival.missing)
+        return count
+
+    def result(self) -> list[Any]:
+        """All values in order.
+
+        Raises:
+            BaseException: the error that ended the batch.
+        """
+        if self._batch.failure is not None:
+            raise self._batch.failure.exception()
+        self.take()
+        values = list(chain.from_iterable(self._parts[start] for start in sorted(self._parts)))
+        for index, value in self._patches.items():
+            values[index] = value
+        return values
+
+    def __getitem__(self, _: int) -> list[Any]:
+        """As the results of a pack: what a `Future` asks for its value."""
+        return self.result()
+
+
+class BatchFuture(Future[Any]):
+    """The future of a whole batch."""
+
+    def __init__(self, engine: Any, job: Any, name: str) -> None:
+        self.lane = _Owner(engine, name)  # type: ignore[assignment]
+        self._job = job
+        self.args = None
+
+    def cancel(self) -> bool:
+        """Stop the batch; false if it has ended."""
+        if not self.settle_cancelled():
+            return False
+        self.lane.engine.cancel(self._job)
+        return True
+
+
+class _Owner(NamedTuple):
+    engine: Any
+    name: str
+
+
+class Input:
+    """The input of a batch, read piece by piece by the thread that consumes the results."""
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, star: bool, packs: bool) -> None:
+        self.sequence = as_sequence(iterables)
+        self.exhausted = False
+        self.error: BaseException | None = None
+        self.count = 0
+        self._packs = packs
+        self._tuples = star or len(iterables) > 1
+        if self.sequence is None:
+            self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+
+    def read(self, size: int) -> Any:
+        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one."""
+        if self.sequence is not None:
+            items = self.sequence[self.count : self.count + size]
+            self.exhausted = self.count + size >= len(self.sequence)
+        else:
+            items = []
+            try:
+                self._read_one_by_one(items, size)
+            except Exception as error:  # noqa: BLE001 - the user's input; told when what came before it is delivered
+                self.error = error
+                self.exhausted = True
+            else:
+                self.exhausted = len(items) < size
+        self.count += len(items)
+        return items
+
+    def _read_one_by_one(self, items: list[Any], size: int) -> None:
+        for item in islice(self._items, size):
+            if not self._packs or type(item) in ATOMS or (type(item) is tuple and ATOMS.issuperset(map(type, item))):
+                items.append(item)
+                if type(item) in ATOMS and len(items) == 1:  # atoms are usually among their like
+                    items.extend(islice(self._items, size - 1))
+                    return
+                continue
+            # A generator may hand out one object again and again, changed each time: pickle it as it is now.
+            try:
+                items.append(dump(item))
+            except SerializationError:
+                items.append(item)  # fails again when its turn comes, as the error of this item

@@ -1,0 +1,336 @@
+"""One worker's private two-way line: messages over a socket, large payloads over segments.
+
+A frame is a fixed header (64-bit length), a marshalled tuple, and a payload in line. Descriptors travel beside it. No
+lock, semaphore or queue is shared between processes, so nobody can die holding one; a frame that breaks off half way
+harms nobody but its own channel.
+"""
+
+from __future__ import annotations
+
+import array
+import marshal
+import os
+import socket
+import struct
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap import _segments
+from parmap._payload import Pack
+from parmap._segments import Lender, Limits, Segment
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Callable
+
+_HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors, length of the payload
+_READ = 128 * 1024
+_ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
+_VECTOR = 256  # parts of a frame that one system call takes
+_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # the processes that a task starts shall not get what we receive
+
+# Where the payload of a message is.
+INLINE, LENT, GIVEN, SHARED = 0, 1, 2, 3
+
+
+class Message(NamedTuple):
+    """A message as it arrived; `segment` is the name of a segment to be given back, 0 if none."""
+
+    kind: str
+    fields: tuple[Any, ...]
+    pack: Pack | None
+    segment: int
+    fds: tuple[int, ...] = ()
+
+
+class ChannelClosedError(Exception):
+    """The other side is gone."""
+
+
+class _Frame:
+    """A message on its way out."""
+
+    __slots__ = ("fds", "parts")
+
+    def __init__(self, parts: list[memoryview], fds: list[int]) -> None:
+        self.parts = parts
+        self.fds = fds
+
+    def close_fds(self) -> None:
+        for fd in self.fds:
+            os.close(fd)
+        self.fds = []
+
+
+class Channel:
+    """This side's end of the line."""
+
+    def __init__(self, sock: socket.socket, *, copies: bool = False) -> None:
+        """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
+        self.sock = sock
+        self.lender = Lender()
+        self._copies = copies
+        self._attached: dict[int, mmap.mmap] = {}
+        self._inbox = bytearray()
+        self._fds: deque[int] = deque()
+        self._outbox: deque[_Frame] = deque()
+        self.on_partial: Callable[[], None] | None = None  # called when a message has begun to arrive
+
+    # sending
+
+    def send(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> None:
+        """Send a message, with copies of the descriptors *fds*, and wait until it is gone."""
+        self._outbox.append(self._frame(kind, fields, pack, None, fds))
+        self._push(0)
+
+    def post(self, kind: str, *fields: Any, pack: Pack | None = None, share: Shared | None = None) -> bool:
+        """Send a message without waiting; false if some of it stayed behind for `flush`."""
+        self._outbox.append(self._frame(kind, fields, pack, share))
+        return self._push(_DONTWAIT)
+
+    def flush(self) -> bool:
+        """Send what stayed behind; true when nothing is left."""
+        return self._push(_DONTWAIT)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._outbox
+
+    def _push(self, flags: int) -> bool:
+        while self._outbox:
+            frame = self._outbox[0]
+            fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
+            try:
+                sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise ChannelClosedError(str(error)) from error
+            frame.close_fds()  # descriptors leave with the first byte
+            frame.parts = _after(frame.parts, sent)
+            if not frame.parts:
+                self._outbox.popleft()
+        return True
+
+    def _frame(
+        self,
+        kind: str,
+        fields: tuple[Any, ...],
+        pack: Pack | None,
+        share: Shared | None,
+        passed: tuple[int, ...] = (),
+    ) -> _Frame:
+        fds = [os.dup(fd) for fd in passed]
+        parts: list[Any] = []
+        description = None
+        place: tuple[int, int, int] = (INLINE, 0, 0)
+        size = 0
+        if share is not None:
+            description, place, fds = share.description, (SHARED, 0, share.size), [os.dup(share.fd)]
+        elif pack is not None:
+            description = pack.describe()
+            stream = pack.streams[0] if len(pack.streams) == 1 else b"".join(pack.streams)
+            parts = [stream, *pack.buffers]
+            offsets, size = _segments.layout([stream], pack.buffers)
+            if size >= Limits.smallest:
+                through = self._through_segment(parts, offsets, size)
+                if through is not None:
+                    place, fds = through
+                    parts = []
+                    size = 0
+            if parts:
+                parts = _padded(parts, offsets)
+        meta = marshal.dumps((kind, fields, description, place), 2)
+        head = _HEADER.pack(len(meta), len(fds), size)
+        return _Frame([memoryview(head + meta), *map(memoryview, parts)], fds)
+
+    def _through_segment(
+        self, parts: list[Any], offsets: list[int], size: int
+    ) -> tuple[tuple[int, int, int], list[int]] | None:
+        handed_over = size > Limits.kept
+        segment = _segments.create(0, size) if handed_over else self.lender.lend(size)
+        if segment is None:
+            return None
+        try:
+            _segments.write(segment, parts, offsets)
+        except OSError:  # no memory for it: the socket takes the payload in small steps
+            segment.close_fd()
+            self.lender.forget(segment.name)
+            return None
+        if handed_over:
+            return (GIVEN, 0, size), [segment.fd]
+        fds = []
+        if segment.fd >= 0:
+            fds = [os.dup(segment.fd)]
+            self.lender.sent(segment)
+        return (LENT, segment.name, segment.size), fds
+
+    # receiving
+
+    def receive(self) -> Message:
+        """Wait for the next message.
+
+        Raises:
+            ChannelClosedError: the other side has closed the line.
+        """
+        while True:
+            message = self._parse()
+            if message is not None:
+                return message
+            self._read(0)
+
+    def poll(self) -> Message | None:
+        """The next message, if it is there.
+
+        Raises:
+            ChannelClosedError: the other side has closed the line, and all it had sent was returned.
+        """
+        message = self._parse()
+        while message is None and self._read(_DONTWAIT):
+            message = self._parse()
+        return message
+
+    def _read(self, flags: int) -> bool:
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(_READ, _ROOM, flags | _CLOEXEC)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise ChannelClosedError(str(error)) from error
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                received = array.array("i")
+                received.frombytes(content[: len(content) - len(content) % received.itemsize])
+                self._fds.extend(received)
+        if not data:
+            reason = "closed"
+            raise ChannelClosedError(reason)
+        self._inbox += data
+        return True
+
+    def _parse(self) -> Message | None:
+        inbox = self._inbox
+        if len(inbox) < _HEADER.size:
+            return None
+        meta_size, n_fds, size = _HEADER.unpack_from(inbox)
+        end = _HEADER.size + meta_size + size
+        if len(inbox) < end:
+            if self.on_partial is not None:
+                self.on_partial()
+            return None
+        start = _HEADER.size + meta_size
+        kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
+        data = bytearray(memoryview(inbox)[start:end])
+        if len(inbox) == end:
+            self._inbox = bytearray()
+        else:
+            del inbox[:end]
+        fds = [self._fds.popleft() for _ in range(min(n_fds, len(self._fds)))]
+        if description is None:
+            return Message(kind, fields, None, 0, tuple(fds))
+        pack, segment = self._restore(description, place, data, fds)
+        return Message(kind, fields, pack, segment)
+
+    def _restore(
+        self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytearray, fds: list[int]
+    ) -> tuple[Pack | None, int]:
+        where, name, size = place
+        if where == INLINE:
+            return self._build(description, memoryview(data)), 0
+        if where == LENT and not fds:
+            memory = self._attached.get(name)
+        elif not fds:  # the kernel drops descriptors that don't fit under the limit of this process
+            memory = None
+        else:
+            memory = _segments.attach(fds[0], size, private=where == SHARED)
+            if where == LENT:
+                self._attached[name] = memory
+        if memory is None:
+            return None, name
+        copy = where == LENT and self._copies
+        pack = self._build(description, memoryview(memory), copy=copy)
+        if copy:
+            self.post("free", name)
+        return pack, name if where == LENT and not copy else 0
+
+    @staticmethod
+    def _build(description: tuple[Any, ...], memory: memoryview, *, copy: bool = False) -> Pack:
+        _, _, sizes, kinds, _ = description
+        position = sum(sizes)
+        stream = memory[:position]
+        buffers = []
+        for nbytes, _ in kinds:
+            position += -position % _segments.ALIGNMENT
+            buffers.append(memory[position : position + nbytes])
+            position += nbytes
+        if copy:
+            stream = memoryview(bytes(stream))
+            buffers = [_segments.private(buffer) for buffer in buffers]
+        return Pack.restore(description, stream, buffers)
+
+    def detach(self, name: int) -> None:
+        """Forget a segment of the other side: something here still uses its memory."""
+        self._attached.pop(name, None)
+
+    def close(self) -> None:
+        """Close the line and drop all segments."""
+        self.sock.close()
+        self.lender.clear()
+        self._attached.clear()
+        for frame in self._outbox:
+            frame.close_fds()
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+class Shared:
+    """A payload written once into one segment, which any number of workers map copy-on-write."""
+
+    def __init__(self, segment: Segment, description: tuple[Any, ...], size: int) -> None:
+        self.fd = segment.fd
+        self.description = description
+        self.size = size
+
+    @classmethod
+    def of(cls, pack: Pack) -> Shared | None:
+        """Write *pack* into a segment of its own; `None` if it is too small for that, or there is no segment."""
+        stream = b"".join(pack.streams)
+        offsets, size = _segments.layout([stream], pack.buffers)
+        if size < Limits.smallest:
+            return None
+        segment = _segments.create(0, size)
+        if segment is None:
+            return None
+        try:
+            _segments.write(segment, [stream, *pack.buffers], offsets)
+        except OSError:
+            segment.close_fd()
+            return None
+        return cls(segment, pack.describe(), size)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+def _padded(parts: list[Any], offsets: list[int]) -> list[Any]:
+    """The parts in a row, with the gaps that alignment left between them filled."""
+    row: list[Any] = []
+    position = 0
+    for part, offset in zip(parts, offsets, strict=True):
+        if offset > position:
+            row.append(bytes(offset - position))
+        row.append(part)
+        position = offset + len(part)
+    return row
+
+
+def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
+    """What is left of *parts* after *sent* bytes."""
+    for index, part in enumerate(parts):
+        if sent < len(part):
+            return [part[sent:], *parts[index + 1 :]]
+        sent -= len(part)
+    return []
+

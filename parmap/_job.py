@@ -1,0 +1,197 @@
+"""What the scheduler cuts: a `Job` is a call, its `Piece`s wait, its `Chunk`s travel. Pure data, no policy."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from parmap._failure import Failure
+
+
+class Sink(Protocol):
+    """Where the outcomes of a job go."""
+
+    mode: str
+    """How the function takes an item: see `_run.Callee`."""
+
+    def load(self, items: Any) -> Any:
+        """The arguments of *items*, as a sequence."""
+
+    def started(self, items: Any) -> None:
+        """A worker has these items."""
+
+    def index(self, chunk: Chunk, offset: int) -> int | None:
+        """The number of an item, as the user counts; `None` where there is none."""
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Take the outcomes of the first *done* items of *chunk*; those in *missing* will come later."""
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
+        """All outcomes were delivered, or *failure* ended the job with some items *left*."""
+
+
+class Pace:
+    """What was learnt of a function: seconds and bytes of one call, as moving averages."""
+
+    __slots__ = ("nbytes", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.nbytes = 0.0
+
+    def learn(self, items: int, seconds: float) -> None:
+        """Record that *items* calls took *seconds*."""
+        each = seconds / items
+        if self.seconds is None:
+            self.seconds = each
+        else:
+            # A first call that imported or warmed up something says nothing about the next: forget it quickly.
+            weight = 0.3 if each < self.seconds else 0.5
+            self.seconds = weight * self.seconds + (1 - weight) * each
+
+    def learn_bytes(self, items: int, nbytes: int) -> None:
+        """Record that the arguments of *items* calls took *nbytes*."""
+        each = nbytes / items
+        self.nbytes = each if each > self.nbytes else 0.5 * (self.nbytes + each)
+
+
+class Piece:
+    """Consecutive items that wait; `items` is anything with a length that can be sliced."""
+
+    __slots__ = ("careful", "items", "start", "strikes")
+
+    def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+        self.start = start
+        self.items = items
+        self.careful = careful
+        self.strikes = strikes
+
+
+class Job:
+    """One call of `map` and its like, or the stream of all `submit` calls of one function."""
+
+    def __init__(  # noqa: PLR0913 - the options of a job are what they are
+        self,
+        call: Any,
+        sink: Sink,
+        *,
+        pace: Pace | None = None,
+        chunksize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_delay: float = 0.0,
+        fail_fast: bool = False,
+        open_end: bool = False,
+    ) -> None:
+        self.call = call
+        self.sink = sink
+        self.pace = pace or Pace()
+        self.chunksize = chunksize
+        self.timeout = timeout
+        self.retries = retries
+        self.retry_delay = retry_delay
+        self.fail_fast = fail_fast
+        self.open_end = open_end
+        self.pending: deque[Piece] = deque()
+        self.waiting = 0  # items in pending
+        self.delayed = 0  # items that wait for a retry
+        self.flight: set[Chunk] = set()
+        self.attempts: dict[int, list[Failure]] = {}
+        self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
+        self.read = 0  # items ever added
+        self.appetite = 1  # items it would like to have waiting
+        self.closed = False
+
+    def extend(self, items: Any) -> None:
+        """Add items behind those that wait."""
+        self.pending.append(Piece(self.read, items))
+        self.read += len(items)
+        self.waiting += len(items)
+
+    def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+        """Put items in front of those that wait."""
+        if len(items) and not self.closed:
+            self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes))
+            self.waiting += len(items)
+
+    def take(self, size: int) -> Chunk | None:
+        """Cut a chunk of at most *size* items from the front."""
+        while self.pending:
+            piece = self.pending[0]
+            items = self._split(piece, size)
+            while len(items) < size and self.pending and _continues(self.pending[0], piece, items):
+                items = items + self._split(self.pending[0], size - len(items))
+            self.waiting -= len(items)
+            if self.dropped:
+                items, start = self._without_dropped(items, piece)
+            else:
+                start = piece.start
+            if len(items):
+                return Chunk(self, start, items, careful=piece.careful, strikes=piece.strikes)
+        return None
+
+    def _without_dropped(self, items: Any, piece: Piece) -> tuple[Any, int]:
+        """The first run of items that nobody took out; what is behind them waits again, so that numbers still hold."""
+        first = 0
+        while first < len(items) and items[first] in self.dropped:
+            self.dropped.discard(items[first])
+            first += 1
+        last = first
+        while last < len(items) and items[last] not in self.dropped:
+            last += 1
+        self.put_back(piece.start + last, items[last:], careful=piece.careful, strikes=piece.strikes)
+        return items[first:last], piece.start + first
+
+    def _split(self, piece: Piece, room: int) -> Any:
+        items = piece.items
+        if len(items) <= room:
+            self.pending.popleft()
+            return items
+        # The rest becomes a new piece, so that the chunk made of the first part keeps its own numbers.
+        self.pending[0] = Piece(piece.start + room, items[room:], careful=piece.careful, strikes=piece.strikes)
+        return items[:room]
+
+    def left(self) -> Iterable[Any]:
+        """The items that have no outcome yet, but for those that wait for a retry."""
+        for piece in self.pending:
+            yield from piece.items
+        for chunk in self.flight:
+            yield from chunk.items
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing waits, nothing runs and nothing can come."""
+        return not (self.open_end or self.waiting or self.flight or self.delayed)
+
+
+def _continues(piece: Piece, before: Piece, items: Any) -> bool:
+    """Whether *piece* goes on where *items*, the front of *before*, end."""
+    return (
+        type(items) is list
+        and type(piece.items) is list
+        and piece.start == before.start + len(items)
+        and piece.careful == before.careful
+    )
+
+
+class Chunk:
+    """Consecutive tasks that travel together."""
+
+    __slots__ = ("careful", "doomed", "expected", "items", "job", "number", "place", "sent", "slot", "start", "strikes", "verdict")
+
+    def __init__(self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+        self.job = job
+        self.start = start
+        self.items = items
+        self.careful = careful
+        self.strikes = strikes
+        self.number = 0
+        self.place = 0  # 0 or 1: another than that of its neighbour on the same worker
+        self.slot: Hashable = None
+        self.sent = 0.0
+        self.expected: float | None = None
+        self.doomed = False  # its worker is being killed for it
+        self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends

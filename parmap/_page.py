@@ -1,0 +1,104 @@
+"""The status page: a small piece of memory in which a worker says what it is doing, so that a death or a timeout can be
+charged to one item. Behind it, in the same anonymous file, lies what `faulthandler` wrote.
+
+Writing it costs a few stores per item and no system call; the parent reads it only when it has a reason to.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from typing import NamedTuple
+
+SIZE = 4096
+IDLE, RECEIVING = 0, 1
+
+NO_LIMIT = 1 << 62
+
+_NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
+_LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its number, its limit
+
+
+class Position(NamedTuple):
+    """Where a worker is: chunk `number` (or `IDLE`, `RECEIVING`), items `index` to `index + length` of it, since when."""
+
+    number: int
+    index: int
+    length: int
+    since: int
+    """Nanoseconds of the system's monotonic clock, which all processes share."""
+
+
+class Page:
+    """A status page, seen from either side."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._memory = mmap.mmap(fd, SIZE)
+        self.cells = memoryview(self._memory).cast("q")
+
+    @classmethod
+    def create(cls) -> Page:
+        """A fresh page."""
+        if hasattr(os, "memfd_create"):
+            fd = os.memfd_create("parmap-status")
+        else:
+            with tempfile.TemporaryFile() as file:
+                fd = os.dup(file.fileno())
+        os.ftruncate(fd, SIZE)
+        return cls(fd)
+
+    # the worker's side
+
+    def rest(self) -> None:
+        """Say: nothing to do."""
+        self.cells[_NUMBER] = IDLE
+
+    def receive(self) -> None:
+        """Say: a chunk is on its way in."""
+        self.cells[_NUMBER] = RECEIVING
+
+    def enter(self, number: int, index: int, length: int, now: int) -> None:
+        """Say: items *index* to *index + length* of chunk *number* begin *now*.
+
+        The time is written first: a reader in between sees an item that began later than it did, never earlier.
+        """
+        cells = self.cells
+        cells[_SINCE] = now
+        cells[_INDEX] = index
+        cells[_LENGTH] = length
+        cells[_NUMBER] = number
+
+    def limit(self, number: int) -> int:
+        """The item of chunk *number* before which the worker shall stop."""
+        cells = self.cells
+        if cells[_LIMITS] == number:
+            return cells[_LIMITS + 1]
+        return cells[_LIMITS + 3] if cells[_LIMITS + 2] == number else NO_LIMIT
+
+    # the parent's side
+
+    def recall(self, number: int, place: int, limit: int) -> None:
+        """Ask the worker to stop before item *limit* of chunk *number*; *place*: 0 or 1, another for its neighbour."""
+        cell = _LIMITS + 2 * place
+        self.cells[cell + 1] = limit
+        self.cells[cell] = number
+
+    def position(self) -> Position:
+        """Where the worker is now."""
+        cells = self.cells
+        return Position(cells[_NUMBER], cells[_INDEX], cells[_LENGTH], cells[_SINCE])
+
+    def log(self) -> str:
+        """What `faulthandler` wrote."""
+        try:
+            return os.pread(self.fd, 1 << 16, SIZE).decode(errors="replace")
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """Give memory and descriptor back."""
+        self.cells.release()
+        self._memory.close()
+        os.close(self.fd)

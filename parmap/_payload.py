@@ -1,0 +1,342 @@
+"""Object <-> payload: how arguments, results, functions and exceptions travel between processes.
+
+Plain pickle does the work wherever it can (C speed, protocol 5, large buffers out of band). cloudpickle takes over for
+what plain pickle refuses, and for what it would pickle by a name that means nothing in a worker: names in `__main__`.
+
+Items are pickled one by one, never as one list: two items that share an object arrive as two objects however they were
+cut into chunks, an item that fails to travel fails alone, and each is decoded only when it is asked for. Lists of
+atoms (numbers, strings, bytes), where none of this can matter, are pickled whole, which is several times faster.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+from itertools import chain
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+PROTOCOL = 5
+ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
+"""Types whose values are immutable and whole: sharing one between two items can't be observed."""
+
+OUT_OF_BAND = 16 * 1024
+"""Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
+
+WHOLE, EACH = 0, 1
+
+
+class Packed:
+    """One item that is pickled already."""
+
+    __slots__ = ("buffers", "stream")
+
+    def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
+        self.stream = stream
+        self.buffers = buffers
+
+
+class Pack:
+    """Pickled items: one stream each (`EACH`), or one stream for a sequence of atoms (`WHOLE`).
+
+    `streams` holds the pickle streams; `buffers` the out-of-band buffers of all items in a row, of which item `i` owns
+    `owned[i]` (`owned` is empty where there are no buffers).
+    """
+
+    __slots__ = ("_values", "buffers", "count", "kind", "owned", "streams")
+
+    def __init__(
+        self, kind: int, count: int, streams: list[Any], buffers: list[memoryview], owned: list[int] | None = None
+    ) -> None:
+        self.kind = kind
+        self.count = count
+        self.streams = streams
+        self.buffers = buffers
+        self.owned = owned or []
+        self._values: Sequence[Any] | None = None
+
+    def release(self) -> None:
+        """Let go of the memory that the payload lies in.
+
+        Raises:
+            BufferError: something still uses it.
+        """
+        self._values = None
+        for view in (*self.buffers, *self.streams):
+            view.release()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the payload in bytes."""
+        return sum(map(len, self.streams)) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Decode the items one after the other, each when it is asked for."""
+        if self.kind == WHOLE:
+            return iter(self._whole())
+        if self.buffers:
+            return map(self.__getitem__, range(self.count))
+        return map(pickle.loads, self.streams)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.kind == WHOLE:
+            return self._whole()[index]
+        if not self.buffers:
+            return pickle.loads(self.streams[index])
+        first = sum(self.owned[:index])
+        return pickle.loads(self.streams[index], buffers=self.buffers[first : first + self.owned[index]])
+
+    def _whole(self) -> Sequence[Any]:
+        if self._values is None:
+            self._values = pickle.loads(self.streams[0], buffers=self.buffers)
+        return self._values  # type: ignore[return-value]
+
+    def describe(self) -> tuple[Any, ...]:
+        """What the other side needs, besides the bytes, to build this pack again: marshallable."""
+        sizes = [len(stream) for stream in self.streams]
+        buffers = [(buffer.nbytes, buffer.readonly) for buffer in self.buffers]
+        return (self.kind, self.count, sizes, buffers, self.owned)
+
+    @classmethod
+    def restore(cls, description: tuple[Any, ...], stream: memoryview, buffers: list[memoryview]) -> Pack:
+        """Build a pack from its description, its concatenated streams and its buffers."""
+        kind, count, sizes, kinds, owned = description
+        streams = []
+        start = 0
+        for size in sizes:
+            streams.append(stream[start : start + size])
+            start += size
+        views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
+        return cls(kind, count, streams, views, owned)
+
+
+def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseException]]:
+    """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
+
+    Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
+    """
+    if _is_whole(items):
+        buffers: list[memoryview] = []
+        stream = pickle.dumps(items, PROTOCOL, buffer_callback=_collector(buffers))
+        return Pack(WHOLE, len(items), [stream], buffers), {}
+    buffers = []
+    keep = _collector(buffers)
+    if byte_cap is None and Packed not in set(map(type, items)):
+        try:
+            streams = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
+        except Exception:  # noqa: BLE001, S110 - whatever went wrong, the careful loop below finds out with whom
+            pass
+        else:
+            if not buffers and not any(map(_names_stranger, streams)):
+                return Pack(EACH, len(streams), streams, []), {}
+        del buffers[:]
+    return _pack_each(items, byte_cap)
+
+
+def _pack_each(items: Any, byte_cap: int | None) -> tuple[Pack, dict[int, BaseException]]:
+    streams: list[bytes] = []
+    buffers: list[memoryview] = []
+    owned: list[int] = []
+    errors: dict[int, BaseException] = {}
+    size = 0
+    for index, item in enumerate(items):
+        try:
+            one = item if type(item) is Packed else dump(item)
+        except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
+            errors[index] = error
+            one = Packed(b"", [])
+        size += len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
+        if byte_cap is not None and size > byte_cap and streams:
+            errors.pop(index, None)
+            break
+        streams.append(one.stream)
+        buffers += one.buffers
+        owned.append(len(one.buffers))
+    return Pack(EACH, len(streams), streams, buffers, owned if buffers else None), errors
+
+
+def _is_whole(items: Any) -> bool:
+    if type(items) is range or type(items).__module__ == "numpy":
+        return True
+    kinds = set(map(type, items))
+    return kinds <= ATOMS or (kinds == {tuple} and set(map(type, chain.from_iterable(items))) <= ATOMS)
+
+
+def dump(item: Any) -> Packed:
+    """Pickle one object.
+
+    Raises:
+        SerializationError: neither pickle nor cloudpickle can.
+    """
+    buffers: list[memoryview] = []
+    keep = _collector(buffers)
+    try:
+        stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
+        if not _names_stranger(stream):
+            return Packed(stream, buffers)
+    except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
+        pass
+    del buffers[:]
+    try:
+        return Packed(_cloud_dumps(item, keep), buffers)
+    except Exception as error:
+        message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
+        raise SerializationError(message) from error
+
+
+def snapshot(args: tuple[Any, ...]) -> tuple[Any, ...] | Packed:
+    """The arguments as they are now: atoms as themselves, anything that may change later pickled at once."""
+    for arg in args:
+        if type(arg) not in ATOMS:
+            return dump(args)
+    return args
+
+
+def _short_type(item: Any) -> str:
+    kind = type(item)
+    return f"an object of type {kind.__module__}.{kind.__qualname__}"
+
+
+def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Say whether the buffer goes in band; keep it if not."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    return keep
+
+
+def _names_stranger(stream: bytes) -> bool:
+    """Whether the stream may name something that a worker doesn't have.
+
+    A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
+    """
+    if b"__main__" in stream:
+        return True
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and any(
+        name.encode() in stream for name in cloudpickle.list_registry_pickle_by_value()
+    )
+
+
+def _cloud_dumps(item: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
+    import io
+
+    with io.BytesIO() as file:
+        _pickler()(file, PROTOCOL, buffer_callback=keep).dump(item)
+        return file.getvalue()
+
+
+_pickler_class: type[Any] | None = None
+
+
+def _pickler() -> type[Any]:
+    """cloudpickle's pickler, taught that the function under a decorator is found through the decorator's name.
+
+    Made on first use: importing cloudpickle takes longer than starting a worker.
+    """
+    global _pickler_class  # noqa: PLW0603 - a lazily made class
+    if _pickler_class is None:
+        import cloudpickle
+
+        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            def reducer_override(self, obj: Any) -> Any:
+                if type(obj) is FunctionType:
+                    name = name_of(obj)
+                    if name is not None and name[2]:
+                        return by_name, name
+                return super().reducer_override(obj)
+
+        _pickler_class = Pickler
+    return _pickler_class
+
+
+def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
+    """How a worker can find *function* by importing: module, qualified name, decorators above it, file.
+
+    `None` where it can't: a lambda, a nested function, anything in `__main__`, a module that exists only here.
+    """
+    module_name = getattr(function, "__module__", None)
+    qualname = getattr(function, "__qualname__", None)
+    if not module_name or not qualname or module_name in {"__main__", "__mp_main__"} or "<" in qualname:
+        return None
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    if spec is None or _is_by_value(module_name):
+        return None
+    found: Any = module
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        return None
+    for depth in range(8):
+        if found is function:
+            return module_name, qualname, depth, spec.origin if spec.has_location else None
+        found = getattr(found, "__wrapped__", None)
+        if found is None:
+            return None
+    return None
+
+
+def _is_by_value(module_name: str) -> bool:
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return False
+    registry = cloudpickle.list_registry_pickle_by_value()
+    return any(module_name == name or module_name.startswith(name + ".") for name in registry)
+
+
+def by_name(module_name: str, qualname: str, depth: int, origin: str | None) -> Any:
+    """Find the function that `name_of` described."""
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError:
+        # Test runners and plug-in loaders import files that are on no path: load the same file under the same name.
+        if origin is None:
+            raise
+        from importlib import util
+
+        spec = util.spec_from_file_location(module_name, origin)
+        if spec is None or spec.loader is None:
+            raise
+        found = util.module_from_spec(spec)
+        sys.modules[module_name] = found
+        try:
+            spec.loader.exec_module(found)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    for _ in range(depth):
+        found = found.__wrapped__
+    return found
+
+
+def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:
+    """How a function travels: what to call in the worker, with which arguments, and whether that goes by name.
+
+    What goes by name never needs to be pickled again: nothing it captures can change under the name.
+    """
+    if type(function) in (FunctionType, BuiltinFunctionType) or isinstance(function, type):
+        name = name_of(function)
+        if name is not None:
+            return by_name, name, True
+    return _identity, (function,), False
+
+
+def _identity(function: Any) -> Any:
+    return function

@@ -1,0 +1,88 @@
+"""Waiting for many descriptors at once: one selector that is kept, no polling.
+
+With `epoll` a descriptor can be taken out of the wait by any thread, so that a caller may read a worker's channel
+itself. Elsewhere only the engine's thread reads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+from typing import Any
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+
+class Poller:
+    """What the engine's thread sleeps on."""
+
+    shares = hasattr(select, "epoll")
+    """Whether other threads may `disarm` and `arm` a descriptor."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._selector.register(self._wake_in, READ, None)
+        self._epoll: Any = getattr(self._selector, "_selector", None) if self.shares else None
+        if self._epoll is None:
+            self.shares = False
+
+    def add(self, fd: int, data: Any) -> None:
+        """Wait for *fd* to be readable; `wait` returns *data* for it."""
+        self._selector.register(fd, READ, data)
+
+    def remove(self, fd: int) -> None:
+        """Wait for *fd* no more."""
+        try:
+            self._selector.unregister(fd)
+        except (KeyError, ValueError, OSError):
+            pass
+
+    def want_write(self, fd: int, data: Any, *, on: bool) -> None:
+        """Wait for room to write, too."""
+        self._selector.modify(fd, READ | WRITE if on else READ, data)
+
+    def disarm(self, fd: int) -> None:
+        """Leave *fd* to another thread for a while."""
+        self._epoll.modify(fd, 0)
+
+    def arm(self, fd: int) -> None:
+        """Wait for *fd* again."""
+        try:
+            self._epoll.modify(fd, select.EPOLLIN)
+        except OSError:  # it was removed meanwhile: its worker is gone
+            pass
+
+    def wait(self, timeout: float | None) -> list[tuple[Any, int]]:
+        """The data and events of the descriptors that are ready."""
+        ready = []
+        for key, events in self._selector.select(timeout):
+            if key.fd == self._wake_in:
+                self._drain()
+            else:
+                ready.append((key.data, events))
+        return ready
+
+    def _drain(self) -> None:
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            pass
+
+    def wake(self) -> None:
+        """Make `wait` return; from any thread, and from a signal handler."""
+        try:
+            os.write(self._wake_out, b"\0")
+        except (BlockingIOError, OSError):  # full: it will wake anyhow; closed: there is nobody to wake
+            pass
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self._selector.close()
+        for fd in (self._wake_in, self._wake_out):
+            os.close(fd)
+        self._wake_in = self._wake_out = -1

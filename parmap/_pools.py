@@ -1,0 +1,266 @@
+"""The registry of shared pools, and the calls that run on them: what `ParallelFunction` stands on.
+
+Functions with the same options share one pool. A pool is an engine with its backend; it is made when it is first needed,
+stops its workers when nobody needs them, and ends with the interpreter, after the work that was submitted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._batch import Assembly, Batch, BatchFuture, Input
+from parmap._engine import Engine
+from parmap._failure import Failure
+from parmap._futures import Future, Lane, finish_callbacks, forget_callbacks
+from parmap._job import Job
+from parmap._payload import ATOMS, dump
+from parmap._streams import ResultStream
+from parmap.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from parmap._options import Options
+    from parmap.backends.base import Backend
+
+_engines: dict[Hashable, Engine] = {}
+_lanes: dict[Any, Lane] = {}
+# Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
+_lock = threading.RLock()
+
+_LANES = 1024  # functions whose stream of tasks is remembered
+
+
+def engine_of(options: Options) -> Engine:
+    """The engine of the pool that these options share; made if there is none."""
+    key = options.pool_key
+    engine = _engines.get(key)
+    if engine is not None and not engine.closed:
+        return engine
+    if options.backend == "serial":
+        return Engine(_backend(options))
+    with _lock:
+        engine = _engines.get(key)
+        if engine is None or engine.closed:
+            try:
+                engine = _engines[key] = Engine(_backend(options))
+            except RuntimeError as error:  # no new threads while the interpreter shuts down
+                message = f"no pool can be started any more: {error}"
+                raise PoolClosedError(message) from error
+        return engine
+
+
+def _backend(options: Options) -> Backend:
+    name: Any = options.backend
+    if name == "processes":
+        from parmap.backends.processes import Processes
+
+        return Processes(options)
+    if name == "threads":
+        from parmap.backends.threads import Threads
+
+        return Threads(options)
+    if name == "serial":
+        from parmap.backends.serial import Serial
+
+        return Serial(options)
+    return name  # type: ignore[no-any-return]
+
+
+def submit(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Future[Any]:
+    """Start one task."""
+    try:
+        lane = _lanes.get((function, id(options), not kwargs))
+    except TypeError:  # not hashable
+        lane = None
+    if lane is None or lane.engine.closed:
+        lane = _lane(function, options, keywords=bool(kwargs))
+    engine = lane.engine
+    item: Any = (args, kwargs) if kwargs else args
+    future: Future[Any] = Future(lane, item)
+    if engine.backend.packs:
+        for arg in item:
+            if type(arg) not in ATOMS:
+                try:
+                    future.args = dump(item)  # as it is now: what changes later is not this call's
+                except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
+                    future.settle_failure(Failure(error))
+                    return future
+                break
+    if not (lane.direct and engine.backend.lend(lane.call, future, lane.mode)):
+        engine.post(future)
+        if not engine.backend.threaded:
+            engine.wait(future)
+    return future
+
+
+def _lane(function: Callable[..., Any], options: Options, *, keywords: bool) -> Lane:
+    """The lane of a function; kept under its name where what it captures can't change unseen."""
+    engine = engine_of(options)
+    call = engine.backend.prepare(function, options.retry_on)
+    key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
+    lane = _lanes.get(key)
+    if lane is None or lane.engine is not engine:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        lane = Lane(engine, call, options, name, keywords=keywords)
+        if engine.backend.threaded:
+            _lanes[key] = lane
+            while len(_lanes) > _LANES:
+                _lanes.pop(next(iter(_lanes)), None)
+    return lane
+
+
+class _Batch(NamedTuple):
+    engine: Engine
+    job: Job
+    batch: Batch
+    source: Input
+
+
+def _begin(
+    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, *, star: bool, fail_fast: bool
+) -> _Batch:
+    engine = engine_of(options)
+    call = engine.backend.prepare(function, options.retry_on)
+    source = Input(iterables, star=star, packs=engine.backend.packs)
+    batch = Batch("star" if star or len(iterables) > 1 else "map")
+    job = Job(
+        call,
+        batch,
+        pace=call.pace,
+        chunksize=options.chunksize,
+        timeout=options.timeout if engine.backend.kills else None,
+        retries=options.retries,
+        retry_delay=options.retry_delay,
+        fail_fast=fail_fast,
+        open_end=True,
+    )
+    return _Batch(engine, job, batch, source)
+
+
+def map(  # noqa: A001 - the name that everybody looks for
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    *,
+    star: bool = False,
+    return_exceptions: bool = False,
+) -> list[Any]:
+    """The results of all items, in order."""
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
+    assembly = Assembly(batch, return_exceptions=return_exceptions)
+    received = 0
+    try:
+        while not batch.ended:
+            ahead = source.count - received
+            if not source.exhausted and (not source.count or ahead < 2 * job.appetite):
+                size = len(source.sequence) if source.sequence is not None else 4 * job.appetite + engine.workers
+                items = source.read(size)
+                if source.error is not None:
+                    raise source.error
+                engine.extend(job, items, last=source.exhausted)
+            else:
+                engine.wait(batch)
+                received += assembly.take()
+        return assembly.result()
+    finally:
+        if not batch.ended:  # an error, or Ctrl-C: nobody waits for the rest
+            try:
+                engine.cancel(job)
+            except PoolClosedError:
+                pass
+
+
+def map_async(
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    *,
+    star: bool = False,
+    return_exceptions: bool = False,
+) -> Future[list[Any]]:
+    """The future of the results of all items. The input is read at once."""
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
+    if source.sequence is None:
+        items = source.read(sys.maxsize)
+        if source.error is not None:
+            raise source.error
+    else:
+        items = source.sequence[:]  # the caller may change the list later
+    future = BatchFuture(engine, job, getattr(function, "__qualname__", type(function).__qualname__))
+    assembly = Assembly(batch, return_exceptions=return_exceptions)
+
+    def end() -> None:
+        if batch.failure is not None:
+            future.settle_failure(batch.failure)
+        else:
+            future.settle(assembly, 0)
+
+    batch.on_end = end
+    engine.extend(job, items, last=True)
+    if not engine.backend.threaded:
+        engine.wait(future)
+    return future
+
+
+def stream(
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    *,
+    star: bool = False,
+    ordered: bool = True,
+    buffersize: int | None = None,
+    return_exceptions: bool = False,
+) -> ResultStream[Any]:
+    """The results as they come."""
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
+    return ResultStream(
+        engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions
+    )
+
+
+def shutdown(options: Options | None = None, wait: bool = True) -> None:
+    """Stop one pool, or all, after the work that was submitted."""
+    with _lock:
+        if options is None:
+            engines = list(_engines.values())
+            _engines.clear()
+            _lanes.clear()
+        else:
+            engine = _engines.pop(options.pool_key, None)
+            engines = [] if engine is None else [engine]
+    for engine in engines:
+        engine.close(wait=wait)
+
+
+def _at_exit() -> None:
+    """Finish what was submitted, as `concurrent.futures` does; Ctrl-C ends it at once."""
+    engines = list(_engines.values())
+    try:
+        for engine in engines:
+            engine.close(wait=True)
+        finish_callbacks()
+    except KeyboardInterrupt:
+        for engine in engines:
+            engine.close(wait=True, cancel=True)
+
+
+def _forget() -> None:
+    """In a process made by `os.fork()`: the pools, and the threads that drive them, are the parent's."""
+    global _lock  # noqa: PLW0603 - the old one may be locked for ever
+    _lock = threading.RLock()
+    for engine in _engines.values():
+        engine.abandon()
+    _engines.clear()
+    _lanes.clear()
+    forget_callbacks()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

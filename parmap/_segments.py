@@ -1,0 +1,175 @@
+"""Recycled shared memory: anonymous files (`memfd`) that carry large payloads between two processes.
+
+The pages of a fresh segment cost ten times more than the copy into them, so segments are used again. They have no
+names: nothing can leak, nothing needs a clean-up, no resource tracker is involved. A descriptor lives only until both
+sides have mapped the segment.
+
+Where there is no `memfd` (not Linux), or no space, `Lender.lend` says so and the payload travels through the socket.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ALIGNMENT = 64
+"""Buffers start at multiples of so many bytes, as numpy's own do."""
+
+HUGE = 2 << 20
+"""Private copies of at least so many bytes are mapped with huge pages, which are several times quicker to fill."""
+
+
+class Limits:
+    """When segments are used; read by both sides, changed only by tests."""
+
+    enabled = hasattr(os, "memfd_create")
+    smallest = 64 * 1024  # bytes of a payload that goes through a segment
+    kept = 256 << 20  # bytes of segments that a lender keeps for use again; a larger payload is handed over for good
+
+
+def layout(streams: Sequence[Any], buffers: Sequence[memoryview]) -> tuple[list[int], int]:
+    """Where each part of a payload goes: streams in a row, then buffers aligned. Returns offsets and the total size."""
+    offsets = []
+    position = 0
+    for stream in streams:
+        offsets.append(position)
+        position += len(stream)
+    for buffer in buffers:
+        position += -position % ALIGNMENT
+        offsets.append(position)
+        position += buffer.nbytes
+    return offsets, position
+
+
+class Segment:
+    """A piece of shared memory, mapped in this process."""
+
+    __slots__ = ("fd", "memory", "name", "size")
+
+    def __init__(self, name: int, fd: int, size: int) -> None:
+        self.name = name
+        self.fd = fd
+        self.size = size
+        self.memory: mmap.mmap | None = None
+
+    def close_fd(self) -> None:
+        """Close the descriptor; the mapping stays."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def write(segment: Segment, parts: Sequence[Any], offsets: Sequence[int]) -> None:
+    """Copy *parts* into a segment.
+
+    A fresh one is written through its descriptor: the kernel fills pages faster than they fault in, and answers a lack
+    of memory with an error instead of a signal.
+    """
+    if segment.memory is None:
+        for part, offset in zip(parts, offsets, strict=True):
+            view = memoryview(part)
+            done = 0
+            while done < len(view):
+                done += os.pwrite(segment.fd, view[done:], offset + done)
+        return
+    for part, offset in zip(parts, offsets, strict=True):
+        segment.memory[offset : offset + len(part)] = part
+
+
+def attach(fd: int, size: int, *, private: bool = False) -> mmap.mmap:
+    """Map a segment that came as a descriptor, and close the descriptor. `private`: copy on write."""
+    try:
+        return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE if private else mmap.MAP_SHARED)
+    finally:
+        os.close(fd)
+
+
+def private(view: memoryview) -> memoryview:
+    """A copy of *view* in memory of this process's own, writable."""
+    if view.nbytes < HUGE:
+        return memoryview(bytearray(view))
+    copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is not None:
+        try:
+            copy.madvise(advice)
+        except OSError:  # a kernel without huge pages: the copy works all the same
+            pass
+    copy[:] = view
+    return memoryview(copy)
+
+
+class Lender:
+    """The segments that this side writes and the other side reads."""
+
+    def __init__(self) -> None:
+        self._free: list[Segment] = []
+        self._lent: dict[int, Segment] = {}
+        self._names = count(1)
+
+    def lend(self, size: int) -> Segment | None:
+        """A segment of at least *size* bytes; with a descriptor if the other side has not got it yet.
+
+        `None`: there is none to be had.
+        """
+        fitting = [segment for segment in self._free if segment.size >= size]
+        if fitting:
+            best = min(fitting, key=lambda segment: segment.size)
+            self._free.remove(best)
+            self._lent[best.name] = best
+            return best
+        capacity = 1 << (size - 1).bit_length() if size <= Limits.kept // 2 else size
+        segment = create(next(self._names), capacity)
+        if segment is not None:
+            self._lent[segment.name] = segment
+        return segment
+
+    def sent(self, segment: Segment) -> None:
+        """The descriptor is on its way: keep only the mapping."""
+        segment.memory = mmap.mmap(segment.fd, segment.size)
+        segment.close_fd()
+
+    def take_back(self, name: int) -> None:
+        """The other side is done with a segment."""
+        segment = self._lent.pop(name, None)
+        if segment is None:
+            return
+        self._free.append(segment)
+        while sum(kept.size for kept in self._free) > Limits.kept:
+            self._free.pop(0)
+
+    def forget(self, name: int) -> None:
+        """The other side keeps a segment for good."""
+        self._lent.pop(name, None)
+
+    def owns(self, name: int) -> bool:
+        """Whether a segment may come back, lent or free."""
+        return name in self._lent or any(segment.name == name for segment in self._free)
+
+    def clear(self) -> None:
+        """Drop all segments."""
+        for segment in [*self._free, *self._lent.values()]:
+            segment.close_fd()
+        self._free.clear()
+        self._lent.clear()
+
+
+def create(name: int, size: int) -> Segment | None:
+    """A fresh segment, not mapped yet; `None` where there is no space, no descriptor or no such thing."""
+    if not Limits.enabled:
+        return None
+    try:
+        fd = os.memfd_create("parmap")
+    except OSError:
+        return None
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        return None
+    return Segment(name, fd, size)

@@ -1,0 +1,197 @@
+"""Everything that runs inside a worker process.
+
+A worker has one thread, which takes messages from its channel one after the other. It ignores Ctrl-C: the parent
+decides. It keeps functions by number, runs chunks, and leaves when its channel ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import marshal
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from parmap import _options
+from parmap._channel import Channel, ChannelClosedError, Message
+from parmap._failure import encode, translate
+from parmap._page import SIZE, Page
+from parmap._payload import pack
+from parmap._run import Callee, Outcome, run
+from parmap._segments import Limits
+
+DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+"""Makes a worker write the stack of its running task into its log; handled in C, so that a stuck task can't block it."""
+
+_GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
+
+
+def serve(channel_fd: int, page_fd: int) -> NoReturn:
+    """Be a worker until the channel ends."""
+    _options.in_worker = True
+    worker = _Worker(Channel(socket.socket(fileno=channel_fd)), Page(page_fd))
+    _prepare(page_fd)
+    try:
+        worker.serve()
+    except ChannelClosedError:
+        pass
+    leave(0)
+
+
+def _prepare(page_fd: int) -> None:
+    """Reset what a fork must not share, and arrange for deaths to tell their story."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.lseek(page_fd, SIZE, os.SEEK_SET)
+    faulthandler.enable(file=page_fd)
+    faulthandler.register(DUMP_SIGNAL, file=page_fd, all_threads=False)
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without waiting for threads that tasks have left behind."""
+    try:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except BaseException:  # noqa: BLE001, S110 - callbacks and streams are the user's; the process must end
+        pass
+    os._exit(code)
+
+
+class _Worker:
+    def __init__(self, channel: Channel, page: Page) -> None:
+        self._channel = channel
+        self._page = page
+        self._pid = os.getpid()
+        self._callees: dict[int, Callee | BaseException] = {}
+        self._cwd: str | None = None
+        channel.on_partial = page.receive
+
+    def serve(self) -> None:
+        while True:
+            self._page.rest()
+            message = self._channel.receive()
+            if message.kind == "run":
+                self._run(message)
+            elif message.kind == "stop":
+                return
+            else:
+                getattr(self, "_on_" + message.kind)(message)
+
+    # messages
+
+    def _on_setup(self, message: Message) -> None:
+        enabled, smallest, kept = message.fields
+        Limits.enabled, Limits.smallest, Limits.kept = enabled, smallest, kept
+        if message.pack is not None:
+            try:
+                find, args, initargs = message.pack[0]
+                find(*args)(*initargs)
+            except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+                self._channel.send("broken", marshal.dumps(encode(translate(error))))
+                return
+        self._channel.send("ready")
+
+    def _on_context(self, message: Message) -> None:
+        cwd, path, argv = message.fields
+        self._cwd = cwd
+        sys.path[:] = path
+        sys.argv[:] = argv
+
+    def _on_function(self, message: Message) -> None:
+        number = message.fields[0]
+        try:
+            if message.pack is None:
+                reason = "no descriptor was left to receive a large function"
+                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
+            find, args, retry_on = message.pack[0]
+            self._callees[number] = Callee(find(*args), retry_on)
+        except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
+            self._callees[number] = error
+
+    def _on_forget(self, message: Message) -> None:
+        self._callees.pop(message.fields[0], None)
+
+    def _on_free(self, message: Message) -> None:
+        self._channel.lender.take_back(message.fields[0])
+
+    # chunks
+
+    def _run(self, message: Message) -> None:
+        number, key = message.fields[:2]
+        self._page.enter(number, 0, 1, time.monotonic_ns())
+        self._go_home()
+        self._report(message, number, self._outcome(message, key), key)
+        if os.getpid() != self._pid:  # a task forked and its child came back through here
+            os._exit(0)
+        self._release(message)
+
+    def _go_home(self) -> None:
+        """Undo what a task did to the working directory."""
+        if self._cwd is None:
+            return
+        try:
+            if os.getcwd() != self._cwd:
+                os.chdir(self._cwd)
+        except OSError:  # it is gone: the task's own business
+            pass
+
+    def _outcome(self, message: Message, key: int) -> Outcome:
+        number, _, mode, start, budget, careful, stop_early = message.fields
+        items = message.pack
+        callee = self._callees[key]
+        if items is None or isinstance(callee, BaseException):
+            error = OSError("no descriptor was left to receive a large argument") if items is None else callee
+            outcome = Outcome()
+            outcome.done = min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1
+            outcome.results = [None] * outcome.done
+            outcome.errors = dict.fromkeys(range(outcome.done), error)
+            return outcome
+        return run(
+            callee,
+            mode,
+            items,
+            items.count,
+            number=number,
+            start=start,
+            budget=budget,
+            careful=careful,
+            stop_early=stop_early,
+            page=self._page,
+        )
+
+    def _report(self, message: Message, number: int, outcome: Outcome, key: int) -> None:
+        callee = self._callees[key]
+        retry_on = callee.retry_on if isinstance(callee, Callee) else ()
+        begin = time.monotonic_ns()
+        results, unsent = pack(outcome.results)
+        for index, error in unsent.items():
+            outcome.errors.setdefault(index, error)
+        failures = []
+        for index, error in outcome.errors.items():
+            public = translate(error)
+            if index in unsent:
+                public.add_note(f"parmap: the result of item {message.fields[3] + index} can't be sent")
+            failures.append((index, encode(public), isinstance(public, retry_on)))
+        seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
+        self._channel.send("report", number, outcome.done, failures, seconds, pack=results)
+
+    def _release(self, message: Message) -> None:
+        """Give the segment of the arguments back, unless the task kept a reference into it."""
+        if not message.segment or message.pack is None:
+            return
+        try:
+            message.pack.release()
+        except BufferError:
+            self._channel.detach(message.segment)
+            self._channel.send("keep", message.segment)
+        else:
+            self._channel.send("free", message.segment)

@@ -1,0 +1,1 @@
+"""Ways to run chunks: one file each, behind the contract of `base`."""

@@ -1,0 +1,152 @@
+"""The contract of a backend: start a chunk, stop it, say how it ended.
+
+A backend decides nothing: which items run where and when, and what becomes of an error, is the scheduler's business. All
+methods are called by the engine's thread, except `prepare`, `lend` and `wake`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._failure import Failure, translate
+from parmap._job import Pace
+from parmap._run import Callee
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from parmap._futures import Future
+    from parmap._job import Chunk
+    from parmap._options import Options
+    from parmap._run import Outcome
+    from parmap._schedule import Cost
+
+
+class Call:
+    """A function made ready to run: what all chunks of it share."""
+
+    stable = True
+    """Whether the function can be prepared once and for all: what it captures can't change unseen."""
+
+    def __init__(self, callee: Callee) -> None:
+        self.callee = callee
+        self.pace = Pace()
+
+
+class Report(NamedTuple):
+    """A chunk came back: outcomes of its first `done` items; the worker did not start the others."""
+
+    number: int
+    done: int
+    results: Any
+    failures: dict[int, Failure]
+    seconds: float
+
+
+class Died(NamedTuple):
+    """A worker is gone."""
+
+    slot: Hashable
+    number: int
+    """The chunk it was in; 0: in none."""
+    index: int
+    length: int
+    explain: Callable[[Chunk | None, int], Failure]
+    """Tells the death of the item at an offset of a chunk."""
+    direct: Future[Any] | None
+    """The task that was lent the worker, outside the scheduler."""
+
+
+class Broken(NamedTuple):
+    """No worker can be had: why."""
+
+    error: BaseException
+
+
+Event = Report | Died | Broken
+
+
+class Backend(ABC):
+    """A way to run chunks."""
+
+    cost: Cost
+    kills: bool = False
+    """Whether running work can be stopped."""
+    packs: bool = False
+    """Whether arguments are pickled."""
+    threaded: bool = True
+    """Whether an engine thread drives it; otherwise whoever waits does."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.repost: Callable[[Future[Any]], object]  # set by the engine: takes a task back that its worker never began
+
+    def prepare(self, function: Any, retry_on: tuple[type[BaseException], ...]) -> Call:
+        """Make a function ready to run, as it is now."""
+        return Call(Callee(function, retry_on))
+
+    @abstractmethod
+    def grow(self, count: int) -> list[Hashable]:
+        """Start up to *count* more workers; returns the names of their slots, which may take chunks at once."""
+
+    @abstractmethod
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """Start a chunk on its slot; returns how many of its items were taken (at least one)."""
+
+    def claim(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
+        """Take a slot for the scheduler; false if it is lent to a caller just now."""
+        return True
+
+    def offer(self, slot: Hashable) -> None:
+        """Nothing waits for this slot: callers may borrow it."""
+
+    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:  # noqa: ARG002 - the contract
+        """Offset and number of the items of *chunk* that run now, and for how many seconds; `None`: not started."""
+        return None
+
+    def recall(self, chunk: Chunk, limit: int) -> None:
+        """Ask the worker to give back the items of *chunk* from *limit* on, without stopping what runs."""
+
+    def stop(self, slot: Hashable, *, dump: bool = False) -> None:
+        """Kill a worker; with `dump`, its stack is written into its log first."""
+
+    def retire(self, slot: Hashable) -> None:
+        """Let an idle worker go."""
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Wait up to *timeout* seconds for events, or until `wake`."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make `wait` return; from any thread."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a caller has borrowed a worker."""
+        return False
+
+    def lend(self, call: Call, future: Future[Any], mode: str) -> bool:  # noqa: ARG002 - the contract
+        """Run one task on an idle worker from the calling thread; false if the engine has to do it."""
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all workers. The backend can be used again afterwards."""
+
+    def finish(self) -> None:
+        """Give back everything that `close` leaves for the next use."""
+
+    def abandon(self) -> None:
+        """Forget all workers: they belong to the process that this one was forked from."""
+
+
+def in_process_report(chunk: Chunk, outcome: Outcome) -> Report:
+    """The report of a chunk that ran in this process."""
+    retry_on = chunk.job.call.callee.retry_on
+    failures = {}
+    for index, error in outcome.errors.items():
+        public = translate(error)
+        failures[index] = Failure(public, retry=isinstance(public, retry_on))
+    return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9)

@@ -1,0 +1,69 @@
+"""No workers: tasks run one after the other in the thread that waits for them, where a debugger sees them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from parmap._run import run
+from parmap._schedule import Cost
+from parmap.backends.base import Backend, Event, in_process_report
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._job import Chunk
+    from parmap._options import Options
+
+
+class Serial(Backend):
+    """Runs chunks in the calling thread. Each call has a `Serial` of its own, so calls don't wait for each other."""
+
+    threaded = False
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.cost = Cost(aim=0.001, depth=1)
+        self._chunks: deque[tuple[Chunk, str]] = deque()
+        self._initialized = False
+
+    def grow(self, count: int) -> list[Hashable]:  # noqa: ARG002 - the contract
+        """There is one worker: the caller."""
+        if not self._initialized:
+            self._initialized = True
+            if self.options.initializer is not None:
+                self.options.initializer(*self.options.initargs)
+        return ["caller"]
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """Remember a chunk until somebody waits."""
+        self._chunks.append((chunk, mode))
+        return len(chunk.items)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Run a chunk, if there is one."""
+        if not self._chunks:
+            if timeout:
+                time.sleep(timeout)
+            return []
+        chunk, mode = self._chunks.popleft()
+        job = chunk.job
+        outcome = run(
+            job.call.callee,
+            mode,
+            job.sink.load(chunk.items),
+            len(chunk.items),
+            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
+            budget=None if job.chunksize is not None else 2 * self.cost.aim,
+            stop_early=job.fail_fast and not job.retries,
+            passes=(KeyboardInterrupt,),
+        )
+        return [in_process_report(chunk, outcome)]
+
+    def wake(self) -> None:
+        """Nobody sleeps here."""
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._chunks.clear()

@@ -1,0 +1,103 @@
+"""Worker threads of this process: nothing is pickled, nothing can be killed; parallel on free-threaded builds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from parmap._run import run
+from parmap._schedule import Cost
+from parmap.backends.base import Backend, Broken, Event, in_process_report
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._job import Chunk
+    from parmap._options import Options
+
+
+class Threads(Backend):
+    """Runs chunks in threads."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.cost = Cost(aim=0.005, depth=2)
+        self._names = count(1)
+        self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
+        self._limits: dict[int, int] = {}
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def grow(self, count: int) -> list[Hashable]:
+        """Start threads."""
+        started: list[Hashable] = []
+        for _ in range(count):
+            name = next(self._names)
+            tasks = self._queues[name] = queue.SimpleQueue()
+            threading.Thread(target=self._live, args=(tasks,), name=f"parmap-worker-{name}", daemon=True).start()
+            started.append(name)
+        return started
+
+    def _live(self, tasks: queue.SimpleQueue[Any]) -> None:
+        initializer = self.options.initializer
+        problem: BaseException | None = None
+        if initializer is not None:
+            try:
+                initializer(*self.options.initargs)
+            except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+                problem = error
+        while (task := tasks.get()) is not None:
+            chunk, mode = task
+            self._events.put(self._run(chunk, mode, problem))
+            del chunk, task
+
+    def _run(self, chunk: Chunk, mode: str, problem: BaseException | None) -> Event:
+        if problem is not None:
+            return Broken(problem)
+        job = chunk.job
+        limit = self._limits.pop(chunk.number, None)
+        outcome = run(
+            job.call.callee,
+            mode,
+            job.sink.load(chunk.items),
+            len(chunk.items) if limit is None else min(limit, len(chunk.items)),
+            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
+            budget=None if job.chunksize is not None else 2 * self.cost.aim,
+            stop_early=job.fail_fast and not job.retries,
+        )
+        return in_process_report(chunk, outcome)
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """Hand a chunk to its thread."""
+        self._queues[chunk.slot].put((chunk, mode))
+        chunk.job.sink.started(chunk.items)
+        return len(chunk.items)
+
+    def recall(self, chunk: Chunk, limit: int) -> None:
+        """Keep a chunk that has not started from starting."""
+        if limit == 0:
+            self._limits[chunk.number] = 0
+
+    def retire(self, slot: Hashable) -> None:
+        """Let a thread end."""
+        self._queues.pop(slot).put(None)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Sleep until a thread has something to say."""
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        return [] if event is None else [event]
+
+    def wake(self) -> None:
+        """Interrupt `wait`."""
+        self._events.put(None)
+
+    def close(self) -> None:
+        """Let all threads end; one that runs a task ends after it."""
+        for tasks in self._queues.values():
+            tasks.put(None)
+        self._queues.clear()
+        self._limits.clear()

@@ -1,0 +1,251 @@
+"""One worker process, seen from the parent: its channel, its status page, what it knows and what it does."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from parmap._channel import Channel, ChannelClosedError
+from parmap._failure import Failure, describe
+from parmap._page import RECEIVING, Page
+from parmap._payload import Packed, pack
+from parmap.errors import WorkerDiedError
+
+if TYPE_CHECKING:
+    from parmap._channel import Message
+    from parmap._futures import Future
+    from parmap._job import Chunk
+    from parmap.backends.base import Died
+    from parmap.backends.processes import FunctionCall, Processes
+
+
+class Worker:
+    """A worker process."""
+
+    def __init__(self, name: int, backend: Processes) -> None:
+        ours, self.far_end = socket.socketpair()
+        try:
+            self.page = Page.create()
+        except BaseException:
+            ours.close()
+            self.far_end.close()
+            raise
+        self.name = name
+        self.channel = Channel(ours, copies=True)
+        self.pid: int | None = None
+        self.ready = False
+        self.orphan = False  # its template is gone
+        self.pidfd = -1
+        self.silent = False  # its channel has ended
+        self.known: set[int] = set()
+        self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
+        self.direct: Future[Any] | None = None
+        self.direct_number = 0
+        # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it lent this worker.
+        self.read_lock = threading.Lock()
+        self._backend = backend
+        self._context: tuple[Any, ...] | None = None
+
+    # telling it things
+
+    def sync(self, call: FunctionCall) -> None:
+        """Tell the worker where it is and what the function is, if it does not know."""
+        context = current_context()
+        if context != self._context:
+            cwd, path, argv = context
+            self.channel.post("context", cwd, list(path), list(argv))
+            self._context = context
+        if call.key not in self.known:
+            self.known.add(call.key)
+            if call.share is not None:
+                self.channel.post("function", call.key, share=call.share)
+            else:
+                self.channel.post("function", call.key, pack=call.pack)
+
+    def knows(self, call: FunctionCall) -> bool:
+        """Whether `sync` would have nothing to do."""
+        return call.key in self.known and self._context == current_context()
+
+    # one task at a time, without the engine
+
+    def run_directly(self, call: FunctionCall, future: Future[Any], mode: str) -> bool:
+        """Start one task from the calling thread; false if the worker is gone."""
+        self.direct_number -= 1
+        self.direct = future
+        future.borrowed = self.name
+        payload, errors = pack([future.args])
+        if errors:
+            self.direct = future.borrowed = None
+            future.settle_failure(Failure(errors[0]))
+            return True
+        try:
+            clear = self.channel.post("run", self.direct_number, call.key, mode, -1, None, True, True, pack=payload)
+        except ChannelClosedError:
+            self.direct = future.borrowed = None
+            return False
+        future.settle_running()
+        if not clear:
+            self._backend.flush_later(self)
+        elif self._backend.poller.shares:
+            future.helper = self
+        return True
+
+    def read_for(self, future: Future[Any], timeout: float | None) -> bool:
+        """Read the channel in the thread that waits for *future*, which saves a thread switch; true when it is done.
+
+        False also when somebody else reads: then wait as usual.
+        """
+        if self.direct is not future or not self.read_lock.acquire(blocking=False):
+            return future.done()
+        poller, sock = self._backend.poller, self.channel.sock
+        try:
+            if self.direct is not future or self.silent:
+                return future.done()
+            poller.disarm(sock.fileno())
+            try:
+                self._read_until_done(future, timeout)
+            finally:
+                poller.arm(sock.fileno())
+        except OSError:  # the channel was closed under us: the engine tells what happened
+            pass
+        finally:
+            self.read_lock.release()
+        if future.done():
+            self._backend.give_back(self)
+        return future.done()
+
+    def _read_until_done(self, future: Future[Any], timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while not future.done():
+                if deadline is None:
+                    message = self.channel.receive()
+                else:
+                    found = self.channel.poll()
+                    if found is None:
+                        left = deadline - time.monotonic()
+                        if left <= 0 or not _readable(self.channel.sock, left):
+                            return
+                        continue
+                    message = found
+                if message.kind == "report":
+                    self.finish_direct(message, give_back=False)
+                else:
+                    self._backend.take_message(self, message)
+        except ChannelClosedError:  # the engine hears of it by other ways, and tells the story of the death
+            return
+
+    def finish_direct(self, message: Message, *, give_back: bool = True) -> None:
+        """The task that was run directly has ended."""
+        number, done, failures, seconds = message.fields
+        future, self.direct = self.direct, None
+        if future is None:
+            return
+        future.lane.call.pace.learn(1, seconds)
+        future.borrowed = None
+        if failures:
+            _, encoded, _ = failures[0]
+            future.settle_failure(Failure(encoded=encoded))
+        else:
+            future.settle(message.pack, 0)
+        if give_back:
+            self._backend.give_back(self)
+
+    # its end
+
+    def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> tuple[Died, Future[Any] | None]:
+        """What to tell the engine, and a task that was sent but never begun."""
+        number, index, length, _ = self.page.position()
+        story = _Story(self.pid, exitcode, self.page.log(), reason)
+        stray = None
+        direct, self.direct = self.direct, None
+        if direct is not None:
+            direct.borrowed = direct.helper = None
+            if number not in (self.direct_number, RECEIVING):
+                direct, stray = None, direct
+        if number == RECEIVING:
+            number, index, length = -1, 0, 1
+        return make(self.name, number, index, length, story.tell, direct), stray
+
+    def close(self) -> None:
+        """Give back what the parent holds of it."""
+        self.channel.close()
+        self.page.close()
+
+
+def current_context() -> tuple[Any, ...]:
+    """What a task sees of this process besides its arguments: working directory, module path, command line."""
+    try:
+        cwd = os.getcwd()
+    except OSError:  # it was removed
+        cwd = os.sep
+    return cwd, tuple(entry for entry in sys.path if type(entry) is str), tuple(sys.argv)
+
+
+def _readable(sock: socket.socket, timeout: float) -> bool:
+    poller = select.poll()
+    poller.register(sock, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
+
+
+class _Story:
+    """How a worker died."""
+
+    def __init__(self, pid: int | None, exitcode: int | None, log: str, reason: str) -> None:
+        self._pid = pid
+        self._exitcode = exitcode
+        self._stack = log.partition("\nExtension modules:")[0].strip()
+        self._reason = reason
+
+    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
+        """The failure of the item at *offset* of *chunk*."""
+        code = self._exitcode
+        signum = -code if code is not None and code < 0 else None
+        error = WorkerDiedError(
+            self._message(code, signum),
+            item=None if chunk is None else chunk.job.sink.index(chunk, offset),
+            exitcode=code,
+            signal=signum,
+            pid=self._pid,
+            stack=self._stack,
+        )
+        retry_on: tuple[type[BaseException], ...] = ()
+        if chunk is not None:
+            callee = chunk.job.call.callee
+            retry_on = callee.retry_on
+            error.add_note(f"parmap: {_call_text(chunk, offset)}")
+        return Failure(error, retry=isinstance(error, retry_on))
+
+    def _message(self, code: int | None, signum: int | None) -> str:
+        if self._reason:
+            return self._reason
+        if signum is not None:
+            try:
+                name = signal.Signals(signum).name
+            except ValueError:
+                name = f"signal {signum}"
+            hint = "; if nobody sent it, the system may have run out of memory" if signum == signal.SIGKILL else ""
+            return f"the worker was killed by {name}{hint}"
+        if code is None:
+            return "the worker is gone"
+        return f"the worker exited with code {code} in the middle of the task"
+
+
+def _call_text(chunk: Chunk, offset: int) -> str:
+    try:
+        item = chunk.job.sink.load(chunk.items[offset : offset + 1])[0]
+        if type(item) is Packed:
+            import pickle
+
+            item = pickle.loads(item.stream, buffers=item.buffers)
+        text = describe(chunk.job.call.callee.function, chunk.job.sink.mode, item)
+    except Exception:  # noqa: BLE001 - a note must not hide the error
+        text = "a task"
+    index = chunk.job.sink.index(chunk, offset)
+    return text if index is None else f"item {index}: {text}"

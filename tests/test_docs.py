@@ -1,0 +1,43 @@
+"""The documentation is complete; that its examples work, `conftest.py` in the root directory sees to."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import parmap
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+DOCUMENTED_ELSEWHERE = {"__version__", "errors"}
+
+
+@pytest.mark.parametrize("name", sorted(set(parmap.__all__) - DOCUMENTED_ELSEWHERE))
+def test_public_name_is_in_the_reference(name: str):
+    """Whatever can be imported from parmap has its place in the reference."""
+    directives = {
+        line.split("::")[1].strip()
+        for page in REFERENCE.glob("*.md")
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith(".. auto")
+    }
+
+    assert f"parmap.{name}" in directives
+
+
+@pytest.mark.parametrize("name", sorted(set(parmap.__all__) - {"__version__"}))
+def test_public_name_has_a_docstring(name: str):
+    """Whatever can be imported from parmap says what it is."""
+    assert inspect.getdoc(getattr(parmap, name))
+
+
+def test_every_option_is_in_the_table():
+    """An option that is not documented can't be found, and one that is documented exists."""
+    table = [
+        line.split("|")[1:3]
+        for line in (REFERENCE / "options.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
+    documented = {name.strip(" `") for cell, _ in table for name in cell.split(",")}
+    parameters = inspect.signature(parmap.parallel).parameters.values()
+
+    assert documented == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}

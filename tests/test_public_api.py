@@ -1,0 +1,89 @@
+"""The public names: complete, documented, light."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import parmap
+
+HEAVY = ["asyncio", "cloudpickle", "concurrent.futures", "dataclasses", "inspect", "logging", "multiprocessing"]
+HEAVY += ["subprocess", "parmap.pool", "typing_extensions", "dask", "ray", "tqdm", "numpy"]
+
+
+def test_all_is_sorted():
+    """Names are where one looks for them."""
+    assert parmap.__all__ == sorted(set(parmap.__all__))
+
+
+@pytest.mark.parametrize("name", parmap.__all__)
+def test_importable(name: str):
+    """Every public name is there."""
+    assert getattr(parmap, name) is not None
+    assert name in dir(parmap)
+
+
+@pytest.mark.parametrize("name", sorted(set(parmap.__all__) - {"__version__", "errors"}))
+def test_documented(name: str):
+    """Every public name has a docstring, and so has every public method of it."""
+    value = getattr(parmap, name)
+    methods = vars(value).items() if inspect.isclass(value) else ()
+    undocumented = [key for key, method in methods if not key.startswith("_") and not inspect.getdoc(method)]
+
+    assert value.__doc__
+    assert undocumented == []
+
+
+def test_star_import():
+    """``from parmap import *`` gives the names of ``__all__``."""
+    names: dict[str, object] = {}
+    exec("from parmap import *", names)
+
+    assert set(parmap.__all__) <= set(names)
+
+
+def test_unknown_name():
+    """A name that is not there is an AttributeError that says so."""
+    with pytest.raises(AttributeError, match="no attribute 'paralel'"):
+        _ = parmap.paralel
+
+
+def test_errors_are_the_same():
+    """The classes of ``parmap.errors`` are those of ``parmap``."""
+    for name in parmap.errors.__all__:
+        assert getattr(parmap, name) is getattr(parmap.errors, name)
+
+
+def _python(code: str) -> str:
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    return run.stdout.strip()
+
+
+def test_import_is_light():
+    """Importing and decorating load nothing heavy: the engine and what it takes come with the first call."""
+    code = (
+        "import sys; before = set(sys.modules); import parmap\n"
+        "f = parmap.parallel(workers=2, timeout=3)(len); f(''); f.options(workers=3); parmap.shutdown()\n"
+        f"print(sorted(set({HEAVY}) & (set(sys.modules) - before)))"
+    )
+
+    assert _python(code) == "[]"
+
+
+def test_decorating_starts_nothing():
+    """Decorating starts neither threads nor processes."""
+    code = (
+        "import os, threading, parmap; f = parmap.parallel(workers=2)(len); parmap.override(workers=3); f('')\n"
+        "children = open('/proc/self/task/%d/children' % os.getpid()).read() if os.path.exists('/proc/self') else ''\n"
+        "print(threading.active_count(), children)"
+    )
+
+    assert _python(code) == "1"
+
+
+def test_version():
+    """The version is a version."""
+    assert parmap.__version__.count(".") == 2
