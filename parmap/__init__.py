@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parmap._decorator import parallel
-from parmap._function import ParallelFunction
-from parmap._options import cpu_count, override
-
 if TYPE_CHECKING:
     from parmap import errors
     from parmap._async_result import AsyncResult
+    from parmap._decorator import parallel
+    from parmap._function import ParallelFunction
     from parmap._futures import Future
+    from parmap._options import cpu_count, override
     from parmap._streams import ResultStream
     from parmap.errors import (
         BackendUnavailableError,
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
         TaskTimeoutError,
         WorkerDiedError,
     )
-    from parmap.pool import Executor, Pool
+    from parmap.executor import Executor
+    from parmap.pool import Pool
 
 __all__ = [
     "AsyncResult",
@@ -57,20 +57,25 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# Where the names are that `import parmap` does not load: the engine, and what it takes, is needed by the first call.
+# Where the names are: each is loaded when it is first asked for. The processes that run tasks import this package too,
+# and need nothing of it.
 _LAZY = {
     "AsyncResult": "parmap._async_result",
     "BackendUnavailableError": "parmap.errors",
-    "Executor": "parmap.pool",
+    "Executor": "parmap.executor",
     "Future": "parmap._futures",
     "ParmapError": "parmap.errors",
     "Pool": "parmap.pool",
+    "ParallelFunction": "parmap._function",
     "PoolClosedError": "parmap.errors",
     "RemoteError": "parmap.errors",
     "ResultStream": "parmap._streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
     "WorkerDiedError": "parmap.errors",
+    "cpu_count": "parmap._cpus",
+    "override": "parmap._options",
+    "parallel": "parmap._decorator",
 }
 
 

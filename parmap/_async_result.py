@@ -33,7 +33,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
             BaseException: what the task raised.
         """
         self.wait(timeout)
-        if not self._future.done():
+        if not self.ready():
             raise PoolTimeoutError
         return self._future.result()
 

@@ -147,6 +147,7 @@ class Assembly:
         self._return_exceptions = return_exceptions
         self._parts: dict[int, list[Any]] = {}
         self._patches: dict[int, Any] = {}
+        self._failures: dict[int, Failure] = {}
 
     def take(self) -> int:
         """Decode what has arrived; returns how many outcomes that were."""
@@ -155,6 +156,7 @@ class Assembly:
         while arrivals:
             arrival = arrivals.popleft()
             values = decode(arrival)
+            self._failures.update((arrival.start + place, failure) for place, failure in arrival.failures.items())
             if not self._return_exceptions and Undecodable in set(map(type, values)):
                 raise next(value for value in values if type(value) is Undecodable)
             if arrival.done == 1 and arrival.start in self._patches:
@@ -174,6 +176,8 @@ class Assembly:
         if self._batch.failure is not None:
             raise self._batch.failure.exception()
         self.take()
+        if self._failures and not self._return_exceptions:  # all were run in spite of it
+            raise self._failures[min(self._failures)].exception()
         values = list(chain.from_iterable(self._parts[start] for start in sorted(self._parts)))
         for index, value in self._patches.items():
             values[index] = value

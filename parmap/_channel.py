@@ -131,9 +131,8 @@ class Channel:
             description, place, fds = share.description, (SHARED, 0, share.size), [os.dup(share.fd)]
         elif pack is not None:
             description = pack.describe()
-            stream = pack.streams[0] if len(pack.streams) == 1 else b"".join(pack.streams)
-            parts = [stream, *pack.buffers]
-            offsets, size = _segments.layout([stream], pack.buffers)
+            parts = [pack.stream, *pack.buffers]
+            offsets, size = _segments.layout(pack.stream, pack.buffers)
             if size >= Limits.smallest:
                 through = self._through_segment(parts, offsets, size)
                 if through is not None:
@@ -222,7 +221,7 @@ class Channel:
             return None
         start = _HEADER.size + meta_size
         kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
-        data = bytearray(memoryview(inbox)[start:end])
+        data = (bytearray if description and description[4] else bytes)(memoryview(inbox)[start:end])
         if len(inbox) == end:
             self._inbox = bytearray()
         else:
@@ -234,10 +233,12 @@ class Channel:
         return Message(kind, fields, pack, segment)
 
     def _restore(
-        self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytearray, fds: list[int]
+        self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytes | bytearray, fds: list[int]
     ) -> tuple[Pack | None, int]:
         where, name, size = place
         if where == INLINE:
+            if not description[4]:
+                return Pack.restore(description, data, []), 0  # type: ignore[arg-type]
             return self._build(description, memoryview(data)), 0
         if where == LENT and not fds:
             memory = self._attached.get(name)
@@ -257,16 +258,15 @@ class Channel:
 
     @staticmethod
     def _build(description: tuple[Any, ...], memory: memoryview, *, copy: bool = False) -> Pack:
-        _, _, sizes, kinds, _ = description
-        position = sum(sizes)
-        stream = memory[:position]
+        _, _, position, _, kinds, _ = description
+        stream: bytes | memoryview = memory[:position]
         buffers = []
         for nbytes, _ in kinds:
             position += -position % _segments.ALIGNMENT
             buffers.append(memory[position : position + nbytes])
             position += nbytes
         if copy:
-            stream = memoryview(bytes(stream))
+            stream = bytes(stream)
             buffers = [_segments.private(buffer) for buffer in buffers]
         return Pack.restore(description, stream, buffers)
 
@@ -296,15 +296,14 @@ class Shared:
     @classmethod
     def of(cls, pack: Pack) -> Shared | None:
         """Write *pack* into a segment of its own; `None` if it is too small for that, or there is no segment."""
-        stream = b"".join(pack.streams)
-        offsets, size = _segments.layout([stream], pack.buffers)
+        offsets, size = _segments.layout(pack.stream, pack.buffers)
         if size < Limits.smallest:
             return None
         segment = _segments.create(0, size)
         if segment is None:
             return None
         try:
-            _segments.write(segment, [stream, *pack.buffers], offsets)
+            _segments.write(segment, [pack.stream, *pack.buffers], offsets)
         except OSError:
             segment.close_fd()
             return None

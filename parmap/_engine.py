@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from concurrent.futures import CancelledError
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +102,22 @@ class Engine:
 
         self.post(note)
 
-    def cancel(self, job: Job) -> None:
-        """End a job without an outcome."""
-        self.post(lambda: self._stop_soon(self._scheduler.cancel(job)))
+    def cancel(self, job: Job, *, kill: bool = True) -> None:
+        """End a job without an outcome; without *kill*, what runs goes on to its end."""
+        self.post(lambda: self._stop_soon(self._scheduler.cancel(job), kill=kill))
+
+    def cancel_waiting(self) -> None:
+        """Cancel what no worker has yet; what runs goes on to its end."""
+
+        def note() -> None:
+            for job in list(self._scheduler.jobs):
+                if isinstance(job.sink, Lane):
+                    for future in [future for piece in job.pending for future in piece.items]:
+                        self._cancel_future(future)
+                elif job.waiting:
+                    self._stop_soon(self._scheduler.cancel(job, Failure(CancelledError())), kill=False)
+
+        self.post(note)
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
@@ -179,12 +193,16 @@ class Engine:
 
     def _live(self) -> None:
         try:
-            while not (self._closing and self._scheduler.is_idle and not self._inbox and not self.backend.busy):
+            while not self._is_over:
                 self._step(None)
         except BaseException as error:  # noqa: BLE001 - a fault of our own must not leave anybody waiting
             self._end_all(error)
         finally:
             self._finish()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closing and self._scheduler.is_idle and not self._inbox and not self.backend.busy
 
     def _finish(self) -> None:
         self.closed = True
@@ -218,7 +236,7 @@ class Engine:
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
         self._asleep = True
-        if self._inbox:
+        if self._inbox or self._is_over:
             timeout = 0.0
         events = self.backend.wait(timeout)
         self._asleep = False
@@ -297,8 +315,7 @@ class Engine:
             self._start_all(now)
         for slot, state in self._scheduler.slots.items():
             if not state.flight and not state.lent:
-                state.lent = True
-                self.backend.offer(slot)
+                state.lent = self.backend.offer(slot)
 
     def _start_all(self, now: float) -> None:
         while (chunk := self._scheduler.next(now, self.backend.claim)) is not None:
@@ -363,7 +380,7 @@ class Engine:
 
         self._at(now + SETTLE, confirm)
 
-    def _stop_soon(self, chunks: list[Chunk]) -> None:
+    def _stop_soon(self, chunks: list[Chunk], *, kill: bool = True) -> None:
         """Stop work that nobody waits for any more."""
         for chunk in chunks:
             self.backend.recall(chunk, 0)
@@ -374,7 +391,7 @@ class Engine:
                     chunk.doomed = True
                     self.backend.stop(chunk.slot)
 
-        if chunks and self.backend.kills:
+        if chunks and kill and self.backend.kills:
             self._at(time.monotonic() + MERCY, stop)
 
     def _cancel_future(self, future: Future[Any]) -> bool:

@@ -1,6 +1,7 @@
 """Exceptions on their way from a task to the caller: as themselves, with their story told.
 
-A failure is encoded where it happens and decoded by whoever asks for it. Encoding is tried three ways: pickled as it
+The error classes and `traceback` are imported only when something failed: they would double the time a worker takes
+to start. A failure is encoded where it happens and decoded by whoever asks for it. Encoding is tried three ways: pickled as it
 is, if it also unpickles; rebuilt from its class, arguments and attributes, without calling a constructor that wants
 something else; and as a `RemoteError` that carries its text.
 """
@@ -10,11 +11,9 @@ from __future__ import annotations
 import os
 import pickle
 import reprlib
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from parmap._payload import dump
-from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,11 +109,15 @@ def describe(function: Any, mode: str, args: Any) -> str:
 def translate(error: BaseException) -> BaseException:
     """Give the errors of the machinery around a task their public form."""
     if isinstance(error, SystemExit):
+        from parmap.errors import WorkerDiedError
+
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
         died = WorkerDiedError(f"the task called sys.exit({error.code!r})", exitcode=code, pid=os.getpid())
         died.__cause__ = error
         return died
     if isinstance(error, LoadError):
+        from parmap.errors import SerializationError
+
         cause = error.__cause__
         assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
         wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}")
@@ -134,6 +137,8 @@ def strip(error: BaseException, frames: int) -> None:
 
 def encode(error: BaseException, locals_: Callable[[BaseException], str] | None = None) -> tuple[Any, ...]:
     """Encode an exception so that it can be sent: a tuple of strings, bytes and tuples."""
+    import traceback
+
     try:
         text = locals_(error) if locals_ else "".join(traceback.format_exception(error))
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
@@ -196,6 +201,8 @@ def _decode(encoded: tuple[Any, ...]) -> BaseException:
 
 
 def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
+    from parmap.errors import RemoteError
+
     form, stream, suppress, below = chain
     if form == "text":
         name, line = pickle.loads(stream)

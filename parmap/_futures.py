@@ -334,6 +334,7 @@ class _Callbacks:
         self._ready = threading.Semaphore(0)
         self._idle = threading.Event()
         self._thread: threading.Thread | None = None
+        self._turn = threading.RLock()  # callbacks never run at the same time, even if two threads were started
 
     def run(self, fn: Callable[[Any], object], future: Any) -> None:
         if getattr(fn, "__module__", "") == "asyncio.futures":  # it only wakes its loop: no need for a detour
@@ -358,11 +359,12 @@ class _Callbacks:
 
     def _drain(self) -> None:
         while self._queue:
-            try:
-                fn, future = self._queue.popleft()
-            except IndexError:
-                return
-            _call(fn, future)
+            with self._turn:
+                try:
+                    fn, future = self._queue.popleft()
+                except IndexError:
+                    return
+                _call(fn, future)
 
     def join(self) -> None:
         """Wait until no callback waits or runs; from the thread itself, return at once."""
@@ -383,6 +385,12 @@ def _call(fn: Callable[[Any], object], future: Any) -> None:
 
 
 _callbacks = _Callbacks()
+
+
+def notify(fn: Callable[[Any], object], future: Future[Any]) -> None:
+    """Call `fn(future)` when it has ended, never in the calling thread, which may hold a lock that *fn* wants."""
+    if not future.watch(lambda: _callbacks.run(fn, future)):
+        _callbacks.run(fn, future)
 
 
 def finish_callbacks() -> None:

@@ -63,7 +63,7 @@ class Launcher:
 
         The template sends it, since only it knows that the process number still means that worker.
         """
-        self.control.send("kill", name, signum)
+        self.control.send("kill", name, int(signum))  # what travels by marshal is a plain number, not an enum
 
     def close(self) -> None:
         """Wait until the template has ended, after its workers; they have `GRACE` seconds."""
@@ -127,9 +127,15 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     )
 
 
+_FLAGS = ("debug", "optimize", "dont_write_bytecode", "no_user_site", "no_site", "ignore_environment", "verbose")
+_FLAGS += ("bytes_warning", "isolated", "dev_mode", "safe_path")
+
+
 def _interpreter_flags() -> list[str]:
     """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
-    import subprocess
+    if not (sys.warnoptions or sys._xoptions or any(getattr(sys.flags, name) for name in _FLAGS)):
+        return []
+    import subprocess  # only now: it takes five milliseconds
 
     make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
     return [*make()]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypedDict
 
+from parmap import _place
 from parmap._checks import CHECKS, is_executor
 from parmap._cpus import cpu_count
 from parmap._environment import read, snapshot
@@ -26,8 +27,6 @@ StartMethod = Literal["forkserver", "spawn"]
 BackendName = Literal["processes", "threads", "serial", "dask", "ray"]
 Progress = bool | str | Callable[[int, int | None, int], object]
 
-in_worker = False
-"""Set by the main of a worker: calls made inside it run serially, or workers would start workers without end."""
 
 
 class BackendLike(Protocol):
@@ -317,16 +316,16 @@ class Settings:
         variables = snapshot()
         overrides = _overrides.get()
         cache = self._cache
-        if cache is not None and cache[0] is overrides and cache[1] == variables and cache[2] is in_worker:
+        if cache is not None and cache[0] is overrides and cache[1] == variables and cache[2] is _place.in_worker:
             return cache[3]
         options = self._merge(overrides or {})
-        self._cache = (overrides, variables, in_worker, options)
+        self._cache = (overrides, variables, _place.in_worker, options)
         return options
 
     def _merge(self, overrides: dict[str, Any]) -> Options:
         outside = {**_check_environment(), **overrides}
         merged = {**DEFAULTS, **self.decorated, **outside, **self.chosen}
-        if in_worker:
+        if _place.in_worker:
             merged["backend"] = outside["backend"] = "serial"
         # Serial from outside is for debugging, or because workers don't start workers: no reason to refuse the call.
         if not (merged["backend"] == "serial" == outside.get("backend")):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from typing import NamedTuple
 
 SIZE = 4096
@@ -44,6 +43,8 @@ class Page:
         if hasattr(os, "memfd_create"):
             fd = os.memfd_create("parmap-status")
         else:
+            import tempfile
+
             with tempfile.TemporaryFile() as file:
                 fd = os.dup(file.fileno())
         os.ftruncate(fd, SIZE)

@@ -10,14 +10,14 @@ atoms (numbers, strings, bytes), where none of this can matter, are pickled whol
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pickle
 import sys
-from itertools import chain
+from itertools import accumulate, chain, pairwise
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
-
-from parmap.errors import SerializationError
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,10 +26,13 @@ PROTOCOL = 5
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
 
+_FLAT = frozenset({tuple, list, dict})
+
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
 
 WHOLE, EACH = 0, 1
+_LRU_CACHE = type(functools.lru_cache(len))
 
 
 class Packed:
@@ -45,21 +48,29 @@ class Packed:
 class Pack:
     """Pickled items: one stream each (`EACH`), or one stream for a sequence of atoms (`WHOLE`).
 
-    `streams` holds the pickle streams; `buffers` the out-of-band buffers of all items in a row, of which item `i` owns
-    `owned[i]` (`owned` is empty where there are no buffers).
+    `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all items
+    in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers).
     """
 
-    __slots__ = ("_values", "buffers", "count", "kind", "owned", "streams")
+    __slots__ = ("_ends", "_values", "buffers", "count", "kind", "owned", "sizes", "stream")
 
-    def __init__(
-        self, kind: int, count: int, streams: list[Any], buffers: list[memoryview], owned: list[int] | None = None
+    def __init__(  # noqa: PLR0913 - what a pack is
+        self,
+        kind: int,
+        count: int,
+        stream: bytes | memoryview,
+        sizes: list[int],
+        buffers: list[memoryview] | None = None,
+        owned: list[int] | None = None,
     ) -> None:
         self.kind = kind
         self.count = count
-        self.streams = streams
-        self.buffers = buffers
+        self.stream = stream
+        self.sizes = sizes
+        self.buffers = buffers or []
         self.owned = owned or []
         self._values: Sequence[Any] | None = None
+        self._ends: list[int] | None = None
 
     def release(self) -> None:
         """Let go of the memory that the payload lies in.
@@ -68,13 +79,14 @@ class Pack:
             BufferError: something still uses it.
         """
         self._values = None
-        for view in (*self.buffers, *self.streams):
-            view.release()
+        for view in (*self.buffers, self.stream):
+            if isinstance(view, memoryview):
+                view.release()
 
     @property
     def nbytes(self) -> int:
         """Size of the payload in bytes."""
-        return sum(map(len, self.streams)) + sum(buffer.nbytes for buffer in self.buffers)
+        return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
 
     def __iter__(self) -> Iterator[Any]:
         """Decode the items one after the other, each when it is asked for."""
@@ -82,38 +94,39 @@ class Pack:
             return iter(self._whole())
         if self.buffers:
             return map(self.__getitem__, range(self.count))
-        return map(pickle.loads, self.streams)
+        stream, ends = self.stream, list(accumulate(self.sizes, initial=0))
+        return map(pickle.loads, [stream[start:end] for start, end in pairwise(ends)])
 
     def __getitem__(self, index: int) -> Any:
         if self.kind == WHOLE:
             return self._whole()[index]
+        if self._ends is None:
+            self._ends = list(accumulate(self.sizes, initial=0))
+        one = self.stream[self._ends[index] : self._ends[index + 1]]
         if not self.buffers:
-            return pickle.loads(self.streams[index])
+            return pickle.loads(one)
         first = sum(self.owned[:index])
-        return pickle.loads(self.streams[index], buffers=self.buffers[first : first + self.owned[index]])
+        return pickle.loads(one, buffers=self.buffers[first : first + self.owned[index]])
 
     def _whole(self) -> Sequence[Any]:
         if self._values is None:
-            self._values = pickle.loads(self.streams[0], buffers=self.buffers)
+            self._values = pickle.loads(self.stream, buffers=self.buffers)
         return self._values  # type: ignore[return-value]
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""
-        sizes = [len(stream) for stream in self.streams]
-        buffers = [(buffer.nbytes, buffer.readonly) for buffer in self.buffers]
-        return (self.kind, self.count, sizes, buffers, self.owned)
+        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned
 
     @classmethod
-    def restore(cls, description: tuple[Any, ...], stream: memoryview, buffers: list[memoryview]) -> Pack:
-        """Build a pack from its description, its concatenated streams and its buffers."""
-        kind, count, sizes, kinds, owned = description
-        streams = []
-        start = 0
-        for size in sizes:
-            streams.append(stream[start : start + size])
-            start += size
+    def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
+        """Build a pack from its description, its streams and its buffers."""
+        kind, count, _, sizes, kinds, owned = description
         views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
-        return cls(kind, count, streams, views, owned)
+        return cls(kind, count, stream, sizes, views, owned)
+
+
+def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
+    return [(buffer.nbytes, buffer.readonly) for buffer in buffers]
 
 
 def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseException]]:
@@ -121,21 +134,20 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
 
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
-    if _is_whole(items):
-        buffers: list[memoryview] = []
-        stream = pickle.dumps(items, PROTOCOL, buffer_callback=_collector(buffers))
-        return Pack(WHOLE, len(items), [stream], buffers), {}
-    buffers = []
+    buffers: list[memoryview] = []
     keep = _collector(buffers)
+    if _is_whole(items):
+        stream = pickle.dumps(items, PROTOCOL, buffer_callback=keep)
+        return Pack(WHOLE, len(items), stream, [len(stream)], buffers), {}
     if byte_cap is None and Packed not in set(map(type, items)):
         try:
             streams = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
         except Exception:  # noqa: BLE001, S110 - whatever went wrong, the careful loop below finds out with whom
             pass
         else:
-            if not buffers and not any(map(_names_stranger, streams)):
-                return Pack(EACH, len(streams), streams, []), {}
-        del buffers[:]
+            stream = b"".join(streams)
+            if not buffers and not _names_stranger(stream):
+                return Pack(EACH, len(streams), stream, list(map(len, streams))), {}
     return _pack_each(items, byte_cap)
 
 
@@ -158,14 +170,27 @@ def _pack_each(items: Any, byte_cap: int | None) -> tuple[Pack, dict[int, BaseEx
         streams.append(one.stream)
         buffers += one.buffers
         owned.append(len(one.buffers))
-    return Pack(EACH, len(streams), streams, buffers, owned if buffers else None), errors
+    stream = streams[0] if len(streams) == 1 else b"".join(streams)
+    return Pack(EACH, len(streams), stream, list(map(len, streams)), buffers, owned if buffers else None), errors
 
 
 def _is_whole(items: Any) -> bool:
+    """Whether *items* may be pickled as one: nothing in them can be changed, or shared with another item unseen.
+
+    True of atoms, and of tuples, lists and dicts of atoms, if no list or dict is there twice.
+    """
     if type(items) is range or type(items).__module__ == "numpy":
         return True
     kinds = set(map(type, items))
-    return kinds <= ATOMS or (kinds == {tuple} and set(map(type, chain.from_iterable(items))) <= ATOMS)
+    if kinds <= ATOMS:
+        return True
+    if len(kinds) > 1 or not kinds <= _FLAT:
+        return False
+    if kinds != {tuple} and len(set(map(id, items))) < len(items):
+        return False
+    if not ATOMS.issuperset(map(type, chain.from_iterable(items))):
+        return False
+    return kinds != {dict} or ATOMS.issuperset(map(type, chain.from_iterable(map(dict.values, items))))
 
 
 def dump(item: Any) -> Packed:
@@ -186,6 +211,8 @@ def dump(item: Any) -> Packed:
     try:
         return Packed(_cloud_dumps(item, keep), buffers)
     except Exception as error:
+        from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
+
         message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
         raise SerializationError(message) from error
 
@@ -253,14 +280,42 @@ def _pickler() -> type[Any]:
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             def reducer_override(self, obj: Any) -> Any:
-                if type(obj) is FunctionType:
+                if type(obj) in (FunctionType, _LRU_CACHE):
                     name = name_of(obj)
                     if name is not None and name[2]:
                         return by_name, name
-                return super().reducer_override(obj)
+                    if name is None and type(obj) is _LRU_CACHE:  # which pickle only knows by name
+                        return _cached, (obj.__wrapped__, obj.cache_parameters())
+                reduced = super().reducer_override(obj)
+                if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:  # noqa: PLR2004 - with a setter
+                    if obj not in _guests:
+                        _residents.add(obj)
+                    return (*reduced[:2], (reduced[5], reduced[2]), None, None, _fill)
+                return reduced
 
         _pickler_class = Pickler
     return _pickler_class
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    """A function under `functools.lru_cache`, with an empty cache."""
+    return functools.lru_cache(**parameters)(function)
+
+
+_residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
+_guests: WeakSet[type] = WeakSet()  # classes that came here by value
+
+
+def _fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+    """Give a class that came by value its attributes, unless this is where it was made.
+
+    cloudpickle finds the class itself again, but would set each attribute anew: a result that comes home would undo
+    what the user did to the class since, and cut its methods off their module's globals.
+    """
+    if cls not in _residents:
+        _guests.add(cls)
+        fill, attributes = state
+        fill(cls, attributes)
 
 
 def name_of(function: Any) -> tuple[str, str, int, str | None] | None:

@@ -13,13 +13,14 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._batch import Assembly, Batch, BatchFuture, Input
+from parmap._checks import is_executor
 from parmap._engine import Engine
 from parmap._failure import Failure
 from parmap._futures import Future, Lane, finish_callbacks, forget_callbacks
 from parmap._job import Job
 from parmap._payload import ATOMS, dump
 from parmap._streams import ResultStream
-from parmap.errors import PoolClosedError
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from parmap.backends.base import Backend
 
 _engines: dict[Hashable, Engine] = {}
+_private: dict[Engine, bool] = {}  # engines that no options find, and whether their work is finished at exit
 _lanes: dict[Any, Lane] = {}
 # Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
 _lock = threading.RLock()
@@ -54,6 +56,25 @@ def engine_of(options: Options) -> Engine:
         return engine
 
 
+def own_engine(options: Options, *, finish: bool) -> Engine | None:
+    """An engine that is not shared: pass it to the calls below. *finish*: at exit, finish what was submitted.
+
+    `None` where work is done by whoever waits: such engines are made for each call, so that calls don't meet.
+    """
+    if options.backend == "serial":
+        return None
+    with _lock:
+        for gone in [engine for engine in _private if engine.closed]:
+            del _private[gone]
+        try:
+            engine = Engine(_backend(options))
+        except RuntimeError as error:  # no new threads while the interpreter shuts down
+            message = f"no pool can be started any more: {error}"
+            raise PoolClosedError(message) from error
+        _private[engine] = finish
+    return engine
+
+
 def _backend(options: Options) -> Backend:
     name: Any = options.backend
     if name == "processes":
@@ -68,17 +89,35 @@ def _backend(options: Options) -> Backend:
         from parmap.backends.serial import Serial
 
         return Serial(options)
+    if name == "dask":
+        from parmap.backends.dask import Dask
+
+        return Dask(options)
+    if name == "ray":
+        message = "the backend 'ray' is not available yet: use 'processes', 'dask' or any concurrent.futures.Executor"
+        raise BackendUnavailableError(message)
+    if is_executor(name):
+        from parmap.backends.executor import Executors
+
+        return Executors(options, name)
     return name  # type: ignore[no-any-return]
 
 
-def submit(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Future[Any]:
-    """Start one task."""
+def submit(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Options,
+    *,
+    engine: Engine | None = None,
+) -> Future[Any]:
+    """Start one task; on *engine*, if it is given, instead of the one that the options share."""
     try:
         lane = _lanes.get((function, id(options), not kwargs))
     except TypeError:  # not hashable
         lane = None
     if lane is None or lane.engine.closed:
-        lane = _lane(function, options, keywords=bool(kwargs))
+        lane = _lane(function, options, keywords=bool(kwargs), engine=engine)
     engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
@@ -98,9 +137,9 @@ def submit(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     return future
 
 
-def _lane(function: Callable[..., Any], options: Options, *, keywords: bool) -> Lane:
+def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, engine: Engine | None) -> Lane:
     """The lane of a function; kept under its name where what it captures can't change unseen."""
-    engine = engine_of(options)
+    engine = engine or engine_of(options)
     call = engine.backend.prepare(function, options.retry_on)
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
@@ -121,10 +160,16 @@ class _Batch(NamedTuple):
     source: Input
 
 
-def _begin(
-    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, *, star: bool, fail_fast: bool
+def _begin(  # noqa: PLR0913 - what a batch is
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    *,
+    star: bool,
+    fail_fast: bool,
+    engine: Engine | None,
 ) -> _Batch:
-    engine = engine_of(options)
+    engine = engine or engine_of(options)
     call = engine.backend.prepare(function, options.retry_on)
     source = Input(iterables, star=star, packs=engine.backend.packs)
     batch = Batch("star" if star or len(iterables) > 1 else "map")
@@ -149,9 +194,12 @@ def map(  # noqa: A001 - the name that everybody looks for
     *,
     star: bool = False,
     return_exceptions: bool = False,
+    fail_fast: bool = True,
+    engine: Engine | None = None,
 ) -> list[Any]:
-    """The results of all items, in order."""
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
+    """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
+    fail_fast = fail_fast and not return_exceptions
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
     assembly = Assembly(batch, return_exceptions=return_exceptions)
     received = 0
     try:
@@ -182,9 +230,12 @@ def map_async(
     *,
     star: bool = False,
     return_exceptions: bool = False,
+    fail_fast: bool = True,
+    engine: Engine | None = None,
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once."""
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
+    fail_fast = fail_fast and not return_exceptions
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
     if source.sequence is None:
         items = source.read(sys.maxsize)
         if source.error is not None:
@@ -216,10 +267,13 @@ def stream(
     ordered: bool = True,
     buffersize: int | None = None,
     return_exceptions: bool = False,
+    engine: Engine | None = None,
+    kind: type[ResultStream[Any]] = ResultStream,
 ) -> ResultStream[Any]:
-    """The results as they come."""
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=not return_exceptions)
-    return ResultStream(
+    """The results as they come, in a stream of the given *kind*."""
+    fail_fast = not (return_exceptions or kind.goes_on)
+    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
+    return kind(
         engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions
     )
 
@@ -228,8 +282,9 @@ def shutdown(options: Options | None = None, wait: bool = True) -> None:
     """Stop one pool, or all, after the work that was submitted."""
     with _lock:
         if options is None:
-            engines = list(_engines.values())
+            engines = [*_engines.values(), *_private]
             _engines.clear()
+            _private.clear()
             _lanes.clear()
         else:
             engine = _engines.pop(options.pool_key, None)
@@ -240,10 +295,10 @@ def shutdown(options: Options | None = None, wait: bool = True) -> None:
 
 def _at_exit() -> None:
     """Finish what was submitted, as `concurrent.futures` does; Ctrl-C ends it at once."""
-    engines = list(_engines.values())
+    engines = [*_engines.values(), *_private]
     try:
         for engine in engines:
-            engine.close(wait=True)
+            engine.close(wait=True, cancel=not _private.get(engine, True))
         finish_callbacks()
     except KeyboardInterrupt:
         for engine in engines:
@@ -254,9 +309,10 @@ def _forget() -> None:
     """In a process made by `os.fork()`: the pools, and the threads that drive them, are the parent's."""
     global _lock  # noqa: PLW0603 - the old one may be locked for ever
     _lock = threading.RLock()
-    for engine in _engines.values():
+    for engine in (*_engines.values(), *_private):
         engine.abandon()
     _engines.clear()
+    _private.clear()
     _lanes.clear()
     forget_callbacks()
 

@@ -32,13 +32,10 @@ class Limits:
     kept = 256 << 20  # bytes of segments that a lender keeps for use again; a larger payload is handed over for good
 
 
-def layout(streams: Sequence[Any], buffers: Sequence[memoryview]) -> tuple[list[int], int]:
-    """Where each part of a payload goes: streams in a row, then buffers aligned. Returns offsets and the total size."""
-    offsets = []
-    position = 0
-    for stream in streams:
-        offsets.append(position)
-        position += len(stream)
+def layout(stream: Any, buffers: Sequence[memoryview]) -> tuple[list[int], int]:
+    """Where each part of a payload goes: the stream, then the buffers, aligned. Returns offsets and the total size."""
+    offsets = [0]
+    position = len(stream)
     for buffer in buffers:
         position += -position % ALIGNMENT
         offsets.append(position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._batch import Arrival, Undecodable, decode
@@ -38,6 +39,14 @@ class ResultStream(Generic[R_co]):
         ...     list(islice(stream, 3))
         [2, 1, 0]
     """
+
+    goes_on = False
+    """Whether the other items are run when one fails, and its error is raised in its turn."""
+
+    kills = True
+    """Whether closing the stream stops what runs, or only what waits."""
+
+    _deadline: float | None = None  # when a wait for the next result ends with TimeoutError
 
     def __init__(  # noqa: PLR0913 - made in one place
         self,
@@ -83,11 +92,14 @@ class ResultStream(Generic[R_co]):
                     self._wait()
 
     def _wait(self) -> None:
+        left = None if self._deadline is None else self._deadline - time.monotonic()
         try:
-            self._engine.wait(self._batch)
+            arrived = self._engine.wait(self._batch, left)
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work
             self.close()
             raise
+        if not arrived:
+            raise TimeoutError
 
     def __aiter__(self) -> AsyncIterator[R_co]:
         """Iterate on an event loop."""
@@ -154,7 +166,7 @@ class ResultStream(Generic[R_co]):
                 raise self._input.error
 
     def _begin(self, arrival: Arrival) -> bool:
-        values = decode(arrival)
+        values = self._decode(arrival)
         if arrival.missing and self._ordered:
             # Hand out what stands before the first item that is missing; that one arrives by itself, and the rest follows.
             first = min(arrival.missing)
@@ -166,6 +178,8 @@ class ResultStream(Generic[R_co]):
             values = [value for place, value in enumerate(values) if place not in arrival.missing]
         self._values = iter(values)
         return True
+
+    _decode = staticmethod(decode)
 
     def _learn_size(self, arrival: Arrival) -> None:
         nbytes = getattr(arrival.results, "nbytes", 0) / max(1, arrival.done)
@@ -201,7 +215,7 @@ class ResultStream(Generic[R_co]):
             self._ready.clear()
             if not self._batch.ended:
                 try:
-                    self._engine.cancel(self._job)
+                    self._engine.cancel(self._job, kill=self.kills)
                 except RuntimeError:  # the pool is closed: nothing is left to cancel
                     pass
 

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from parmap import _options
+from parmap import _place
 from parmap._channel import Channel, ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._page import SIZE, Page
@@ -32,7 +32,7 @@ _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can'
 
 def serve(channel_fd: int, page_fd: int) -> NoReturn:
     """Be a worker until the channel ends."""
-    _options.in_worker = True
+    _place.in_worker = True
     worker = _Worker(Channel(socket.socket(fileno=channel_fd)), Page(page_fd))
     _prepare(page_fd)
     try:

@@ -154,14 +154,14 @@ def test_timeout_in_a_worker(monkeypatch: pytest.MonkeyPatch):
     """A nested call of a function with a timeout is serial."""
     settings = Settings({"timeout": 2.0})
     settings.resolve()
-    monkeypatch.setattr(_options, "in_worker", True)
+    monkeypatch.setattr(_place, "in_worker", True)
 
     assert settings.resolve().backend == "serial"
 
 
 def test_worker_wins_over_all(monkeypatch: pytest.MonkeyPatch):
     """In a worker even an explicit backend is serial."""
-    monkeypatch.setattr(_options, "in_worker", True)
+    monkeypatch.setattr(_place, "in_worker", True)
 
     assert resolve({}, {"backend": "threads"}).backend == "serial"
 

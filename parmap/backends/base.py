@@ -98,8 +98,9 @@ class Backend(ABC):
         """Take a slot for the scheduler; false if it is lent to a caller just now."""
         return True
 
-    def offer(self, slot: Hashable) -> None:
-        """Nothing waits for this slot: callers may borrow it."""
+    def offer(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
+        """Nothing waits for this slot: callers may borrow it, from now on until `claim`. False if they can't."""
+        return False
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:  # noqa: ARG002 - the contract
         """Offset and number of the items of *chunk* that run now, and for how many seconds; `None`: not started."""

@@ -15,7 +15,6 @@ from parmap import _cpus
 from parmap._channel import ChannelClosedError, Message, Shared
 from parmap._failure import Failure
 from parmap._launch import Launcher
-from parmap._page import IDLE
 from parmap._payload import Pack, Packed, dump, pack, reference
 from parmap._poller import WRITE, Poller
 from parmap._run import Callee
@@ -62,6 +61,8 @@ class Processes(Backend):
 
     kills = True
     packs = True
+    death = WorkerDiedError
+    """What a task fails with whose worker died."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -168,6 +169,7 @@ class Processes(Backend):
         stop_early = job.fail_fast and not job.retries
         try:
             worker.sync(call)
+            worker.due += 1
             clear = worker.channel.post(
                 "run", chunk.number, call.key, mode, chunk.start, budget, careful, stop_early, pack=payload
             )
@@ -220,7 +222,7 @@ class Processes(Backend):
             if worker.orphan and worker.pid is not None:
                 os.killpg(worker.pid, signum)
             elif self._launcher is not None:
-                self._launcher.kill(worker.name, signum)
+                self._launcher.kill(worker.name, int(signum))
         except (OSError, ChannelClosedError):  # it is gone, or the template is
             pass
 
@@ -234,12 +236,14 @@ class Processes(Backend):
 
     # callers that borrow a worker
 
-    def offer(self, slot: Hashable) -> None:
+    def offer(self, slot: Hashable) -> bool:
         """Let callers use an idle worker."""
         worker = self._workers.get(slot)  # type: ignore[call-overload]
-        if worker is not None and worker.ready:
-            self._free.append(worker)
         self._hungry = False
+        if worker is None or not worker.ready:
+            return False
+        self._free.append(worker)
+        return True
 
     def claim(self, slot: Hashable) -> bool:
         """Take a worker back; from now on whoever has it wakes the engine when done."""
@@ -247,6 +251,7 @@ class Processes(Backend):
         if worker is None:
             return False
         if not worker.ready:
+            worker.offered = False
             return True
         for _ in range(2):  # the second time with the flag set: a caller that comes back in between sees it
             try:
@@ -264,9 +269,8 @@ class Processes(Backend):
         except IndexError:
             return False
         assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
+        # Once it runs, the worker may be done, given back and borrowed again before this thread goes on.
         if not worker.silent and worker.knows(call) and worker.run_directly(call, future, mode):
-            if worker.direct is None and future.done():
-                self.give_back(worker)
             return True
         self.give_back(worker)
         return False
@@ -279,7 +283,8 @@ class Processes(Backend):
 
     @property
     def busy(self) -> bool:
-        """Whether a task runs that the engine did not start."""
+        """Whether a task runs that the engine did not start; if so, its end will wake the engine."""
+        self._hungry = True
         return any(worker.direct is not None for worker in list(self._workers.values()))
 
     # events
@@ -344,7 +349,9 @@ class Processes(Backend):
             number, done, failures, seconds = message.fields
             if number < 0:
                 worker.finish_direct(message)
+                self.give_back(worker)
                 return
+            worker.due -= 1
             found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
             for index, error in worker.unsent.pop(number, {}).items():
                 if index < done:
@@ -357,6 +364,9 @@ class Processes(Backend):
         elif message.kind == "ready":
             worker.ready = True
             self._failed_starts = 0
+            if worker.offered:  # callers may have it now
+                worker.offered = False
+                self.give_back(worker)
         elif message.kind == "broken":
             import marshal
 
@@ -463,7 +473,8 @@ class Processes(Backend):
         self._kills.clear()
         for worker in workers:
             try:
-                if worker.page.position().number != IDLE:
+                # Not what its page says: it may have reported, and not come to rest yet.
+                if worker.due or worker.direct is not None:
                     self._signal(worker, signal.SIGKILL)
                 worker.channel.post("stop")
             except ChannelClosedError:

@@ -40,10 +40,12 @@ class Worker:
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
         self.ready = False
+        self.offered = False  # to callers, as soon as it is ready
         self.orphan = False  # its template is gone
         self.pidfd = -1
         self.silent = False  # its channel has ended
         self.known: set[int] = set()
+        self.due = 0  # chunks that it has not reported
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self.direct: Future[Any] | None = None
         self.direct_number = 0
@@ -75,25 +77,25 @@ class Worker:
     # one task at a time, without the engine
 
     def run_directly(self, call: FunctionCall, future: Future[Any], mode: str) -> bool:
-        """Start one task from the calling thread; false if the worker is gone."""
+        """Start one task from the calling thread, which has borrowed this worker; false if that can't be."""
+        payload, errors = pack([future.args])
+        if errors:  # the engine tells it, as for any other task
+            return False
         self.direct_number -= 1
         self.direct = future
         future.borrowed = self.name
-        payload, errors = pack([future.args])
-        if errors:
-            self.direct = future.borrowed = None
-            future.settle_failure(Failure(errors[0]))
-            return True
-        try:
-            clear = self.channel.post("run", self.direct_number, call.key, mode, -1, None, True, True, pack=payload)
-        except ChannelClosedError:
-            self.direct = future.borrowed = None
-            return False
-        future.settle_running()
-        if not clear:
-            self._backend.flush_later(self)
-        elif self._backend.poller.shares:
+        if self._backend.poller.shares:
             future.helper = self
+        future.settle_running()
+        fields = (self.direct_number, call.key, mode, -1, None, True, True)
+        try:
+            # With the lock, nobody can read the answer, and give the worker to somebody else, before we are done sending.
+            with self.read_lock:
+                if not self.channel.post("run", *fields, pack=payload):
+                    self._backend.flush_later(self)
+        except ChannelClosedError:  # it died idle: that is not this task's fault
+            self.direct = future.borrowed = future.helper = None
+            return False
         return True
 
     def read_for(self, future: Future[Any], timeout: float | None) -> bool:
@@ -104,45 +106,41 @@ class Worker:
         if self.direct is not future or not self.read_lock.acquire(blocking=False):
             return future.done()
         poller, sock = self._backend.poller, self.channel.sock
+        finished = False
         try:
-            if self.direct is not future or self.silent:
-                return future.done()
-            poller.disarm(sock.fileno())
-            try:
-                self._read_until_done(future, timeout)
-            finally:
-                poller.arm(sock.fileno())
+            if self.direct is future and not self.silent:
+                poller.disarm(sock.fileno())
+                try:
+                    finished = self._read_until_done(timeout)
+                finally:
+                    poller.arm(sock.fileno())
         except OSError:  # the channel was closed under us: the engine tells what happened
             pass
         finally:
             self.read_lock.release()
-        if future.done():
+        if finished:
             self._backend.give_back(self)
         return future.done()
 
-    def _read_until_done(self, future: Future[Any], timeout: float | None) -> None:
+    def _read_until_done(self, timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            while not future.done():
-                if deadline is None:
-                    message = self.channel.receive()
-                else:
-                    found = self.channel.poll()
-                    if found is None:
-                        left = deadline - time.monotonic()
-                        if left <= 0 or not _readable(self.channel.sock, left):
-                            return
-                        continue
-                    message = found
-                if message.kind == "report":
-                    self.finish_direct(message, give_back=False)
+            while True:
+                message = self.channel.poll() if deadline is not None else self.channel.receive()
+                if message is None:
+                    left = deadline - time.monotonic()  # type: ignore[operator]
+                    if left <= 0 or not _readable(self.channel.sock, left):
+                        return False
+                elif message.kind == "report":
+                    self.finish_direct(message)
+                    return True
                 else:
                     self._backend.take_message(self, message)
         except ChannelClosedError:  # the engine hears of it by other ways, and tells the story of the death
-            return
+            return False
 
-    def finish_direct(self, message: Message, *, give_back: bool = True) -> None:
-        """The task that was run directly has ended."""
+    def finish_direct(self, message: Message) -> None:
+        """The task that was run directly has ended; whoever read that gives the worker back."""
         number, done, failures, seconds = message.fields
         future, self.direct = self.direct, None
         if future is None:
@@ -154,15 +152,13 @@ class Worker:
             future.settle_failure(Failure(encoded=encoded))
         else:
             future.settle(message.pack, 0)
-        if give_back:
-            self._backend.give_back(self)
 
     # its end
 
     def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> tuple[Died, Future[Any] | None]:
         """What to tell the engine, and a task that was sent but never begun."""
         number, index, length, _ = self.page.position()
-        story = _Story(self.pid, exitcode, self.page.log(), reason)
+        story = _Story(self._backend.death, self.pid, exitcode, self.page.log(), reason)
         stray = None
         direct, self.direct = self.direct, None
         if direct is not None:
@@ -197,7 +193,10 @@ def _readable(sock: socket.socket, timeout: float) -> bool:
 class _Story:
     """How a worker died."""
 
-    def __init__(self, pid: int | None, exitcode: int | None, log: str, reason: str) -> None:
+    def __init__(
+        self, kind: type[WorkerDiedError], pid: int | None, exitcode: int | None, log: str, reason: str
+    ) -> None:
+        self._kind = kind
         self._pid = pid
         self._exitcode = exitcode
         self._stack = log.partition("\nExtension modules:")[0].strip()
@@ -207,10 +206,10 @@ class _Story:
         """The failure of the item at *offset* of *chunk*."""
         code = self._exitcode
         signum = -code if code is not None and code < 0 else None
-        error = WorkerDiedError(
+        error = self._kind(
             self._message(code, signum),
             item=None if chunk is None else chunk.job.sink.index(chunk, offset),
-            exitcode=code,
+            exitcode=code if signum is None else None,
             signal=signum,
             pid=self._pid,
             stack=self._stack,

@@ -1,0 +1,197 @@
+"""`Executor`: what `concurrent.futures.ProcessPoolExecutor` is, on parmap's workers."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import operator
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from parmap import _pools
+from parmap._dropin import InTurn, Owned, OwnOptions
+from parmap._options import cpu_count
+from parmap.errors import PoolClosedError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from typing_extensions import Unpack
+
+    from parmap._futures import Future
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class ExecutorWorkerDiedError(WorkerDiedError, BrokenProcessPool):
+    """A :class:`WorkerDiedError` that is caught where ``ProcessPoolExecutor`` would raise ``BrokenProcessPool``."""
+
+
+class Executor(concurrent.futures.Executor):
+    """Drop-in for `concurrent.futures.ProcessPoolExecutor`: the same methods, arguments and errors.
+
+    A worker that dies breaks the one future it was running, with :class:`WorkerDiedError`; the executor goes on. Lambdas,
+    closures and functions of ``__main__`` work. What else is different, and why, is listed in the documentation.
+
+    Args:
+        max_workers: how many workers; None for :func:`cpu_count`.
+        mp_context: of ``multiprocessing.get_context()``; its start method is taken, save that ``"fork"`` is
+            ``"forkserver"``.
+        initializer: called in each worker when it starts.
+        initargs: its arguments.
+        max_tasks_per_child: a worker is replaced after so many calls; None for no limit.
+        **options: more options of :func:`parallel`.
+
+    Example:
+        >>> from parmap import Executor
+        >>> with Executor(max_workers=2) as executor:
+        ...     executor.submit(pow, 2, 10).result()
+        1024
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        **options: Unpack[OwnOptions],
+    ) -> None:
+        if max_workers is None:
+            max_workers = cpu_count()
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        values = {
+            **options,
+            "workers": max_workers,
+            "initializer": initializer,
+            "initargs": initargs,
+            "max_tasks_per_child": max_tasks_per_child,
+        }
+        self._owned = Owned("Executor", values, mp_context, finish=True)
+        engine = self._owned.engine
+        if engine is not None and hasattr(engine.backend, "death"):
+            engine.backend.death = ExecutorWorkerDiedError
+
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Start ``fn(*args, **kwargs)`` in a worker.
+
+        Raises:
+            PoolClosedError: the executor was shut down. It is a ``RuntimeError``.
+        """
+        self._check()
+        return self._owned.submit(fn, args, kwargs)
+
+    def map(  # type: ignore[override]  # the standard one has had `buffersize` since 3.14
+        self,
+        fn: Callable[..., R],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[R]:
+        """Return an iterator of the results, in order. The error of an item is raised in its turn, and ends it.
+
+        Args:
+            fn: the function.
+            *iterables: its arguments, taken in step.
+            timeout: seconds from now, after which a result that is not there raises ``TimeoutError``.
+            chunksize: how many items travel together; None lets parmap choose, by measured time.
+            buffersize: how many items to read ahead of the results taken; None reads all at once.
+        """
+        if buffersize is not None:
+            if not hasattr(buffersize, "__index__"):
+                raise TypeError("buffersize must be an integer or None")
+            buffersize = operator.index(buffersize)
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._check()
+        stream = _pools.stream(
+            fn,
+            iterables or ((),),
+            self._owned.with_chunksize(chunksize),
+            buffersize=buffersize or sys.maxsize,
+            engine=self._owned.engine,
+            kind=ExecutorMap,
+        )
+        assert isinstance(stream, ExecutorMap)  # noqa: S101 - of the kind that was asked for
+        return stream.begin(self, deadline)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more work; finish what was submitted, then stop the workers.
+
+        Args:
+            wait: whether to return only then.
+            cancel_futures: cancel what no worker has begun.
+        """
+        engine = self._owned.engine
+        self._owned.refuse()
+        if cancel_futures and engine is not None:
+            try:
+                engine.cancel_waiting()
+            except PoolClosedError:
+                pass  # it has ended: nothing waits
+        self._owned.close(wait=wait)
+
+    def __del__(self) -> None:
+        """Let the workers of an executor that nobody can reach any more finish, and leave."""
+        owned = self.__dict__.get("_owned")
+        if owned is not None and not owned.closed:
+            owned.close()
+
+    def __repr__(self) -> str:
+        return repr(self._owned)
+
+    def _check(self) -> None:
+        self._owned.check("cannot schedule new futures after shutdown")
+
+
+class ExecutorMap(InTurn[R_co]):
+    """What :meth:`Executor.map` returns. It ends with the first error that it raises; then what waits is cancelled."""
+
+    kills = False
+    _executor: Executor | None = None
+    _begun = False
+
+    def begin(self, executor: Executor, deadline: float | None) -> ExecutorMap[R_co]:
+        """Belong to *executor*, which is not collected as long as its results are wanted."""
+        if self._input.error is not None:
+            self.close()
+            raise self._input.error
+        self._executor = executor
+        self._deadline = deadline
+        return self
+
+    def __next__(self) -> R_co:
+        """The next result; waits for it."""
+        self._begun = True
+        return super().__next__()
+
+    def _wait(self) -> None:
+        try:
+            super()._wait()
+        except TimeoutError:
+            self.close()
+            raise
+
+    def _hand_out(self, value: Any) -> Any:
+        try:
+            return super()._hand_out(value)
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        """Cancel what waits, if somebody had begun to take results; what nobody ever asked for is run all the same."""
+        if self._begun:
+            super().__del__()
+        elif "_closed" in self.__dict__ and not self._input.exhausted:
+            try:
+                self._engine.extend(self._job, (), last=True)
+            except PoolClosedError:
+                pass

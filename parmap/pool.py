@@ -1,0 +1,375 @@
+"""`Pool`: what `multiprocessing.Pool` is, on parmap's workers."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from multiprocessing import TimeoutError as PoolTimeoutError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from parmap import _pools
+from parmap._async_result import AsyncResult
+from parmap._dropin import InTurn, Owned, OwnOptions
+from parmap._futures import notify
+from parmap._options import cpu_count
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from parmap._futures import Future
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+A = TypeVar("A")
+
+
+class Pool:
+    """Drop-in for `multiprocessing.Pool`: the same methods, arguments and errors, on workers that can't hang it.
+
+    A worker that dies costs the one item it was running, which raises :class:`WorkerDiedError`. Lambdas, closures and
+    functions of ``__main__`` work. What else is different, and why, is listed in the documentation.
+
+    Args:
+        processes: how many workers; None for :func:`cpu_count`.
+        initializer: called in each worker when it starts.
+        initargs: its arguments.
+        maxtasksperchild: a worker is replaced after so many calls; None for no limit.
+        context: of ``multiprocessing.get_context()``; its start method is taken, save that ``"fork"`` is ``"forkserver"``.
+        **options: more options of :func:`parallel`: ``backend="threads"`` makes it a ``ThreadPool``.
+
+    Example:
+        >>> from parmap import Pool
+        >>> with Pool(2) as pool:
+        ...     pool.map(abs, [-1, 2, -3])
+        [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+        **options: Unpack[OwnOptions],
+    ) -> None:
+        if processes is None:
+            processes = cpu_count()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        values = {
+            **options,
+            "workers": processes,
+            "initializer": initializer,
+            "initargs": initargs,
+            "max_tasks_per_child": maxtasksperchild,
+        }
+        self._owned = Owned("Pool", values, context, finish=False)
+        self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
+        self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
+        self._callbacks: set[_Notified[Any]] = set()
+
+    # one task
+
+    def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:
+        """Return ``func(*args, **kwds)``, called in a worker; wait for it."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callable[[R], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[R]:
+        """Start :meth:`apply`.
+
+        Args:
+            func: the function.
+            args: its positional arguments.
+            kwds: its keyword arguments.
+            callback: called with the result, in a thread of parmap's, before the result is ready.
+            error_callback: called with the exception instead, if the task failed.
+
+        Raises:
+            PoolClosedError: the pool is closed.
+        """
+        self._check()
+        return self._result(self._owned.submit(func, args, kwds or {}), callback, error_callback)
+
+    # all at once
+
+    def map(self, func: Callable[[A], R], iterable: Iterable[A], chunksize: int | None = None) -> list[R]:
+        """Return the results of *func* over the items, in order. All items are run; then the first error is raised.
+
+        Args:
+            func: the function.
+            iterable: its arguments; read to the end before work begins.
+            chunksize: how many items travel together; None lets parmap choose, by measured time.
+        """
+        return self._map(func, iterable, chunksize, star=False)
+
+    def starmap(
+        self, func: Callable[..., R], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[R]:
+        """As :meth:`map`, where each item is a tuple of arguments."""
+        return self._map(func, iterable, chunksize, star=True)
+
+    def _map(self, func: Callable[..., R], iterable: Iterable[Any], chunksize: int | None, *, star: bool) -> list[R]:
+        self._check()
+        options = self._owned.with_chunksize(chunksize)
+        engine = self._owned.engine
+        return _pools.map(func, (_read(iterable),), options, star=star, fail_fast=False, engine=engine)
+
+    def map_async(
+        self,
+        func: Callable[[A], R],
+        iterable: Iterable[A],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[list[R]]:
+        """Start :meth:`map`; the callbacks are those of :meth:`apply_async`."""
+        self._check()
+        future = self._owned.submit_map(func, _read(iterable), chunksize, star=False)
+        return self._result(future, callback, error_callback)
+
+    def starmap_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[list[R]]:
+        """Start :meth:`starmap`; the callbacks are those of :meth:`apply_async`."""
+        self._check()
+        future = self._owned.submit_map(func, _read(iterable), chunksize, star=True)
+        return self._result(future, callback, error_callback)
+
+    def _result(self, future: Future[Any], callback: Any, error_callback: Any) -> AsyncResult[Any]:
+        if callback is None and error_callback is None:
+            result = future.async_result
+            result._pool = self  # who waits for a result keeps its pool from being collected
+            return result
+        return _Notified(future, self, callback, error_callback)
+
+    # as they come
+
+    def imap(
+        self, func: Callable[[A], R], iterable: Iterable[A], chunksize: int | None = None
+    ) -> PoolIterator[R]:
+        """Return an iterator of the results in order, which has ``next(timeout)``. A failed item raises in its turn.
+
+        Args:
+            func: the function.
+            iterable: its arguments. A generator is read only so far ahead as keeps the workers busy.
+            chunksize: how many items travel together; None lets parmap choose, by measured time.
+        """
+        return self._imap(func, iterable, chunksize, ordered=True)
+
+    def imap_unordered(
+        self, func: Callable[[A], R], iterable: Iterable[A], chunksize: int | None = None
+    ) -> PoolIterator[R]:
+        """As :meth:`imap`, in the order in which the results come."""
+        return self._imap(func, iterable, chunksize, ordered=False)
+
+    def _imap(
+        self, func: Callable[..., R], iterable: Iterable[Any], chunksize: int | None, *, ordered: bool
+    ) -> PoolIterator[R]:
+        self._check()
+        stream = _pools.stream(
+            func,
+            (iterable,),
+            self._owned.with_chunksize(chunksize),
+            ordered=ordered,
+            buffersize=sys.maxsize if hasattr(iterable, "__len__") else None,
+            engine=self._owned.engine,
+            kind=PoolIterator,
+        )
+        assert isinstance(stream, PoolIterator)  # noqa: S101 - of the kind that was asked for
+        stream.enter(self)
+        return stream
+
+    # the end
+
+    def close(self) -> None:
+        """Take no more tasks. The workers leave when all work is done."""
+        with self._lock:
+            self._owned.refuse()
+            if not self._streams:
+                self._owned.close()
+
+    def terminate(self) -> None:
+        """Stop the workers at once; what is not finished raises :class:`PoolClosedError`."""
+        with self._lock:
+            self._streams.clear()
+        engine = self._owned.engine
+        # Threads can't be stopped: waiting for them would be waiting for all that they still have to do.
+        self._owned.close(cancel=True, wait=engine is not None and engine.backend.kills)
+
+    def join(self) -> None:
+        """Wait for the workers to leave, and for the callbacks. First call :meth:`close` or :meth:`terminate`.
+
+        Raises:
+            ValueError: the pool is still open.
+        """
+        if not self._owned.closed:
+            raise ValueError("Pool is still running")
+        for stream in list(self._streams):
+            stream.read_all()
+        self._owned.close(wait=True)
+        for result in list(self._callbacks):
+            result.wait()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager: leaving the block terminates the pool."""
+        self._check()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Terminate the pool."""
+        self.terminate()
+
+    def __del__(self) -> None:
+        """Stop the workers of a pool that nobody can reach any more, and say that it should have been closed."""
+        owned = self.__dict__.get("_owned")
+        if owned is None or (owned.closed and not self._streams):
+            return
+        forgotten = not owned.closed
+        owned.close(cancel=True)
+        if forgotten:
+            import warnings
+
+            warnings.warn(f"unclosed running {self!r}", ResourceWarning, stacklevel=2, source=self)
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled, as the original does."""
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        return repr(self._owned)
+
+    def _check(self) -> None:
+        self._owned.check("Pool not running")
+
+    def keep(self, stream: PoolIterator[Any]) -> None:
+        """A stream has input to read: it keeps a closed pool from ending."""
+        with self._lock:
+            self._streams.add(stream)
+
+    def release(self, stream: PoolIterator[Any]) -> None:
+        """A stream has read its input."""
+        with self._lock:
+            if stream in self._streams:
+                self._streams.remove(stream)
+                if self._owned.closed and not self._streams:
+                    self._owned.close()
+
+    def expect(self, result: _Notified[Any]) -> None:
+        """A result has callbacks that :meth:`join` waits for."""
+        self._callbacks.add(result)
+
+    def forget(self, result: _Notified[Any]) -> None:
+        """The callbacks of a result have run."""
+        self._callbacks.discard(result)
+
+
+def _read(iterable: Iterable[Any]) -> Iterable[Any]:
+    """The input, read before work begins: an error in it is raised before any task has run."""
+    return iterable if hasattr(iterable, "__len__") else list(iterable)
+
+
+class _Notified(AsyncResult[R]):
+    """A result with callbacks: it is ready when they have run."""
+
+    def __init__(self, future: Future[R], pool: Pool, callback: Any, error_callback: Any) -> None:
+        super().__init__(future)
+        self._pool: Pool | None = pool
+        self._callback = callback
+        self._error_callback = error_callback
+        self._event = threading.Event()
+        pool.expect(self)
+        notify(self._notify, future)
+
+    def _notify(self, future: Future[R]) -> None:
+        try:
+            error = future.exception()
+            if error is not None:
+                if self._error_callback is not None:
+                    self._error_callback(error)
+            elif self._callback is not None:
+                self._callback(future.result())
+        finally:
+            self._event.set()
+            if self._pool is not None:
+                self._pool.forget(self)
+            self._pool = None
+
+    def ready(self) -> bool:
+        """Whether the task has ended and its callback has run."""
+        return self._event.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait up to *timeout* seconds for the task to end and its callback to have run."""
+        self._event.wait(timeout)
+
+
+class PoolIterator(InTurn[R_co]):
+    """What :meth:`Pool.imap` returns: an iterator with ``next(timeout)``.
+
+    Dropping it does not stop the work: the pool runs all of it before it ends.
+    """
+
+    _pool: Pool | None = None
+
+    def enter(self, pool: Pool) -> None:
+        """Belong to *pool*."""
+        self._pool = pool
+        if not self._input.exhausted:
+            pool.keep(self)
+
+    def next(self, timeout: float | None = None) -> R_co:
+        """The next result, waited for up to *timeout* seconds.
+
+        Raises:
+            multiprocessing.TimeoutError: it is not there yet.
+            StopIteration: there are no more.
+        """
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        return super().__next__()
+
+    __next__ = next
+
+    def _wait(self) -> None:
+        try:
+            super()._wait()
+        except TimeoutError:
+            raise PoolTimeoutError from None
+
+    def _feed(self) -> None:
+        super()._feed()
+        self._release()
+
+    def read_all(self) -> None:
+        """Give the engine the rest of the input."""
+        super().read_all()
+        self._release()
+
+    def close(self) -> None:
+        """Cancel what is left."""
+        super().close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._pool is not None and self._input.exhausted:
+            self._pool.release(self)

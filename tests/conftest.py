@@ -1,0 +1,113 @@
+"""Fixtures: every backend, a clean process after each test, scripts run as a user would run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+import parmap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PROCESSES: list[dict[str, Any]] = [
+    {"backend": "processes", "start_method": "forkserver"},
+    {"backend": "processes", "start_method": "spawn"},
+]
+BACKENDS: list[dict[str, Any]] = [*PROCESSES, {"backend": "threads"}, {"backend": "serial"}]
+
+
+def _name(options: dict[str, Any]) -> str:
+    return options.get("start_method", options["backend"])
+
+
+@pytest.fixture(params=BACKENDS, ids=_name)
+def backend(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options that choose a backend, each in turn."""
+    return {"workers": 2, **request.param}
+
+
+@pytest.fixture(params=PROCESSES, ids=_name)
+def processes(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options that choose worker processes, by either start method."""
+    return {"workers": 2, **request.param}
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Poll *condition* until it holds; fail when it does not within *seconds*."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds} s: {getattr(condition, '__name__', condition)}")
+        time.sleep(0.005)
+
+
+def _descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def _parmap_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("parmap-engine")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """After each test: no child process, no engine thread, no descriptor that was not there before."""
+    before = _descriptors()
+    yield
+    parmap.shutdown()
+    wait_until(lambda: not psutil.Process().children(recursive=True))
+    wait_until(lambda: not _parmap_threads())
+    wait_until(lambda: _descriptors() <= before)
+
+
+class Script:
+    """Runs a Python script in a process of its own, as a user would."""
+
+    def __init__(self, folder: Any) -> None:
+        self.folder = folder
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PARMAP_")}
+
+    def write(self, text: str, name: str = "script.py") -> str:
+        """Save a script; returns its path."""
+        path = self.folder / name
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    def run(self, text: str, *, timeout: float = 60, args: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end."""
+        return subprocess.run(
+            [sys.executable, *args, self.write(text)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.environment,
+            cwd=self.folder,
+            check=False,
+        )
+
+    def start(self, text: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a script in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, self.write(text)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            cwd=self.folder,
+            **{"start_new_session": True, **options},
+        )
+
+
+@pytest.fixture
+def script(tmp_path: Any) -> Script:
+    """A place to run scripts in."""
+    return Script(tmp_path)

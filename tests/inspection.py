@@ -1,0 +1,60 @@
+"""Looking at the processes behind a parallel function, to hit them at a chosen moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+from conftest import wait_until
+
+from parmap import _pools
+
+
+def engine_of(function: Any) -> Any:
+    """The engine that runs *function*."""
+    return _pools.engine_of(function._settings.resolve())
+
+
+def workers_of(function: Any) -> list[Any]:
+    """The workers of the pool, as the parent sees them."""
+    return list(engine_of(function).backend._workers.values())
+
+
+def pids_of(function: Any) -> list[int]:
+    """The processes of the pool that run now."""
+    return [worker.pid for worker in workers_of(function) if worker.pid]
+
+
+def template_of(function: Any) -> int:
+    """The template process of the pool."""
+    return engine_of(function).backend._launcher.pid
+
+
+def state_of(function: Any) -> int:
+    """What the status page of the only worker says: the number of its chunk, idle or receiving."""
+    (worker,) = workers_of(function)
+    return worker.page.position().number
+
+
+def is_gone(process: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    try:
+        return psutil.Process(process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill(process: int, signum: int = signal.SIGKILL) -> None:
+    """Send a signal to a process that may have ended."""
+    try:
+        os.kill(process, signum)
+    except ProcessLookupError:
+        pass
+
+
+def wait_until_lent(function: Any) -> None:
+    """Wait until an idle worker may be used by the calling thread, past the engine."""
+    backend = engine_of(function).backend
+    wait_until(lambda: backend._free)

@@ -1,0 +1,129 @@
+"""Functions that tests run in workers: importable, so that they travel by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+
+def square(x: int) -> int:
+    """An ordinary task."""
+    return x * x
+
+
+def add(a: int, b: int = 10) -> int:
+    """A task of two arguments."""
+    return a + b
+
+
+def identity(x: Any) -> Any:
+    """A task that returns its argument."""
+    return x
+
+
+def pid(_: Any = None) -> int:
+    """The process that runs the task."""
+    return os.getpid()
+
+
+def nap(seconds: float) -> float:
+    """A task that takes its time."""
+    time.sleep(seconds)
+    return seconds
+
+
+def die(how: Any) -> Any:
+    """A task that ends its worker: by an exit code (int < 0: by a signal), or not at all (anything but an int)."""
+    if isinstance(how, int):
+        if how < 0:
+            os.kill(os.getpid(), -how)
+            time.sleep(60)
+        os._exit(how)
+    return how
+
+
+def segfault(_: Any = None) -> None:
+    """A task that crashes in C."""
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def abort(_: Any = None) -> None:
+    """A task that aborts."""
+    os.abort()
+
+
+def fail(x: Any) -> Any:
+    """A task that raises."""
+    raise ValueError(x)
+
+
+KILL = -int(signal.SIGKILL)
+
+
+def wait_for(path: str) -> str:
+    """A task that ends when somebody has made the file *path* (or after a minute, lest it stay for ever)."""
+    deadline = time.monotonic() + 60
+    while not os.path.exists(path):
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.005)
+    return path
+
+
+def touch(path: str) -> str:
+    """A task that makes a file."""
+    with open(path, "w", encoding="utf-8"):
+        return path
+
+
+def touch_and_wait_for(begun: str, path: str) -> str:
+    """A task that tells that it has begun, then waits for a file."""
+    touch(begun)
+    return wait_for(path)
+
+
+def inverse(x: float) -> float:
+    """A task that fails for zero."""
+    return 1 / x
+
+
+def fail_or_wait_for(which: tuple[str, str]) -> str:
+    """A task that tells that it fails and fails, or waits for a file."""
+    failed, path = which
+    if failed:
+        touch(failed)
+        raise ValueError("failed")
+    return wait_for(path)
+
+
+_memory: list[Any] = []
+
+
+def remember(what: Any) -> None:
+    """An initializer."""
+    _memory[:] = [what]
+
+
+def remembered() -> Any:
+    """What the initializer was told."""
+    return _memory[0]
+
+
+def pool_in_a_pool() -> list[int]:
+    """A task that has a pool of its own."""
+    import parmap
+
+    with parmap.Pool(2) as pool:
+        return pool.map(square, [1, 2, 3])
+
+
+def executor_in_an_executor() -> list[int]:
+    """A task that has an executor of its own."""
+    import parmap
+
+    with parmap.Executor(2) as executor:
+        return list(executor.map(square, [1, 2, 3]))

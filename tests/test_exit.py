@@ -1,0 +1,411 @@
+"""The end of the user's program: right exit code, no noise, nothing left, however it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from conftest import wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from conftest import Script
+
+METHODS = ("forkserver", "spawn")
+
+BUSY_IN_C = {
+    "sum of a range": "def busy(_):\n    sum(range(10**12))",
+    "power of integers": "def busy(_):\n    pow(7, 10**9)",
+}
+
+
+def shared_memory() -> set[str]:
+    """The named pieces of shared memory and semaphores of this machine."""
+    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended (one that nobody has waited for yet has ended, too)."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def family(process: subprocess.Popen[str], least: int = 3) -> list[psutil.Process]:
+    """The template and the workers of a script, once *least* processes are there."""
+    parent = psutil.Process(process.pid)
+    wait_until(lambda: len(parent.children(recursive=True)) >= least)
+    return parent.children(recursive=True)
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    """The next line that a script prints."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+ENDINGS: dict[str, tuple[str, int, str]] = {
+    "results pending": ("futures = [f.submit(0.05) for _ in range(10)]", 0, ""),
+    "a stream half read": ("stream = f.imap([0.01] * 100)\nnext(stream)", 0, ""),
+    "a stream not begun": ("stream = f.imap([0.01] * 20)", 0, ""),
+    "a batch pending": ("batch = f.map_async([0.01] * 20)", 0, ""),
+    "nothing used": ("", 0, ""),
+    "idle workers": ("f.map([0.0] * 10)", 0, ""),
+    "sys.exit with work pending": ("f.submit(0.2)\nimport sys\nsys.exit(7)", 7, ""),
+    "an exception with work pending": ("f.submit(0.2)\nraise ValueError('mine')", 1, "ValueError: mine"),
+    "an exception of a task": ("f.map(['x'])", 1, "TypeError"),
+    "an unread error of a task": ("f.submit('x')", 0, ""),
+    "a dead worker": ("import os\nparmap.parallel(os._exit, workers=2).submit(3)", 0, ""),
+    "global names that hold everything": ("keep = [f, f.submit(0.1), f.imap([0.1] * 3), parmap]", 0, ""),
+    "a reference cycle": ("class C: pass\nc = C()\nc.me, c.stream = c, f.imap([0.01] * 50)\nnext(c.stream)", 0, ""),
+    "a pool shut down without waiting": ("f.submit(0.1)\nparmap.shutdown()\nf.submit(0.1)", 0, ""),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("end", "code", "error"), ENDINGS.values(), ids=ENDINGS)
+def test_exit_is_right_and_quiet(script: Script, method: str, end: str, code: int, error: str) -> None:
+    """A script that closes nothing ends with its own exit code, its own words on stderr, and leaves nothing."""
+    before = shared_memory()
+    program = f"""\
+import time
+import parmap
+
+def nap(seconds):
+    time.sleep(seconds)
+
+f = parmap.parallel(nap, workers=2, start_method={method!r})
+{end}
+"""
+
+    done = script.run(program)
+
+    assert done.returncode == code, done.stderr
+    if error:
+        # Our own traceback ends with the error; nothing comes behind it.
+        assert error in done.stderr
+        assert done.stderr.count("Exception ignored") == 0
+        assert "parmap-engine" not in done.stderr
+    else:
+        assert done.stderr == ""
+    assert shared_memory() <= before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_submitted_work_is_finished(script: Script, method: str) -> None:
+    """What was submitted before the end of the script is done, as concurrent.futures does it."""
+    done = script.run(f"""
+        import parmap
+        from pathlib import Path
+
+        @parmap.parallel(workers=2, start_method={method!r})
+        def touch(number):
+            Path(f"done-{{number}}").touch()
+
+        for number in range(30):
+            touch.submit(number)
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(script.folder.glob("done-*"))) == 30
+
+
+def test_callbacks_of_pending_work_run(script: Script) -> None:
+    """Done-callbacks of tasks that end during the exit still run."""
+    done = script.run("""
+        import time
+        import parmap
+
+        f = parmap.parallel(lambda x: time.sleep(0.1) or x, workers=2)
+        f.submit(5).add_done_callback(lambda future: print("callback", future.result(), flush=True))
+    """)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "callback 5\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_output_of_workers_is_flushed(script: Script, method: str) -> None:
+    """What a task prints without a newline, and without a flush, is not lost when the script ends."""
+    done = script.run(f"""
+        import parmap
+
+        parmap.parallel(lambda x: print(f"<{{x}}>", end=""), workers=2, start_method={method!r}).map(range(20))
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(done.stdout.split("><")) == sorted("><".join(f"<{x}>" for x in range(20)).split("><")) or all(
+        f"<{x}>" in done.stdout for x in range(20)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_atexit_callbacks_of_workers_run(script: Script, method: str) -> None:
+    """A worker that leaves runs the atexit callbacks that tasks have registered."""
+    done = script.run(f"""
+        import parmap
+
+        def register(_):
+            import atexit, pathlib
+            atexit.register(pathlib.Path("farewell").touch)
+
+        parmap.parallel(register, workers=1, start_method={method!r}).map([1])
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (script.folder / "farewell").exists()
+
+
+def test_stray_thread_in_a_worker_does_not_hold_the_exit(script: Script) -> None:
+    """A non-daemon thread that a task has left behind does not keep its worker, nor the script, alive."""
+    done = script.run(
+        """
+        import parmap
+
+        def leave_thread(_):
+            import threading
+            threading.Thread(target=threading.Event().wait).start()
+
+        parmap.parallel(leave_thread, workers=2).map(range(4))
+        """,
+        timeout=30,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_exit_inside_a_function_with_a_live_stream(script: Script) -> None:
+    """An exception that leaves a loop over a stream ends the script with that exception alone."""
+    done = script.run("""
+        import time
+        import parmap
+
+        for value in parmap.parallel(lambda x: time.sleep(0.01) or x, workers=2).imap(range(1000)):
+            if value == 3:
+                raise LookupError("in the loop")
+    """)
+
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("LookupError: in the loop")
+    assert done.stderr.count("Traceback") == 1
+
+
+def test_os_exit_leaves_nothing(script: Script) -> None:
+    """A script that leaves by os._exit, without any clean-up, takes template and workers along."""
+    process = script.start("""
+        import os, sys, time
+        import parmap
+
+        f = parmap.parallel(lambda _: sum(range(10**12)), workers=2)
+        futures = [f.submit(0), f.submit(1)]
+        print("busy", flush=True)
+        sys.stdin.readline()
+        os._exit(9)
+        """, stdin=-1)
+    with process:
+        assert read_line(process) == "busy"
+        others = family(process)
+        _, stderr = process.communicate("go\n", timeout=30)
+
+    assert (process.returncode, stderr) == (9, "")
+    wait_until(lambda: all(map(is_gone, others)), 10)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda signum: signum.name)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("busy", BUSY_IN_C.values(), ids=BUSY_IN_C)
+def test_killed_parent_leaves_no_orphan(script: Script, busy: str, method: str, signum: signal.Signals) -> None:
+    """A parent that is killed while its workers are busy in C code takes them along, though they can't be asked."""
+    before = shared_memory()
+    process = script.start(f"""\
+import parmap
+
+{busy}
+
+f = parmap.parallel(busy, workers=2, start_method={method!r})
+futures = [f.submit(0), f.submit(1)]
+while not all(future.running() for future in futures):
+    pass
+print("busy", flush=True)
+futures[0].result()
+""")
+    with process:
+        assert read_line(process) == "busy"
+        others = family(process)
+        process.send_signal(signum)
+        _, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stderr) == (-signum, "")
+    wait_until(lambda: all(map(is_gone, others)), 10)
+    assert shared_memory() <= before
+
+
+def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None:
+    """A process that a task has started ends with the worker, when the parent is killed."""
+    process = script.start("""
+        import subprocess
+        import parmap
+
+        f = parmap.parallel(lambda _: subprocess.run(["sleep", "1000"]), workers=1)
+        future = f.submit(0)
+        print("busy", flush=True)
+        future.result()
+    """)
+    with process:
+        assert read_line(process) == "busy"
+        others = family(process)
+        process.kill()
+        process.communicate(timeout=30)
+
+    assert any("sleep" in str(other) for other in others) or len(others) == 3
+    wait_until(lambda: all(map(is_gone, others)), 10)
+
+
+def test_parent_killed_while_workers_start(script: Script) -> None:
+    """A parent that is killed right after its first call leaves neither template nor workers."""
+    process = script.start("""
+        import os, signal
+        import parmap
+
+        parmap.parallel(abs, workers=2).map_async(range(100))
+        print("started", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    group = process.pid
+    with process:
+        process.communicate(timeout=30)
+
+    marked = [p for p in psutil.process_iter() if _session(p) == group]
+    wait_until(lambda: all(map(is_gone, marked)), 10)
+
+
+def _session(process: psutil.Process) -> int:
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return -1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_exit_with_a_worker_that_hangs_at_its_end(script: Script, method: str) -> None:
+    """A worker whose atexit callback never returns is killed after a grace; the script ends."""
+    done = script.run(f"""
+        import parmap
+
+        def register(_):
+            import atexit, threading
+            atexit.register(threading.Event().wait)
+
+        parmap.parallel(register, workers=1, start_method={method!r}).map([1])
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_exit_with_a_stopped_worker(script: Script) -> None:
+    """An idle worker that somebody has stopped by SIGSTOP does not hold the exit for ever."""
+    done = script.run("""
+        import os, signal
+        import parmap
+
+        f = parmap.parallel(lambda _: os.getpid(), workers=1)
+        os.kill(f.map([0])[0], signal.SIGSTOP)
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_exit_from_a_thread_that_still_maps(script: Script) -> None:
+    """A daemon thread that is in the middle of a map when the interpreter ends makes no noise."""
+    done = script.run("""
+        import threading, time
+        import parmap
+
+        f = parmap.parallel(lambda x: time.sleep(0.005) or x, workers=2)
+        started = threading.Event()
+
+        def work():
+            while True:
+                f.map(range(20))
+                started.set()
+
+        threading.Thread(target=work, daemon=True).start()
+        started.wait()
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_non_daemon_thread_maps_while_main_has_ended(script: Script) -> None:
+    """A thread that outlives the main thread goes on to use the pool, and the script waits for it."""
+    done = script.run("""
+        import threading, time
+        import parmap
+
+        f = parmap.parallel(lambda x: x + 1, workers=2)
+
+        def work():
+            threading.main_thread().join()
+            print(sum(f.map(range(100))), flush=True)
+
+        threading.Thread(target=work).start()
+    """)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5050\n", "")
+
+
+def test_use_from_atexit(script: Script) -> None:
+    """A callback of atexit may map, whether it was registered before or after the first use."""
+    done = script.run("""
+        import atexit
+        import parmap
+
+        f = parmap.parallel(lambda x: x + 1, workers=2)
+        atexit.register(lambda: print("late", f.map([1]), flush=True))
+        print(f.map([0]))
+        atexit.register(lambda: print("later", f.map([2]), flush=True))
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "[1]\nlater [3]\nlate [2]\n"
+
+
+def test_use_from_del_at_the_end(script: Script) -> None:
+    """An object that uses the pool in its `__del__` at interpreter exit gets an answer or an error, never a hang."""
+    done = script.run("""
+        import parmap
+
+        f = parmap.parallel(abs, workers=2)
+
+        class Late:
+            def __del__(self):
+                try:
+                    f.map([-1])
+                except Exception:
+                    pass
+
+        late = Late()
+        f.map([-1])
+    """)
+
+    assert done.returncode == 0
+
+
+def test_exit_code_of_stdin_and_command(script: Script) -> None:
+    """Programs from `python -c` and from stdin end as cleanly as scripts."""
+    import subprocess
+    import sys
+
+    program = "import parmap; print(parmap.parallel(lambda x: x * 2, workers=2).map([1, 2]))"
+    runs: list[dict[str, Any]] = [
+        {"args": [sys.executable, "-c", program]},
+        {"args": [sys.executable], "input": program},
+    ]
+
+    for run in runs:
+        done = subprocess.run(**run, capture_output=True, text=True, timeout=60, check=False, env=script.environment)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 4]\n", "")
