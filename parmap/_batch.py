@@ -7,6 +7,8 @@ input nor a slow consumer makes anything grow.
 
 from __future__ import annotations
 
+import sys
+import time
 from collections import deque
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,8 +74,12 @@ class Arrival(NamedTuple):
 class Batch(Watched):
     """The sink of the job of one call."""
 
-    def __init__(self, mode: str) -> None:
+    def __init__(self, mode: str, *, fails_late: bool = False) -> None:
+        """*fails_late*: the first of the items that failed fails the batch, when all others have run."""
         self.mode = mode
+        self._fails_late = fails_late
+        self._first = sys.maxsize  # number of the first item that failed
+        self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
         self.ended = False
         self.failure: Failure | None = None
@@ -99,35 +105,45 @@ class Batch(Watched):
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
         """Take outcomes from the engine."""
+        if failures and self._fails_late and chunk.start + min(failures) < self._first:
+            self._first = chunk.start + min(failures)
+            self._late = failures[min(failures)]
         self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
         self.fire()
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
         """Nothing more will arrive."""
-        self.failure = failure
+        self.failure = failure or self._late
         self.ended = True
         self.fire()
         if self.on_end is not None:
             self.on_end()
 
 
-def decode(arrival: Arrival) -> list[Any]:
-    """The values of an arrival in order; exceptions stand where items failed, and `None` where one is still missing."""
-    values: list[Any] = []
-    if arrival.results is None:
-        values = [None] * arrival.done
-    else:
-        try:
-            values = list(arrival.results)
-        except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
-            values = [_decode_one(arrival.results, place) for place in range(arrival.done)]
-    for place, failure in arrival.failures.items():
-        values[place] = failure.exception()
-    return values
-
-
 class Undecodable(SerializationError):
     """A result that can't be unpickled: raised where it is not to be returned in place."""
+
+
+def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
+    """The values of an arrival in order, and the first of those that can't be unpickled.
+
+    Exceptions stand where items failed, and `None` where one is still missing.
+    """
+    problem = None
+    results = arrival.results
+    if results is None:
+        values = [None] * arrival.done
+    elif type(results) is list:
+        values = results
+    else:
+        try:
+            values = results.values()
+        except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
+            values = [_decode_one(results, place) for place in range(arrival.done)]
+            problem = next((value for value in values if type(value) is Undecodable), None)
+    for place, failure in arrival.failures.items():
+        values[place] = failure.exception()
+    return values, problem
 
 
 def _decode_one(results: Any, place: int) -> Any:
@@ -146,8 +162,7 @@ class Assembly:
         self._batch = batch
         self._return_exceptions = return_exceptions
         self._parts: dict[int, list[Any]] = {}
-        self._patches: dict[int, Any] = {}
-        self._failures: dict[int, Failure] = {}
+        self._gaps: dict[int, Any] = {}  # what fills the places of items that came later, after a retry
 
     def take(self) -> int:
         """Decode what has arrived; returns how many outcomes that were."""
@@ -155,16 +170,17 @@ class Assembly:
         arrivals = self._batch.arrivals
         while arrivals:
             arrival = arrivals.popleft()
-            values = decode(arrival)
-            self._failures.update((arrival.start + place, failure) for place, failure in arrival.failures.items())
-            if not self._return_exceptions and Undecodable in set(map(type, values)):
-                raise next(value for value in values if type(value) is Undecodable)
-            if arrival.done == 1 and arrival.start in self._patches:
-                self._patches[arrival.start] = values[0]
+            values, problem = decode(arrival)
+            if problem is not None and not self._return_exceptions:
+                raise problem
+            if arrival.start in self._gaps:
+                self._gaps[arrival.start] = values[0]
             else:
-                self._patches.update(dict.fromkeys(arrival.start + place for place in arrival.missing))
+                for place in arrival.missing:
+                    self._gaps[arrival.start + place] = None
                 self._parts[arrival.start] = values
             count += arrival.done - len(arrival.missing)
+            time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
         return count
 
     def result(self) -> list[Any]:
@@ -176,10 +192,8 @@ class Assembly:
         if self._batch.failure is not None:
             raise self._batch.failure.exception()
         self.take()
-        if self._failures and not self._return_exceptions:  # all were run in spite of it
-            raise self._failures[min(self._failures)].exception()
         values = list(chain.from_iterable(self._parts[start] for start in sorted(self._parts)))
-        for index, value in self._patches.items():
+        for index, value in self._gaps.items():
             values[index] = value
         return values
 

@@ -332,4 +332,3 @@ def _after(parts: list[memoryview], sent: int) -> list[memoryview]:
             return [part[sent:], *parts[index + 1 :]]
         sent -= len(part)
     return []
-

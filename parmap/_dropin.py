@@ -137,7 +137,7 @@ class InTurn(ResultStream[R_co]):
 
     @staticmethod
     def _decode(arrival: Arrival) -> list[Any]:
-        values = decode(arrival)
+        values, _ = decode(arrival)
         for place in arrival.failures:
             values[place] = Raised(values[place])
         return values

@@ -106,13 +106,13 @@ def describe(function: Any, mode: str, args: Any) -> str:
     return f"{name}({', '.join(parts)})"
 
 
-def translate(error: BaseException) -> BaseException:
-    """Give the errors of the machinery around a task their public form."""
+def translate(error: BaseException, item: int | None = None) -> BaseException:
+    """Give the errors of the machinery around task number *item* their public form."""
     if isinstance(error, SystemExit):
         from parmap.errors import WorkerDiedError
 
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        died = WorkerDiedError(f"the task called sys.exit({error.code!r})", exitcode=code, pid=os.getpid())
+        died = WorkerDiedError(f"the task called sys.exit({error.code!r})", item=item, exitcode=code, pid=os.getpid())
         died.__cause__ = error
         return died
     if isinstance(error, LoadError):
@@ -120,7 +120,7 @@ def translate(error: BaseException) -> BaseException:
 
         cause = error.__cause__
         assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
-        wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}")
+        wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}", item=item)
         wrapped.__cause__ = cause
         return wrapped
     return error

@@ -14,15 +14,13 @@ from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from parmap._job import Job
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator
 
     from parmap._async_result import AsyncResult
     from parmap._failure import Failure
-    from parmap._job import Chunk
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -84,7 +82,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
     borrowed: Any = None
     pid = 0
 
-    def __init__(self, lane: Lane, args: Any) -> None:
+    def __init__(self, lane: Any, args: Any) -> None:
         self.lane = lane
         self.args = args
 
@@ -195,7 +193,9 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
             _call(fn, self)
 
     def __repr__(self) -> str:
-        state = {PENDING: "pending", RUNNING: "running", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, "finished")
+        state = {PENDING: "pending", RUNNING: "running", CANCELLED_AND_NOTIFIED: "cancelled"}.get(
+            self._state, "finished"
+        )
         return f"<parmap.Future of {self.lane.name}: {state}>"
 
     # completion, by the engine or whoever reads a worker's channel
@@ -263,67 +263,6 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
-
-
-class Lane:
-    """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
-
-    mode = "star"
-
-    def __init__(self, engine: Any, call: Any, options: Any, name: str, *, keywords: bool) -> None:
-        self.engine = engine
-        self.call = call
-        self.options = options
-        self.name = name
-        self.mode = "call" if keywords else "star"
-        self.job: Job | None = None
-        # Timeouts and retries are the scheduler's business: such tasks don't go past it.
-        self.direct = engine.backend.threaded and options.timeout is None and not options.retries
-
-    def make_job(self) -> Job:
-        """A job for the tasks that come now."""
-        options = self.options
-        return Job(
-            self.call,
-            self,
-            pace=self.call.pace,
-            timeout=options.timeout if self.engine.backend.kills else None,
-            retries=options.retries,
-            retry_delay=options.retry_delay,
-        )
-
-    @staticmethod
-    def index(_chunk: Chunk, _offset: int) -> None:
-        """A task of `submit` has no number."""
-        return
-
-    def load(self, items: list[Future[Any]]) -> list[Any]:
-        """The arguments of tasks."""
-        return [future.args for future in items]
-
-    def started(self, items: list[Future[Any]]) -> None:
-        """A worker has these tasks."""
-        for future in items:
-            future.settle_running()
-
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Complete the first *done* futures of a chunk."""
-        futures = chunk.items if done == len(chunk.items) else chunk.items[:done]
-        if not failures and not missing:
-            for place, future in enumerate(futures):
-                future.settle(results, place)
-            return
-        for place, future in enumerate(futures):
-            if place in failures:
-                future.settle_failure(failures[place])
-            elif place not in missing:
-                future.settle(results, place)
-
-    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
-        """The job ended; what is *left* fails with it."""
-        if failure is not None:
-            for future in left:
-                future.settle_failure(failure)
 
 
 class _Callbacks:

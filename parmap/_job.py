@@ -61,9 +61,10 @@ class Pace:
 class Piece:
     """Consecutive items that wait; `items` is anything with a length that can be sliced."""
 
-    __slots__ = ("careful", "items", "start", "strikes")
+    __slots__ = ("alone", "careful", "items", "start", "strikes")
 
-    def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+    def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
+        self.alone = alone  # a retry: its outcome fills a gap, so it travels by itself
         self.start = start
         self.items = items
         self.careful = careful
@@ -111,10 +112,10 @@ class Job:
         self.read += len(items)
         self.waiting += len(items)
 
-    def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+    def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         """Put items in front of those that wait."""
         if len(items) and not self.closed:
-            self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes))
+            self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes, alone=alone))
             self.waiting += len(items)
 
     def take(self, size: int) -> Chunk | None:
@@ -174,13 +175,28 @@ def _continues(piece: Piece, before: Piece, items: Any) -> bool:
         and type(piece.items) is list
         and piece.start == before.start + len(items)
         and piece.careful == before.careful
+        and not (piece.alone or before.alone)
     )
 
 
 class Chunk:
     """Consecutive tasks that travel together."""
 
-    __slots__ = ("careful", "doomed", "expected", "items", "job", "number", "place", "sent", "slot", "start", "strikes", "verdict")
+    __slots__ = (
+        "careful",
+        "doomed",
+        "expected",
+        "items",
+        "job",
+        "number",
+        "place",
+        "recalled",
+        "sent",
+        "slot",
+        "start",
+        "strikes",
+        "verdict",
+    )
 
     def __init__(self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
         self.job = job
@@ -193,5 +209,6 @@ class Chunk:
         self.slot: Hashable = None
         self.sent = 0.0
         self.expected: float | None = None
+        self.recalled = False  # it is being asked to give back what it has not started
         self.doomed = False  # its worker is being killed for it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends

@@ -286,8 +286,7 @@ def worker(channel_fd: int, page_fd: int, preload: Sequence[str]) -> NoReturn:
     from parmap._worker import serve
 
     _close_all_but({0, 1, 2, channel_fd, page_fd})
-    import_all(preload)
-    serve(channel_fd, page_fd)
+    serve(channel_fd, page_fd, import_all(preload))
 
 
 def import_all(modules: Sequence[str]) -> str:

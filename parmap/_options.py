@@ -28,7 +28,6 @@ BackendName = Literal["processes", "threads", "serial", "dask", "ray"]
 Progress = bool | str | Callable[[int, int | None, int], object]
 
 
-
 class BackendLike(Protocol):
     """What makes an object a backend for the checks made here: it says whether it can kill a running task."""
 

@@ -10,14 +10,13 @@ atoms (numbers, strings, bytes), where none of this can matter, are pickled whol
 
 from __future__ import annotations
 
-import functools
-import importlib
 import pickle
 import sys
 from itertools import accumulate, chain, pairwise
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+
+from parmap._by_value import by_name, name_of, pickler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,6 @@ OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
 
 WHOLE, EACH = 0, 1
-_LRU_CACHE = type(functools.lru_cache(len))
 
 
 class Packed:
@@ -96,6 +94,11 @@ class Pack:
             return map(self.__getitem__, range(self.count))
         stream, ends = self.stream, list(accumulate(self.sizes, initial=0))
         return map(pickle.loads, [stream[start:end] for start, end in pairwise(ends)])
+
+    def values(self) -> list[Any]:
+        """All items, decoded."""
+        values = self._whole() if self.kind == WHOLE else self
+        return values if type(values) is list else list(values)
 
     def __getitem__(self, index: int) -> Any:
         if self.kind == WHOLE:
@@ -213,6 +216,9 @@ def dump(item: Any) -> Packed:
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
+        if type(item) is tuple and not isinstance(error, RecursionError):
+            for part in item:  # of the arguments of a call, the one to blame says better what is wrong
+                dump(part)
         message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
         raise SerializationError(message) from error
 
@@ -262,123 +268,8 @@ def _cloud_dumps(item: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> byte
     import io
 
     with io.BytesIO() as file:
-        _pickler()(file, PROTOCOL, buffer_callback=keep).dump(item)
+        pickler()(file, PROTOCOL, buffer_callback=keep).dump(item)
         return file.getvalue()
-
-
-_pickler_class: type[Any] | None = None
-
-
-def _pickler() -> type[Any]:
-    """cloudpickle's pickler, taught that the function under a decorator is found through the decorator's name.
-
-    Made on first use: importing cloudpickle takes longer than starting a worker.
-    """
-    global _pickler_class  # noqa: PLW0603 - a lazily made class
-    if _pickler_class is None:
-        import cloudpickle
-
-        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            def reducer_override(self, obj: Any) -> Any:
-                if type(obj) in (FunctionType, _LRU_CACHE):
-                    name = name_of(obj)
-                    if name is not None and name[2]:
-                        return by_name, name
-                    if name is None and type(obj) is _LRU_CACHE:  # which pickle only knows by name
-                        return _cached, (obj.__wrapped__, obj.cache_parameters())
-                reduced = super().reducer_override(obj)
-                if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == 6:  # noqa: PLR2004 - with a setter
-                    if obj not in _guests:
-                        _residents.add(obj)
-                    return (*reduced[:2], (reduced[5], reduced[2]), None, None, _fill)
-                return reduced
-
-        _pickler_class = Pickler
-    return _pickler_class
-
-
-def _cached(function: Any, parameters: dict[str, Any]) -> Any:
-    """A function under `functools.lru_cache`, with an empty cache."""
-    return functools.lru_cache(**parameters)(function)
-
-
-_residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
-_guests: WeakSet[type] = WeakSet()  # classes that came here by value
-
-
-def _fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
-    """Give a class that came by value its attributes, unless this is where it was made.
-
-    cloudpickle finds the class itself again, but would set each attribute anew: a result that comes home would undo
-    what the user did to the class since, and cut its methods off their module's globals.
-    """
-    if cls not in _residents:
-        _guests.add(cls)
-        fill, attributes = state
-        fill(cls, attributes)
-
-
-def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
-    """How a worker can find *function* by importing: module, qualified name, decorators above it, file.
-
-    `None` where it can't: a lambda, a nested function, anything in `__main__`, a module that exists only here.
-    """
-    module_name = getattr(function, "__module__", None)
-    qualname = getattr(function, "__qualname__", None)
-    if not module_name or not qualname or module_name in {"__main__", "__mp_main__"} or "<" in qualname:
-        return None
-    module = sys.modules.get(module_name)
-    spec = getattr(module, "__spec__", None)
-    if spec is None or _is_by_value(module_name):
-        return None
-    found: Any = module
-    try:
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except AttributeError:
-        return None
-    for depth in range(8):
-        if found is function:
-            return module_name, qualname, depth, spec.origin if spec.has_location else None
-        found = getattr(found, "__wrapped__", None)
-        if found is None:
-            return None
-    return None
-
-
-def _is_by_value(module_name: str) -> bool:
-    cloudpickle = sys.modules.get("cloudpickle")
-    if cloudpickle is None:
-        return False
-    registry = cloudpickle.list_registry_pickle_by_value()
-    return any(module_name == name or module_name.startswith(name + ".") for name in registry)
-
-
-def by_name(module_name: str, qualname: str, depth: int, origin: str | None) -> Any:
-    """Find the function that `name_of` described."""
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError:
-        # Test runners and plug-in loaders import files that are on no path: load the same file under the same name.
-        if origin is None:
-            raise
-        from importlib import util
-
-        spec = util.spec_from_file_location(module_name, origin)
-        if spec is None or spec.loader is None:
-            raise
-        found = util.module_from_spec(spec)
-        sys.modules[module_name] = found
-        try:
-            spec.loader.exec_module(found)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    for _ in range(depth):
-        found = found.__wrapped__
-    return found
 
 
 def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:

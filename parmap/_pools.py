@@ -16,8 +16,9 @@ from parmap._batch import Assembly, Batch, BatchFuture, Input
 from parmap._checks import is_executor
 from parmap._engine import Engine
 from parmap._failure import Failure
-from parmap._futures import Future, Lane, finish_callbacks, forget_callbacks
+from parmap._futures import Future, finish_callbacks, forget_callbacks
 from parmap._job import Job
+from parmap._lane import Lane
 from parmap._payload import ATOMS, dump
 from parmap._streams import ResultStream
 from parmap.errors import BackendUnavailableError, PoolClosedError
@@ -167,12 +168,13 @@ def _begin(  # noqa: PLR0913 - what a batch is
     *,
     star: bool,
     fail_fast: bool,
+    fails_late: bool = False,
     engine: Engine | None,
 ) -> _Batch:
     engine = engine or engine_of(options)
     call = engine.backend.prepare(function, options.retry_on)
     source = Input(iterables, star=star, packs=engine.backend.packs)
-    batch = Batch("star" if star or len(iterables) > 1 else "map")
+    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=fails_late)
     job = Job(
         call,
         batch,
@@ -198,8 +200,8 @@ def map(  # noqa: A001 - the name that everybody looks for
     engine: Engine | None = None,
 ) -> list[Any]:
     """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
-    fail_fast = fail_fast and not return_exceptions
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
+    how = {"fail_fast": fail_fast and not return_exceptions, "fails_late": not fail_fast and not return_exceptions}
+    engine, job, batch, source = _begin(function, iterables, options, star=star, engine=engine, **how)
     assembly = Assembly(batch, return_exceptions=return_exceptions)
     received = 0
     try:
@@ -234,8 +236,8 @@ def map_async(
     engine: Engine | None = None,
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once."""
-    fail_fast = fail_fast and not return_exceptions
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
+    how = {"fail_fast": fail_fast and not return_exceptions, "fails_late": not fail_fast and not return_exceptions}
+    engine, job, batch, source = _begin(function, iterables, options, star=star, engine=engine, **how)
     if source.sequence is None:
         items = source.read(sys.maxsize)
         if source.error is not None:
@@ -273,9 +275,7 @@ def stream(
     """The results as they come, in a stream of the given *kind*."""
     fail_fast = not (return_exceptions or kind.goes_on)
     engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
-    return kind(
-        engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions
-    )
+    return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
 
 
 def shutdown(options: Options | None = None, wait: bool = True) -> None:

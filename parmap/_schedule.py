@@ -251,7 +251,12 @@ class Scheduler:
         for slot in self.slots.values():
             for place, chunk in enumerate(slot.flight):
                 late = now - slot.flight[0].sent > 2 * self.cost.aim
-                if late and len(chunk.items) > (place == 0) and chunk.job.chunksize is None and not chunk.doomed:
+                if (
+                    late
+                    and len(chunk.items) > (place == 0)
+                    and chunk.job.chunksize is None
+                    and not (chunk.doomed or chunk.recalled)
+                ):
                     return chunk
         return None
 
@@ -271,9 +276,7 @@ class Scheduler:
         self.trim(chunk, done)
         return self._record(chunk, done, results, failures, now)
 
-    def died(
-        self, chunk: Chunk, position: tuple[int, int] | None, failure: Failure | None, now: float
-    ) -> list[Chunk]:
+    def died(self, chunk: Chunk, position: tuple[int, int] | None, failure: Failure | None, now: float) -> list[Chunk]:
         """The worker of *chunk* died while items `position = (offset, length)` were running; `None`: none was yet.
 
         With one item running, it ends with *failure* (`None`: it was cancelled). With several, all are run again one
@@ -305,9 +308,7 @@ class Scheduler:
             slot.flight.remove(chunk)
         chunk.job.flight.discard(chunk)
 
-    def _record(
-        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float
-    ) -> list[Chunk]:
+    def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
         job = chunk.job
         if job.closed:
             return []
@@ -344,7 +345,7 @@ class Scheduler:
         while self._delayed and self._delayed[0][0] <= now:
             _, _, job, index, items = heapq.heappop(self._delayed)
             job.delayed -= 1
-            job.put_back(index, items, careful=True)
+            job.put_back(index, items, careful=True, alone=True)
             if job not in self.jobs:
                 self.jobs.append(job)
 
@@ -365,6 +366,8 @@ class Scheduler:
         idle = any(not slot.flight for slot in self.slots.values())
         if idle and not any(job.waiting for job in self.jobs):
             for slot in self.slots.values():
-                if sum(len(chunk.items) for chunk in slot.flight) > 1 and not any(c.doomed for c in slot.flight):
+                if sum(len(chunk.items) for chunk in slot.flight) > 1 and not any(
+                    chunk.doomed or chunk.recalled for chunk in slot.flight
+                ):
                     times.append(slot.flight[0].sent + 2 * self.cost.aim)
         return min(times, default=None)

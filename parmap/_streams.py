@@ -179,7 +179,9 @@ class ResultStream(Generic[R_co]):
         self._values = iter(values)
         return True
 
-    _decode = staticmethod(decode)
+    @staticmethod
+    def _decode(arrival: Arrival) -> list[Any]:
+        return decode(arrival)[0]
 
     def _learn_size(self, arrival: Arrival) -> None:
         nbytes = getattr(arrival.results, "nbytes", 0) / max(1, arrival.done)

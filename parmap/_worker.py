@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from parmap import _place
 from parmap._channel import Channel, ChannelClosedError, Message
@@ -30,10 +30,10 @@ DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIG
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 
 
-def serve(channel_fd: int, page_fd: int) -> NoReturn:
-    """Be a worker until the channel ends."""
+def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
+    """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
-    worker = _Worker(Channel(socket.socket(fileno=channel_fd)), Page(page_fd))
+    worker = _Worker(Channel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
     _prepare(page_fd)
     try:
         worker.serve()
@@ -67,8 +67,9 @@ def leave(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, channel: Channel, page: Page) -> None:
+    def __init__(self, channel: Channel, page: Page, problem: str) -> None:
         self._channel = channel
+        self._problem = problem
         self._page = page
         self._pid = os.getpid()
         self._callees: dict[int, Callee | BaseException] = {}
@@ -91,13 +92,15 @@ class _Worker:
     def _on_setup(self, message: Message) -> None:
         enabled, smallest, kept = message.fields
         Limits.enabled, Limits.smallest, Limits.kept = enabled, smallest, kept
-        if message.pack is not None:
-            try:
+        try:
+            if self._problem:
+                raise ImportError(self._problem)
+            if message.pack is not None:
                 find, args, initargs = message.pack[0]
                 find(*args)(*initargs)
-            except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
-                self._channel.send("broken", marshal.dumps(encode(translate(error))))
-                return
+        except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+            self._channel.send("broken", marshal.dumps(encode(translate(error))))
+            return
         self._channel.send("ready")
 
     def _on_context(self, message: Message) -> None:
@@ -176,10 +179,12 @@ class _Worker:
         for index, error in unsent.items():
             outcome.errors.setdefault(index, error)
         failures = []
+        start = message.fields[3]  # -1: a single task, which has no number
         for index, error in outcome.errors.items():
-            public = translate(error)
+            item = start + index if start >= 0 else None
+            public = translate(error, item)
             if index in unsent:
-                public.add_note(f"parmap: the result of item {message.fields[3] + index} can't be sent")
+                public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
             failures.append((index, encode(public), isinstance(public, retry_on)))
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         self._channel.send("report", number, outcome.done, failures, seconds, pack=results)

@@ -163,9 +163,7 @@ class Pool:
 
     # as they come
 
-    def imap(
-        self, func: Callable[[A], R], iterable: Iterable[A], chunksize: int | None = None
-    ) -> PoolIterator[R]:
+    def imap(self, func: Callable[[A], R], iterable: Iterable[A], chunksize: int | None = None) -> PoolIterator[R]:
         """Return an iterator of the results in order, which has ``next(timeout)``. A failed item raises in its turn.
 
         Args:
@@ -369,6 +367,9 @@ class PoolIterator(InTurn[R_co]):
         """Cancel what is left."""
         super().close()
         self._release()
+
+    def __del__(self) -> None:
+        """Nothing: unlike other streams, what was given to a pool is run to its end."""
 
     def _release(self) -> None:
         if self._pool is not None and self._input.exhausted:

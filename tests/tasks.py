@@ -127,3 +127,12 @@ def executor_in_an_executor() -> list[int]:
 
     with parmap.Executor(2) as executor:
         return list(executor.map(square, [1, 2, 3]))
+
+
+def first_then_wait(number: int, begun: str, path: str) -> int:
+    """A task that returns at once the first time, and otherwise tells that it has begun and waits."""
+    if number:
+        touch(begun)
+        touch(f"{begun}.{number}")
+        wait_for(path)
+    return number

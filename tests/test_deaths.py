@@ -14,9 +14,6 @@ from tasks import pid, square
 from tasks_that_die import (
     big,
     die_the_first_times,
-    init_dies,
-    init_prints,
-    init_raises,
     perish,
     size,
     wait_for,
@@ -30,8 +27,6 @@ from parmap._segments import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from conftest import Script
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -307,3 +302,96 @@ def test_retry_on_may_leave_deaths_out(tmp_path: Path) -> None:
 
     assert isinstance(error, WorkerDiedError)
     assert os.path.getsize(name) == 1
+
+
+def test_the_death_of_the_template_loses_nothing(processes: dict[str, Any], tmp_path: Path) -> None:
+    """Work that runs goes on to its end without the template; what waits runs too, and later calls work."""
+    gate = tmp_path / "gate"
+    function = parallel(wait_for, **processes)
+    futures = [function.submit(str(gate)) for _ in range(20)]
+    wait_until(lambda: len(list(tmp_path.glob("gate.*"))) == 2)
+    workers = pids_of(function)
+    kill(template_of(function))
+    later = parallel(square, **processes).map_async(range(10))
+    gate.touch()
+
+    assert [future.exception(timeout=60) for future in futures] == [None] * 20
+    assert set(workers) & {future.result() for future in futures}
+    assert later.result(timeout=60) == [number * number for number in range(10)]
+    parmap.shutdown()
+    wait_until(lambda: all(map(is_gone, workers)))
+
+
+def test_the_death_of_an_idle_template_is_not_noticed(processes: dict[str, Any]) -> None:
+    """A template that dies while nothing runs costs nothing; no worker of its stays behind."""
+    function = parallel(square, **processes)
+    for _ in range(3):
+        function.map(range(10))
+        workers = pids_of(function)
+        kill(template_of(function))
+
+        assert function.map(range(10)) == [number * number for number in range(10)]
+        assert function.submit(3).result(timeout=60) == 9
+        parmap.shutdown()
+        wait_until(lambda workers=workers: all(map(is_gone, workers)))
+
+
+def test_template_and_workers_die_together(tmp_path: Path) -> None:
+    """When all processes are killed at once, only the items that ran are lost."""
+    gate = tmp_path / "gate"
+    function = parallel(wait_for, workers=2)
+    futures = [function.submit(str(gate)) for _ in range(50)]
+    wait_until(lambda: len(list(tmp_path.glob("gate.*"))) == 2)
+    for process in [template_of(function), *pids_of(function)]:
+        kill(process)
+    gate.touch()
+
+    errors = [future.exception(timeout=60) for future in futures]
+
+    assert [type(error) for error in errors if error is not None] == [WorkerDiedError] * 2
+
+
+def test_a_worker_that_dies_without_its_template_is_noticed(tmp_path: Path) -> None:
+    """The death of a worker that outlived its template fails its item, as any death."""
+    gate = tmp_path / "gate"
+    function = parallel(wait_for, workers=1)
+    future = function.submit(str(gate))
+    wait_until(lambda: list(tmp_path.glob("gate.*")))
+    (worker,) = workers_of(function)
+    kill(template_of(function))
+    wait_until(lambda: worker.orphan)
+    kill(worker.pid)
+
+    error = future.exception(timeout=60)
+
+    assert isinstance(error, WorkerDiedError)
+    assert error.pid == worker.pid
+    gate.touch()
+    assert function.submit(str(gate)).exception(timeout=60) is None
+
+
+def test_cancelling_works_without_the_template(tmp_path: Path) -> None:
+    """A worker that outlived its template can still be stopped."""
+    function = parallel(wait_for, workers=1)
+    future = function.submit(str(tmp_path / "never"))
+    wait_until(lambda: list(tmp_path.glob("never.*")))
+    (worker,) = workers_of(function)
+    kill(template_of(function))
+    wait_until(lambda: worker.orphan)
+
+    assert future.cancel()
+    wait_until(lambda: is_gone(worker.pid))
+
+
+def test_the_template_dies_while_it_starts_workers() -> None:
+    """A template killed again and again at its start is replaced, and the call completes."""
+    function = parallel(square, workers=2)
+    for _ in range(5):
+        future = function.map_async(range(50))
+        wait_until(lambda: engine_of(function).backend._launcher is not None or future.done())
+        launcher = engine_of(function).backend._launcher
+        if launcher is not None:
+            kill(launcher.pid)
+
+        assert future.result(timeout=60) == [number * number for number in range(50)]
+        parmap.shutdown()

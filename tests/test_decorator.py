@@ -102,7 +102,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 # --- forms ---
 
 
-@pytest.mark.parametrize("make", [parallel, parallel(), parallel(workers=2), functools.partial(parallel, workers=2)])
+@pytest.mark.parametrize(
+    "make",
+    [parallel, parallel(), parallel(workers=2), functools.partial(parallel, workers=2)],
+    ids=["bare", "called", "with options", "direct"],
+)
 def test_forms(make: Any):
     """Bare, called, with options and as a function: each gives a function that works as before."""
     wrapped = make(plain)

@@ -10,35 +10,27 @@ import pytest
 
 import parmap
 
-# The one table of floors. `backends/` is one floor, on which all may import `backends/base.py`.
-FLOORS = {
-    "errors": 0,
-    "_checks": 0,
-    "_cpus": 0,
-    "_environment": 0,
-    "_page": 0,
-    "_wrapping": 0,
-    "_options": 1,
-    "_payload": 1,
-    "_segments": 1,
-    "_failure": 1.2,
-    "_job": 1.4,
-    "_run": 1.4,
-    "_schedule": 1.6,
-    "_channel": 2,
-    "_worker": 3,
-    "_futures": 3,
-    "_launch": 4,
-    "backends": 5,
-    "backends.base": 4.5,
-    "_engine": 5.5,
-    "pool": 6,
-    "_batches": 6.5,
-    "_function": 7,
-    "_methods": 7.5,
-    "_decorator": 8,
-    "__init__": 9,
-}
+# The one table of floors, from the ground up.
+HOUSE = [
+    ["errors", "_by_value", "_checks", "_cpus", "_environment", "_page", "_place", "_poller", "_wrapping"],
+    ["_async_result", "_options", "_payload", "_segments"],
+    ["_channel", "_failure"],
+    ["_job", "_run"],
+    ["_futures", "_schedule", "_worker"],
+    ["_batch", "_lane", "_launch", "backends.base"],
+    ["_streams", "backends.serial", "backends.threads", "backends.executor", "backends.worker"],
+    ["backends.staff"],
+    ["backends.processes", "backends.__init__"],
+    ["_conductor"],
+    ["_engine"],
+    ["_pools"],
+    ["_batches", "_dropin"],
+    ["_function", "executor", "pool"],
+    ["_methods"],
+    ["_decorator"],
+    ["__init__"],
+]
+FLOORS = {module: floor for floor, modules in enumerate(HOUSE) for module in modules}
 MOST_LINES, MOST_LINES_OF_FUNCTION = 400, 50
 
 PACKAGE = Path(parmap.__file__).parent

@@ -121,7 +121,9 @@ def test_integers_of_other_types_are_welcome():
 
 
 @pytest.mark.parametrize(
-    "backend", ["threads", "serial", ThreadPoolExecutor(1), SimpleNamespace(kills=False)], ids=type
+    "backend",
+    ["threads", "serial", ThreadPoolExecutor(1), SimpleNamespace(kills=False)],
+    ids=["threads", "serial", "executor", "own"],
 )
 def test_timeout_needs_a_backend_that_kills(backend: Any):
     """A timeout that nothing could enforce is refused when decorating."""

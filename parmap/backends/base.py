@@ -148,6 +148,6 @@ def in_process_report(chunk: Chunk, outcome: Outcome) -> Report:
     retry_on = chunk.job.call.callee.retry_on
     failures = {}
     for index, error in outcome.errors.items():
-        public = translate(error)
+        public = translate(error, chunk.job.sink.index(chunk, index))
         failures[index] = Failure(public, retry=isinstance(public, retry_on))
     return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9)

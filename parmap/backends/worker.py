@@ -9,26 +9,50 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from parmap._channel import Channel, ChannelClosedError
+from parmap._channel import Channel, ChannelClosedError, Shared
 from parmap._failure import Failure, describe
-from parmap._page import RECEIVING, Page
+from parmap._page import Page
 from parmap._payload import Packed, pack
+from parmap.backends.base import Call
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
     from parmap._channel import Message
     from parmap._futures import Future
     from parmap._job import Chunk
+    from parmap._poller import Poller
+    from parmap._run import Callee
     from parmap.backends.base import Died
-    from parmap.backends.processes import FunctionCall, Processes
+
+
+class FunctionCall(Call):
+    """A pickled function; workers keep it under its key."""
+
+    def __init__(self, callee: Callee, key: int, packed: Packed, *, stable: bool) -> None:
+        super().__init__(callee)
+        self.key = key
+        self.stable = stable
+        self.pack, _ = pack([packed])
+        self.share = Shared.of(self.pack)
+
+
+class Host(Protocol):
+    """What a worker needs of the pool it belongs to."""
+
+    poller: Poller
+    death: type[WorkerDiedError]
+
+    def give_back(self, worker: Worker) -> None: ...
+    def take_message(self, worker: Worker, message: Message) -> None: ...
+    def flush_later(self, worker: Worker) -> None: ...
 
 
 class Worker:
     """A worker process."""
 
-    def __init__(self, name: int, backend: Processes) -> None:
+    def __init__(self, name: int, backend: Host) -> None:
         ours, self.far_end = socket.socketpair()
         try:
             self.page = Page.create()
@@ -40,7 +64,6 @@ class Worker:
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
         self.ready = False
-        self.offered = False  # to callers, as soon as it is ready
         self.orphan = False  # its template is gone
         self.pidfd = -1
         self.silent = False  # its channel has ended
@@ -163,10 +186,8 @@ class Worker:
         direct, self.direct = self.direct, None
         if direct is not None:
             direct.borrowed = direct.helper = None
-            if number not in (self.direct_number, RECEIVING):
+            if number != self.direct_number:
                 direct, stray = None, direct
-        if number == RECEIVING:
-            number, index, length = -1, 0, 1
         return make(self.name, number, index, length, story.tell, direct), stray
 
     def close(self) -> None:
@@ -229,8 +250,7 @@ class _Story:
                 name = signal.Signals(signum).name
             except ValueError:
                 name = f"signal {signum}"
-            hint = "; if nobody sent it, the system may have run out of memory" if signum == signal.SIGKILL else ""
-            return f"the worker was killed by {name}{hint}"
+            return f"the worker was killed by {name}"
         if code is None:
             return "the worker is gone"
         return f"the worker exited with code {code} in the middle of the task"

@@ -1,0 +1,163 @@
+"""What plain pickle can't send: functions found under a decorator, and what only this process has, sent by value.
+
+cloudpickle does the latter. It is taught here what it does not know: the function under a decorator, a function under
+`functools.lru_cache`, a class with `__slots__`, and that a class which comes home is left as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LRU_CACHE = type(functools.lru_cache(len))
+
+_pickler_class: type[Any] | None = None
+
+
+def pickler() -> type[Any]:
+    """The pickler of cloudpickle, with what it is taught here.
+
+    Made on first use: importing cloudpickle takes longer than starting a worker.
+    """
+    global _pickler_class  # noqa: PLW0603 - a lazily made class
+    if _pickler_class is None:
+        import cloudpickle
+
+        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            def reducer_override(self, obj: Any) -> Any:
+                if type(obj) in (FunctionType, _LRU_CACHE):
+                    name = name_of(obj)
+                    if name is not None and name[2]:
+                        return by_name, name
+                    if name is None and type(obj) is _LRU_CACHE:  # which pickle only knows by name
+                        return _cached, (obj.__wrapped__, obj.cache_parameters())
+                reduced = super().reducer_override(obj)
+                if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER:
+                    return _class_reduced(obj, reduced)
+                return reduced
+
+        _pickler_class = Pickler
+    return _pickler_class
+
+
+_WITH_SETTER = 6  # parts of what a reducer returns, if the last one says how to set the state: a class by value
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    """A function under `functools.lru_cache`, with an empty cache."""
+    return functools.lru_cache(**parameters)(function)
+
+
+# --- classes by value -----------------------------------------------------------------------------
+
+_residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
+_guests: WeakSet[type] = WeakSet()  # classes that came here by value
+
+
+def _class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
+    make, args, state, _, _, fill = reduced
+    if cls not in _guests:
+        _residents.add(cls)
+    slots = vars(cls).get("__slots__")
+    # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
+    # (A tuple has no room for slots, and NamedTuple refuses even none.)
+    if isinstance(slots, (str, tuple, list, dict)) and isinstance(args[3], dict) and not issubclass(cls, tuple):
+        args[3].setdefault("__slots__", slots)
+    return _find_or_make, (make, args), (fill, state), None, None, _fill
+
+
+def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """The class that is known here under the name cloudpickle gave it, or a new one, still empty.
+
+    cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
+    """
+    from cloudpickle import cloudpickle
+
+    known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])  # noqa: SLF001 - no public way
+    return make(*args) if known is None else known
+
+
+def _fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+    """Give a class that came by value its attributes, unless this is where it was made.
+
+    cloudpickle would set each of them anew: a result that comes home would undo what the user did to the class since,
+    and cut its methods off the globals of their module.
+    """
+    if cls not in _residents:
+        _guests.add(cls)
+        fill, attributes = state
+        fill(cls, attributes)
+
+
+# --- functions by name ----------------------------------------------------------------------------
+
+
+def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
+    """How a worker can find *function* by importing: module, qualified name, decorators above it, file.
+
+    `None` where it can't: a lambda, a nested function, anything in `__main__`, a module that exists only here.
+    """
+    module_name = getattr(function, "__module__", None)
+    qualname = getattr(function, "__qualname__", None)
+    if not module_name or not qualname or module_name in {"__main__", "__mp_main__"} or "<" in qualname:
+        return None
+    module = sys.modules.get(module_name)
+    spec = getattr(module, "__spec__", None)
+    if spec is None or _is_by_value(module_name):
+        return None
+    found: Any = module
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        return None
+    for depth in range(8):
+        if found is function:
+            return module_name, qualname, depth, spec.origin if spec.has_location else None
+        found = getattr(found, "__wrapped__", None)
+        if found is None:
+            return None
+    return None
+
+
+def _is_by_value(module_name: str) -> bool:
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return False
+    registry = cloudpickle.list_registry_pickle_by_value()
+    return any(module_name == name or module_name.startswith(name + ".") for name in registry)
+
+
+def by_name(module_name: str, qualname: str, depth: int, origin: str | None) -> Any:
+    """Find the function that `name_of` described."""
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError:
+        # Test runners and plug-in loaders import files that are on no path: load the same file under the same name.
+        if origin is None:
+            raise
+        from importlib import util
+
+        spec = util.spec_from_file_location(module_name, origin)
+        if spec is None or spec.loader is None:
+            raise
+        found = util.module_from_spec(spec)
+        sys.modules[module_name] = found
+        try:
+            spec.loader.exec_module(found)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    for _ in range(depth):
+        found = found.__wrapped__
+    return found

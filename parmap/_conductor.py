@@ -1,0 +1,301 @@
+"""The conductor: carries what the scheduler decides to the backend, and what the backend tells to the scheduler.
+
+It lives in the engine's thread, and keeps what needs a clock: timeouts, retries, rescues, the end of idle workers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from parmap._failure import Failure
+from parmap._page import NO_LIMIT
+from parmap._schedule import Scheduler
+from parmap.backends.base import Broken, Died, Report
+from parmap.errors import TaskTimeoutError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap._futures import Future
+    from parmap._job import Chunk
+    from parmap._lane import Lane
+    from parmap.backends.base import Backend, Event
+
+MERCY = 0.05
+"""Seconds that running work of a failed or closed job has to end by itself, which is cheaper than killing its worker."""
+
+SETTLE = 0.002
+"""Seconds after which what two processes wrote into shared memory is surely visible to both."""
+
+
+class Conductor:
+    """Brings a scheduler and a backend together."""
+
+    def __init__(self, backend: Backend) -> None:
+        options = backend.options
+        self.scheduler = Scheduler(options.workers, backend.cost, _jitter)
+        self._backend = backend
+        self._idle_timeout = options.idle_timeout
+        self._budget = options.max_tasks_per_child
+        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._tickets = count()
+        self._chunks: dict[int, Chunk] = {}
+        self._idle_since = time.monotonic()
+
+    def queue(self, lanes: dict[Lane, list[Any]]) -> None:
+        for lane, futures in lanes.items():
+            job = lane.job
+            if job is None or job.closed:
+                job = lane.job = lane.make_job()
+            job.extend(futures)
+            self.scheduler.add(job)
+
+    # time
+
+    def _at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._tickets), act))
+
+    def ring(self, now: float) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            heapq.heappop(self._timers)[2](now)
+        late = self.scheduler.hostages(now)
+        if late is not None:
+            self._rescue(late, now)
+
+    def timeout(self, now: float) -> float | None:
+        times = [self._timers[0][0]] if self._timers else []
+        other = self.scheduler.next_time()
+        if other is not None:
+            times.append(other)
+        if self.scheduler.slots and self._idle_timeout is not None and self.is_idle:
+            when = self._idle_since + self._idle_timeout
+            if now >= when:
+                self._fall_asleep()
+            else:
+                times.append(when)
+        return max(0.0, min(times) - now) if times else None
+
+    @property
+    def is_idle(self) -> bool:
+        if self.scheduler.is_idle and not self._backend.busy:
+            return True
+        self._idle_since = time.monotonic()
+        return False
+
+    def _fall_asleep(self) -> None:
+        """Stop the workers; they come back when they are needed."""
+        for slot in list(self.scheduler.slots):
+            if self._backend.claim(slot):
+                self.scheduler.remove_slot(slot)
+        if not self.scheduler.slots:
+            self._backend.close()
+
+    # from the scheduler to the backend
+
+    def dispatch(self, now: float) -> None:
+        self._start_all(now)
+        demand = self.scheduler.demand
+        if demand:
+            for slot in self._backend.grow(demand):
+                self.scheduler.add_slot(slot, self._budget)
+            self._start_all(now)
+        for slot, state in self.scheduler.slots.items():
+            if not state.flight and not state.lent:
+                state.lent = self._backend.offer(slot)
+
+    def _start_all(self, now: float) -> None:
+        while (chunk := self.scheduler.next(now, self._backend.claim)) is not None:
+            self._start(chunk)
+
+    def _start(self, chunk: Chunk) -> None:
+        self._chunks[chunk.number] = chunk
+        taken = self._backend.start(chunk, chunk.job.sink.mode)
+        if taken < len(chunk.items):
+            self.scheduler.trim(chunk, taken)
+        if chunk.job.timeout is not None:
+            self._at(chunk.sent + chunk.job.timeout, lambda now: self._check_time(chunk, now))
+
+    def _check_time(self, chunk: Chunk, now: float) -> None:
+        """Kill the worker if its item is over its time; otherwise look again when it would be."""
+        if chunk.number not in self._chunks or chunk.doomed or chunk.job.closed:
+            return
+        timeout = chunk.job.timeout
+        assert timeout is not None  # noqa: S101 - only chunks with a limit are watched
+        place = self._backend.position(chunk)
+        if place is None:
+            self._at(now + timeout, lambda later: self._check_time(chunk, later))
+            return
+        offset, _, seconds = place
+        if seconds < timeout:
+            self._at(now + timeout - seconds, lambda later: self._check_time(chunk, later))
+            return
+        error = TaskTimeoutError(
+            f"took longer than timeout={timeout:g} seconds", item=chunk.job.sink.index(chunk, offset), timeout=timeout
+        )
+        self._doom(chunk, offset, Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on)), dump=True)
+
+    def _doom(self, chunk: Chunk, offset: int, failure: Failure | None, *, dump: bool = False) -> None:
+        chunk.doomed = True
+        chunk.verdict = (offset, failure)
+        self._backend.stop(chunk.slot, dump=dump)
+
+    def _rescue(self, chunk: Chunk, now: float) -> None:
+        """Take the items back that wait behind a slow one, though their worker can't be asked.
+
+        The worker notes the item it begins, then reads the limit; here the limit is set, then the note is read, with a
+        pause that makes both surely visible: one of the two must see the other.
+        """
+        place = self._backend.position(chunk)
+        limit = place[0] + place[1] if place else 0
+        chunk.recalled = True  # not a second time
+        self._backend.recall(chunk, limit)
+
+        def confirm(now: float) -> None:
+            chunk.recalled = False
+            if chunk.number not in self._chunks:
+                return
+            place = self._backend.position(chunk)
+            if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
+                self._backend.recall(chunk, NO_LIMIT)
+                chunk.sent = now
+                return
+            self.scheduler.trim(chunk, limit)
+            if not limit:
+                self.scheduler.release(chunk)
+                del self._chunks[chunk.number]
+
+        self._at(now + SETTLE, confirm)
+
+    def stop_soon(self, chunks: list[Chunk], *, kill: bool = True) -> None:
+        """Stop work that nobody waits for any more."""
+        for chunk in chunks:
+            self._backend.recall(chunk, 0)
+
+        def stop(_: float) -> None:
+            for chunk in chunks:
+                if chunk.number in self._chunks and not chunk.doomed and self._backend.position(chunk) is not None:
+                    chunk.doomed = True
+                    self._backend.stop(chunk.slot)
+
+        if chunks and kill and self._backend.kills:
+            self._at(time.monotonic() + MERCY, stop)
+
+    def cancel_future(self, future: Future[Any]) -> bool:
+        if future.done():
+            return future.cancelled()
+        if future.borrowed is not None:
+            slot = future.borrowed
+            if not future.settle_cancelled():
+                return False
+            self._backend.stop(slot)
+            return True
+        job = future.lane.job
+        if job is None:
+            return False
+        chunk = self.scheduler.find(job, future)
+        if chunk is None:
+            self.scheduler.drop(job, future)
+        elif not self._backend.kills:
+            return False
+        else:
+            self._cancel_running(chunk, chunk.items.index(future))
+        return future.settle_cancelled()
+
+    def _cancel_running(self, chunk: Chunk, offset: int) -> None:
+        """Stop one task of a chunk: kill the worker if it is in it, keep it from starting if it is not."""
+        place = self._backend.position(chunk)
+        if chunk.doomed or (place is not None and place[0] > offset):
+            return
+        if place is not None and place[0] == offset:
+            self._doom(chunk, offset, None)
+            return
+        self._backend.recall(chunk, offset)
+        chunk.job.dropped.add(chunk.items[offset])
+
+        def confirm(_: float) -> None:
+            place = self._backend.position(chunk)
+            if chunk.number in self._chunks and not chunk.doomed and place is not None and place[0] == offset:
+                self._doom(chunk, offset, None)
+
+        self._at(time.monotonic() + SETTLE, confirm)
+
+    def end_all(self, error: BaseException) -> None:
+        jobs = {id(job): job for job in self.scheduler.jobs}
+        jobs |= {id(chunk.job): chunk.job for chunk in self._chunks.values()}
+        jobs |= {id(job): job for job in self.scheduler.waiting_for_retry()}
+        for job in jobs.values():
+            self.stop_soon(self.scheduler.cancel(job, Failure(error)))
+
+    # from the backend to the scheduler
+
+    def handle(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Report):
+            self._on_report(event, now)
+        elif isinstance(event, Died):
+            self._on_death(event, now)
+        elif isinstance(event, Broken):
+            self.end_all(event.error)
+            self._chunks.clear()
+            for slot in list(self.scheduler.slots):
+                self.scheduler.remove_slot(slot)
+
+    def _on_report(self, report: Report, now: float) -> None:
+        chunk = self._chunks.pop(report.number, None)
+        if chunk is None:  # its items were taken back
+            return
+        stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
+        self.stop_soon(stop)
+        slot = chunk.slot
+        if slot in self.scheduler.slots and self.scheduler.is_spent(slot):
+            self.scheduler.remove_slot(slot)
+            self._backend.retire(slot)
+
+    def _on_death(self, died: Died, now: float) -> None:
+        if died.direct is not None:
+            died.direct.settle_failure(died.explain(None, 0))
+        chunks = self.scheduler.remove_slot(died.slot)
+        for chunk in reversed(chunks):
+            if self._chunks.pop(chunk.number, None) is None:
+                continue
+            if chunk is chunks[0]:
+                self._charge(chunk, died, now)
+            else:
+                self.scheduler.put_back(chunk)
+
+    def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
+        """Find out which item of a chunk pays for a death."""
+        started = died.number == chunk.number and died.index < len(chunk.items)
+        offset, length = died.index, min(died.length, len(chunk.items) - died.index)
+        if chunk.doomed:
+            verdict = chunk.verdict
+            if not started or verdict is None or verdict[0] != offset or length != 1:
+                self.scheduler.put_back(chunk)  # it had gone on, or ended, before it could be stopped: innocent
+                return
+            failure = verdict[1]
+            if failure is not None:
+                _add_stack(failure, died.explain(chunk, offset))
+        elif not started:
+            failure = died.explain(chunk, 0)
+        else:
+            failure = died.explain(chunk, offset)
+        position = (offset, length) if started else None
+        self.stop_soon(self.scheduler.died(chunk, position, failure, now))
+
+
+def _add_stack(failure: Failure, death: Failure) -> None:
+    """Give a timeout the stack that the worker left."""
+    error, told = failure.exception(), death.exception()
+    error.stack = getattr(told, "stack", "")  # type: ignore[attr-defined]
+    for note in getattr(told, "__notes__", ()):
+        error.add_note(note)
+
+
+def _jitter() -> float:
+    """Between one half and one and a half, so that retries of many items don't come all at once."""
+    import random
+
+    return random.uniform(0.5, 1.5)

@@ -1,0 +1,366 @@
+"""The worker processes of a pool: how they are started, heard, stopped and mourned."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import signal
+import socket
+import time
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING
+
+from parmap import _cpus
+from parmap._channel import ChannelClosedError, Message
+from parmap._failure import Failure
+from parmap._launch import Launcher
+from parmap._payload import Pack, dump, pack, reference
+from parmap._poller import WRITE, Poller
+from parmap._segments import Limits
+from parmap._worker import DUMP_SIGNAL
+from parmap.backends.base import Backend, Broken, Died, Event, Report
+from parmap.backends.worker import Worker
+from parmap.errors import WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._options import Options
+
+DUMP_PAUSE = 0.03
+"""Seconds that a worker has to write its stack before it is terminated."""
+
+TERM_PAUSE = 0.5
+"""Seconds that a terminated worker has before it is killed."""
+
+MUTE_PAUSE = 1.0
+"""Seconds after which a worker that has closed its channel, but lives, is killed: it is of no use any more."""
+
+_STARTS = 3  # workers in a row that may die at start
+
+
+class Staff(Backend):
+    """All that `Processes` does except running chunks."""
+
+    death = WorkerDiedError
+    """What a task fails with whose worker died."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.poller = Poller()
+        self._workers: dict[int, Worker] = {}
+        self._free: deque[Worker] = deque()
+        self._hungry = False
+        self._launcher: Launcher | None = None
+        self._names = count(1)
+        self._events: list[Event] = []
+        self._kills: list[tuple[float, int, int]] = []
+        self._failed_starts = 0
+        self._orphans: dict[int, Worker] = {}
+
+    # workers
+
+    def grow(self, count: int) -> list[Hashable]:
+        """Start workers; the messages they will find are sent at once."""
+        started: list[Hashable] = []
+        try:
+            for _ in range(count):
+                started.append(self._start_worker())
+        except (OSError, ChannelClosedError) as error:
+            if not self._workers:
+                self._events.append(Broken(_cannot_start(error)))
+                started.clear()
+        return started
+
+    def _start_worker(self) -> int:
+        if self._launcher is None:
+            self._launcher = self._launch()
+            self.poller.add(self._launcher.control.sock.fileno(), self._launcher)
+        worker = Worker(next(self._names), self)
+        try:
+            self._launcher.start(worker.name, worker.far_end, worker.page.fd)
+            worker.far_end.close()
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=self._initializer())
+        except BaseException:
+            worker.close()
+            raise
+        self._workers[worker.name] = worker
+        self.poller.add(worker.channel.sock.fileno(), worker)
+        return worker.name
+
+    def _launch(self) -> Launcher:
+        options = self.options
+        return Launcher(
+            fork=options.start_method == "forkserver",
+            preload=options.preload,
+            env=dict(options.env or {}),
+            threads=max(1, _cpus.cpu_count() // options.workers),
+        )
+
+    def _initializer(self) -> Pack | None:
+        if self.options.initializer is None:
+            return None
+        find, args, _ = reference(self.options.initializer)
+        return pack([dump((find, args, self.options.initargs))])[0]
+
+    def give_back(self, worker: Worker) -> None:
+        """A caller is done with a worker."""
+        self._free.append(worker)
+        if self._hungry:
+            self.poller.wake()
+
+    def stop(self, slot: Hashable, *, dump: bool = False) -> None:
+        """Terminate a worker, then kill it."""
+        now = time.monotonic()
+        steps = [(now + DUMP_PAUSE, signal.SIGTERM), (now + DUMP_PAUSE + TERM_PAUSE, signal.SIGKILL)]
+        if dump:
+            self._kill(slot, DUMP_SIGNAL)
+        else:
+            self._kill(slot, signal.SIGTERM)
+            steps = [(now + TERM_PAUSE, signal.SIGKILL)]
+        for when, signum in steps:
+            heapq.heappush(self._kills, (when, slot, signum))  # type: ignore[misc]
+
+    def _kill(self, slot: Hashable, signum: int) -> None:
+        worker = self._workers.get(slot)  # type: ignore[call-overload]
+        if worker is not None:
+            self._signal(worker, signum)
+
+    def _signal(self, worker: Worker, signum: int) -> None:
+        try:
+            if worker.orphan and worker.pid is not None:
+                os.killpg(worker.pid, signum)
+            elif self._launcher is not None:
+                self._launcher.kill(worker.name, int(signum))
+        except (OSError, ChannelClosedError):  # it is gone, or the template is
+            pass
+
+    def retire(self, slot: Hashable) -> None:
+        """Ask a worker to leave; its end is told like any other."""
+        worker = self._workers[slot]  # type: ignore[index]
+        try:
+            worker.channel.post("stop")
+        except ChannelClosedError:
+            pass
+
+    def flush_later(self, worker: Worker) -> None:
+        """Send the rest of a message when there is room."""
+        self.poller.want_write(worker.channel.sock.fileno(), worker, on=True)
+
+    # events
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Sleep until a worker, the template or a timer has something to say."""
+        if self._events:
+            timeout = 0.0
+        elif self._kills:
+            left = max(0.0, self._kills[0][0] - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        for source, events in self.poller.wait(timeout):
+            if isinstance(source, Launcher):
+                self._hear_launcher(source)
+            elif isinstance(source, int):
+                self._bury(self._orphans[source], None)
+            elif events & WRITE:
+                self._flush(source)
+            else:
+                self._hear(source)
+        now = time.monotonic()
+        while self._kills and self._kills[0][0] <= now:
+            _, slot, signum = heapq.heappop(self._kills)
+            self._kill(slot, signum)
+        happened, self._events = self._events, []
+        return happened
+
+    def wake(self) -> None:
+        """Interrupt `wait`."""
+        self.poller.wake()
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            if worker.channel.flush():
+                self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
+        except ChannelClosedError:
+            self._mute(worker)
+
+    def _hear(self, worker: Worker) -> None:
+        if not worker.read_lock.acquire(blocking=False):  # a caller reads it
+            return
+        try:
+            while (message := worker.channel.poll()) is not None:
+                self.take_message(worker, message)
+        except ChannelClosedError:
+            self._mute(worker)
+        finally:
+            worker.read_lock.release()
+
+    def _mute(self, worker: Worker) -> None:
+        """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
+        if not worker.silent:
+            worker.silent = True
+            self.poller.remove(worker.channel.sock.fileno())
+            heapq.heappush(self._kills, (time.monotonic() + MUTE_PAUSE, worker.name, signal.SIGKILL))
+            if worker.orphan and worker.pidfd < 0:
+                self._bury(worker, None)
+
+    def take_message(self, worker: Worker, message: Message) -> None:
+        """Deal with a message of a worker."""
+        if message.kind == "report":
+            number, done, failures, seconds = message.fields
+            if number < 0:
+                worker.finish_direct(message)
+                self.give_back(worker)
+                return
+            worker.due -= 1
+            found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
+            for index, error in worker.unsent.pop(number, {}).items():
+                if index < done:
+                    found[index] = Failure(error)
+            self._events.append(Report(number, done, message.pack, found, seconds))
+        elif message.kind == "free":
+            worker.channel.lender.take_back(message.fields[0])
+        elif message.kind == "keep":
+            worker.channel.lender.forget(message.fields[0])
+        elif message.kind == "ready":
+            worker.ready = True
+            self._failed_starts = 0
+        elif message.kind == "broken":
+            import marshal
+
+            self._break(Failure(encoded=marshal.loads(message.fields[0])).exception())
+
+    def _hear_launcher(self, launcher: Launcher) -> None:
+        try:
+            while (message := launcher.control.poll()) is not None:
+                kind, fields = message.kind, message.fields
+                if kind == "unfit":
+                    self._break(ImportError(fields[0]))
+                    return
+                worker = self._workers.get(fields[0])
+                if worker is None:
+                    continue
+                if kind == "started":
+                    worker.pid = fields[1]
+                elif kind == "exited":
+                    self._bury(worker, fields[1])
+                elif kind == "failed":
+                    self._bury(worker, None, f"a worker process can't be started: {fields[1]}")
+        except ChannelClosedError:
+            self._lose_launcher()
+
+    def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
+        """A worker is dead: hear what it said last, then tell the engine."""
+        try:
+            worker.channel.sock.shutdown(socket.SHUT_RDWR)  # a caller that reads this channel wakes up
+        except OSError:
+            pass
+        with worker.read_lock:
+            try:
+                while (message := worker.channel.poll()) is not None:
+                    self.take_message(worker, message)
+            except ChannelClosedError:
+                pass
+            worker.silent = True
+            if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
+                return
+            self._forget(worker)
+            died, stray = worker.died(exitcode, Died, reason)
+            worker.close()
+        try:
+            self._free.remove(worker)
+        except ValueError:
+            pass
+        self._events.append(died)
+        if stray is not None:
+            self.repost(stray)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _STARTS:
+                self._break(died.explain(None, 0).exception(), starting=True)
+
+    def _forget(self, worker: Worker) -> None:
+        """Wait for nothing of a worker's any more."""
+        self.poller.remove(worker.channel.sock.fileno())
+        if worker.pidfd >= 0:
+            self.poller.remove(worker.pidfd)
+            del self._orphans[worker.pidfd]
+            os.close(worker.pidfd)
+            worker.pidfd = -1
+
+    def _lose_launcher(self) -> None:
+        """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
+        launcher, self._launcher = self._launcher, None
+        if launcher is None:
+            return
+        self.poller.remove(launcher.control.sock.fileno())
+        launcher.close()
+        for worker in list(self._workers.values()):
+            self._adopt(worker)
+
+    def _adopt(self, worker: Worker) -> None:
+        """Watch a worker whose template died; its exit status is lost, its end is not."""
+        worker.orphan = True
+        if worker.pid is None:
+            self._bury(worker, None, "the template process died before it had started the worker")
+        elif hasattr(os, "pidfd_open"):
+            try:
+                worker.pidfd = os.pidfd_open(worker.pid)
+            except OSError:
+                self._bury(worker, None)
+            else:
+                self.poller.add(worker.pidfd, worker.pidfd)
+                self._orphans[worker.pidfd] = worker
+
+    def _break(self, error: BaseException, *, starting: bool = False) -> None:
+        if starting:
+            cause = error
+            error = WorkerDiedError(f"{_STARTS} workers in a row died while starting; the last: {cause}")
+            error.__cause__ = cause
+        self._failed_starts = 0
+        self.close()
+        self._events.append(Broken(error))
+
+    # the end
+
+    def close(self) -> None:
+        """Stop all workers: the idle ones leave by themselves, the others are killed."""
+        workers = list(self._workers.values())
+        self._workers.clear()
+        self._free.clear()
+        self._kills.clear()
+        for worker in workers:
+            try:
+                # Not what its page says: it may have reported, and not come to rest yet.
+                if worker.due or worker.direct is not None:
+                    self._signal(worker, signal.SIGKILL)
+                worker.channel.post("stop")
+            except ChannelClosedError:
+                pass
+            self._forget(worker)
+        launcher, self._launcher = self._launcher, None
+        if launcher is not None:
+            self.poller.remove(launcher.control.sock.fileno())
+            launcher.close()
+        for worker in workers:
+            if worker.direct is not None:
+                worker.direct.settle_failure(worker.died(None, Died)[0].explain(None, 0))
+            worker.close()
+
+    def finish(self) -> None:
+        """Give the poller's descriptors back."""
+        self.poller.close()
+
+    def abandon(self) -> None:
+        """Close our copies of everything, so that the parent's end is seen as its end."""
+        for worker in list(self._workers.values()):
+            worker.close()
+        if self._launcher is not None:
+            self._launcher.abandon()
+        self.poller.close()
+
+
+def _cannot_start(error: BaseException) -> BaseException:
+    told = WorkerDiedError(f"worker processes can't be started: {error}")
+    told.__cause__ = error
+    return told

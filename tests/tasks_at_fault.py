@@ -1,0 +1,206 @@
+"""Arguments, results and exceptions that go wrong on their way: importable, so that they travel by name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from typing import Any
+
+
+def explode(how: str) -> Any:
+    """Go wrong: by an exception, by leaving the process, or by being killed."""
+    if how == "exception":
+        message = "went wrong"
+        raise LookupError(message)
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+    return None
+
+
+class BadToSend:
+    """Goes wrong when it is pickled; without *how* it is a good object."""
+
+    def __init__(self, how: str = "") -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        if self.how:
+            explode(self.how)
+        return BadToSend, ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BadToSend)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class BadToLoad:
+    """Goes wrong when it is unpickled."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> Any:
+        return explode, (self.how,)
+
+
+def make_bad_to_send(how: Any) -> Any:
+    """Return a result that can't be sent."""
+    return BadToSend(how) if isinstance(how, str) else how
+
+
+def make_bad_to_load(how: Any) -> Any:
+    """Return a result that can't be unpickled."""
+    return BadToLoad(how) if isinstance(how, str) else how
+
+
+class TwoArguments(Exception):
+    """An exception that pickle can't rebuild: it has two required arguments."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+
+
+class KeywordOnly(Exception):
+    """An exception with a required keyword."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"code {self.code}"
+
+
+class HoldsLock(Exception):
+    """An exception that can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("holds a lock")
+        self.lock = threading.Lock()
+
+
+class BadText(Exception):
+    """An exception without a text."""
+
+    def __str__(self) -> str:
+        message = "no text"
+        raise RuntimeError(message)
+
+
+class BadRepr(Exception):
+    """An exception without a repr."""
+
+    def __repr__(self) -> str:
+        message = "no repr"
+        raise RuntimeError(message)
+
+
+class NotUnpickled(Exception):
+    """An exception that raises when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return explode, ("exception",)
+
+
+class BecomesOther(Exception):
+    """An exception that unpickles to something that is none."""
+
+    def __reduce__(self) -> Any:
+        return int, ("5",)
+
+
+class ChangesItsMind(Exception):
+    """An exception that unpickles in the worker, but not in the process that gets it."""
+
+    def __reduce__(self) -> Any:
+        return rebuild_in, (os.getpid(),)
+
+
+def rebuild_in(process: int) -> Exception:
+    """Rebuild an exception only in one process."""
+    if os.getpid() != process:
+        message = "not here"
+        raise LookupError(message)
+    return ChangesItsMind("mind")
+
+
+class Slotted(Exception):
+    """An exception with an attribute outside its `__dict__`."""
+
+    __slots__ = ("place",)
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+def with_a_story() -> None:
+    """Raise an exception that has a cause, notes and attributes."""
+    try:
+        raise KeyError("cause")  # noqa: EM101
+    except KeyError as error:
+        told = TwoArguments(404, "missing")
+        told.extra = [1, 2]  # type: ignore[attr-defined]
+        told.add_note("a note of the task")
+        raise told from error
+
+
+ERRORS: dict[str, Any] = {
+    "two arguments": lambda: TwoArguments(404, "missing"),
+    "keyword only": lambda: KeywordOnly(code=7),
+    "holds a lock": HoldsLock,
+    "bad text": lambda: BadText("x"),
+    "bad repr": lambda: BadRepr("x"),
+    "not unpickled": NotUnpickled,
+    "becomes other": BecomesOther,
+    "changes its mind": ChangesItsMind,
+    "slotted": lambda: Slotted("here"),
+    "local class": lambda: type("Local", (Exception,), {})("made on the spot"),
+    "group": lambda: ExceptionGroup("many", [ValueError(1), TwoArguments(1, "a")]),
+    "unicode": lambda: UnicodeDecodeError("utf-8", b"abc", 1, 2, "bad"),
+    "os": lambda: FileNotFoundError(2, "no such file", "name"),
+    "pickle": lambda: pickle.PicklingError("my own"),
+    "timeout": lambda: TimeoutError("my own"),
+    "eof": lambda: EOFError("my own"),
+    "broken pipe": lambda: BrokenPipeError("my own"),
+    "interrupt": KeyboardInterrupt,
+    "generator exit": lambda: GeneratorExit("x"),
+    "stop": lambda: StopIteration("x"),
+    "async stop": lambda: StopAsyncIteration("x"),
+    "memory": lambda: MemoryError("x"),
+    "recursion": lambda: RecursionError("x"),
+}
+
+
+def throw(name: Any) -> Any:
+    """Raise the error of that name; return anything else."""
+    if isinstance(name, str) and name in ERRORS:
+        raise ERRORS[name]()
+    return name
+
+
+def cyclic_cause(_: Any) -> None:
+    """Raise an exception that is its own cause's cause."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    raise first
+
+
+def holds_itself(_: Any) -> None:
+    """Raise an exception that holds itself."""
+    error = ValueError("self")
+    error.args = (error,)
+    raise error
+
+
+def not_an_exception(_: Any) -> None:
+    """Raise what can't be raised."""
+    raise "text"  # type: ignore[misc]  # noqa: B016

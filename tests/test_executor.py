@@ -1,0 +1,606 @@
+"""`Executor`: what is documented of `ProcessPoolExecutor`, run against the standard class and against parmap's."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import gc
+import multiprocessing
+import os
+import sys
+from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks
+from conftest import wait_until
+
+import parmap
+from parmap import PoolClosedError, SerializationError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Make = Callable[..., Any]
+
+# The standard executor forks, so that it leaves neither a server nor a tracker behind.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+
+MAKERS: dict[str, Make] = {
+    "standard": partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("fork")),
+    "parmap": parmap.Executor,
+}
+
+
+@pytest.fixture(params=list(MAKERS))
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    """The standard class and parmap's, each in turn."""
+    executors = []
+
+    def make(*args: Any, **options: Any) -> Any:
+        executors.append(MAKERS[request.param](*args, **options))
+        return executors[-1]
+
+    yield make
+    while executors:
+        executors.pop().shutdown(cancel_futures=True)
+    gc.collect()
+
+
+@pytest.fixture
+def go(tmp_path: Any) -> Any:
+    """A file that tasks wait for."""
+    return tmp_path / "go"
+
+
+def _block(executor: Any, folder: Any, go: Any) -> Any:
+    """A task that runs until *go* is there."""
+    begun = folder / "begun"
+    future = executor.submit(tasks.touch_and_wait_for, str(begun), str(go))
+    wait_until(begun.exists)
+    return future
+
+
+# --- submit ---------------------------------------------------------------------------------------------------------
+
+
+def test_submit(make: Make):
+    """`submit` returns a future of the result."""
+    future = make(2).submit(tasks.add, 1, b=2)
+
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.result(timeout=30) == 3
+
+
+def test_submit_keywords_of_any_name(make: Make):
+    """Keyword arguments of the task may have any name."""
+    assert make(1).submit(dict, fn=1, self=2).result(30) == {"fn": 1, "self": 2}
+
+
+def test_submit_raises(make: Make):
+    """The future raises what the task raised."""
+    future = make(1).submit(tasks.fail, "seven")
+
+    with pytest.raises(ValueError, match="seven"):
+        future.result(30)
+    assert isinstance(future.exception(30), ValueError)
+
+
+def test_result_timeout(make: Make, go: Any):
+    """`result(timeout)` raises `TimeoutError`; the result can be had later."""
+    future = make(1).submit(tasks.wait_for, str(go))
+
+    with pytest.raises(concurrent.futures.TimeoutError):
+        future.result(timeout=0.01)
+    go.touch()
+    assert future.result(30) == str(go)
+
+
+def test_done_callback(make: Make):
+    """`add_done_callback` calls with the future."""
+    called: list[Any] = []
+    future = make(1).submit(tasks.square, 3)
+    future.add_done_callback(called.append)
+    wait_until(lambda: called)
+
+    assert called == [future]
+
+
+def test_running(make: Make, tmp_path: Any, go: Any):
+    """A future whose task runs says so."""
+    future = _block(make(1), tmp_path, go)
+
+    assert future.running()
+    assert not future.done()
+    go.touch()
+    future.result(30)
+    assert future.done()
+
+
+def test_cancel_waiting(make: Make, tmp_path: Any, go: Any):
+    """A task that waits can be cancelled."""
+    executor = make(1)
+    _block(executor, tmp_path, go)
+    futures = [executor.submit(tasks.square, x) for x in range(10)]
+
+    assert futures[-1].cancel()
+    assert futures[-1].cancelled()
+    go.touch()
+    with pytest.raises(CancelledError):
+        futures[-1].result(30)
+    assert futures[0].result(30) == 0
+
+
+# --- map ------------------------------------------------------------------------------------------------------------
+
+
+def test_map(make: Make):
+    """`map` yields the results in order."""
+    results = make(2).map(tasks.square, range(20))
+
+    assert iter(results) is results
+    assert list(results) == [x * x for x in range(20)]
+
+
+def test_map_several_iterables(make: Make):
+    """Several iterables are taken in step, until the shortest ends."""
+    assert list(make(2).map(pow, count(1), [2, 3])) == [1, 8]
+
+
+def test_map_no_iterable(make: Make):
+    """Without iterables there is nothing to do."""
+    assert list(make(1).map(tasks.square)) == []
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, 100])
+def test_map_chunksize(make: Make, chunksize: int):
+    """`chunksize` changes no result."""
+    assert list(make(2).map(tasks.square, range(20), chunksize=chunksize)) == [x * x for x in range(20)]
+
+
+def test_map_bad_chunksize(make: Make):
+    """It is at least 1."""
+    with pytest.raises(ValueError, match="chunksize must be"):
+        make(1).map(tasks.square, [1], chunksize=0)
+
+
+def test_map_reads_at_once(make: Make):
+    """The input is read by the call, not by the iteration."""
+    read = []
+    make(1).map(tasks.square, (read.append(x) or x for x in range(100)))
+
+    assert read == list(range(100))
+
+
+def test_map_input_error(make: Make):
+    """An error of the input is raised by the call."""
+    with pytest.raises(ZeroDivisionError):
+        make(1).map(tasks.square, (1 // x for x in (1, 0)))
+
+
+def test_map_timeout(make: Make, go: Any):
+    """`timeout` counts from the call of `map`."""
+    results = make(1).map(tasks.wait_for, [str(go)], timeout=0.05)
+
+    with pytest.raises(concurrent.futures.TimeoutError):
+        next(results)
+    go.touch()
+
+
+def test_map_error_in_turn(make: Make):
+    """An error is raised in its turn, and ends the iteration."""
+    results = make(2).map(tasks.inverse, [1, 0, 2])
+
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_map_runs_though_nobody_reads(make: Make, tmp_path: Any):
+    """What `map` was given is run, though nobody takes the results."""
+    with make(2) as executor:
+        executor.map(tasks.touch, [str(tmp_path / str(i)) for i in range(50)])
+
+    assert len(list(tmp_path.iterdir())) == 50
+
+
+def test_map_read_after_shutdown(make: Make):
+    """Results can be taken after the executor has ended."""
+    with make(2) as executor:
+        results = executor.map(tasks.square, range(50))
+
+    assert list(results) == [x * x for x in range(50)]
+
+
+def test_map_left_early(make: Make, tmp_path: Any, go: Any):
+    """Leaving the iteration cancels what waits, and lets what runs end."""
+    done = tmp_path / "done"
+    with make(1) as executor:
+        results = executor.map(tasks.first_then_wait, range(1000), [str(tmp_path / "begun")] * 1000, [str(go)] * 1000)
+        next(results)
+        wait_until((tmp_path / "begun").exists)
+        results.close()
+        go.touch()
+    done.touch()
+
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("begun.")]) in {1, 2, 3}
+
+
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_map_bad_buffersize(make: Make, size: Any, error: type[Exception]):
+    """`buffersize` is a positive integer."""
+    if sys.version_info < (3, 14) and not isinstance(make(1), parmap.Executor):
+        pytest.skip("the standard class has it since 3.14")
+    with pytest.raises(error, match="buffersize must be"):
+        make(1).map(tasks.square, [1], buffersize=size)
+
+
+def test_map_buffersize(make: Make):
+    """With `buffersize`, the input is read only so far ahead of the results taken."""
+    if sys.version_info < (3, 14) and not isinstance(make(1), parmap.Executor):
+        pytest.skip("the standard class has it since 3.14")
+    read: list[int] = []
+    results = make(1).map(tasks.square, (read.append(x) or x for x in count()), buffersize=3)
+
+    assert len(read) == 3
+    assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+    assert len(read) <= 9
+
+
+# --- shutdown -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", [lambda e: e.submit(tasks.square, 1), lambda e: e.map(tasks.square, [1])])
+def test_after_shutdown(make: Make, call: Callable[[Any], Any]):
+    """After `shutdown`, `submit` and `map` raise RuntimeError."""
+    executor = make(1)
+    executor.shutdown()
+
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        call(executor)
+
+
+def test_shutdown_waits(make: Make):
+    """`shutdown` returns when everything is done."""
+    executor = make(2)
+    futures = [executor.submit(tasks.nap, 0.01) for _ in range(20)]
+    executor.shutdown()
+
+    assert all(future.done() for future in futures)
+
+
+def test_shutdown_without_wait(make: Make, go: Any):
+    """`shutdown(wait=False)` returns at once; what was submitted is finished."""
+    executor = make(1)
+    future = executor.submit(tasks.wait_for, str(go))
+    executor.shutdown(wait=False)
+
+    assert not future.done()
+    go.touch()
+    assert future.result(30) == str(go)
+
+
+def test_shutdown_twice(make: Make):
+    """A second `shutdown` does nothing."""
+    executor = make(1)
+    executor.shutdown()
+    executor.shutdown(wait=True)
+
+
+def test_cancel_futures(make: Make, tmp_path: Any, go: Any):
+    """`cancel_futures` cancels what has not begun; what runs is finished."""
+    executor = make(1)
+    running = _block(executor, tmp_path, go)
+    futures = [executor.submit(tasks.square, x) for x in range(20)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    go.touch()
+    executor.shutdown()
+
+    assert running.result(30) == str(go)
+    assert futures[-1].cancelled()
+    assert all(future.done() for future in futures)
+
+
+def test_context_manager(make: Make):
+    """Leaving the block waits for everything."""
+    with make(2) as executor:
+        future = executor.submit(tasks.nap, 0.05)
+
+    assert future.done()
+    with pytest.raises(RuntimeError):
+        executor.submit(tasks.square, 1)
+
+
+def test_forgotten_executor(make: Make):
+    """An executor that nobody holds finishes what it was given."""
+
+    def forget() -> Any:
+        return MAKERS["parmap"](1).submit(tasks.square, 5)
+
+    future = forget()
+    gc.collect()
+    assert future.result(30) == 25
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def test_initializer(make: Make):
+    """`initializer` runs in each worker, with `initargs`."""
+    assert make(1, initializer=tasks.remember, initargs=("told",)).submit(tasks.remembered).result(30) == "told"
+
+
+def test_positional_arguments(make: Make):
+    """The arguments come in the standard order."""
+    if isinstance(make(1), parmap.Executor):
+        executor = make(1, multiprocessing.get_context("spawn"), tasks.remember, ("told",))
+
+        assert executor.submit(tasks.remembered).result(30) == "told"
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers(make: Make, workers: int):
+    """There is at least one worker."""
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+        make(workers)
+
+
+def test_bad_initializer(make: Make):
+    """`initializer` must be callable."""
+    with pytest.raises(TypeError, match="initializer must be a callable"):
+        make(1, initializer=5)
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), ("two", TypeError)])
+def test_bad_max_tasks_per_child(limit: Any, error: type[Exception]):
+    """`max_tasks_per_child` is a positive integer, to both classes."""
+    for maker in (partial(ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn")), parmap.Executor):
+        with pytest.raises(error, match="max_tasks_per_child must be"):
+            maker(1, max_tasks_per_child=limit)
+
+
+def test_max_tasks_per_child():
+    """A worker is replaced after so many tasks."""
+    with parmap.Executor(1, max_tasks_per_child=2) as executor:
+        pids = [executor.submit(tasks.pid).result(30) for _ in range(4)]
+
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+# --- others that take futures and executors ---------------------------------------------------------------------------
+
+
+def test_wait(make: Make, go: Any):
+    """`concurrent.futures.wait` takes its futures."""
+    executor = make(2)
+    quick, slow = executor.submit(tasks.square, 2), executor.submit(tasks.wait_for, str(go))
+    done, waiting = concurrent.futures.wait([quick, slow], return_when=concurrent.futures.FIRST_COMPLETED, timeout=30)
+
+    assert (done, waiting) == ({quick}, {slow})
+    go.touch()
+    assert concurrent.futures.wait([quick, slow], timeout=30).not_done == set()
+
+
+def test_wait_first_exception(make: Make, go: Any):
+    """It returns at the first exception, when asked to."""
+    executor = make(2)
+    slow, bad = executor.submit(tasks.wait_for, str(go)), executor.submit(tasks.fail, 1)
+    done, _ = concurrent.futures.wait([slow, bad], return_when=concurrent.futures.FIRST_EXCEPTION, timeout=30)
+
+    assert done == {bad}
+    go.touch()
+
+
+def test_as_completed(make: Make, go: Any):
+    """`as_completed` yields them as they end."""
+    executor = make(2)
+    slow, quick = executor.submit(tasks.wait_for, str(go)), executor.submit(tasks.square, 2)
+    ended = concurrent.futures.as_completed([slow, quick], timeout=30)
+
+    assert next(ended) is quick
+    go.touch()
+    assert next(ended) is slow
+
+
+def test_wrap_future(make: Make):
+    """`asyncio.wrap_future` makes them awaitable."""
+    executor = make(1)
+
+    async def main() -> int:
+        return await asyncio.wrap_future(executor.submit(tasks.square, 6))
+
+    assert asyncio.run(main()) == 36
+
+
+def test_run_in_executor(make: Make):
+    """`loop.run_in_executor` takes the executor."""
+    executor = make(2)
+
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(*(loop.run_in_executor(executor, tasks.square, x) for x in range(5)))
+
+    assert asyncio.run(main()) == [0, 1, 4, 9, 16]
+
+
+def test_is_an_executor(make: Make):
+    """`isinstance` finds an executor."""
+    assert isinstance(make(1), concurrent.futures.Executor)
+
+
+# --- deaths ---------------------------------------------------------------------------------------------------------
+
+
+def test_dead_worker(make: Make):
+    """The future of a task whose worker died raises `BrokenProcessPool`."""
+    future = make(1).submit(tasks.die, 3)
+
+    with pytest.raises(BrokenProcessPool):
+        future.result(30)
+
+
+# --- deliberate differences: see docs/explanation/differences.md ----------------------------------------------------
+
+
+def test_dead_worker_breaks_one_future(go: Any):
+    """Other futures, and the executor, are not concerned; the standard executor is broken for good."""
+    with parmap.Executor(2) as executor:
+        other = executor.submit(tasks.wait_for, str(go))
+        dead = executor.submit(tasks.die, tasks.KILL)
+        error = dead.exception(30)
+        go.touch()
+
+        assert isinstance(error, WorkerDiedError)
+        assert isinstance(error, BrokenExecutor)
+        assert other.result(30) == str(go)
+        assert executor.submit(tasks.square, 3).result(30) == 9
+
+
+def test_dead_worker_in_map():
+    """In `map`, the item whose worker died raises in its turn."""
+    with parmap.Executor(2) as executor:
+        results = executor.map(tasks.die, ["a", 3, "b"], chunksize=1)
+
+        assert next(results) == "a"
+        with pytest.raises(BrokenProcessPool):
+            next(results)
+
+
+def test_cancel_running(tmp_path: Any, go: Any):
+    """A task that runs can be cancelled: its worker is killed, no other task notices."""
+    with parmap.Executor(1) as executor:
+        future = _block(executor, tmp_path, go)
+
+        assert future.cancel()
+        assert executor.submit(tasks.square, 3).result(30) == 9
+
+
+def test_lambdas_travel():
+    """Functions that the standard executor can't pickle work."""
+    with parmap.Executor(2) as executor:
+        assert list(executor.map(lambda x: x + 1, [1, 2])) == [2, 3]
+
+
+def test_initializer_that_raises():
+    """The error of an initializer is raised by the task, and not hidden in a log."""
+    with parmap.Executor(1, initializer=tasks.fail, initargs=("told",)) as executor:
+        with pytest.raises(ValueError, match="told"):
+            executor.submit(tasks.square, 1).result(30)
+
+
+def test_unsendable_function():
+    """A function that can't travel is the task's own error."""
+    import threading
+
+    with parmap.Executor(1) as executor:
+        future = executor.submit(partial(tasks.identity, threading.Lock()))
+
+        assert isinstance(future.exception(30), SerializationError)
+
+
+def test_error_after_shutdown_is_parmap_s():
+    """What is raised after `shutdown` is a parmap error too."""
+    executor = parmap.Executor(1)
+    executor.shutdown()
+
+    with pytest.raises(PoolClosedError):
+        executor.submit(tasks.square, 1)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_context(method: str):
+    """A context gives its start method; nobody is forked."""
+    with parmap.Executor(1, multiprocessing.get_context(method)) as executor:
+        assert executor.submit(tasks.pid).result(30) != os.getpid()
+
+
+def test_bad_context():
+    """What is no context is refused."""
+    with pytest.raises(TypeError, match="get_context"):
+        parmap.Executor(1, mp_context="spawn")
+
+
+def test_in_a_worker():
+    """An executor inside a worker runs serially there."""
+    with parmap.Executor(1) as executor:
+        assert executor.submit(tasks.executor_in_an_executor).result(30) == [1, 4, 9]
+
+
+@pytest.mark.parametrize("backend", ["threads", "serial"])
+def test_other_backends(backend: str):
+    """An executor runs on any backend."""
+    with parmap.Executor(2, backend=backend) as executor:
+        assert executor.submit(tasks.pid).result(30) == os.getpid()
+        assert list(executor.map(tasks.square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def test_finished_at_exit(script: Any):
+    """A program that ends finishes what it submitted, as it does with the standard executor."""
+    for name in ("concurrent.futures", "parmap"):
+        run = script.run(f"""
+            import time
+            import {name} as module
+
+            def work(x):
+                time.sleep(0.3)
+                print("worked", x, flush=True)
+
+            if __name__ == "__main__":
+                executor = getattr(module, "Executor" if module.__name__ == "parmap" else "ProcessPoolExecutor")(1)
+                executor.submit(work, 1)
+                executor.submit(work, 2)
+        """)
+
+        assert run.stdout.splitlines() == ["worked 1", "worked 2"], run.stderr
+
+
+# --- the example of the standard library's documentation ------------------------------------------------------------
+
+PRIMES = """
+import concurrent.futures
+import math
+
+PRIMES = [
+    112272535095293,
+    112582705942171,
+    112272535095293,
+    115280095190773,
+    115797848077099,
+    1099726899285419]
+
+def is_prime(n):
+    if n < 2:
+        return False
+    if n == 2:
+        return True
+    if n % 2 == 0:
+        return False
+
+    sqrt_n = int(math.floor(math.sqrt(n)))
+    for i in range(3, sqrt_n + 1, 2):
+        if n % i == 0:
+            return False
+    return True
+
+def main():
+    with concurrent.futures.ProcessPoolExecutor() as executor:
+        for number, prime in zip(PRIMES, executor.map(is_prime, PRIMES)):
+            print('%d is prime: %s' % (number, prime))
+
+if __name__ == '__main__':
+    main()
+"""
+
+
+def test_documented_example(script: Any):
+    """The example of the documentation runs unchanged but for the import."""
+    ours = "import parmap\n" + PRIMES.replace("concurrent.futures.ProcessPoolExecutor", "parmap.Executor")
+    outputs = [script.run(program).stdout for program in (PRIMES, ours)]
+
+    assert outputs[0].count("is prime: True") == 5
+    assert outputs[0] == outputs[1]

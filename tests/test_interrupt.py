@@ -1,0 +1,274 @@
+"""Ctrl-C: one press, one KeyboardInterrupt, no noise, and a pool that goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from conftest import wait_until
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+METHODS = ("forkserver", "spawn")
+
+# Each waits for work that would take for ever, and says when the first task has begun.
+WAITS = {
+    "map": "f.map(range(100))",
+    "map of a generator": "f.map(x for x in range(100))",
+    "starmap": "f.starmap([(x,) for x in range(100)])",
+    "imap": "for _ in f.imap(range(100)): pass",
+    "imap_unordered": "for _ in f.imap_unordered(range(100)): pass",
+    "submit": "f.submit(0).result()",
+    "submit with a timeout": "f.submit(0).result(timeout=500)",
+    "many submits": "[future.result() for future in [f.submit(x) for x in range(20)]]",
+    "map_async": "f.map_async(range(100)).result()",
+    "async_result": "f.submit(0).async_result.get()",
+    "concurrent.futures.wait": "import concurrent.futures; concurrent.futures.wait([f.submit(0)])",
+}
+
+TASKS = {
+    "in python": "while True: time.sleep(0.01)",
+    "in C": "sum(range(10**12))",
+}
+
+PROGRAM = """\
+import time
+from pathlib import Path
+import parmap
+
+def work(x):
+    Path("begun").touch()
+    {task}
+
+def double(x):
+    return 2 * x
+
+f = parmap.parallel(work, workers=2, start_method={method!r})
+g = parmap.parallel(double, workers=2, start_method={method!r})
+{before}
+print("ready", flush=True)
+{body}
+"""
+
+CATCH = """\
+try:
+    {wait}
+except KeyboardInterrupt as error:
+    print("caught", error.__context__ is None, flush=True)
+print(g.map(range(5)), g.submit(21).result(), flush=True)
+"""
+
+
+def press(script: Script, process: subprocess.Popen[str]) -> None:
+    """Interrupt the whole process group of a script once its tasks run, as a terminal does."""
+    wait_until((script.folder / "begun").exists)
+    os.killpg(process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("method", METHODS)
+def test_one_press_is_one_interrupt(script: Script, method: str, wait: str) -> None:
+    """An interrupt in the middle of a call reaches the caller once, and the pool works afterwards."""
+    body = CATCH.format(wait=wait)
+    if "submit" in wait or "async" in wait:
+        # Who submits and catches the interrupt still has the task: the script cancels it by leaving at once.
+        body += "import os\nos._exit(0)"
+    program = PROGRAM.format(task=TASKS["in python"], method=method, before="", body=body)
+    process = script.start(program)
+    with process:
+        press(script, process)
+        stdout, stderr = process.communicate(timeout=40)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout == "ready\ncaught True\n[0, 2, 4, 6, 8] 42\n" or "submit" in wait or "async" in wait
+    assert stdout.startswith("ready\ncaught True\n")
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("wait", ["f.map(range(100))", "for _ in f.imap(range(100)): pass", "f.submit(0).result()"])
+def test_uncaught_interrupt_ends_the_script(script: Script, wait: str, method: str, task: str) -> None:
+    """Without an `except`, one traceback is shown, nothing else, and the exit status is that of Ctrl-C."""
+    process = script.start(PROGRAM.format(task=task, method=method, before="", body=wait))
+    parent = psutil.Process(process.pid)
+    with process:
+        wait_until((script.folder / "begun").exists)
+        others = parent.children(recursive=True)
+        press(script, process)
+        begin = time.monotonic()
+        if "submit" in wait:  # submitted work is finished at exit; a second press ends that, too
+            wait_until(lambda: "KeyboardInterrupt" in _peek(process))
+            os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=40)
+
+    stderr = _seen.pop(process.pid, "") + stderr
+    assert process.returncode == -signal.SIGINT
+    assert stderr.count("Traceback") == 1, stderr
+    assert stderr.strip().endswith("KeyboardInterrupt")
+    assert time.monotonic() - begin < 30
+    wait_until(lambda: not any(map(_lives, others)))
+
+
+_seen: dict[int, str] = {}
+
+
+def _peek(process: subprocess.Popen[str]) -> str:
+    """What a script has written to stderr so far."""
+    assert process.stderr is not None
+    descriptor = process.stderr.fileno()
+    os.set_blocking(descriptor, False)
+    try:
+        text = os.read(descriptor, 65536).decode()
+    except BlockingIOError:
+        text = ""
+    finally:
+        os.set_blocking(descriptor, True)
+    _seen[process.pid] = _seen.get(process.pid, "") + text
+    return _seen[process.pid]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("wait", ["f.map(range(100))", "for _ in f.imap(range(100)): pass"])
+def test_ctrl_c_at_a_terminal(script: Script, wait: str) -> None:
+    """The key itself, at a terminal that the script is in the foreground of."""
+    import fcntl
+    import pty
+    import termios
+
+    master, slave = pty.openpty()
+    path = script.write(
+        PROGRAM.format(task=TASKS["in C"], method="forkserver", before="", body=CATCH.format(wait=wait))
+    )
+    process = subprocess.Popen(
+        [sys.executable, path],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=script.environment,
+        cwd=script.folder,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(slave)
+    try:
+        wait_until((script.folder / "begun").exists)
+        os.write(master, b"\x03")
+        output = _read_all(master)
+        process.wait(timeout=40)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+    assert process.returncode == 0, output
+    assert output.replace("^C", "").splitlines() == ["ready", "caught True", "[0, 2, 4, 6, 8] 42"]
+
+
+def _read_all(descriptor: int) -> str:
+    """What comes from a terminal until everybody has left it."""
+    chunks = []
+    while True:
+        try:
+            data = os.read(descriptor, 65536)
+        except OSError:  # the last one has left
+            break
+        if not data:
+            break
+        chunks.append(data)
+    return b"".join(chunks).decode()
+
+
+def test_warm_pool_survives_several_interrupts(script: Script) -> None:
+    """Interrupted again and again, the pool goes on, and nothing piles up."""
+    process = script.start(PROGRAM.format(
+        task=TASKS["in python"],
+        method="forkserver",
+        before="g.map(range(10))",
+        body="""\
+for number in range(3):
+    Path("begun").unlink(missing_ok=True)
+    try:
+        f.map(range(100))
+    except KeyboardInterrupt:
+        print("caught", g.map([number]), flush=True)
+        Path(f"again-{number}").touch()
+""",
+    ))
+    with process:
+        for number in range(3):
+            press(script, process)
+            wait_until((script.folder / f"again-{number}").exists)
+            if number < 2:
+                wait_until(lambda: not (script.folder / "begun").exists() or process.poll() is not None)
+        stdout, stderr = process.communicate(timeout=40)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout == "ready\n" + "".join(f"caught [{2 * number}]\n" for number in range(3))
+
+
+def test_interrupt_during_exit_ends_pending_work(script: Script) -> None:
+    """While the script waits at its end for what was submitted, Ctrl-C ends it at once."""
+    process = script.start(PROGRAM.format(task=TASKS["in C"], method="forkserver", before="", body="f.submit(0)"))
+    parent = psutil.Process(process.pid)
+    with process:
+        wait_until((script.folder / "begun").exists)
+        others = parent.children(recursive=True)
+        wait_until(lambda: _peek(process) is not None and parent.num_threads() >= 2)
+        # The main thread is at its end when it sleeps in the exit handler: there is no outside sign of it, so press
+        # until it has gone.
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:
+            os.killpg(process.pid, signal.SIGINT)
+            try:
+                process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        stdout, _ = process.communicate(timeout=20)
+
+    assert stdout == "ready\n"
+    wait_until(lambda: not any(map(_lives, others)))
+
+
+def test_workers_ignore_an_interrupt_of_their_own(script: Script) -> None:
+    """SIGINT sent to a worker does nothing: the parent decides."""
+    done = script.run("""
+        import os, signal
+        import parmap
+
+        def interrupt(x):
+            os.kill(os.getpid(), signal.SIGINT)
+            return x
+
+        print(parmap.parallel(interrupt, workers=2).map(range(4)))
+    """)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2, 3]\n", "")
+
+
+def test_handler_of_the_user_is_kept(script: Script) -> None:
+    """A handler that the user has set is called, and the map goes on if it does not raise."""
+    process = script.start(PROGRAM.format(
+        task="time.sleep(0.2); return x",
+        method="forkserver",
+        before="import signal\nsignal.signal(signal.SIGINT, lambda *_: print('handled', flush=True))",
+        body="print(f.map(range(6)))",
+    ))
+    with process:
+        press(script, process)
+        stdout, stderr = process.communicate(timeout=40)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout == "ready\nhandled\n[0, 1, 2, 3, 4, 5]\n"

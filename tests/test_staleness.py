@@ -1,0 +1,319 @@
+"""Never stale: a call sees the function, what it captures and its globals as they are when the call is made."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks
+
+from parmap import parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Both:
+    """Calls a function by `map` and by `submit`, and sees that both give the same."""
+
+    def __init__(self, backend: dict[str, Any]) -> None:
+        self.backend = backend
+
+    def __call__(self, function: Callable[[Any], Any], x: Any = 0) -> Any:
+        decorated = parallel(function, **self.backend)
+        result, other = decorated.map([x])[0], decorated.submit(x).result(60)
+
+        assert result == other
+        return result
+
+
+@pytest.fixture
+def call(backend: dict[str, Any]) -> Both:
+    """Calls a function in parallel."""
+    return Both(backend)
+
+
+def test_a_captured_variable_that_is_rebound(call: Both) -> None:
+    """A closure over a variable that gets other values."""
+    seen = []
+    for value in (1, "two", None, 1):
+        captured = value
+        seen.append(call(lambda _: captured))  # noqa: B023 - that is the question
+
+    assert seen == [1, "two", None, 1]
+
+
+def test_one_closure_whose_variable_is_rebound(call: Both) -> None:
+    """One and the same function object, decorated anew or not, whose variable changes."""
+    value = 0
+
+    def read(_: int) -> int:
+        return value
+
+    seen = []
+    for value in range(3):  # noqa: B007 - read by the closure
+        seen.append(call(read))
+
+    assert seen == [0, 1, 2]
+
+
+def test_one_decorated_closure(backend: dict[str, Any]) -> None:
+    """The same, decorated once."""
+    value = 0
+
+    @parallel(**backend)
+    def read(_: int) -> int:
+        return value
+
+    seen = []
+    for value in range(3):  # noqa: B007 - read by the closure
+        seen += [read.map([0])[0], read.submit(0).result(60), next(read.imap([0])), read.map_async([0]).result(60)[0]]
+
+    assert seen == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("make", [list, dict, set, bytearray], ids=lambda kind: kind.__name__)
+def test_a_captured_container_that_is_mutated(call: Both, make: Any) -> None:
+    """A captured container that is changed in place."""
+    captured = make()
+    grow: Any = {list: lambda: captured.append(1), dict: lambda: captured.update({len(captured): 1})}.get(
+        make, lambda: captured.add(len(captured)) if make is set else captured.append(1)
+    )
+    seen = []
+    for _ in range(3):
+        seen.append(call(lambda _: len(captured)))
+        grow()
+
+    assert seen == [0, 1, 2]
+
+
+def test_a_large_captured_array_that_is_mutated(backend: dict[str, Any]) -> None:
+    """A captured array of several MB, in shared memory, that is changed in place, also back to what it was."""
+    numpy = pytest.importorskip("numpy")
+    captured = numpy.zeros(1_000_000)
+
+    @parallel(**backend)
+    def total(_: int) -> float:
+        return float(captured.sum())
+
+    seen = []
+    for value in (0, 1, 0, 2):
+        captured[-1] = value
+        seen += [*total.map([0, 0]), total.submit(0).result(60)]
+
+    assert seen == [0.0] * 3 + [1.0] * 3 + [0.0] * 3 + [2.0] * 3
+
+
+def test_what_a_task_does_to_a_captured_array_stays_there(processes: dict[str, Any]) -> None:
+    """A task that writes into a captured array changes it neither here nor for the tasks of other workers and calls."""
+    numpy = pytest.importorskip("numpy")
+    captured = numpy.zeros(1_000_000)
+
+    def spoil(_: int) -> float:
+        captured[0] += 1
+        return float(captured[0])
+
+    def read(_: int) -> float:
+        return float(captured[0])
+
+    parallel(spoil, **processes).map(range(4))
+
+    assert captured[0] == 0
+    assert parallel(read, **processes).map(range(4)) == [0.0] * 4
+
+
+def test_a_partial_whose_argument_is_mutated(backend: dict[str, Any]) -> None:
+    """The constant argument of `partial` is as it is at the call."""
+    given: list[int] = []
+    measure = parallel(len_of_first, **backend).partial(given)
+    seen = []
+    for number in range(3):
+        seen += [measure.map([0])[0], measure.submit(0).result(60)]
+        given.append(number)
+
+    assert seen == [0, 0, 1, 1, 2, 2]
+
+
+def len_of_first(first: Any, _: Any) -> int:
+    return len(first)
+
+
+class Counter:
+    """An object with state."""
+
+    def __init__(self) -> None:
+        self.state = 0
+
+    def read(self, _: Any) -> int:
+        return self.state
+
+    @parallel(workers=2)
+    def read_in_parallel(self, _: Any) -> int:
+        return self.state
+
+    def __call__(self, _: Any) -> int:
+        return self.state
+
+
+def test_an_object_whose_state_changes(call: Both, backend: dict[str, Any]) -> None:
+    """A bound method, a decorated method and an object that is called see the state of their object."""
+    counter = Counter()
+    seen = []
+    for state in range(3):
+        counter.state = state
+        bound = counter.read_in_parallel.options(**backend)
+        seen.append((call(counter.read), call(counter), bound.map([0])[0], bound.submit(0).result(60)))
+
+    assert seen == [(state,) * 4 for state in range(3)]
+
+
+def test_defaults_and_attributes_that_change(call: Both) -> None:
+    """Default values, keyword defaults and attributes of a local function."""
+
+    def function(_: int, a: list[int] = [], *, b: list[int] = []) -> Any:  # noqa: B006 - changed on purpose
+        return len(a), len(b), function.level  # type: ignore[attr-defined]
+
+    seen = []
+    for level in range(3):
+        function.level = level  # type: ignore[attr-defined]
+        seen.append(call(function))
+        function.__defaults__[0].append(1)  # type: ignore[index]
+        function.__kwdefaults__["b"].extend([1, 1])
+
+    assert seen == [(0, 0, 0), (1, 2, 1), (2, 4, 2)]
+
+
+def test_code_that_is_replaced(call: Both) -> None:
+    """A local function that gets other code, as a debugger or a reloader does."""
+
+    def function(_: int) -> str:
+        return "old"
+
+    def other(_: int) -> str:
+        return "new"
+
+    before = call(function)
+    function.__code__ = other.__code__
+
+    assert (before, call(function)) == ("old", "new")
+
+
+# --- globals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def main(backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
+    """Runs code in a `__main__` that has `call`."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    vars(module)["call"] = Both(backend)
+
+    def run(code: str) -> dict[str, Any]:
+        exec(textwrap.dedent(code), vars(module))
+        return vars(module)
+
+    return run
+
+
+GLOBALS = {
+    "rebound": "value = 'old'\nsee = lambda _: value\nchange = lambda: globals().update(value='new')",
+    "mutated": "value = ['old']\nsee = lambda _: value[-1]\nchange = lambda: value.append('new')",
+    "nested": "value = {'a': [['old']]}\nsee = lambda _: value['a'][0][0]\nchange = lambda: value['a'][0].__setitem__(0, 'new')",
+    "function": "def inner(): return 'old'\ndef see(_): return inner()\ndef change():\n  global inner\n  inner = lambda: 'new'",
+    "deep": "value = 'old'\ndef low(): return value\ndef see(_): return low()\ndef change():\n  global value\n  value = 'new'",
+    "object": "class O: pass\no = O()\no.value = 'old'\nsee = lambda _: o.value\nchange = lambda: setattr(o, 'value', 'new')",
+    "class": "class O:\n  value = 'old'\nsee = lambda _: O.value\nchange = lambda: setattr(O, 'value', 'new')",
+    "method": "class O:\n  def f(self): return 'old'\nsee = lambda _: O().f()\nchange = lambda: setattr(O, 'f', lambda self: 'new')",
+    "base": "class B:\n  v = 'old'\nclass O(B): pass\nsee = lambda _: O.v\nchange = lambda: setattr(B, 'v', 'new')",
+    "default": "def see(_, a=['old']): return a[-1]\nchange = lambda: see.__defaults__[0].append('new')",
+    "new": "def see(_):\n  try: return value\n  except NameError: return 'old'\nchange = lambda: globals().update(value='new')",
+}
+
+
+@pytest.mark.parametrize("name", GLOBALS)
+def test_a_global_that_changes(main: Callable[[str], dict[str, Any]], name: str) -> None:
+    """A global of `__main__` that is rebound or changed in place is seen by the next call."""
+    names = main(GLOBALS[name] + "\nbefore = call(see)\nchange()\nafter = call(see)\nagain = call(see)")
+
+    assert (names["before"], names["after"], names["again"]) == ("old", "new", "new")
+
+
+def test_a_large_global_array_that_is_mutated(main: Callable[[str], dict[str, Any]]) -> None:
+    """A global array is seen as it is."""
+    pytest.importorskip("numpy")
+    names = main("""
+        import numpy
+        data = numpy.zeros((1000, 1000))
+        def see(_):
+            return float(data.sum())
+        seen = []
+        for value in range(3):
+            data[500, 500] = value
+            seen.append(call(see))
+    """)
+
+    assert names["seen"] == [0.0, 1.0, 2.0]
+
+
+# --- the surroundings -----------------------------------------------------------------------------
+
+
+def here(_: Any = None) -> str:
+    """A task that says where it is."""
+    return os.getcwd()
+
+
+def test_the_working_directory(call: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task finds the working directory of its caller, also after a change."""
+    seen, expected = [call(here)], [os.getcwd()]
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        seen.append(call(here))
+        expected.append(str(folder))
+
+    assert seen == expected
+
+
+def go_elsewhere(folder: str) -> str:
+    """A task that changes its working directory."""
+    os.chdir(folder)
+    return os.getcwd()
+
+
+def test_a_task_that_changes_its_directory(processes: dict[str, Any], tmp_path: Path) -> None:
+    """What a task does to its working directory is undone for the next."""
+    one = {**processes, "workers": 1}
+    parallel(go_elsewhere, **one).submit(str(tmp_path)).result(60)
+
+    assert parallel(here, **one).submit().result(60) == os.getcwd()
+
+
+def test_a_directory_that_is_gone(processes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller whose working directory was removed can still call."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    assert parallel(tasks.square, **processes).map([2, 3]) == [4, 9]
+
+
+def arguments(_: Any) -> list[str]:
+    """A task that reads the command line."""
+    return list(sys.argv)
+
+
+def test_the_command_line(call: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task sees the arguments of the program, as they are."""
+    monkeypatch.setattr(sys, "argv", ["prog", "--one"])
+    first = call(arguments)
+    sys.argv.append("--two")
+
+    assert (first[-1], call(arguments)) == ("--one", ["prog", "--one", "--two"])

@@ -1,0 +1,204 @@
+"""How workers begin and how they are replaced: initializers, preloaded modules, `max_tasks_per_child`."""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import wait_until
+from inspection import is_gone, pids_of
+from tasks import pid, square
+from tasks_that_die import init_dies, init_raises
+
+from parmap import WorkerDiedError, parallel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conftest import Script
+
+
+def lines(path: Path) -> list[str]:
+    """What initializers noted."""
+    return path.read_text().split()
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_workers_are_replaced_after_so_many_tasks(processes: dict[str, Any], size: int) -> None:
+    """No worker runs more tasks than `max_tasks_per_child`, and none runs fewer without need."""
+    function = parallel(pid, max_tasks_per_child=size, **processes)
+
+    counts = collections.Counter(function.map(range(12)))
+
+    assert max(counts.values()) <= size
+    assert len(counts) >= 12 // size
+
+
+def test_workers_are_replaced_after_so_many_submits() -> None:
+    """Tasks of `submit` count too, those that an idle worker takes from the caller included."""
+    function = parallel(pid, workers=1, max_tasks_per_child=3)
+
+    counts = collections.Counter(function.submit().result(timeout=60) for _ in range(12))
+
+    assert set(counts.values()) == {3}
+
+
+def test_a_replaced_worker_leaves() -> None:
+    """A worker that has done its tasks ends."""
+    function = parallel(pid, workers=1, max_tasks_per_child=1)
+
+    used = function.map(range(5))
+
+    wait_until(lambda: all(map(is_gone, used)))
+    assert not set(pids_of(function)) & set(used)
+
+
+def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
+    """`chunksize` does not let a worker run more tasks than it may."""
+    function = parallel(pid, workers=2, max_tasks_per_child=2)
+
+    counts = collections.Counter(function.map(range(20), chunksize=10))
+
+    assert max(counts.values()) <= 2
+
+
+def test_an_initializer_runs_once_in_each_worker(processes: dict[str, Any], tmp_path: Path) -> None:
+    """Each worker runs the initializer once, before its first task."""
+    path = tmp_path / "pids"
+
+    def begin(target: str) -> None:
+        import os
+
+        with open(target, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+    function = parallel(pid, initializer=begin, initargs=(str(path),), **processes)
+    ran = set(function.map(range(50)))
+
+    assert ran <= {int(line) for line in lines(path)}
+    assert len(set(lines(path))) == len(lines(path))
+
+
+@pytest.mark.parametrize("how", ["map", "submit", "imap"])
+def test_an_initializer_that_raises_fails_the_call(processes: dict[str, Any], how: str) -> None:
+    """The call fails with the initializer's own error, each time, and the pool does not start workers for ever."""
+    function = parallel(square, initializer=init_raises, **processes)
+
+    for _ in range(2):
+        with pytest.raises(LookupError, match="no database"):
+            function.submit(1).result(timeout=60) if how == "submit" else list(getattr(function, how)(range(10)))
+
+    wait_until(lambda: not pids_of(function))
+
+
+def test_every_call_of_a_broken_pool_is_told_why() -> None:
+    """Many tasks that wait for workers which can't start all fail with the reason."""
+    function = parallel(square, workers=2, initializer=init_raises)
+
+    futures = [function.submit(number) for number in range(50)]
+
+    assert {type(future.exception(timeout=60)) for future in futures} == {LookupError}
+
+
+def test_an_initializer_that_dies_fails_the_call(processes: dict[str, Any]) -> None:
+    """Workers that die while they start are replaced a few times; then the call fails and says so."""
+    function = parallel(square, initializer=init_dies, **processes)
+
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match="starting") as caught:
+            function.map(range(10))
+
+        assert "code 9" in str(caught.value.__cause__)
+
+
+def test_an_initializer_that_can_not_be_pickled_fails_the_call() -> None:
+    """An initializer that can't travel is an error of the call."""
+    import threading
+
+    lock = threading.Lock()
+    function = parallel(square, workers=1, initializer=lambda: lock.acquire())
+
+    for _ in range(2):
+        with pytest.raises(Exception, match="pickle"):
+            function.map(range(3))
+
+
+def test_arguments_of_an_initializer_that_can_not_be_unpickled_fail_the_call() -> None:
+    """What goes wrong before the initializer runs is told like what goes wrong in it."""
+
+    class Trap:
+        def __reduce__(self) -> Any:
+            return int, ("not a number",)
+
+    function = parallel(square, workers=1, initializer=print, initargs=(Trap(),))
+
+    with pytest.raises(ValueError, match="not a number"):
+        function.map(range(3))
+
+
+def test_what_an_initializer_prints_is_seen(script: Script) -> None:
+    """An initializer may print; the results are unharmed."""
+    done = script.run("""
+        import parmap
+
+        def begin():
+            print("worker is up")
+
+        if __name__ == "__main__":
+            print(parmap.parallel(abs, workers=1, initializer=begin).map([-1, -2]))
+    """)
+
+    assert done.stderr == ""
+    assert sorted(done.stdout.splitlines()) == ["[1, 2]", "worker is up"]
+
+
+def test_an_initializer_that_calls_exit_fails_the_call() -> None:
+    """`sys.exit` in an initializer is an error that says so, not a loop of new workers."""
+    import sys
+
+    function = parallel(square, workers=1, initializer=sys.exit, initargs=(4,))
+
+    with pytest.raises(WorkerDiedError) as caught:
+        function.map(range(3))
+
+    assert caught.value.exitcode == 4
+
+
+def test_a_missing_module_to_preload_fails_the_call(processes: dict[str, Any]) -> None:
+    """A module in `preload` that can't be imported is named in the error of the call."""
+    function = parallel(square, preload=("no_such_module_anywhere",), **processes)
+
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no_such_module_anywhere"):
+            function.map(range(3))
+
+
+def test_a_module_to_preload_that_exits_fails_the_call(script: Script, processes: dict[str, Any]) -> None:
+    """A module whose import ends the process does not make the call hang."""
+    script.write("raise SystemExit(5)", "leaves.py")
+    done = script.run(f"""
+        import parmap
+
+        try:
+            parmap.parallel(abs, preload=("leaves",), **{processes!r}).map([-1, -2])
+        except Exception as error:
+            print(type(error).__name__, "leaves" in str(error))
+    """)
+
+    assert (done.stdout, done.stderr) == ("ImportError True\n", "")
+
+
+def test_a_module_to_preload_that_kills_fails_the_call(script: Script, processes: dict[str, Any]) -> None:
+    """A module whose import kills the process makes the call fail, not hang or start processes for ever."""
+    script.write("import os; os._exit(5)", "leaves.py")
+    done = script.run(f"""
+        import parmap
+
+        try:
+            parmap.parallel(abs, preload=("leaves",), **{processes!r}).map([-1, -2])
+        except Exception as error:
+            print(type(error).__name__)
+    """)
+
+    assert (done.stdout, done.stderr) == ("WorkerDiedError\n", "")
