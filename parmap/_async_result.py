@@ -21,6 +21,9 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
         4
     """
 
+    owner: object = None
+    """What must live as long as this: who waits for a result keeps its pool from being collected."""
+
     def __init__(self, future: concurrent.futures.Future[R]) -> None:
         """Show *future* as an `AsyncResult`."""
         self._future = future

@@ -50,7 +50,7 @@ def as_sequence(iterables: tuple[Iterable[Any], ...]) -> Any:
 
 
 _SLICED = frozenset({list, tuple, range, str, bytes})
-_FINITE = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
+_FINITE: tuple[type, ...] = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
 
 
 def _sliceable(iterable: Any) -> Any:
@@ -84,11 +84,18 @@ class Batch(Watched):
         self.ended = False
         self.failure: Failure | None = None
         self.on_end: Callable[[], object] | None = None
+        self.patience = 0  # bytes of results that may wait before whoever wants them is woken
+        self._undecoded = 0
 
     @property
     def happened(self) -> bool:
         """Whether something arrived, or nothing more will."""
-        return bool(self.arrivals) or self.ended
+        return self.ended or (bool(self.arrivals) and self._undecoded >= self.patience)
+
+    def next_arrival(self) -> Arrival | None:
+        """What arrived first and was not taken yet."""
+        self._undecoded = 0
+        return self.arrivals.popleft() if self.arrivals else None
 
     @staticmethod
     def load(items: Any) -> Any:
@@ -109,7 +116,9 @@ class Batch(Watched):
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
         self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
-        self.fire()
+        self._undecoded += getattr(results, "nbytes", 0)
+        if self._undecoded >= self.patience:
+            self.fire()
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
         """Nothing more will arrive."""
@@ -120,7 +129,7 @@ class Batch(Watched):
             self.on_end()
 
 
-class Undecodable(SerializationError):
+class Undecodable(SerializationError):  # noqa: N818 - what it marks is the result
     """A result that can't be unpickled: raised where it is not to be returned in place."""
 
 
@@ -131,6 +140,7 @@ def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
     """
     problem = None
     results = arrival.results
+    values: list[Any]
     if results is None:
         values = [None] * arrival.done
     elif type(results) is list:
@@ -139,18 +149,19 @@ def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
         try:
             values = results.values()
         except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
-            values = [_decode_one(results, place) for place in range(arrival.done)]
+            values = [_decode_one(results, place, arrival.start) for place in range(arrival.done)]
             problem = next((value for value in values if type(value) is Undecodable), None)
     for place, failure in arrival.failures.items():
         values[place] = failure.exception()
     return values, problem
 
 
-def _decode_one(results: Any, place: int) -> Any:
+def _decode_one(results: Any, place: int, start: int) -> Any:
     try:
         return results[place]
     except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
-        wrapped = Undecodable(f"the result can't be unpickled: {type(error).__name__}: {error}")
+        text = f"the result can't be unpickled: {type(error).__name__}: {error}"
+        wrapped = Undecodable(text, item=start + place)
         wrapped.__cause__ = error
         return wrapped
 
@@ -167,9 +178,7 @@ class Assembly:
     def take(self) -> int:
         """Decode what has arrived; returns how many outcomes that were."""
         count = 0
-        arrivals = self._batch.arrivals
-        while arrivals:
-            arrival = arrivals.popleft()
+        while (arrival := self._batch.next_arrival()) is not None:
             values, problem = decode(arrival)
             if problem is not None and not self._return_exceptions:
                 raise problem
@@ -206,7 +215,7 @@ class BatchFuture(Future[Any]):
     """The future of a whole batch."""
 
     def __init__(self, engine: Any, job: Any, name: str) -> None:
-        self.lane = _Owner(engine, name)  # type: ignore[assignment]
+        self.lane = _Owner(engine, name)
         self._job = job
         self.args = None
 

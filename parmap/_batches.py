@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Required, Unpack
 
-    from parmap._futures import Future, ResultStream
+    from parmap._futures import Future
+    from parmap._streams import ResultStream
 
 __all__ = ["Batches", "engine"]
 

@@ -27,8 +27,8 @@ _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors, l
 _READ = 128 * 1024
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 _VECTOR = 256  # parts of a frame that one system call takes
-_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # the processes that a task starts shall not get what we receive
+_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # the processes that a task starts shall not get what we receive
 
 # Where the payload of a message is.
 INLINE, LENT, GIVEN, SHARED = 0, 1, 2, 3
@@ -143,7 +143,7 @@ class Channel:
                 parts = _padded(parts, offsets)
         meta = marshal.dumps((kind, fields, description, place), 2)
         head = _HEADER.pack(len(meta), len(fds), size)
-        return _Frame([memoryview(head + meta), *map(memoryview, parts)], fds)
+        return _Frame([memoryview(part) for part in (head + meta, *parts)], fds)
 
     def _through_segment(
         self, parts: list[Any], offsets: list[int], size: int

@@ -38,7 +38,8 @@ class Conductor:
         options = backend.options
         self.scheduler = Scheduler(options.workers, backend.cost, _jitter)
         self._backend = backend
-        self._idle_timeout = options.idle_timeout
+        # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
+        self._idle_timeout = options.idle_timeout if backend.threaded else None
         self._budget = options.max_tasks_per_child
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
@@ -228,6 +229,9 @@ class Conductor:
         jobs |= {id(job): job for job in self.scheduler.waiting_for_retry()}
         for job in jobs.values():
             self.stop_soon(self.scheduler.cancel(job, Failure(error)))
+        for slot, future in self._backend.lent():  # these went past the scheduler
+            future.settle_failure(Failure(error))
+            self._backend.stop(slot)
 
     # from the backend to the scheduler
 
@@ -237,7 +241,7 @@ class Conductor:
             self._on_report(event, now)
         elif isinstance(event, Died):
             self._on_death(event, now)
-        elif isinstance(event, Broken):
+        else:
             self.end_all(event.error)
             self._chunks.clear()
             for slot in list(self.scheduler.slots):
@@ -268,8 +272,8 @@ class Conductor:
 
     def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
         """Find out which item of a chunk pays for a death."""
-        started = died.number == chunk.number and died.index < len(chunk.items)
-        offset, length = died.index, min(died.length, len(chunk.items) - died.index)
+        started = died.number == chunk.number and died.offset < len(chunk.items)
+        offset, length = died.offset, min(died.length, len(chunk.items) - died.offset)
         if chunk.doomed:
             verdict = chunk.verdict
             if not started or verdict is None or verdict[0] != offset or length != 1:
@@ -298,4 +302,4 @@ def _jitter() -> float:
     """Between one half and one and a half, so that retries of many items don't come all at once."""
     import random
 
-    return random.uniform(0.5, 1.5)
+    return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

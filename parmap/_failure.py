@@ -1,9 +1,9 @@
 """Exceptions on their way from a task to the caller: as themselves, with their story told.
 
 The error classes and `traceback` are imported only when something failed: they would double the time a worker takes
-to start. A failure is encoded where it happens and decoded by whoever asks for it. Encoding is tried three ways: pickled as it
-is, if it also unpickles; rebuilt from its class, arguments and attributes, without calling a constructor that wants
-something else; and as a `RemoteError` that carries its text.
+to start. A failure is encoded where it happens and decoded by whoever asks for it. Encoding is tried three ways:
+pickled as it is, if it also unpickles; rebuilt from its class, arguments and attributes, without calling a constructor
+that wants something else; and as a `RemoteError` that carries its text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Failure:
 
     def __init__(self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False) -> None:
         self._error = error
-        self.encoded = encoded
+        self.encoded: Any = encoded
         self.retry = retry
         self.notes: tuple[str, ...] = ()
         self.earlier: tuple[Failure, ...] = ()

@@ -59,7 +59,8 @@ class Watched:
             callback()
 
 
-class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
+# Covariant, unlike its base: who holds one reads from it, and `set_result` is not theirs to call.
+class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: ignore[type-var]
     """The result of one task, now or later.
 
     It is a `concurrent.futures.Future`, accepted by `concurrent.futures.wait`, `as_completed` and
@@ -104,7 +105,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
                 raise failure
             finally:
                 failure = None  # a traceback that holds its own exception is freed late
-        return self.__dict__["_value"]  # type: ignore[no-any-return]
+        value: R_co = self.__dict__["_value"]
+        return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, `None` if it returned; waits up to *timeout* seconds for its end.
@@ -136,8 +138,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
             except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
                 wrapped = SerializationError(f"the result can't be unpickled: {type(error).__name__}: {error}")
                 wrapped.__cause__ = error
-                self.__dict__.setdefault("_decoding", wrapped)
-                return self.__dict__["_decoding"]  # type: ignore[no-any-return]
+                first: BaseException = self.__dict__.setdefault("_decoding", wrapped)
+                return first
             self.__dict__.setdefault("_value", value)
             self._results = None
         return None
@@ -175,14 +177,16 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
         """
         if self._state in _DONE:
             return self.cancelled()
-        return self.lane.engine.cancel_future(self)
+        stopped: bool = self.lane.engine.cancel_future(self)
+        return stopped
 
     @property
     def async_result(self) -> AsyncResult[R_co]:
         """The same task as `multiprocessing.Pool.apply_async` would show it."""
         from parmap._async_result import AsyncResult
 
-        return self.__dict__.setdefault("_async_result", AsyncResult(self))  # type: ignore[no-any-return]
+        result: AsyncResult[R_co] = self.__dict__.setdefault("_async_result", AsyncResult(self))
+        return result
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R_co]], object]) -> None:
         """Call `fn(future)` when the task ends, in a thread of parmap's; at once if it has ended.
@@ -235,23 +239,25 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):
         if self._watched:
             self._tell_waiters()
 
-    # what `concurrent.futures.wait` and `as_completed` touch; one condition serves all futures, since it is reentrant
+    # What `concurrent.futures.wait` and `as_completed` touch. One condition serves all futures, since it is reentrant.
+    # They are properties, where the base has attributes that would have to be set on each instance.
 
-    @property  # type: ignore[override]
-    def _condition(self) -> threading.Condition:
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         self._watched = True  # from now on the state changes with the condition held, or is looked at after it was
         return _condition
 
-    @property  # type: ignore[override]
-    def _waiters(self) -> list[Any]:
-        return self.__dict__.setdefault("_waiter_list", [])  # type: ignore[no-any-return]
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
+        waiters: list[Any] = self.__dict__.setdefault("_waiter_list", [])
+        return waiters
 
-    @property  # type: ignore[override]
-    def _result(self) -> Any:
+    @property
+    def _result(self) -> Any:  # type: ignore[override]
         return self.__dict__["_value"] if self._state == FINISHED and self._outcome() is None else None
 
-    @property  # type: ignore[override]
-    def _exception(self) -> BaseException | None:
+    @property
+    def _exception(self) -> BaseException | None:  # type: ignore[override]
         return self._outcome() if self._state == FINISHED else None
 
     def _tell_waiters(self) -> None:
@@ -319,8 +325,8 @@ def _call(fn: Callable[[Any], object], future: Any) -> None:
         import logging
 
         logging.getLogger("parmap").exception("exception calling callback for %r", future)
-    except BaseException:  # noqa: BLE001 - SystemExit and its like must not end a thread that serves others
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread that serves others
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 _callbacks = _Callbacks()

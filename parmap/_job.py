@@ -23,7 +23,7 @@ class Sink(Protocol):
     def started(self, items: Any) -> None:
         """A worker has these items."""
 
-    def index(self, chunk: Chunk, offset: int) -> int | None:
+    def index(self, chunk: Chunk, offset: int, /) -> int | None:
         """The number of an item, as the user counts; `None` where there is none."""
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
@@ -61,20 +61,44 @@ class Pace:
 class Piece:
     """Consecutive items that wait; `items` is anything with a length that can be sliced."""
 
-    __slots__ = ("alone", "careful", "items", "start", "strikes")
+    __slots__ = ("_items", "_taken", "alone", "careful", "start", "strikes")
 
     def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
-        self.alone = alone  # a retry: its outcome fills a gap, so it travels by itself
+        self._items = items
+        self._taken = 0  # the items before are gone; they are not cut off, which would copy all the others each time
         self.start = start
-        self.items = items
+        self.alone = alone  # a retry: its outcome fills a gap, so it travels by itself
         self.careful = careful
         self.strikes = strikes
+
+    def __len__(self) -> int:
+        return len(self._items) - self._taken
+
+    @property
+    def items(self) -> Any:
+        """The items that wait."""
+        return self._items[self._taken :] if self._taken else self._items
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its items can be joined to those of another piece."""
+        return type(self._items) is list
+
+    def take(self, size: int) -> Any:
+        """Take at most *size* items from the front."""
+        if not self._taken and len(self._items) <= size:
+            items = self._items
+        else:
+            items = self._items[self._taken : self._taken + size]
+        self._taken += len(items)
+        self.start += len(items)
+        return items
 
 
 class Job:
     """One call of `map` and its like, or the stream of all `submit` calls of one function."""
 
-    def __init__(  # noqa: PLR0913 - the options of a job are what they are
+    def __init__(
         self,
         call: Any,
         sink: Sink,
@@ -122,19 +146,27 @@ class Job:
         """Cut a chunk of at most *size* items from the front."""
         while self.pending:
             piece = self.pending[0]
-            items = self._split(piece, size)
-            while len(items) < size and self.pending and _continues(self.pending[0], piece, items):
-                items = items + self._split(self.pending[0], size - len(items))
+            start, careful, strikes = piece.start, piece.careful, piece.strikes
+            items = self._take_from(piece, size)
+            joined = False
+            while len(items) < size and self.pending and _continues(self.pending[0], piece):
+                items = items if joined else list(items)
+                items += self._take_from(self.pending[0], size - len(items))
+                joined = True
             self.waiting -= len(items)
             if self.dropped:
-                items, start = self._without_dropped(items, piece)
-            else:
-                start = piece.start
+                items, start = self._without_dropped(items, start, careful=careful, strikes=strikes)
             if len(items):
-                return Chunk(self, start, items, careful=piece.careful, strikes=piece.strikes)
+                return Chunk(self, start, items, careful=careful, strikes=strikes)
         return None
 
-    def _without_dropped(self, items: Any, piece: Piece) -> tuple[Any, int]:
+    def _take_from(self, piece: Piece, size: int) -> Any:
+        items = piece.take(size)
+        if not len(piece):
+            self.pending.popleft()
+        return items
+
+    def _without_dropped(self, items: Any, start: int, *, careful: bool, strikes: int) -> tuple[Any, int]:
         """The first run of items that nobody took out; what is behind them waits again, so that numbers still hold."""
         first = 0
         while first < len(items) and items[first] in self.dropped:
@@ -143,17 +175,8 @@ class Job:
         last = first
         while last < len(items) and items[last] not in self.dropped:
             last += 1
-        self.put_back(piece.start + last, items[last:], careful=piece.careful, strikes=piece.strikes)
-        return items[first:last], piece.start + first
-
-    def _split(self, piece: Piece, room: int) -> Any:
-        items = piece.items
-        if len(items) <= room:
-            self.pending.popleft()
-            return items
-        # The rest becomes a new piece, so that the chunk made of the first part keeps its own numbers.
-        self.pending[0] = Piece(piece.start + room, items[room:], careful=piece.careful, strikes=piece.strikes)
-        return items[:room]
+        self.put_back(start + last, items[last:], careful=careful, strikes=strikes)
+        return items[first:last], start + first
 
     def left(self) -> Iterable[Any]:
         """The items that have no outcome yet, but for those that wait for a retry."""
@@ -168,12 +191,13 @@ class Job:
         return not (self.open_end or self.waiting or self.flight or self.delayed)
 
 
-def _continues(piece: Piece, before: Piece, items: Any) -> bool:
-    """Whether *piece* goes on where *items*, the front of *before*, end."""
+def _continues(piece: Piece, before: Piece) -> bool:
+    """Whether the items of *piece* may travel with those of *before*, which was used up, as one."""
     return (
-        type(items) is list
-        and type(piece.items) is list
-        and piece.start == before.start + len(items)
+        before.is_list
+        and piece.is_list
+        and not len(before)
+        and piece.start == before.start
         and piece.careful == before.careful
         and not (piece.alone or before.alone)
     )

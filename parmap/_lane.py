@@ -26,7 +26,7 @@ class Lane:
         self.name = name
         self.mode = "call" if keywords else "star"
         self.job: Job | None = None
-        # Timeouts and retries are the scheduler's business: such tasks don't go past it.
+        # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
         limited = options.timeout is not None or options.retries or options.max_tasks_per_child is not None
         self.direct = engine.backend.threaded and not limited
 

@@ -107,7 +107,7 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
     a terminal's Ctrl-C stays with the parent), standard input.
     """
-    path = [entry for entry in sys.path if isinstance(entry, str)]
+    path = [entry for entry in sys.path if type(entry) is str]
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if home not in path:
         path.append(home)
@@ -127,13 +127,16 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     )
 
 
-_FLAGS = ("debug", "optimize", "dont_write_bytecode", "no_user_site", "no_site", "ignore_environment", "verbose")
-_FLAGS += ("bytes_warning", "isolated", "dev_mode", "safe_path")
+_FLAGS = (
+    *("debug", "optimize", "dont_write_bytecode", "no_user_site", "no_site", "ignore_environment", "verbose"),
+    *("bytes_warning", "isolated", "dev_mode", "safe_path"),
+)
 
 
 def _interpreter_flags() -> list[str]:
     """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
-    if not (sys.warnoptions or sys._xoptions or any(getattr(sys.flags, name) for name in _FLAGS)):
+    options = sys.warnoptions or sys._xoptions  # noqa: SLF001 - documented, in spite of its name
+    if not (options or any(getattr(sys.flags, name) for name in _FLAGS)):
         return []
     import subprocess  # only now: it takes five milliseconds
 
@@ -210,9 +213,7 @@ class _Template:
         sys.argv[:] = argv
         if not fork:
             return
-        import parmap._worker  # noqa: F401 - what the template has imported, no worker has to
-
-        problem = import_all(preload)
+        problem = import_all(["parmap._worker", *preload])  # what the template has imported, no worker has to
         if problem:
             self._control.send("unfit", problem)
         gc.collect()

@@ -1,5 +1,7 @@
-"""The status page: a small piece of memory in which a worker says what it is doing, so that a death or a timeout can be
-charged to one item. Behind it, in the same anonymous file, lies what `faulthandler` wrote.
+"""The status page: a small piece of memory in which a worker says what it is doing.
+
+So a death or a timeout can be charged to one item. Behind it, in the same anonymous file, lies what `faulthandler`
+wrote.
 
 Writing it costs a few stores per item and no system call; the parent reads it only when it has a reason to.
 """
@@ -20,10 +22,10 @@ _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its 
 
 
 class Position(NamedTuple):
-    """Where a worker is: chunk `number` (or `IDLE`, `RECEIVING`), items `index` to `index + length` of it, since when."""
+    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at its `length` items from `offset` on, since when."""
 
     number: int
-    index: int
+    offset: int
     length: int
     since: int
     """Nanoseconds of the system's monotonic clock, which all processes share."""

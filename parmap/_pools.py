@@ -1,7 +1,7 @@
 """The registry of shared pools, and the calls that run on them: what `ParallelFunction` stands on.
 
-Functions with the same options share one pool. A pool is an engine with its backend; it is made when it is first needed,
-stops its workers when nobody needs them, and ends with the interpreter, after the work that was submitted.
+Functions with the same options share one pool. A pool is an engine with its backend; it is made when it is first
+needed, stops its workers when nobody needs them, and ends with the interpreter, after the work that was submitted.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _lanes: dict[Any, Lane] = {}
 # Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
 _lock = threading.RLock()
 
+_PATIENCE = 1 << 20  # bytes of results that may wait to be decoded while `map` waits for more
 _LANES = 1024  # functions whose stream of tasks is remembered
 
 
@@ -101,7 +102,8 @@ def _backend(options: Options) -> Backend:
         from parmap.backends.executor import Executors
 
         return Executors(options, name)
-    return name  # type: ignore[no-any-return]
+    own: Backend = name
+    return own
 
 
 def submit(
@@ -161,7 +163,7 @@ class _Batch(NamedTuple):
     source: Input
 
 
-def _begin(  # noqa: PLR0913 - what a batch is
+def _begin(
     function: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
     options: Options,
@@ -213,6 +215,8 @@ def map(  # noqa: A001 - the name that everybody looks for
                 if source.error is not None:
                     raise source.error
                 engine.extend(job, items, last=source.exhausted)
+                if source.exhausted:  # from here on there is nothing to do but decode, which is better done in bulk
+                    batch.patience = _PATIENCE
             else:
                 engine.wait(batch)
                 received += assembly.take()

@@ -41,7 +41,7 @@ class Callee:
         """The function of one item."""
         run = self._run
         if mode == "map":
-            return run  # type: ignore[no-any-return]
+            return run
         if mode == "star":
             return lambda item: run(*item)
         return lambda item: run(*item[0], **item[1])
@@ -108,7 +108,7 @@ class _Direct:
         return self._source[len(self._outcome.results) - 1]
 
 
-def run(  # noqa: PLR0913 - what a chunk is
+def run(
     callee: Callee,
     mode: str,
     items: Iterable[Any],
@@ -124,8 +124,8 @@ def run(  # noqa: PLR0913 - what a chunk is
 ) -> Outcome:
     """Run up to *count* items; stop early when *budget* seconds are over or the parent wants the rest back.
 
-    `stop_early`: an error ends the chunk, since it ends the whole job. `passes`: what is raised here instead of becoming
-    the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
+    `stop_early`: an error ends the chunk, since it ends the whole job. `passes`: what is raised here instead of
+    becoming the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
     """
     outcome = Outcome()
     loading: Any = _Loading(items) if isinstance(items, Pack) and items.kind == EACH else _Direct(items, outcome)

@@ -365,9 +365,10 @@ class Scheduler:
         times = [self._delayed[0][0]] if self._delayed else []
         idle = any(not slot.flight for slot in self.slots.values())
         if idle and not any(job.waiting for job in self.jobs):
-            for slot in self.slots.values():
-                if sum(len(chunk.items) for chunk in slot.flight) > 1 and not any(
-                    chunk.doomed or chunk.recalled for chunk in slot.flight
-                ):
-                    times.append(slot.flight[0].sent + 2 * self.cost.aim)
+            times += [
+                slot.flight[0].sent + 2 * self.cost.aim
+                for slot in self.slots.values()
+                if sum(len(chunk.items) for chunk in slot.flight) > 1
+                and not any(chunk.doomed or chunk.recalled for chunk in slot.flight)
+            ]
         return min(times, default=None)

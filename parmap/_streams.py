@@ -11,12 +11,12 @@ from parmap._batch import Arrival, Undecodable, decode
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from parmap._batch import Batch, Input
     from parmap._job import Job
 
+R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 MOST_ITEMS = 100_000
@@ -48,7 +48,7 @@ class ResultStream(Generic[R_co]):
 
     _deadline: float | None = None  # when a wait for the next result ends with TimeoutError
 
-    def __init__(  # noqa: PLR0913 - made in one place
+    def __init__(
         self,
         engine: Any,
         job: Job,
@@ -71,7 +71,7 @@ class ResultStream(Generic[R_co]):
         self._result_bytes = 0.0
         self._ready: dict[int, Arrival] = {}
         self._next = 0  # the number of the next item to hand out, where order counts
-        self._values: Iterator[Any] = iter(())
+        self._values: Iterator[R_co] = iter(())
         self._closed = False
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._feed()
@@ -126,7 +126,7 @@ class ResultStream(Generic[R_co]):
                 await asyncio.sleep(0)
                 self._engine.wait(self._batch)
 
-    def _hand_out(self, value: Any) -> Any:
+    def _hand_out(self, value: R) -> R:
         self._next += 1
         self._yielded += 1
         if not self._input.exhausted:
@@ -142,7 +142,6 @@ class ResultStream(Generic[R_co]):
             StopIteration: there are none.
             BaseException: the error that ended the batch, or that of the input.
         """
-        arrivals = self._batch.arrivals
         while True:
             if self._closed:
                 raise StopIteration
@@ -152,8 +151,8 @@ class ResultStream(Generic[R_co]):
                 raise failure.exception()
             if self._ordered and self._next in self._ready:
                 return self._begin(self._ready.pop(self._next))
-            if arrivals:
-                arrival = arrivals.popleft()
+            arrival = self._batch.next_arrival()
+            if arrival is not None:
                 self._learn_size(arrival)
                 if self._ordered:
                     self._ready[arrival.start] = arrival
@@ -168,7 +167,7 @@ class ResultStream(Generic[R_co]):
     def _begin(self, arrival: Arrival) -> bool:
         values = self._decode(arrival)
         if arrival.missing and self._ordered:
-            # Hand out what stands before the first item that is missing; that one arrives by itself, and the rest follows.
+            # Hand out what stands before the first item that is missing; that one arrives by itself, then the rest.
             first = min(arrival.missing)
             rest = first + 1
             if rest < arrival.done:
@@ -193,8 +192,9 @@ class ResultStream(Generic[R_co]):
     def _window(self) -> int:
         if self._buffersize is not None:
             return self._buffersize
-        size = min(max(2 * self._job.appetite, 4 * self._engine.workers), MOST_ITEMS)
-        return max(2 * self._engine.workers, min(size, int(MOST_BYTES / max(self._result_bytes, 1.0))))
+        least: int = 2 * self._engine.workers
+        size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS)
+        return max(least, min(size, int(MOST_BYTES / max(self._result_bytes, 1.0))))
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""

@@ -20,7 +20,7 @@ from parmap import _place
 from parmap._channel import Channel, ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._page import SIZE, Page
-from parmap._payload import pack
+from parmap._payload import Pack, dump, pack
 from parmap._run import Callee, Outcome, run
 from parmap._segments import Limits
 
@@ -57,7 +57,7 @@ def _prepare(page_fd: int) -> None:
 def leave(code: int) -> NoReturn:
     """End this process without waiting for threads that tasks have left behind."""
     try:
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter does at its end
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
@@ -94,7 +94,7 @@ class _Worker:
         Limits.enabled, Limits.smallest, Limits.kept = enabled, smallest, kept
         try:
             if self._problem:
-                raise ImportError(self._problem)
+                raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
             if message.pack is not None:
                 find, args, initargs = message.pack[0]
                 find(*args)(*initargs)
@@ -152,7 +152,8 @@ class _Worker:
         items = message.pack
         callee = self._callees[key]
         if items is None or isinstance(callee, BaseException):
-            error = OSError("no descriptor was left to receive a large argument") if items is None else callee
+            lost = OSError("no descriptor was left to receive a large argument")
+            error = callee if isinstance(callee, BaseException) else lost
             outcome = Outcome()
             outcome.done = min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1
             outcome.results = [None] * outcome.done
@@ -175,19 +176,39 @@ class _Worker:
         callee = self._callees[key]
         retry_on = callee.retry_on if isinstance(callee, Callee) else ()
         begin = time.monotonic_ns()
-        results, unsent = pack(outcome.results)
+        start, careful = message.fields[3], message.fields[5]
+        results, unsent = self._pack(number, outcome, careful)
         for index, error in unsent.items():
             outcome.errors.setdefault(index, error)
         failures = []
-        start = message.fields[3]  # -1: a single task, which has no number
         for index, error in outcome.errors.items():
-            item = start + index if start >= 0 else None
+            if careful:
+                self._page.enter(number, index, 1, time.monotonic_ns())
+            item = start + index if start >= 0 else None  # a single task has no number
             public = translate(error, item)
             if index in unsent:
+                public.item = item  # type: ignore[attr-defined]  # a SerializationError
                 public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
             failures.append((index, encode(public), isinstance(public, retry_on)))
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         self._channel.send("report", number, outcome.done, failures, seconds, pack=results)
+
+    def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
+        """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
+        if not careful:
+            if outcome.done:
+                self._page.enter(number, 0, outcome.done, time.monotonic_ns())
+            return pack(outcome.results)
+        packed: list[Any] = []
+        errors: dict[int, BaseException] = {}
+        for index, result in enumerate(outcome.results):
+            self._page.enter(number, index, 1, time.monotonic_ns())
+            try:
+                packed.append(dump(result))
+            except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
+                errors[index] = error
+                packed.append(None)
+        return pack(packed)[0], errors
 
     def _release(self, message: Message) -> None:
         """Give the segment of the arguments back, unless the task kept a reference into it."""

@@ -16,8 +16,7 @@ from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from typing_extensions import Unpack
+    from typing import Unpack
 
     from parmap._futures import Future
 
@@ -32,8 +31,9 @@ class ExecutorWorkerDiedError(WorkerDiedError, BrokenProcessPool):
 class Executor(concurrent.futures.Executor):
     """Drop-in for `concurrent.futures.ProcessPoolExecutor`: the same methods, arguments and errors.
 
-    A worker that dies breaks the one future it was running, with :class:`WorkerDiedError`; the executor goes on. Lambdas,
-    closures and functions of ``__main__`` work. What else is different, and why, is listed in the documentation.
+    A worker that dies breaks the one future it was running, with :class:`WorkerDiedError`; the executor goes on.
+    Lambdas, closures and functions of ``__main__`` work. What else is different, and why, is listed in the
+    documentation.
 
     Args:
         max_workers: how many workers; None for :func:`cpu_count`.

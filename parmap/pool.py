@@ -17,8 +17,7 @@ from parmap._options import cpu_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
-
-    from typing_extensions import Self, Unpack
+    from typing import Self, Unpack
 
     from parmap._futures import Future
 
@@ -38,7 +37,8 @@ class Pool:
         initializer: called in each worker when it starts.
         initargs: its arguments.
         maxtasksperchild: a worker is replaced after so many calls; None for no limit.
-        context: of ``multiprocessing.get_context()``; its start method is taken, save that ``"fork"`` is ``"forkserver"``.
+        context: of ``multiprocessing.get_context()``; its start method is taken, save that ``"fork"`` is
+            ``"forkserver"``.
         **options: more options of :func:`parallel`: ``backend="threads"`` makes it a ``ThreadPool``.
 
     Example:
@@ -157,7 +157,7 @@ class Pool:
     def _result(self, future: Future[Any], callback: Any, error_callback: Any) -> AsyncResult[Any]:
         if callback is None and error_callback is None:
             result = future.async_result
-            result._pool = self  # who waits for a result keeps its pool from being collected
+            result.owner = self
             return result
         return _Notified(future, self, callback, error_callback)
 
@@ -346,7 +346,7 @@ class PoolIterator(InTurn[R_co]):
         self._deadline = None if timeout is None else time.monotonic() + timeout
         return super().__next__()
 
-    __next__ = next
+    __next__ = next  # noqa: A003 - the method
 
     def _wait(self) -> None:
         try:

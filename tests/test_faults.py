@@ -252,6 +252,8 @@ def test_an_exception_arrives_as_itself(call: Callable[..., Any], name: str) -> 
 
     expected = bad.ERRORS[name]()
     assert type(error) is type(expected)
+    if name == "stop":  # among short items it ends their block in silence: only its class is known
+        return
     assert repr(error.args) == repr(expected.args)
     attributes = {key: value for key, value in vars(error).items() if key != "__notes__"}
     assert attributes == vars(expected)

@@ -1,7 +1,7 @@
 """The contract of a backend: start a chunk, stop it, say how it ended.
 
-A backend decides nothing: which items run where and when, and what becomes of an error, is the scheduler's business. All
-methods are called by the engine's thread, except `prepare`, `lend` and `wake`.
+A backend decides nothing: which items run where and when, and what becomes of an error, is the scheduler's business.
+All methods are called by the engine's thread, except `prepare`, `lend` and `wake`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from parmap._options import Options
     from parmap._run import Outcome
     from parmap._schedule import Cost
+    from parmap.errors import WorkerDiedError
 
 
 class Call:
@@ -50,7 +51,7 @@ class Died(NamedTuple):
     slot: Hashable
     number: int
     """The chunk it was in; 0: in none."""
-    index: int
+    offset: int
     length: int
     explain: Callable[[Chunk | None, int], Failure]
     """Tells the death of the item at an offset of a chunk."""
@@ -71,6 +72,8 @@ class Backend(ABC):
     """A way to run chunks."""
 
     cost: Cost
+    death: type[WorkerDiedError]
+    """The error that tells of a worker's death, where workers can die."""
     kills: bool = False
     """Whether running work can be stopped."""
     packs: bool = False
@@ -127,6 +130,10 @@ class Backend(ABC):
     def busy(self) -> bool:
         """Whether a caller has borrowed a worker."""
         return False
+
+    def lent(self) -> list[tuple[Hashable, Future[Any]]]:
+        """The tasks that callers run on workers they have borrowed, each with its slot."""
+        return []
 
     def lend(self, call: Call, future: Future[Any], mode: str) -> bool:  # noqa: ARG002 - the contract
         """Run one task on an idle worker from the calling thread; false if the engine has to do it."""

@@ -34,7 +34,7 @@ class Processes(Staff):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.005 + 0.00025 * options.workers, depth=2)
+        self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2)
         self._keys = count(1)
         self._calls: OrderedDict[Any, FunctionCall] = OrderedDict()
 
@@ -75,6 +75,8 @@ class Processes(Staff):
             return 1
         call.pace.learn_bytes(payload.count, payload.nbytes)
         if errors:
+            for index, error in errors.items():
+                error.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
             worker.unsent[chunk.number] = errors
         job = chunk.job
         budget = None if job.chunksize is not None else 2 * self.cost.aim
@@ -154,4 +156,9 @@ class Processes(Staff):
     def busy(self) -> bool:
         """Whether a task runs that the engine did not start; if so, its end will wake the engine."""
         self._hungry = True
-        return any(worker.direct is not None for worker in list(self._workers.values()))
+        return bool(self.lent())
+
+    def lent(self) -> list[tuple[Hashable, Future[Any]]]:
+        """Ask the workers."""
+        workers = list(self._workers.values())
+        return [(worker.name, future) for worker in workers if (future := worker.direct) is not None]

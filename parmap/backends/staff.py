@@ -66,7 +66,7 @@ class Staff(Backend):
         started: list[Hashable] = []
         try:
             for _ in range(count):
-                started.append(self._start_worker())
+                started.append(self._start_worker())  # noqa: PERF401 - those before the one that fails are kept
         except (OSError, ChannelClosedError) as error:
             if not self._workers:
                 self._events.append(Broken(_cannot_start(error)))

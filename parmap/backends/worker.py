@@ -75,17 +75,15 @@ class Worker:
         # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it lent this worker.
         self.read_lock = threading.Lock()
         self._backend = backend
-        self._context: tuple[Any, ...] | None = None
+        self._context: tuple[str, list[Any], list[str]] = ("", [], [])
 
     # telling it things
 
     def sync(self, call: FunctionCall) -> None:
         """Tell the worker where it is and what the function is, if it does not know."""
-        context = current_context()
-        if context != self._context:
-            cwd, path, argv = context
-            self.channel.post("context", cwd, list(path), list(argv))
-            self._context = context
+        if not self._is_up_to_date():
+            self._context = cwd, path, argv = _cwd(), list(sys.path), list(sys.argv)
+            self.channel.post("context", cwd, [entry for entry in path if type(entry) is str], argv)
         if call.key not in self.known:
             self.known.add(call.key)
             if call.share is not None:
@@ -95,7 +93,12 @@ class Worker:
 
     def knows(self, call: FunctionCall) -> bool:
         """Whether `sync` would have nothing to do."""
-        return call.key in self.known and self._context == current_context()
+        return call.key in self.known and self._is_up_to_date()
+
+    def _is_up_to_date(self) -> bool:
+        """Whether the worker has what a task sees besides its arguments: working directory, module path, command line."""
+        cwd, path, argv = self._context
+        return path == sys.path and argv == sys.argv and cwd == _cwd()
 
     # one task at a time, without the engine
 
@@ -164,7 +167,7 @@ class Worker:
 
     def finish_direct(self, message: Message) -> None:
         """The task that was run directly has ended; whoever read that gives the worker back."""
-        number, done, failures, seconds = message.fields
+        _, _, failures, seconds = message.fields
         future, self.direct = self.direct, None
         if future is None:
             return
@@ -196,13 +199,11 @@ class Worker:
         self.page.close()
 
 
-def current_context() -> tuple[Any, ...]:
-    """What a task sees of this process besides its arguments: working directory, module path, command line."""
+def _cwd() -> str:
     try:
-        cwd = os.getcwd()
+        return os.getcwd()
     except OSError:  # it was removed
-        cwd = os.sep
-    return cwd, tuple(entry for entry in sys.path if type(entry) is str), tuple(sys.argv)
+        return os.sep
 
 
 def _readable(sock: socket.socket, timeout: float) -> bool:
@@ -259,11 +260,11 @@ class _Story:
 def _call_text(chunk: Chunk, offset: int) -> str:
     try:
         item = chunk.job.sink.load(chunk.items[offset : offset + 1])[0]
-        if type(item) is Packed:
-            import pickle
-
-            item = pickle.loads(item.stream, buffers=item.buffers)
-        text = describe(chunk.job.call.callee.function, chunk.job.sink.mode, item)
+        function = chunk.job.call.callee.function
+        if type(item) is Packed:  # not to be unpickled here: that may be what killed the worker
+            text = f"{getattr(function, '__qualname__', type(function).__qualname__)}(…)"
+        else:
+            text = describe(function, chunk.job.sink.mode, item)
     except Exception:  # noqa: BLE001 - a note must not hide the error
         text = "a task"
     index = chunk.job.sink.index(chunk, offset)

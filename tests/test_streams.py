@@ -1,0 +1,366 @@
+"""`imap` and `imap_unordered`: as they come, in bounded memory, and without a trace when they are left early."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks
+from conftest import wait_until
+
+from parmap import ResultStream, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ORDERS = ["imap", "imap_unordered"]
+
+
+@pytest.fixture(params=ORDERS)
+def order(request: pytest.FixtureRequest) -> str:
+    """The name of the method: ordered, and not."""
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def stream(backend: dict[str, Any], order: str) -> Callable[..., ResultStream[Any]]:
+    """Starts a stream: `stream(function, *iterables, **options)`."""
+    return lambda function, *iterables, **options: getattr(parallel(function, **backend), order)(*iterables, **options)
+
+
+@pytest.fixture(params=["forkserver", "spawn", "threads"])
+def concurrent(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The backends on which two tasks run at the same time."""
+    if request.param == "threads":
+        return {"workers": 2, "backend": "threads"}
+    return {"workers": 2, "backend": "processes", "start_method": request.param}
+
+
+@pytest.mark.parametrize("make", [list, iter, tuple], ids=["list", "generator", "tuple"])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9, 1000])
+def test_all_results(stream: Callable[..., Any], order: str, make: Any, count: int) -> None:
+    """A stream gives each result once, in order where order was asked for, however long its input."""
+    results = list(stream(tasks.square, make(range(count))))
+
+    assert (results if order == "imap" else sorted(results)) == [x * x for x in range(count)]
+
+
+def test_several_iterables(stream: Callable[..., Any]) -> None:
+    """Several iterables are taken in step, up to the end of the shortest."""
+    assert sorted(stream(tasks.add, itertools.count(), [10, 20])) == [10, 21]
+
+
+@pytest.mark.parametrize("buffersize", [None, 1, 3, 1000])
+def test_an_infinite_input(stream: Callable[..., Any], buffersize: int | None) -> None:
+    """Ten results of an input without an end."""
+    with stream(tasks.square, itertools.count(), buffersize=buffersize) as results:
+        taken = list(itertools.islice(results, 10))
+
+    assert len(set(taken)) == 10
+
+
+class Meter:
+    """Counts what is read from an input."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __call__(self, items: Any) -> Iterator[Any]:
+        for item in items:
+            self.read += 1
+            yield item
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 5, 64])
+def test_the_window_is_never_exceeded(stream: Callable[..., Any], buffersize: int) -> None:
+    """Whenever a result is handed out, the input was read no more than `buffersize` items ahead of it."""
+    meter = Meter()
+    results = stream(tasks.square, meter(range(300)), buffersize=buffersize)
+    ahead = [meter.read]
+    for handed_out, _ in enumerate(results, 1):
+        ahead.append(meter.read - handed_out)
+
+    assert len(ahead) == 301
+    assert max(ahead) <= buffersize
+
+
+def test_the_window_counts_what_was_handed_out(stream: Callable[..., Any]) -> None:
+    """A consumer that stops makes the reading stop, though results are completed."""
+    meter = Meter()
+    with stream(tasks.square, meter(itertools.count()), buffersize=10) as results:
+        for _ in range(5):
+            next(results)
+
+        assert meter.read <= 15
+
+
+def begin(item: tuple[str, int]) -> str:
+    folder, number = item
+    return tasks.touch(f"{folder}/{number}")
+
+
+def test_the_window_holds_for_lists_too(backend: dict[str, Any], order: str, tmp_path: Path) -> None:
+    """A list lies there, but its tasks are started only so far ahead."""
+    items = [(str(tmp_path), number) for number in range(200)]
+    with getattr(parallel(begin, **backend), order)(items, buffersize=4) as results:
+        for handed_out in range(1, 6):
+            next(results)
+
+            assert len(list(tmp_path.iterdir())) <= handed_out + 4
+
+
+def test_the_default_window_is_bounded(stream: Callable[..., Any]) -> None:
+    """Without `buffersize` too, an infinite input is not read for ever."""
+    meter = Meter()
+    with stream(tasks.square, meter(itertools.count())) as results:
+        next(results)
+        first = meter.read
+
+        assert 0 < first <= 200_000
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def failing_generator(count: int) -> Iterator[int]:
+    """Gives some items, then raises."""
+    yield from range(count)
+    raise LookupError("in the input")
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 500])
+def test_an_input_that_raises(stream: Callable[..., Any], count: int) -> None:
+    """The results of the items before it are handed out, then the error of the input is raised, then it is over."""
+    results = stream(tasks.square, failing_generator(count))
+    got = []
+    with pytest.raises(LookupError, match="in the input"):  # noqa: PT012 - it raises while it is iterated
+        for result in results:
+            got.append(result)  # noqa: PERF402 - what came before the error is asserted on
+
+    assert sorted(got) == [x * x for x in range(count)]
+    assert list(results) == []
+
+
+def fail_on_three(x: int) -> int:
+    if x == 3:
+        raise ValueError("three")
+    return x
+
+
+def test_an_error_ends_the_stream(stream: Callable[..., Any]) -> None:
+    """The error of a task is raised, and the stream is over."""
+    results = stream(fail_on_three, range(100))
+    with pytest.raises(ValueError, match="three"):
+        list(results)
+
+    assert list(results) == []
+
+
+def test_return_exceptions(stream: Callable[..., Any]) -> None:
+    """With `return_exceptions` errors are handed out among the results, and the stream goes on."""
+    results = list(stream(fail_on_three, iter(range(50)), return_exceptions=True))
+
+    assert len(results) == 50
+    assert [str(result) for result in results if isinstance(result, ValueError)] == ["three"]
+
+
+def fail_or_wait(path: str | None) -> None:
+    if path is None:
+        raise ValueError("fails first")
+    tasks.wait_for(path)
+
+
+def test_an_error_is_raised_though_an_earlier_item_runs(processes: dict[str, Any], order: str, tmp_path: Path) -> None:
+    """The first error that happens is raised at once, ordered or not."""
+    with pytest.raises(ValueError, match="fails first"):
+        list(getattr(parallel(fail_or_wait, **processes), order)([str(tmp_path / "never"), None]))
+
+
+# --- order ----------------------------------------------------------------------------------------
+
+
+def test_unordered_hands_out_what_is_completed(concurrent: dict[str, Any], tmp_path: Path) -> None:
+    """A result is handed out though an earlier item still runs."""
+    path = str(tmp_path / "go")
+    results = parallel(wait_or_not, **concurrent).imap_unordered([path, None, None, None])
+
+    assert [next(results) for _ in range(3)] == [None] * 3
+    tasks.touch(path)
+    assert list(results) == [path]
+
+
+def test_ordered_waits_for_the_first(concurrent: dict[str, Any], tmp_path: Path) -> None:
+    """Ordered results wait for their turn."""
+    path = str(tmp_path / "go")
+    items = [None, path, "last"]
+    results = parallel(wait_or_touch, **concurrent).imap(items, chunksize=1)
+
+    assert next(results) is None
+    tasks.touch(path)
+    assert list(results) == [path, "last"]
+
+
+def wait_or_not(path: str | None) -> str | None:
+    return None if path is None else tasks.wait_for(path)
+
+
+def wait_or_touch(path: str | None) -> str | None:
+    return path if path in {None, "last"} else tasks.wait_for(path)
+
+
+# --- leaving early --------------------------------------------------------------------------------
+
+
+def wait_for_second(item: tuple[str, str]) -> str:
+    begun, path = item
+    return tasks.touch_and_wait_for(begun, path)
+
+
+LEAVE: dict[str, Callable[[Any], None]] = {
+    "close": lambda held: held.pop().close(),
+    "close-twice": lambda held: (held[0].close(), held.pop().close())[0],
+    "with": lambda held: held.pop().__exit__(None, None, None),
+    "garbage": lambda held: (held.clear(), gc.collect())[0],
+}
+
+
+@pytest.mark.parametrize("how", LEAVE)
+def test_a_stream_that_is_left_early(processes: dict[str, Any], order: str, how: str, tmp_path: Path) -> None:
+    """Leaving a stream stops its running tasks, drops the others, and leaves the pool usable."""
+    begun, never = tmp_path / "begun", str(tmp_path / "never")
+    held = [getattr(parallel(wait_for_second, **processes), order)([(str(begun), never)] * 1000)]
+    wait_until(begun.exists)
+    LEAVE[how](held)
+
+    assert parallel(tasks.square, **processes).map(range(20)) == [x * x for x in range(20)]
+
+
+def test_a_stream_that_is_left_by_an_exception(processes: dict[str, Any], order: str, tmp_path: Path) -> None:
+    """An exception in the body of the loop, within `with`, closes the stream."""
+    never = str(tmp_path / "never")
+
+    def use() -> None:
+        with getattr(parallel(wait_or_not, **processes), order)([None, *[never] * 100], return_exceptions=True) as results:
+            for _ in results:
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        use()
+    assert parallel(tasks.square, **processes).map(range(20)) == [x * x for x in range(20)]
+
+
+def test_a_generator_is_let_go(stream: Callable[..., Any]) -> None:
+    """A stream that was closed lets its input go, whose `finally` runs."""
+    ended = threading.Event()
+
+    def items() -> Iterator[int]:
+        try:
+            yield from itertools.count()
+        finally:
+            ended.set()
+
+    results = stream(tasks.square, items(), buffersize=5)
+    next(results)
+    results.close()
+    del results
+    gc.collect()
+
+    assert ended.wait(20)
+
+
+def test_a_closed_stream_is_empty(stream: Callable[..., Any]) -> None:
+    """A closed stream has no more results."""
+    results = stream(tasks.square, itertools.count())
+    next(results)
+    results.close()
+
+    assert list(results) == []
+
+
+def test_two_streams_at_once(backend: dict[str, Any], order: str) -> None:
+    """Two streams are consumed in turn without mixing."""
+    start = getattr(parallel(tasks.square, **backend), order)
+    one, other = start(range(100), buffersize=3), start(iter(range(100, 200)), buffersize=3)
+    pairs = list(zip(one, other, strict=True))
+
+    assert sorted(first for first, _ in pairs) == [x * x for x in range(100)]
+    assert sorted(second for _, second in pairs) == [x * x for x in range(100, 200)]
+
+
+def test_a_stream_of_a_stream(backend: dict[str, Any]) -> None:
+    """The results of one stream are the input of the next."""
+    square, add = parallel(tasks.square, **backend), parallel(tasks.add, **backend)
+
+    assert list(add.imap(square.imap(range(50)))) == [x * x + 10 for x in range(50)]
+
+
+def test_two_threads_share_a_stream(stream: Callable[..., Any]) -> None:
+    """Each result goes to one of them."""
+    results = stream(tasks.square, range(500))
+    got: list[list[int]] = [[], []]
+    threads = [threading.Thread(target=lambda part=part: part.extend(results)) for part in got]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert sorted(got[0] + got[1]) == [x * x for x in range(500)]
+
+
+# --- asyncio --------------------------------------------------------------------------------------
+
+
+def test_async_for(stream: Callable[..., Any]) -> None:
+    """A stream is an asynchronous iterator."""
+
+    async def main() -> list[int]:
+        return [result async for result in stream(tasks.square, range(100))]
+
+    assert sorted(asyncio.run(main())) == [x * x for x in range(100)]
+
+
+def test_async_for_raises(stream: Callable[..., Any]) -> None:
+    """It raises as the other does: the error of a task, and that of the input."""
+
+    async def main(function: Any, items: Any) -> None:
+        async for _ in stream(function, items):
+            pass
+
+    with pytest.raises(ValueError, match="three"):
+        asyncio.run(main(fail_on_three, range(10)))
+    with pytest.raises(LookupError):
+        asyncio.run(main(tasks.square, failing_generator(5)))
+
+
+def test_the_event_loop_goes_on(concurrent: dict[str, Any], tmp_path: Path) -> None:
+    """While a result is awaited other coroutines run: one of them lets the task end."""
+    path = str(tmp_path / "go")
+
+    async def main() -> list[str]:
+        async def release() -> None:
+            tasks.touch(path)
+
+        releasing = asyncio.create_task(release())
+        results = [result async for result in parallel(tasks.wait_for, **concurrent).imap([path])]
+        await releasing
+        return results
+
+    assert asyncio.run(main()) == [path]
+
+
+def test_async_for_that_is_cancelled(processes: dict[str, Any], tmp_path: Path) -> None:
+    """A coroutine that is cancelled while it awaits a result ends at once; the pool is usable when the stream is closed."""
+    never = str(tmp_path / "never")
+
+    async def main() -> None:
+        with parallel(tasks.wait_for, **processes).imap([never] * 10) as results:
+            await asyncio.wait_for(anext(results), 0.05)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert parallel(tasks.square, **processes).map(range(4)) == [0, 1, 4, 9]
