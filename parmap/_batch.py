@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._futures import Future, Watched
 from parmap._payload import ATOMS, dump
+from parmap._relay import relay
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from parmap._failure import Failure
     from parmap._job import Chunk
+    from parmap._progress import Meter
 
 
 class Columns:
@@ -50,7 +52,7 @@ def as_sequence(iterables: tuple[Iterable[Any], ...]) -> Any:
 
 
 _SLICED = frozenset({list, tuple, range, str, bytes})
-_FINITE: tuple[type, ...] = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
+_FINITE: tuple[Any, ...] = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
 
 
 def _sliceable(iterable: Any) -> Any:
@@ -86,6 +88,8 @@ class Batch(Watched):
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded = 0
+        self.meter: Meter | None = None
+        self.told: Callable[[int, int], object] | None = None  # called with the items that have ended, and failed
 
     @property
     def happened(self) -> bool:
@@ -95,7 +99,12 @@ class Batch(Watched):
     def next_arrival(self) -> Arrival | None:
         """What arrived first and was not taken yet."""
         self._undecoded = 0
-        return self.arrivals.popleft() if self.arrivals else None
+        if not self.arrivals:
+            return None
+        arrival = self.arrivals.popleft()
+        if self.meter is not None:
+            self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
+        return arrival
 
     @staticmethod
     def load(items: Any) -> Any:
@@ -116,6 +125,8 @@ class Batch(Watched):
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
         self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
+        if self.told is not None:
+            self.told(done - len(missing), len(failures))
         self._undecoded += getattr(results, "nbytes", 0)
         if self._undecoded >= self.patience:
             self.fire()
@@ -138,6 +149,8 @@ def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
 
     Exceptions stand where items failed, and `None` where one is still missing.
     """
+    if relay.waiting:  # what was printed before comes first
+        relay.drain()
     problem = None
     results = arrival.results
     values: list[Any]
@@ -199,6 +212,8 @@ class Assembly:
             BaseException: the error that ended the batch.
         """
         if self._batch.failure is not None:
+            if relay.waiting:
+                relay.drain()
             raise self._batch.failure.exception()
         self.take()
         values = list(chain.from_iterable(self._parts[start] for start in sorted(self._parts)))
@@ -263,15 +278,16 @@ class Input:
         return items
 
     def _read_one_by_one(self, items: list[Any], size: int) -> None:
+        if not self._packs:
+            items.extend(islice(self._items, size))
+            return
+        add = items.append
         for item in islice(self._items, size):
-            if not self._packs or type(item) in ATOMS or (type(item) is tuple and ATOMS.issuperset(map(type, item))):
-                items.append(item)
-                if type(item) in ATOMS and len(items) == 1:  # atoms are usually among their like
-                    items.extend(islice(self._items, size - 1))
-                    return
+            if type(item) in ATOMS or (type(item) is tuple and ATOMS.issuperset(map(type, item))):
+                add(item)
                 continue
             # A generator may hand out one object again and again, changed each time: pickle it as it is now.
             try:
-                items.append(dump(item))
+                items.append(dump(item).keep())
             except SerializationError:
                 items.append(item)  # fails again when its turn comes, as the error of this item

@@ -30,6 +30,10 @@ def pickler() -> type[Any]:
     if _pickler_class is None:
         import cloudpickle
 
+        script = sys.modules.get("__mp_main__")
+        if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
+            cloudpickle.register_pickle_by_value(script)
+
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             def reducer_override(self, obj: Any) -> Any:
                 if type(obj) in (FunctionType, _LRU_CACHE):

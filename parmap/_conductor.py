@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._failure import Failure
 from parmap._page import NO_LIMIT
 from parmap._schedule import Scheduler
-from parmap.backends.base import Broken, Died, Report
+from parmap.backends.base import Died, Report
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from parmap.backends.base import Backend, Event
 
 MERCY = 0.05
-"""Seconds that running work of a failed or closed job has to end by itself, which is cheaper than killing its worker."""
+"""Seconds that running work of a failed or closed job has to end by itself: cheaper than killing its worker."""
 
 SETTLE = 0.002
 """Seconds after which what two processes wrote into shared memory is surely visible to both."""
@@ -151,16 +151,16 @@ class Conductor:
         """
         place = self._backend.position(chunk)
         limit = place[0] + place[1] if place else 0
-        chunk.recalled = True  # not a second time
+        chunk.recalled = True  # not a second time: it would keep the chunk behind it from its turn
         self._backend.recall(chunk, limit)
 
         def confirm(now: float) -> None:
-            chunk.recalled = False
             if chunk.number not in self._chunks:
                 return
             place = self._backend.position(chunk)
             if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
                 self._backend.recall(chunk, NO_LIMIT)
+                chunk.recalled = False
                 chunk.sent = now
                 return
             self.scheduler.trim(chunk, limit)

@@ -1,8 +1,8 @@
 """The engine: one thread that owns a scheduler and a backend, and carries what each says to the other.
 
-Nobody else touches the scheduler. Callers leave a note in the inbox, a `deque` whose `append` and `popleft` need no lock,
-so that a submit may come from anywhere: another thread, a done-callback, a signal handler, a `__del__` in the middle of
-anything. A note is a future to run, or a function to call.
+Nobody else touches the scheduler. Callers leave a note in the inbox, a `deque` whose `append` and `popleft` need no
+lock, so that a submit may come from anywhere: another thread, a done-callback, a signal handler, a `__del__` in the
+middle of anything. A note is a future to run, or a function to call.
 """
 
 from __future__ import annotations
@@ -179,8 +179,9 @@ class Engine:
         try:
             while not self._is_over:
                 self._step(None)
-        except BaseException as error:  # noqa: BLE001 - a fault of our own must not leave anybody waiting
+        except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
             self._conductor.end_all(error)
+            raise
         finally:
             self._finish()
 

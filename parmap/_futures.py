@@ -14,6 +14,7 @@ from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from parmap._relay import relay
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def _outcome(self) -> BaseException | None:
         """Decode the value, once; return the error if there is one instead."""
+        if relay.waiting:  # what was printed before comes first
+            relay.drain()
         if self._state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if self._failure is not None:
@@ -321,11 +324,11 @@ class _Callbacks:
 def _call(fn: Callable[[Any], object], future: Any) -> None:
     try:
         fn(future)
-    except Exception:  # noqa: BLE001 - as concurrent.futures does: the callback's fault is told, and ends there
+    except Exception:  # as concurrent.futures does: the fault of a callback is told, and ends there
         import logging
 
         logging.getLogger("parmap").exception("exception calling callback for %r", future)
-    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread that serves others
+    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
         sys.excepthook(type(error), error, error.__traceback__)
 
 

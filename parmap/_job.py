@@ -151,7 +151,8 @@ class Job:
             joined = False
             while len(items) < size and self.pending and _continues(self.pending[0], piece):
                 items = items if joined else list(items)
-                items += self._take_from(self.pending[0], size - len(items))
+                piece = self.pending[0]  # what comes next must go on where this one ends
+                items += self._take_from(piece, size - len(items))
                 joined = True
             self.waiting -= len(items)
             if self.dropped:
@@ -233,6 +234,6 @@ class Chunk:
         self.slot: Hashable = None
         self.sent = 0.0
         self.expected: float | None = None
-        self.recalled = False  # it is being asked to give back what it has not started
+        self.recalled = False  # it was asked to give back what it has not started
         self.doomed = False  # its worker is being killed for it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends

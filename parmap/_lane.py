@@ -1,4 +1,4 @@
-"""The stream of all tasks that `submit` makes of one function: they wait together, and travel in chunks like any others."""
+"""The stream of all tasks that `submit` makes of one function: they wait together, and travel in chunks like others."""
 
 from __future__ import annotations
 

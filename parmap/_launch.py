@@ -214,6 +214,9 @@ class _Template:
         if not fork:
             return
         problem = import_all(["parmap._worker", *preload])  # what the template has imported, no worker has to
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # what the modules printed, or each worker would print it again
+                stream.flush()
         if problem:
             self._control.send("unfit", problem)
         gc.collect()

@@ -22,7 +22,7 @@ _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its 
 
 
 class Position(NamedTuple):
-    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at its `length` items from `offset` on, since when."""
+    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at `length` items from `offset` on, since when."""
 
     number: int
     offset: int

@@ -4,9 +4,9 @@ Plain pickle does the work wherever it can (C speed, protocol 5, large buffers o
 what plain pickle refuses, and for what it would pickle by a name that means nothing in a worker: names in `__main__`.
 
 Items are pickled one by one, never as one list: two items that share an object arrive as two objects however they were
-cut into chunks, an item that fails to travel fails alone, and each is decoded only when it is asked for. Atoms (numbers,
-strings, bytes), and flat tuples, lists and dicts of them, where none of this can matter, are marshalled as one list,
-which is several times faster.
+cut into chunks, an item that fails to travel fails alone, and each is decoded only when it is asked for. Atoms
+(numbers, strings, bytes), and flat tuples, lists and dicts of them, where none of this can matter, are marshalled as
+one list, which is several times faster.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Packed:
     def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
         self.stream = stream
         self.buffers = buffers
+
+    def keep(self) -> Packed:
+        """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
+        self.buffers = [memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer)) for buffer in self.buffers]
+        return self
 
 
 class Pack:
@@ -114,10 +119,11 @@ class Pack:
         return pickle.loads(one, buffers=self.buffers[first : first + self.owned[index]])
 
     def _whole(self) -> Sequence[Any]:
-        if self._values is None:
+        values = self._values
+        if values is None:
             loads: Any = marshal.loads if self.kind == FLAT else pickle.loads
-            self._values = loads(self.stream, **({"buffers": self.buffers} if self.buffers else {}))
-        return self._values
+            values = self._values = loads(self.stream, **({"buffers": self.buffers} if self.buffers else {}))
+        return values
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""
@@ -265,7 +271,7 @@ def _names_stranger(stream: bytes) -> bool:
 
     A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
     """
-    if b"__main__" in stream:
+    if b"_main__" in stream:  # __mp_main__ too: a process that multiprocessing has spawned calls its script so
         return True
     cloudpickle = sys.modules.get("cloudpickle")
     return cloudpickle is not None and any(

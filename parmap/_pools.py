@@ -19,7 +19,10 @@ from parmap._failure import Failure
 from parmap._futures import Future, finish_callbacks, forget_callbacks
 from parmap._job import Job
 from parmap._lane import Lane
-from parmap._payload import ATOMS, dump
+from parmap._payload import ATOMS, Packed, dump
+from parmap._progress import meter
+from parmap._relay import forget as forget_output
+from parmap._relay import relay
 from parmap._streams import ResultStream
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -121,10 +124,10 @@ def submit(
         lane = None
     if lane is None or lane.engine.closed:
         lane = _lane(function, options, keywords=bool(kwargs), engine=engine)
-    engine = lane.engine
+    driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
-    if engine.backend.packs:
+    if driver.backend.packs:
         for arg in item:
             if type(arg) not in ATOMS:
                 try:
@@ -133,11 +136,18 @@ def submit(
                     future.settle_failure(Failure(error))
                     return future
                 break
-    if not (lane.direct and engine.backend.lend(lane.call, future, lane.mode)):
-        engine.post(future)
-        if not engine.backend.threaded:
-            engine.wait(future)
+    if not (lane.direct and driver.backend.lend(lane.call, future, lane.mode)):
+        if type(future.args) is Packed:  # nobody knows how long it waits
+            future.args.keep()
+        driver.post(future)
+        if not driver.backend.threaded:
+            driver.wait(future)
     return future
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called."""
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, engine: Engine | None) -> Lane:
@@ -147,8 +157,7 @@ def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, eng
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
     if lane is None or lane.engine is not engine:
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        lane = Lane(engine, call, options, name, keywords=keywords)
+        lane = Lane(engine, call, options, name_of(function), keywords=keywords)
         if engine.backend.threaded:
             _lanes[key] = lane
             while len(_lanes) > _LANES:
@@ -177,6 +186,8 @@ def _begin(
     call = engine.backend.prepare(function, options.retry_on)
     source = Input(iterables, star=star, packs=engine.backend.packs)
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=fails_late)
+    if options.progress is not False:  # a callable may be empty, too
+        batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
         call,
         batch,
@@ -215,13 +226,17 @@ def map(  # noqa: A001 - the name that everybody looks for
                 if source.error is not None:
                     raise source.error
                 engine.extend(job, items, last=source.exhausted)
-                if source.exhausted:  # from here on there is nothing to do but decode, which is better done in bulk
+                if (
+                    source.exhausted and batch.meter is None
+                ):  # from here on there is nothing to do but decode, which is better done in bulk
                     batch.patience = _PATIENCE
             else:
                 engine.wait(batch)
                 received += assembly.take()
         return assembly.result()
     finally:
+        if batch.meter is not None:
+            batch.meter.close()
         if not batch.ended:  # an error, or Ctrl-C: nobody waits for the rest
             try:
                 engine.cancel(job)
@@ -248,10 +263,16 @@ def map_async(
             raise source.error
     else:
         items = source.sequence[:]  # the caller may change the list later
-    future = BatchFuture(engine, job, getattr(function, "__qualname__", type(function).__qualname__))
+    future = BatchFuture(engine, job, name_of(function))
     assembly = Assembly(batch, return_exceptions=return_exceptions)
 
+    progress, batch.meter = batch.meter, None
+    if progress is not None:  # nobody may be waiting: it is told of like output
+        batch.told = lambda done, failed: relay.put("call", (progress.count, (done, failed), b""))
+
     def end() -> None:
+        if progress is not None:
+            relay.put("call", (progress.close, (), b""))
         if batch.failure is not None:
             future.settle_failure(batch.failure)
         else:
@@ -307,6 +328,7 @@ def _at_exit() -> None:
     except KeyboardInterrupt:
         for engine in engines:
             engine.close(wait=True, cancel=True)
+    relay.drain()
 
 
 def _forget() -> None:
@@ -319,6 +341,7 @@ def _forget() -> None:
     _private.clear()
     _lanes.clear()
     forget_callbacks()
+    forget_output()
 
 
 atexit.register(_at_exit)

@@ -6,21 +6,38 @@ about half a millisecond, at the speed of C. If a worker dies within a block, it
 
 from __future__ import annotations
 
+import os
 import time
 from itertools import islice, starmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import LoadError, describe
 from parmap._payload import EACH, Pack
+from parmap._seeds import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from typing import Protocol
 
-    from parmap._page import Page
+    class Page(Protocol):
+        """Where it is noted which items run, and up to which they may: `_page.Page`, or the like for a thread."""
+
+        def enter(self, number: int, index: int, length: int, now: int, /) -> None: ...
+        def limit(self, number: int, /) -> int: ...
+
 
 _BLOCK = 500_000  # nanoseconds of work in a block
 _QUICK = 20_000  # nanoseconds: items that take less are run in blocks
 _CO_COROUTINE = 0x80
+
+
+class Rules(NamedTuple):
+    """What a worker has to know of the options of a call."""
+
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    seed: int | None = None
+    locals: bool = False
+    """Whether tracebacks show local variables."""
 
 
 class Callee:
@@ -29,9 +46,10 @@ class Callee:
     `mode` is `"map"` for `f(item)`, `"star"` for `f(*item)` and `"call"` for `f(*item[0], **item[1])`.
     """
 
-    def __init__(self, function: Any, retry_on: tuple[type[BaseException], ...] = (Exception,)) -> None:
+    def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
         self.function = function
-        self.retry_on = retry_on
+        self.rules = rules
+        self.retry_on = rules.retry_on
         plain = getattr(function, "__wrapped__", function)
         plain = getattr(plain, "func", plain)
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
@@ -129,25 +147,28 @@ def run(
     """
     outcome = Outcome()
     loading: Any = _Loading(items) if isinstance(items, Pack) and items.kind == EACH else _Direct(items, outcome)
+    pid = os.getpid()
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else None
     results = outcome.results
     one = callee.one(mode)
+    if callee.rules.seed is not None and start >= 0:
+        careful, one = True, seeded(one, callee.rules.seed, start, results)
     block = 1
     while len(results) < count:
         index = len(results)
         block = min(block, count - index)
         if page is not None:
             page.enter(number, index, block, now)
-            limit = page.limit(number)
-            if index + block > limit:
-                if index >= limit:
-                    break
-                block = limit - index
+            block = min(block, page.limit(number) - index)
+            if block <= 0:
+                break
         if block == 1:
             _run_one(one, loading.items, outcome)
         else:
             _run_block(callee.many(mode, islice(loading.items, block)), outcome, index + block)
+        if page is not None and os.getpid() != pid:  # a task forked, and its child came back through here
+            os._exit(0)
         last = len(results) - 1
         if last in outcome.errors:
             _tell(outcome.errors[last], callee.function, mode, loading.last, start + last if start >= 0 else -1)

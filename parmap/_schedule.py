@@ -45,6 +45,8 @@ class Cost(NamedTuple):
     """Seconds of work that make a chunk worth its trip."""
     depth: int
     """Chunks a worker may hold: one running, the others waiting in its channel."""
+    recalls: bool = True
+    """Whether a worker gives items of a chunk that it runs back when asked."""
 
 
 class Slot:
@@ -244,25 +246,19 @@ class Scheduler:
 
     def hostages(self, now: float) -> Chunk | None:
         """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
-        if any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
+        if not self.cost.recalls or any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
             return None
         if not any(not slot.flight for slot in self.slots.values()):
             return None
         for slot in self.slots.values():
-            for place, chunk in enumerate(slot.flight):
-                late = now - slot.flight[0].sent > 2 * self.cost.aim
-                if (
-                    late
-                    and len(chunk.items) > (place == 0)
-                    and chunk.job.chunksize is None
-                    and not (chunk.doomed or chunk.recalled)
-                ):
-                    return chunk
+            chunk = _holder(slot)
+            if chunk is not None and now - slot.flight[0].sent > 2 * self.cost.aim:
+                return chunk
         return None
 
     # outcomes
 
-    def finished(  # noqa: PLR0913 - a report has these parts
+    def finished(
         self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], seconds: float, now: float
     ) -> list[Chunk]:
         """A worker reported the outcomes of the first *done* items; the rest it gave back.
@@ -363,12 +359,17 @@ class Scheduler:
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
         times = [self._delayed[0][0]] if self._delayed else []
-        idle = any(not slot.flight for slot in self.slots.values())
+        idle = self.cost.recalls and any(not slot.flight for slot in self.slots.values())
         if idle and not any(job.waiting for job in self.jobs):
-            times += [
-                slot.flight[0].sent + 2 * self.cost.aim
-                for slot in self.slots.values()
-                if sum(len(chunk.items) for chunk in slot.flight) > 1
-                and not any(chunk.doomed or chunk.recalled for chunk in slot.flight)
-            ]
+            slots = [slot for slot in self.slots.values() if _holder(slot) is not None]
+            times += [slot.flight[0].sent + 2 * self.cost.aim for slot in slots]
         return min(times, default=None)
+
+
+def _holder(slot: Slot) -> Chunk | None:
+    """The first chunk of a worker that may have items behind the one that runs, and was not asked for them yet."""
+    for place, chunk in enumerate(slot.flight):
+        asked = chunk.doomed or chunk.recalled or chunk.job.chunksize is not None
+        if not asked and len(chunk.items) > (place == 0):
+            return chunk
+    return None

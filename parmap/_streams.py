@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._batch import Arrival, Undecodable, decode
+from parmap._relay import relay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from parmap._batch import Batch, Input
     from parmap._job import Job
 
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 MOST_ITEMS = 100_000
@@ -71,7 +71,7 @@ class ResultStream(Generic[R_co]):
         self._result_bytes = 0.0
         self._ready: dict[int, Arrival] = {}
         self._next = 0  # the number of the next item to hand out, where order counts
-        self._values: Iterator[R_co] = iter(())
+        self._values: Iterator[Any] = iter(())
         self._closed = False
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._feed()
@@ -84,10 +84,12 @@ class ResultStream(Generic[R_co]):
 
     def __next__(self) -> R_co:
         """The next result; waits for it."""
+        result: R_co
         with self._guard:
             while True:
                 for value in self._values:
-                    return self._hand_out(value)
+                    result = self._hand_out(value)
+                    return result
                 if not self._load():
                     self._wait()
 
@@ -109,10 +111,12 @@ class ResultStream(Generic[R_co]):
         """The next result; the event loop goes on while it is awaited."""
         import asyncio
 
+        result: R_co
         while True:
             try:
                 for value in self._values:
-                    return self._hand_out(value)
+                    result = self._hand_out(value)
+                    return result
                 if self._load():
                     continue
             except StopIteration:
@@ -120,13 +124,13 @@ class ResultStream(Generic[R_co]):
             loop = asyncio.get_running_loop()
             arrived = loop.create_future()
             if self._engine.backend.threaded:
-                if self._batch.watch(lambda: loop.call_soon_threadsafe(_wake, arrived)):  # noqa: B023 - used at once
+                if self._batch.watch(lambda: _wake_on(loop, arrived)):  # noqa: B023 - used at once
                     await arrived
             else:
                 await asyncio.sleep(0)
                 self._engine.wait(self._batch)
 
-    def _hand_out(self, value: R) -> R:
+    def _hand_out(self, value: Any) -> Any:
         self._next += 1
         self._yielded += 1
         if not self._input.exhausted:
@@ -148,6 +152,8 @@ class ResultStream(Generic[R_co]):
             if self._batch.failure is not None:
                 failure = self._batch.failure
                 self.close()
+                if relay.waiting:
+                    relay.drain()
                 raise failure.exception()
             if self._ordered and self._next in self._ready:
                 return self._begin(self._ready.pop(self._next))
@@ -215,6 +221,8 @@ class ResultStream(Generic[R_co]):
             self._input.exhausted = True
             self._values = iter(())
             self._ready.clear()
+            if self._batch.meter is not None:
+                self._batch.meter.close()
             if not self._batch.ended:
                 try:
                     self._engine.cancel(self._job, kill=self.kills)
@@ -250,6 +258,13 @@ def _tail(arrival: Arrival, first: int) -> Arrival:
         {place - first: failure for place, failure in arrival.failures.items() if place >= first},
         {place - first for place in arrival.missing if place >= first},
     )
+
+
+def _wake_on(loop: Any, future: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(_wake, future)
+    except RuntimeError:  # the loop was closed: nobody waits any more
+        pass
 
 
 def _wake(future: Any) -> None:

@@ -14,18 +14,19 @@ import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from parmap import _place
-from parmap._channel import Channel, ChannelClosedError, Message
+from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
+from parmap._output import Output, TalkingChannel
 from parmap._page import SIZE, Page
 from parmap._payload import Pack, dump, pack
 from parmap._run import Callee, Outcome, run
 from parmap._segments import Limits
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
-"""Makes a worker write the stack of its running task into its log; handled in C, so that a stuck task can't block it."""
+"""Makes a worker write the stack of its running task into its log; handled in C: a stuck task can't block it."""
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 
@@ -33,7 +34,7 @@ _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can'
 def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
-    worker = _Worker(Channel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
+    worker = _Worker(TalkingChannel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
     _prepare(page_fd)
     try:
         worker.serve()
@@ -67,8 +68,9 @@ def leave(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, channel: Channel, page: Page, problem: str) -> None:
+    def __init__(self, channel: TalkingChannel, page: Page, problem: str) -> None:
         self._channel = channel
+        self._output = Output(channel)
         self._problem = problem
         self._page = page
         self._pid = os.getpid()
@@ -99,12 +101,14 @@ class _Worker:
                 find, args, initargs = message.pack[0]
                 find(*args)(*initargs)
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+            self._output.flush()
             self._channel.send("broken", marshal.dumps(encode(translate(error))))
             return
         self._channel.send("ready")
 
     def _on_context(self, message: Message) -> None:
-        cwd, path, argv = message.fields
+        cwd, path, argv, levels = message.fields
+        self._output.set_levels(levels)
         self._cwd = cwd
         sys.path[:] = path
         sys.argv[:] = argv
@@ -132,9 +136,9 @@ class _Worker:
         number, key = message.fields[:2]
         self._page.enter(number, 0, 1, time.monotonic_ns())
         self._go_home()
-        self._report(message, number, self._outcome(message, key), key)
-        if os.getpid() != self._pid:  # a task forked and its child came back through here
-            os._exit(0)
+        outcome = self._outcome(message, key)
+        self._output.flush()
+        self._report(message, number, outcome, key)
         self._release(message)
 
     def _go_home(self) -> None:
@@ -190,6 +194,8 @@ class _Worker:
                 public.item = item  # type: ignore[attr-defined]  # a SerializationError
                 public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
             failures.append((index, encode(public), isinstance(public, retry_on)))
+        if os.getpid() != self._pid:  # a task forked, and its child came back through here
+            os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         self._channel.send("report", number, outcome.done, failures, seconds, pack=results)
 

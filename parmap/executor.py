@@ -86,7 +86,7 @@ class Executor(concurrent.futures.Executor):
         self._check()
         return self._owned.submit(fn, args, kwargs)
 
-    def map(  # type: ignore[override]  # the standard one has had `buffersize` since 3.14
+    def map(
         self,
         fn: Callable[..., R],
         *iterables: Iterable[Any],

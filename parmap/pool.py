@@ -61,7 +61,7 @@ class Pool:
             processes = cpu_count()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild < 1):
+        if maxtasksperchild is not None and not _is_count(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
         values = {
             **options,
@@ -280,6 +280,10 @@ class Pool:
     def forget(self, result: _Notified[Any]) -> None:
         """The callbacks of a result have run."""
         self._callbacks.discard(result)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
 
 
 def _read(iterable: Iterable[Any]) -> Iterable[Any]:

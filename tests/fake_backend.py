@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._failure import Failure
-from parmap._job import Job
+from parmap._job import Job, Pace
 from parmap._schedule import Cost, Scheduler
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ class Recorder:
 class Bench:
     """A scheduler with a clock that is set by hand, and workers that do as they are told."""
 
-    def __init__(self, workers: int = 2, *, cost: Cost = COST, slots: int | None = None, budget: int | None = None) -> None:
+    def __init__(
+        self, workers: int = 2, *, cost: Cost = COST, slots: int | None = None, budget: int | None = None
+    ) -> None:
         self.now = 100.0
         self.scheduler = Scheduler(workers, cost)
         for slot in range(workers if slots is None else slots):
@@ -90,17 +92,28 @@ class Bench:
             chunks.append(chunk)
         return chunks
 
-    def finish(self, chunk: Chunk, done: int | None = None, failures: Any = None, *, each: float = 0.001) -> list[Chunk]:
+    def finish(
+        self, chunk: Chunk, done: int | None = None, failures: Any = None, *, each: float = 0.001
+    ) -> list[Chunk]:
         """A chunk is reported; its items took *each* seconds."""
         done = len(chunk.items) if done is None else done
         self.now += done * each
         return self.scheduler.finished(chunk, done, None, failures or {}, done * each, self.now)
 
-    def learn(self, each: float, items: Any = range(2)) -> None:
-        """Let a job teach nothing but time to pass."""
-        self.now += each * len(items)
-
 
 def failed(*, retry: bool = False) -> Failure:
     """A failure."""
     return Failure(ValueError("failed"), retry=retry)
+
+
+def paced(seconds: float, nbytes: float = 0.0) -> Pace:
+    """What would be known of a function whose calls take so long, and so many bytes."""
+    pace = Pace()
+    pace.seconds = seconds
+    pace.nbytes = nbytes
+    return pace
+
+
+def sizes(chunks: list[Chunk]) -> list[int]:
+    """How many items each chunk has."""
+    return [len(chunk.items) for chunk in chunks]

@@ -7,8 +7,8 @@ import signal
 from typing import Any
 
 import psutil
-from conftest import wait_until
 
+from conftest import wait_until
 from parmap import _pools
 
 

@@ -136,3 +136,38 @@ def first_then_wait(number: int, begun: str, path: str) -> int:
         touch(f"{begun}.{number}")
         wait_for(path)
     return number
+
+
+def fail_once(path: str) -> str:
+    """A task that fails the first time."""
+    if not os.path.exists(path):
+        touch(path)
+        raise OSError(path)
+    return path
+
+
+def append_and_nap(path: str, seconds: float) -> None:
+    """A task that counts its runs."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(".")
+    time.sleep(seconds)
+
+
+def nested_pids(_: Any = None) -> int:
+    """A task that counts the processes that run a parallel call of its own, besides its own."""
+    import parmap
+
+    pids = set(parmap.parallel(pid, workers=2).map(range(20)))
+    assert pids == {os.getpid()}
+    return len(pids)
+
+
+def wait_or_not(path: str) -> str:
+    """A task that waits for a file, if it is given one."""
+    return wait_for(path) if path else path
+
+
+def set_first(data: bytearray) -> int:
+    """A task that writes into its argument."""
+    data[0] = 1
+    return len(data)

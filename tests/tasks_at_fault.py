@@ -145,7 +145,7 @@ class Slotted(Exception):
 def with_a_story() -> None:
     """Raise an exception that has a cause, notes and attributes."""
     try:
-        raise KeyError("cause")  # noqa: EM101
+        raise KeyError("cause")
     except KeyError as error:
         told = TwoArguments(404, "missing")
         told.extra = [1, 2]  # type: ignore[attr-defined]
@@ -183,7 +183,8 @@ ERRORS: dict[str, Any] = {
 def throw(name: Any) -> Any:
     """Raise the error of that name; return anything else."""
     if isinstance(name, str) and name in ERRORS:
-        raise ERRORS[name]()
+        error = ERRORS[name]
+        raise error()
     return name
 
 

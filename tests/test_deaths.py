@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import wait_until
 from inspection import engine_of, is_gone, kill, pids_of, state_of, template_of, wait_until_lent, workers_of
 from tasks import pid, square
 from tasks_that_die import (
@@ -20,8 +19,9 @@ from tasks_that_die import (
 )
 
 import parmap
+from conftest import wait_until
 from parmap import WorkerDiedError, parallel
-from parmap._page import IDLE, RECEIVING
+from parmap._page import RECEIVING
 from parmap._segments import Limits
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ def direct(function: Any, items: list[Any]) -> list[Any]:
 
 
 calls = pytest.mark.parametrize("call", [by_map, by_imap, by_map_async, by_submit, direct])
-
-
 
 
 @calls
@@ -388,7 +386,7 @@ def test_the_template_dies_while_it_starts_workers() -> None:
     function = parallel(square, workers=2)
     for _ in range(5):
         future = function.map_async(range(50))
-        wait_until(lambda: engine_of(function).backend._launcher is not None or future.done())
+        wait_until(lambda: engine_of(function).backend._launcher is not None or future.done())  # noqa: B023 - called at once
         launcher = engine_of(function).backend._launcher
         if launcher is not None:
             kill(launcher.pid)

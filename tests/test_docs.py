@@ -1,5 +1,6 @@
 """The documentation is complete; that its examples work, `conftest.py` in the root directory sees to."""
 
+import ast
 import inspect
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 
 import parmap
 
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+TESTS = Path(__file__).resolve().parent
+REFERENCE = TESTS.parent / "docs" / "reference"
 DOCUMENTED_ELSEWHERE = {"__version__", "errors"}
 
 
@@ -41,3 +43,15 @@ def test_every_option_is_in_the_table():
     parameters = inspect.signature(parmap.parallel).parameters.values()
 
     assert documented == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in TESTS.glob("test_*.py")))
+def test_every_test_says_what_it_tests(file: str):
+    """The sentence under its name."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse((TESTS / file).read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+    ]
+
+    assert [each.name for each in functions if not ast.get_docstring(each)] == []

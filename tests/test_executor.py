@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
-from conftest import wait_until
 
 import parmap
+from conftest import wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -489,9 +489,10 @@ def test_lambdas_travel():
 
 def test_initializer_that_raises():
     """The error of an initializer is raised by the task, and not hidden in a log."""
-    with parmap.Executor(1, initializer=tasks.fail, initargs=("told",)) as executor:
-        with pytest.raises(ValueError, match="told"):
-            executor.submit(tasks.square, 1).result(30)
+    executor = parmap.Executor(1, initializer=tasks.fail, initargs=("told",))
+
+    with executor, pytest.raises(ValueError, match="told"):
+        executor.submit(tasks.square, 1).result(30)
 
 
 def test_unsendable_function():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+
 from conftest import wait_until
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Iterator
 
     from conftest import Script
 
@@ -41,6 +44,16 @@ def family(process: subprocess.Popen[str], least: int = 3) -> list[psutil.Proces
     parent = psutil.Process(process.pid)
     wait_until(lambda: len(parent.children(recursive=True)) >= least)
     return parent.children(recursive=True)
+
+
+@contextmanager
+def killed_at_last(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no script running, even if the test fails."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
@@ -138,9 +151,7 @@ def test_output_of_workers_is_flushed(script: Script, method: str) -> None:
     """)
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert sorted(done.stdout.split("><")) == sorted("><".join(f"<{x}>" for x in range(20)).split("><")) or all(
-        f"<{x}>" in done.stdout for x in range(20)
-    )
+    assert all(f"<{x}>" in done.stdout for x in range(20))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -196,7 +207,8 @@ def test_exit_inside_a_function_with_a_live_stream(script: Script) -> None:
 
 def test_os_exit_leaves_nothing(script: Script) -> None:
     """A script that leaves by os._exit, without any clean-up, takes template and workers along."""
-    process = script.start("""
+    process = script.start(
+        """
         import os, sys, time
         import parmap
 
@@ -205,8 +217,10 @@ def test_os_exit_leaves_nothing(script: Script) -> None:
         print("busy", flush=True)
         sys.stdin.readline()
         os._exit(9)
-        """, stdin=-1)
-    with process:
+        """,
+        stdin=-1,
+    )
+    with killed_at_last(process):
         assert read_line(process) == "busy"
         others = family(process)
         _, stderr = process.communicate("go\n", timeout=30)
@@ -233,7 +247,7 @@ while not all(future.running() for future in futures):
 print("busy", flush=True)
 futures[0].result()
 """)
-    with process:
+    with killed_at_last(process):
         assert read_line(process) == "busy"
         others = family(process)
         process.send_signal(signum)
@@ -255,13 +269,13 @@ def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None
         print("busy", flush=True)
         future.result()
     """)
-    with process:
+    with killed_at_last(process):
         assert read_line(process) == "busy"
         others = family(process)
         process.kill()
         process.communicate(timeout=30)
 
-    assert any("sleep" in str(other) for other in others) or len(others) == 3
+    assert len(others) == 3
     wait_until(lambda: all(map(is_gone, others)), 10)
 
 
@@ -276,7 +290,7 @@ def test_parent_killed_while_workers_start(script: Script) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     group = process.pid
-    with process:
+    with killed_at_last(process):
         process.communicate(timeout=30)
 
     marked = [p for p in psutil.process_iter() if _session(p) == group]
@@ -317,82 +331,6 @@ def test_exit_with_a_stopped_worker(script: Script) -> None:
     """)
 
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_exit_from_a_thread_that_still_maps(script: Script) -> None:
-    """A daemon thread that is in the middle of a map when the interpreter ends makes no noise."""
-    done = script.run("""
-        import threading, time
-        import parmap
-
-        f = parmap.parallel(lambda x: time.sleep(0.005) or x, workers=2)
-        started = threading.Event()
-
-        def work():
-            while True:
-                f.map(range(20))
-                started.set()
-
-        threading.Thread(target=work, daemon=True).start()
-        started.wait()
-    """)
-
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_non_daemon_thread_maps_while_main_has_ended(script: Script) -> None:
-    """A thread that outlives the main thread goes on to use the pool, and the script waits for it."""
-    done = script.run("""
-        import threading, time
-        import parmap
-
-        f = parmap.parallel(lambda x: x + 1, workers=2)
-
-        def work():
-            threading.main_thread().join()
-            print(sum(f.map(range(100))), flush=True)
-
-        threading.Thread(target=work).start()
-    """)
-
-    assert (done.returncode, done.stdout, done.stderr) == (0, "5050\n", "")
-
-
-def test_use_from_atexit(script: Script) -> None:
-    """A callback of atexit may map, whether it was registered before or after the first use."""
-    done = script.run("""
-        import atexit
-        import parmap
-
-        f = parmap.parallel(lambda x: x + 1, workers=2)
-        atexit.register(lambda: print("late", f.map([1]), flush=True))
-        print(f.map([0]))
-        atexit.register(lambda: print("later", f.map([2]), flush=True))
-    """)
-
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "[1]\nlater [3]\nlate [2]\n"
-
-
-def test_use_from_del_at_the_end(script: Script) -> None:
-    """An object that uses the pool in its `__del__` at interpreter exit gets an answer or an error, never a hang."""
-    done = script.run("""
-        import parmap
-
-        f = parmap.parallel(abs, workers=2)
-
-        class Late:
-            def __del__(self):
-                try:
-                    f.map([-1])
-                except Exception:
-                    pass
-
-        late = Late()
-        f.map([-1])
-    """)
-
-    assert done.returncode == 0
 
 
 def test_exit_code_of_stdin_and_command(script: Script) -> None:

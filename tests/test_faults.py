@@ -53,10 +53,14 @@ def culprit_of(outcomes: list[Any]) -> Any:
 
 
 def is_death(error: Any, how: str) -> bool:
-    return isinstance(error, WorkerDiedError) and (error.exitcode, error.signal) == {
-        "exit": (3, None),
-        "kill": (None, signal.SIGKILL),
-    }[how]
+    return (
+        isinstance(error, WorkerDiedError)
+        and (error.exitcode, error.signal)
+        == {
+            "exit": (3, None),
+            "kill": (None, signal.SIGKILL),
+        }[how]
+    )
 
 
 @calls
@@ -192,14 +196,14 @@ def test_a_function_that_can_not_be_pickled_fails_the_call() -> None:
 def test_a_function_that_can_not_be_unpickled_fails_each_item(call: Callable[..., Any]) -> None:
     """A function that only fails in the worker fails the items with its error; the worker goes on."""
 
-    class Callable_:
+    class Unloadable:
         def __call__(self, item: Any) -> Any:
             return item
 
         def __reduce__(self) -> Any:
             return bad.explode, ("exception",)
 
-    outcomes = call(parallel(Callable_(), workers=2), numbers)
+    outcomes = call(parallel(Unloadable(), workers=2), numbers)
 
     assert {type(outcome) for outcome in outcomes} <= {LookupError, SerializationError}
     assert parallel(identity, workers=2).map(numbers) == numbers
@@ -210,14 +214,14 @@ def test_a_function_that_can_not_be_unpickled_fails_each_item(call: Callable[...
 def test_a_function_that_ends_the_worker_when_unpickled(call: Callable[..., Any], how: str) -> None:
     """A function that kills each worker that loads it fails each item, and does not start workers for ever."""
 
-    class Callable_:
+    class Unloadable:
         def __call__(self, item: Any) -> Any:
             return item
 
         def __reduce__(self) -> Any:
             return bad.explode, (how,)
 
-    outcomes = call(parallel(Callable_(), workers=2), numbers[:3])
+    outcomes = call(parallel(Unloadable(), workers=2), numbers[:3])
 
     assert {type(outcome) for outcome in outcomes} == {WorkerDiedError}
     assert parallel(identity, workers=2).map(numbers) == numbers

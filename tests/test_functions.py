@@ -231,7 +231,9 @@ def test_an_argument_of_a_module_that_came_after_the_pool(
 
 def test_a_module_registered_by_value(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:
     """A module registered with cloudpickle travels by value: a worker need not have it, and sees its changes."""
-    away = module("module_by_value", "factor = 2\nclass Kind:\n    pass\ndef scale(x):\n    return x * factor, Kind()\n")
+    away = module(
+        "module_by_value", "factor = 2\nclass Kind:\n    pass\ndef scale(x):\n    return x * factor, Kind()\n"
+    )
     sys.path.pop(0)
     cloudpickle.register_pickle_by_value(away)
     try:

@@ -11,12 +11,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import wait_until
 from inspection import is_gone, kill, pids_of
 from tasks import identity, nap, pid, square
 from tasks_that_die import size, wait_for
 
 import parmap
+from conftest import wait_until
 from parmap import SerializationError, WorkerDiedError, parallel
 from parmap._segments import Limits
 
@@ -103,9 +103,7 @@ def test_a_task_that_closes_all_descriptors(call: str) -> None:
     function = parallel(close_everything, workers=2)
 
     outcome = (
-        function.map([0], return_exceptions=True)[0]
-        if call == "map"
-        else function.submit(0).exception(timeout=30)
+        function.map([0], return_exceptions=True)[0] if call == "map" else function.submit(0).exception(timeout=30)
     )
 
     assert isinstance(outcome, WorkerDiedError)
@@ -125,7 +123,7 @@ def test_a_task_that_changes_its_surroundings(tmp_path: Path) -> None:
         print("nobody hears this")
         return before
 
-    assert set(parallel(task, workers=2).map(range(50))) == {os.getcwd()}
+    assert set(parallel(task, workers=2).map(range(50), chunksize=1)) == {os.getcwd()}
 
 
 def test_a_task_that_ignores_termination_can_be_stopped(tmp_path: Path) -> None:
@@ -232,7 +230,7 @@ def test_an_argument_nested_too_deep(method: str) -> None:
 
     assert (outcomes[0], outcomes[2]) == (1, 3)
     assert isinstance(outcomes[1], SerializationError)
-    assert "RecursionError" in str(outcomes[1])
+    assert "recursion" in str(outcomes[1])
 
 
 def test_a_result_nested_too_deep() -> None:
@@ -320,14 +318,14 @@ def test_a_stream_dropped_with_slow_tasks_behind_it() -> None:
     function = parallel(nap, workers=2)
     began = time.monotonic()
 
-    stream = function.imap([0.0, *[30.0] * 1000])
+    stream = function.imap([0.0, *[30.0] * 1000], chunksize=1)
     next(stream)
     stream.close()
-    stream = function.imap([0.0, *[30.0] * 1000])
+    stream = function.imap([0.0, *[30.0] * 1000], chunksize=1)
     next(stream)
     del stream
     gc.collect()
-    with pytest.raises(ZeroDivisionError), function.imap([0.0, *[30.0] * 1000]) as stream:
+    with pytest.raises(ZeroDivisionError), function.imap([0.0, *[30.0] * 1000], chunksize=1) as stream:  # noqa: PT012
         next(stream)
         1 / 0  # noqa: B018 - an error in the loop of the consumer
 
@@ -341,7 +339,7 @@ def test_a_stream_in_a_cycle_is_collected() -> None:
     function = parallel(nap, workers=2)
     holder: dict[str, Any] = {}
     holder["self"] = holder
-    holder["stream"] = function.imap([0.0, *[30.0] * 1000])
+    holder["stream"] = function.imap([0.0, *[30.0] * 1000], chunksize=1)
     next(holder["stream"])
     del holder
     gc.collect()

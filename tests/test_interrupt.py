@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from test_exit import is_gone, killed_at_last
+
 from conftest import wait_until
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def test_one_press_is_one_interrupt(script: Script, method: str, wait: str) -> N
     body = CATCH.format(wait=wait, after=after)
     program = PROGRAM.format(task=TASKS["in python"], method=method, before="", body=body)
     process = script.start(program)
-    with process:
+    with killed_at_last(process):
         press(script, process)
         stdout, stderr = process.communicate(timeout=40)
 
@@ -97,7 +99,7 @@ def test_uncaught_interrupt_ends_the_script(script: Script, wait: str, method: s
     """Without an `except`, one traceback is shown, nothing else, and the exit status is that of Ctrl-C."""
     process = script.start(PROGRAM.format(task=task, method=method, before="", body=wait))
     parent = psutil.Process(process.pid)
-    with process:
+    with killed_at_last(process):
         wait_until((script.folder / "begun").exists)
         others = parent.children(recursive=True)
         press(script, process)
@@ -112,7 +114,7 @@ def test_uncaught_interrupt_ends_the_script(script: Script, wait: str, method: s
     assert stderr.count("Traceback") == 1, stderr
     assert stderr.strip().endswith("KeyboardInterrupt")
     assert time.monotonic() - begin < 30
-    wait_until(lambda: not any(map(_lives, others)))
+    wait_until(lambda: all(map(is_gone, others)))
 
 
 _seen: dict[int, str] = {}
@@ -131,13 +133,6 @@ def _peek(process: subprocess.Popen[str]) -> str:
         os.set_blocking(descriptor, True)
     _seen[process.pid] = _seen.get(process.pid, "") + text
     return _seen[process.pid]
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("wait", ["f.map(range(100))", "for _ in f.imap(range(100)): pass"])
@@ -159,7 +154,7 @@ def test_ctrl_c_at_a_terminal(script: Script, wait: str) -> None:
         env=script.environment,
         cwd=script.folder,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - no threads here
     )
     os.close(slave)
     try:
@@ -192,26 +187,24 @@ def _read_all(descriptor: int) -> str:
 
 def test_warm_pool_survives_several_interrupts(script: Script) -> None:
     """Interrupted again and again, the pool goes on, and nothing piles up."""
-    process = script.start(PROGRAM.format(
-        task=TASKS["in python"],
-        method="forkserver",
-        before="g.map(range(10))",
-        body="""\
+    process = script.start(
+        PROGRAM.format(
+            task='Path(f"begun-{x}").touch()\n    while True: time.sleep(0.01)',
+            method="forkserver",
+            before="g.map(range(10))",
+            body="""\
 for number in range(3):
-    Path("begun").unlink(missing_ok=True)
     try:
-        f.map(range(100))
+        f.map([number] * 100)
     except KeyboardInterrupt:
         print("caught", g.map([number]), flush=True)
-        Path(f"again-{number}").touch()
 """,
-    ))
-    with process:
+        )
+    )
+    with killed_at_last(process):
         for number in range(3):
-            press(script, process)
-            wait_until((script.folder / f"again-{number}").exists)
-            if number < 2:
-                wait_until(lambda: not (script.folder / "begun").exists() or process.poll() is not None)
+            wait_until((script.folder / f"begun-{number}").exists)
+            os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=40)
 
     assert (process.returncode, stderr) == (0, "")
@@ -222,7 +215,7 @@ def test_interrupt_during_exit_ends_pending_work(script: Script) -> None:
     """While the script waits at its end for what was submitted, Ctrl-C ends it at once."""
     process = script.start(PROGRAM.format(task=TASKS["in C"], method="forkserver", before="", body="f.submit(0)"))
     parent = psutil.Process(process.pid)
-    with process:
+    with killed_at_last(process):
         wait_until((script.folder / "begun").exists)
         others = parent.children(recursive=True)
         wait_until(lambda: _peek(process) is not None and parent.num_threads() >= 2)
@@ -238,7 +231,7 @@ def test_interrupt_during_exit_ends_pending_work(script: Script) -> None:
         stdout, _ = process.communicate(timeout=20)
 
     assert stdout == "ready\n"
-    wait_until(lambda: not any(map(_lives, others)))
+    wait_until(lambda: all(map(is_gone, others)))
 
 
 def test_workers_ignore_an_interrupt_of_their_own(script: Script) -> None:
@@ -259,13 +252,15 @@ def test_workers_ignore_an_interrupt_of_their_own(script: Script) -> None:
 
 def test_handler_of_the_user_is_kept(script: Script) -> None:
     """A handler that the user has set is called, and the map goes on if it does not raise."""
-    process = script.start(PROGRAM.format(
-        task="time.sleep(0.2); return x",
-        method="forkserver",
-        before="import signal\nsignal.signal(signal.SIGINT, lambda *_: print('handled', flush=True))",
-        body="print(f.map(range(6)))",
-    ))
-    with process:
+    process = script.start(
+        PROGRAM.format(
+            task="time.sleep(0.2); return x",
+            method="forkserver",
+            before="import signal\nsignal.signal(signal.SIGINT, lambda *_: print('handled', flush=True))",
+            body="print(f.map(range(6)))",
+        )
+    )
+    with killed_at_last(process):
         press(script, process)
         stdout, stderr = process.communicate(timeout=40)
 

@@ -12,14 +12,14 @@ import parmap
 
 # The one table of floors, from the ground up.
 HOUSE = [
-    ["errors", "_by_value", "_checks", "_cpus", "_environment", "_page", "_place", "_poller", "_wrapping"],
-    ["_async_result", "_options", "_payload", "_segments"],
+    ["errors", "_by_value", "_checks", "_cpus", "_environment", "_page", "_place", "_poller", "_relay", "_wrapping"],
+    ["_async_result", "_options", "_payload", "_progress", "_segments"],
     ["_channel", "_failure"],
-    ["_job", "_run"],
+    ["_job", "_output", "_run"],
     ["_futures", "_schedule", "_worker"],
     ["_batch", "_lane", "_launch", "backends.base"],
     ["_streams", "backends.serial", "backends.threads", "backends.executor", "backends.worker"],
-    ["backends.staff"],
+    ["backends.staff", "backends.dask"],
     ["backends.processes", "backends.__init__"],
     ["_conductor"],
     ["_engine"],

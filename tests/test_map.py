@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
-from conftest import wait_until
 
+from conftest import wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def test_not_iterable(backend: dict[str, Any]) -> None:
 )
 def test_several_iterables_end_with_the_shortest(backend: dict[str, Any], first: Any, second: Any) -> None:
     """Iterables are taken in step, up to the end of the shortest."""
-    (first, kept), (second, held) = itertools.tee(first) if not hasattr(first, "__len__") else (first, first), (
-        itertools.tee(second) if not hasattr(second, "__len__") else (second, second)
+    (first, kept), (second, held) = (
+        itertools.tee(first) if not hasattr(first, "__len__") else (first, first),
+        (itertools.tee(second) if not hasattr(second, "__len__") else (second, second)),
     )
 
     assert parallel(tasks.add, **backend).map(first, second) == list(map(tasks.add, kept, held))
@@ -302,7 +303,13 @@ def test_sharing_within_a_result_is_kept(backend: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "chunksize",
-    [1, *(pytest.param(size, marks=pytest.mark.xfail(reason="results are pickled when their chunk ends")) for size in (3, 100))],
+    [
+        1,
+        *(
+            pytest.param(size, marks=pytest.mark.xfail(reason="results are pickled when their chunk ends"))
+            for size in (3, 100)
+        ),
+    ],
 )
 def test_a_result_that_grows_later(processes: dict[str, Any], chunksize: int) -> None:
     """A result is what it was when the task returned, though a later task of the same worker changes the object."""
@@ -323,13 +330,29 @@ def remember(x: int) -> list[int]:
 def test_an_input_that_hands_out_one_object_again(processes: dict[str, Any]) -> None:
     """A generator that changes one object and gives it again: each item is as it was when it was given."""
 
-    def rows() -> Iterator[list[int]]:
+    def rows() -> Iterator[Any]:
+        yield 0
         row = [0]
         for number in range(200):
             row[0] = number
             yield row
 
-    assert parallel(tasks.identity, **processes).map(rows()) == [[number] for number in range(200)]
+    assert parallel(tasks.identity, **processes).map(rows()) == [0, *([number] for number in range(200))]
+
+
+def test_an_input_that_hands_out_one_array_again(processes: dict[str, Any]) -> None:
+    """So with a large array."""
+    numpy = pytest.importorskip("numpy")
+
+    def frames() -> Iterator[Any]:
+        frame = numpy.zeros(20_000)
+        for number in range(30):
+            frame[:] = number
+            yield frame
+
+    results = parallel(tasks.identity, **processes).map(frames())
+
+    assert [(result[0], result[-1]) for result in results] == [(number, number) for number in range(30)]
 
 
 # --- sizes ----------------------------------------------------------------------------------------

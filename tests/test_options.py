@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap import _options
+from parmap import _place
 from parmap._cpus import cgroup_quota
 from parmap._options import DEFAULTS, Options, Settings, override, resolve
 
@@ -47,7 +47,7 @@ BAD_TYPES = [
 BAD_VALUES = [
     ("workers", 0, "at least 1"),
     ("workers", -1, "at least 1"),
-    ("backend", "proceses", "'processes', 'threads', 'serial', 'dask', 'ray'"),
+    ("backend", "process", "'processes', 'threads', 'serial', 'dask', 'ray'"),
     ("timeout", 0, "more than 0"),
     ("timeout", float("inf"), "None (no limit)"),
     ("timeout", float("nan"), "more than 0"),

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
-from conftest import wait_until
 
 import parmap
+from conftest import wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -174,6 +174,14 @@ def test_starmap_async(make_pool: MakePool):
     assert make_pool(2).starmap_async(pow, [(2, 3), (3, 2)]).get(30) == [8, 9]
 
 
+def test_slow_item_runs_once(make_pool: MakePool, tmp_path: Any):
+    """An item that is far slower than its neighbours runs once, and is waited for."""
+    items = [(str(tmp_path / str(i)), 0.3 if i == 400 else 0.0) for i in range(1000)]
+    make_pool(2).starmap(tasks.append_and_nap, items)
+
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [1] * 1000
+
+
 # --- streams --------------------------------------------------------------------------------------------------------
 
 
@@ -195,15 +203,11 @@ def test_imap_unordered(make_pool: MakePool):
 def test_imap_unordered_order(make_pool: MakePool, tmp_path: Any):
     """`imap_unordered` does not wait for the first item to yield the second."""
     path = str(tmp_path / "go")
-    results = make_pool(2).imap_unordered(_wait_or_not, [path, ""])
+    results = make_pool(2).imap_unordered(tasks.wait_or_not, [path, ""])
 
     assert next(results) == ""
     tasks.touch(path)
     assert next(results) == path
-
-
-def _wait_or_not(path: str) -> str:
-    return tasks.wait_for(path) if path else path
 
 
 def test_imap_next(make_pool: MakePool):
@@ -533,7 +537,7 @@ def test_unclosed():
         pool = parmap.Pool(1)
         pool.apply(tasks.square, (1,))
 
-    with pytest.warns(ResourceWarning, match="unclosed"):
+    with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - warned of by either
         forget()
         gc.collect()
 
@@ -624,7 +628,7 @@ def test_bounded_imap(make_ours: MakePool):
 def test_lowest_error_is_raised(make_ours: MakePool):
     """Of several errors, `map` raises that of the first item; the standard pool that which came first."""
     for _ in range(5):
-        with pytest.raises(ValueError, match="(?m)^1$"):
+        with pytest.raises(ValueError, match=r"(?m)^1$"):
             make_ours(2).map(tasks.fail, [1, 2, 3, 4], chunksize=1)
 
 
@@ -775,7 +779,9 @@ if __name__ == '__main__':
 def _run(script: Any, program: str, *, ours: bool) -> Any:
     """Run a program as it is documented, or with the import replaced; a result may take long on a busy machine."""
     lines = program.splitlines()
-    patient = [line.replace("timeout=1)", "timeout=30)") if re.search("# prints|for res in", line) else line for line in lines]
+    patient = [
+        line.replace("timeout=1)", "timeout=30)") if re.search("# prints|for res in", line) else line for line in lines
+    ]
     text = "\n".join(patient)
     if ours:
         text = text.replace(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fake_backend import Bench, Recorder, failed
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from parmap._job import Job
 
@@ -30,6 +30,13 @@ class Interleavings(RuleBasedStateMachine):
         self.given: dict[Any, int] = {}  # tasks that a worker was given and did not hand back
         self.budgets: dict[Any, int | None] = {}
         self.names = 0
+
+    @initialize(size=st.integers(0, 30), chunksize=st.none() | st.integers(2, 10), budget=st.none() | st.integers(1, 8))
+    def begin(self, size: int, chunksize: int | None, budget: int | None) -> None:
+        self.add_job(size, as_list=True, chunksize=chunksize)
+        self.add_worker(budget)
+        self.add_worker(None)
+        self.cut()
 
     # callers
 
@@ -88,8 +95,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule()
     def cut(self) -> None:
-        chunk = self.bench.cut()
-        if chunk is not None:
+        for chunk in self.bench.cut_all():
             assert len(chunk.items)
             self.given[chunk.slot] += len(chunk.items)
             self.flight.append(chunk)
@@ -117,7 +123,7 @@ class Interleavings(RuleBasedStateMachine):
         position = None
         if started:
             offset = data.draw(st.integers(0, len(chunk.items) - 1))
-            position = offset, data.draw(st.integers(1, len(chunk.items) - offset))
+            position = offset, data.draw(st.just(1) | st.integers(1, len(chunk.items) - offset))
         failure = failed(retry=retry)
         if cancelled and position is not None and position[1] == 1 and not chunk.job.closed:
             failure = None  # type: ignore[assignment]
@@ -169,7 +175,7 @@ class Interleavings(RuleBasedStateMachine):
         if any(job.delayed for job in self.jobs):
             assert self.bench.scheduler.next_time() is not None
 
-    def teardown(self) -> None:
+    def teardown(self) -> None:  # noqa: C901 - one story
         """Let everything run to its end: then each item has had exactly one outcome, or was taken out."""
         for job in self.jobs:
             if job.open_end:
@@ -203,5 +209,5 @@ class Interleavings(RuleBasedStateMachine):
 
 TestInterleavings = Interleavings.TestCase
 TestInterleavings.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=300, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
 )

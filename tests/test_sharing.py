@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import tasks
-from conftest import wait_until
 
 import parmap
+from conftest import wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def test_future_of_the_parent_in_the_child(script: Script) -> None:
 
 
 def test_inside_a_multiprocessing_process(script: Script) -> None:
-    """parmap works in a daemonic process of multiprocessing."""
+    """A daemonic process of multiprocessing may use parmap."""
     done = script.run("""
         import multiprocessing
         import parmap

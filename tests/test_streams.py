@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
-from conftest import wait_until
 
+from conftest import wait_until
 from parmap import ResultStream, parallel
 
 if TYPE_CHECKING:
@@ -245,7 +245,9 @@ def test_a_stream_that_is_left_by_an_exception(processes: dict[str, Any], order:
     never = str(tmp_path / "never")
 
     def use() -> None:
-        with getattr(parallel(wait_or_not, **processes), order)([None, *[never] * 100], return_exceptions=True) as results:
+        with getattr(parallel(wait_or_not, **processes), order)(
+            [None, *[never] * 100], return_exceptions=True
+        ) as results:
             for _ in results:
                 raise KeyError
 

@@ -6,11 +6,11 @@ import collections
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import wait_until
 from inspection import is_gone, pids_of
 from tasks import pid, square
 from tasks_that_die import init_dies, init_raises
 
+from conftest import wait_until
 from parmap import WorkerDiedError, parallel
 
 if TYPE_CHECKING:

@@ -6,12 +6,14 @@ All methods are called by the engine's thread, except `prepare`, `lend` and `wak
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import Failure, translate
 from parmap._job import Pace
-from parmap._run import Callee
+from parmap._page import NO_LIMIT
+from parmap._run import Callee, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -148,6 +150,49 @@ class Backend(ABC):
 
     def abandon(self) -> None:
         """Forget all workers: they belong to the process that this one was forked from."""
+
+
+class Note:
+    """Which items of a chunk run now, and how many may: the status page of a thread."""
+
+    __slots__ = ("_limit", "_now")
+
+    def __init__(self) -> None:
+        self._limit = NO_LIMIT
+        self._now: tuple[int, int, int] | None = None
+
+    def enter(self, _: int, index: int, length: int, now: int) -> None:
+        """Items *index* and following begin."""
+        self._now = (index, length, now)
+
+    def limit(self, _: int) -> int:
+        """The items from here on are wanted back."""
+        return self._limit
+
+    def recall(self, limit: int) -> None:
+        """Ask for the items from *limit* on."""
+        self._limit = limit
+
+    def position(self) -> tuple[int, int, float] | None:
+        """As `Backend.position`."""
+        now = self._now
+        return None if now is None else (now[0], now[1], (time.monotonic_ns() - now[2]) / 1e9)
+
+
+def run_in_thread(chunk: Chunk, mode: str, note: Note, aim: float) -> Report:
+    """Run a chunk in a thread of this process."""
+    job = chunk.job
+    outcome = run(
+        job.call.callee,
+        mode,
+        job.sink.load(chunk.items),
+        len(chunk.items),
+        start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
+        budget=None if job.chunksize is not None else 2 * aim,
+        stop_early=job.fail_fast and not job.retries,
+        page=note,
+    )
+    return in_process_report(chunk, outcome)
 
 
 def in_process_report(chunk: Chunk, outcome: Outcome) -> Report:

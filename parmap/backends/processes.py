@@ -75,8 +75,8 @@ class Processes(Staff):
             return 1
         call.pace.learn_bytes(payload.count, payload.nbytes)
         if errors:
-            for index, error in errors.items():
-                error.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+            for index, problem in errors.items():
+                problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
             worker.unsent[chunk.number] = errors
         job = chunk.job
         budget = None if job.chunksize is not None else 2 * self.cost.aim

@@ -17,6 +17,7 @@ from parmap._failure import Failure
 from parmap._launch import Launcher
 from parmap._payload import Pack, dump, pack, reference
 from parmap._poller import WRITE, Poller
+from parmap._relay import relay
 from parmap._segments import Limits
 from parmap._worker import DUMP_SIGNAL
 from parmap.backends.base import Backend, Broken, Died, Event, Report
@@ -36,6 +37,8 @@ TERM_PAUSE = 0.5
 
 MUTE_PAUSE = 1.0
 """Seconds after which a worker that has closed its channel, but lives, is killed: it is of no use any more."""
+
+_OUTPUT = frozenset({"print", "log"})
 
 _STARTS = 3  # workers in a row that may die at start
 
@@ -58,6 +61,7 @@ class Staff(Backend):
         self._kills: list[tuple[float, int, int]] = []
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
+        self._unheard: dict[Worker, None] = {}  # they print more than can be written
 
     # workers
 
@@ -146,6 +150,8 @@ class Staff(Backend):
 
     def flush_later(self, worker: Worker) -> None:
         """Send the rest of a message when there is room."""
+        if worker in self._unheard:
+            return
         self.poller.want_write(worker.channel.sock.fileno(), worker, on=True)
 
     # events
@@ -166,6 +172,8 @@ class Staff(Backend):
                 self._flush(source)
             else:
                 self._hear(source)
+        if self._unheard and not relay.is_full:
+            self._listen_again()
         now = time.monotonic()
         while self._kills and self._kills[0][0] <= now:
             _, slot, signum = heapq.heappop(self._kills)
@@ -190,10 +198,29 @@ class Staff(Backend):
         try:
             while (message := worker.channel.poll()) is not None:
                 self.take_message(worker, message)
+                if message.kind in _OUTPUT and relay.is_full:
+                    self._stop_listening(worker)
+                    return
         except ChannelClosedError:
             self._mute(worker)
         finally:
             worker.read_lock.release()
+
+    def _stop_listening(self, worker: Worker) -> None:
+        """Let a worker that prints too much wait in `print`, until what it printed is written."""
+        if worker not in self._unheard:
+            self._unheard[worker] = None
+            self.poller.remove(worker.channel.sock.fileno())
+            relay.when_room(self.poller.wake)
+
+    def _listen_again(self) -> None:
+        unheard, self._unheard = self._unheard, {}
+        for worker in unheard:
+            if worker.name in self._workers and not worker.silent:
+                self.poller.add(worker.channel.sock.fileno(), worker)
+                if not worker.channel.is_clear:
+                    self.flush_later(worker)
+                self._hear(worker)  # what had been read with what went before
 
     def _mute(self, worker: Worker) -> None:
         """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
@@ -218,6 +245,8 @@ class Staff(Backend):
                 if index < done:
                     found[index] = Failure(error)
             self._events.append(Report(number, done, message.pack, found, seconds))
+        elif message.kind in _OUTPUT:
+            relay.put(message.kind, message.fields)
         elif message.kind == "free":
             worker.channel.lender.take_back(message.fields[0])
         elif message.kind == "keep":

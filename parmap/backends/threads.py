@@ -7,9 +7,8 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._run import run
 from parmap._schedule import Cost
-from parmap.backends.base import Backend, Broken, Event, in_process_report
+from parmap.backends.base import Backend, Broken, Event, Note, Report, run_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -26,7 +25,7 @@ class Threads(Backend):
         self.cost = Cost(aim=0.005, depth=2)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
-        self._limits: dict[int, int] = {}
+        self._notes: dict[int, Note] = {}
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def grow(self, count: int) -> list[Hashable]:
@@ -48,36 +47,32 @@ class Threads(Backend):
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
                 problem = error
         while (task := tasks.get()) is not None:
-            chunk, mode = task
-            self._events.put(self._run(chunk, mode, problem))
-            del chunk, task
+            chunk, mode, note = task
+            self._events.put(self._run(chunk, mode, note, problem))
+            del chunk, note, task
 
-    def _run(self, chunk: Chunk, mode: str, problem: BaseException | None) -> Event:
+    def _run(self, chunk: Chunk, mode: str, note: Note, problem: BaseException | None) -> Event:
         if problem is not None:
             return Broken(problem)
-        job = chunk.job
-        limit = self._limits.pop(chunk.number, None)
-        outcome = run(
-            job.call.callee,
-            mode,
-            job.sink.load(chunk.items),
-            len(chunk.items) if limit is None else min(limit, len(chunk.items)),
-            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-            budget=None if job.chunksize is not None else 2 * self.cost.aim,
-            stop_early=job.fail_fast and not job.retries,
-        )
-        return in_process_report(chunk, outcome)
+        return run_in_thread(chunk, mode, note, self.cost.aim)
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Hand a chunk to its thread."""
-        self._queues[chunk.slot].put((chunk, mode))
+        note = self._notes[chunk.number] = Note()
+        self._queues[chunk.slot].put((chunk, mode, note))
         chunk.job.sink.started(chunk.items)
         return len(chunk.items)
 
+    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
+        """Ask the note."""
+        note = self._notes.get(chunk.number)
+        return None if note is None else note.position()
+
     def recall(self, chunk: Chunk, limit: int) -> None:
-        """Keep a chunk that has not started from starting."""
-        if limit == 0:
-            self._limits[chunk.number] = 0
+        """Write the limit on the note."""
+        note = self._notes.get(chunk.number)
+        if note is not None:
+            note.recall(limit)
 
     def retire(self, slot: Hashable) -> None:
         """Let a thread end."""
@@ -89,6 +84,8 @@ class Threads(Backend):
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             return []
+        if isinstance(event, Report):  # not earlier: a chunk without a note has not started
+            self._notes.pop(event.number, None)
         return [] if event is None else [event]
 
     def wake(self) -> None:
@@ -100,4 +97,4 @@ class Threads(Backend):
         for tasks in self._queues.values():
             tasks.put(None)
         self._queues.clear()
-        self._limits.clear()
+        self._notes.clear()

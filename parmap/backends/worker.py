@@ -15,6 +15,7 @@ from parmap._channel import Channel, ChannelClosedError, Shared
 from parmap._failure import Failure, describe
 from parmap._page import Page
 from parmap._payload import Packed, pack
+from parmap._relay import levels, relay
 from parmap.backends.base import Call
 from parmap.errors import WorkerDiedError
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from parmap._poller import Poller
     from parmap._run import Callee
     from parmap.backends.base import Died
+
+_NEVER = float("inf")
 
 
 class FunctionCall(Call):
@@ -44,9 +47,14 @@ class Host(Protocol):
     poller: Poller
     death: type[WorkerDiedError]
 
-    def give_back(self, worker: Worker) -> None: ...
-    def take_message(self, worker: Worker, message: Message) -> None: ...
-    def flush_later(self, worker: Worker) -> None: ...
+    def give_back(self, worker: Worker) -> None:
+        """A caller that borrowed *worker* is done with it."""
+
+    def take_message(self, worker: Worker, message: Message) -> None:
+        """A caller has read a message that is not its own."""
+
+    def flush_later(self, worker: Worker) -> None:
+        """The channel of *worker* is full: send the rest when it can take more."""
 
 
 class Worker:
@@ -72,18 +80,18 @@ class Worker:
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self.direct: Future[Any] | None = None
         self.direct_number = 0
-        # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it lent this worker.
+        # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it gave to it.
         self.read_lock = threading.Lock()
         self._backend = backend
-        self._context: tuple[str, list[Any], list[str]] = ("", [], [])
+        self._context: tuple[str, list[Any], list[str], tuple[Any, ...]] = ("", [], [], ())
 
     # telling it things
 
     def sync(self, call: FunctionCall) -> None:
         """Tell the worker where it is and what the function is, if it does not know."""
         if not self._is_up_to_date():
-            self._context = cwd, path, argv = _cwd(), list(sys.path), list(sys.argv)
-            self.channel.post("context", cwd, [entry for entry in path if type(entry) is str], argv)
+            self._context = cwd, path, argv, loggers = _cwd(), list(sys.path), list(sys.argv), levels()
+            self.channel.post("context", cwd, [entry for entry in path if type(entry) is str], argv, loggers)
         if call.key not in self.known:
             self.known.add(call.key)
             if call.share is not None:
@@ -96,9 +104,9 @@ class Worker:
         return call.key in self.known and self._is_up_to_date()
 
     def _is_up_to_date(self) -> bool:
-        """Whether the worker has what a task sees besides its arguments: working directory, module path, command line."""
-        cwd, path, argv = self._context
-        return path == sys.path and argv == sys.argv and cwd == _cwd()
+        """Whether it has what a task sees besides its arguments: working directory, module path, command line."""
+        cwd, path, argv, loggers = self._context
+        return path == sys.path and argv == sys.argv and loggers == levels() and cwd == _cwd()
 
     # one task at a time, without the engine
 
@@ -115,7 +123,7 @@ class Worker:
         future.settle_running()
         fields = (self.direct_number, call.key, mode, -1, None, True, True)
         try:
-            # With the lock, nobody can read the answer, and give the worker to somebody else, before we are done sending.
+            # With the lock, nobody can read the answer, and give the worker to others, before we are done sending.
             with self.read_lock:
                 if not self.channel.post("run", *fields, pack=payload):
                     self._backend.flush_later(self)
@@ -134,7 +142,8 @@ class Worker:
         poller, sock = self._backend.poller, self.channel.sock
         finished = False
         try:
-            if self.direct is future and not self.silent:
+            # What has not been sent yet, the engine's thread sends: it must go on to hear of this channel.
+            if self.direct is future and not self.silent and self.channel.is_clear:
                 poller.disarm(sock.fileno())
                 try:
                     finished = self._read_until_done(timeout)
@@ -149,19 +158,21 @@ class Worker:
         return future.done()
 
     def _read_until_done(self, timeout: float | None) -> bool:
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _NEVER if timeout is None else time.monotonic() + timeout
         try:
             while True:
-                message = self.channel.poll() if deadline is not None else self.channel.receive()
+                message = self.channel.receive() if timeout is None else self.channel.poll()
                 if message is None:
-                    left = deadline - time.monotonic()  # type: ignore[operator]
+                    left = deadline - time.monotonic()
                     if left <= 0 or not _readable(self.channel.sock, left):
                         return False
-                elif message.kind == "report":
+                elif message.kind == "report" and message.fields[0] == self.direct_number:
                     self.finish_direct(message)
                     return True
-                else:
+                else:  # even a report: that of a chunk whose items were all taken back may come before ours
                     self._backend.take_message(self, message)
+                    if relay.is_full:  # this thread may block, and it is the one that waits
+                        relay.drain()
         except ChannelClosedError:  # the engine hears of it by other ways, and tells the story of the death
             return False
 

@@ -1,0 +1,89 @@
+"""Running a cell in a process of its own, and leaving nothing behind, whatever it started."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HERE = Path(__file__).resolve().parent
+MARK = "PARMAP_BENCHMARK_CELL"
+LIMITED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def environment(scratch: Path, mark: str) -> dict[str, str]:
+    """The same for all: modules are found, numpy has one thread, files go to *scratch*."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PARMAP_", "PYTHON"))}
+    return {
+        **kept,
+        **dict.fromkeys(LIMITED, "1"),
+        MARK: mark,
+        "PYTHONPATH": str(HERE),
+        "PYTHONWARNINGS": "ignore",
+        "TMPDIR": str(scratch),
+        "RAY_TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "DASK_TEMPORARY_DIRECTORY": str(scratch),
+    }
+
+
+def end_marked(mark: str) -> None:
+    """Kill what a cell has left behind: daemons may be nobody's child any more, but they keep its environment."""
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                process.kill()
+        except psutil.Error:  # it has just ended, or is another user's
+            pass
+
+
+def run_python(arguments: Sequence[str], scratch: Path, limit: float) -> dict[str, Any]:
+    """Run a script that writes JSON into the file that is its first argument; *limit* in seconds.
+
+    The answer has `crash` if the script failed, and `timeout` if it was still running when its time was over.
+    """
+    mark = uuid.uuid4().hex
+    output, log = scratch / f"{mark}.json", scratch / f"{mark}.log"
+    script, *rest = arguments
+    begin = time.perf_counter()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / script), str(output), *rest],
+            cwd=HERE,
+            env=environment(scratch, mark),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+        try:
+            # The answer is what counts: some contestants take their time to leave, or never do.
+            while process.poll() is None and not output.exists() and time.perf_counter() - begin < limit:
+                time.sleep(0.005)
+            if output.exists():
+                process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            end_marked(mark)
+            process.wait()
+    taken = time.perf_counter() - begin
+    if output.exists():
+        answer: dict[str, Any] = json.loads(output.read_text())
+    elif taken >= limit:
+        answer = {"timeout": limit}
+    else:
+        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+        answer = {"crash": f"exit code {process.returncode}: {''.join(tail)[:200]}"}
+    output.unlink(missing_ok=True)
+    return {**answer, "taken": taken}

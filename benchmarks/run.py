@@ -1,0 +1,217 @@
+"""Runs the benchmarks, writes their results into a JSON file, and the pages and plots of the documentation from it.
+
+Usage: run.py [--quick | --smoke] [--output RESULTS] [--no-report]
+
+All contestants take turns within a workload, and all workloads within a round: what disturbs the machine for a while hits
+everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import reference
+from contestants import ALL, BY_NAME, is_installed, version_of
+from process import HERE, run_python
+from workloads import BY_KEY, DESIGN, REAL, Workload
+
+WORKERS = 2
+QUICK = ("parmap", "multiprocessing.Pool", "concurrent.futures", "joblib", "serial loop")
+
+
+class Scale(NamedTuple):
+    """How large a run is."""
+
+    name: str
+    size: int
+    """Which of a workload's sizes."""
+    budget: float
+    """Seconds for everything."""
+    rounds: int
+    repeat: float
+    """Seconds for the repetitions within a cell."""
+    limit: float
+    """Seconds after which a cell is ended."""
+    curves: dict[str, tuple[int, ...]]
+
+
+SMOKE = Scale(
+    "smoke",
+    0,
+    120.0,
+    1,
+    0.0,
+    15.0,
+    {
+        "curve items": (1000, 2000),
+        "curve stream": (10_000,),
+        "curve workers": (1, 2),
+        "curve payload": (1, 1000),
+    },
+)
+QUICK_SCALE = Scale(
+    "bench-quick",
+    1,
+    105.0,
+    1,
+    0.2,
+    8.0,
+    {
+        "curve items": (1000, 10_000, 100_000),
+        "curve stream": (10_000, 1_000_000),
+        "curve workers": (1, 2, 8),
+        "curve payload": (1, 10_000, 10_000_000),
+    },
+)
+FULL = Scale(
+    "bench",
+    2,
+    540.0,
+    9,
+    0.5,
+    18.0,
+    {
+        "curve items": (1000, 10_000, 100_000, 1_000_000, 10_000_000),
+        "curve stream": (10_000, 100_000, 1_000_000, 10_000_000),
+        "curve workers": (1, 2, 4, 8, 16, 32, 64),
+        "curve payload": (1, 100, 10_000, 1_000_000, 10_000_000, 100_000_000, 1 << 30),
+    },
+)
+CURVE_CONTESTANTS = ("parmap", "multiprocessing.Pool")
+
+
+class Bench:
+    """A run: what was measured so far, and how much time is left."""
+
+    def __init__(self, scale: Scale, scratch: Path) -> None:
+        self.scale = scale
+        self.cells: list[dict[str, Any]] = []
+        self._scratch = scratch
+        self._begin = time.perf_counter()
+        self._costs: dict[str, float] = {}  # what a workload took in the round before
+
+    @property
+    def left(self) -> float:
+        """Seconds that this run may still take."""
+        return self.scale.budget - (time.perf_counter() - self._begin)
+
+    def cell(self, name: str, key: str, size: int, number: int) -> None:
+        """Measure one contestant at one workload."""
+        if self.left < 1.0:
+            answer: dict[str, Any] = {"skipped": "no time was left"}
+        else:
+            answer = self._measure(name, BY_KEY[key], size, min(self.scale.limit, self.left))
+        self.cells.append({"contestant": name, "workload": key, "size": size, "round": number, **answer})
+        shown = ", ".join(f"{value:.4g}" for value in answer.get("values", ())) or next(iter(answer.items()))
+        print(f"  [{self.left:4.0f} s left] {key:14} {size:>10} {name:22} {shown}", flush=True)
+
+    def _measure(self, name: str, workload: Workload, size: int, limit: float) -> dict[str, Any]:
+        if workload.method != "import":
+            arguments = ["cell.py", name, workload.key, str(size), str(WORKERS), str(self.scale.repeat)]
+            return run_python(arguments, self._scratch, limit)
+        begin = time.perf_counter()
+        try:
+            values = reference.import_times(BY_NAME[name].imports, size, 8 * self.scale.repeat)
+        except Exception as error:
+            return {"crash": f"{type(error).__name__}: {error}"[:200]}
+        return {"values": values, "taken": time.perf_counter() - begin}
+
+    def round(self, number: int, names: list[str]) -> None:
+        """All contestants at all workloads, once."""
+        for place, workload in enumerate((*DESIGN, *REAL)):
+            if number > 1 and (workload.method == "stream" or self._costs[workload.key] > self.left - 2.0):
+                continue  # a stream is as long as ten rounds of another
+            entrants = [name for name in names if self._takes_part(name, workload, number)]
+            turn = (number + place) % len(entrants)
+            begin = time.perf_counter()
+            for name in entrants[turn:] + entrants[:turn]:
+                self.cell(name, workload.key, workload.sizes[self.scale.size], number)
+            self._costs[workload.key] = sum(
+                cell.get("taken", 0.0)
+                for cell in self.cells[-len(entrants) :]
+                if "values" in cell and not BY_NAME[cell["contestant"]].heavy
+            ) or (time.perf_counter() - begin)
+
+    def _takes_part(self, name: str, workload: Workload, number: int) -> bool:
+        if name == "serial loop":
+            return workload.serial
+        if number == 1:
+            return True
+        before = [cell for cell in self.cells if (cell["contestant"], cell["workload"]) == (name, workload.key)]
+        return not BY_NAME[name].heavy and all("values" in cell for cell in before)
+
+    def curves(self) -> None:
+        """Growing work, for parmap and for the library that everybody has."""
+        for key, sizes in self.scale.curves.items():
+            slow: set[str] = set()
+            for size in sizes:
+                for name in CURVE_CONTESTANTS:
+                    if name not in slow:
+                        self.cell(name, key, size, 1)
+                        if "values" not in self.cells[-1]:
+                            slow.add(name)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another round makes sense."""
+        return self.left > 2.0 + min(self._costs.values())
+
+
+def measure(scale: Scale, scratch: Path) -> dict[str, Any]:
+    """Run everything."""
+    present = [kind for kind in ALL if is_installed(kind)]
+    absent = [kind.name for kind in ALL if kind not in present]
+    names = [kind.name for kind in present if scale is not QUICK_SCALE or kind.name in QUICK]
+    begin = time.perf_counter()
+    bench = Bench(scale, scratch)
+    limits = {"pipe": reference.pipe_round_trip(300 if scale is SMOKE else 2000), "memcpy": reference.memory_copy()}
+    for number in range(1, scale.rounds + 1):
+        if number > 1 and not bench.goes_on:
+            break
+        print(f"round {number}", flush=True)
+        bench.round(number, names)
+        if number == 1:
+            bench.curves()
+    return {
+        "scale": scale.name,
+        "workers": WORKERS,
+        "seconds": time.perf_counter() - begin,
+        "machine": reference.machine(),
+        "versions": {kind.name: version_of(kind) for kind in present if version_of(kind)},
+        "contestants": names,
+        "absent": absent,
+        "reference": limits,
+        "cells": bench.cells,
+    }
+
+
+def main() -> int:
+    """Measure and report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="fewer contestants and one round, in less than two minutes")
+    how.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs at all; the numbers mean nothing")
+    parser.add_argument("--output", type=Path, default=HERE / "results.json", help="where the results go")
+    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the page and the plots go")
+    options = parser.parse_args()
+    scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
+        results = measure(scale, Path(scratch))
+    options.output.write_text(json.dumps(results, indent=1))
+    from plots import draw
+    from report import write
+
+    write(results, options.docs)
+    draw(results, options.docs)
+    print(f"done in {results['seconds']:.0f} s: {options.docs / 'benchmarks.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

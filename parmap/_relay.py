@@ -1,0 +1,174 @@
+"""What tasks print and log, written out in this process.
+
+Whoever hears a worker hands its output over without waiting, since writing may block: on a terminal that is stopped, on
+a pipe that nobody reads. A thread writes it, to the `sys.stdout` and `sys.stderr` of the moment, so that notebooks and
+tests see it; and whoever is about to return a result writes first what came before that result. When too much waits,
+workers that go on printing are not heard until there is room: they block in `print`, as before a full pipe.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOM = 4 << 20
+"""Characters that may wait to be written."""
+
+_EACH = 100  # what a message takes besides its text
+
+_LEVELS = "parmap levels"  # the name under which they are kept
+
+
+class Relay:
+    """Output on its way out."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._size = 0
+        self._count = threading.Lock()
+        # Reentrant, because what is written to may be the user's, and call parmap again.
+        self._turn = _thread.RLock()
+        self._signal = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._on_room: deque[Callable[[], object]] = deque()
+
+    def put(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Take a message of a worker; never blocks."""
+        with self._count:
+            self._size += _EACH + len(fields[-1])
+        self.waiting.append((kind, fields))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name="parmap-output", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down: what waits is written at its end
+                return
+        if not self._signal.is_set():
+            self._signal.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether workers that print should not be heard for now."""
+        return self._size > ROOM
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once there is room again, from any thread."""
+        self._on_room.append(callback)
+        self._tell()
+
+    def _tell(self) -> None:
+        while self._on_room and not self.is_full:
+            try:
+                callback = self._on_room.popleft()
+            except IndexError:  # another thread took it
+                return
+            callback()
+
+    def drain(self) -> None:
+        """Write what waits now."""
+        # What is written to may ask for a result of parmap's.
+        if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+            return
+        with self._turn:
+            for _ in range(len(self.waiting)):
+                kind, fields = self.waiting[0]
+                try:
+                    _WRITERS[kind](*fields)
+                except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
+                    sys.excepthook(type(error), error, error.__traceback__)
+                finally:
+                    # Only now: whoever finds nothing waiting relies on all being written.
+                    self.waiting.popleft()
+                    with self._count:
+                        self._size -= _EACH + len(fields[-1])
+                self._tell()
+
+    def _live(self) -> None:
+        while self._signal.wait():
+            self._signal.clear()
+            while self.waiting:
+                self.drain()
+
+
+relay = Relay()
+
+
+def forget() -> None:
+    """Start anew, in a process forked from the one whose thread writes."""
+    old = relay
+    fresh = Relay()
+    old.__dict__.update(fresh.__dict__)
+
+
+def _write(name: str, text: str) -> None:
+    stream = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        _write_to(stream, text)
+    except (OSError, ValueError):  # nobody reads it any more, or it is closed
+        pass
+
+
+def _write_to(stream: Any, text: str) -> None:
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if getattr(tqdm, "_instances", None):  # bars are shown: the text goes above them
+        with tqdm.external_write_mode(file=stream):  # type: ignore[union-attr]
+            _encode_to(stream, text)
+    else:
+        _encode_to(stream, text)
+    if text[-1:] != "\n":  # the task wants it to be seen
+        stream.flush()
+
+
+def _encode_to(stream: Any, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _call(function: Callable[..., object], args: tuple[Any, ...], _: bytes) -> None:
+    function(*args)
+
+
+def _log(name: str, level: int, pickled: bytes) -> None:
+    import logging
+    import pickle
+
+    logger = logging.getLogger(name)
+    if logger.isEnabledFor(level):
+        logger.handle(logging.makeLogRecord(pickle.loads(pickled)))
+
+
+_WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "call": _call}
+
+
+def levels() -> tuple[tuple[str, int], ...]:
+    """The levels of this process's loggers, so that workers make no records that nobody wants; empty: no logging yet.
+
+    `logging` empties the cache of the root logger whenever a level is set: as long as our entry is there, it holds.
+    """
+    logging = sys.modules.get("logging")
+    root = getattr(logging, "root", None)
+    if root is None:  # or just being imported
+        return ()
+    try:
+        found: tuple[tuple[str, int], ...] = root._cache[_LEVELS]  # noqa: SLF001 - see above
+    except (AttributeError, KeyError):
+        pass
+    else:
+        return found
+    manager = root.manager
+    known = [(name, logger.level) for name, logger in list(manager.loggerDict.items()) if getattr(logger, "level", 0)]
+    found = (("", root.level), ("off", manager.disable), *sorted(known))
+    if hasattr(root, "_cache"):
+        root._cache[_LEVELS] = found  # noqa: SLF001 - see above
+    return found

@@ -1,0 +1,251 @@
+"""Any `concurrent.futures.Executor` as a backend: a chunk is one call of a function that everybody can import."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import queue
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from parmap import _place
+from parmap._failure import Failure, encode, translate
+from parmap._payload import Pack, Packed, dump, pack, reference
+from parmap._run import Callee, Outcome, run
+from parmap._schedule import BYTE_CAP, Cost
+from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_in_thread
+from parmap.errors import PoolClosedError, WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._job import Chunk
+    from parmap._options import Options
+
+_HOME = (os.urandom(8), os.getpid())
+"""Which process this is: a fork has another number, an interpreter in the same process other random bytes."""
+
+_FUNCTIONS = 32  # functions that a worker keeps
+
+Wire = tuple[tuple[Any, ...], bytes, list[bytes]]
+"""A pack that any pickle takes: its description, its streams, its buffers."""
+
+
+class ExecutorCall(Call):
+    """A function as it travels with each chunk."""
+
+    def __init__(self, callee: Callee, wire: Wire, *, stable: bool) -> None:
+        super().__init__(callee)
+        self.wire = wire
+        self.stable = stable
+
+
+class Executors(Backend):
+    """Runs chunks on an executor, which belongs to the user and is never shut down."""
+
+    def __init__(self, options: Options, executor: concurrent.futures.Executor) -> None:
+        super().__init__(options)
+        for name in ("initializer", "max_tasks_per_child", "env", "preload"):
+            if getattr(options, name):
+                message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
+                raise ValueError(message)
+        self.packs = not _shares_our_objects(executor)
+        self.cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
+        self._executor = executor
+        self._names = count(1)
+        self._chunks: dict[int, tuple[concurrent.futures.Future[Any], Note]] = {}
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def prepare(self, function: Any, retry_on: tuple[type[BaseException], ...]) -> Call:
+        """Pickle a function as it is now, where it has to travel."""
+        if not self.packs:
+            return super().prepare(function, retry_on)
+        find, args, by_name = reference(function)
+        packed: Packed = dump((find, args, retry_on))
+        return ExecutorCall(Callee(function, retry_on), _to_wire(pack([packed])[0]), stable=by_name)
+
+    def grow(self, count: int) -> list[Hashable]:
+        """The workers are the executor's: a slot is leave to give it one more chunk."""
+        return [next(self._names) for _ in range(count)]
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """Submit a chunk."""
+        note = Note()
+        unsent: dict[int, BaseException] = {}
+        taken = len(chunk.items)
+        payload = None
+        try:
+            if self.packs:
+                payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP)
+                taken = payload.count
+                chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
+        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
+            self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
+            return 1
+        future: concurrent.futures.Future[Any]
+        try:
+            if payload is not None:
+                future = self._executor.submit(
+                    run_packed, _HOME, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
+                )
+            else:
+                future = self._executor.submit(run_in_thread, chunk, mode, note, self.cost.aim)
+        except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
+            self._events.put(Broken(_refused(error)))
+            return taken
+        self._chunks[chunk.number] = future, note
+        chunk.job.sink.started(chunk.items)
+        future.add_done_callback(lambda future: self._events.put(self._tell(chunk, taken, unsent, future)))
+        return taken
+
+    def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
+        job = chunk.job
+        start = chunk.start if job.sink.index(chunk, 0) is not None else -1
+        budget = None if job.chunksize is not None else 2 * self.cost.aim
+        return mode, start, budget, chunk.careful, job.fail_fast and not job.retries
+
+    def _tell(
+        self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
+    ) -> Event:
+        """What became of a chunk; in whatever thread the executor tells it."""
+        if future.cancelled():
+            return Report(chunk.number, 0, None, {}, 0.0)
+        error = future.exception()
+        if error is not None:
+            return Died(chunk.slot, chunk.number, 0, taken, _Story(error).tell, None)
+        if not self.packs:
+            return future.result()  # type: ignore[no-any-return]
+        done, results, failures, seconds = future.result()
+        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
+        found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
+        return Report(chunk.number, done, _from_wire(results), found, seconds)
+
+    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
+        """In this process, ask the note; elsewhere, all of a chunk may be running."""
+        future, note = self._chunks.get(chunk.number, (None, None))
+        if future is None or note is None:
+            return None
+        if not self.packs:
+            return note.position()
+        return (0, len(chunk.items), 0.0) if future.running() or future.done() else None
+
+    def recall(self, chunk: Chunk, limit: int) -> None:
+        """Take a chunk back that has not begun."""
+        future, note = self._chunks.get(chunk.number, (None, None))
+        if future is not None and note is not None:
+            note.recall(limit)
+            if limit == 0:
+                future.cancel()
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Sleep until a chunk has ended."""
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        if isinstance(event, (Report, Died)):
+            self._chunks.pop(event.number, None)
+        return [] if event is None else [event]
+
+    def wake(self) -> None:
+        """Interrupt `wait`."""
+        self._events.put(None)
+
+    def close(self) -> None:
+        """Take back what has not begun. The executor stays."""
+        for future, _ in list(self._chunks.values()):
+            future.cancel()
+        self._chunks.clear()
+
+
+def _shares_our_objects(executor: concurrent.futures.Executor) -> bool:
+    """Whether tasks of *executor* run in this interpreter."""
+    apart = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
+
+
+def _refused(error: BaseException) -> BaseException:
+    if isinstance(error, concurrent.futures.BrokenExecutor):
+        told: BaseException = WorkerDiedError(f"the executor is broken: {error}")
+    else:
+        told = PoolClosedError(f"the executor takes no more work: {error}")
+    told.__cause__ = error
+    return told
+
+
+class _Story:
+    """How a chunk was lost."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
+        """The failure of the item at *offset* of *chunk*."""
+        item = None if chunk is None else chunk.job.sink.index(chunk, offset)
+        told = WorkerDiedError(f"the executor lost the task: {type(self._error).__name__}: {self._error}", item=item)
+        told.__cause__ = self._error
+        return Failure(told, retry=chunk is not None and isinstance(told, chunk.job.call.callee.retry_on))
+
+
+# --- on both sides --------------------------------------------------------------------------------------------------
+
+
+def _to_wire(payload: Pack) -> Wire:
+    buffers = [bytes(buffer) if buffer.readonly else bytearray(buffer) for buffer in payload.buffers]
+    return payload.describe(), bytes(payload.stream), buffers  # type: ignore[return-value]
+
+
+def _from_wire(wire: Wire) -> Pack:
+    description, stream, buffers = wire
+    return Pack.restore(description, stream, [memoryview(buffer) for buffer in buffers])
+
+
+# --- in a worker of the executor ------------------------------------------------------------------------------------
+
+_callees: dict[bytes, Callee] = {}
+
+
+def run_packed(
+    home: tuple[bytes, int],
+    function: Wire,
+    payload: Wire,
+    mode: str,
+    start: int,
+    budget: float | None,
+    careful: bool,
+    stop_early: bool,
+) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
+    """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
+    if home != (_HOME[0], os.getpid()):
+        _place.in_worker = True
+    begin = time.monotonic()
+    items = _from_wire(payload)
+    try:
+        callee = _callee(function)
+    except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
+        callee, outcome = Callee(None, ()), Outcome()
+        outcome.done = items.count
+        outcome.results = [None] * items.count
+        outcome.errors = dict.fromkeys(range(items.count), error)
+    else:
+        outcome = run(
+            callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
+        )
+    results, unsent = pack(outcome.results)
+    failures = []
+    for index, problem in {**unsent, **outcome.errors}.items():
+        public = translate(problem, start + index if start >= 0 else None)
+        failures.append((index, encode(public), isinstance(public, callee.retry_on)))
+    return outcome.done, _to_wire(results), failures, time.monotonic() - begin
+
+
+def _callee(wire: Wire) -> Callee:
+    key = b"".join((wire[1], *wire[2]))
+    callee = _callees.get(key)
+    if callee is None:
+        find, args, retry_on = _from_wire(wire)[0]
+        callee = _callees[key] = Callee(find(*args), retry_on)
+        while len(_callees) > _FUNCTIONS:
+            _callees.pop(next(iter(_callees)))
+    return callee

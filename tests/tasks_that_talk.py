@@ -1,0 +1,125 @@
+"""Functions that print and log, run in workers by tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from typing import Any
+
+
+def say(what: Any) -> Any:
+    """A task that prints its argument."""
+    print("said", what)
+    return what
+
+
+def say_to_both(what: Any) -> Any:
+    """A task that prints to both streams."""
+    print("out", what)
+    print("err", what, file=sys.stderr)
+    return what
+
+
+def say_without_end(what: Any) -> Any:
+    """A task that does not end its line."""
+    print("part", what, end="")
+    return what
+
+
+def say_and_die(what: Any) -> None:
+    """A task that prints and kills its worker."""
+    print("last words", what)
+    os._exit(3)
+
+
+def say_bytes(what: bytes) -> None:
+    """A task that writes bytes."""
+    sys.stdout.buffer.write(what)
+
+
+def say_in_threads(count: int) -> None:
+    """A task whose threads print at the same time."""
+    threads = [threading.Thread(target=lambda n=n: sys.stdout.write(f"{n:04}" * 20 + "\n")) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def say_in_a_fork(what: Any) -> None:
+    """A task whose forked child prints too."""
+    child = os.fork()
+    if not child:
+        print("child", what)
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("parent", what)
+
+
+def flood(lines: int) -> int:
+    """A task that prints much."""
+    for _ in range(lines):
+        print("x" * 999)
+    return lines
+
+
+def warn(what: str) -> None:
+    """A task that warns."""
+    warnings.simplefilter("default")
+    warnings.warn(what, stacklevel=1)
+
+
+def talk_as_it_is_destroyed(count: int) -> list[int]:
+    """A task that leaves objects which print when the garbage collector finds them, whenever that is."""
+
+    class Talker:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            print("gone")
+
+    for _ in range(count):
+        Talker()
+    return list(range(count))
+
+
+class _Unpicklable:
+    def __repr__(self) -> str:
+        return "<it>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("never")
+
+
+def log(level: int, name: str = "tasks") -> None:
+    """A task that logs, and imports logging only now."""
+    import logging
+
+    extra = {"fine": {1: 2}, "stuck": _Unpicklable()}
+    logging.getLogger(name).log(level, "logged %s", level, extra=extra)
+
+
+def log_an_error() -> None:
+    """A task that logs an exception."""
+    import logging
+
+    try:
+        raise KeyError("lost")
+    except KeyError:
+        logging.getLogger("tasks").exception("it %s", "failed")
+
+
+def is_enabled(level: int) -> bool:
+    """Whether a record of this level would be made at all."""
+    import logging
+
+    return logging.getLogger("tasks").isEnabledFor(level)
+
+
+def imported() -> bool:
+    """Whether this worker has logging."""
+    return "logging" in sys.modules

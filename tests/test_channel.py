@@ -1,0 +1,364 @@
+"""A worker's line: any message, of any size, in any number of pieces, through segments and without them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_payload import Buffered
+
+from parmap._channel import Channel, ChannelClosedError, Shared
+from parmap._payload import pack
+from parmap._segments import ALIGNMENT, Lender, Limits, attach, create, layout, private, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAYS = {
+    "as it is": {},
+    "tiny limits": {"smallest": 1, "kept": 4096},
+    "no memfd": {"enabled": False},
+    "everything handed over": {"smallest": 1, "kept": 0},
+}
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way that a large payload can take."""
+    if request.param.get("smallest") and not Limits.enabled:
+        pytest.skip("there is no memfd here")
+    for name, value in request.param.items():
+        monkeypatch.setattr(Limits, name, value)
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[Channel, Channel]]:
+    """Both ends: the parent's, which copies results out, and the worker's, which reads in place."""
+    ours, theirs = socket.socketpair()
+    parent, worker = Channel(ours, copies=True), Channel(theirs)
+    yield parent, worker
+    parent.close()
+    worker.close()
+
+
+def pour(sender: Channel, receiver: Channel, kind: str, *fields: Any, **payload: Any) -> Any:
+    """Send a message without blocking, while the other side reads."""
+    clear = sender.post(kind, *fields, **payload)
+    while (message := receiver.poll()) is None:
+        assert not clear
+        clear = sender.flush()
+    return message
+
+
+SIZES = (0, 1, 1000, 70_000, 1_000_000)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", SIZES)
+def test_payload_to_the_worker(line: tuple[Channel, Channel], size: int) -> None:
+    """What the parent sends arrives in the worker."""
+    parent, worker = line
+    items = [bytes([size % 251]) * size, Buffered(bytearray(os.urandom(size))), [size]]
+
+    message = pour(parent, worker, "run", 1, "two", pack=pack(items)[0])
+
+    assert (message.kind, message.fields) == ("run", (1, "two"))
+    assert list(message.pack) == items
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("size", SIZES)
+def test_payload_to_the_parent(line: tuple[Channel, Channel], size: int) -> None:
+    """What a worker sends arrives in the parent, in memory of its own."""
+    parent, worker = line
+    items = [Buffered(bytearray(os.urandom(size))), Buffered(bytes(size))]
+
+    first = pour(worker, parent, "report", pack=pack(items)[0])
+    pour(worker, parent, "report", pack=pack([Buffered(bytes(b"x" * size)) for _ in range(2)])[0])
+
+    assert list(first.pack) == items
+
+
+@pytest.mark.usefixtures("way")
+def test_many_messages_keep_their_order(line: tuple[Channel, Channel]) -> None:
+    """Messages arrive in the order in which they were sent, whatever way each took."""
+    parent, worker = line
+    for number in range(50):
+        parent.post("run", number, pack=pack([bytes(number * 2000)])[0])
+    received = []
+    while len(received) < 50:
+        parent.flush()
+        message = worker.poll()
+        if message is not None:
+            received.append((message.fields[0], len(message.pack[0])))
+
+    assert received == [(number, number * 2000) for number in range(50)]
+
+
+@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
+@given(st.lists(st.binary(max_size=300) | st.lists(st.integers()), min_size=1), st.integers(1, 50))
+def test_message_in_pieces(items: list[Any], step: int) -> None:
+    """A message that comes a few bytes at a time is a message when its last byte is there, and not before."""
+    ours, theirs = socket.socketpair()
+    sender, receiver = Channel(ours), Channel(theirs)
+    recorder, tape = socket.socketpair()
+    try:
+        Channel(recorder).send("run", 7, pack=pack(items)[0])
+        stream = tape.recv(1 << 20)
+        for start in range(0, len(stream), step):
+            assert receiver.poll() is None
+            sender.sock.sendall(stream[start : start + step])
+        message = receiver.poll()
+        assert message is not None
+        assert (message.kind, message.fields, list(message.pack or [])) == ("run", (7,), items)
+    finally:
+        sender.close()
+        receiver.close()
+        recorder.close()
+        tape.close()
+
+
+def test_segment_is_used_again(line: tuple[Channel, Channel]) -> None:
+    """A segment that comes back carries the next payload: no new memory, no new descriptor."""
+    parent, worker = line
+    names = set()
+    for _ in range(5):
+        message = pour(parent, worker, "run", pack=pack([Buffered(bytes(200_000))])[0])
+        names.add(message.segment)
+        message.pack.release()
+        worker.post("free", message.segment)
+        freed = parent.poll()
+        assert freed is not None
+        parent.lender.take_back(freed.fields[0])
+
+    assert len(names) == 1
+
+
+def test_results_give_their_segment_back_by_themselves(line: tuple[Channel, Channel]) -> None:
+    """The parent copies a result out and frees the worker's segment at once."""
+    parent, worker = line
+
+    pour(worker, parent, "report", pack=pack([Buffered(bytes(200_000))])[0])
+    freed = worker.poll()
+
+    assert freed is not None
+    assert freed.kind == "free"
+    assert worker.lender.owns(freed.fields[0])
+
+
+def test_segment_that_a_task_keeps_stays_its_own(line: tuple[Channel, Channel]) -> None:
+    """Memory that a task still refers to is not written again."""
+    parent, worker = line
+    message = pour(parent, worker, "run", pack=pack([Buffered(b"a" * 200_000)])[0])
+    (item,) = message.pack
+    kept = pickle.PickleBuffer(item.data)
+    with pytest.raises(BufferError):
+        message.pack.release()
+    worker.detach(message.segment)
+    parent.lender.forget(message.segment)
+
+    pour(parent, worker, "run", pack=pack([Buffered(b"b" * 200_000)])[0])
+
+    assert bytes(kept.raw()) == b"a" * 200_000
+
+
+def test_shared_payload_reaches_every_worker_as_a_copy_of_its_own() -> None:
+    """A payload written once is mapped by any number of workers, and what one writes no other sees."""
+    share = Shared.of(pack([Buffered(bytearray(200_000))])[0])
+    if share is None:
+        pytest.skip("there is no memfd here")
+    copies = []
+    for _ in range(3):
+        ours, theirs = socket.socketpair()
+        parent, worker = Channel(ours), Channel(theirs)
+        message = pour(parent, worker, "function", share=share)
+        (item,) = message.pack
+        assert bytes(item.data) == bytes(200_000)
+        item.data[0] = 1
+        copies.append(item)
+        parent.close()
+        worker.close()
+
+    assert [copy.data[0] for copy in copies] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_descriptors_travel(line: tuple[Channel, Channel], count: int) -> None:
+    """Descriptors arrive with their own message, closed on exec, and the sender keeps its own."""
+    parent, worker = line
+    pipes = [os.pipe() for _ in range(count)]
+
+    parent.send("start", fds=tuple(read for read, _ in pipes))
+    parent.send("start", 2)
+    message, second = worker.poll(), worker.poll()
+
+    assert message is not None
+    assert second is not None
+    assert second.fds == ()
+    assert len(message.fds) == count
+    for fd, (read, written) in zip(message.fds, pipes, strict=True):
+        os.write(written, b"!")
+        assert os.read(fd, 1) == b"!"
+        assert not os.get_inheritable(fd)
+        for each in (fd, read, written):
+            os.close(each)
+
+
+def test_many_messages_with_descriptors(line: tuple[Channel, Channel]) -> None:
+    """Each of many messages sent before the other side reads gets its own descriptors."""
+    parent, worker = line
+    pipes = [os.pipe() for _ in range(30)]
+    for number, (read, _) in enumerate(pipes):
+        parent.send("start", number, fds=(read,))
+
+    for number, (read, written) in enumerate(pipes):
+        message = worker.poll()
+        assert message is not None
+        assert message.fields == (number,)
+        os.write(written, bytes([number]))
+        assert os.read(message.fds[0], 1) == bytes([number])
+        for fd in (*message.fds, read, written):
+            os.close(fd)
+
+
+def test_end_of_the_line(line: tuple[Channel, Channel]) -> None:
+    """What was sent before the end is received, then the end is told, again and again."""
+    parent, worker = line
+    worker.send("ready")
+    worker.sock.close()
+
+    assert parent.poll() is not None
+    for _ in range(2):
+        with pytest.raises(ChannelClosedError):
+            parent.poll()
+    with pytest.raises(ChannelClosedError):
+        parent.send("stop")
+
+
+def test_half_a_message_then_the_end(line: tuple[Channel, Channel]) -> None:
+    """A message that breaks off is no message: the end is told."""
+    parent, worker = line
+    worker.sock.sendall(b"\x10\0\0\0\0\0\0\0\xff")
+    worker.sock.close()
+
+    with pytest.raises(ChannelClosedError):
+        parent.poll()
+
+
+def test_post_never_blocks(line: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that nobody reads does not hold the sender; the rest stays behind and goes later."""
+    monkeypatch.setattr(Limits, "enabled", False)
+    parent, worker = line
+
+    clear = parent.post("run", pack=pack([bytes(10_000_000)])[0])
+    assert not clear
+    assert not parent.is_clear
+    reader = threading.Thread(target=lambda: received.append(worker.receive()))
+    received: list[Any] = []
+    reader.start()
+    while not parent.flush():
+        pass
+    reader.join()
+
+    assert len(received[0].pack[0]) == 10_000_000
+
+
+def test_start_of_a_message_is_told(line: tuple[Channel, Channel]) -> None:
+    """A worker notes that a message is on its way in, so that a death in between is explained."""
+    parent, worker = line
+    told: list[bool] = []
+    worker.on_partial = lambda: told.append(True)
+    recorder, tape = socket.socketpair()
+    Channel(recorder).send("run", 1)
+    data = tape.recv(1 << 16)
+    recorder.close()
+    tape.close()
+
+    parent.sock.sendall(data[:-1])
+    assert worker.poll() is None
+    assert told
+    parent.sock.sendall(data[-1:])
+    assert worker.poll() is not None
+
+
+# --- segments ---------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=50), st.lists(st.binary(max_size=300)))
+def test_layout_overlaps_nothing(stream: bytes, data: list[bytes]) -> None:
+    """Parts of a payload lie apart, in order, buffers aligned."""
+    buffers = [memoryview(part) for part in data]
+    offsets, size = layout(stream, buffers)
+
+    ends = [offset + len(part) for offset, part in zip(offsets, [stream, *data], strict=True)]
+    assert all(end <= start for end, start in zip(ends, offsets[1:], strict=False))
+    assert all(offset % ALIGNMENT == 0 for offset in offsets[1:])
+    assert size == max(ends, default=0)
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_lender_keeps_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments beyond the limit are dropped when they come back."""
+    monkeypatch.setattr(Limits, "kept", 10_000)
+    lender = Lender()
+    segments = [lender.lend(4096) for _ in range(5)]
+    for segment in segments:
+        assert segment is not None
+        lender.sent(segment)
+    for segment in segments:
+        assert segment is not None
+        lender.take_back(segment.name)
+
+    assert sum(lender.owns(segment.name) for segment in segments if segment is not None) == 2
+    lender.take_back(12345)  # a name that was never lent is nobody's
+    lender.clear()
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_write_and_attach() -> None:
+    """What is written into a fresh segment is there where it is mapped; a private map writes into a copy."""
+    segment = create(1, 8192)
+    assert segment is not None
+    write(segment, [b"one", b"two"], [0, 64])
+    shared, own = attach(os.dup(segment.fd), 8192), attach(os.dup(segment.fd), 8192, private=True)
+    own[0:3] = b"ONE"
+
+    assert (shared[0:3], shared[64:67], own[0:3]) == (b"one", b"two", b"ONE")
+    segment.close_fd()
+
+
+@pytest.mark.parametrize("size", [0, 1, 5_000_000])
+def test_private_copy_is_writable_and_apart(size: int) -> None:
+    """A private copy has the bytes of the original, and can be written without touching it."""
+    original = bytearray(os.urandom(size))
+    copy = private(memoryview(original))
+
+    assert bytes(copy) == bytes(original)
+    if size:
+        copy[0] ^= 1
+        assert copy[0] != original[0]
+
+
+def test_no_descriptor_left_to_receive(line: tuple[Channel, Channel]) -> None:
+    """A message whose segment could not be received says so by an empty payload, instead of failing the line."""
+    if not Limits.enabled:
+        pytest.skip("there is no memfd here")
+    parent, worker = line
+    parent.post("run", 1, pack=pack([Buffered(bytes(200_000))])[0])
+    data = worker.sock.recv(1 << 16)  # a plain read drops the descriptor, as the kernel does at the limit
+    other, tape = socket.socketpair()
+    receiver = Channel(other)
+    tape.sendall(data)
+    message = receiver.poll()
+
+    assert message is not None
+    assert message.pack is None
+    assert pickle.loads(pickle.dumps(message.fields)) == (1,)
+    receiver.close()
+    tape.close()

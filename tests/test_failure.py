@@ -1,0 +1,235 @@
+"""Exceptions on their way: as themselves if at all possible, with their story, and never a second error."""
+
+from __future__ import annotations
+
+import marshal
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parmap._failure import Failure, RemoteTraceback, describe, encode, shorten, translate
+from parmap.errors import RemoteError, SerializationError, WorkerDiedError
+
+
+def travel(error: BaseException) -> BaseException:
+    """What an exception is on the other side."""
+    return Failure(encoded=marshal.loads(marshal.dumps(encode(error)))).exception()
+
+
+def raised(error: BaseException) -> BaseException:
+    """The same exception, with a traceback."""
+    try:
+        raise error
+    except BaseException as caught:
+        return caught
+
+
+class TwoArguments(Exception):
+    """Its constructor wants what plain pickle does not give it."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+        self.one, self.two = one, two
+
+
+class KeywordOnly(Exception):
+    """Its constructor can't be called with arguments at all."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__()
+        self.code = code
+
+
+class HoldsALock(Exception):
+    """It holds what can't be pickled."""
+
+    def __init__(self) -> None:
+        import threading
+
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+class StrRaises(Exception):
+    """Its text can't be made."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class LoadRaises(Exception):
+    """It pickles, and does not unpickle."""
+
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+class Liar(Exception):
+    """It unpickles as something that is no exception."""
+
+    def __reduce__(self) -> Any:
+        return str, ("not an exception",)
+
+
+@given(st.lists(st.text() | st.integers() | st.none()), st.dictionaries(st.text(min_size=1), st.integers()))
+def test_round_trip(args: list[Any], attributes: dict[str, int]) -> None:
+    """Class, arguments and attributes arrive."""
+    error = ValueError(*args)
+    error.__dict__.update(attributes)
+
+    arrived = travel(error)
+
+    assert type(arrived) is ValueError
+    assert arrived.args == tuple(args)
+    assert arrived.__dict__ == attributes
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TwoArguments(1, 2), KeywordOnly(code=3), StrRaises("x"), KeyError("k"), OSError(2, "no", "file"), SystemExit(3)],
+    ids=lambda error: type(error).__name__,
+)
+def test_arrives_as_itself(error: BaseException) -> None:
+    """Exceptions whose constructors want something else, too, arrive as themselves."""
+    arrived = travel(raised(error))
+
+    assert type(arrived) is type(error)
+    assert arrived.args == error.args
+    assert {**arrived.__dict__} == {**error.__dict__}
+
+
+@pytest.mark.parametrize("kind", [HoldsALock, LoadRaises, Liar])
+def test_stand_in(kind: type[Exception]) -> None:
+    """One that can't travel is replaced by a stand-in that carries its name, text and traceback."""
+    arrived = travel(raised(kind()))
+
+    if type(arrived) is not kind:  # it may have arrived in parts
+        assert isinstance(arrived, RemoteError)
+        assert arrived.type_name.endswith(kind.__name__)
+        assert kind.__name__ in arrived.traceback
+
+
+def test_causes_and_notes_arrive() -> None:
+    """Causes are exceptions on arrival, and notes are kept."""
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            inner.add_note("below")
+            raise TwoArguments(1, 2) from inner
+    except TwoArguments as outer:
+        outer.add_note("above")
+        arrived = travel(outer)
+
+    assert arrived.__notes__ == ["above"]
+    assert isinstance(arrived.__cause__, KeyError)
+    assert arrived.__cause__.__notes__ == ["below"]
+
+
+def test_traceback_arrives_as_text() -> None:
+    """The last cause is the traceback of the worker, as text."""
+    arrived = travel(raised(ValueError("here")))
+
+    assert isinstance(arrived.__cause__, RemoteTraceback)
+    assert "in raised" in str(arrived.__cause__)
+    assert "ValueError: here" in str(arrived.__cause__)
+
+
+def test_from_none_stays() -> None:
+    """A context that was suppressed stays suppressed."""
+    error = ValueError("x")
+    error.__suppress_context__ = True
+
+    assert travel(error).__suppress_context__
+
+
+def test_group() -> None:
+    """A group of exceptions arrives with its members."""
+    arrived = travel(ExceptionGroup("several", [ValueError(1), TwoArguments(1, 2)]))
+
+    assert isinstance(arrived, ExceptionGroup | RemoteError)
+
+
+def test_ring_of_causes_ends() -> None:
+    """Exceptions that are each other's cause travel, and end."""
+    one, two = ValueError(1), ValueError(2)
+    one.__cause__, two.__cause__ = two, one
+
+    assert isinstance(travel(one), ValueError)
+
+
+def test_long_chain_of_causes() -> None:
+    """A chain of a thousand causes is cut as objects, and arrives."""
+    error = ValueError(0)
+    for number in range(1, 200):
+        error, below = ValueError(number), error
+        error.__cause__ = below
+
+    assert travel(error).args == (199,)
+
+
+def test_error_arrives_once() -> None:
+    """A failure that is asked twice tells the same exception, with its notes once."""
+    failure = Failure(encoded=encode(ValueError("x")))
+    failure.notes = ("note",)
+
+    assert failure.exception() is failure.exception()
+    assert failure.exception().__notes__ == ["note"]
+
+
+def test_earlier_attempts_are_told() -> None:
+    """The failure of the last attempt names those before."""
+    failure = Failure(ValueError("last"))
+    failure.earlier = (Failure(KeyError("first")), Failure(StrRaises()))
+
+    (note,) = failure.exception().__notes__
+
+    assert "attempt 1: KeyError: 'first'" in note
+    assert "attempt 2: StrRaises" in note
+
+
+@pytest.mark.parametrize(("code", "expected"), [(None, 0), (3, 3), ("text", 1)])
+def test_sys_exit_is_a_death(code: Any, expected: int) -> None:
+    """A task that calls sys.exit is told as a worker that ended, with its code."""
+    died = translate(SystemExit(code))
+
+    assert isinstance(died, WorkerDiedError)
+    assert died.exitcode == expected
+
+
+def test_load_error_is_a_serialization_error() -> None:
+    """An argument that can't be unpickled says so, with the cause."""
+    from parmap._failure import LoadError
+
+    error = LoadError()
+    error.__cause__ = ZeroDivisionError("bomb")
+
+    assert isinstance(translate(error), SerializationError)
+    assert "ZeroDivisionError: bomb" in str(translate(error))
+
+
+@given(st.recursive(st.text() | st.binary() | st.integers(), st.lists, max_leaves=200))
+def test_shorten_is_short(value: Any) -> None:
+    """However large a value, its text is short."""
+    assert len(shorten(value)) <= 201
+
+
+def test_describe() -> None:
+    """A call is written as the user would write it."""
+    assert describe(pow, "map", 2) == "pow(2)"
+    assert describe(pow, "star", (2, 3)) == "pow(2, 3)"
+    assert describe(pow, "call", ((2,), {"exp": 3})) == "pow(2, exp=3)"
+    assert describe(pow, "star", 5) == "pow(*5)"
+
+
+def test_remote_traceback_pickles() -> None:
+    """An exception that came from a worker can travel on."""
+    arrived = travel(raised(ValueError("x")))
+
+    again = pickle.loads(pickle.dumps(arrived))
+
+    assert again.args == ("x",)
+    assert isinstance(travel(arrived), ValueError)

@@ -1,0 +1,299 @@
+"""parmap where one does not expect it: in forks, in other processes, in callbacks, `__del__` and signal handlers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signals")
+
+
+def test_a_fork_of_the_program_that_just_exits(script: Script) -> None:
+    """A child made by `os.fork()` may leave in any way; the parent's pool is not touched."""
+    done = script.run("""
+        import os, sys
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        print(square.map(range(3)), flush=True)
+        for leave in (os._exit, sys.exit):
+            child = os.fork()
+            if child == 0:
+                leave(0)
+            assert os.waitpid(child, 0)[1] == 0
+        print(square.map(range(3)), square.submit(5).result())
+    """)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("[0, 1, 4]\n[0, 1, 4] 25\n", "", 0)
+
+
+def test_a_fork_of_the_program_that_uses_parmap(script: Script) -> None:
+    """The child has a pool of its own, while the parent goes on with its own."""
+    done = script.run("""
+        import os
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        pid = parallel(lambda _: os.getpid(), workers=2)
+        before = set(pid.map(range(20)))
+        child = os.fork()
+        if child == 0:
+            assert square.map(range(4)) == [0, 1, 4, 9]
+            assert square.submit(5).result() == 25
+            assert not set(pid.map(range(20))) & before
+            os._exit(7)
+        assert square.map(range(100)) == [x * x for x in range(100)]
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), set(pid.map(range(20))) <= before)
+    """)
+
+    assert (done.stdout, done.stderr) == ("7 True\n", "")
+
+
+def test_a_fork_in_the_middle_of_work(script: Script) -> None:
+    """A child that is forked while tasks run can't wait for them, and says so; the parent gets its results."""
+    done = script.run("""
+        import os, time
+        from parmap import parallel, PoolClosedError
+        nap = parallel(time.sleep, workers=2)
+        future = nap.submit(0.3)
+        batch = nap.map_async([0.1] * 5)
+        child = os.fork()
+        if child == 0:
+            for work in (future, batch):
+                try:
+                    work.result()
+                except PoolClosedError:
+                    continue
+                os._exit(1)
+            assert nap.map([0.0]) == [None]
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), future.result(), batch.result())
+    """)
+
+    assert (done.stdout, done.stderr) == ("0 None [None, None, None, None, None]\n", "")
+
+
+def test_a_fork_from_a_thread_while_others_submit(script: Script) -> None:
+    """Forks at any moment of the engine's work harm neither side."""
+    done = script.run("""
+        import os, threading
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        square.map(range(3))  # a fork while another thread imports something for the first time is lost in any program
+        stop = threading.Event()
+        wrong = []
+
+        def work():
+            while not stop.is_set():
+                if square.map(range(20)) != [x * x for x in range(20)] or square.submit(3).result() != 9:
+                    wrong.append(1)
+
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        codes = []
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if square.map(range(5)) == [0, 1, 4, 9, 16] else 1)
+            codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        print(codes, wrong)
+    """)
+
+    assert (done.stdout, done.stderr) == ("[0, 0, 0, 0, 0] []\n", "")
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("daemon", [True, False], ids=["daemon", "plain"])
+def test_in_a_process_of_multiprocessing(script: Script, method: str, daemon: bool) -> None:
+    """A process of `multiprocessing`, daemonic too, may use parmap, even where its parent does."""
+    done = script.run(f"""
+        import multiprocessing
+        from parmap import parallel
+
+        def square(x):
+            return x * x
+
+        def child():
+            assert parallel(square, workers=2).map(range(4)) == [0, 1, 4, 9]
+            assert parallel(square, workers=2).submit(3).result() == 9
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context({method!r})
+            parallel(square, workers=2).map(range(4))
+            process = context.Process(target=child, daemon={daemon})
+            process.start()
+            process.join()
+            print(process.exitcode, parallel(square, workers=2).map(range(4)))
+    """)
+
+    assert (done.stdout, done.stderr) == ("0 [0, 1, 4, 9]\n", "")
+
+
+def test_in_workers_of_multiprocessing_pool(script: Script) -> None:
+    """Tasks of `multiprocessing.Pool` may use parmap."""
+    done = script.run("""
+        import multiprocessing
+        from parmap import parallel
+
+        def inner(x):
+            return sum(parallel(abs, workers=2).map(range(x)))
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                print(pool.map(inner, range(5)))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[0, 0, 1, 3, 6]\n", "")
+
+
+def test_callbacks_that_submit_wait_and_raise(script: Script) -> None:
+    """A done-callback may start work and wait for it; one that raises harms nothing but its log."""
+    done = script.run("""
+        import logging, threading
+        from parmap import parallel
+        logging.basicConfig(format="%(message)s", level=logging.CRITICAL)
+        square = parallel(lambda x: x * x, workers=1)
+        told = []
+        over = threading.Semaphore(0)
+
+        def wait(future):
+            told.append((square.submit(future.result()).result(), square.map([3])))
+            over.release()
+
+        def fail(future):
+            over.release()
+            raise ValueError("a callback")
+
+        def leave(future):
+            over.release()
+            raise SystemExit(3)
+
+        for callback in (fail, wait, fail, wait):
+            square.submit(2).add_done_callback(callback)
+        for _ in range(4):
+            assert over.acquire(timeout=20)
+        print(told, square.map([4]))
+    """)
+
+    assert done.stdout == "[(16, [9]), (16, [9])] [16]\n"
+
+
+def test_from_del_and_weakref_callbacks(script: Script) -> None:
+    """Objects may use parmap while they are destroyed, also by the garbage collector and at exit."""
+    done = script.run("""
+        import gc
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        square.map(range(3))
+
+        class Late:
+            def __init__(self):
+                self.me = self
+            def __del__(self):
+                try:
+                    told.append(square.submit(3).result())
+                except RuntimeError as error:
+                    told.append(type(error).__name__)
+
+        told = []
+        for _ in range(50):
+            Late()
+            square.submit(1)
+        gc.collect()
+        print(told == [9] * 50)
+        last = Late()
+    """)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
+
+
+def test_from_a_signal_handler(script: Script) -> None:
+    """A signal handler may submit, and wait, in the middle of a call that waits too."""
+    done = script.run("""
+        import os, signal, threading, time
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        nap = parallel(time.sleep, workers=2)
+        told = []
+
+        def handler(*_):
+            told.append(square.submit(4).result(timeout=20))
+            told.append(square.map([5]))
+
+        signal.signal(signal.SIGALRM, handler)
+        square.map(range(10))
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        for _ in range(50):
+            assert square.map(range(100)) == [x * x for x in range(100)]
+            assert square.submit(3).result() == 9
+        nap.map([0.05] * 4)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(told) > 2, all(answer in (16, [25]) for answer in told))
+    """)
+
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_a_signal_handler_that_raises(script: Script) -> None:
+    """An exception out of a signal handler leaves the call at once; the pool goes on."""
+    done = script.run("""
+        import signal, time
+        from parmap import parallel
+        nap = parallel(time.sleep, workers=2)
+        square = parallel(lambda x: x * x, workers=2)
+
+        class Alarm(Exception):
+            pass
+
+        def handler(*_):
+            raise Alarm
+
+        signal.signal(signal.SIGALRM, handler)
+        for wait in (lambda: nap.map([60] * 4), lambda: nap.submit(60).result(), lambda: list(nap.imap([60] * 4))):
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            began = time.monotonic()
+            try:
+                wait()
+            except Alarm:
+                print(time.monotonic() - began < 20)
+        nap.shutdown
+        import os
+        print(square.options(workers=3).map(range(5)), flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+    """)
+
+    assert (done.stdout, done.stderr) == ("True\nTrue\nTrue\n[0, 1, 4, 9, 16]\n", "")
+
+
+def test_while_the_interpreter_exits(script: Script) -> None:
+    """Threads and `atexit` callbacks that use parmap while the interpreter exits end with a result or a clear error."""
+    done = script.run("""
+        import atexit, threading
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+
+        def late():
+            try:
+                print(square.map(range(3)))
+            except RuntimeError as error:
+                print("closed")
+
+        atexit.register(late)
+        square.map(range(3))
+
+        def work():
+            for _ in range(200):
+                square.submit(2).result()
+
+        threading.Thread(target=work).start()
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("[0, 1, 4]\n", "closed\n")

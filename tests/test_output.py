@@ -1,0 +1,304 @@
+"""What tasks print, log and warn of comes out in the parent, in whole lines, before their results."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import threading
+from typing import Any
+
+import pytest
+import tasks_that_talk as talk
+
+from conftest import Script, wait_until
+from parmap import WorkerDiedError, _relay, parallel
+
+
+def lines(text: str) -> list[str]:
+    """The lines of *text* in order of the alphabet, since workers take turns as they like."""
+    return sorted(text.splitlines())
+
+
+class Blocked(io.StringIO):
+    """Standard output that takes nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def write(self, text: str) -> int:
+        assert self.goes_on.wait(60)
+        return super().write(text)
+
+
+@contextlib.contextmanager
+def blocked_output():
+    """Block standard output."""
+    blocked = Blocked()
+    try:
+        with contextlib.redirect_stdout(blocked):  # not a fixture: pytest puts its own stream in place in between
+            yield blocked
+    finally:
+        blocked.goes_on.set()
+
+
+# --- print ------------------------------------------------------------------------------------------------------------
+
+
+def test_prints_arrive(backend: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Both streams come out where the parent's own come out."""
+    parallel(talk.say_to_both, **backend).map(range(3))
+
+    written = capsys.readouterr()
+    assert lines(written.out) == ["out 0", "out 1", "out 2"]
+    assert lines(written.err) == ["err 0", "err 1", "err 2"]
+
+
+def test_prints_come_before_the_result(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """When `result()` returns, what the task printed is there; whether or not the engine ran it."""
+    f = parallel(talk.say, **processes)
+    for number in range(20):
+        f.submit(number).result()
+
+        assert capsys.readouterr().out == f"said {number}\n"
+
+
+def test_prints_come_before_each_item_of_a_stream(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """A stream hands out no item before its output."""
+    seen = ""
+    with parallel(talk.say, **processes).imap(range(50), chunksize=1) as stream:
+        for number in stream:
+            seen += capsys.readouterr().out
+            assert f"said {number}\n" in seen
+
+
+def test_prints_come_before_an_error(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """The last words of a worker that dies are not lost, and come first."""
+    with pytest.raises(WorkerDiedError):
+        parallel(talk.say_and_die, **processes).map([7])
+
+    assert capsys.readouterr().out == "last words 7\n"
+
+
+def test_an_unfinished_line_is_not_kept(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """What a task printed without an end comes out when the task is done, as it is."""
+    parallel(talk.say_without_end, **processes).submit(1).result()
+
+    assert capsys.readouterr().out == "part 1"
+
+
+def test_bytes_arrive(processes: dict[str, Any], script: Script):
+    """`sys.stdout.buffer` is there; what is no text arrives byte for byte where the parent's encoding allows."""
+    done = script.run(f"""
+        import sys
+        from parmap import parallel
+        sys.path.insert(0, {sys.path[0]!r})
+
+        def f(data):
+            sys.stdout.buffer.write(data)
+
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+        parallel(f, **{processes!r}).map(["é".encode() + b"\\n"])
+    """)
+
+    assert (done.stdout, done.stderr) == ("é\n", "")
+
+
+def test_what_can_not_be_encoded_is_escaped(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """A terminal with a small alphabet loses nothing and raises nothing."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii", newline="\n"))
+    parallel(talk.say, **processes).map(["é"])
+    sys.stdout.flush()
+
+    assert raw.getvalue() == b"said \\xe9\n"
+
+
+def test_lines_of_threads_stay_whole(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Threads of a task print at the same time; no line is broken, none is lost."""
+    parallel(talk.say_in_threads, **processes).map([20, 20])
+
+    assert lines(capsys.readouterr().out) == sorted(2 * [f"{n:04}" * 20 for n in range(20)])
+
+
+def test_lines_of_workers_stay_whole(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Workers print at the same time; no line is broken, none is lost."""
+    parallel(talk.flood, **processes).map([300] * 4)
+
+    assert capsys.readouterr().out.splitlines() == ["x" * 999] * 1200
+
+
+def test_destructors_may_print(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Output in the middle of a message, from a destructor that happens to run there, harms nothing."""
+    f = parallel(talk.talk_as_it_is_destroyed, **processes)
+
+    assert f.map([3000] * 4) == [list(range(3000))] * 4
+    assert set(capsys.readouterr().out.splitlines()) == {"gone"}
+
+
+def test_a_forked_child_prints_by_itself(processes: dict[str, Any], capfd: pytest.CaptureFixture[str]):
+    """A process that a task forks writes to the descriptor, not into its parent's line to us."""
+    parallel(talk.say_in_a_fork, **processes).map([1, 2])
+
+    assert lines(capfd.readouterr().out) == ["child 1", "child 2", "parent 1", "parent 2"]
+
+
+def test_closed_output_is_no_error(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Results come even where nothing can be written."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    results = parallel(talk.say, **processes).map([1, 2])
+    monkeypatch.undo()
+
+    assert results == [1, 2]
+
+
+def test_no_output_at_all_is_no_error(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Nor where there is no stream, as under pythonw."""
+    monkeypatch.setattr(sys, "stdout", None)
+    results = parallel(talk.say, **processes).map([1, 2])
+    monkeypatch.undo()
+
+    assert results == [1, 2]
+
+
+def test_warnings_arrive(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """A warning is shown as ever, on stderr."""
+    parallel(talk.warn, **processes).map(["careful"])
+
+    assert "UserWarning: careful" in capsys.readouterr().err
+
+
+# --- much output ------------------------------------------------------------------------------------------------------
+
+
+def test_much_output_is_bounded(processes: dict[str, Any]):
+    """While nothing can be written, chatty workers wait in `print`, and little is kept here; nothing is lost."""
+    with blocked_output() as out:
+        future = parallel(talk.flood, **processes).submit(20_000)
+        wait_until(lambda: _relay.relay.is_full)
+        kept = sum(len(fields[-1]) for _, fields in _relay.relay.waiting)
+        out.goes_on.set()
+        count = future.result(60)
+
+    written = len(out.getvalue())
+    assert (count, written) == (20_000, 20_000_000)
+    assert kept < 2 * _relay.ROOM
+
+
+def test_quiet_workers_go_on(processes: dict[str, Any]):
+    """A chatty task does not hold up what others do."""
+    with blocked_output() as out:
+        chatty = parallel(talk.flood, **processes).submit(20_000)
+        wait_until(lambda: _relay.relay.is_full)
+        quiet = [parallel(abs, **processes).submit(number) for number in range(20)]
+        wait_until(lambda: all(future.done() for future in quiet))
+        was_done = chatty.done()
+        out.goes_on.set()
+
+        assert chatty.result(60) == 20_000
+    assert not was_done
+
+
+def test_cancelling_a_chatty_task(processes: dict[str, Any]):
+    """A worker that waits in `print` can be stopped."""
+    with blocked_output() as out:
+        chatty = parallel(talk.flood, **processes).submit(20_000)
+        wait_until(lambda: _relay.relay.is_full)
+
+        assert chatty.cancel()
+        out.goes_on.set()
+        assert parallel(abs, **processes).map([-1, -2]) == [1, 2]
+
+
+# --- logging ----------------------------------------------------------------------------------------------------------
+
+
+def test_records_arrive(processes: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    """A record comes to the logger of its name, with its level and extras; what can't travel, as text."""
+    with caplog.at_level(logging.INFO):
+        parallel(talk.log, **processes).submit(logging.INFO).result()
+
+    (record,) = caplog.records
+    assert (record.name, record.levelno, record.getMessage()) == ("tasks", logging.INFO, "logged 20")
+    assert record.fine == {1: 2}
+    assert record.stuck == "<it>"
+
+
+def test_tracebacks_of_records_arrive(processes: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    """`logger.exception` shows where."""
+    parallel(talk.log_an_error, **processes).submit().result()
+
+    (record,) = caplog.records
+    assert record.getMessage() == "it failed"
+    assert "KeyError: 'lost'" in record.exc_text
+
+
+def test_levels_are_the_parents(processes: dict[str, Any]):
+    """A record that nobody wants here is not made there; a level set later counts for the next call."""
+    f = parallel(talk.is_enabled, **processes)
+    logger = logging.getLogger("tasks")
+    try:
+        logger.setLevel(logging.DEBUG)
+        assert f.submit(logging.DEBUG).result() is True
+        logger.setLevel(logging.ERROR)
+        assert f.submit(logging.WARNING).result() is False
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert f.submit(logging.WARNING).result() is True
+
+
+def test_workers_start_without_logging(processes: dict[str, Any]):
+    """Nothing is imported for those who don't log: workers start fast."""
+    assert parallel(talk.imported, **processes).submit().result() is False
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_at_exit(processes: dict[str, Any], script: Script):
+    """What was printed by tasks that nobody waited for is written before the interpreter ends."""
+    done = script.run(f"""
+        from parmap import parallel
+
+        def f(x):
+            for n in range(1000):
+                print("line", x, n)
+
+        for x in range(4):
+            parallel(f, **{processes!r}).submit(x)
+    """)
+
+    assert done.stderr == ""
+    assert sorted(done.stdout.splitlines()) == sorted(f"line {x} {n}" for x in range(4) for n in range(1000))
+
+
+def test_prints_of_preloaded_modules_come_once(script: Script):
+    """What a preloaded module prints is printed by the template, not by each worker again."""
+    script.write("print('loading')", "noisy.py")
+    done = script.run("""
+        from parmap import parallel
+        print(parallel(abs, workers=3, preload=("noisy",), start_method="forkserver").map([-1, -2, -3, -4]))
+    """)
+
+    assert sorted(done.stdout.splitlines()) == ["[1, 2, 3, 4]", "loading"]
+
+
+def test_an_interactive_prompt_sees_output(script: Script):
+    """The output of a task goes to the stream of the moment, as a notebook swaps it."""
+    done = script.run("""
+        import contextlib, io
+        from parmap import parallel
+
+        def f(x):
+            print("in the task", x)
+
+        with contextlib.redirect_stdout(io.StringIO()) as captured:
+            parallel(f, workers=1).map([1])
+        print(repr(captured.getvalue()))
+    """)
+
+    assert done.stdout == "'in the task 1\\n'\n"

@@ -1,0 +1,269 @@
+"""Objects to payloads and back: pickle first, cloudpickle when it must, each item on its own."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from typing import Any
+
+import pytest
+import tasks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parmap import parallel
+from parmap._payload import (
+    EACH,
+    FLAT,
+    OUT_OF_BAND,
+    WHOLE,
+    Pack,
+    Packed,
+    by_name,
+    dump,
+    name_of,
+    pack,
+    reference,
+)
+from parmap.errors import SerializationError
+
+atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
+values = st.recursive(
+    atoms, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner)
+)
+
+
+class Unpicklable:
+    """Refuses to travel."""
+
+    def __reduce__(self) -> Any:
+        message = "stays here"
+        raise TypeError(message)
+
+
+class Buffered:
+    """Travels as a buffer out of band, as an array does."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return Buffered, (pickle.PickleBuffer(self.data),)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Buffered) and bytes(self.data) == bytes(other.data)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def unpack(packed: Packed) -> Any:
+    """What an item is on the other side."""
+    return pickle.loads(packed.stream, buffers=packed.buffers)
+
+
+@given(st.lists(values, min_size=1))
+def test_round_trip(items: list[Any]) -> None:
+    """What is packed comes out as it was, as a whole and item by item."""
+    packed, errors = pack(items)
+
+    assert errors == {}
+    assert list(packed) == items
+    assert [packed[index] for index in range(packed.count)] == items
+
+
+@given(st.lists(values | st.integers(0, 3 * OUT_OF_BAND).map(lambda size: Buffered(bytes(size))), min_size=1))
+def test_round_trip_through_a_description(items: list[Any]) -> None:
+    """A pack that is described, joined to one stream and built again holds the same items."""
+    packed, _ = pack(items)
+
+    again = Pack.restore(packed.describe(), memoryview(packed.stream), packed.buffers)
+
+    assert list(again) == items
+    assert again.nbytes == packed.nbytes
+
+
+@given(st.lists(st.binary(max_size=200).map(lambda data: [[data]]), min_size=1), st.integers(0, 500))
+def test_byte_cap(items: list[Any], cap: int) -> None:
+    """Under a cap, items from the front are taken: at least one, and no more than fit."""
+    packed, errors = pack(items, cap)
+
+    assert errors == {}
+    assert 1 <= packed.count <= len(items)
+    assert packed.count == 1 or packed.nbytes <= cap
+    assert list(packed) == items[: packed.count]
+
+
+def test_atoms_are_pickled_whole() -> None:
+    """Numbers, strings, and flat containers of them travel as one; other things each in a stream of its own."""
+    assert pack([1, "a", None])[0].kind == FLAT
+    assert pack([(1, 2), (3, "x")])[0].kind == FLAT
+    assert pack([[1], [2]])[0].kind == FLAT
+    assert pack(range(10**9))[0].kind == WHOLE
+    assert pack(range(10**9))[0].nbytes < 200
+    assert pack([[[1]], [[2]]])[0].kind == EACH
+
+
+def test_items_that_share_an_object_arrive_apart() -> None:
+    """However items are cut into chunks, an object they share arrives as two."""
+    shared = [1]
+
+    one, two = pack([shared, shared])[0]
+
+    assert one == two
+    assert one is not two
+
+
+def test_identity_within_an_item_is_kept() -> None:
+    """Within one item, an object that stands there twice is one object on arrival."""
+    shared = [1]
+    ((one, two),) = pack([[shared, shared]])[0]
+
+    assert one is two
+
+
+def test_item_that_fails_fails_alone() -> None:
+    """An item that can't be pickled has an error under its number; the others travel."""
+    packed, errors = pack([[0], Unpicklable(), [2]])
+
+    assert list(errors) == [1]
+    assert isinstance(errors[1], SerializationError)
+    assert (packed[0], packed[2]) == ([0], [2])
+
+
+def test_error_names_type_and_cause() -> None:
+    """The error says what can't be pickled, and why."""
+    with pytest.raises(SerializationError, match=r"Unpicklable.*TypeError: stays here") as caught:
+        dump(Unpicklable())
+
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_recursion_is_an_error_of_the_item() -> None:
+    """A list nested too deep to be pickled is this item's error."""
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    _, errors = pack([deep, [1]])
+
+    assert isinstance(errors.get(0), SerializationError)
+
+
+def test_large_buffers_travel_beside_the_stream() -> None:
+    """A large buffer is not copied into the pickle stream, a small one is."""
+    large, small = bytearray(OUT_OF_BAND), bytearray(OUT_OF_BAND - 1)
+
+    assert len(dump(Buffered(large)).stream) < 1000
+    assert len(dump(Buffered(large)).buffers) == 1
+    assert dump(Buffered(small)).buffers == []
+
+
+def test_buffers_are_owned_by_their_items() -> None:
+    """Each item finds its own buffers, in any order of asking."""
+    items = [Buffered(bytes([n]) * OUT_OF_BAND * (n % 2)) for n in range(6)]
+
+    packed, _ = pack(items)
+
+    assert [packed[index] for index in reversed(range(6))] == items[::-1]
+
+
+def test_readonly_buffers_stay_readonly() -> None:
+    """A buffer that was read-only is so on arrival; a writable one can be written."""
+    packed, _ = pack([Buffered(bytes(OUT_OF_BAND)), Buffered(bytearray(OUT_OF_BAND))])
+    copies = [memoryview(bytearray(buffer)) for buffer in packed.buffers]
+
+    again = Pack.restore(packed.describe(), memoryview(packed.stream), copies)
+
+    assert [buffer.readonly for buffer in again.buffers] == [True, False]
+
+
+def test_lambda_and_closure() -> None:
+    """What plain pickle refuses, cloudpickle carries."""
+    offset = 5
+
+    assert unpack(dump([lambda x: x + offset]))[0](1) == 6
+
+
+def test_name_in_main_travels_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something of `__main__` is not pickled by a name that means nothing elsewhere."""
+    main = types.ModuleType("__main__")
+    exec("class Point:\n    x = 1\n", main.__dict__)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    packed = dump(main.Point)
+    monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
+
+    assert unpack(packed).x == 1
+
+
+def test_main_in_a_string_is_harmless() -> None:
+    """A user's string that looks like the name of the script survives."""
+    assert unpack(dump(["__main__"])) == ["__main__"]
+
+
+def test_packed_items_pass_through() -> None:
+    """An item that was pickled before is not pickled again."""
+    packed, errors = pack([dump([1]), [2]])
+
+    assert errors == {}
+    assert list(packed) == [[1], [2]]
+
+
+def test_released_pack_lets_go() -> None:
+    """After its release a pack holds no memory; while somebody uses it, the release says so."""
+    memory = bytearray(OUT_OF_BAND)
+    packed, _ = pack([Buffered(memory)])
+    view = pickle.PickleBuffer(packed.buffers[0])
+
+    with pytest.raises(BufferError):
+        packed.release()
+    view.release()
+    packed.release()
+
+
+class Holder:
+    """A class with functions in it."""
+
+    def method(self) -> None: ...
+
+    @staticmethod
+    def static() -> None: ...
+
+
+@pytest.mark.parametrize("function", [tasks.square, len, Holder.static, Holder, Holder.method, pickle.dumps])
+def test_importable_functions_go_by_name(function: Any) -> None:
+    """What can be imported where it lives is found again by its name."""
+    name = name_of(function)
+
+    assert name is not None
+    assert by_name(*name) is function
+
+
+def test_other_functions_have_no_name() -> None:
+    """A lambda, a nested function, a bound method and a function of nowhere go by value."""
+
+    def nested() -> None: ...
+
+    lost = types.FunctionType(tasks.square.__code__, {}, "lost")
+    lost.__module__ = "no.such.module"
+
+    assert [name_of(function) for function in (nested, lambda: None, lost)] == [None, None, None]
+    assert reference(Holder().method)[2] is False
+
+
+def test_function_under_a_decorator_is_found() -> None:
+    """The plain function under a decorated one is found through the name of the decorator."""
+    module = types.ModuleType("made_for_this_test")
+    module.__spec__ = tasks.__spec__
+    exec("def plain(x):\n    return x\n", module.__dict__)
+    plain = module.plain
+    module.plain = parallel(plain)
+    sys.modules["made_for_this_test"] = module
+    try:
+        name = name_of(plain)
+        assert name is not None
+        assert by_name(*name) is plain
+    finally:
+        del sys.modules["made_for_this_test"]

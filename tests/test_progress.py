@@ -1,0 +1,191 @@
+"""`progress=`: a bar of tqdm's, lines in a log file, or a call of the user's function."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from typing import Any
+
+import pytest
+import tasks
+from conftest import Script, wait_until
+
+from parmap import BackendUnavailableError, parallel
+
+
+class Calls(list[tuple[int, int | None, int]]):
+    """What the callback was told, and in which threads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[str] = set()
+
+    def __call__(self, done: int, total: int | None, failed: int) -> None:
+        self.append((done, total, failed))
+        self.threads.add(threading.current_thread().name)
+
+
+def test_a_callback_counts_items(backend: dict[str, Any]):
+    """It is told of all items, whatever the chunks, in the thread that waits."""
+    told = Calls()
+    parallel(tasks.square, **backend).map(range(1000), progress=told)
+
+    assert told[-1] == (1000, 1000, 0)
+    assert told == sorted(told)
+    assert told.threads == {threading.current_thread().name}
+
+
+def test_a_callback_counts_failures(backend: dict[str, Any]):
+    """Failed items are done, too, and counted apart."""
+    told = Calls()
+    parallel(tasks.inverse, progress=told, **backend).map([1, 0, 2, 0], return_exceptions=True)
+
+    assert told[-1] == (4, 4, 2)
+
+
+def test_retried_items_count_once(processes: dict[str, Any]):
+    """What is tried again has not ended."""
+    told = Calls()
+    f = parallel(tasks.inverse, retries=2, **processes)
+    f.map([1, 0, 2], return_exceptions=True, progress=told)
+
+    assert told[-1] == (3, 3, 1)
+    assert max(done for done, _, _ in told) == 3
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_streams_tell(backend: dict[str, Any], method: str):
+    """Streams tell as their results come; the total is unknown where the input has no length."""
+    told = Calls()
+    f = parallel(tasks.square, **backend)
+    list(getattr(f, method)((number for number in range(100)), progress=told))
+
+    assert told[-1] == (100, None, 0)
+
+
+def test_async_streams_tell(processes: dict[str, Any]):
+    """So do streams on an event loop."""
+    told = Calls()
+
+    async def consume() -> list[int]:
+        return [value async for value in parallel(tasks.square, **processes).imap(range(50), progress=told)]
+
+    assert asyncio.run(consume()) == [number**2 for number in range(50)]
+    assert told[-1] == (50, 50, 0)
+
+
+def test_starmap_tells(backend: dict[str, Any]):
+    """All methods do."""
+    told = Calls()
+    parallel(pow, **backend).starmap([(2, 3), (3, 2)], progress=told)
+
+    assert told[-1] == (2, 2, 0)
+
+
+def test_map_async_tells(backend: dict[str, Any]):
+    """A batch that nobody waits for yet tells, too."""
+    told = Calls()
+    future = parallel(tasks.square, **backend).map_async(range(100), progress=told)
+    wait_until(lambda: told and told[-1] == (100, 100, 0))
+
+    assert future.result()[-1] == 99**2
+
+
+def test_a_callback_that_raises_ends_the_call(processes: dict[str, Any]):
+    """Its error is the caller's."""
+
+    def refuse(done: int, total: int | None, failed: int) -> None:
+        raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        parallel(tasks.square, **processes).map(range(100), progress=refuse)
+
+
+def test_a_log_file_gets_lines(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """Where stderr is no terminal: few lines, no control characters, the final state among them."""
+    parallel(tasks.inverse, progress="work", **processes).map([1, 0, 2, 0], return_exceptions=True)
+
+    text = capsys.readouterr().err
+    assert text.endswith("\n")
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "work: 100%" in text.splitlines()[-1]
+    assert "4/4" in text.splitlines()[-1]
+    assert "failed=2" in text.splitlines()[-1]
+    assert len(text.splitlines()) <= 3
+
+
+def test_a_terminal_gets_a_bar(script: Script):
+    """In a terminal the bar is drawn in place, named after the function; prints go above it, on lines of their own."""
+    path = script.write("""
+        from parmap import parallel
+
+        def talkative(x):
+            print("task", x)
+            return x
+
+        parallel(talkative, workers=2, progress=True).map(range(8))
+    """)
+    text = _in_terminal(path)
+
+    assert "talkative: 100%" in text
+    assert "8/8" in text
+    lines = {line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")}
+    assert {f"task {number}" for number in range(8)} <= {line.strip() for line in lines}
+
+
+def _in_terminal(path: str) -> str:
+    """What a script writes to a terminal."""
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen([sys.executable, path], stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    parts = []
+    try:
+        while part := os.read(terminal, 1 << 16):
+            parts.append(part)
+    except OSError:  # how the end of a terminal looks
+        pass
+    os.close(terminal)
+    process.wait(60)
+    return b"".join(parts).decode()
+
+
+def _nested(x: int) -> list[int]:
+    from parmap import parallel
+
+    return parallel(tasks.square, progress=True).map(range(x))
+
+
+def test_nested_calls_are_silent(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """A batch inside a task is part of that task: one bar, not many."""
+    parallel(_nested, **processes).map([3, 4])
+
+    assert capsys.readouterr().err == ""
+
+
+def test_without_tqdm_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, processes: dict[str, Any]):
+    """The bar is an extra."""
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+
+    with pytest.raises(BackendUnavailableError, match=r"pip install .parmap-decorators\[progress\]") as caught:
+        parallel(tasks.square, progress=True, **processes).map([1])
+    assert isinstance(caught.value, ImportError)
+
+
+def test_it_costs_nothing_when_off(script: Script):
+    """Without the option, tqdm is not imported."""
+    done = script.run("""
+        import sys
+        from parmap import parallel
+        parallel(abs, workers=1).map([1])
+        print("tqdm" in sys.modules, "parmap._progress" in sys.modules)
+    """)
+
+    assert done.stdout.split()[0] == "False"

@@ -1,0 +1,238 @@
+"""Running the items of a chunk: one by one, in blocks, and up to a limit."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parmap import _run
+from parmap._page import Page
+from parmap._payload import pack
+from parmap._run import Callee, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    """A status page."""
+    made = Page.create()
+    yield made
+    made.close()
+
+
+def ran(function: Callable[..., Any], items: Any, mode: str = "map", **options: Any) -> Any:
+    """The outcome of a function over items."""
+    return run(Callee(function), mode, items, len(items), **options)
+
+
+def test_results_in_order() -> None:
+    """Each item has its result, in its place."""
+    outcome = ran(lambda x: x * 2, range(10_000))
+
+    assert outcome.results == [x * 2 for x in range(10_000)]
+    assert (outcome.done, outcome.errors) == (10_000, {})
+
+
+@pytest.mark.parametrize(
+    ("mode", "item", "expected"),
+    [("map", (1, 2), "((1, 2),) {}"), ("star", (1, 2), "(1, 2) {}"), ("call", ((1,), {"b": 2}), "(1,) {'b': 2}")],
+)
+def test_modes(mode: str, item: Any, expected: str) -> None:
+    """An item is the argument, the arguments, or the arguments with those that have names."""
+    outcome = ran(lambda *args, **kwargs: f"{args} {kwargs}", [item] * 100, mode)
+
+    assert outcome.results == [expected] * 100
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["ok", "value", "stop", "exit", "interrupt"]), max_size=300), st.booleans())
+def test_errors_inside_blocks(kinds: list[str], packed: bool) -> None:
+    """Whatever is raised at whichever place of a block is the outcome of that item, and of no other."""
+    errors = {"value": ValueError, "stop": StopIteration, "exit": SystemExit, "interrupt": KeyboardInterrupt}
+
+    def task(kind: str) -> str:
+        if kind in errors:
+            raise errors[kind]
+        return kind
+
+    items = pack([[[kind]] for kind in kinds])[0] if packed else kinds
+    outcome = run(Callee(lambda item: task(item[0][0]) if packed else task(item)), "map", items, len(kinds))
+
+    assert outcome.done == len(outcome.results) == len(kinds)
+    assert {index: type(error) for index, error in outcome.errors.items()} == {
+        index: errors[kind] for index, kind in enumerate(kinds) if kind in errors
+    }
+    assert [value for value in outcome.results if value is not None] == [kind for kind in kinds if kind == "ok"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 50, 99])
+def test_stop_iteration(place: int) -> None:
+    """A StopIteration, which would end a block in silence, is the error of its item; the others have results."""
+
+    def task(x: int) -> int:
+        if x == place:
+            raise StopIteration
+        return x
+
+    outcome = ran(task, range(100))
+
+    assert list(outcome.errors) == [place]
+    assert isinstance(outcome.errors[place], StopIteration)
+    assert [x for x in outcome.results if x is not None] == [x for x in range(100) if x != place]
+
+
+def test_argument_that_cannot_be_loaded() -> None:
+    """An item that fails to unpickle is told from a task that fails, and costs no other item."""
+    packed, _ = pack([[[1]], _Bomb(), [[3]]])
+
+    outcome = run(Callee(lambda item: item), "map", packed, 3)
+
+    assert type(outcome.errors[1]).__name__ == "LoadError"
+    assert isinstance(outcome.errors[1].__cause__, ZeroDivisionError)
+    assert (outcome.results[0], outcome.results[2]) == ([[1]], [[3]])
+
+
+class _Bomb:
+    def __reduce__(self) -> Any:
+        return divmod, (1, 0)
+
+
+def test_stop_early_ends_at_the_first_error() -> None:
+    """Where an error ends the job, nothing behind it runs."""
+    seen: list[int] = []
+
+    def task(x: int) -> None:
+        seen.append(x)
+        if x == 40:
+            raise ValueError
+
+    outcome = ran(task, range(1000), stop_early=True)
+
+    assert outcome.done == 41
+    assert seen == list(range(41))
+
+
+def test_what_passes_is_raised() -> None:
+    """Ctrl-C in the caller's own thread is no outcome of a task."""
+
+    def task(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ran(task, [1], passes=(KeyboardInterrupt,))
+
+
+def test_budget_gives_the_rest_back() -> None:
+    """When its time is over, a chunk ends behind the item that runs; the first is always done."""
+    outcome = ran(lambda x: time.sleep(0.01) or x, range(1000), budget=0.0)
+
+    assert outcome.done == 1
+    assert outcome.results == [0]
+
+
+def test_budget_is_looked_at_between_blocks() -> None:
+    """Quick items too are given back when the time is over."""
+    outcome = ran(lambda x: x, range(10**9), budget=0.01)
+
+    assert 1 < outcome.done < 10**9
+    assert outcome.results[-1] == outcome.done - 1
+
+
+@pytest.mark.parametrize("limit", [0, 1, 17, 100, 1000])
+def test_limit_of_the_parent(page: Page, limit: int) -> None:
+    """The parent can ask for items back: none from the limit on is begun."""
+    page.recall(7, 0, limit)
+    seen: list[int] = []
+
+    outcome = ran(seen.append, range(100), number=7, page=page)
+
+    assert outcome.done == min(limit, 100)
+    assert seen == list(range(min(limit, 100)))
+
+
+def test_limit_set_while_running(page: Page) -> None:
+    """A limit that is set while an item runs holds from the next item on."""
+
+    def task(x: int) -> None:
+        if x == 3:
+            page.recall(7, 1, 4)
+
+    outcome = ran(task, range(100), number=7, page=page, careful=True)
+
+    assert outcome.done == 4
+
+
+def test_limit_of_another_chunk_means_nothing(page: Page) -> None:
+    """A limit holds for its own chunk alone."""
+    page.recall(8, 0, 0)
+
+    assert ran(abs, range(100), number=7, page=page).done == 100
+
+
+def test_page_says_where_the_worker_is(page: Page) -> None:
+    """While an item runs, the page says which, of which chunk."""
+    positions = ran(lambda _: page.position(), range(500), number=7, page=page).results
+
+    for index, position in enumerate(positions):
+        assert position.number == 7
+        assert position[1] <= index < position[1] + position.length
+
+
+def test_careful_items_run_one_by_one(page: Page) -> None:
+    """When a culprit is sought, or time is limited, the page names each item by itself."""
+    positions = ran(lambda _: page.position(), range(200), number=7, page=page, careful=True).results
+
+    assert [position[1:3] for position in positions] == [(index, 1) for index in range(200)]
+
+
+def test_quick_items_run_in_blocks(page: Page) -> None:
+    """Items that take next to nothing share a note on the page, which would cost more than they do."""
+    positions = ran(lambda _: page.position(), range(5000), number=7, page=page).results
+
+    assert max(position.length for position in positions) > 10
+
+
+def test_error_notes_its_call() -> None:
+    """An error says which call it came from, and its traceback begins in the task."""
+
+    def task(a: int, b: int) -> float:
+        return a / b
+
+    outcome = ran(task, [(1, 1), (1, 0)], "star", start=10)
+
+    (note,) = outcome.errors[1].__notes__
+    assert "item 11: " in note
+    assert "task(1, 0)" in note
+    trace = outcome.errors[1].__traceback__
+    assert trace is not None
+    assert trace.tb_frame.f_code.co_filename != _run.__file__
+
+
+def test_repr_that_raises_hides_no_error() -> None:
+    """An argument whose repr raises costs the note its text, not the item its error."""
+
+    class Bad:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    def task(_: Any) -> None:
+        raise LookupError("seen")
+
+    outcome = ran(task, [Bad()])
+
+    assert isinstance(outcome.errors[0], LookupError)
+
+
+def test_coroutine_function_is_awaited() -> None:
+    """An `async def` task runs on an event loop of its own."""
+
+    async def task(x: int) -> int:
+        return x + 1
+
+    assert ran(task, [1, 2]).results == [2, 3]
