@@ -2,8 +2,8 @@
 
 Usage: cell.py OUTPUT CONTESTANT WORKLOAD SIZE WORKERS SECONDS
 
-Writes a JSON object into the file OUTPUT: `values`, each a time in seconds or a size in bytes, and what else there is to
-tell. Repeats until SECONDS are used up, at least once, at most nine times.
+Writes a JSON object into the file OUTPUT: `values`, each a time in seconds or a size in bytes, and what else there is
+to tell. Repeats until SECONDS are used up, at least once, at most nine times.
 
 Warm-up is the same for all: the pool is started, 100 tiny tasks are run, then a part of the workload (a twentieth, at
 least two items for each worker).
@@ -12,6 +12,7 @@ least two items for each worker).
 from __future__ import annotations
 
 import json
+import signal
 import statistics
 import sys
 import time
@@ -53,9 +54,13 @@ def repeated(work: Callable[[], float], workload: Workload, limit: float) -> lis
     return values
 
 
+class TimeOverError(BaseException):
+    """A workload took longer than it may."""
+
+
 def warm(contestant: Contestant) -> None:
     """Start the pool and make every worker do something."""
-    contestant.start()
+    contestant.start_once()
     contestant.map(tasks.inc, list(range(100)), rule(100, contestant.workers))
 
 
@@ -84,7 +89,7 @@ def measure_submit(contestant: Contestant, workload: Workload, size: int, limit:
 def measure_round_trip(contestant: Contestant, _: Workload, size: int, limit: float) -> dict[str, Any]:
     """Time one task at a time."""
     warm(contestant)
-    end = time.perf_counter() + 4 * limit
+    end = time.perf_counter() + max(0.2, 4 * limit)
     values: list[float] = []
     contestant.submit_all(tasks.inc, range(20))
     while len(values) < size and time.perf_counter() < end:
@@ -109,9 +114,8 @@ def measure_idle(contestant: Contestant, _: Workload, __: int, ___: float) -> di
     pids = set(contestant.map(tasks.where, list(range(8 * contestant.workers))))
     sizes = []
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                sizes.append(int(line.split()[1]) * 1024)
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        sizes += [int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")]
     return {"values": [sum(sizes) / len(sizes)], "workers": len(pids)}
 
 
@@ -175,22 +179,45 @@ METHODS: dict[str, Callable[[Contestant, Workload, int, float], dict[str, Any]]]
 }
 
 
-def measure(name: str, key: str, size: int, workers: int, limit: float) -> dict[str, Any]:
-    """Run one cell; what the contestant can't do is an answer, too."""
-    contestant, workload = BY_NAME[name](workers), BY_KEY[key]
+def measure(contestant: Contestant, key: str, size: int, seconds: float, limit: float) -> dict[str, Any]:
+    """Run one workload; what the contestant can't do is an answer, too."""
+    workload = BY_KEY[key]
+    begin = time.perf_counter()
+    answer: dict[str, Any]
     try:
-        return METHODS[workload.method](contestant, workload, size, limit)
+        signal.setitimer(signal.ITIMER_REAL, limit)
+        answer = METHODS[workload.method](contestant, workload, size, seconds)
     except CannotError as error:
-        return {"cannot": str(error)}
+        answer = {"cannot": str(error)}
+    except TimeOverError:
+        answer = {"timeout": limit}
     except Exception as error:
-        return {"cannot": f"{type(error).__name__}: {error}"[:300]}
+        text = " ".join(str(error).split())
+        answer = {"cannot": f"{type(error).__name__}: {text}"[:200]}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return {**answer, "taken": time.perf_counter() - begin}
+
+
+def ring(_: int, __: Any) -> None:
+    """End a workload."""
+    raise TimeOverError
 
 
 def main() -> None:
-    """Run the cell that the command line asks for."""
-    output, name, key, size, workers, limit = sys.argv[1:]
-    answer = measure(name, key, int(size), int(workers), float(limit))
-    Path(output).write_text(json.dumps(answer))
+    """Run the workloads that the command line asks for."""
+    output, name, workers, seconds, limit, *wanted = sys.argv[1:]
+    signal.signal(signal.SIGALRM, ring)
+    contestant = BY_NAME[name](int(workers))
+    part = Path(output + ".part")
+    answers: list[dict[str, Any]] = []
+    for entry in wanted:
+        key, size = entry.split(":")
+        answers.append(measure(contestant, key, int(size), float(seconds), float(limit)))
+        part.write_text(json.dumps(answers))
+        if "timeout" in answers[-1]:
+            break
+    part.rename(output)  # whoever waits for the file finds it whole
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The contestants: one class each, which runs tasks the way the library's own documentation shows.
 
-Methods take the whole work and a chunk size. It is a hint for those that have no rule of their own: they get the rule of
-`multiprocessing.Pool`, where that helps them. `None` means the library's default.
+Methods take the whole work and a chunk size. It is a hint for those that have no rule of their own: they get the rule
+of `multiprocessing.Pool`, where that helps them. `None` means the library's default.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ class Contestant:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self._started = False
+
+    def start_once(self) -> None:
+        """Make the pool, unless it is there."""
+        if not self._started:
+            self._started = True
+            self.start()
 
     def start(self) -> None:
         """Make the pool."""

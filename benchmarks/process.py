@@ -41,16 +41,17 @@ def end_marked(mark: str) -> None:
     """Kill what a cell has left behind: daemons may be nobody's child any more, but they keep its environment."""
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark:
+            # Trackers remove the semaphores of those who are killed here, and then leave.
+            if process.environ().get(MARK) == mark and "resource_tracker" not in " ".join(process.cmdline()):
                 process.kill()
         except psutil.Error:  # it has just ended, or is another user's
             pass
 
 
-def run_python(arguments: Sequence[str], scratch: Path, limit: float) -> dict[str, Any]:
-    """Run a script that writes JSON into the file that is its first argument; *limit* in seconds.
+def run_python(arguments: Sequence[str], scratch: Path, limit: float) -> tuple[list[dict[str, Any]], str]:
+    """Run a script that writes a list of JSON objects into the file that is its first argument; *limit* in seconds.
 
-    The answer has `crash` if the script failed, and `timeout` if it was still running when its time was over.
+    Returns what it wrote, and how it failed if it did: "timeout" or what it said last.
     """
     mark = uuid.uuid4().hex
     output, log = scratch / f"{mark}.json", scratch / f"{mark}.log"
@@ -77,13 +78,11 @@ def run_python(arguments: Sequence[str], scratch: Path, limit: float) -> dict[st
         finally:
             end_marked(mark)
             process.wait()
-    taken = time.perf_counter() - begin
     if output.exists():
-        answer: dict[str, Any] = json.loads(output.read_text())
-    elif taken >= limit:
-        answer = {"timeout": limit}
-    else:
-        tail = log.read_text(errors="replace").strip().splitlines()[-1:]
-        answer = {"crash": f"exit code {process.returncode}: {''.join(tail)[:200]}"}
-    output.unlink(missing_ok=True)
-    return {**answer, "taken": taken}
+        return json.loads(output.read_text()), ""
+    part = Path(f"{output}.part")
+    answers = json.loads(part.read_text()) if part.exists() else []
+    if time.perf_counter() - begin >= limit:
+        return answers, "timeout"
+    tail = log.read_text(errors="replace").strip().splitlines()[-1:]
+    return answers, f"exit code {process.returncode}: {''.join(tail)[:200]}"

@@ -1,9 +1,10 @@
 """Runs the benchmarks, writes their results into a JSON file, and the pages and plots of the documentation from it.
 
-Usage: run.py [--quick | --smoke] [--output RESULTS] [--no-report]
+Usage: run.py [--quick | --smoke] [--only WORKLOAD ...] [--output RESULTS] [--docs DIRECTORY]
 
-All contestants take turns within a workload, and all workloads within a round: what disturbs the machine for a while hits
-everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first only.
+All contestants take turns within a workload, and all workloads within a round: what disturbs the machine for a while
+hits everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first
+only.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Scale(NamedTuple):
 SMOKE = Scale(
     "smoke",
     0,
-    120.0,
+    200.0,
     1,
     0.0,
     15.0,
@@ -72,7 +73,7 @@ QUICK_SCALE = Scale(
 FULL = Scale(
     "bench",
     2,
-    540.0,
+    430.0,
     9,
     0.5,
     18.0,
@@ -101,73 +102,93 @@ class Bench:
         """Seconds that this run may still take."""
         return self.scale.budget - (time.perf_counter() - self._begin)
 
-    def cell(self, name: str, key: str, size: int, number: int) -> None:
-        """Measure one contestant at one workload."""
-        if self.left < 1.0:
-            answer: dict[str, Any] = {"skipped": "no time was left"}
-        else:
-            answer = self._measure(name, BY_KEY[key], size, min(self.scale.limit, self.left))
-        self.cells.append({"contestant": name, "workload": key, "size": size, "round": number, **answer})
-        shown = ", ".join(f"{value:.4g}" for value in answer.get("values", ())) or next(iter(answer.items()))
-        print(f"  [{self.left:4.0f} s left] {key:14} {size:>10} {name:22} {shown}", flush=True)
+    def cells_of(self, name: str, wanted: list[tuple[str, int]], number: int) -> None:
+        """Measure one contestant at workloads of given sizes, in one process unless it fails."""
+        while wanted:
+            key, size = wanted[0]
+            if self.left < 1.0:
+                answers: list[dict[str, Any]] = [{"skipped": "no time was left"}]
+            elif BY_KEY[key].method == "import":
+                answers = [self._import(name, size)]
+            else:
+                answers = self._measure(name, wanted)
+            for (key, size), answer in zip(wanted, answers, strict=False):
+                self.cells.append({"contestant": name, "workload": key, "size": size, "round": number, **answer})
+                shown = ", ".join(f"{value:.4g}" for value in answer.get("values", ())) or next(iter(answer.items()))
+                print(f"  [{self.left:4.0f} s left] {key:14} {size:>10} {name:22} {shown}", flush=True)
+            wanted = wanted[len(answers) :]
 
-    def _measure(self, name: str, workload: Workload, size: int, limit: float) -> dict[str, Any]:
-        if workload.method != "import":
-            arguments = ["cell.py", name, workload.key, str(size), str(WORKERS), str(self.scale.repeat)]
-            return run_python(arguments, self._scratch, limit)
+    def _measure(self, name: str, wanted: list[tuple[str, int]]) -> list[dict[str, Any]]:
+        """The answers to the first of *wanted*, at least one."""
+        limit = min(self.scale.limit, self.left)
+        arguments = ["cell.py", name, str(WORKERS), str(self.scale.repeat), str(limit)]
+        arguments += [f"{key}:{size}" for key, size in wanted]
+        answers, failure = run_python(arguments, self._scratch, min(self.left, limit * len(wanted) + 1.0))
+        if failure and len(answers) < len(wanted):
+            answers.append({"timeout": limit} if failure == "timeout" else {"crash": failure})
+        return answers
+
+    def _import(self, name: str, count: int) -> dict[str, Any]:
         begin = time.perf_counter()
         try:
-            values = reference.import_times(BY_NAME[name].imports, size, 8 * self.scale.repeat)
+            values = reference.import_times(BY_NAME[name].imports, count, 8 * self.scale.repeat)
         except Exception as error:
             return {"crash": f"{type(error).__name__}: {error}"[:200]}
         return {"values": values, "taken": time.perf_counter() - begin}
 
-    def round(self, number: int, names: list[str]) -> None:
+    def heavy(self, names: list[str], workloads: list[Workload]) -> None:
+        """Those that take seconds to start run all workloads in one process, but for those about the process itself."""
+        for name in names:
+            wanted = [(work.key, work.sizes[self.scale.size]) for work in workloads]
+            alone = [pair for pair in wanted if BY_KEY[pair[0]].method in ("cold", "idle", "import")]
+            self.cells_of(name, [pair for pair in wanted if pair not in alone], 1)
+            for pair in alone:
+                self.cells_of(name, [pair], 1)
+
+    def round(self, number: int, names: list[str], workloads: list[Workload]) -> None:
         """All contestants at all workloads, once."""
-        for place, workload in enumerate((*DESIGN, *REAL)):
+        for place, workload in enumerate(workloads):
             if number > 1 and (workload.method == "stream" or self._costs[workload.key] > self.left - 2.0):
                 continue  # a stream is as long as ten rounds of another
-            entrants = [name for name in names if self._takes_part(name, workload, number)]
+            entrants = [name for name in names if self._takes_part(name, workload)]
             turn = (number + place) % len(entrants)
             begin = time.perf_counter()
             for name in entrants[turn:] + entrants[:turn]:
-                self.cell(name, workload.key, workload.sizes[self.scale.size], number)
-            self._costs[workload.key] = sum(
-                cell.get("taken", 0.0)
-                for cell in self.cells[-len(entrants) :]
-                if "values" in cell and not BY_NAME[cell["contestant"]].heavy
-            ) or (time.perf_counter() - begin)
+                self.cells_of(name, [(workload.key, workload.sizes[self.scale.size])], number)
+            self._costs[workload.key] = time.perf_counter() - begin
 
-    def _takes_part(self, name: str, workload: Workload, number: int) -> bool:
+    def _takes_part(self, name: str, workload: Workload) -> bool:
         if name == "serial loop":
             return workload.serial
-        if number == 1:
-            return True
         before = [cell for cell in self.cells if (cell["contestant"], cell["workload"]) == (name, workload.key)]
-        return not BY_NAME[name].heavy and all("values" in cell for cell in before)
+        return all("values" in cell for cell in before)  # who failed once is not asked again
 
-    def curves(self) -> None:
+    def curves(self, only: list[str]) -> None:
         """Growing work, for parmap and for the library that everybody has."""
         for key, sizes in self.scale.curves.items():
+            if only and key not in only:
+                continue
             slow: set[str] = set()
             for size in sizes:
                 for name in CURVE_CONTESTANTS:
                     if name not in slow:
-                        self.cell(name, key, size, 1)
+                        self.cells_of(name, [(key, size)], 1)
                         if "values" not in self.cells[-1]:
                             slow.add(name)
 
     @property
     def goes_on(self) -> bool:
         """Whether another round makes sense."""
-        return self.left > 2.0 + min(self._costs.values())
+        return self.left > 2.0 + min(self._costs.values(), default=1e9)
 
 
-def measure(scale: Scale, scratch: Path) -> dict[str, Any]:
-    """Run everything."""
+def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
+    """Run everything, or *only* some workloads."""
     present = [kind for kind in ALL if is_installed(kind)]
     absent = [kind.name for kind in ALL if kind not in present]
     names = [kind.name for kind in present if scale is not QUICK_SCALE or kind.name in QUICK]
+    workloads = [workload for workload in (*DESIGN, *REAL) if not only or workload.key in only]
+    light = [name for name in names if not BY_NAME[name].heavy]
     begin = time.perf_counter()
     bench = Bench(scale, scratch)
     limits = {"pipe": reference.pipe_round_trip(300 if scale is SMOKE else 2000), "memcpy": reference.memory_copy()}
@@ -175,9 +196,10 @@ def measure(scale: Scale, scratch: Path) -> dict[str, Any]:
         if number > 1 and not bench.goes_on:
             break
         print(f"round {number}", flush=True)
-        bench.round(number, names)
+        bench.round(number, light, workloads)
         if number == 1:
-            bench.curves()
+            bench.heavy([name for name in names if name not in light], workloads)
+            bench.curves(only)
     return {
         "scale": scale.name,
         "workers": WORKERS,
@@ -196,13 +218,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--quick", action="store_true", help="fewer contestants and one round, in less than two minutes")
-    how.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs at all; the numbers mean nothing")
+    how.add_argument(
+        "--smoke", action="store_true", help="tiny sizes: whether it runs at all; the numbers mean nothing"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="where the results go")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the page and the plots go")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORKLOAD", help=f"some of: {', '.join(BY_KEY)}")
     options = parser.parse_args()
     scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        results = measure(scale, Path(scratch))
+        results = measure(scale, Path(scratch), options.only)
     options.output.write_text(json.dumps(results, indent=1))
     from plots import draw
     from report import write

@@ -97,7 +97,11 @@ def _documents(count: int) -> list[str]:
             {
                 "id": number,
                 "entries": [
-                    {"name": f"article {source.randrange(1000)}", "price": source.random(), "count": source.randrange(9)}
+                    {
+                        "name": f"article {source.randrange(1000)}",
+                        "price": source.random(),
+                        "count": source.randrange(9),
+                    }
                     for _ in range(12)
                 ],
             }

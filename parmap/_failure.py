@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._payload import dump
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import traceback
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -135,15 +135,30 @@ def strip(error: BaseException, frames: int) -> None:
     error.__traceback__ = trace
 
 
-def encode(error: BaseException, locals_: Callable[[BaseException], str] | None = None) -> tuple[Any, ...]:
+def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
     """Encode an exception so that it can be sent: a tuple of strings, bytes and tuples."""
     import traceback
 
     try:
-        text = locals_(error) if locals_ else "".join(traceback.format_exception(error))
+        told = traceback.TracebackException.from_exception(error)
+        if with_locals:
+            _add_locals(told, error)
+        text = "".join(told.format())
     except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = f"{type(error).__name__}: <its text could not be made>"
     return (text, _encode_chain(error, 0))
+
+
+def _add_locals(told: traceback.TracebackException, error: BaseException) -> None:
+    """Show local variables, each shortened: the standard library would show all of a list of a million."""
+    import traceback
+
+    for summary, (frame, _) in zip(told.stack, traceback.walk_tb(error.__traceback__), strict=False):
+        summary.locals = {name: shorten(value) for name, value in frame.f_locals.items()}
+    for cause in ("__cause__", "__context__"):
+        below, reason = getattr(told, cause), getattr(error, cause)
+        if below is not None and reason is not None:
+            _add_locals(below, reason)
 
 
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._channel import Channel, ChannelClosedError, Message
+from parmap._page import DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -314,8 +315,7 @@ def _lead_group(pid: int) -> None:
 
 
 def _kill_group(pid: int, signum: int) -> None:
-    from parmap._worker import DUMP_SIGNAL
-
+    # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
     try:
         if signum == DUMP_SIGNAL:
             os.kill(pid, signum)

@@ -206,12 +206,15 @@ def can_kill(backend: object) -> bool:
 
 
 def check_together(options: Mapping[str, Any]) -> None:
-    """Refuse a `timeout` where nothing can enforce it.
+    """Refuse a `timeout` where nothing can enforce it, and a `seed` where items would share what it sets.
 
     Raises:
-        ValueError: there is a `timeout`, and the backend can't kill a running task.
+        ValueError: there is a `timeout`, and the backend can't kill a running task; or a `seed`, and threads.
     """
     timeout, backend = options.get("timeout"), options.get("backend", "processes")
+    if options.get("seed") is not None and backend == "threads":
+        message = "seed sets the global random state, which threads share: use another backend, or a generator per item"
+        raise ValueError(message)
     if timeout is not None and not can_kill(backend):
         message = (
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "

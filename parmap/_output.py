@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._channel import Channel, ChannelClosedError
 from parmap._failure import shorten
+from parmap._imports import when_imported
 
 if TYPE_CHECKING:
     import logging
@@ -140,10 +141,7 @@ class Output:
         sys.stdout, sys.stderr = self._out, self._err
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._restore)
-        if "logging" in sys.modules:
-            self._listen()
-        else:
-            sys.meta_path.insert(0, _AtImport(self._listen))
+        when_imported("logging", self._listen)
 
     def flush(self) -> None:
         """Send lines that have not ended."""
@@ -218,30 +216,3 @@ def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
         except Exception:  # noqa: BLE001 - the user's objects
             content[name] = shorten(value)
     return pickle.dumps(content)
-
-
-class _AtImport:
-    """Calls back when `logging` has been imported."""
-
-    def __init__(self, callback: Any) -> None:
-        self._callback = callback
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "logging":
-            return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
-                self._watch(spec.loader)
-                return spec
-        return None
-
-    def _watch(self, loader: Any) -> None:
-        execute = loader.exec_module
-
-        def exec_module(module: Any) -> None:
-            execute(module)
-            self._callback()
-
-        loader.exec_module = exec_module

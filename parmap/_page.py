@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 from typing import NamedTuple
+
+DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+"""Makes a worker write the stack of its running task behind its page; handled in C: a stuck task can't block it."""
 
 SIZE = 4096
 IDLE, RECEIVING = 0, 1

@@ -32,6 +32,9 @@ _FLAT = frozenset({tuple, list, dict})
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
 
+LARGE = 1 << 20
+"""Bytes objects of at least so many bytes travel out of band, too."""
+
 WHOLE, EACH, FLAT = 0, 1, 2
 
 
@@ -158,7 +161,7 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
             pass
         else:
             return Pack(FLAT, len(items), stream, [len(stream)]), {}
-    if byte_cap is None and Packed not in set(map(type, items)):
+    if byte_cap is None and not {Packed, bytes} & set(map(type, items)):
         try:
             streams = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
         except Exception:  # noqa: BLE001, S110 - whatever went wrong, the careful loop below finds out with whom
@@ -201,7 +204,7 @@ def _is_flat(items: Any) -> bool:
     """
     kinds = set(map(type, items))
     if kinds <= ATOMS:
-        return True
+        return bytes not in kinds or max(len(item) for item in items if type(item) is bytes) < LARGE
     if len(kinds) > 1 or not kinds <= _FLAT:
         return False
     if kinds != {tuple} and len(set(map(id, items))) < len(items):
@@ -209,6 +212,16 @@ def _is_flat(items: Any) -> bool:
     if not ATOMS.issuperset(map(type, chain.from_iterable(items))):
         return False
     return kinds != {dict} or ATOMS.issuperset(map(type, chain.from_iterable(map(dict.values, items))))
+
+
+class _Large:
+    """Pickles bytes out of band: in band they would be copied three times on their way."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(self._content),)
 
 
 def dump(item: Any) -> Packed:
@@ -219,6 +232,8 @@ def dump(item: Any) -> Packed:
     """
     buffers: list[memoryview] = []
     keep = _collector(buffers)
+    if type(item) is bytes and len(item) >= LARGE:
+        return Packed(pickle.dumps(_Large(item), PROTOCOL, buffer_callback=keep), buffers)
     try:
         stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
         if not _names_stranger(stream):
@@ -236,14 +251,6 @@ def dump(item: Any) -> Packed:
                 dump(part)
         message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
         raise SerializationError(message) from error
-
-
-def snapshot(args: tuple[Any, ...]) -> tuple[Any, ...] | Packed:
-    """The arguments as they are now: atoms as themselves, anything that may change later pickled at once."""
-    for arg in args:
-        if type(arg) not in ATOMS:
-            return dump(args)
-    return args
 
 
 def _short_type(item: Any) -> str:

@@ -23,6 +23,7 @@ from parmap._payload import ATOMS, Packed, dump
 from parmap._progress import meter
 from parmap._relay import forget as forget_output
 from parmap._relay import relay
+from parmap._run import Rules
 from parmap._streams import ResultStream
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -145,6 +146,10 @@ def submit(
     return future
 
 
+def _rules(options: Options) -> Rules:
+    return Rules(options.retry_on, options.seed, options.traceback_locals)
+
+
 def name_of(function: Callable[..., Any]) -> str:
     """What a function is called."""
     return getattr(function, "__qualname__", type(function).__qualname__)
@@ -153,7 +158,7 @@ def name_of(function: Callable[..., Any]) -> str:
 def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, engine: Engine | None) -> Lane:
     """The lane of a function; kept under its name where what it captures can't change unseen."""
     engine = engine or engine_of(options)
-    call = engine.backend.prepare(function, options.retry_on)
+    call = engine.backend.prepare(function, _rules(options))
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
     if lane is None or lane.engine is not engine:
@@ -183,7 +188,7 @@ def _begin(
     engine: Engine | None,
 ) -> _Batch:
     engine = engine or engine_of(options)
-    call = engine.backend.prepare(function, options.retry_on)
+    call = engine.backend.prepare(function, _rules(options))
     source = Input(iterables, star=star, packs=engine.backend.packs)
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=fails_late)
     if options.progress is not False:  # a callable may be empty, too

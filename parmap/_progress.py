@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from parmap import _place
@@ -58,7 +59,7 @@ def meter(progress: Any, iterables: tuple[Iterable[Any], ...], name: str) -> Met
     """
     if _place.in_worker:
         return None
-    sizes = [len(each) for each in iterables if hasattr(each, "__len__")]
+    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
     total = min(sizes) if sizes else None
     if callable(progress):
         return Meter(total, progress)

@@ -16,7 +16,7 @@ from parmap._payload import EACH, Pack
 from parmap._seeds import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sized
     from typing import Protocol
 
     class Page(Protocol):
@@ -55,9 +55,11 @@ class Callee:
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
         self._run = _awaited(function) if code is not None and code.co_flags & _CO_COROUTINE else function
 
-    def one(self, mode: str) -> Callable[[Any], Any]:
-        """The function of one item."""
+    def one(self, mode: str, start: int = -1, done: Sized = ()) -> Callable[[Any], Any]:
+        """The function of one item; the first is number *start*, if they have numbers, when none is *done*."""
         run = self._run
+        if start >= 0 and self.rules.seed is not None:
+            return seeded(self.one(mode), self.rules.seed, start, done)
         if mode == "map":
             return run
         if mode == "star":
@@ -147,14 +149,12 @@ def run(
     """
     outcome = Outcome()
     loading: Any = _Loading(items) if isinstance(items, Pack) and items.kind == EACH else _Direct(items, outcome)
-    pid = os.getpid()
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else None
     results = outcome.results
-    one = callee.one(mode)
-    if callee.rules.seed is not None and start >= 0:
-        careful, one = True, seeded(one, callee.rules.seed, start, results)
-    block = 1
+    one = callee.one(mode, start, results)
+    careful = careful or callee.rules.seed is not None
+    pid, block = os.getpid(), 1
     while len(results) < count:
         index = len(results)
         block = min(block, count - index)
@@ -169,8 +169,7 @@ def run(
             _run_block(callee.many(mode, islice(loading.items, block)), outcome, index + block)
         if page is not None and os.getpid() != pid:  # a task forked, and its child came back through here
             os._exit(0)
-        last = len(results) - 1
-        if last in outcome.errors:
+        if (last := len(results) - 1) in outcome.errors:
             _tell(outcome.errors[last], callee.function, mode, loading.last, start + last if start >= 0 else -1)
             if isinstance(outcome.errors[last], passes):
                 raise outcome.errors[last]

@@ -161,7 +161,7 @@ class ResultStream(Generic[R_co]):
             if arrival is not None:
                 self._learn_size(arrival)
                 if self._ordered:
-                    self._ready[arrival.start] = arrival
+                    self._keep(arrival)
                     continue
                 return self._begin(arrival)
             if not self._batch.ended:
@@ -175,14 +175,20 @@ class ResultStream(Generic[R_co]):
         if arrival.missing and self._ordered:
             # Hand out what stands before the first item that is missing; that one arrives by itself, then the rest.
             first = min(arrival.missing)
-            rest = first + 1
-            if rest < arrival.done:
-                self._ready[arrival.start + rest] = _tail(arrival, rest)
+            self._keep(_tail(arrival, first))
             values = values[:first]
         elif arrival.missing:
             values = [value for place, value in enumerate(values) if place not in arrival.missing]
         self._values = iter(values)
         return True
+
+    def _keep(self, arrival: Arrival) -> None:
+        """Let an arrival wait for its turn, without the items missing at its front: each arrives there by itself."""
+        first = 0
+        while first in arrival.missing:
+            first += 1
+        if first < arrival.done:
+            self._ready[arrival.start + first] = _tail(arrival, first) if first else arrival
 
     @staticmethod
     def _decode(arrival: Arrival) -> list[Any]:

@@ -20,13 +20,10 @@ from parmap import _place
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._output import Output, TalkingChannel
-from parmap._page import SIZE, Page
+from parmap._page import DUMP_SIGNAL, SIZE, Page
 from parmap._payload import Pack, dump, pack
-from parmap._run import Callee, Outcome, run
+from parmap._run import Callee, Outcome, Rules, run
 from parmap._segments import Limits
-
-DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
-"""Makes a worker write the stack of its running task into its log; handled in C: a stuck task can't block it."""
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 
@@ -119,8 +116,8 @@ class _Worker:
             if message.pack is None:
                 reason = "no descriptor was left to receive a large function"
                 raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
-            find, args, retry_on = message.pack[0]
-            self._callees[number] = Callee(find(*args), retry_on)
+            find, args, rules = message.pack[0]
+            self._callees[number] = Callee(find(*args), rules)
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self._callees[number] = error
 
@@ -178,7 +175,7 @@ class _Worker:
 
     def _report(self, message: Message, number: int, outcome: Outcome, key: int) -> None:
         callee = self._callees[key]
-        retry_on = callee.retry_on if isinstance(callee, Callee) else ()
+        rules = callee.rules if isinstance(callee, Callee) else Rules(())
         begin = time.monotonic_ns()
         start, careful = message.fields[3], message.fields[5]
         results, unsent = self._pack(number, outcome, careful)
@@ -193,7 +190,7 @@ class _Worker:
             if index in unsent:
                 public.item = item  # type: ignore[attr-defined]  # a SerializationError
                 public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
-            failures.append((index, encode(public), isinstance(public, retry_on)))
+            failures.append((index, encode(public, with_locals=rules.locals), isinstance(public, rules.retry_on)))
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9

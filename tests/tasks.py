@@ -171,3 +171,26 @@ def set_first(data: bytearray) -> int:
     """A task that writes into its argument."""
     data[0] = 1
     return len(data)
+
+
+def draw(_: Any = None) -> tuple[float, int]:
+    """A task that draws random numbers: its own, and from which process."""
+    import random
+
+    return random.random(), os.getpid()
+
+
+def draw_with_numpy(_: Any = None) -> float:
+    """A task that draws from numpy's global generator."""
+    import numpy as np
+
+    return float(np.random.random())  # noqa: NPY002 - the generator that is seeded
+
+
+def fail_with_secret(data: Any) -> None:
+    """A task that has local variables, and fails by way of another error."""
+    password = "hunter2"
+    try:
+        raise KeyError(len(password))
+    except KeyError as error:
+        raise ValueError(data) from error

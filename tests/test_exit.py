@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+import parmap
 from conftest import wait_until
 
 if TYPE_CHECKING:
@@ -276,6 +278,31 @@ def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None
         process.communicate(timeout=30)
 
     assert len(others) == 3
+    wait_until(lambda: all(map(is_gone, others)), 10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_killed_parent_leaves_no_orphan_without_the_package(script: Script, method: str) -> None:
+    """Workers end with a killed parent even when the package has gone from the disk meanwhile, as in an upgrade."""
+    package = script.folder / "parmap"
+    shutil.copytree(os.path.dirname(parmap.__file__), package)
+    process = script.start(f"""
+        import parmap
+
+        f = parmap.parallel(lambda _: sum(range(10**12)), workers=2, start_method={method!r})
+        futures = [f.submit(0), f.submit(1)]
+        while not all(future.running() for future in futures):
+            pass
+        print(parmap.__file__, flush=True)
+        futures[0].result()
+    """)
+    with killed_at_last(process):
+        assert read_line(process) == str(package / "__init__.py")
+        others = family(process)
+        shutil.rmtree(package)
+        process.kill()
+        process.communicate(timeout=30)
+
     wait_until(lambda: all(map(is_gone, others)), 10)
 
 

@@ -12,8 +12,20 @@ import parmap
 
 # The one table of floors, from the ground up.
 HOUSE = [
-    ["errors", "_by_value", "_checks", "_cpus", "_environment", "_page", "_place", "_poller", "_relay", "_wrapping"],
-    ["_async_result", "_options", "_payload", "_progress", "_segments"],
+    [
+        "errors",
+        "_by_value",
+        "_checks",
+        "_cpus",
+        "_environment",
+        "_page",
+        "_place",
+        "_poller",
+        "_imports",
+        "_relay",
+        "_wrapping",
+    ],
+    ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],
     ["_channel", "_failure"],
     ["_job", "_output", "_run"],
     ["_futures", "_schedule", "_worker"],

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import tasks
-from conftest import Script, wait_until
 
+from conftest import Script, wait_until
 from parmap import BackendUnavailableError, parallel
 
 

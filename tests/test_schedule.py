@@ -232,6 +232,24 @@ def test_hostages_are_found() -> None:
     assert bench.scheduler.hostages(bench.now) is chunks[0]
 
 
+def test_hostages_of_the_next_chunk_are_found() -> None:
+    """When a chunk has given back what it could, the one that waits behind it on the same worker is named."""
+    bench = Bench(workers=2)
+    bench.job(range(40), pace=paced(0.0001))
+    chunks = bench.cut_all()
+    behind = next(chunk for chunk in chunks[1:] if chunk.slot == chunks[0].slot)
+    for chunk in chunks:
+        if chunk.slot != behind.slot:
+            bench.finish(chunk, each=0.0001)
+    bench.now += 10 * COST.aim
+    chunks[0].recalled = True
+
+    assert bench.scheduler.hostages(bench.now) is behind
+    assert bench.scheduler.next_time() == chunks[0].sent + 2 * COST.aim
+    behind.recalled = True
+    assert bench.scheduler.next_time() is None
+
+
 def test_no_hostages_while_something_waits() -> None:
     """As long as there is other work for the idle, nobody is disturbed."""
     bench = Bench(workers=2)
@@ -261,6 +279,7 @@ def test_given_chunksize_is_not_broken_up() -> None:
     bench.now += 10 * COST.aim
 
     assert bench.scheduler.hostages(bench.now) is None
+    assert bench.scheduler.next_time() is None
 
 
 def test_time_of_hostages_is_told() -> None:

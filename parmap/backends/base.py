@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._failure import Failure, translate
 from parmap._job import Pace
 from parmap._page import NO_LIMIT
-from parmap._run import Callee, run
+from parmap._run import Callee, Rules, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -87,9 +87,9 @@ class Backend(ABC):
         self.options = options
         self.repost: Callable[[Future[Any]], object]  # set by the engine: takes a task back that its worker never began
 
-    def prepare(self, function: Any, retry_on: tuple[type[BaseException], ...]) -> Call:
+    def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""
-        return Call(Callee(function, retry_on))
+        return Call(Callee(function, rules))
 
     @abstractmethod
     def grow(self, count: int) -> list[Hashable]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from parmap import _place
 from parmap._failure import Failure, encode, translate
 from parmap._payload import Pack, Packed, dump, pack, reference
-from parmap._run import Callee, Outcome, run
+from parmap._run import Callee, Outcome, Rules, run
 from parmap._schedule import BYTE_CAP, Cost
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_in_thread
 from parmap.errors import PoolClosedError, WorkerDiedError
@@ -57,13 +57,13 @@ class Executors(Backend):
         self._chunks: dict[int, tuple[concurrent.futures.Future[Any], Note]] = {}
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
-    def prepare(self, function: Any, retry_on: tuple[type[BaseException], ...]) -> Call:
+    def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, where it has to travel."""
         if not self.packs:
-            return super().prepare(function, retry_on)
+            return super().prepare(function, rules)
         find, args, by_name = reference(function)
-        packed: Packed = dump((find, args, retry_on))
-        return ExecutorCall(Callee(function, retry_on), _to_wire(pack([packed])[0]), stable=by_name)
+        packed: Packed = dump((find, args, rules))
+        return ExecutorCall(Callee(function, rules), _to_wire(pack([packed])[0]), stable=by_name)
 
     def grow(self, count: int) -> list[Hashable]:
         """The workers are the executor's: a slot is leave to give it one more chunk."""
@@ -224,7 +224,7 @@ def run_packed(
     try:
         callee = _callee(function)
     except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
-        callee, outcome = Callee(None, ()), Outcome()
+        callee, outcome = Callee(None, Rules(())), Outcome()
         outcome.done = items.count
         outcome.results = [None] * items.count
         outcome.errors = dict.fromkeys(range(items.count), error)
@@ -236,7 +236,7 @@ def run_packed(
     failures = []
     for index, problem in {**unsent, **outcome.errors}.items():
         public = translate(problem, start + index if start >= 0 else None)
-        failures.append((index, encode(public), isinstance(public, callee.retry_on)))
+        failures.append((index, encode(public, with_locals=callee.rules.locals), isinstance(public, callee.retry_on)))
     return outcome.done, _to_wire(results), failures, time.monotonic() - begin
 
 
@@ -244,8 +244,8 @@ def _callee(wire: Wire) -> Callee:
     key = b"".join((wire[1], *wire[2]))
     callee = _callees.get(key)
     if callee is None:
-        find, args, retry_on = _from_wire(wire)[0]
-        callee = _callees[key] = Callee(find(*args), retry_on)
+        find, args, rules = _from_wire(wire)[0]
+        callee = _callees[key] = Callee(find(*args), rules)
         while len(_callees) > _FUNCTIONS:
             _callees.pop(next(iter(_callees)))
     return callee

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._channel import ChannelClosedError
 from parmap._failure import Failure
 from parmap._payload import dump, pack, reference
-from parmap._run import Callee
+from parmap._run import Callee, Rules
 from parmap._schedule import BYTE_CAP, Cost
 from parmap.backends.base import Call, Report
 from parmap.backends.staff import Staff
@@ -40,22 +40,20 @@ class Processes(Staff):
 
     # functions
 
-    def prepare(self, function: Any, retry_on: tuple[type[BaseException], ...]) -> Call:
+    def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now; one that goes by name, only once."""
         try:
-            known = self._calls.get((function, retry_on))
+            known = self._calls.get((function, rules))
         except TypeError:  # not hashable
             known = None
         if known is not None:
             return known
         find, args, by_name = reference(function)
-        packed = dump((find, args, retry_on))
-        key = (function, retry_on) if by_name else (packed.stream, *map(bytes, packed.buffers))
+        packed = dump((find, args, rules))
+        key = (function, rules) if by_name else (packed.stream, *map(bytes, packed.buffers))
         known = self._calls.get(key)
         if known is None:
-            known = self._calls[key] = FunctionCall(
-                Callee(function, retry_on), next(self._keys), packed, stable=by_name
-            )
+            known = self._calls[key] = FunctionCall(Callee(function, rules), next(self._keys), packed, stable=by_name)
             while len(self._calls) > _FUNCTIONS:
                 self._calls.popitem(last=False)
         return known

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from parmap._run import run
 from parmap._schedule import Cost
+from parmap._seeds import preserved
 from parmap.backends.base import Backend, Event, in_process_report
 
 if TYPE_CHECKING:
@@ -49,16 +51,17 @@ class Serial(Backend):
             return []
         chunk, mode = self._chunks.popleft()
         job = chunk.job
-        outcome = run(
-            job.call.callee,
-            mode,
-            job.sink.load(chunk.items),
-            len(chunk.items),
-            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-            budget=None if job.chunksize is not None else 2 * self.cost.aim,
-            stop_early=job.fail_fast and not job.retries,
-            passes=(KeyboardInterrupt,),
-        )
+        with preserved() if job.call.callee.rules.seed is not None else nullcontext():
+            outcome = run(
+                job.call.callee,
+                mode,
+                job.sink.load(chunk.items),
+                len(chunk.items),
+                start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
+                budget=None if job.chunksize is not None else 2 * self.cost.aim,
+                stop_early=job.fail_fast and not job.retries,
+                passes=(KeyboardInterrupt,),
+            )
         return [in_process_report(chunk, outcome)]
 
     def wake(self) -> None:

@@ -15,11 +15,11 @@ from parmap import _cpus
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import Failure
 from parmap._launch import Launcher
+from parmap._page import DUMP_SIGNAL
 from parmap._payload import Pack, dump, pack, reference
 from parmap._poller import WRITE, Poller
 from parmap._relay import relay
 from parmap._segments import Limits
-from parmap._worker import DUMP_SIGNAL
 from parmap.backends.base import Backend, Broken, Died, Event, Report
 from parmap.backends.worker import Worker
 from parmap.errors import WorkerDiedError
@@ -69,15 +69,20 @@ class Staff(Backend):
         """Start workers; the messages they will find are sent at once."""
         started: list[Hashable] = []
         try:
+            initializer = self._initializer()
+        except Exception as error:  # noqa: BLE001 - pickling runs the user's code; its error fails the call
+            self._break(error)
+            return started
+        try:
             for _ in range(count):
-                started.append(self._start_worker())  # noqa: PERF401 - those before the one that fails are kept
+                started.append(self._start_worker(initializer))  # noqa: PERF401 - those before the one that fails are kept
         except (OSError, ChannelClosedError) as error:
             if not self._workers:
                 self._events.append(Broken(_cannot_start(error)))
                 started.clear()
         return started
 
-    def _start_worker(self) -> int:
+    def _start_worker(self, initializer: Pack | None) -> int:
         if self._launcher is None:
             self._launcher = self._launch()
             self.poller.add(self._launcher.control.sock.fileno(), self._launcher)
@@ -85,7 +90,7 @@ class Staff(Backend):
         try:
             self._launcher.start(worker.name, worker.far_end, worker.page.fd)
             worker.far_end.close()
-            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=self._initializer())
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
         except BaseException:
             worker.close()
             raise

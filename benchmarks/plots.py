@@ -1,0 +1,155 @@
+"""Draws the plots of the documentation from the results."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+from contestants import PEERS
+from workloads import BY_KEY, DESIGN, REAL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+mpl.use("svg")
+mpl.rcParams.update(
+    {
+        "svg.hashsalt": "parmap",  # the same results make the same file
+        "figure.facecolor": "white",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "font.size": 9,
+    }
+)
+COLOURS = {"parmap": "#d1495b", "multiprocessing.Pool": "#30638e"}
+
+
+def medians(results: dict[str, Any], key: str) -> dict[tuple[str, int], float]:
+    """The median of all measurements of a workload, by contestant and size."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for cell in results["cells"]:
+        if cell["workload"] == key:
+            values.setdefault((cell["contestant"], cell["size"]), []).extend(cell.get("values", ()))
+    return {place: statistics.median(found) for place, found in values.items() if found}
+
+
+def draw(results: dict[str, Any], docs: Path) -> None:
+    """Write all plots into *docs*."""
+    _draw_ratios(results, docs / "benchmarks-ratios.svg")
+    _draw_items(results, docs / "benchmarks-items.svg")
+    _draw_memory(results, docs / "benchmarks-memory.svg")
+    _draw_workers(results, docs / "benchmarks-workers.svg")
+    _draw_payload(results, docs / "benchmarks-payload.svg")
+
+
+def _figure(title: str, x: str, y: str, size: tuple[float, float] = (7.0, 3.6)) -> tuple[Any, Any]:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot as plt
+
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def _draw_ratios(results: dict[str, Any], path: Path) -> None:
+    """How much longer each peer takes than parmap, one row of dots for each workload."""
+    rows = [
+        work
+        for work in (*DESIGN, *REAL)
+        if work.unit != "MB" and ("parmap", _size(results, work.key)) in medians(results, work.key)
+    ]
+    figure, axes = _figure("Time compared to parmap: right of the line is slower", "times parmap's", "", (7.5, 6.0))
+    for number, name in enumerate(name for name in PEERS if name in results["contestants"]):
+        xs, ys = [], []
+        for row, workload in enumerate(reversed(rows)):
+            found = medians(results, workload.key)
+            size = _size(results, workload.key)
+            if (name, size) in found:
+                xs.append(found[name, size] / max(found["parmap", size], 1e-9))
+                ys.append(row + 0.06 * (number - 4))
+        axes.plot(xs, ys, "o", label=name, markersize=4.5, alpha=0.85)
+    axes.axvline(1.0, color=COLOURS["parmap"], linewidth=1.5)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [workload.title.replace("`", "") for workload in reversed(rows)])
+    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.1), ncols=5, frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def _size(results: dict[str, Any], key: str) -> int:
+    return next((int(cell["size"]) for cell in results["cells"] if cell["workload"] == key), 0)
+
+
+def _curve(axes: Any, points: dict[tuple[str, int], float], value: Callable[[int, float], float]) -> None:
+    for name in dict.fromkeys(name for name, _ in points):
+        sizes = sorted(size for other, size in points if other == name)
+        axes.plot(
+            sizes, [value(size, points[name, size]) for size in sizes], "o-", label=name, color=COLOURS.get(name), ms=4
+        )
+    if points:
+        axes.legend(frameon=False)
+
+
+def _draw_items(results: dict[str, Any], path: Path) -> None:
+    figure, axes = _figure("Cost of an item: `map`, tiny tasks", "items", "time per item (µs)")
+    _curve(axes, medians(results, "curve items"), lambda size, seconds: seconds / size * 1e6)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    _save(figure, path)
+
+
+def _draw_memory(results: dict[str, Any], path: Path) -> None:
+    figure, axes = _figure("Growth of the parent: `imap`, tiny tasks", "items", "growth (MB)")
+    reached: dict[tuple[str, int], float] = {}  # by the items that came through in time
+    for cell in results["cells"]:
+        if cell["workload"] == "curve stream" and "values" in cell:
+            reached[cell["contestant"], cell["items"]] = cell["values"][0]
+    _curve(axes, reached, lambda _, grown: grown / 1e6)
+    axes.set_xscale("log")
+    _save(figure, path)
+
+
+def _draw_workers(results: dict[str, Any], path: Path) -> None:
+    title = f"{BY_KEY['curve workers'].title.capitalize()}, on {results['machine']['cores']} cores"
+    figure, axes = _figure(title, "workers", "seconds")
+    work = medians(results, "curve workers")
+    _curve(axes, {(f"{name}: 4,000 short tasks", size): value for (name, size), value in work.items()}, _as_is)
+    starts = {
+        (f"{cell['contestant']}: start", cell["size"]): cell["start"]
+        for cell in results["cells"]
+        if cell["workload"] == "curve workers" and "start" in cell
+    }
+    _curve(axes, starts, _as_is)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    _save(figure, path)
+
+
+def _as_is(_: int, value: float) -> float:
+    return value
+
+
+def _draw_payload(results: dict[str, Any], path: Path) -> None:
+    figure, axes = _figure("One call with a growing argument", "bytes", "seconds")
+    points = medians(results, "curve payload")
+    _curve(axes, points, _as_is)
+    sizes = sorted({size for _, size in points})
+    speed = results["reference"]["memcpy"]
+    axes.plot(sizes, [size / speed for size in sizes], ":", color="grey", label="one copy in memory")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=1e-5)
+    axes.legend(frameon=False)
+    _save(figure, path)

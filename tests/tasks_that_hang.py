@@ -1,0 +1,81 @@
+"""Functions that never end, each in its own way, run in workers by tests of timeouts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+
+def sleep(_: Any = None) -> None:
+    """Stuck in a system call."""
+    time.sleep(3600)
+
+
+def spin(_: Any = None) -> None:
+    """Stuck in a loop of Python."""
+    while True:
+        pass
+
+
+def hold_the_gil(_: Any = None) -> None:
+    """Stuck in C, with the GIL held: no signal handler of Python's ever runs."""
+    re.match(r"(a*)*b", "a" * 60)
+
+
+def ignore_signals(_: Any = None) -> None:
+    """Refuses to be terminated."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(3600)
+
+
+def exit_again(_: Any = None) -> None:
+    """Catches everything and goes on."""
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            continue
+
+
+def start_a_child(path: str) -> None:
+    """Stuck with a process of its own."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(str(child.pid))
+    child.wait()
+
+
+def deep(levels: int) -> None:
+    """Stuck somewhere down in its calls."""
+    if levels:
+        deep(levels - 1)
+    else:
+        the_place_where_it_hangs()
+
+
+def the_place_where_it_hangs() -> None:
+    """What the stack must show."""
+    time.sleep(3600)
+
+
+def hang_if_negative(x: int) -> int:
+    """Hangs for some."""
+    if x < 0:
+        time.sleep(3600)
+    return x
+
+
+def hang_once(path: str) -> int:
+    """Hangs the first time, and returns the second."""
+    try:
+        with open(path, "x", encoding="utf-8"):
+            pass
+    except FileExistsError:
+        return os.getpid()
+    time.sleep(3600)
+    return 0

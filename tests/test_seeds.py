@@ -1,0 +1,123 @@
+"""Random numbers: never the same in two workers by accident, always the same for an item where that is asked for."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import tasks
+
+from parmap import parallel
+
+SEEDED = [
+    {"backend": "serial"},
+    {"workers": 1},
+    {"workers": 3, "chunksize": 1},
+    {"workers": 2, "chunksize": 7},
+    {"workers": 2, "start_method": "spawn"},
+]
+
+
+def test_workers_draw_different_numbers(processes: dict[str, Any]):
+    """Forked workers don't share the state that they were forked with."""
+    drawn = parallel(tasks.draw, preload=("random",), **processes).map([0.0] * 40, chunksize=1)
+
+    assert len({number for number, _ in drawn}) == 40
+
+
+def test_workers_draw_different_numbers_with_numpy(processes: dict[str, Any]):
+    """Nor numpy's."""
+    pytest.importorskip("numpy")
+    drawn = parallel(tasks.draw_with_numpy, preload=("numpy",), **processes).map([0.0] * 40, chunksize=1)
+
+    assert len(set(drawn)) == 40
+
+
+def _numbers(options: dict[str, Any], seed: int = 7) -> list[float]:
+    return [number for number, _ in parallel(tasks.draw, seed=seed, **options).map(range(30))]
+
+
+@pytest.mark.parametrize("options", SEEDED[1:], ids=str)
+def test_a_seed_fixes_each_item(options: dict[str, Any]):
+    """The number of an item depends on the seed and on the item: not on workers, chunks or backend."""
+    numbers = _numbers(options)
+
+    assert numbers == _numbers(SEEDED[0])
+    assert len(set(numbers)) == 30
+
+
+def test_another_seed_gives_other_numbers():
+    """Seeds matter, neighbours too."""
+    assert not set(_numbers({"workers": 2}, 7)) & set(_numbers({"workers": 2}, 8))
+
+
+@pytest.mark.parametrize("options", SEEDED[1:], ids=str)
+def test_a_seed_fixes_numpy(options: dict[str, Any]):
+    """The legacy global state of numpy, too, where it is loaded."""
+    pytest.importorskip("numpy")
+    options = {"preload": ("numpy",), **options}
+    expected = parallel(tasks.draw_with_numpy, seed=3, backend="serial").map(range(20))
+
+    assert parallel(tasks.draw_with_numpy, seed=3, **options).map(range(20)) == expected
+
+
+def test_a_seed_fixes_streams(processes: dict[str, Any]):
+    """Streams count their items like `map`."""
+    stream = parallel(tasks.draw, seed=7, **processes).imap(range(30))
+
+    assert [number for number, _ in stream] == _numbers(SEEDED[0])
+
+
+def test_a_retry_draws_the_same(processes: dict[str, Any], tmp_path: Any):
+    """A second attempt sees what the first one saw."""
+    seen = tmp_path / "seen"
+
+    def flaky(_: int) -> float:
+        number = random.random()
+        if not seen.exists():
+            seen.write_text(repr(number))
+            raise OSError
+        return number
+
+    assert parallel(flaky, seed=7, retries=1, **processes).map([0]) == [float(seen.read_text())]
+
+
+def test_serial_leaves_the_callers_state_alone():
+    """The user's own generator goes on as if nothing had been drawn."""
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    _numbers({"backend": "serial"})
+
+    assert random.random() == expected
+
+
+def test_threads_refuse_a_seed():
+    """Threads share the global state: a seed would promise what can't be."""
+    with pytest.raises(ValueError, match="threads"):
+        parallel(tasks.draw, seed=1, backend="threads")
+
+
+def test_tracebacks_show_no_locals(processes: dict[str, Any]):
+    """By default: they may be secret."""
+    with pytest.raises(ValueError, match="x") as caught:
+        parallel(tasks.fail_with_secret, **processes).map(["x"])
+
+    assert "password = " not in _told(caught.value)
+
+
+def test_tracebacks_with_locals(processes: dict[str, Any]):
+    """On request, each shortened; those of causes as well."""
+    with pytest.raises(ValueError, match="0") as caught:
+        parallel(tasks.fail_with_secret, traceback_locals=True, **processes).map([[0] * 10_000])
+
+    told = _told(caught.value)
+    assert told.count("password = 'hunter2'") == 2
+    assert "data = [0, 0, 0, 0, ...]" in told
+
+
+def _told(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
