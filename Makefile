@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BENCH  := .venv-bench/bin
 SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 
 # Stamps: an environment is set up again only when what it is made from has changed.
@@ -14,7 +15,7 @@ export PIP_NO_INPUT = 1
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types suite docs format coverage soak test-pythons clean
+.PHONY: help run test check lint types suite docs format coverage soak test-pythons bench bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,8 +58,17 @@ soak: $(READY_DEV) ## the tests that take minutes
 test-pythons: ## the tests on every CPython that can be found or made
 	$(PYTHON) .ci/test_pythons.py $(ARGS)
 
+bench: ## the speed of parmap beside its peers, in ten minutes; writes docs/benchmarks.md and the plots
+	$(PYTHON) benchmarks/environment.py
+	$(BENCH)/python benchmarks/run.py
+	$(BENCH)/python benchmarks/ablation.py
+
+bench-quick: ## the same with fewer peers, in two minutes; writes build/bench-quick/benchmarks.md
+	$(PYTHON) benchmarks/environment.py
+	$(BENCH)/python benchmarks/run.py --quick --output build/bench-quick/results.json --docs build/bench-quick
+
 clean: ## remove what was built, environments included
-	rm -rf $(VENV) build dist docs/_build htmlcov .coverage* .cache \
+	rm -rf $(VENV) .venv-bench build dist docs/_build htmlcov .coverage* .cache \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

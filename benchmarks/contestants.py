@@ -7,6 +7,7 @@ of `multiprocessing.Pool`, where that helps them. `None` means the library's def
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import tasks
@@ -192,11 +193,16 @@ class Mpire(Contestant):
     pool: Any
 
     def start(self) -> None:
-        from mpire import WorkerPool
-
-        self.pool = WorkerPool(self.workers, keep_alive=True)
+        mpire: Any = import_module(self.name)
+        self.pool = mpire.WorkerPool(self.workers, keep_alive=True)
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
+        if "<locals>" in task.__qualname__:  # living workers can't be told: new ones inherit it
+            mpire: Any = import_module(self.name)
+            with mpire.WorkerPool(self.workers) as pool:
+                return list(pool.map(task, items, concatenate_numpy_output=False))
+        if hasattr(items[0], "columns"):  # it would take a data frame for several arguments
+            items = [(item,) for item in items]
         return list(self.pool.map(task, items, concatenate_numpy_output=False))
 
     def submit_all(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
@@ -235,8 +241,7 @@ class Dask(Contestant):
     client: Any
 
     def start(self) -> None:
-        import distributed
-
+        distributed: Any = import_module("distributed")
         self.client = distributed.Client(n_workers=self.workers, threads_per_worker=1, dashboard_address=None)
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
@@ -257,9 +262,11 @@ class Ray(Contestant):
     heavy = True
 
     def start(self) -> None:
+        import logging
+
         import ray
 
-        ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(num_cpus=self.workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
         if chunk is None:

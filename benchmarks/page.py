@@ -36,7 +36,8 @@ Libraries that choose no chunk size by themselves (concurrent.futures, loky, peb
 tasks. There they get what a knowing user would give them: the rule of `multiprocessing.Pool`, four chunks for each
 worker. On the other workloads all use their defaults. parmap is never given a chunk size. `multiprocessing.Pool`,
 concurrent.futures, mpire, pebble and pathos start with the method that is the default of this Python. The same arrays
-are sent in each repetition, which suits libraries that keep what they have sent before, such as joblib.
+are sent in each repetition, which suits libraries that keep what they have sent before, such as joblib. For the closure
+mpire gets new workers, since living ones can't take it.
 
 A library that lacks what a workload needs, or crashes, or takes too long, is shown with a number in parentheses, which
 refers to the notes under the table.

@@ -228,12 +228,14 @@ def main() -> int:
     scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
         results = measure(scale, Path(scratch), options.only)
+    options.docs.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=1))
     from plots import draw
-    from report import write
+    from report import Table, goals, losses, write
 
     write(results, options.docs)
     draw(results, options.docs)
+    print("\n".join([*goals(Table(results)), "", "Where parmap loses:", *losses(Table(results))]))
     print(f"done in {results['seconds']:.0f} s: {options.docs / 'benchmarks.md'}")
     return 0
 

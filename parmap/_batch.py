@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._futures import Future, Watched
-from parmap._payload import ATOMS, dump
+from parmap._payload import are_atoms, dump
 from parmap._relay import relay
 from parmap.errors import SerializationError
 
@@ -283,7 +283,7 @@ class Input:
             return
         add = items.append
         for item in islice(self._items, size):
-            if type(item) in ATOMS or (type(item) is tuple and ATOMS.issuperset(map(type, item))):
+            if are_atoms(item if type(item) is tuple else (item,)):
                 add(item)
                 continue
             # A generator may hand out one object again and again, changed each time: pickle it as it is now.

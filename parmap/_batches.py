@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from parmap._options import BatchOptions, Options, OptionsDict, Progress, Settings
@@ -143,11 +143,11 @@ class Batches(Generic[P, R_co]):
 
     @overload
     def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[RaiseStream]
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
     ) -> ResultStream[R]: ...
     @overload
     def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[KeepStream]
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
     ) -> ResultStream[R | Exception]: ...
     @overload
     def imap(
@@ -165,7 +165,7 @@ class Batches(Generic[P, R_co]):
     ) -> ResultStream[R_co | Exception]: ...
     def imap(
         self,
-        iterable: Many,
+        iterable: Many | AsyncIterable[Any],
         /,
         *iterables: Many,
         buffersize: int | None = None,
@@ -176,7 +176,8 @@ class Batches(Generic[P, R_co]):
         """Return a stream of the results, in order, as they come.
 
         The input is read only *buffersize* items ahead of what was taken from the stream, so that endless input and
-        a slow consumer run in constant memory. Closing the stream, or leaving its ``with``, cancels the rest.
+        a slow consumer run in constant memory. It may be asynchronous: then so must be the reading, by
+        ``async for``. Closing the stream, or leaving its ``with``, cancels the rest.
 
         Example:
             >>> from itertools import count
@@ -197,11 +198,11 @@ class Batches(Generic[P, R_co]):
 
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[RaiseStream]
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
     ) -> ResultStream[R]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[KeepStream]
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
     ) -> ResultStream[R | Exception]: ...
     @overload
     def imap_unordered(
@@ -221,7 +222,7 @@ class Batches(Generic[P, R_co]):
     ) -> ResultStream[R_co | Exception]: ...
     def imap_unordered(
         self,
-        iterable: Many,
+        iterable: Many | AsyncIterable[Any],
         /,
         *iterables: Many,
         buffersize: int | None = None,

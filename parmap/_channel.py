@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap import _segments
 from parmap._payload import Pack
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-_HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors, length of the payload
+_HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
+_SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
 _READ = 128 * 1024
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 _VECTOR = 256  # parts of a frame that one system call takes
@@ -142,7 +143,7 @@ class Channel:
             if parts:
                 parts = _padded(parts, offsets)
         meta = marshal.dumps((kind, fields, description, place), 2)
-        head = _HEADER.pack(len(meta), len(fds), size)
+        head = _HEADER.pack(len(meta), _SIGNATURE | len(fds), size)
         return _Frame([memoryview(part) for part in (head + meta, *parts)], fds)
 
     def _through_segment(
@@ -213,7 +214,10 @@ class Channel:
         inbox = self._inbox
         if len(inbox) < _HEADER.size:
             return None
-        meta_size, n_fds, size = _HEADER.unpack_from(inbox)
+        meta_size, signed, size = _HEADER.unpack_from(inbox)
+        n_fds = signed ^ _SIGNATURE
+        if n_fds >> 8:  # a task has written into its worker's line: nothing that follows can be trusted
+            self._hang_up()
         end = _HEADER.size + meta_size + size
         if len(inbox) < end:
             if self.on_partial is not None:
@@ -231,6 +235,15 @@ class Channel:
             return Message(kind, fields, None, 0, tuple(fds))
         pack, segment = self._restore(description, place, data, fds)
         return Message(kind, fields, pack, segment)
+
+    def _hang_up(self) -> NoReturn:
+        """End a line that carries noise, so that whoever waits on it hears of the end."""
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it has ended already
+            pass
+        message = "noise on the line"
+        raise ChannelClosedError(message)
 
     def _restore(
         self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytes | bytearray, fds: list[int]

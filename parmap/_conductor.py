@@ -265,7 +265,7 @@ class Conductor:
         for chunk in reversed(chunks):
             if self._chunks.pop(chunk.number, None) is None:
                 continue
-            if chunk is chunks[0]:
+            if chunk is chunks[0] and not died.starting:
                 self._charge(chunk, died, now)
             else:
                 self.scheduler.put_back(chunk)

@@ -61,10 +61,12 @@ class Failure:
             self._error = _decode(self.encoded)
             self.encoded = None
         if self.notes or self.earlier:
-            for note in self.notes:
-                self._error.add_note(note)
-            if self.earlier:
-                self._error.add_note(_attempts(self.earlier))
+            notes = [*self.notes, _attempts(self.earlier)] if self.earlier else self.notes
+            try:
+                for note in notes:
+                    self._error.add_note(note)
+            except Exception:  # noqa: BLE001, S110 - a class of the user's may refuse notes; its error stands
+                pass
             self.notes, self.earlier = (), ()
         return self._error
 
@@ -77,7 +79,7 @@ def _attempts(earlier: tuple[Failure, ...]) -> str:
 def _line(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a __str__ that raises must not hide the error
+    except BaseException:  # noqa: BLE001 - a __str__ that raises must not hide the error
         return type(error).__name__
 
 
@@ -85,7 +87,7 @@ def shorten(value: Any) -> str:
     """A short `repr` that never raises."""
     try:
         text = _short.repr(value)
-    except Exception:  # noqa: BLE001 - the user's __repr__ may raise anything
+    except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
         return f"<{type(value).__name__}>"
     return text if len(text) <= 200 else text[:200] + "…"  # noqa: PLR2004
 
@@ -144,7 +146,7 @@ def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...
         if with_locals:
             _add_locals(told, error)
         text = "".join(told.format())
-    except Exception:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
+    except BaseException:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = f"{type(error).__name__}: <its text could not be made>"
     return (text, _encode_chain(error, 0))
 
@@ -200,7 +202,7 @@ def _revive(form: str, stream: bytes) -> BaseException:
         return value
     kind, args, attributes = value
     error: BaseException = kind.__new__(kind, *args)
-    error.args = args
+    _set(error, "args", args)
     error.__dict__.update(attributes)
     return error
 
@@ -211,7 +213,7 @@ def _decode(encoded: tuple[Any, ...]) -> BaseException:
     last = error
     while last.__cause__ is not None and not isinstance(last.__cause__, RemoteTraceback):
         last = last.__cause__
-    last.__cause__ = RemoteTraceback(text)
+    _set(last, "__cause__", RemoteTraceback(text))
     return error
 
 
@@ -230,6 +232,10 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
                 f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=text
             )
     if below is not None:
-        error.__cause__ = _decode_chain(below, text)
-    error.__suppress_context__ = suppress
+        _set(error, "__cause__", _decode_chain(below, text))
+    _set(error, "__suppress_context__", suppress)
     return error
+
+
+# Past the `__setattr__` of the error's class, which may refuse.
+_set = BaseException.__setattr__

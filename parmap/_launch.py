@@ -108,6 +108,9 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
     a terminal's Ctrl-C stays with the parent), standard input.
     """
+    if not sys.executable:
+        message = "sys.executable does not say which interpreter to start"
+        raise FileNotFoundError(message)
     path = [entry for entry in sys.path if type(entry) is str]
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if home not in path:
@@ -264,23 +267,19 @@ class _Template:
         return _spawn(call, [channel_fd, page_fd], os.environ)
 
     def _collect(self) -> None:
-        """Report the dead. Their process groups are swept before they are reaped, while the number is still theirs."""
+        """Report the dead."""
         try:
             os.read(self._wake_in, 4096)
         except BlockingIOError:
             pass
         while self._workers:
             try:
-                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                pid, status = _reap_next()
             except ChildProcessError:
                 return
-            if info is None:
+            if not pid:
                 return
-            clean = info.si_code == os.CLD_EXITED and info.si_status == 0
-            if not clean:
-                _kill_group(info.si_pid, signal.SIGKILL)
-            _, status = os.waitpid(info.si_pid, 0)
-            name = self._names.pop(info.si_pid, None)
+            name = self._names.pop(pid, None)
             if name is not None:
                 del self._workers[name]
                 self._control.send("exited", name, os.waitstatus_to_exitcode(status))
@@ -306,6 +305,21 @@ def import_all(modules: Sequence[str]) -> str:
     return ""
 
 
+def _reap_next() -> tuple[int, int]:
+    """Reap one that is dead, and sweep its process group if it ended badly; its number, or 0, and its status."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if status:
+            _kill_group(pid, signal.SIGKILL)
+        return pid, status
+    info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if info is None:
+        return 0, 0
+    if info.si_code != os.CLD_EXITED or info.si_status:
+        _kill_group(info.si_pid, signal.SIGKILL)  # before it is reaped, while the number is still theirs
+    return os.waitpid(info.si_pid, 0)
+
+
 def _lead_group(pid: int) -> None:
     """Make a worker lead its own process group; both sides do, so that neither has to wait for the other."""
     try:
@@ -317,9 +331,11 @@ def _lead_group(pid: int) -> None:
 def _kill_group(pid: int, signum: int) -> None:
     # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
     try:
-        if signum == DUMP_SIGNAL:
-            os.kill(pid, signum)
-        else:
+        if signum != DUMP_SIGNAL:
             os.killpg(pid, signum)
-    except OSError:  # all of them are gone
+    except OSError:  # all of them are gone, or a task has left the group
+        pass
+    try:
+        os.kill(pid, signum)  # by itself too: a task may have moved its worker to another group
+    except OSError:  # it is gone
         pass

@@ -14,6 +14,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import sys
+from bisect import bisect_right
 from itertools import accumulate, chain, pairwise
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
 
 _FLAT = frozenset({tuple, list, dict})
+_SIZED = frozenset({str, bytes})
+_BLOCK = 256  # items pickled before their size is looked at
 
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
@@ -154,16 +157,22 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
     if type(items) is range or type(items).__module__ == "numpy":
         stream = pickle.dumps(items, PROTOCOL, buffer_callback=keep)
         return Pack(WHOLE, len(items), stream, [len(stream)], buffers), {}
-    if _is_flat(items):
+    try:
+        kinds = set(map(type, items))
+        is_flat = _is_flat(items, kinds)
+    except TypeError:  # the class of something here has no hash: its metaclass forbids it
+        kinds, is_flat = {object}, False
+    if is_flat:
+        fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
         try:
-            stream = marshal.dumps(items)
+            stream = marshal.dumps(fitting)
         except ValueError:  # more than 2 GiB in one string
             pass
         else:
-            return Pack(FLAT, len(items), stream, [len(stream)]), {}
-    if byte_cap is None and not {Packed, bytes} & set(map(type, items)):
+            return Pack(FLAT, len(fitting), stream, [len(stream)]), {}
+    if not {Packed, bytes} & kinds:
         try:
-            streams = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
+            streams = _dump_quickly(items, keep, byte_cap)
         except Exception:  # noqa: BLE001, S110 - whatever went wrong, the careful loop below finds out with whom
             pass
         else:
@@ -171,6 +180,33 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
             if not buffers and not _names_stranger(stream):
                 return Pack(EACH, len(streams), stream, list(map(len, streams))), {}
     return _pack_each(items, byte_cap)
+
+
+def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
+    """The first of *items*, atoms, that fit; only strings and bytes can be large."""
+    if kinds <= {str, bytes}:
+        sizes: list[int] = list(map(len, items))
+    elif {str, bytes} & kinds:
+        sizes = [len(item) if type(item) in _SIZED else 0 for item in items]
+    else:
+        return items
+    return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
+
+
+def _dump_quickly(items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None) -> list[bytes]:
+    """The pickle streams of the first of *items* that fit, looked at in blocks."""
+    streams: list[bytes] = []
+    size = 0
+    for start in range(0, len(items), _BLOCK):
+        block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
+        if byte_cap is not None:
+            sizes = list(map(len, block))
+            if size + sum(sizes) > byte_cap:
+                fit = bisect_right(list(accumulate(sizes)), byte_cap - size)
+                return streams + block[: max(fit, 0 if streams else 1)]
+            size += sum(sizes)
+        streams += block
+    return streams
 
 
 def _pack_each(items: Any, byte_cap: int | None) -> tuple[Pack, dict[int, BaseException]]:
@@ -196,13 +232,20 @@ def _pack_each(items: Any, byte_cap: int | None) -> tuple[Pack, dict[int, BaseEx
     return Pack(EACH, len(streams), stream, list(map(len, streams)), buffers, owned if buffers else None), errors
 
 
-def _is_flat(items: Any) -> bool:
-    """Whether *items* may travel as one: nothing in them can be changed, or shared with another item unseen.
+def are_atoms(values: Any) -> bool:
+    """Whether all *values* are atoms."""
+    try:
+        return ATOMS.issuperset(map(type, values))
+    except TypeError:  # a class without a hash
+        return False
+
+
+def _is_flat(items: Any, kinds: set[type]) -> bool:
+    """Whether *items*, of these *kinds*, may travel as one: nothing in them can be changed, or shared with another item unseen.
 
     True of atoms, and of tuples, lists and dicts of atoms, if no list or dict is there twice. `marshal` takes these two
     to four times faster than pickle; anything else it must not see (it makes bytes of an array, for one).
     """
-    kinds = set(map(type, items))
     if kinds <= ATOMS:
         return bytes not in kinds or max(len(item) for item in items if type(item) is bytes) < LARGE
     if len(kinds) > 1 or not kinds <= _FLAT:

@@ -12,6 +12,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap._async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._batch import Assembly, Batch, BatchFuture, Input
 from parmap._checks import is_executor
 from parmap._engine import Engine
@@ -19,7 +20,7 @@ from parmap._failure import Failure
 from parmap._futures import Future, finish_callbacks, forget_callbacks
 from parmap._job import Job
 from parmap._lane import Lane
-from parmap._payload import ATOMS, Packed, dump
+from parmap._payload import Packed, are_atoms, dump
 from parmap._progress import meter
 from parmap._relay import forget as forget_output
 from parmap._relay import relay
@@ -121,22 +122,19 @@ def submit(
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
     try:
         lane = _lanes.get((function, id(options), not kwargs))
-    except TypeError:  # not hashable
+    except Exception:  # noqa: BLE001 - no hash, or one that raises
         lane = None
     if lane is None or lane.engine.closed:
         lane = _lane(function, options, keywords=bool(kwargs), engine=engine)
     driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
-    if driver.backend.packs:
-        for arg in item:
-            if type(arg) not in ATOMS:
-                try:
-                    future.args = dump(item)  # as it is now: what changes later is not this call's
-                except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
-                    future.settle_failure(Failure(error))
-                    return future
-                break
+    if driver.backend.packs and not are_atoms(item):
+        try:
+            future.args = dump(item)  # as it is now: what changes later is not this call's
+        except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
+            future.settle_failure(Failure(error))
+            return future
     if not (lane.direct and driver.backend.lend(lane.call, future, lane.mode)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
@@ -185,11 +183,15 @@ def _begin(
     star: bool,
     fail_fast: bool,
     fails_late: bool = False,
+    streams: bool = False,
     engine: Engine | None,
 ) -> _Batch:
     engine = engine or engine_of(options)
     call = engine.backend.prepare(function, _rules(options))
-    source = Input(iterables, star=star, packs=engine.backend.packs)
+    if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
+        source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
+    else:
+        source = Input(iterables, star=star, packs=engine.backend.packs)
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=fails_late)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
@@ -304,7 +306,11 @@ def stream(
 ) -> ResultStream[Any]:
     """The results as they come, in a stream of the given *kind*."""
     fail_fast = not (return_exceptions or kind.goes_on)
-    engine, job, batch, source = _begin(function, iterables, options, star=star, fail_fast=fail_fast, engine=engine)
+    engine, job, batch, source = _begin(
+        function, iterables, options, star=star, fail_fast=fail_fast, streams=True, engine=engine
+    )
+    if isinstance(source, AsyncInput):
+        kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
 
 

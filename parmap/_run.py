@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from itertools import islice, starmap
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import LoadError, describe
@@ -53,7 +54,8 @@ class Callee:
         plain = getattr(function, "__wrapped__", function)
         plain = getattr(plain, "func", plain)
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
-        self._run = _awaited(function) if code is not None and code.co_flags & _CO_COROUTINE else function
+        is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
+        self._run = _awaited(function) if is_coroutine else function
 
     def one(self, mode: str, start: int = -1, done: Sized = ()) -> Callable[[Any], Any]:
         """The function of one item; the first is number *start*, if they have numbers, when none is *done*."""
@@ -212,10 +214,9 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
-    error.__traceback__ = trace
-    try:
-        call = describe(function, mode, item)
-    except Exception:  # noqa: BLE001 - a note must not hide the error
-        call = "a task"
     where = f"item {index}: " if index >= 0 else ""
-    error.add_note(f"parmap: {where}{call}")
+    try:
+        error.__traceback__ = trace
+        error.add_note(f"parmap: {where}{describe(function, mode, item)}")
+    except BaseException:  # noqa: BLE001, S110 - the user's class and the user's __repr__: they must not hide the error
+        pass

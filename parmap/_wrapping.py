@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 __all__ = ["copy_metadata", "found_by_name", "is_coroutine_function", "name_of", "plain", "portable"]
@@ -39,7 +39,7 @@ def is_coroutine_function(function: Any) -> bool:
     """Tell whether *function* is an ``async def``, or a partial or bound method of one."""
     source = _innermost(function)
     code = getattr(getattr(source, "__func__", source), "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & _CO_COROUTINE)
+    return type(code) is CodeType and bool(code.co_flags & _CO_COROUTINE)
 
 
 def found_by_name(function: Any) -> Any:

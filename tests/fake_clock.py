@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from fake_backend import COST, Recorder
+
 from parmap._failure import Failure
 from parmap._job import Job
-from parmap._schedule import Cost, Scheduler
-
-
-class _Sink:
-    mode = "map"
-
-    def index(self, chunk: Any, offset: int) -> int:
-        return chunk.start + offset
-
-    def deliver(self, *_: Any) -> None:
-        pass
-
-    def finish(self, *_: Any) -> None:
-        pass
+from parmap._schedule import Scheduler
 
 
 class Clock:
@@ -28,9 +17,9 @@ class Clock:
     def __init__(self, **options: Any) -> None:
         """Start a job with these *options*."""
         self.now = 1000.0
-        self._scheduler = Scheduler(1, Cost(aim=0.005, depth=2))
+        self._scheduler = Scheduler(1, COST)
         self._scheduler.add_slot("worker")
-        job = Job(None, _Sink(), **options)
+        job = Job(None, Recorder(), **options)
         job.extend([0])
         self._scheduler.add(job)
 

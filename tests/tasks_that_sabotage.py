@@ -37,13 +37,6 @@ def write_half_a_frame(_: Any) -> str:
     return "written"
 
 
-def write_bad_marshal(_: Any) -> str:
-    """Send a well-formed frame with a body that is none."""
-    for fd in sockets():
-        os.write(fd, (4).to_bytes(4, "little") + bytes(4) + bytes(8) + b"\xfe\xfd\xfc\xfb")
-    return "written"
-
-
 def shut_the_channel(_: Any) -> str:
     """Shut the channel down without closing it."""
     for fd in sockets():

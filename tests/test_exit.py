@@ -23,9 +23,27 @@ if TYPE_CHECKING:
 METHODS = ("forkserver", "spawn")
 
 BUSY_IN_C = {
-    "sum of a range": "def busy(_):\n    sum(range(10**12))",
-    "power of integers": "def busy(_):\n    pow(7, 10**9)",
+    "sum of a range": "sum(range(10**12))",
+    "power of integers": "pow(7, 10**9)",
 }
+
+# Both workers are in C code, each in its own task, when this has printed its line.
+BUSY = """\
+from pathlib import Path
+import time
+import parmap
+
+def busy(number):
+    Path(f"begun-{{number}}").touch()
+    {work}
+
+f = parmap.parallel(busy, workers=2, start_method={method!r})
+futures = [f.submit(0), f.submit(1)]
+while not (Path("begun-0").exists() and Path("begun-1").exists()):
+    time.sleep(0.01)
+print(parmap.__file__, flush=True)
+futures[0].result()
+"""
 
 
 def shared_memory() -> set[str]:
@@ -237,20 +255,9 @@ def test_os_exit_leaves_nothing(script: Script) -> None:
 def test_killed_parent_leaves_no_orphan(script: Script, busy: str, method: str, signum: signal.Signals) -> None:
     """A parent that is killed while its workers are busy in C code takes them along, though they can't be asked."""
     before = shared_memory()
-    process = script.start(f"""\
-import parmap
-
-{busy}
-
-f = parmap.parallel(busy, workers=2, start_method={method!r})
-futures = [f.submit(0), f.submit(1)]
-while not all(future.running() for future in futures):
-    pass
-print("busy", flush=True)
-futures[0].result()
-""")
+    process = script.start(BUSY.format(work=busy, method=method))
     with killed_at_last(process):
-        assert read_line(process) == "busy"
+        assert read_line(process)
         others = family(process)
         process.send_signal(signum)
         _, stderr = process.communicate(timeout=30)
@@ -286,16 +293,7 @@ def test_killed_parent_leaves_no_orphan_without_the_package(script: Script, meth
     """Workers end with a killed parent even when the package has gone from the disk meanwhile, as in an upgrade."""
     package = script.folder / "parmap"
     shutil.copytree(os.path.dirname(parmap.__file__), package)
-    process = script.start(f"""
-        import parmap
-
-        f = parmap.parallel(lambda _: sum(range(10**12)), workers=2, start_method={method!r})
-        futures = [f.submit(0), f.submit(1)]
-        while not all(future.running() for future in futures):
-            pass
-        print(parmap.__file__, flush=True)
-        futures[0].result()
-    """)
+    process = script.start(BUSY.format(work=BUSY_IN_C["sum of a range"], method=method))
     with killed_at_last(process):
         assert read_line(process) == str(package / "__init__.py")
         others = family(process)

@@ -33,7 +33,7 @@ HOUSE = [
     ["_streams", "backends.serial", "backends.threads", "backends.executor", "backends.worker"],
     ["backends.staff", "backends.dask"],
     ["backends.processes", "backends.__init__"],
-    ["_conductor"],
+    ["_async_streams", "_conductor"],
     ["_engine"],
     ["_pools"],
     ["_batches", "_dropin"],

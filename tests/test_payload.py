@@ -84,6 +84,17 @@ def test_round_trip_through_a_description(items: list[Any]) -> None:
     assert again.nbytes == packed.nbytes
 
 
+def test_byte_cap_of_strings() -> None:
+    """A few long strings among many short ones don't make one message of them all."""
+    items = ["x"] * 1000 + ["y" * 10_000] * 1000
+
+    packed, errors = pack(items, 100_000)
+
+    assert errors == {}
+    assert 1000 < packed.count < 1020
+    assert list(packed) == items[: packed.count]
+
+
 @given(st.lists(st.binary(max_size=200).map(lambda data: [[data]]), min_size=1), st.integers(0, 500))
 def test_byte_cap(items: list[Any], cap: int) -> None:
     """Under a cap, items from the front are taken: at least one, and no more than fit."""

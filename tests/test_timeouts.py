@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import tasks
 import tasks_that_hang as hang
-from conftest import wait_until
 from inspection import is_gone
 
+from conftest import wait_until
 from parmap import TaskTimeoutError, override, parallel
 
 LIMIT = 0.5
 
 
 @pytest.mark.parametrize(
-    "task", [hang.sleep, hang.spin, hang.hold_the_gil, hang.ignore_signals, hang.exit_again], ids=lambda task: task.__name__
+    "task",
+    [hang.sleep, hang.spin, hang.hold_the_gil, hang.ignore_signals, hang.exit_again],
+    ids=lambda task: task.__name__,
 )
 def test_any_task_can_be_stopped(processes: dict[str, Any], task: Any):
     """In a system call, in a loop, in C with the GIL held, ignoring signals, catching everything."""

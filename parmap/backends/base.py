@@ -59,6 +59,8 @@ class Died(NamedTuple):
     """Tells the death of the item at an offset of a chunk."""
     direct: Future[Any] | None
     """The task that was lent the worker, outside the scheduler."""
+    starting: bool = False
+    """Whether it was not ready to work yet: then no task is to blame."""
 
 
 class Broken(NamedTuple):

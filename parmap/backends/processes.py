@@ -44,7 +44,7 @@ class Processes(Staff):
         """Pickle a function as it is now; one that goes by name, only once."""
         try:
             known = self._calls.get((function, rules))
-        except TypeError:  # not hashable
+        except Exception:  # noqa: BLE001 - no hash, or one that raises
             known = None
         if known is not None:
             return known
@@ -65,9 +65,8 @@ class Processes(Staff):
         worker = self._workers[chunk.slot]  # type: ignore[index]
         call: FunctionCall = chunk.job.call
         items = chunk.job.sink.load(chunk.items)
-        guess = call.pace.nbytes * len(items)
         try:
-            payload, errors = pack(items, BYTE_CAP if guess > BYTE_CAP / 2 else None)
+            payload, errors = pack(items, BYTE_CAP)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.append(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1

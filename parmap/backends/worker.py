@@ -202,7 +202,7 @@ class Worker:
             direct.borrowed = direct.helper = None
             if number != self.direct_number:
                 direct, stray = None, direct
-        return make(self.name, number, index, length, story.tell, direct), stray
+        return make(self.name, number, index, length, story.tell, direct, not self.ready), stray
 
     def close(self) -> None:
         """Give back what the parent holds of it."""

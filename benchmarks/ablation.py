@@ -1,0 +1,299 @@
+"""What each mechanism of parmap buys: the same work with the mechanism on and off.
+
+Usage: ablation.py [--quick | --smoke] [--page PAGE]
+       ablation.py --cell OUTPUT MECHANISM on|off SIZE REPEATS
+
+Each measurement is a process of its own; on and off take turns. The mechanism is switched off through parmap's
+internals: in this process before the pool is made, and in the workers by an initializer. Writes the table into the page
+of the documentation, between its markers.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from importlib import import_module
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "how-fast-and-why.md"
+BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
+WORKERS = 2
+ARRAY = 32 << 20
+BUDGET = 80.0
+"""Seconds for all measurements; those that come too late are told as missing."""
+
+
+def _no_segments() -> None:
+    from parmap._segments import Limits
+
+    Limits.enabled = False
+
+
+def _fresh_segments() -> None:
+    from parmap._segments import Limits
+
+    Limits.kept = 0
+
+
+def _no_huge_pages() -> None:
+    from parmap import _segments
+
+    _segments.HUGE = sys.maxsize
+
+
+def _no_marshal() -> None:
+    from parmap import _payload
+
+    _payload._is_flat = lambda *_: False
+
+
+def _no_blocks() -> None:
+    from parmap import _run
+
+    _run._QUICK = -1
+
+
+def _change_cost(**changes: Any) -> None:
+    """Let the backend say something else about itself."""
+    from parmap.backends.processes import Processes
+
+    original = Processes.__init__
+
+    def init(self: Any, options: Any) -> None:
+        original(self, options)
+        self.cost = self.cost._replace(**changes)
+
+    Processes.__init__ = init  # type: ignore[method-assign]
+
+
+def _one_in_flight() -> None:
+    _change_cost(depth=1)
+
+
+def _no_give_back() -> None:
+    """Neither when its time is up nor when asked does a worker give back what it has not started."""
+    _change_cost(recalls=False)
+    _worker: Any = import_module("parmap._worker")
+    original = _worker.run
+
+    def run(*args: Any, **options: Any) -> Any:
+        return original(*args, **{**options, "budget": None})
+
+    _worker.run = run
+
+
+def _no_direct_path() -> None:
+    from parmap._lane import Lane
+
+    original = Lane.__init__
+
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self.direct = False
+
+    Lane.__init__ = init  # type: ignore[method-assign]
+
+
+def _no_reading() -> None:
+    from parmap._poller import Poller
+
+    original = Poller.__init__
+
+    def init(self: Any) -> None:
+        original(self)
+        self.shares = False
+
+    Poller.__init__ = init  # type: ignore[method-assign]
+
+
+def _no_joining() -> None:
+    from parmap._lane import Lane
+
+    original = Lane.make_job
+
+    def make_job(self: Any) -> Any:
+        job = original(self)
+        job.chunksize = 1
+        return job
+
+    Lane.make_job = make_job  # type: ignore[method-assign]
+
+
+def _no_sharing() -> None:
+    from parmap._channel import Shared
+
+    Shared.of = classmethod(lambda _cls, _pack: None)  # type: ignore[method-assign,assignment]
+
+
+def _nothing() -> None:
+    """The switch is an option."""
+
+
+def _map_arrays(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    import numpy as np
+
+    arrays = [np.full(ARRAY // 8, float(number)) for number in range(size)]
+    return lambda: _function(tasks.take_array, options).map(arrays)
+
+
+def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
+
+
+def _map_short(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    return lambda: _function(tasks.short, options).map(range(size))
+
+
+def _map_tiny(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    return lambda: _function(tasks.inc, options).map(range(size))
+
+
+def _map_strings(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    strings = [f"item number {number}" for number in range(size)]
+    return lambda: _function(tasks.to_dict, options).map(strings)
+
+
+def _map_surprise(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    seconds = [0.0001] * size + [0.03] * (size // 20)
+    return lambda: _function(tasks.busy, options).map(seconds)
+
+
+def _map_closure(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    import numpy as np
+
+    look_up = tasks.capture(np.arange(ARRAY // 4, dtype=float))
+    return lambda: _function(look_up, options).map(range(size))
+
+
+def _submit_many(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    function = _function(tasks.inc, options)
+    return lambda: [future.result() for future in [function.submit(number) for number in range(size)]]
+
+
+def _submit_one_by_one(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    function = _function(tasks.inc, options)
+    return lambda: [function.submit(number).result() for number in range(size)]
+
+
+def _function(task: Callable[..., Any], options: dict[str, Any]) -> Any:
+    from parmap import parallel
+
+    return parallel(task, workers=WORKERS, **options)
+
+
+class Mechanism(NamedTuple):
+    """Something that can be switched off."""
+
+    name: str
+    off: Callable[[], None]
+    work: str
+    make: Callable[[dict[str, Any], int], Callable[[], Any]]
+    sizes: tuple[int, int, int]
+    """Items in a smoke test, a quick run and a full run."""
+    option: tuple[str, Any] | None = None
+
+
+MECHANISMS = (
+    Mechanism(
+        "shared memory for large payloads", _no_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 8, 12)
+    ),
+    Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
+    Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
+    Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
+    Mechanism(
+        "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
+    ),
+    Mechanism("give-back", _no_give_back, "0.1 ms items, then a few of 30 ms", _map_surprise, (40, 400, 400)),
+    Mechanism("two chunks in flight", _one_in_flight, "tasks of about 50 µs", _map_short, (200, 5000, 20_000)),
+    Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),
+    Mechanism("flat items are marshalled", _no_marshal, "strings to dicts", _map_strings, (1000, 50_000, 100_000)),
+    Mechanism("submits are joined", _no_joining, "`submit` and gather", _submit_many, (100, 5000, 10_000)),
+    Mechanism("direct path", _no_direct_path, "one `submit().result()` at a time", _submit_one_by_one, (20, 500, 1000)),
+    Mechanism(
+        "the waiter reads", _no_reading, "one `submit().result()` at a time", _submit_one_by_one, (20, 500, 1000)
+    ),
+)
+BY_NAME = {mechanism.name: mechanism for mechanism in MECHANISMS}
+
+
+def run_cell(output: str, name: str, state: str, size: int, repeats: int) -> None:
+    """Measure one mechanism in one state; writes a list of seconds."""
+    mechanism = BY_NAME[name]
+    options: dict[str, Any] = {}
+    if state == "off":
+        mechanism.off()
+        options["initializer"] = mechanism.off
+        options |= dict([mechanism.option] if mechanism.option else [])
+    work = mechanism.make(options, size)
+    work()  # starts the workers, and makes what is used again
+    seconds = []
+    for _ in repeat(None, repeats):
+        begin = time.perf_counter()
+        result = work()
+        seconds.append(time.perf_counter() - begin)
+        del result
+    part = Path(f"{output}.part")
+    part.write_text(json.dumps(seconds))
+    part.rename(output)
+
+
+def measure(scale: int, scratch: Path) -> list[str]:
+    """The rows of the table."""
+    from process import run_python
+
+    end = time.perf_counter() + BUDGET
+    lines = ["| mechanism | work | with | without | buys |", "| --- | --- | --- | --- | --- |"]
+    for mechanism in MECHANISMS:
+        size = mechanism.sizes[scale]
+        found: dict[str, list[float]] = {"on": [], "off": []}
+        failure = ""
+        for state in ("on", "off") * (1, 1, 2)[scale]:
+            left = end - time.perf_counter()
+            arguments = ["ablation.py", "--cell", mechanism.name, state, str(size), str((1, 2, 3)[scale])]
+            answers, wrong = run_python(arguments, scratch, min(20.0, left)) if left > 1 else ([], "no time was left")
+            found[state] += answers  # type: ignore[arg-type]
+            failure = failure or wrong
+        lines.append(_row(mechanism, size, found, failure))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def _row(mechanism: Mechanism, size: int, found: dict[str, list[float]], failure: str) -> str:
+    begin = f"| {mechanism.name} | {size:,} × {mechanism.work}"
+    if not (found["on"] and found["off"]):
+        return f"{begin} | | | {failure} |"
+    on, off = statistics.median(found["on"]), statistics.median(found["off"])
+    return f"{begin} | {on * 1e3:.1f} ms | {off * 1e3:.1f} ms | {off / on:.2f} × |"
+
+
+def main() -> int:
+    """Measure one cell, or everything."""
+    if "--cell" in sys.argv:
+        output, _, name, state, size, repeats = sys.argv[1:]
+        run_cell(output, name, state, int(size), int(repeats))
+        return 0
+    scale = 0 if "--smoke" in sys.argv else 1 if "--quick" in sys.argv else 2
+    page = Path(sys.argv[sys.argv.index("--page") + 1]) if "--page" in sys.argv else PAGE
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
+        lines = measure(scale, Path(scratch))
+    text = page.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    table = "\n".join([BEGIN, "", *lines, "", END])
+    page.write_text(before + table + after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
