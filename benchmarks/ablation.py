@@ -1,7 +1,7 @@
 """What each mechanism of parmap buys: the same work with the mechanism on and off.
 
 Usage: ablation.py [--quick | --smoke] [--page PAGE]
-       ablation.py --cell OUTPUT MECHANISM on|off SIZE REPEATS
+       ablation.py OUTPUT --cell MECHANISM on|off SIZE REPEATS
 
 Each measurement is a process of its own; on and off take turns. The mechanism is switched off through parmap's
 internals: in this process before the pool is made, and in the workers by an initializer. Writes the table into the page
@@ -30,7 +30,7 @@ PAGE = HERE.parent / "docs" / "how-fast-and-why.md"
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 WORKERS = 2
 ARRAY = 32 << 20
-BUDGET = 80.0
+BUDGET = 65.0
 """Seconds for all measurements; those that come too late are told as missing."""
 
 

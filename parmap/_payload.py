@@ -241,7 +241,7 @@ def are_atoms(values: Any) -> bool:
 
 
 def _is_flat(items: Any, kinds: set[type]) -> bool:
-    """Whether *items*, of these *kinds*, may travel as one: nothing in them can be changed, or shared with another item unseen.
+    """Whether *items*, of these *kinds*, may travel as one: nothing in them can be changed, or shared, unseen.
 
     True of atoms, and of tuples, lists and dicts of atoms, if no list or dict is there twice. `marshal` takes these two
     to four times faster than pickle; anything else it must not see (it makes bytes of an array, for one).

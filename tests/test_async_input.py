@@ -118,7 +118,7 @@ def test_an_error_of_a_task_ends_it(backend: dict[str, Any]):
         async for _ in parallel(tasks.fail, **backend).imap(Source().items()):
             pass
 
-    with pytest.raises(ValueError, match="0"):
+    with pytest.raises(ValueError):
         asyncio.run(consume())
 
 
