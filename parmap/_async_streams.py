@@ -83,8 +83,9 @@ class AsyncInput(Input):
             except PoolClosedError:  # nobody waits for it
                 pass
             self._news.set()
-            if hasattr(items, "aclose"):
-                await items.aclose()
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _collect(self, items: AsyncIterator[Any]) -> bool:
         """Read an item as soon as there is room for it; false at the end."""

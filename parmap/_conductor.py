@@ -293,7 +293,8 @@ class Conductor:
 def _add_stack(failure: Failure, death: Failure) -> None:
     """Give a timeout the stack that the worker left."""
     error, told = failure.exception(), death.exception()
-    error.stack = getattr(told, "stack", "")  # type: ignore[attr-defined]
+    if isinstance(error, TaskTimeoutError):
+        error.stack = getattr(told, "stack", "")
     for note in getattr(told, "__notes__", ()):
         error.add_note(note)
 

@@ -136,7 +136,7 @@ class Engine:
         if not self.backend.threaded:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
-            message = "can't wait for parmap while parmap pickles an argument (in __reduce__ or __getstate__)"
+            message = "can't wait for parmap in its own thread, where __reduce__, __getstate__ or __del__ may run"
             raise RuntimeError(message)
         lock = threading.Lock()
         lock.acquire()

@@ -181,6 +181,12 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
         return form, stream
+    if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
+        members = [_encode_chain(member, 1) for member in error.exceptions]
+        try:
+            return "group", pickle.dumps((type(error), error.message, members, [*getattr(error, "__notes__", ())]), 5)
+        except Exception:  # noqa: BLE001, S110 - a class of the user's that has no name here
+            pass
     kind = type(error)
     return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", _line(error)), 5)
 
@@ -200,6 +206,12 @@ def _revive(form: str, stream: bytes) -> BaseException:
             message = "not an exception"
             raise TypeError(message)
         return value
+    if form == "group":
+        kind, message, members, notes = value
+        group: BaseException = kind(message, [_decode_chain(member, "") for member in members])
+        for note in notes:
+            group.add_note(note)
+        return group
     kind, args, attributes = value
     error: BaseException = kind.__new__(kind, *args)
     _set(error, "args", args)

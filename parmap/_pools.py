@@ -52,6 +52,9 @@ def engine_of(options: Options) -> Engine:
         return engine
     if options.backend == "serial":
         return Engine(_backend(options))
+    if sys.is_finalizing():  # from a __del__: a new thread would never run, and starting it never return
+        message = "no pool can be started any more: the interpreter is shutting down"
+        raise PoolClosedError(message)
     with _lock:
         engine = _engines.get(key)
         if engine is None or engine.closed:

@@ -117,9 +117,9 @@ def _write(name: str, text: str) -> None:
 
 
 def _write_to(stream: Any, text: str) -> None:
-    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
     if getattr(tqdm, "_instances", None):  # bars are shown: the text goes above them
-        with tqdm.external_write_mode(file=stream):  # type: ignore[union-attr]
+        with tqdm.external_write_mode(file=stream):
             _encode_to(stream, text)
     else:
         _encode_to(stream, text)

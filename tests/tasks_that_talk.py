@@ -52,7 +52,7 @@ def say_in_a_fork(what: Any) -> None:
     """A task whose forked child prints too."""
     child = os.fork()
     if not child:
-        print("child", what)
+        sys.stdout.write(f"child {what}\n")  # at once, since nothing keeps lines of different processes apart
         sys.stdout.flush()
         os._exit(0)
     os.waitpid(child, 0)

@@ -14,7 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from parmap import ParallelFunction, parallel, pool
+from parmap import ParallelFunction, _pools, parallel
 from parmap._function import ParallelCoroutine
 from parmap._options import Options
 
@@ -95,7 +95,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
         return "taken"
 
     for name in ("submit", "map", "map_async", "stream"):
-        monkeypatch.setattr(pool, name, take)
+        monkeypatch.setattr(_pools, name, take)
     return seen
 
 

@@ -28,7 +28,7 @@ _HOME = (os.urandom(8), os.getpid())
 
 _FUNCTIONS = 32  # functions that a worker keeps
 
-Wire = tuple[tuple[Any, ...], bytes, list[bytes]]
+Wire = tuple[tuple[Any, ...], bytes, list[bytes | bytearray]]
 """A pack that any pickle takes: its description, its streams, its buffers."""
 
 
@@ -115,7 +115,8 @@ class Executors(Backend):
         if error is not None:
             return Died(chunk.slot, chunk.number, 0, taken, _Story(error).tell, None)
         if not self.packs:
-            return future.result()  # type: ignore[no-any-return]
+            report: Report = future.result()
+            return report
         done, results, failures, seconds = future.result()
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
@@ -193,7 +194,7 @@ class _Story:
 
 def _to_wire(payload: Pack) -> Wire:
     buffers = [bytes(buffer) if buffer.readonly else bytearray(buffer) for buffer in payload.buffers]
-    return payload.describe(), bytes(payload.stream), buffers  # type: ignore[return-value]
+    return payload.describe(), bytes(payload.stream), buffers
 
 
 def _from_wire(wire: Wire) -> Pack:

@@ -62,7 +62,7 @@ class Processes(Staff):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Pickle a chunk and send it."""
-        worker = self._workers[chunk.slot]  # type: ignore[index]
+        worker = self._workers[chunk.slot]
         call: FunctionCall = chunk.job.call
         items = chunk.job.sink.load(chunk.items)
         try:
@@ -95,7 +95,7 @@ class Processes(Staff):
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
         """Ask the status page."""
-        worker = self._workers.get(chunk.slot)  # type: ignore[call-overload]
+        worker = self._workers.get(chunk.slot)
         if worker is None:
             return None
         number, index, length, since = worker.page.position()
@@ -105,7 +105,7 @@ class Processes(Staff):
 
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Write the limit on the status page."""
-        worker = self._workers.get(chunk.slot)  # type: ignore[call-overload]
+        worker = self._workers.get(chunk.slot)
         if worker is not None:
             worker.page.recall(chunk.number, chunk.place, limit)
 
@@ -113,7 +113,7 @@ class Processes(Staff):
 
     def offer(self, slot: Hashable) -> bool:
         """Let callers use an idle worker."""
-        worker = self._workers.get(slot)  # type: ignore[call-overload]
+        worker = self._workers.get(slot)
         self._hungry = False
         if worker is None or not worker.ready:
             return False
@@ -122,7 +122,7 @@ class Processes(Staff):
 
     def claim(self, slot: Hashable) -> bool:
         """Take a worker back; from now on whoever has it wakes the engine when done."""
-        worker = self._workers.get(slot)  # type: ignore[call-overload]
+        worker = self._workers.get(slot)
         if worker is None:
             return False
         if not worker.ready:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap import _cpus
 from parmap._channel import ChannelClosedError, Message
@@ -52,13 +52,13 @@ class Staff(Backend):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.poller = Poller()
-        self._workers: dict[int, Worker] = {}
+        self._workers: dict[Hashable, Worker] = {}
         self._free: deque[Worker] = deque()
         self._hungry = False
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
-        self._kills: list[tuple[float, int, int]] = []
+        self._kills: list[tuple[float, Any, int]] = []
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
@@ -129,10 +129,10 @@ class Staff(Backend):
             self._kill(slot, signal.SIGTERM)
             steps = [(now + TERM_PAUSE, signal.SIGKILL)]
         for when, signum in steps:
-            heapq.heappush(self._kills, (when, slot, signum))  # type: ignore[misc]
+            heapq.heappush(self._kills, (when, slot, signum))
 
     def _kill(self, slot: Hashable, signum: int) -> None:
-        worker = self._workers.get(slot)  # type: ignore[call-overload]
+        worker = self._workers.get(slot)
         if worker is not None:
             self._signal(worker, signum)
 
@@ -147,7 +147,7 @@ class Staff(Backend):
 
     def retire(self, slot: Hashable) -> None:
         """Ask a worker to leave; its end is told like any other."""
-        worker = self._workers[slot]  # type: ignore[index]
+        worker = self._workers[slot]
         try:
             worker.channel.post("stop")
         except ChannelClosedError:
