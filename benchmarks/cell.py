@@ -193,7 +193,7 @@ def measure(contestant: Contestant, key: str, size: int, seconds: float, limit: 
         answer = {"timeout": limit}
     except Exception as error:
         text = " ".join(str(error).split())
-        answer = {"cannot": f"{type(error).__name__}: {text}"[:200]}
+        answer = {"failed": f"{type(error).__name__}: {text}"[:200]}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     return {**answer, "taken": time.perf_counter() - begin}

@@ -1,10 +1,6 @@
 """The frame of `docs/benchmarks.md`: the words around the numbers."""
 
-PAGE = """---
-orphan: true
----
-
-<!-- Written by benchmarks/report.py: change that, not this page. -->
+PAGE = """<!-- Written by benchmarks/report.py: change that, not this page. -->
 
 # Benchmarks
 

@@ -71,7 +71,7 @@ def _draw_ratios(results: dict[str, Any], path: Path) -> None:
         for work in (*DESIGN, *REAL)
         if work.unit != "MB" and ("parmap", _size(results, work.key)) in medians(results, work.key)
     ]
-    figure, axes = _figure("Time compared to parmap: right of the line is slower", "times parmap's", "", (7.5, 6.0))
+    figure, axes = _figure("Peers against parmap", "time, as a multiple of parmap's", "", (7.5, 6.0))
     for number, name in enumerate(name for name in PEERS if name in results["contestants"]):
         xs, ys = [], []
         for row, workload in enumerate(reversed(rows)):

@@ -59,7 +59,7 @@ class Table:
         for cell in self.cells(key, name):
             if "timeout" in cell:
                 return f"not done after {cell['timeout']:.0f} s"
-            for kind in ("crash", "cannot", "skipped"):
+            for kind in ("crash", "failed", "cannot", "skipped"):
                 if kind in cell:
                     return f"{'crashed' if kind == 'crash' else kind}: {cell[kind]}"
         return "" if self.cells(key, name) else "not run"
@@ -226,7 +226,7 @@ def curves(table: Table) -> list[str]:
             value = statistics.median(cell["values"]) if cell.get("values") else None
             if value is None:
                 kind, why = next(
-                    (kind, cell[kind]) for kind in ("timeout", "crash", "cannot", "skipped") if kind in cell
+                    (kind, cell[kind]) for kind in ("timeout", "crash", "failed", "cannot", "skipped") if kind in cell
                 )
                 text = f"not done after {why:.0f} s" if kind == "timeout" else f"{kind}: {why}"
             elif workload.method == "stream":

@@ -71,20 +71,17 @@ class Conductor:
         other = self.scheduler.next_time()
         if other is not None:
             times.append(other)
-        if self.scheduler.slots and self._idle_timeout is not None and self.is_idle:
+        if (
+            not self.scheduler.is_idle or self._backend.lent()
+        ):  # what is lent comes back without a word: looked at later
+            self._idle_since = now
+        if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
             when = self._idle_since + self._idle_timeout
             if now >= when:
                 self._fall_asleep()
             else:
                 times.append(when)
         return max(0.0, min(times) - now) if times else None
-
-    @property
-    def is_idle(self) -> bool:
-        if self.scheduler.is_idle and not self._backend.busy:
-            return True
-        self._idle_since = time.monotonic()
-        return False
 
     def _fall_asleep(self) -> None:
         """Stop the workers; they come back when they are needed."""
@@ -191,7 +188,10 @@ class Conductor:
             slot = future.borrowed
             if not future.settle_cancelled():
                 return False
-            self._backend.stop(slot)
+            if any(
+                task is future for _, task in self._backend.lent()
+            ):  # else it ended just now, and the worker is free
+                self._backend.stop(slot)
             return True
         job = future.lane.job
         if job is None:

@@ -199,6 +199,10 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         if not self.watch(lambda: _callbacks.run(fn, self)):
             _call(fn, self)
 
+    def __reduce__(self) -> Any:
+        message = "a Future can't be pickled or copied: it belongs to the process that made it"
+        raise TypeError(message)
+
     def __repr__(self) -> str:
         state = {PENDING: "pending", RUNNING: "running", CANCELLED_AND_NOTIFIED: "cancelled"}.get(
             self._state, "finished"

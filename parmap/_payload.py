@@ -159,17 +159,11 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
         return Pack(WHOLE, len(items), stream, [len(stream)], buffers), {}
     try:
         kinds = set(map(type, items))
-        is_flat = _is_flat(items, kinds)
     except TypeError:  # the class of something here has no hash: its metaclass forbids it
-        kinds, is_flat = {object}, False
-    if is_flat:
-        fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
-        try:
-            stream = marshal.dumps(fitting)
-        except ValueError:  # more than 2 GiB in one string
-            pass
-        else:
-            return Pack(FLAT, len(fitting), stream, [len(stream)]), {}
+        return _pack_each(items, byte_cap)
+    flat = _pack_flat(items, kinds, byte_cap)
+    if flat is not None:
+        return flat, {}
     if not {Packed, bytes} & kinds:
         try:
             streams = _dump_quickly(items, keep, byte_cap)
@@ -180,6 +174,17 @@ def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseE
             if not buffers and not _names_stranger(stream):
                 return Pack(EACH, len(streams), stream, list(map(len, streams))), {}
     return _pack_each(items, byte_cap)
+
+
+def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
+    try:
+        if not _is_flat(items, kinds):
+            return None
+        fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
+        stream = marshal.dumps(fitting)
+    except (TypeError, ValueError):  # a class without a hash, further in; more than 2 GiB in one string
+        return None
+    return Pack(FLAT, len(fitting), stream, [len(stream)])
 
 
 def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
