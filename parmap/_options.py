@@ -206,10 +206,10 @@ def can_kill(backend: object) -> bool:
 
 
 def check_together(options: Mapping[str, Any]) -> None:
-    """Refuse a `timeout` where nothing can enforce it, and a `seed` where items would share what it sets.
+    """Refuse what the backend would have to ignore: a `timeout` that nothing can enforce, a `seed` that threads share.
 
     Raises:
-        ValueError: there is a `timeout`, and the backend can't kill a running task; or a `seed`, and threads.
+        ValueError: the backend can't do what an option asks for.
     """
     timeout, backend = options.get("timeout"), options.get("backend", "processes")
     if options.get("seed") is not None and backend == "threads":
@@ -221,6 +221,15 @@ def check_together(options: Mapping[str, Any]) -> None:
             f"backend={backend!r} can't: set timeout=None, or use another backend"
         )
         raise ValueError(message)
+    ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
+    for name in ignored:
+        if options.get(name):
+            message = f"{name}={options[name]!r} is for worker processes of parmap's own; backend={backend!r} has none"
+            raise ValueError(message)
+
+
+_FOR_PROCESSES = ("env", "preload")
+_FOR_OWN_WORKERS = ("env", "preload", "initializer", "max_tasks_per_child")
 
 
 def _check_environment() -> dict[str, Any]:

@@ -406,3 +406,11 @@ def test_no_quota(tmp_path: Path, text: str):
     _group(tmp_path, "job", cpu__max=text)
 
     assert _quota(tmp_path, "0::/job\n") is None
+
+
+@pytest.mark.parametrize("backend", ["threads", "serial"])
+@pytest.mark.parametrize("option", [{"env": {"A": "1"}}, {"preload": ("json",)}], ids=["env", "preload"])
+def test_what_needs_processes_is_refused_elsewhere(backend: Any, option: Any):
+    """An option that a backend could only ignore is refused when decorating."""
+    with pytest.raises(ValueError, match=next(iter(option))):
+        parmap.parallel(backend=backend, **option)
