@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
-_READ = 128 * 1024
+_READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for each message
+_READ_ON = 1 << 20  # bytes, in the middle of a large message
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 _VECTOR = 256  # parts of a frame that one system call takes
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
@@ -102,14 +103,21 @@ class Channel:
     def _push(self, flags: int) -> bool:
         while self._outbox:
             frame = self._outbox[0]
-            fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
             try:
-                sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
+                if len(frame.parts) == 1 and not frame.fds:
+                    sent = self.sock.send(frame.parts[0], flags)
+                else:
+                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
+                    sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
             except BlockingIOError:
                 return False
             except OSError as error:
                 raise ChannelClosedError(str(error)) from error
-            frame.close_fds()  # descriptors leave with the first byte
+            if frame.fds:
+                frame.close_fds()  # descriptors leave with the first byte
+            if len(frame.parts) == 1 and sent == len(frame.parts[0]):
+                self._outbox.popleft()
+                continue
             frame.parts = _after(frame.parts, sent)
             if not frame.parts:
                 self._outbox.popleft()
@@ -132,6 +140,11 @@ class Channel:
             description, place, fds = share.description, (SHARED, 0, share.size), [os.dup(share.fd)]
         elif pack is not None:
             description = pack.describe()
+            if not pack.buffers and len(pack.stream) < Limits.smallest:  # most messages
+                size = len(pack.stream)
+                meta = marshal.dumps((kind, fields, description, place), 2)
+                head = _HEADER.pack(len(meta), _SIGNATURE | len(fds), size)
+                return _Frame([memoryview(b"".join((head, meta, pack.stream)))], fds)
             parts = [pack.stream, *pack.buffers]
             offsets, size = _segments.layout(pack.stream, pack.buffers)
             if size >= Limits.smallest:
@@ -194,7 +207,8 @@ class Channel:
 
     def _read(self, flags: int) -> bool:
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(_READ, _ROOM, flags | _CLOEXEC)
+            size = _READ if len(self._inbox) < _READ else _READ_ON
+            data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | _CLOEXEC)
         except BlockingIOError:
             return False
         except OSError as error:

@@ -198,7 +198,7 @@ class _Worker:
 
     def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
         """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
-        if not careful:
+        if not careful or outcome.done == 1:
             if outcome.done:
                 self._page.enter(number, 0, outcome.done, time.monotonic_ns())
             return pack(outcome.results)
