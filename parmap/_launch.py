@@ -141,11 +141,19 @@ def _interpreter_flags() -> list[str]:
     """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
     options = sys.warnoptions or sys._xoptions  # noqa: SLF001 - documented, in spite of its name
     if not (options or any(getattr(sys.flags, name) for name in _FLAGS)):
-        return []
+        return flags
     import subprocess  # only now: it takes five milliseconds
 
     make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
-    return [*make()]
+    return [*make(), *flags]
+
+
+def _has_cwd() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 # The template's side

@@ -29,6 +29,10 @@ class BindingClassMethod(_ClassMethod):
         function: Any = self.__func__
         return function.__get__(cls, type(cls))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with a class that travels by value; what unpickles as the base class would lose the binding."""
+        return BindingClassMethod, (self.__func__,)
+
 
 class _ClassBody:
     """Stands in a class body for a moment: the making of the class calls it, and it takes itself away."""

@@ -224,7 +224,7 @@ def check_together(options: Mapping[str, Any]) -> None:
     ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
         if options.get(name):
-            message = f"{name}={options[name]!r} is for worker processes of parmap's own; backend={backend!r} has none"
+            message = f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
             raise ValueError(message)
 
 

@@ -60,9 +60,10 @@ def engine_of(options: Options) -> Engine:
         if engine is None or engine.closed:
             try:
                 engine = _engines[key] = Engine(_backend(options))
-            except RuntimeError as error:  # no new threads while the interpreter shuts down
-                message = f"no pool can be started any more: {error}"
-                raise PoolClosedError(message) from error
+            except RuntimeError:  # no new threads while the interpreter shuts down: what is still called runs here
+                from parmap.backends.serial import Serial
+
+                return Engine(Serial(options))
         return engine
 
 

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signa
 
 def test_a_fork_of_the_program_that_just_exits(script: Script) -> None:
     """A child made by `os.fork()` may leave in any way; the parent's pool is not touched."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
     done = script.run("""
         import os, sys
         from parmap import parallel
@@ -33,6 +34,7 @@ def test_a_fork_of_the_program_that_just_exits(script: Script) -> None:
 
 def test_a_fork_of_the_program_that_uses_parmap(script: Script) -> None:
     """The child has a pool of its own, while the parent goes on with its own."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
     done = script.run("""
         import os
         from parmap import parallel
@@ -54,6 +56,7 @@ def test_a_fork_of_the_program_that_uses_parmap(script: Script) -> None:
 
 def test_a_fork_in_the_middle_of_work(script: Script) -> None:
     """A child that is forked while tasks run can't wait for them, and says so; the parent gets its results."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
     done = script.run("""
         import os, time
         from parmap import parallel, PoolClosedError
@@ -78,6 +81,7 @@ def test_a_fork_in_the_middle_of_work(script: Script) -> None:
 
 def test_a_fork_from_a_thread_while_others_submit(script: Script) -> None:
     """Forks at any moment of the engine's work harm neither side."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
     done = script.run("""
         import os, threading
         from parmap import parallel

@@ -51,7 +51,7 @@ def test_a_replaced_worker_leaves() -> None:
     used = function.map(range(5))
 
     wait_until(lambda: all(map(is_gone, used)))
-    assert not set(pids_of(function)) & set(used)
+    wait_until(lambda: not set(pids_of(function)) & set(used))
 
 
 def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
