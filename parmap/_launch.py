@@ -139,6 +139,7 @@ _FLAGS = (
 
 def _interpreter_flags() -> list[str]:
     """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
+    flags = [] if _has_cwd() else ["-P"]  # some interpreters stumble over a working directory that is gone
     options = sys.warnoptions or sys._xoptions  # noqa: SLF001 - documented, in spite of its name
     if not (options or any(getattr(sys.flags, name) for name in _FLAGS)):
         return flags

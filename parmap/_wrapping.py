@@ -23,6 +23,11 @@ def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
     """Do what `functools.update_wrapper` does, without letting attributes of the function hide methods of *wrapper*."""
     source = _innermost(function)  # a partial has no name of its own
     functools.update_wrapper(wrapper, source, updated=())  # type: ignore[arg-type]
+    if sys.version_info >= (3, 14):  # where update_wrapper hands on what makes them, which an instance doesn't ask
+        try:
+            vars(wrapper)["__annotations__"] = getattr(source, "__annotations__", {})
+        except Exception:  # noqa: BLE001 - they may name what does not exist yet: then the function itself has to be asked
+            vars(wrapper)["__annotations__"] = {}
     if isinstance(source, FunctionType):
         kind = type(wrapper)
         vars(wrapper).update((name, value) for name, value in vars(source).items() if not hasattr(kind, name))
