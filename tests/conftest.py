@@ -50,6 +50,19 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
+def children() -> list[psutil.Process]:
+    """The processes of this one, but for the standard library's own, which `multiprocessing` keeps to the end."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            own = "multiprocessing.resource_tracker" in " ".join(child.cmdline())
+        except psutil.Error:  # it has just ended, or is about to: the next look tells
+            own = False
+        if not own:
+            found.append(child)
+    return found
+
+
 def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
 
@@ -58,13 +71,21 @@ def _parmap_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("parmap-engine")]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _the_library_s_own_process() -> None:
+    """Start what `multiprocessing` would start at some time and keep, with a descriptor that is not to be counted."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """After each test: no child process, no engine thread, no descriptor that was not there before."""
     before = _descriptors()
     yield
     parmap.shutdown()
-    wait_until(lambda: not psutil.Process().children(recursive=True))
+    wait_until(lambda: not children())
     wait_until(lambda: not _parmap_threads())
     wait_until(lambda: _descriptors() <= before)
 

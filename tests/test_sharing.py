@@ -11,7 +11,7 @@ import pytest
 import tasks
 
 import parmap
-from conftest import wait_until
+from conftest import children, wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def test_idle_workers_stop_and_come_back(processes: dict[str, Any]) -> None:
     """After `idle_timeout` no process is left, and the next call starts them again."""
     f = parallel(tasks.pid, **processes, idle_timeout=0.1)
     before = pids(f)
-    wait_until(lambda: not psutil.Process().children(recursive=True))
+    wait_until(lambda: not children())
     after = pids(f)
 
     assert before.isdisjoint(after)
@@ -258,11 +258,11 @@ def test_many_idle_cycles_leave_nothing() -> None:
     """Falling asleep and waking up again and again does not pile up descriptors."""
     f = parallel(tasks.square, workers=1, idle_timeout=0.02)
     f.map([1])
-    wait_until(lambda: not psutil.Process().children(recursive=True))
+    wait_until(lambda: not children())
     before = psutil.Process().num_fds()
     for _ in range(10):
         f.map([1])
-        wait_until(lambda: not psutil.Process().children(recursive=True))
+        wait_until(lambda: not children())
 
     wait_until(lambda: psutil.Process().num_fds() <= before)
 
