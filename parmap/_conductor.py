@@ -152,7 +152,7 @@ class Conductor:
         self._backend.recall(chunk, limit)
 
         def confirm(now: float) -> None:
-            if chunk.number not in self._chunks:
+            if chunk.number not in self._chunks or chunk.job.closed:  # a closed job wants all of it back, for good
                 return
             place = self._backend.position(chunk)
             if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then

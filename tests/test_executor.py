@@ -221,7 +221,8 @@ def test_map_left_early(make: Make, tmp_path: Any, go: Any):
     """Leaving the iteration cancels what waits, and lets what runs end."""
     done = tmp_path / "done"
     with make(1) as executor:
-        results = executor.map(tasks.first_then_wait, range(1000), [str(tmp_path / "begun")] * 1000, [str(go)] * 1000)
+        columns = range(1000), [str(tmp_path / "begun")] * 1000, [str(go)] * 1000
+        results = executor.map(tasks.first_then_wait, *columns, chunksize=1)
         next(results)
         wait_until((tmp_path / "begun").exists)
         results.close()
