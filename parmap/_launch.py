@@ -53,17 +53,17 @@ class Launcher:
         finally:
             theirs.close()
         self.control = Channel(ours)
-        self.control.send("begin", fork, tuple(preload), sys.argv)
+        try:
+            self.control.send("begin", fork, tuple(preload), sys.argv)
+        except ChannelClosedError:  # it is dead already: that is heard like a later death
+            pass
 
     def start(self, name: int, channel: socket.socket, page_fd: int) -> None:
         """Start a worker on the other end of *channel*; it is called *name* from now on."""
         self.control.send("start", name, fds=(channel.fileno(), page_fd))
 
     def kill(self, name: int, signum: int) -> None:
-        """Send a signal to a worker and, unless it only asks for a stack, to the processes it has started.
-
-        The template sends it, since only it knows that the process number still means that worker.
-        """
+        """Let the template send a signal: only it knows that the process number still means that worker."""
         self.control.send("kill", name, int(signum))  # what travels by marshal is a plain number, not an enum
 
     def close(self) -> None:
@@ -205,7 +205,7 @@ class _Template:
         except ChannelClosedError:  # the parent is gone
             pass
         for pid in self._workers.values():
-            _kill_group(pid, signal.SIGKILL)
+            kill_group(pid, signal.SIGKILL)
 
     def _handle(self, message: Message) -> None:
         if message.kind == "begin":
@@ -216,7 +216,7 @@ class _Template:
             name, signum = message.fields
             pid = self._workers.get(name)
             if pid is not None:
-                _kill_group(pid, signum)
+                kill_group(pid, signum)
         elif message.kind == "stop":
             self._stop_at = time.monotonic() + GRACE
 
@@ -319,13 +319,13 @@ def _reap_next() -> tuple[int, int]:
     if not hasattr(os, "waitid"):  # macOS, before Python 3.13
         pid, status = os.waitpid(-1, os.WNOHANG)
         if status:
-            _kill_group(pid, signal.SIGKILL)
+            kill_group(pid, signal.SIGKILL)
         return pid, status
     info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if info is None:
         return 0, 0
     if info.si_code != os.CLD_EXITED or info.si_status:
-        _kill_group(info.si_pid, signal.SIGKILL)  # before it is reaped, while the number is still theirs
+        kill_group(info.si_pid, signal.SIGKILL)  # before it is reaped, while the number is still theirs
     return os.waitpid(info.si_pid, 0)
 
 
@@ -337,7 +337,8 @@ def _lead_group(pid: int) -> None:
         pass
 
 
-def _kill_group(pid: int, signum: int) -> None:
+def kill_group(pid: int, signum: int) -> None:
+    """Send a signal to a worker and, unless it only asks for a stack, to the processes it has started."""
     # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
     try:
         if signum != DUMP_SIGNAL:

@@ -101,7 +101,7 @@ class _Worker:
             self._output.flush()
             self._channel.send("broken", marshal.dumps(encode(translate(error))))
             return
-        self._channel.send("ready")
+        self._channel.send("ready", self._pid)
 
     def _on_context(self, message: Message) -> None:
         cwd, path, argv, levels = message.fields

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -357,7 +358,7 @@ def test_a_worker_that_dies_without_its_template_is_noticed(tmp_path: Path) -> N
     wait_until(lambda: list(tmp_path.glob("gate.*")))
     (worker,) = workers_of(function)
     kill(template_of(function))
-    wait_until(lambda: worker.orphan)
+    wait_until(lambda: worker.is_orphan)
     kill(worker.pid)
 
     error = future.exception(timeout=60)
@@ -375,21 +376,24 @@ def test_cancelling_works_without_the_template(tmp_path: Path) -> None:
     wait_until(lambda: list(tmp_path.glob("never.*")))
     (worker,) = workers_of(function)
     kill(template_of(function))
-    wait_until(lambda: worker.orphan)
+    wait_until(lambda: worker.is_orphan)
 
     assert future.cancel()
     wait_until(lambda: is_gone(worker.pid))
 
 
 def test_the_template_dies_while_it_starts_workers() -> None:
-    """A template killed again and again at its start is replaced, and the call completes."""
+    """A template killed again and again, at whatever moment of its start, is replaced, and the call completes."""
     function = parallel(square, workers=2)
-    for _ in range(5):
+    for number in range(40):
         future = function.map_async(range(50))
         wait_until(lambda: engine_of(function).backend._launcher is not None or future.done())  # noqa: B023 - called at once
+        moment = time.monotonic() + number / 1000  # it is up after some 30 milliseconds
+        wait_until(lambda: time.monotonic() > moment)  # noqa: B023 - called at once
         launcher = engine_of(function).backend._launcher
         if launcher is not None:
             kill(launcher.pid)
 
         assert future.result(timeout=60) == [number * number for number in range(50)]
-        parmap.shutdown()
+        if number % 3:
+            parmap.shutdown()

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import heapq
 import os
 import signal
 import socket
-import time
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parmap import _cpus
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import Failure
 from parmap._launch import Launcher
-from parmap._page import DUMP_SIGNAL
 from parmap._payload import Pack, dump, pack, reference
 from parmap._poller import WRITE, Poller
 from parmap._relay import relay
 from parmap._segments import Limits
 from parmap.backends.base import Backend, Broken, Died, Event, Report
+from parmap.backends.signals import Signals
 from parmap.backends.worker import Worker
 from parmap.errors import WorkerDiedError
 
@@ -29,18 +27,9 @@ if TYPE_CHECKING:
 
     from parmap._options import Options
 
-DUMP_PAUSE = 0.03
-"""Seconds that a worker has to write its stack before it is terminated."""
-
-TERM_PAUSE = 0.5
-"""Seconds that a terminated worker has before it is killed."""
-
-MUTE_PAUSE = 1.0
-"""Seconds after which a worker that has closed its channel, but lives, is killed: it is of no use any more."""
-
 _OUTPUT = frozenset({"print", "log"})
 
-_STARTS = 3  # workers in a row that may die at start
+_STARTS = 3  # workers, or templates, in a row that may die at start
 
 
 class Staff(Backend):
@@ -58,7 +47,7 @@ class Staff(Backend):
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
-        self._kills: list[tuple[float, Any, int]] = []
+        self._signals = Signals(self._workers)
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
@@ -73,39 +62,46 @@ class Staff(Backend):
         except Exception as error:  # noqa: BLE001 - pickling runs the user's code; its error fails the call
             self._break(error)
             return started
-        try:
-            for _ in range(count):
-                started.append(self._start_worker(initializer))  # noqa: PERF401 - those before the one that fails are kept
-        except (OSError, ChannelClosedError) as error:
-            if not self._workers:
+        while len(started) < count:
+            try:
+                started.append(self._start_worker(self._launcher or self._launch(), initializer))
+            except ChannelClosedError:  # the template has just died: hear its last words, then go on with another
+                self._hear_launcher()
+                if self._is_broken:
+                    return []
+            except OSError as error:
+                if self._workers:
+                    break
                 self._events.append(Broken(_cannot_start(error)))
-                started.clear()
+                return []
         return started
 
-    def _start_worker(self, initializer: Pack | None) -> int:
-        if self._launcher is None:
-            self._launcher = self._launch()
-            self.poller.add(self._launcher.control.sock.fileno(), self._launcher)
-        worker = Worker(next(self._names), self)
+    def _start_worker(self, launcher: Launcher, initializer: Pack | None) -> int:
+        worker = Worker(next(self._names), self, launcher)
         try:
-            self._launcher.start(worker.name, worker.far_end, worker.page.fd)
+            launcher.start(worker.name, worker.far_end, worker.page.fd)
             worker.far_end.close()
-            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
         except BaseException:
             worker.close()
             raise
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
+        try:
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
+        except ChannelClosedError:  # it is dead already: that will be told
+            pass
         return worker.name
 
     def _launch(self) -> Launcher:
         options = self.options
-        return Launcher(
+        launcher = self._launcher = Launcher(
             fork=options.start_method == "forkserver",
             preload=options.preload,
             env=dict(options.env or {}),
             threads=max(1, _cpus.cpu_count() // options.workers),
         )
+        self.poller.add(launcher.control.sock.fileno(), launcher)
+        return launcher
 
     def _initializer(self) -> Pack | None:
         if self.options.initializer is None:
@@ -121,29 +117,7 @@ class Staff(Backend):
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""
-        now = time.monotonic()
-        steps = [(now + DUMP_PAUSE, signal.SIGTERM), (now + DUMP_PAUSE + TERM_PAUSE, signal.SIGKILL)]
-        if dump:
-            self._kill(slot, DUMP_SIGNAL)
-        else:
-            self._kill(slot, signal.SIGTERM)
-            steps = [(now + TERM_PAUSE, signal.SIGKILL)]
-        for when, signum in steps:
-            heapq.heappush(self._kills, (when, slot, signum))
-
-    def _kill(self, slot: Hashable, signum: int) -> None:
-        worker = self._workers.get(slot)
-        if worker is not None:
-            self._signal(worker, signum)
-
-    def _signal(self, worker: Worker, signum: int) -> None:
-        try:
-            if worker.orphan and worker.pid is not None:
-                os.killpg(worker.pid, signum)
-            elif self._launcher is not None:
-                self._launcher.kill(worker.name, int(signum))
-        except (OSError, ChannelClosedError):  # it is gone, or the template is
-            pass
+        self._signals.stop(slot, dump=dump)
 
     def retire(self, slot: Hashable) -> None:
         """Ask a worker to leave; its end is told like any other."""
@@ -163,26 +137,19 @@ class Staff(Backend):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        if self._events:
-            timeout = 0.0
-        elif self._kills:
-            left = max(0.0, self._kills[0][0] - time.monotonic())
-            timeout = left if timeout is None else min(timeout, left)
-        for source, events in self.poller.wait(timeout):
+        for source, events in self.poller.wait(0.0 if self._events else self._signals.limit(timeout)):
             if isinstance(source, Launcher):
-                self._hear_launcher(source)
+                self._hear_launcher()
             elif isinstance(source, int):
-                self._bury(self._orphans[source], None)
+                if source in self._orphans:  # not buried a moment ago, for what was told with this
+                    self._bury(self._orphans[source], None)
             elif events & WRITE:
                 self._flush(source)
             else:
                 self._hear(source)
         if self._unheard and not relay.is_full:
             self._listen_again()
-        now = time.monotonic()
-        while self._kills and self._kills[0][0] <= now:
-            _, slot, signum = heapq.heappop(self._kills)
-            self._kill(slot, signum)
+        self._signals.send_due()
         happened, self._events = self._events, []
         return happened
 
@@ -201,15 +168,25 @@ class Staff(Backend):
         if not worker.read_lock.acquire(blocking=False):  # a caller reads it
             return
         try:
+            has_ended = not self._take_messages(worker)
+        finally:
+            worker.read_lock.release()
+        if has_ended:
+            self._mute(worker)
+        elif worker.is_orphan:  # it may just have told its process number
+            self._watch(worker)
+
+    def _take_messages(self, worker: Worker) -> bool:
+        """Read what is there; false if the channel has ended."""
+        try:
             while (message := worker.channel.poll()) is not None:
                 self.take_message(worker, message)
                 if message.kind in _OUTPUT and relay.is_full:
                     self._stop_listening(worker)
-                    return
+                    break
         except ChannelClosedError:
-            self._mute(worker)
-        finally:
-            worker.read_lock.release()
+            return False
+        return True
 
     def _stop_listening(self, worker: Worker) -> None:
         """Let a worker that prints too much wait in `print`, until what it printed is written."""
@@ -232,8 +209,8 @@ class Staff(Backend):
         if not worker.silent:
             worker.silent = True
             self.poller.remove(worker.channel.sock.fileno())
-            heapq.heappush(self._kills, (time.monotonic() + MUTE_PAUSE, worker.name, signal.SIGKILL))
-            if worker.orphan and worker.pidfd < 0:
+            self._signals.kill_soon(worker.name)
+            if worker.is_orphan and worker.pidfd < 0:
                 self._bury(worker, None)
 
     def take_message(self, worker: Worker, message: Message) -> None:
@@ -258,13 +235,17 @@ class Staff(Backend):
             worker.channel.lender.forget(message.fields[0])
         elif message.kind == "ready":
             worker.ready = True
+            worker.pid = message.fields[0]
             self._failed_starts = 0
         elif message.kind == "broken":
             import marshal
 
             self._break(Failure(encoded=marshal.loads(message.fields[0])).exception())
 
-    def _hear_launcher(self, launcher: Launcher) -> None:
+    def _hear_launcher(self) -> None:
+        launcher = self._launcher
+        if launcher is None:
+            return
         try:
             while (message := launcher.control.poll()) is not None:
                 kind, fields = message.kind, message.fields
@@ -308,10 +289,8 @@ class Staff(Backend):
         self._events.append(died)
         if stray is not None:
             self.repost(stray)
-        if not worker.ready:
-            self._failed_starts += 1
-            if self._failed_starts >= _STARTS:
-                self._break(died.explain(None, 0).exception(), starting=True)
+        if not worker.ready and not worker.is_orphan:
+            self._fail_start(died.explain(None, 0).exception())
 
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
@@ -331,29 +310,44 @@ class Staff(Backend):
         launcher.close()
         for worker in list(self._workers.values()):
             self._adopt(worker)
+        self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
 
     def _adopt(self, worker: Worker) -> None:
-        """Watch a worker whose template died; its exit status is lost, its end is not."""
-        worker.orphan = True
-        if worker.pid is None:
-            self._bury(worker, None, "the template process died before it had started the worker")
-        elif hasattr(os, "pidfd_open"):
-            try:
-                worker.pidfd = os.pidfd_open(worker.pid)
-            except OSError:
-                self._bury(worker, None)
-            else:
-                self.poller.add(worker.pidfd, worker.pidfd)
-                self._orphans[worker.pidfd] = worker
+        """Keep a worker whose template died; its exit status is lost, its end is not."""
+        worker.launcher = None
+        if worker.silent:
+            self._bury(worker, None)
+        else:
+            self._watch(worker)
 
-    def _break(self, error: BaseException, *, starting: bool = False) -> None:
-        if starting:
-            cause = error
+    def _watch(self, orphan: Worker) -> None:
+        """Wait for the end of the process, once its number is known; until then the channel's end must do."""
+        if orphan.pid is None or orphan.pidfd >= 0 or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            orphan.pidfd = os.pidfd_open(orphan.pid)
+        except OSError:
+            self._bury(orphan, None)
+        else:
+            self.poller.add(orphan.pidfd, orphan.pidfd)
+            self._orphans[orphan.pidfd] = orphan
+
+    def _fail_start(self, cause: BaseException) -> None:
+        """Give up when workers die again and again before they are ready."""
+        self._failed_starts += 1
+        if self._failed_starts >= _STARTS:
             error = WorkerDiedError(f"{_STARTS} workers in a row died while starting; the last: {cause}")
             error.__cause__ = cause
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
         self._failed_starts = 0
         self.close()
         self._events.append(Broken(error))
+
+    @property
+    def _is_broken(self) -> bool:
+        return bool(self._events) and isinstance(self._events[-1], Broken)
 
     # the end
 
@@ -362,12 +356,12 @@ class Staff(Backend):
         workers = list(self._workers.values())
         self._workers.clear()
         self._free.clear()
-        self._kills.clear()
+        self._signals.clear()
         for worker in workers:
             try:
                 # Not what its page says: it may have reported, and not come to rest yet.
                 if worker.due or worker.direct is not None:
-                    self._signal(worker, signal.SIGKILL)
+                    self._signals.send(worker, signal.SIGKILL)
                 worker.channel.post("stop")
             except ChannelClosedError:
                 pass

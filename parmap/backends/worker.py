@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from parmap._channel import Message
     from parmap._futures import Future
     from parmap._job import Chunk
+    from parmap._launch import Launcher
     from parmap._poller import Poller
     from parmap._run import Callee
     from parmap.backends.base import Died
@@ -60,7 +61,7 @@ class Host(Protocol):
 class Worker:
     """A worker process."""
 
-    def __init__(self, name: int, backend: Host) -> None:
+    def __init__(self, name: int, backend: Host, launcher: Launcher) -> None:
         ours, self.far_end = socket.socketpair()
         try:
             self.page = Page.create()
@@ -72,7 +73,7 @@ class Worker:
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
         self.ready = False
-        self.orphan = False  # its template is gone
+        self.launcher: Launcher | None = launcher  # none: its template is gone
         self.pidfd = -1
         self.silent = False  # its channel has ended
         self.known: set[int] = set()
@@ -84,6 +85,11 @@ class Worker:
         self.read_lock = threading.Lock()
         self._backend = backend
         self._context: tuple[str, list[Any], list[str], tuple[Any, ...]] = ("", [], [], ())
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether its template is gone."""
+        return self.launcher is None
 
     # telling it things
 
