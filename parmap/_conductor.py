@@ -140,15 +140,22 @@ class Conductor:
         chunk.verdict = (offset, failure)
         self._backend.stop(chunk.slot, dump=dump)
 
-    def _rescue(self, chunk: Chunk, now: float) -> None:
+    def _rescue(self, chunk: Chunk, now: float, pause: float = SETTLE) -> None:
         """Take the items back that wait behind a slow one, though their worker can't be asked.
 
         The worker notes the item it begins, then reads the limit; here the limit is set, then the note is read, with a
-        pause that makes both surely visible: one of the two must see the other.
+        pause that makes both surely visible: one of the two must see the other. In a block of items that were expected
+        to be short it reads no limit: first the block is cut, which takes until the task lets a signal through.
         """
-        place = self._backend.position(chunk)
-        limit = place[0] + place[1] if place else 0
+        if chunk.number not in self._chunks or chunk.job.closed:
+            return
         chunk.recalled = True  # not a second time: it would keep the chunk behind it from its turn
+        place = self._backend.position(chunk)
+        if place is not None and place[1] > 1 and pause < MERCY:
+            self._backend.cut(chunk)
+            self._at(now + pause, lambda later: self._rescue(chunk, later, 2 * pause))
+            return
+        limit = place[0] + place[1] if place else 0
         self._backend.recall(chunk, limit)
 
         def confirm(now: float) -> None:
@@ -171,6 +178,7 @@ class Conductor:
         """Stop work that nobody waits for any more."""
         for chunk in chunks:
             self._backend.recall(chunk, 0)
+            self._cut(chunk)
 
         def stop(_: float) -> None:
             for chunk in chunks:
@@ -214,6 +222,7 @@ class Conductor:
             self._doom(chunk, offset, None)
             return
         self._backend.recall(chunk, offset)
+        self._cut(chunk)
         chunk.job.dropped.add(chunk.items[offset])
 
         def confirm(_: float) -> None:
@@ -222,6 +231,11 @@ class Conductor:
                 self._doom(chunk, offset, None)
 
         self._at(time.monotonic() + SETTLE, confirm)
+
+    def _cut(self, chunk: Chunk) -> None:
+        place = self._backend.position(chunk)
+        if place is not None and place[1] > 1:
+            self._backend.cut(chunk)
 
     def end_all(self, error: BaseException) -> None:
         jobs = {id(job): job for job in self.scheduler.jobs}

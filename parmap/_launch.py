@@ -18,7 +18,6 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._channel import Channel, ChannelClosedError, Message
-from parmap._page import DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -338,10 +337,10 @@ def _lead_group(pid: int) -> None:
 
 
 def kill_group(pid: int, signum: int) -> None:
-    """Send a signal to a worker and, unless it only asks for a stack, to the processes it has started."""
+    """Send a signal to a worker and, if it shall end, to the processes it has started."""
     # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
     try:
-        if signum != DUMP_SIGNAL:
+        if signum in {signal.SIGTERM, signal.SIGKILL}:
             os.killpg(pid, signum)
     except OSError:  # all of them are gone, or a task has left the group
         pass

@@ -11,10 +11,14 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-from typing import NamedTuple
+import time
+from typing import Any, NamedTuple
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 """Makes a worker write the stack of its running task behind its page; handled in C: a stuck task can't block it."""
+
+CUT_SIGNAL = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else signal.SIGURG
+"""Makes a worker end a block of short items after the one that runs, and say on its page which that is."""
 
 SIZE = 4096
 IDLE, RECEIVING = 0, 1
@@ -40,6 +44,7 @@ class Page:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
+        self.work: Any = None  # what runs, on the worker's side
         self._memory = mmap.mmap(fd, SIZE)
         self.cells = memoryview(self._memory).cast("q")
 
@@ -76,6 +81,13 @@ class Page:
         cells[_INDEX] = index
         cells[_LENGTH] = length
         cells[_NUMBER] = number
+
+    def cut(self, *_: Any) -> None:
+        """End a block after the item that runs: the handler of `CUT_SIGNAL`."""
+        cells = self.cells
+        if self.work is not None and cells[_LENGTH] > 1:
+            self.work.cut()
+            self.enter(cells[_NUMBER], self.work.running, 1, time.monotonic_ns())
 
     def limit(self, number: int) -> int:
         """The item of chunk *number* before which the worker shall stop."""

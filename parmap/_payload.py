@@ -102,7 +102,7 @@ class Pack:
     def __iter__(self) -> Iterator[Any]:
         """Decode the items one after the other, each when it is asked for."""
         if self.kind != EACH:
-            return iter(self._whole())
+            return iter(self.whole())
         if self.buffers:
             return map(self.__getitem__, range(self.count))
         stream, ends = self.stream, list(accumulate(self.sizes, initial=0))
@@ -110,12 +110,12 @@ class Pack:
 
     def values(self) -> list[Any]:
         """All items, decoded."""
-        values = self._whole() if self.kind != EACH else self
+        values = self.whole() if self.kind != EACH else self
         return values if type(values) is list else list(values)
 
     def __getitem__(self, index: int) -> Any:
         if self.kind != EACH:
-            return self._whole()[index]
+            return self.whole()[index]
         if self._ends is None:
             self._ends = list(accumulate(self.sizes, initial=0))
         one = self.stream[self._ends[index] : self._ends[index + 1]]
@@ -124,7 +124,8 @@ class Pack:
         first = sum(self.owned[:index])
         return pickle.loads(one, buffers=self.buffers[first : first + self.owned[index]])
 
-    def _whole(self) -> Sequence[Any]:
+    def whole(self) -> Sequence[Any]:
+        """The items of a pack that is one stream."""
         values = self._values
         if values is None:
             loads: Any = marshal.loads if self.kind == FLAT else pickle.loads

@@ -13,15 +13,18 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import LoadError, describe
+from parmap._page import NO_LIMIT
 from parmap._payload import EACH, Pack
 from parmap._seeds import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sized
-    from typing import Protocol
+    from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+    from typing import Protocol, TypeAlias
 
     class Page(Protocol):
         """Where it is noted which items run, and up to which they may: `_page.Page`, or the like for a thread."""
+
+        work: Work | None
 
         def enter(self, number: int, index: int, length: int, now: int, /) -> None: ...
         def limit(self, number: int, /) -> int: ...
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 500_000  # nanoseconds of work in a block
 _QUICK = 20_000  # nanoseconds: items that take less are run in blocks
+_NEVER = 1 << 63
 _CO_COROUTINE = 0x80
 
 
@@ -95,45 +99,99 @@ class Outcome:
         self.done = 0
         self.nanoseconds = 0
 
+    def end(self, begin: int) -> None:
+        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
+        self.done = len(self.results)
+        self.nanoseconds = time.monotonic_ns() - begin
 
-class _Loading:
-    """Decode items as they are asked for; tell an error of the decoding from one of the task."""
 
-    def __init__(self, items: Any) -> None:
+class _Values:
+    """Items that need no decoding, or can't fail to decode.
+
+    A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
+    """
+
+    def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
+        self.limit = count
+        self._values = values
+        self._results = results
+        self._start = 0
+        self._block: list[Any] = []
+
+    @property
+    def running(self) -> int:
+        """Which item runs."""
+        return len(self._results)
+
+    def one(self, index: int) -> Any:
+        return self._values[index]
+
+    def block(self, index: int, length: int) -> Iterable[Any]:
+        self._start = index
+        block = self._values[index : index + length]
+        self._block = block if type(block) is list else list(block)
+        del self._block[self.limit - index :]
+        return self._block
+
+    def cut(self) -> None:
+        """Let no other item begin than the one that runs."""
+        self.limit = min(self.limit, self.running + 1)
+        del self._block[self.limit - self._start :]
+
+    def last(self) -> Any:
+        return self._values[len(self._results) - 1]
+
+
+class _Streams:
+    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
+
+    def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
+        self.limit = count
         self._items = iter(items)
-        self.items = self
-        self.last: Any = None
+        self._results = results
+        self._begun = 0
+        self._last: Any = None
+
+    @property
+    def running(self) -> int:
+        """Which item runs."""
+        return len(self._results)
+
+    def one(self, _: int) -> Any:
+        return next(self)
+
+    def block(self, _: int, length: int) -> Iterable[Any]:
+        return islice(self, length)
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
+        if self._begun == self.limit:
+            raise StopIteration
+        self._begun += 1
         try:
-            self.last = next(self._items)
-        except StopIteration:
-            raise
+            self._last = next(self._items)
         except BaseException as error:
             raise LoadError from error
-        return self.last
+        return self._last
 
+    def cut(self) -> None:
+        """Let no other item begin than the one that runs."""
+        self.limit = min(self.limit, self.running + 1)
 
-class _Direct:
-    """Items that need no decoding, or can't fail to decode."""
-
-    def __init__(self, items: Any, outcome: Outcome) -> None:
-        self._source = items
-        self._outcome = outcome
-        self.items = iter(items)
-
-    @property
     def last(self) -> Any:
-        return self._source[len(self._outcome.results) - 1]
+        return self._last
+
+
+if TYPE_CHECKING:
+    Work: TypeAlias = _Values | _Streams
 
 
 def run(
     callee: Callee,
     mode: str,
-    items: Iterable[Any],
+    items: Sequence[Any] | Pack,
     count: int,
     *,
     number: int = 0,
@@ -150,59 +208,79 @@ def run(
     becoming the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
     """
     outcome = Outcome()
-    loading: Any = _Loading(items) if isinstance(items, Pack) and items.kind == EACH else _Direct(items, outcome)
-    begin = now = time.monotonic_ns()
-    end = begin + int(budget * 1e9) if budget is not None else None
     results = outcome.results
+    work = _work(items, count, results)
+    begin = now = time.monotonic_ns()
+    end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None
-    pid, block = os.getpid(), 1
-    while len(results) < count:
-        index = len(results)
-        block = min(block, count - index)
-        if page is not None:
-            page.enter(number, index, block, now)
-            block = min(block, page.limit(number) - index)
-            if block <= 0:
-                break
+    block, pid = 1, 0 if page is None else os.getpid()
+    page = page or _Nowhere()
+    page.work = work
+    while (index := len(results)) < work.limit:
+        block = min(block, work.limit - index)
+        page.enter(number, index, block, now)
+        block = min(block, page.limit(number) - index)
+        if block <= 0:
+            break
         if block == 1:
-            _run_one(one, loading.items, outcome)
+            _run_one(one, work, outcome)
         else:
-            _run_block(callee.many(mode, islice(loading.items, block)), outcome, index + block)
-        if page is not None and os.getpid() != pid:  # a task forked, and its child came back through here
+            _run_block(callee.many(mode, work.block(index, block)), work, outcome, index + block)
+        if pid and pid != os.getpid():  # a task forked, and its child came back through here
             os._exit(0)
         if (last := len(results) - 1) in outcome.errors:
-            _tell(outcome.errors[last], callee.function, mode, loading.last, start + last if start >= 0 else -1)
+            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if isinstance(outcome.errors[last], passes):
                 raise outcome.errors[last]
             if stop_early:
                 break
         before, now = now, time.monotonic_ns()
-        if end is not None and now > end:
+        if now > end:
             break
         each = (now - before) // max(1, len(results) - index)
         block = 1 if careful or each > _QUICK else max(1, min(_BLOCK // max(each, 1), 2 * block + 14))
-    outcome.done = len(results)
-    outcome.nanoseconds = time.monotonic_ns() - begin
+    page.work = None
+    outcome.end(begin)
     return outcome
 
 
-def _run_one(one: Callable[[Any], Any], items: Iterator[Any], outcome: Outcome) -> None:
+class _Nowhere:
+    """The page of a run that nobody watches."""
+
+    work: Work | None = None
+
+    def enter(self, *_: int) -> None:
+        pass
+
+    def limit(self, _: int) -> int:
+        return NO_LIMIT
+
+
+def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
+    if not isinstance(items, Pack):
+        return _Values(items, count, results)
+    if items.kind == EACH:
+        return _Streams(items, count, results)
+    return _Values(items.whole(), count, results)
+
+
+def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
     try:
-        outcome.results.append(one(next(items)))
+        outcome.results.append(one(work.one(len(outcome.results))))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
 
 
-def _run_block(results: Iterator[Any], outcome: Outcome, end: int) -> None:
+def _run_block(results: Iterator[Any], work: Work, outcome: Outcome, end: int) -> None:
     try:
         outcome.results.extend(results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
         return
-    if len(outcome.results) < end:  # the only way to end early without an error that is seen
+    if len(outcome.results) < min(end, work.limit):  # the only way to end early without an error that is seen
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended

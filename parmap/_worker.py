@@ -20,7 +20,7 @@ from parmap import _place
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._output import Output, TalkingChannel
-from parmap._page import DUMP_SIGNAL, SIZE, Page
+from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._payload import Pack, dump, pack
 from parmap._run import Callee, Outcome, Rules, run
 from parmap._segments import Limits
@@ -32,7 +32,7 @@ def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
     worker = _Worker(TalkingChannel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
-    _prepare(page_fd)
+    _prepare(worker.page)
     try:
         worker.serve()
     except ChannelClosedError:
@@ -40,12 +40,14 @@ def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
     leave(0)
 
 
-def _prepare(page_fd: int) -> None:
+def _prepare(page: Page) -> None:
     """Reset what a fork must not share, and arrange for deaths to tell their story."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.lseek(page_fd, SIZE, os.SEEK_SET)
-    faulthandler.enable(file=page_fd)
-    faulthandler.register(DUMP_SIGNAL, file=page_fd, all_threads=False)
+    signal.signal(CUT_SIGNAL, page.cut)
+    signal.siginterrupt(CUT_SIGNAL, False)  # a task in C that waits for a file or a socket need not notice
+    os.lseek(page.fd, SIZE, os.SEEK_SET)
+    faulthandler.enable(file=page.fd)
+    faulthandler.register(DUMP_SIGNAL, file=page.fd, all_threads=False)
     if "random" in sys.modules:
         sys.modules["random"].seed()
     if "numpy.random" in sys.modules:
@@ -69,7 +71,7 @@ class _Worker:
         self._channel = channel
         self._output = Output(channel)
         self._problem = problem
-        self._page = page
+        self.page = page
         self._pid = os.getpid()
         self._callees: dict[int, Callee | BaseException] = {}
         self._cwd: str | None = None
@@ -77,7 +79,7 @@ class _Worker:
 
     def serve(self) -> None:
         while True:
-            self._page.rest()
+            self.page.rest()
             message = self._channel.receive()
             if message.kind == "run":
                 self._run(message)
@@ -131,7 +133,7 @@ class _Worker:
 
     def _run(self, message: Message) -> None:
         number, key = message.fields[:2]
-        self._page.enter(number, 0, 1, time.monotonic_ns())
+        self.page.enter(number, 0, 1, time.monotonic_ns())
         self._go_home()
         outcome = self._outcome(message, key)
         self._output.flush()
@@ -170,7 +172,7 @@ class _Worker:
             budget=budget,
             careful=careful,
             stop_early=stop_early,
-            page=self._page,
+            page=self.page,
         )
 
     def _report(self, message: Message, number: int, outcome: Outcome, key: int) -> None:
@@ -184,7 +186,7 @@ class _Worker:
         failures = []
         for index, error in outcome.errors.items():
             if careful:
-                self._page.enter(number, index, 1, time.monotonic_ns())
+                self.page.enter(number, index, 1, time.monotonic_ns())
             item = start + index if start >= 0 else None  # a single task has no number
             public = translate(error, item)
             if index in unsent:
@@ -200,12 +202,12 @@ class _Worker:
         """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
         if not careful or outcome.done == 1:
             if outcome.done:
-                self._page.enter(number, 0, outcome.done, time.monotonic_ns())
+                self.page.enter(number, 0, outcome.done, time.monotonic_ns())
             return pack(outcome.results)
         packed: list[Any] = []
         errors: dict[int, BaseException] = {}
         for index, result in enumerate(outcome.results):
-            self._page.enter(number, index, 1, time.monotonic_ns())
+            self.page.enter(number, index, 1, time.monotonic_ns())
             try:
                 packed.append(dump(result))
             except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, UserList, deque
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,6 @@ from parmap import parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 
 def repeat(text: Any, times: int = 2) -> Any:
@@ -377,6 +377,26 @@ def test_a_slow_item_does_not_hold_others_hostage(processes: dict[str, Any], tmp
     results = parallel(touch_or_wait, **processes).map(items)
 
     assert results == [*paths[: count // 2], count, *paths[count // 2 :]]
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+@pytest.mark.parametrize("kind", [str, Path], ids=["flat", "pickled"])
+def test_slow_items_behind_thousands_of_quick_ones(backend: str, kind: Any, tmp_path: Path) -> None:
+    """Slow items where quick ones were expected are shared out, too: these end only when both have begun."""
+    slow = [tmp_path / "one", tmp_path / "other"]
+    items = [kind("quick")] * 5000 + [kind(path) for path in slow] + [kind("quick")] * 5000
+
+    results = parallel(begin_and_wait, workers=2, backend=backend).map(items)
+
+    assert results == [len(str(item)) for item in items]
+
+
+def begin_and_wait(item: Any) -> Any:
+    if len(str(item)) > 5:
+        path = Path(item)
+        path.touch()
+        wait_until(lambda: len(list(path.parent.iterdir())) == 2)
+    return len(str(item))
 
 
 def touch_or_wait(item: Any) -> Any:

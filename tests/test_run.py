@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +237,71 @@ def test_coroutine_function_is_awaited() -> None:
         return x + 1
 
     assert ran(task, [1, 2]).results == [2, 3]
+
+
+@pytest.fixture
+def always_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every item counts as short, however busy the machine is; only the first runs alone."""
+    monkeypatch.setattr(_run, "_QUICK", 10**12)
+    monkeypatch.setattr(_run, "_BLOCK", 10**12)
+
+
+@pytest.mark.usefixtures("always_blocks")
+@pytest.mark.parametrize("packed", [False, True], ids=["ready", "pickled"])
+@pytest.mark.parametrize("place", [1, 2, 16, 17, 500, 999])
+def test_cut(page: Page, place: int, packed: bool) -> None:
+    """A block can be cut while an item runs: that one ends, no other begins, and the page says which it is."""
+    told: list[tuple[int, int]] = []
+
+    def task(x: Any) -> Any:
+        if x == [place]:
+            page.cut()
+            told.append(page.position()[1:3])
+        return x
+
+    items: Any = [[x] for x in range(1000)]
+
+    outcome = run(Callee(task), "map", pack([*items, {None}])[0] if packed else items, 1000, number=7, page=page)
+
+    assert outcome.done == place + 1
+    assert outcome.results == items[: place + 1]
+    assert not outcome.errors
+    assert told == [(place, 1)]
+
+
+@pytest.mark.usefixtures("always_blocks")
+@pytest.mark.parametrize("place", [5, 6])
+def test_stop_iteration_in_a_block_that_is_cut(page: Page, place: int) -> None:
+    """The error of an item that ran is told from the end of a block that was cut."""
+
+    def task(x: int) -> int:
+        if x == 6:
+            page.cut()
+        if x == place:
+            raise StopIteration
+        return x
+
+    outcome = ran(task, range(50), number=7, page=page)
+
+    assert list(outcome.errors) == [place]
+    assert outcome.done == 7
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["ready", "pickled"])
+def test_cuts_at_any_moment(page: Page, packed: bool) -> None:
+    """A signal that comes at whichever moment loses no item and runs none twice."""
+    items: Any = [[x] for x in range(5000)]
+    seen: list[Any] = []
+    before = signal.signal(signal.SIGALRM, page.cut)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        while rest := items[len(seen) :]:
+            left = pack([*rest, {None}])[0] if packed else rest
+            outcome = run(Callee(lambda x: x), "map", left, len(rest), number=7, page=page)
+            assert not outcome.errors
+            seen += outcome.results
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert seen == items

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parmap._futures import Future
     from parmap._job import Chunk
     from parmap._options import Options
-    from parmap._run import Outcome
+    from parmap._run import Outcome, Work
     from parmap._schedule import Cost
     from parmap.errors import WorkerDiedError
 
@@ -116,6 +116,9 @@ class Backend(ABC):
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Ask the worker to give back the items of *chunk* from *limit* on, without stopping what runs."""
 
+    def cut(self, chunk: Chunk) -> None:
+        """Several items of *chunk* run as one: let no other begin, and let `position` tell which one runs, soon."""
+
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Kill a worker; with `dump`, its stack is written into its log first."""
 
@@ -157,9 +160,11 @@ class Backend(ABC):
 class Note:
     """Which items of a chunk run now, and how many may: the status page of a thread."""
 
-    __slots__ = ("_limit", "_now")
+    __slots__ = ("_cut", "_limit", "_now", "work")
 
     def __init__(self) -> None:
+        self.work: Work | None = None
+        self._cut: Work | None = None
         self._limit = NO_LIMIT
         self._now: tuple[int, int, int] | None = None
 
@@ -175,10 +180,21 @@ class Note:
         """Ask for the items from *limit* on."""
         self._limit = limit
 
+    def cut(self) -> None:
+        """As `Backend.cut`."""
+        work = self.work
+        if work is not None:
+            work.cut()
+            self._cut = work
+
     def position(self) -> tuple[int, int, float] | None:
         """As `Backend.position`."""
-        now = self._now
-        return None if now is None else (now[0], now[1], (time.monotonic_ns() - now[2]) / 1e9)
+        if self._now is None:
+            return None
+        index, length, since = self._now
+        if self._cut is not None:
+            index, length = self._cut.running, 1
+        return index, length, (time.monotonic_ns() - since) / 1e9
 
 
 def run_in_thread(chunk: Chunk, mode: str, note: Note, aim: float) -> Report:

@@ -109,6 +109,10 @@ class Processes(Staff):
         if worker is not None:
             worker.page.recall(chunk.number, chunk.place, limit)
 
+    def cut(self, chunk: Chunk) -> None:
+        """Send a signal: what runs asks nobody."""
+        self._signals.cut(chunk.slot)
+
     # callers that borrow a worker
 
     def offer(self, slot: Hashable) -> bool:

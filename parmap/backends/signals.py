@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from parmap._channel import ChannelClosedError
 from parmap._launch import kill_group
-from parmap._page import DUMP_SIGNAL
+from parmap._page import CUT_SIGNAL, DUMP_SIGNAL
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -41,6 +41,10 @@ class Signals:
         if dump:
             self._push(pause, slot, signal.SIGTERM)
         self._push(pause + TERM_PAUSE, slot, signal.SIGKILL)
+
+    def cut(self, slot: Hashable) -> None:
+        """Make a worker end its block of short items, which takes long."""
+        self._send_to(slot, CUT_SIGNAL)
 
     def kill_soon(self, slot: Hashable) -> None:
         """Kill a worker that does not end by itself."""

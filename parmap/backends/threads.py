@@ -74,6 +74,12 @@ class Threads(Backend):
         if note is not None:
             note.recall(limit)
 
+    def cut(self, chunk: Chunk) -> None:
+        """Cut the list that the thread goes through."""
+        note = self._notes.get(chunk.number)
+        if note is not None:
+            note.cut()
+
     def retire(self, slot: Hashable) -> None:
         """Let a thread end."""
         self._queues.pop(slot).put(None)
