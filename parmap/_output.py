@@ -36,7 +36,10 @@ class TalkingChannel(Channel):
             self._late.append((message, more))
             return
         with self._turn:
-            super().send(*message, **more)
+            if more:
+                super().send(*message, **more)
+            else:
+                self.tell(*message, wait=True)
             while self._late:
                 message, more = self._late.pop(0)
                 super().send(*message, **more)

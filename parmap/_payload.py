@@ -246,6 +246,12 @@ def are_atoms(values: Any) -> bool:
         return False
 
 
+def is_small(value: Any) -> bool:
+    """Whether a value may travel within a message: an atom, and not a long one."""
+    kind = type(value)
+    return kind in ATOMS and (kind not in _SIZED or len(value) < OUT_OF_BAND)
+
+
 def _is_flat(items: Any, kinds: set[type]) -> bool:
     """Whether *items*, of these *kinds*, may travel as one: nothing in them can be changed, or shared, unseen.
 

@@ -245,6 +245,20 @@ def run(
     return outcome
 
 
+def run_task(callee: Callee, mode: str, item: Any) -> Outcome:
+    """Run one item that has no number."""
+    outcome = Outcome()
+    begin = time.monotonic_ns()
+    try:
+        outcome.results.append(callee.one(mode)(item))
+    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+        outcome.results.append(None)
+        outcome.errors[0] = error
+        _tell(error, callee.function, mode, item, -1)
+    outcome.end(begin)
+    return outcome
+
+
 class _Nowhere:
     """The page of a run that nobody watches."""
 

@@ -21,8 +21,8 @@ from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._output import Output, TalkingChannel
 from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
-from parmap._payload import Pack, dump, pack
-from parmap._run import Callee, Outcome, Rules, run
+from parmap._payload import Pack, dump, is_small, pack
+from parmap._run import Callee, Outcome, Rules, run, run_task
 from parmap._segments import Limits
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
@@ -81,7 +81,9 @@ class _Worker:
         while True:
             self.page.rest()
             message = self._channel.receive()
-            if message.kind == "run":
+            if message.kind == "task":
+                self._run_task(*message.fields)
+            elif message.kind == "run":
                 self._run(message)
             elif message.kind == "stop":
                 return
@@ -137,8 +139,20 @@ class _Worker:
         self._go_home()
         outcome = self._outcome(message, key)
         self._output.flush()
-        self._report(message, number, outcome, key)
+        self._report(number, outcome, key, message.fields[3], message.fields[5])
         self._release(message)
+
+    def _run_task(self, number: int, key: int, mode: str, item: Any) -> None:
+        """Run a task of `submit` whose arguments came within the message; if it can, the result goes so, too."""
+        self.page.enter(number, 0, 1, time.monotonic_ns())
+        self._go_home()
+        callee = self._callees[key]
+        outcome = run_task(callee, mode, item) if isinstance(callee, Callee) else _failed(callee, 1)
+        self._output.flush()
+        if not outcome.errors and is_small(outcome.results[0]) and os.getpid() == self._pid:
+            self._channel.send("done", number, outcome.results[0], outcome.nanoseconds / 1e9)
+        else:
+            self._report(number, outcome, key, -1, careful=True)
 
     def _go_home(self) -> None:
         """Undo what a task did to the working directory."""
@@ -157,11 +171,7 @@ class _Worker:
         if items is None or isinstance(callee, BaseException):
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
-            outcome = Outcome()
-            outcome.done = min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1
-            outcome.results = [None] * outcome.done
-            outcome.errors = dict.fromkeys(range(outcome.done), error)
-            return outcome
+            return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
         return run(
             callee,
             mode,
@@ -175,11 +185,10 @@ class _Worker:
             page=self.page,
         )
 
-    def _report(self, message: Message, number: int, outcome: Outcome, key: int) -> None:
+    def _report(self, number: int, outcome: Outcome, key: int, start: int, careful: bool) -> None:
         callee = self._callees[key]
         rules = callee.rules if isinstance(callee, Callee) else Rules(())
         begin = time.monotonic_ns()
-        start, careful = message.fields[3], message.fields[5]
         results, unsent = self._pack(number, outcome, careful)
         for index, error in unsent.items():
             outcome.errors.setdefault(index, error)
@@ -226,3 +235,11 @@ class _Worker:
             self._channel.send("keep", message.segment)
         else:
             self._channel.send("free", message.segment)
+
+
+def _failed(error: BaseException, count: int) -> Outcome:
+    outcome = Outcome()
+    outcome.done = count
+    outcome.results = [None] * count
+    outcome.errors = dict.fromkeys(range(count), error)
+    return outcome

@@ -17,9 +17,9 @@ from parmap._payload import Pack, dump, pack, reference
 from parmap._poller import WRITE, Poller
 from parmap._relay import relay
 from parmap._segments import Limits
-from parmap.backends.base import Backend, Broken, Died, Event, Report
+from parmap.backends.base import Backend, Broken, Died, Event
 from parmap.backends.signals import Signals
-from parmap.backends.worker import Worker
+from parmap.backends.worker import ENDS, Worker
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -215,18 +215,12 @@ class Staff(Backend):
 
     def take_message(self, worker: Worker, message: Message) -> None:
         """Deal with a message of a worker."""
-        if message.kind == "report":
-            number, done, failures, seconds = message.fields
-            if number < 0:
+        if message.kind in ENDS:
+            if message.fields[0] < 0:
                 worker.finish_direct(message)
                 self.give_back(worker)
-                return
-            worker.due -= 1
-            found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
-            for index, error in worker.unsent.pop(number, {}).items():
-                if index < done:
-                    found[index] = Failure(error)
-            self._events.append(Report(number, done, message.pack, found, seconds))
+            else:
+                self._events.append(worker.finish(message))
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
         elif message.kind == "free":

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from parmap._channel import Channel, ChannelClosedError, Shared
 from parmap._failure import Failure, describe
 from parmap._page import Page
-from parmap._payload import Packed, pack
+from parmap._payload import Packed, is_small, pack
 from parmap._relay import levels, relay
-from parmap.backends.base import Call
+from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from parmap.backends.base import Died
 
 _NEVER = float("inf")
+ENDS = frozenset({"done", "report"})
+"""The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
 
 class FunctionCall(Call):
@@ -114,24 +116,41 @@ class Worker:
         cwd, path, argv, loggers = self._context
         return path == sys.path and argv == sys.argv and loggers == levels() and cwd == _cwd()
 
+    def finish(self, message: Message) -> Report:
+        """What to tell the engine of a chunk that has ended."""
+        number, done, failures, seconds = message.fields
+        self.due -= 1
+        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
+        for index, error in self.unsent.pop(number, {}).items():
+            if index < done:
+                found[index] = Failure(error)
+        return Report(number, done, message.pack, found, seconds)
+
     # one task at a time, without the engine
 
     def run_directly(self, call: FunctionCall, future: Future[Any], mode: str) -> bool:
         """Start one task from the calling thread, which has borrowed this worker; false if that can't be."""
-        payload, errors = pack([future.args])
-        if errors:  # the engine tells it, as for any other task
-            return False
+        args: Any = future.args
+        payload = None
+        if type(args) is Packed or not all(map(is_small, args)):
+            payload, errors = pack([args])
+            if errors:  # the engine tells it, as for any other task
+                return False
         self.direct_number -= 1
         self.direct = future
         future.borrowed = self.name
         if self._backend.poller.shares:
             future.helper = self
         future.settle_running()
-        fields = (self.direct_number, call.key, mode, -1, None, True, True)
+        number, post = self.direct_number, self.channel.post
         try:
             # With the lock, nobody can read the answer, and give the worker to others, before we are done sending.
             with self.read_lock:
-                if not self.channel.post("run", *fields, pack=payload):
+                if payload is None:
+                    is_sent = self.channel.tell("task", number, call.key, mode, args)
+                else:
+                    is_sent = post("run", number, call.key, mode, -1, None, True, True, pack=payload)
+                if not is_sent:
                     self._backend.flush_later(self)
         except ChannelClosedError:  # it died idle: that is not this task's fault
             self.direct = future.borrowed = future.helper = None
@@ -172,7 +191,7 @@ class Worker:
                     left = deadline - time.monotonic()
                     if left <= 0 or not _readable(self.channel.sock, left):
                         return False
-                elif message.kind == "report" and message.fields[0] == self.direct_number:
+                elif message.kind in ENDS and message.fields[0] == self.direct_number:
                     self.finish_direct(message)
                     return True
                 else:  # even a report: that of a chunk whose items were all taken back may come before ours
@@ -184,17 +203,21 @@ class Worker:
 
     def finish_direct(self, message: Message) -> None:
         """The task that was run directly has ended; whoever read that gives the worker back."""
-        _, _, failures, seconds = message.fields
         future, self.direct = self.direct, None
         if future is None:
             return
-        future.lane.call.pace.learn(1, seconds)
         future.borrowed = None
-        if failures:
-            _, encoded, _ = failures[0]
-            future.settle_failure(Failure(encoded=encoded))
+        if message.kind == "done":
+            _, value, seconds = message.fields
+            future.settle((value,), 0)
         else:
-            future.settle(message.pack, 0)
+            _, _, failures, seconds = message.fields
+            if failures:
+                _, encoded, _ = failures[0]
+                future.settle_failure(Failure(encoded=encoded))
+            else:
+                future.settle(message.pack, 0)
+        future.lane.call.pace.learn(1, seconds)
 
     # its end
 
