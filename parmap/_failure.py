@@ -72,8 +72,9 @@ class Failure:
 
 
 def _attempts(earlier: tuple[Failure, ...]) -> str:
-    lines = [f"attempt {number}: {_line(failure.exception())}" for number, failure in enumerate(earlier, 1)]
-    return "\n".join(["earlier attempts of this item:", *lines])
+    lines = [_line(failure.exception()).partition("\n")[0] for failure in earlier]
+    told = [f"attempt {number}: {line}" for number, line in enumerate(lines, 1)]
+    return "\n".join(["earlier attempts of this item:", *told])
 
 
 def _line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tasks
+import tasks_that_hang as hang
 from fake_clock import Clock
 
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
@@ -83,6 +84,15 @@ def test_attempts_are_listed(processes: dict[str, Any], tmp_path: Path):
     told = next(note for note in caught.value.__notes__ if note.startswith("earlier attempts"))
     assert "attempt 1: KeyError: 7" in told
     assert "attempt 2: WorkerDiedError" in told
+
+
+def test_attempts_take_a_line_each(processes: dict[str, Any]):
+    """However long their own messages are: that of a timeout has a stack."""
+    with pytest.raises(TaskTimeoutError) as caught:
+        parallel(hang.sleep, retries=1, timeout=0.3, **processes).map([1])
+
+    told = next(note for note in caught.value.__notes__ if note.startswith("earlier attempts"))
+    assert len(told.splitlines()) == 2
 
 
 def test_no_more_than_asked_for(backend: dict[str, Any], tmp_path: Path):

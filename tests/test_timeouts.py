@@ -78,6 +78,16 @@ def test_it_shows_where_the_task_was_stuck(processes: dict[str, Any]):
     assert caught.value.stack.count("in deep") == 6
 
 
+def test_it_shows_nothing_but_the_task(processes: dict[str, Any]):
+    """The frames below the task, always the same, are left out."""
+    with pytest.raises(TaskTimeoutError) as caught:
+        parallel(hang.deep, timeout=LIMIT, **processes).map([0])
+
+    head, *frames = caught.value.stack.splitlines()
+    assert "most recent call first" in head
+    assert [frame.rpartition(" in ")[2] for frame in frames] == ["the_place_where_it_hangs", "deep"]
+
+
 def test_it_shows_the_stack_of_c_code(processes: dict[str, Any]):
     """Even of a task that holds the GIL in C."""
     with pytest.raises(TaskTimeoutError) as caught:

@@ -32,6 +32,10 @@ _NEVER = float("inf")
 ENDS = frozenset({"done", "report"})
 """The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
+_FRAME = '  File "'
+_OURS = _FRAME + os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_START = _FRAME + '<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
+
 
 class FunctionCall(Call):
     """A pickled function; workers keep it under its key."""
@@ -261,7 +265,7 @@ class _Story:
         self._kind = kind
         self._pid = pid
         self._exitcode = exitcode
-        self._stack = log.partition("\nExtension modules:")[0].strip()
+        self._stack = _of_the_task(log.partition("\nExtension modules:")[0].strip())
         self._reason = reason
 
     def tell(self, chunk: Chunk | None, offset: int) -> Failure:
@@ -295,6 +299,18 @@ class _Story:
         if code is None:
             return "the worker is gone"
         return f"the worker exited with code {code} in the middle of the task"
+
+
+def _of_the_task(stack: str) -> str:
+    """A stack without the frames below the task, which are ours and always the same."""
+    paragraphs = stack.split("\n\n")
+    for number, paragraph in enumerate(paragraphs):
+        frames = paragraph.removesuffix(_START).splitlines()
+        while frames and frames[-1].startswith(_OURS):
+            frames.pop()
+        if frames[-1:] and frames[-1].startswith(_FRAME):  # else there is nothing but ours: that is the story, then
+            paragraphs[number] = "\n".join(frames)
+    return "\n\n".join(paragraphs)
 
 
 def _call_text(chunk: Chunk, offset: int) -> str:
