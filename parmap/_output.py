@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from parmap._channel import Channel, ChannelClosedError
-from parmap._failure import shorten
+from parmap._failure import encode, shorten
 from parmap._imports import when_imported
 
 if TYPE_CHECKING:
@@ -201,14 +201,15 @@ def _handler(channel: Channel) -> logging.Handler:
 
 
 def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
-    """A record whose message is made and whose traceback is text; what else it holds and can't travel, shortened."""
+    """A record whose message is made, its traceback as text, its exception encoded; what can't travel, shortened."""
     import pickle
 
     content = dict(record.__dict__)
     content["msg"], content["args"] = record.getMessage(), None
     if record.exc_info:
         content["exc_text"] = record.exc_text or formatter.formatException(record.exc_info)
-        content["exc_info"] = None
+        error = record.exc_info[1]
+        content["exc_info"] = None if error is None else encode(error)
     try:
         return pickle.dumps(content)
     except Exception:  # noqa: BLE001, S110 - the user's objects

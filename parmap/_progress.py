@@ -76,13 +76,18 @@ def _tqdm(total: int | None, description: str) -> Any:
     except ImportError as error:
         raise BackendUnavailableError("a progress bar needs tqdm", extra="progress") from error
     options: dict[str, Any] = {"total": total, "desc": description, "unit": " items"}
-    in_notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
-    if not (in_notebook or _is_terminal(sys.stderr)):
-        options |= {"file": _Lines(), "mininterval": _LOG_SECONDS, "maxinterval": 2 * _LOG_SECONDS, "ncols": 80}
+    has_widgets = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    if not (has_widgets or _is_terminal(sys.stderr)):
+        # All on one line, so to speak: further down is where control characters lead.
+        options |= {"file": _Lines(), "position": 0, "ncols": 80}
+        options |= {"mininterval": _LOG_SECONDS, "maxinterval": 2 * _LOG_SECONDS}
     return tqdm(**options)
 
 
 def _is_terminal(stream: Any) -> bool:
+    """Whether what is written can be overwritten: in a terminal, and below the cell of a notebook."""
+    if any(kind.__module__.startswith("ipykernel.") for kind in type(stream).__mro__):
+        return True
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):  # no stream, or a closed one

@@ -14,11 +14,15 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parmap._failure import Failure
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOM = 4 << 20
 """Characters that may wait to be written."""
+
+_AT_ONCE = 1 << 16  # characters that are worth a call: more would only make Ctrl-C wait
 
 _EACH = 100  # what a message takes besides its text
 
@@ -76,18 +80,36 @@ class Relay:
         if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
             return
         with self._turn:
-            for _ in range(len(self.waiting)):
-                kind, fields = self.waiting[0]
+            left = len(self.waiting)
+            while left > 0:
+                kind, fields, count = self._next(left)
+                left -= count
                 try:
                     _WRITERS[kind](*fields)
                 except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
                     sys.excepthook(type(error), error, error.__traceback__)
                 finally:
                     # Only now: whoever finds nothing waiting relies on all being written.
-                    self.waiting.popleft()
+                    for _ in range(count):
+                        self.waiting.popleft()
                     with self._count:
-                        self._size -= _EACH + len(fields[-1])
+                        self._size -= _EACH * count + len(fields[-1])
                 self._tell()
+
+    def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:
+        """What waits first; text together with what follows it on the same stream, since bars are drawn anew each time."""
+        kind, fields = self.waiting[0]
+        if kind != "print":
+            return kind, fields, 1
+        name, text = fields
+        texts, size = [text], len(text)
+        while len(texts) < most and size < _AT_ONCE:
+            other, (stream, *_, text) = self.waiting[len(texts)]
+            if other != kind or stream != name:
+                break
+            texts.append(text)
+            size += len(text)
+        return kind, (name, "".join(texts)), len(texts)
 
     def _live(self) -> None:
         while self._signal.wait():
@@ -117,14 +139,23 @@ def _write(name: str, text: str) -> None:
 
 
 def _write_to(stream: Any, text: str) -> None:
-    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
-    if getattr(tqdm, "_instances", None):  # bars are shown: the text goes above them
-        with tqdm.external_write_mode(file=stream):
-            _encode_to(stream, text)
-    else:
+    unfinished = text[-1:] != "\n"
+    bars = _bars()
+    if bars is None:
         _encode_to(stream, text)
-    if text[-1:] != "\n":  # the task wants it to be seen
+    else:
+        with bars.external_write_mode(file=stream):
+            _encode_to(stream, text)
+            if unfinished and stream.isatty():  # else a bar would be drawn over it
+                stream.write("\n")
+    if unfinished:  # the task wants it to be seen
         stream.flush()
+
+
+def _bars() -> Any:
+    """The class of tqdm's bars, if some are shown: what is written goes above them."""
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    return tqdm if getattr(tqdm, "_instances", None) else None
 
 
 def _encode_to(stream: Any, text: str) -> None:
@@ -144,8 +175,19 @@ def _log(name: str, level: int, pickled: bytes) -> None:
     import pickle
 
     logger = logging.getLogger(name)
-    if logger.isEnabledFor(level):
-        logger.handle(logging.makeLogRecord(pickle.loads(pickled)))
+    if not logger.isEnabledFor(level):
+        return
+    content = pickle.loads(pickled)
+    if content["exc_info"] is not None:
+        error = Failure(encoded=content["exc_info"]).exception()
+        content["exc_info"] = type(error), error, None
+    record = logging.makeLogRecord(content)
+    bars = _bars()
+    if bars is None:
+        logger.handle(record)
+    else:
+        with bars.external_write_mode(file=sys.stderr):
+            logger.handle(record)
 
 
 _WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "call": _call}

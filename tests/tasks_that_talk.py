@@ -113,6 +113,23 @@ def log_an_error() -> None:
         logging.getLogger("tasks").exception("it %s", "failed")
 
 
+def log_a_strange_error() -> None:
+    """A task that logs an exception which stays where it is."""
+    import logging
+
+    class Strange(Exception):
+        def __reduce__(self) -> Any:
+            raise TypeError("never")
+
+        def __init__(self) -> None:
+            super().__init__(threading.Lock())
+
+    try:
+        raise Strange
+    except Strange:
+        logging.getLogger("tasks").exception("strange")
+
+
 def is_enabled(level: int) -> bool:
     """Whether a record of this level would be made at all."""
     import logging

@@ -13,7 +13,7 @@ import pytest
 import tasks_that_talk as talk
 
 from conftest import Script, wait_until
-from parmap import WorkerDiedError, _relay, parallel
+from parmap import RemoteError, WorkerDiedError, _relay, parallel
 
 
 def lines(text: str) -> list[str]:
@@ -235,6 +235,18 @@ def test_tracebacks_of_records_arrive(processes: dict[str, Any], caplog: pytest.
     (record,) = caplog.records
     assert record.getMessage() == "it failed"
     assert "KeyError: 'lost'" in record.exc_text
+
+
+def test_exceptions_of_records_arrive(processes: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    """Handlers that look at the exception itself have it, even one that can't travel; the text is written once."""
+    parallel(talk.log_an_error, **processes).submit().result()
+    parallel(talk.log_a_strange_error, **processes).submit().result()
+
+    first, second = (record.exc_info for record in caplog.records)
+    assert first is not None
+    assert (first[0], repr(first[1])) == (KeyError, "KeyError('lost')")
+    assert isinstance(second and second[1], RemoteError)
+    assert caplog.text.count("KeyError: 'lost'") == 1
 
 
 def test_levels_are_the_parents(processes: dict[str, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -136,8 +137,63 @@ def test_a_terminal_gets_a_bar(script: Script):
 
     assert "talkative: 100%" in text
     assert "8/8" in text
-    lines = {line.rpartition("\r")[2] for line in text.replace("\r\n", "\n").split("\n")}
-    assert {f"task {number}" for number in range(8)} <= {line.strip() for line in lines}
+    assert {f"task {number}" for number in range(8)} <= _lines(text)
+
+
+def test_no_bar_is_drawn_over_output(script: Script):
+    """Records of loggers, warnings and what has no end of line are lines of their own above the bar."""
+    path = script.write("""
+        import logging, warnings
+        from parmap import parallel
+
+        def talkative(x):
+            logging.getLogger("tasks").warning("logged %s", x)
+            warnings.warn("warned")
+            print("unfinished", x, end="")
+
+        logging.basicConfig(format="%(message)s")
+        parallel(talkative, workers=2, progress=True).map(range(8), chunksize=1)
+    """)
+    lines = _lines(_in_terminal(path))
+
+    assert {f"logged {number}" for number in range(8)} <= lines
+    assert {f"unfinished {number}" for number in range(8)} <= lines
+    assert any(line.endswith("UserWarning: warned") for line in lines)
+
+
+def _lines(text: str) -> set[str]:
+    """What is seen of each line in the end."""
+    return {line.rpartition("\r")[2].strip() for line in text.replace("\r\n", "\n").split("\n")}
+
+
+def test_several_bars_in_a_log_file(script: Script):
+    """Bars of calls at the same time, and one inside the loop over another, send no control characters either."""
+    done = script.run("""
+        from parmap import parallel
+
+        square = parallel(lambda x: x * x, workers=2)
+        for number in square.imap(range(3), progress="outer"):
+            square.map(range(3), progress=f"inner {number}")
+    """)
+
+    assert all(character.isprintable() or character == "\n" for character in done.stderr)
+    assert {line.partition(":")[0] for line in done.stderr.splitlines()} == {"outer", "inner 0", "inner 1", "inner 4"}
+
+
+class CellOutput(io.StringIO):
+    """What a notebook puts in the place of stderr: no terminal, yet one where a line can be overwritten."""
+
+    __module__ = "ipykernel.iostream"
+
+
+def test_a_notebook_without_widgets_gets_a_bar(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """It moves, as in a terminal, and not a line now and then as in a log file."""
+    cell = CellOutput()
+    monkeypatch.setattr(sys, "stderr", cell)
+    parallel(tasks.square, progress=True, **processes).map(range(10))
+
+    assert cell.getvalue().startswith("\rsquare:   0%")
+    assert "100%" in cell.getvalue().rstrip().rpartition("\r")[2]
 
 
 def _in_terminal(path: str) -> str:
