@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -195,7 +196,8 @@ class ResultStream(Generic[R_co]):
         return decode(arrival)[0]
 
     def _learn_size(self, arrival: Arrival) -> None:
-        nbytes = getattr(arrival.results, "nbytes", 0) / max(1, arrival.done)
+        results = arrival.results
+        nbytes = _size(results[-1]) if type(results) is list and results else getattr(results, "nbytes", 0) / arrival.done
         self._result_bytes = nbytes if nbytes > self._result_bytes else 0.5 * (nbytes + self._result_bytes)
 
     # reading on
@@ -253,6 +255,14 @@ class ResultStream(Generic[R_co]):
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<parmap.ResultStream: {self._yielded} results handed out, {state}>"
+
+
+def _size(value: Any) -> int:
+    """The bytes of a result that never was pickled, as far as it knows."""
+    try:
+        return sys.getsizeof(value)
+    except Exception:  # noqa: BLE001 - a method of the user's
+        return 0
 
 
 def _tail(arrival: Arrival, first: int) -> Arrival:

@@ -124,6 +124,18 @@ def test_the_default_window_is_bounded(stream: Callable[..., Any]) -> None:
         assert 0 < first <= 200_000
 
 
+def test_the_default_window_is_one_of_bytes(stream: Callable[..., Any]) -> None:
+    """Large results are waited for in smaller numbers: with a slow consumer too, memory stays flat."""
+    meter = Meter()
+    ahead = []
+    with stream(bytes, meter(itertools.repeat(4 << 20))) as results:
+        for handed_out in range(1, 61):
+            next(results)
+            ahead.append(meter.read - handed_out)
+
+    assert max(ahead) <= 16
+
+
 # --- errors ---------------------------------------------------------------------------------------
 
 
