@@ -43,7 +43,10 @@ class Launcher:
     def __init__(self, *, fork: bool, preload: Sequence[str], env: Mapping[str, str], threads: int) -> None:
         """Start it. `threads`: what each worker's numeric libraries may use."""
         ours, theirs = socket.socketpair()
-        environment = {name: str(threads) for name in _BLAS} | dict(os.environ) | dict(env)
+        chosen = dict(os.environ) | dict(env)
+        # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
+        limit = chosen.get("OMP_NUM_THREADS", str(threads))
+        environment = dict.fromkeys(_BLAS, limit) | chosen
         try:
             self.pid = _spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
         except BaseException:

@@ -11,7 +11,7 @@ from tasks import pid, square
 from tasks_that_die import init_dies, init_raises
 
 from conftest import wait_until
-from parmap import WorkerDiedError, parallel
+from parmap import WorkerDiedError, cpu_count, parallel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +22,65 @@ if TYPE_CHECKING:
 def lines(path: Path) -> list[str]:
     """What initializers noted."""
     return path.read_text().split()
+
+
+def variables(*names: str) -> list[str | None]:
+    """A task that looks at its environment."""
+    import os
+
+    return [os.environ.get(name) for name in names]
+
+
+def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables in `env` are those of the workers, besides the parent's own, which they may replace."""
+    monkeypatch.setenv("PARENTS", "kept")
+    monkeypatch.setenv("REPLACED", "before")
+    function = parallel(variables, env={"REPLACED": "after", "ADDED": "1"}, **processes)
+
+    assert function.submit("PARENTS", "REPLACED", "ADDED").result(60) == ["kept", "after", "1"]
+    assert variables("REPLACED", "ADDED") == ["before", None]
+
+
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@pytest.mark.parametrize("workers", [1, 1000])
+def test_numeric_libraries_share_the_cpus(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers times threads of numeric libraries are no more than the CPUs, and at least one each."""
+    for name in LIBRARIES:
+        monkeypatch.delenv(name, raising=False)
+    expected = str(max(1, cpu_count() // workers))
+
+    assert parallel(variables, workers=workers).submit(*LIBRARIES).result(60) == [expected] * 4
+
+
+def test_numeric_libraries_use_what_the_user_says(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables of the user's count, and that of OpenMP for the libraries that have none of their own."""
+    for name in LIBRARIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    function = parallel(variables, env={"MKL_NUM_THREADS": "5"}, **processes)
+
+    assert function.submit(*LIBRARIES).result(60) == ["3", "3", "5", "3"]
+
+
+def test_preloaded_modules_are_there(script: Script, processes: dict[str, Any]) -> None:
+    """A module in `preload` is imported before the first task, once for all workers that are forked."""
+    script.write("open('imports', 'a').write('x')", "heavy.py")
+    done = script.run(f"""
+        import parmap
+
+        def is_loaded(_):
+            import sys
+            return "heavy" in sys.modules
+
+        print(all(parmap.parallel(is_loaded, preload=("heavy",), **{processes!r}).map(range(20), chunksize=1)))
+        print(len(open("imports").read()))
+    """)
+    loaded, imports = done.stdout.split()
+
+    assert (loaded, done.stderr) == ("True", "")
+    assert imports == "1" or processes["start_method"] == "spawn"
 
 
 @pytest.mark.parametrize("size", [1, 3])
