@@ -218,7 +218,7 @@ class Conductor:
         place = self._backend.position(chunk)
         if chunk.doomed or (place is not None and place[0] > offset):
             return
-        if place is not None and place[0] == offset:
+        if place is not None and place[:2] == (offset, 1):
             self._doom(chunk, offset, None)
             return
         self._backend.recall(chunk, offset)
@@ -227,10 +227,13 @@ class Conductor:
 
         def confirm(_: float) -> None:
             place = self._backend.position(chunk)
-            if chunk.number in self._chunks and not chunk.doomed and place is not None and place[0] == offset:
-                self._doom(chunk, offset, None)
+            runs = place is not None and place[0] <= offset < place[0] + place[1]
+            if chunk.number in self._chunks and not chunk.doomed and runs:
+                self._doom(chunk, offset, None)  # if it was one of several, the others are run again
 
-        self._at(time.monotonic() + SETTLE, confirm)
+        # Several short items that run as one are soon done; if not, one of them is not short, and it may be this one.
+        together = place is not None and place[1] > 1
+        self._at(time.monotonic() + (MERCY if together else SETTLE), confirm)
 
     def _cut(self, chunk: Chunk) -> None:
         place = self._backend.position(chunk)

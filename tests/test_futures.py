@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+import tasks_that_hang as hang
 
 from conftest import wait_until
 from parmap import AsyncResult, Future, parallel
@@ -144,6 +145,18 @@ def test_cancelling_a_task_that_runs(processes: dict[str, Any], tmp_path: Path) 
     assert not other.done()
     gate.open()
     assert other.result(60) == str(gate.path)
+
+
+def test_cancelling_a_task_among_short_ones(processes: dict[str, Any]) -> None:
+    """One that hangs in the midst of short tasks, which ran as one, can be stopped; the others have their results."""
+    f = parallel(hang.hang_if_negative, **processes)
+    concurrent.futures.wait([f.submit(number) for number in range(1000)])
+    futures = [f.submit(-1 if number == 500 else number) for number in range(1000)]
+    stuck = futures.pop(500)
+    wait_until(futures[-1].done)
+
+    assert stuck.cancel()
+    assert [future.result(60) for future in futures] == [number for number in range(1000) if number != 500]
 
 
 def test_a_thread_can_not_be_cancelled(tmp_path: Path) -> None:
