@@ -33,7 +33,23 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: the c
         self.text = text
 
     def __str__(self) -> str:
-        return f"\n{self.text}"
+        return f"\n{_with_source(self.text)}"
+
+
+def _with_source(text: str) -> str:
+    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells."""
+    import linecache
+    import re
+
+    lines = text.split("\n")
+    told = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        told.append(line)
+        frame = re.match(r'  File "(.+)", line (\d+), in ', line)
+        if frame and not following.startswith("    "):
+            code = linecache.getline(frame[1], int(frame[2])).strip()
+            told += [f"    {code}"] if code else []
+    return "\n".join(told)
 
 
 class LoadError(Exception):
