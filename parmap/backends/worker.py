@@ -32,9 +32,8 @@ _NEVER = float("inf")
 ENDS = frozenset({"done", "report"})
 """The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
-_FRAME = '  File "'
-_OURS = _FRAME + os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_START = _FRAME + '<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
+_OURS = '  File "' + os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
 
 
 class FunctionCall(Call):
@@ -306,10 +305,9 @@ def _of_the_task(stack: str) -> str:
     paragraphs = stack.split("\n\n")
     for number, paragraph in enumerate(paragraphs):
         frames = paragraph.removesuffix(_START).splitlines()
-        while frames and frames[-1].startswith(_OURS):
+        while len(frames) > 2 and frames[-1].startswith(_OURS):  # noqa: PLR2004 - a heading, and where it was at all
             frames.pop()
-        if frames[-1:] and frames[-1].startswith(_FRAME):  # else there is nothing but ours: that is the story, then
-            paragraphs[number] = "\n".join(frames)
+        paragraphs[number] = "\n".join(frames)
     return "\n\n".join(paragraphs)
 
 
