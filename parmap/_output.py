@@ -141,6 +141,7 @@ class Output:
         self._err = Outlet(channel, "stderr", sys.stderr)
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
+        self._filters: list[bytes] = []
         sys.stdout, sys.stderr = self._out, self._err
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._restore)
@@ -179,6 +180,24 @@ class Output:
             logging.getLogger(name).setLevel(logging.NOTSET)
         for name, level in found.items():
             logging.getLogger(name or None).setLevel(level)
+
+
+    # warnings
+
+    def set_filters(self, pickled: list[bytes]) -> None:
+        """Warn of what the parent would warn of."""
+        if pickled == self._filters:
+            return
+        self._filters = pickled
+        import pickle
+        import warnings
+
+        warnings.resetwarnings()  # with it goes what was warned of before
+        for each in pickled:
+            try:
+                warnings.filters.append(pickle.loads(each))  # type: ignore[attr-defined]  # it is a list, in fact
+            except Exception:  # noqa: BLE001, PERF203 - importing the user's category may raise anything
+                continue
 
 
 def _handler(channel: Channel) -> logging.Handler:

@@ -214,3 +214,22 @@ def levels() -> tuple[tuple[str, int], ...]:
     if hasattr(root, "_cache"):
         root._cache[_LEVELS] = found  # noqa: SLF001 - see above
     return found
+
+
+def filters() -> list[Any]:
+    """The filters of this process's warnings, so that workers show, drop and raise the same ones."""
+    found: list[Any] = getattr(sys.modules.get("warnings"), "filters", [])
+    return found
+
+
+def pickled_filters() -> list[bytes]:
+    """Each filter by itself: a category of the user's may be one that workers can't have."""
+    import pickle
+
+    found = []
+    for each in filters():
+        try:
+            found.append(pickle.dumps(each))
+        except Exception:  # noqa: BLE001, PERF203 - the user's class
+            continue
+    return found

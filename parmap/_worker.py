@@ -108,8 +108,9 @@ class _Worker:
         self._channel.send("ready", self._pid)
 
     def _on_context(self, message: Message) -> None:
-        cwd, path, argv, levels = message.fields
+        cwd, path, argv, levels, filters = message.fields
         self._output.set_levels(levels)
+        self._output.set_filters(filters)
         self._cwd = cwd
         sys.path[:] = path
         sys.argv[:] = argv

@@ -72,6 +72,11 @@ def warn(what: str) -> None:
     warnings.warn(what, stacklevel=1)
 
 
+def warn_plainly(what: Any) -> None:
+    """A task that warns, and leaves it to others what becomes of it."""
+    warnings.warn(f"plain {what}", stacklevel=1)
+
+
 def talk_as_it_is_destroyed(count: int) -> list[int]:
     """A task that leaves objects which print when the garbage collector finds them, whenever that is."""
 

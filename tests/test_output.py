@@ -7,6 +7,7 @@ import io
 import logging
 import sys
 import threading
+import warnings
 from typing import Any
 
 import pytest
@@ -170,6 +171,35 @@ def test_warnings_arrive(processes: dict[str, Any], capsys: pytest.CaptureFixtur
     parallel(talk.warn, **processes).map(["careful"])
 
     assert "UserWarning: careful" in capsys.readouterr().err
+
+
+def test_warnings_are_filtered_as_here(backend: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """What the program ignores is not shown, what it makes an error is one in the task; also if it does so later."""
+    f = parallel(talk.warn_plainly, **backend)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        f.map([1, 2])
+        ignored = capsys.readouterr().err
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="plain")
+        with pytest.raises(UserWarning, match="plain 3"):
+            f.map([3])
+
+    assert ignored == ""
+
+
+def test_filters_of_unknown_categories_are_left_out(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """A category that workers can't have does not keep the other filters from them."""
+
+    class Ours(UserWarning):
+        pass
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Ours)
+        parallel(talk.warn_plainly, **processes).map([1, 2])
+
+    assert capsys.readouterr().err == ""
 
 
 # --- much output ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from parmap._channel import Channel, ChannelClosedError, Shared
 from parmap._failure import Failure, describe
 from parmap._page import Page
 from parmap._payload import Packed, is_small, pack
-from parmap._relay import levels, relay
+from parmap._relay import filters, levels, pickled_filters, relay
 from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
@@ -89,7 +89,7 @@ class Worker:
         # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it gave to it.
         self.read_lock = threading.Lock()
         self._backend = backend
-        self._context: tuple[str, list[Any], list[str], tuple[Any, ...]] = ("", [], [], ())
+        self._context: tuple[str, list[Any], list[str], tuple[Any, ...], list[Any]] = ("", [], [], (), [])
 
     @property
     def is_orphan(self) -> bool:
@@ -101,8 +101,9 @@ class Worker:
     def sync(self, call: FunctionCall) -> None:
         """Tell the worker where it is and what the function is, if it does not know."""
         if not self._is_up_to_date():
-            self._context = cwd, path, argv, loggers = _cwd(), list(sys.path), list(sys.argv), levels()
-            self.channel.post("context", cwd, [entry for entry in path if type(entry) is str], argv, loggers)
+            self._context = cwd, path, argv, loggers, _ = _cwd(), [*sys.path], [*sys.argv], levels(), [*filters()]
+            path = [entry for entry in path if type(entry) is str]
+            self.channel.post("context", cwd, path, argv, loggers, pickled_filters())
         if call.key not in self.known:
             self.known.add(call.key)
             if call.share is not None:
@@ -116,8 +117,9 @@ class Worker:
 
     def _is_up_to_date(self) -> bool:
         """Whether it has what a task sees besides its arguments: working directory, module path, command line."""
-        cwd, path, argv, loggers = self._context
-        return path == sys.path and argv == sys.argv and loggers == levels() and cwd == _cwd()
+        cwd, path, argv, loggers, warned = self._context
+        same = path == sys.path and argv == sys.argv and loggers == levels() and warned == filters()
+        return same and cwd == _cwd()
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
