@@ -176,8 +176,9 @@ class Batches(Generic[P, R_co]):
         """Return a stream of the results, in order, as they come.
 
         The input is read only *buffersize* items ahead of what was taken from the stream, so that endless input and
-        a slow consumer run in constant memory. It may be asynchronous: then so must be the reading, by
-        ``async for``. Closing the stream, or leaving its ``with``, cancels the rest.
+        a slow consumer run in constant memory; ``None`` is as many as keep the workers busy, at most 100,000 and
+        about 64 MB of results. It may be asynchronous: then so must be the reading, by ``async for``. Closing the
+        stream, or leaving its ``with``, cancels the rest.
 
         Example:
             >>> from itertools import count

@@ -181,7 +181,6 @@ class Output:
         for name, level in found.items():
             logging.getLogger(name or None).setLevel(level)
 
-
     # warnings
 
     def set_filters(self, pickled: list[bytes]) -> None:
@@ -196,7 +195,7 @@ class Output:
         for each in pickled:
             try:
                 warnings.filters.append(pickle.loads(each))  # type: ignore[attr-defined]  # it is a list, in fact
-            except Exception:  # noqa: BLE001, PERF203 - importing the user's category may raise anything
+            except Exception:  # noqa: BLE001, S112 - importing the user's category may raise anything
                 continue
 
 

@@ -97,7 +97,7 @@ class Relay:
                 self._tell()
 
     def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:
-        """What waits first; text together with what follows it on the same stream, since bars are drawn anew each time."""
+        """What waits first; text with what follows it on the same stream, since bars are drawn anew each time."""
         kind, fields = self.waiting[0]
         if kind != "print":
             return kind, fields, 1
@@ -230,6 +230,6 @@ def pickled_filters() -> list[bytes]:
     for each in filters():
         try:
             found.append(pickle.dumps(each))
-        except Exception:  # noqa: BLE001, PERF203 - the user's class
+        except Exception:  # noqa: BLE001, S112 - the user's class
             continue
     return found

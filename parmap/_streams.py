@@ -196,8 +196,7 @@ class ResultStream(Generic[R_co]):
         return decode(arrival)[0]
 
     def _learn_size(self, arrival: Arrival) -> None:
-        results = arrival.results
-        nbytes = _size(results[-1]) if type(results) is list and results else getattr(results, "nbytes", 0) / arrival.done
+        nbytes = _nbytes(arrival.results) / arrival.done
         self._result_bytes = nbytes if nbytes > self._result_bytes else 0.5 * (nbytes + self._result_bytes)
 
     # reading on
@@ -257,12 +256,14 @@ class ResultStream(Generic[R_co]):
         return f"<parmap.ResultStream: {self._yielded} results handed out, {state}>"
 
 
-def _size(value: Any) -> int:
-    """The bytes of a result that never was pickled, as far as it knows."""
+def _nbytes(results: Any) -> float:
+    """The bytes of results; of those that never were pickled, as far as the last of them knows."""
+    if type(results) is not list:
+        return float(getattr(results, "nbytes", 0))
     try:
-        return sys.getsizeof(value)
+        return float(len(results) * sys.getsizeof(results[-1]))
     except Exception:  # noqa: BLE001 - a method of the user's
-        return 0
+        return 0.0
 
 
 def _tail(arrival: Arrival, first: int) -> Arrival:

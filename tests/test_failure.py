@@ -241,7 +241,7 @@ def test_tracebacks_show_the_code_of_cells(processes: dict[str, Any], monkeypatc
     """The lines of a function that was typed in, as in a notebook, are known here alone, and shown."""
     source = "def typed(x):\n    return 1 / x  # the place\n"
     space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, "<cell 1>", "exec"), space)  # noqa: S102 - as a notebook does
+    exec(compile(source, "<cell 1>", "exec"), space)
     monkeypatch.setitem(linecache.cache, "<cell 1>", (len(source), None, source.splitlines(keepends=True), "<cell 1>"))
 
     with pytest.raises(ZeroDivisionError) as caught:
