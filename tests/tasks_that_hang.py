@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+from parmap import _place
+
 
 def sleep(_: Any = None) -> None:
     """Stuck in a system call."""
@@ -79,3 +81,29 @@ def hang_once(path: str) -> int:
         return os.getpid()
     time.sleep(3600)
     return 0
+
+
+class Slow:
+    """It hangs in workers: when it arrives there, or when it shall leave."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        self.hangs = hangs
+
+    def __reduce__(self) -> Any:
+        return _pass, (_pass(self.hangs),)
+
+
+def _pass(hangs: bool) -> bool:
+    if hangs and _place.in_worker:
+        time.sleep(3600)
+    return hangs
+
+
+def take(slow: bool) -> bool:
+    """Returns what it was given."""
+    return slow
+
+
+def give(number: int) -> Any:
+    """Returns what hangs on its way, for one number."""
+    return Slow(hangs=number == 3)

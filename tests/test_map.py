@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import OrderedDict, UserList, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from inspection import is_gone
 
 from conftest import wait_until
 from parmap import parallel
@@ -235,6 +237,26 @@ def test_an_error_is_raised_though_an_earlier_item_runs(processes: dict[str, Any
     with pytest.raises(ValueError, match="fails first"):
         parallel(fail_or_wait, **processes, chunksize=1).map([(str(tmp_path / "begun"), never), None])
     assert parallel(tasks.square, **processes).map(range(4)) == [0, 1, 4, 9]
+
+
+def fail_or_run(path: str, fails: bool) -> None:
+    """Wait until the other runs, then fail; or note the process and run for ever."""
+    if fails:
+        tasks.wait_for(path)
+        raise ValueError("fails second")
+    with open(path + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(path + ".new", path)
+    tasks.wait_for(path + ".never")
+
+
+def test_an_error_kills_what_runs(processes: dict[str, Any], tmp_path: Path) -> None:
+    """A task that runs when another fails is stopped, with its process."""
+    path = tmp_path / "pid"
+
+    with pytest.raises(ValueError, match="fails second"):
+        parallel(fail_or_run, **processes).starmap([(str(path), False), (str(path), True)])
+    wait_until(lambda: is_gone(int(path.read_text())))
 
 
 def note_and_fail(order: tuple[str, bool]) -> None:

@@ -51,6 +51,24 @@ def test_it_is_exact_to_the_item(processes: dict[str, Any], chunksize: int | Non
     assert [result for result in results if isinstance(result, int)] == [item for item in items if item >= 0]
 
 
+def test_it_is_exact_among_short_tasks(processes: dict[str, Any]):
+    """Of a thousand tasks of `submit`, which travel together, one pays."""
+    f = parallel(hang.hang_if_negative, timeout=LIMIT, **processes)
+    futures = [f.submit(-1 if number == 500 else number) for number in range(1000)]
+    errors = {number: future.exception(60) for number, future in enumerate(futures)}
+
+    assert {number: type(error) for number, error in errors.items() if error} == {500: TaskTimeoutError}
+
+
+@pytest.mark.parametrize("task", [hang.take, hang.give], ids=lambda task: task.__name__)
+def test_pickling_counts_too(processes: dict[str, Any], task: Any):
+    """An argument that hangs while it is unpickled, or a result while it is pickled, is of one item."""
+    items = [hang.Slow(hangs=number == 3) if task is hang.take else number for number in range(6)]
+    results = parallel(task, timeout=LIMIT, **processes).map(items, chunksize=6, return_exceptions=True)
+
+    assert [type(result) for result in results] == [bool, bool, bool, TaskTimeoutError, bool, bool]
+
+
 def test_it_counts_for_each_item(processes: dict[str, Any]):
     """A chunk may take longer than its items may."""
     f = parallel(tasks.nap, timeout=1.0, **processes)
