@@ -156,14 +156,14 @@ class Conductor:
             self._at(now + pause, lambda later: self._rescue(chunk, later, 2 * pause))
             return
         limit = place[0] + place[1] if place else 0
-        self._backend.recall(chunk, limit)
+        self._recall(chunk, limit)
 
         def confirm(now: float) -> None:
             if chunk.number not in self._chunks or chunk.job.closed:  # a closed job wants all of it back, for good
                 return
             place = self._backend.position(chunk)
             if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
-                self._backend.recall(chunk, NO_LIMIT)
+                self._recall(chunk, NO_LIMIT)
                 chunk.recalled = False
                 chunk.sent = now
                 return
@@ -173,6 +173,11 @@ class Conductor:
                 del self._chunks[chunk.number]
 
         self._at(now + SETTLE, confirm)
+
+    def _recall(self, chunk: Chunk, limit: int) -> None:
+        """Let a chunk end before item *limit*, or before one that was cancelled."""
+        chunk.limit = limit
+        self._backend.recall(chunk, min(limit, chunk.stop))
 
     def stop_soon(self, chunks: list[Chunk], *, kill: bool = True) -> None:
         """Stop work that nobody waits for any more."""
@@ -221,7 +226,8 @@ class Conductor:
         if place is not None and place[:2] == (offset, 1):
             self._doom(chunk, offset, None)
             return
-        self._backend.recall(chunk, offset)
+        chunk.stop = min(chunk.stop, offset)
+        self._recall(chunk, chunk.limit)
         self._cut(chunk)
         chunk.job.dropped.add(chunk.items[offset])
 

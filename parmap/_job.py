@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from parmap._page import NO_LIMIT
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
@@ -213,12 +215,14 @@ class Chunk:
         "expected",
         "items",
         "job",
+        "limit",
         "number",
         "place",
         "recalled",
         "sent",
         "slot",
         "start",
+        "stop",
         "strikes",
         "verdict",
     )
@@ -235,5 +239,7 @@ class Chunk:
         self.sent = 0.0
         self.expected: float | None = None
         self.recalled = False  # it was asked to give back what it has not started
+        self.limit = NO_LIMIT  # what it was asked to stop before, for others to take that
+        self.stop = NO_LIMIT  # the first of its items that was cancelled
         self.doomed = False  # its worker is being killed for it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends

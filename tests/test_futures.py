@@ -132,6 +132,24 @@ def test_a_cancelled_task_never_runs(gate: Gate, single: dict[str, Any], tmp_pat
     assert sorted(path.name for path in tmp_path.glob("trace-*")) == [f"trace-{number}" for number in range(1, 10, 2)]
 
 
+def test_cancelling_several_behind_one_that_runs(processes: dict[str, Any], tmp_path: Path) -> None:
+    """None of them runs, though they are with the worker already, and however they are cut into chunks."""
+    f = parallel(tasks.touch_and_wait_for, **{**processes, "workers": 1})
+    ready = str(tmp_path / "ready")
+    tasks.touch(ready)
+    for number in range(5):
+        [f.submit(ready, ready).result(60) for _ in range(100)]  # short ones travel together
+        begun, go = tmp_path / f"begun-{number}", tmp_path / f"go-{number}"
+        first, gate = f.submit(ready, ready), f.submit(str(begun), str(go))
+        futures = [f.submit(str(tmp_path / f"ran-{number}-{n}"), ready) for n in range(40)]
+        wait_until(begun.exists)
+
+        assert all(future.cancel() for future in futures[:20])
+        tasks.touch(str(go))
+        concurrent.futures.wait([first, gate, *futures])
+        assert len([path for path in tmp_path.iterdir() if path.name.startswith(f"ran-{number}-")]) == 20
+
+
 def test_cancelling_a_task_that_runs(processes: dict[str, Any], tmp_path: Path) -> None:
     """Its worker is killed; other tasks, running and waiting, never notice."""
     gate = Gate(tmp_path, processes)
