@@ -146,7 +146,7 @@ def _write_to(stream: Any, text: str) -> None:
     else:
         with bars.external_write_mode(file=stream):
             _encode_to(stream, text)
-            if unfinished and stream.isatty():  # else a bar would be drawn over it
+            if unfinished and getattr(stream, "isatty", bool)():  # else a bar would be drawn over it
                 stream.write("\n")
     if unfinished:  # the task wants it to be seen
         stream.flush()

@@ -15,7 +15,7 @@ import tasks
 import tasks_that_hang as hang
 
 from conftest import wait_until
-from parmap import AsyncResult, Future, parallel
+from parmap import AsyncResult, Future, TaskTimeoutError, parallel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +148,26 @@ def test_cancelling_several_behind_one_that_runs(processes: dict[str, Any], tmp_
         tasks.touch(str(go))
         concurrent.futures.wait([first, gate, *futures])
         assert len([path for path in tmp_path.iterdir() if path.name.startswith(f"ran-{number}-")]) == 20
+
+
+def touch_or_hang(path: str) -> None:
+    if path:
+        tasks.touch(path)
+    else:
+        hang.ignore_signals()
+
+
+def test_cancelling_behind_one_that_is_being_stopped(processes: dict[str, Any], tmp_path: Path) -> None:
+    """While a worker is killed for one task, another that is with it is cancelled: it does not run later."""
+    f = parallel(touch_or_hang, timeout=0.2, **{**processes, "workers": 1})
+    concurrent.futures.wait([f.submit(str(tmp_path / "short")) for _ in range(200)])
+    stuck, *futures = [f.submit(str(tmp_path / name) if name else "") for name in ["", *"abcdef"]]
+    wait_until(lambda: any(chunk.doomed for chunk in stuck.lane.job.flight))
+
+    assert all(future.cancel() for future in futures)
+    assert isinstance(stuck.exception(60), TaskTimeoutError)
+    assert f.submit(str(tmp_path / "last")).result(60) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "short"]
 
 
 def test_cancelling_a_task_that_runs(processes: dict[str, Any], tmp_path: Path) -> None:
