@@ -17,7 +17,7 @@ from parmap.backends.base import Died, Report
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from parmap._futures import Future
     from parmap._job import Chunk
@@ -138,7 +138,7 @@ class Conductor:
     def _doom(self, chunk: Chunk, offset: int, failure: Failure | None, *, dump: bool = False) -> None:
         chunk.doomed = True
         chunk.verdict = (offset, failure)
-        self._backend.stop(chunk.slot, dump=dump)
+        self._stop(chunk.slot, dump=dump)
 
     def _rescue(self, chunk: Chunk, now: float, pause: float = SETTLE) -> None:
         """Take the items back that wait behind a slow one, though their worker can't be asked.
@@ -179,6 +179,10 @@ class Conductor:
         chunk.limit = limit
         self._backend.recall(chunk, min(limit, chunk.stop))
 
+    def _stop(self, slot: Hashable, *, dump: bool = False) -> None:
+        self.scheduler.doom(slot)
+        self._backend.stop(slot, dump=dump)
+
     def stop_soon(self, chunks: list[Chunk], *, kill: bool = True) -> None:
         """Stop work that nobody waits for any more."""
         for chunk in chunks:
@@ -189,7 +193,7 @@ class Conductor:
             for chunk in chunks:
                 if chunk.number in self._chunks and not chunk.doomed and self._backend.position(chunk) is not None:
                     chunk.doomed = True
-                    self._backend.stop(chunk.slot)
+                    self._stop(chunk.slot)
 
         if chunks and kill and self._backend.kills:
             self._at(time.monotonic() + MERCY, stop)
@@ -204,7 +208,7 @@ class Conductor:
             if any(
                 task is future for _, task in self._backend.lent()
             ):  # else it ended just now, and the worker is free
-                self._backend.stop(slot)
+                self._stop(slot)
             return True
         job = future.lane.job
         if job is None:
@@ -254,7 +258,7 @@ class Conductor:
             self.stop_soon(self.scheduler.cancel(job, Failure(error)))
         for slot, future in self._backend.lent():  # these went past the scheduler
             future.settle_failure(Failure(error))
-            self._backend.stop(slot)
+            self._stop(slot)
 
     # from the backend to the scheduler
 
@@ -282,13 +286,18 @@ class Conductor:
             self._backend.retire(slot)
 
     def _on_death(self, died: Died, now: float) -> None:
-        if died.direct is not None:
-            died.direct.settle_failure(died.explain(None, 0))
+        # What it was killed for may have ended just before, and something else have begun: that is innocent.
+        doomed = self.scheduler.is_doomed(died.slot)
+        if died.direct is not None and not died.direct.done():
+            if doomed:
+                self._backend.repost(died.direct)
+            else:
+                died.direct.settle_failure(died.explain(None, 0))
         chunks = self.scheduler.remove_slot(died.slot)
         for chunk in reversed(chunks):
             if self._chunks.pop(chunk.number, None) is None:
                 continue
-            if chunk is chunks[0] and not died.starting:
+            if chunk is chunks[0] and not died.starting and chunk.doomed == doomed:
                 self._charge(chunk, died, now)
             else:
                 self.scheduler.put_back(chunk)

@@ -52,13 +52,14 @@ class Cost(NamedTuple):
 class Slot:
     """A worker as the scheduler sees it."""
 
-    __slots__ = ("away", "budget", "flight", "lent", "turn")
+    __slots__ = ("away", "budget", "doomed", "flight", "lent", "turn")
 
     def __init__(self, budget: int | None) -> None:
         self.flight: list[Chunk] = []
         self.turn = 0
         self.lent = False  # callers may borrow it: it must be claimed back
         self.away = False  # a caller has it
+        self.doomed = False  # it is being killed
         self.budget = budget  # tasks it may still be given
 
 
@@ -86,6 +87,15 @@ class Scheduler:
         gone = self.slots.pop(slot, None)
         return gone.flight if gone else []
 
+    def doom(self, slot: Hashable) -> None:
+        """A worker is being killed: it gets nothing more to do."""
+        if slot in self.slots:
+            self.slots[slot].doomed = True
+
+    def is_doomed(self, slot: Hashable) -> bool:
+        """Whether a worker is being killed."""
+        return slot in self.slots and self.slots[slot].doomed
+
     def is_spent(self, slot: Hashable) -> bool:
         """Whether a worker has done the tasks of its life."""
         state = self.slots[slot]
@@ -95,7 +105,7 @@ class Scheduler:
     def demand(self) -> int:
         """How many more workers would have something to do at once."""
         waiting = sum(job.waiting for job in self.jobs)
-        idle = sum(not slot.flight and slot.budget != 0 and not slot.away for slot in self.slots.values())
+        idle = sum(not (slot.flight or slot.away or slot.doomed) and slot.budget != 0 for slot in self.slots.values())
         return max(0, min(waiting - idle, self.workers - len(self.slots)))
 
     @property
@@ -195,7 +205,7 @@ class Scheduler:
     def _free_slot(self, now: float, claim: Callable[[Hashable], bool]) -> Hashable:
         second = None
         for name, slot in self.slots.items():
-            if slot.budget == 0:
+            if slot.budget == 0 or slot.doomed:
                 continue
             if not slot.flight:
                 slot.away = slot.lent and not claim(name)

@@ -107,3 +107,20 @@ def take(slow: bool) -> bool:
 def give(number: int) -> Any:
     """Returns what hangs on its way, for one number."""
     return Slow(hangs=number == 3)
+
+
+def end_when_terminated(path: str) -> str:
+    """Make a file, if there is a path, then end as a task should when SIGTERM comes, and leave the worker well."""
+    if not path:
+        return path
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: asked.append(signum))
+    try:
+        with open(path, "w", encoding="utf-8"):
+            pass
+        deadline = time.monotonic() + 60
+        while not asked and time.monotonic() < deadline:
+            time.sleep(0.005)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return path

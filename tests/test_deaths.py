@@ -22,6 +22,7 @@ from tasks_that_die import (
 import parmap
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
+from parmap._launch import Launcher
 from parmap._page import RECEIVING
 from parmap._segments import Limits
 
@@ -380,6 +381,23 @@ def test_cancelling_works_without_the_template(tmp_path: Path) -> None:
 
     assert future.cancel()
     wait_until(lambda: is_gone(worker.pid))
+
+
+def test_the_template_is_found_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that is gone when a worker is asked of it is replaced, before anybody heard of its end."""
+    victims = [True]
+    start = Launcher.start
+
+    def late(launcher: Launcher, *args: Any) -> None:
+        if victims:
+            victims.pop()
+            kill(launcher.pid)
+            wait_until(lambda: is_gone(launcher.pid))
+        start(launcher, *args)
+
+    monkeypatch.setattr(Launcher, "start", late)
+
+    assert parallel(square, workers=2).map(range(50)) == [number * number for number in range(50)]
 
 
 def test_the_template_dies_while_it_starts_workers() -> None:

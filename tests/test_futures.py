@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 import tasks_that_hang as hang
+from inspection import wait_until_lent
 
 from conftest import wait_until
 from parmap import AsyncResult, Future, TaskTimeoutError, parallel
@@ -225,6 +226,23 @@ def test_cancelling_many(processes: dict[str, Any]) -> None:
     assert [future.result(60) for future in futures[1::2]] == [x * x for x in range(1, 1000, 2)]
     for x, future in enumerate(futures):
         assert future.cancelled() or future.result(60) == x * x
+
+
+@pytest.mark.parametrize("retries", [0, 1], ids=["lent", "scheduled"])
+def test_cancelling_what_ends_by_itself(retries: int, tmp_path: Path) -> None:
+    """A worker that is to be killed for a task gets no other, even if that task ends before the blow falls."""
+    slow = parallel(hang.end_when_terminated, workers=1, retries=retries)
+    quick = parallel(tasks.nap, workers=1, retries=retries)
+    path = tmp_path / "begun"
+    slow.submit("").result(60)
+    wait_until_lent(slow)
+    cancelled = slow.submit(str(path))
+    wait_until(path.exists)
+    assert cancelled.cancel()
+
+    futures = [quick.submit(0.2) for _ in range(5)]
+
+    assert [future.result(60) for future in futures] == [0.2] * 5
 
 
 # --- callbacks ------------------------------------------------------------------------------------

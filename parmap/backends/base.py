@@ -87,7 +87,7 @@ class Backend(ABC):
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.repost: Callable[[Future[Any]], object]  # set by the engine: takes a task back that its worker never began
+        self.repost: Callable[[Future[Any]], object]  # set by the engine: takes back a task that was lent
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""
