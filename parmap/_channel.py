@@ -305,7 +305,7 @@ class Channel:
         copy = where == LENT and self._copies
         pack = self._build(description, memoryview(memory), copy=copy)
         if copy:
-            self.post("free", name)
+            self.answer("free", name)
         return pack, name if where == LENT and not copy else 0
 
     @staticmethod
@@ -322,8 +322,15 @@ class Channel:
             buffers = [_segments.private(buffer) for buffer in buffers]
         return Pack.restore(description, stream, buffers)
 
+    def answer(self, kind: str, name: int) -> None:
+        """Say what becomes of a segment; nobody need be there to hear it."""
+        try:
+            self.post(kind, name)
+        except ChannelClosedError:  # the end is told when it is read: what was sent before it counts all the same
+            pass
+
     def detach(self, name: int) -> None:
-        """Forget a segment of the other side: something here still uses its memory."""
+        """Forget a segment of the other side: it was dropped there, or something here still uses its memory."""
         self._attached.pop(name, None)
 
     def close(self) -> None:

@@ -131,14 +131,16 @@ class Lender:
         segment.memory = mmap.mmap(segment.fd, segment.size)
         segment.close_fd()
 
-    def take_back(self, name: int) -> None:
-        """The other side is done with a segment."""
+    def take_back(self, name: int) -> list[int]:
+        """The other side is done with a segment. Returns those that are dropped for it, which both sides map still."""
         segment = self._lent.pop(name, None)
         if segment is None:
-            return
+            return []
         self._free.append(segment)
+        dropped = []
         while sum(kept.size for kept in self._free) > Limits.kept:
-            self._free.pop(0)
+            dropped.append(self._free.pop(0).name)
+        return dropped
 
     def forget(self, name: int) -> None:
         """The other side keeps a segment for good."""

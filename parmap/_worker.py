@@ -130,7 +130,11 @@ class _Worker:
         self._callees.pop(message.fields[0], None)
 
     def _on_free(self, message: Message) -> None:
-        self._channel.lender.take_back(message.fields[0])
+        for dropped in self._channel.lender.take_back(message.fields[0]):
+            self._channel.send("drop", dropped)
+
+    def _on_drop(self, message: Message) -> None:
+        self._channel.detach(message.fields[0])
 
     # chunks
 

@@ -168,6 +168,52 @@ def test_segment_that_a_task_keeps_stays_its_own(line: tuple[Channel, Channel]) 
     assert bytes(kept.raw()) == b"a" * 200_000
 
 
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+@pytest.mark.parametrize("by_copy", [True, False], ids=["results", "arguments"])
+def test_a_dropped_segment_is_dropped_on_both_sides(
+    line: tuple[Channel, Channel], by_copy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that the lender gives up is not held by the reader: both map no more than the limit allows."""
+    monkeypatch.setattr(Limits, "kept", 300_000)
+    lender, reader = reversed(line) if by_copy else line
+    for _ in range(5):
+        lender.post("message", pack=pack([Buffered(bytes(200_000))])[0])
+        lender.post("message", pack=pack([Buffered(bytes(200_000))])[0])
+        names = []
+        for _ in range(2):
+            message = reader.poll()
+            assert message is not None
+            if not by_copy:
+                message.pack.release()
+                reader.post("free", message.segment)
+        for _ in range(2):
+            freed = lender.poll()
+            assert freed is not None
+            for dropped in lender.lender.take_back(freed.fields[0]):
+                lender.answer("drop", dropped)
+        while (dropped := reader.poll()) is not None:
+            names.append(dropped.fields[0])
+            reader.detach(dropped.fields[0])
+        assert len(names) == 1
+
+    assert len(reader._attached) == 1
+
+
+def test_result_of_a_worker_that_is_gone(line: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result that was sent arrives, though nobody is left to get its segment back; then the end is told."""
+    monkeypatch.setattr(Limits, "smallest", 0)
+    parent, worker = line
+    worker.send("report", pack=pack([Buffered(b"x" * 1000)])[0])
+    worker.sock.close()
+
+    message = parent.poll()
+
+    assert message is not None
+    assert list(message.pack or []) == [Buffered(b"x" * 1000)]
+    with pytest.raises(ChannelClosedError):
+        parent.poll()
+
+
 def test_shared_payload_reaches_every_worker_as_a_copy_of_its_own() -> None:
     """A payload written once is mapped by any number of workers, and what one writes no other sees."""
     share = Shared.of(pack([Buffered(bytearray(200_000))])[0])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from parmap._options import Options
 
 _OUTPUT = frozenset({"print", "log"})
+_OF_SEGMENTS = frozenset({"free", "drop", "keep"})
 
 _STARTS = 3  # workers, or templates, in a row that may die at start
 
@@ -223,10 +224,8 @@ class Staff(Backend):
                 self._events.append(worker.finish(message))
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
-        elif message.kind == "free":
-            worker.channel.lender.take_back(message.fields[0])
-        elif message.kind == "keep":
-            worker.channel.lender.forget(message.fields[0])
+        elif message.kind in _OF_SEGMENTS:
+            worker.settle_segment(message.kind, message.fields[0])
         elif message.kind == "ready":
             worker.ready = True
             worker.pid = message.fields[0]

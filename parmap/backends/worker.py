@@ -224,6 +224,16 @@ class Worker:
                 future.settle(message.pack, 0)
         future.lane.call.pace.learn(1, seconds)
 
+    def settle_segment(self, kind: str, name: int) -> None:
+        """One of our segments came back, or a task keeps it; or one of the worker's is no more."""
+        if kind == "free":
+            for dropped in self.channel.lender.take_back(name):
+                self.channel.answer("drop", dropped)
+        elif kind == "keep":
+            self.channel.lender.forget(name)
+        else:
+            self.channel.detach(name)
+
     # its end
 
     def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> tuple[Died, Future[Any] | None]:
