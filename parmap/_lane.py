@@ -71,6 +71,7 @@ class Lane:
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """The job ended; what is *left* fails with it."""
+        self.job = None  # no cycle: what the function captured shall not wait for the garbage collector
         if failure is not None:
             for future in left:
                 future.settle_failure(failure)
