@@ -114,6 +114,11 @@ class Channel:
         """Send what stayed behind; true when nothing is left."""
         return self._push(_DONTWAIT)
 
+    def keep(self) -> None:
+        """Copy what stayed behind: it lies in memory of the caller's, who may change it."""
+        for frame in self._outbox:
+            frame.parts = [memoryview(b"".join(frame.parts))]
+
     @property
     def is_clear(self) -> bool:
         """Whether nothing waits to be sent."""
@@ -328,6 +333,18 @@ class Channel:
             self.post(kind, name)
         except ChannelClosedError:  # the end is told when it is read: what was sent before it counts all the same
             pass
+
+    def let_go(self, message: Message) -> bool:
+        """Release the segment that *message* lies in; if something here still uses its memory, false: it is kept."""
+        assert message.pack is not None  # noqa: S101 - it came in the segment
+        message.pack.release()
+        memory = self._attached[message.segment]
+        try:
+            memory.resize(len(memory))  # changes nothing, but is refused while there is any view, or part of a view
+        except BufferError:
+            self.detach(message.segment)
+            return False
+        return True
 
     def detach(self, name: int) -> None:
         """Forget a segment of the other side: it was dropped there, or something here still uses its memory."""

@@ -84,11 +84,7 @@ class Pack:
         self._ends: list[int] | None = None
 
     def release(self) -> None:
-        """Let go of the memory that the payload lies in.
-
-        Raises:
-            BufferError: something still uses it.
-        """
+        """Let go of the memory that the payload lies in; items that were decoded may still use it."""
         self._values = None
         for view in (*self.buffers, self.stream):
             if isinstance(view, memoryview):
@@ -122,14 +118,14 @@ class Pack:
         if not self.buffers:
             return pickle.loads(one)
         first = sum(self.owned[:index])
-        return pickle.loads(one, buffers=self.buffers[first : first + self.owned[index]])
+        return pickle.loads(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
 
     def whole(self) -> Sequence[Any]:
         """The items of a pack that is one stream."""
         values = self._values
         if values is None:
             loads: Any = marshal.loads if self.kind == FLAT else pickle.loads
-            values = self._values = loads(self.stream, **({"buffers": self.buffers} if self.buffers else {}))
+            values = self._values = loads(self.stream, **({"buffers": _views(self.buffers)} if self.buffers else {}))
         return values
 
     def describe(self) -> tuple[Any, ...]:
@@ -142,6 +138,11 @@ class Pack:
         kind, count, _, sizes, kinds, owned = description
         views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
         return cls(kind, count, stream, sizes, views, owned)
+
+
+def _views(buffers: list[memoryview]) -> list[memoryview]:
+    """Views for an item to keep as they are: the pack's own are released under it."""
+    return list(map(memoryview, buffers))
 
 
 def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:

@@ -145,6 +145,7 @@ class _Worker:
         outcome = self._outcome(message, key)
         self._output.flush()
         self._report(number, outcome, key, message.fields[3], message.fields[5])
+        del outcome  # a result may lie in the memory of its argument
         self._release(message)
 
     def _run_task(self, number: int, key: int, mode: str, item: Any) -> None:
@@ -231,15 +232,9 @@ class _Worker:
 
     def _release(self, message: Message) -> None:
         """Give the segment of the arguments back, unless the task kept a reference into it."""
-        if not message.segment or message.pack is None:
-            return
-        try:
-            message.pack.release()
-        except BufferError:
-            self._channel.detach(message.segment)
-            self._channel.send("keep", message.segment)
-        else:
-            self._channel.send("free", message.segment)
+        if message.segment and message.pack is not None:
+            free = self._channel.let_go(message)
+            self._channel.send("free" if free else "keep", message.segment)
 
 
 def _failed(error: BaseException, count: int) -> Outcome:

@@ -156,6 +156,7 @@ class Worker:
                 else:
                     is_sent = post("run", number, call.key, mode, -1, None, True, True, pack=payload)
                 if not is_sent:
+                    self.channel.keep()
                     self._backend.flush_later(self)
         except ChannelClosedError:  # it died idle: that is not this task's fault
             self.direct = future.borrowed = future.helper = None
