@@ -61,9 +61,9 @@ class _Frame:
         self.fds = fds
 
     def close_fds(self) -> None:
-        for fd in self.fds:
+        fds, self.fds = self.fds, []
+        for fd in fds:
             os.close(fd)
-        self.fds = []
 
 
 class Channel:
@@ -136,6 +136,7 @@ class Channel:
             except BlockingIOError:
                 return False
             except OSError as error:
+                self._close_fds()
                 raise ChannelClosedError(str(error)) from error
             if frame.fds:
                 frame.close_fds()  # descriptors leave with the first byte
@@ -146,6 +147,11 @@ class Channel:
             if not frame.parts:
                 self._outbox.popleft()
         return True
+
+    def _close_fds(self) -> None:
+        """Nothing can be sent any more: descriptors that wait to leave are of no use."""
+        for frame in list(self._outbox):
+            frame.close_fds()
 
     def _frame(
         self,
@@ -355,8 +361,7 @@ class Channel:
         self.sock.close()
         self.lender.clear()
         self._attached.clear()
-        for frame in self._outbox:
-            frame.close_fds()
+        self._close_fds()
         while self._fds:
             os.close(self._fds.popleft())
 

@@ -314,6 +314,20 @@ def test_post_never_blocks(line: tuple[Channel, Channel], monkeypatch: pytest.Mo
     assert len(received[0].pack[0]) == 10_000_000
 
 
+def test_message_to_nobody_leaves_no_descriptor(line: tuple[Channel, Channel]) -> None:
+    """What can't be sent any more, because the line was closed meanwhile, takes its descriptors along."""
+    parent, worker = line
+    parent.close()
+    worker.close()
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(ChannelClosedError):
+        parent.post("run", pack=pack([Buffered(bytes(200_000))])[0])
+    parent.lender.clear()
+
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_start_of_a_message_is_told(line: tuple[Channel, Channel]) -> None:
     """A worker notes that a message is on its way in, so that a death in between is explained."""
     parent, worker = line
