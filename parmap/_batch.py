@@ -136,8 +136,9 @@ class Batch(Watched):
         self.failure = failure or self._late
         self.ended = True
         self.fire()
-        if self.on_end is not None:
-            self.on_end()
+        on_end, self.on_end = self.on_end, None  # no cycle: what it holds shall not wait for the garbage collector
+        if on_end is not None:
+            on_end()
 
 
 class Undecodable(SerializationError):  # noqa: N818 - what it marks is the result

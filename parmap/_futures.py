@@ -105,7 +105,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             try:
                 raise failure
             finally:
-                failure = None  # a traceback that holds its own exception is freed late
+                del failure, self  # a traceback that holds its own exception is freed late
         value: R_co = self.__dict__["_value"]
         return value
 
