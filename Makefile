@@ -10,12 +10,17 @@ SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 READY_RUN := $(VENV)/.ready-run
 READY_DEV := $(VENV)/.ready-dev
 
+# Ways of travelling that no test may notice, and the tests that are run in each.
+MODES        := --transport=segments --transport=socket --one-by-one
+TRAVEL       := tests
+TRAVEL_QUICK := tests/test_map.py tests/test_submit.py
+
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types suite docs format coverage soak test-pythons bench bench-quick clean
+.PHONY: help run test check lint types suite modes modes-quick docs format coverage soak test-pythons bench bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,7 +28,7 @@ help: ## list the commands
 run: $(READY_RUN) ## run the example, with a progress bar
 	$(BIN)/python examples/census.py
 
-test: check docs suite ## everything that CI runs
+test: check docs suite modes-quick ## everything that CI runs
 
 check: lint types ## what needs no test to run
 
@@ -38,6 +43,12 @@ types: $(READY_DEV) ## mypy and pyright, both strict
 
 suite: $(READY_DEV) ## the tests; choose some with ARGS="-k name"
 	$(BIN)/python -m pytest $(ARGS)
+
+modes: $(READY_DEV) ## the tests with every payload in shared memory, with none there, and with one item in a chunk
+	for mode in $(MODES); do $(BIN)/python -m pytest $(TRAVEL) $$mode $(ARGS) || exit 1; done
+
+modes-quick: $(READY_DEV) ## a few of them
+	@$(MAKE) --no-print-directory modes TRAVEL='$(TRAVEL_QUICK)'
 
 docs: $(READY_DEV) ## the documentation, in docs/_build/html; a broken reference is an error
 	$(SPHINX) -b html -d docs/_build/doctrees docs docs/_build/html

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -14,9 +15,38 @@ import psutil
 import pytest
 
 import parmap
+from parmap import _conductor
+from parmap._segments import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from parmap._job import Job
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The ways of travelling that must make no difference: the whole suite can be run in each."""
+    group = parser.getgroup("parmap")
+    group.addoption("--transport", choices=["segments", "socket"], help="the way of every payload, whatever its size")
+    group.addoption("--one-by-one", action="store_true", help="every chunk holds one item")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set what was chosen, for this process and the workers that it starts."""
+    transport = config.getoption("--transport")
+    if transport is not None:
+        Limits.enabled = Limits.enabled and transport == "segments"
+        Limits.smallest = 0
+    if config.getoption("--one-by-one"):
+        _conductor.Scheduler = OneByOne
+
+
+class OneByOne(_conductor.Scheduler):
+    """A scheduler whose chunks hold one item, whatever a call says."""
+
+    def _size(self, job: Job) -> int:
+        return 1
+
 
 PROCESSES: list[dict[str, Any]] = [
     {"backend": "processes", "start_method": "forkserver"},
@@ -87,6 +117,8 @@ def nothing_is_left() -> Iterator[None]:
     parmap.shutdown()
     wait_until(lambda: not children())
     wait_until(lambda: not _parmap_threads())
+    if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
+        gc.collect()
     wait_until(lambda: _descriptors() <= before)
 
 

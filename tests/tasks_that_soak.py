@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
+import zlib
+from typing import Any
 
 import tasks_that_hang
 
@@ -31,3 +34,28 @@ def live(number: int) -> int:
             tasks_that_hang.hold_the_gil()
         time.sleep(3600)
     return -number
+
+
+# --- large payloads -------------------------------------------------------------------------------
+
+
+def parcel(number: int, size: int) -> tuple[int, Any, int]:
+    """A number, an array of *size* bytes that no other number has, and its checksum."""
+    import numpy as np
+
+    seed = hashlib.sha512(number.to_bytes(8)).digest()
+    array = np.frombuffer(seed * (size // len(seed) + 1), np.uint8, size).copy()
+    return number, array, zlib.adler32(array)
+
+
+def is_whole(parcel: tuple[int, Any, int], number: int) -> bool:
+    """Whether a parcel is the one of that number, unharmed."""
+    return parcel[0] == number and zlib.adler32(parcel[1]) == parcel[2]
+
+
+def reply(received: tuple[int, Any, int]) -> tuple[bool, tuple[int, Any, int]]:
+    """Whether a parcel came whole, and another of its size, which overwrites the one that came."""
+    number, array, _ = received
+    whole = is_whole(received, number)
+    array[:] = 0
+    return whole, parcel(-number & 0xFFFFFFFF, len(array))

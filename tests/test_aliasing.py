@@ -18,6 +18,8 @@ from parmap._segments import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Script
+
 try:
     import numpy as np
 except ImportError:  # the newest Python may have no wheel yet
@@ -152,3 +154,21 @@ def test_argument_that_is_overwritten_when_submitted(kind: str) -> None:
         scribble(thing)
 
         assert future.result(timeout=60)[0]
+
+
+def test_system_without_memory_files(script: Script) -> None:
+    """Where there is no `memfd_create` all works, large payloads and functions included, through the socket."""
+    done = script.run("""
+        import os
+        if hasattr(os, "memfd_create"):
+            del os.memfd_create
+        from parmap import parallel
+        from parmap._segments import Limits
+
+        large = bytearray(5_000_000)
+        print(Limits.enabled, parallel(lambda n: len(large) + n, workers=2).map(range(3)))
+        print(sum(map(len, parallel(bytes, workers=2).map([1 << 20] * 20))))
+        print(parallel(len, workers=2).submit(large).result())
+    """)
+
+    assert (done.stdout, done.stderr) == ("False [5000000, 5000001, 5000002]\n20971520\n5000000\n", "")
