@@ -142,7 +142,7 @@ class Pack:
 
 def _views(buffers: list[memoryview]) -> list[memoryview]:
     """Views for an item to keep as they are: the pack's own are released under it."""
-    return list(map(memoryview, buffers))
+    return [memoryview(buffer) for buffer in buffers]
 
 
 def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
