@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from parmap import parallel
 from parmap._segments import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from conftest import Script
 
@@ -54,12 +55,14 @@ properties = settings(
 
 
 @pytest.fixture(params=WAYS.values(), ids=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each way that a payload can take."""
     if request.param.get("smallest") == 0 and not Limits.enabled:
         pytest.skip("there is no memfd here, or it is not to be used")
     for name, value in request.param.items():
         monkeypatch.setattr(Limits, name, value)
+    yield
+    gc.collect()  # graphs with cycles hold memory that was handed over, which has a descriptor
 
 
 def things(plan: list[Any]) -> list[tuple[Any, list[int], str]]:

@@ -140,6 +140,7 @@ def test_segment_is_used_again(line: tuple[Channel, Channel]) -> None:
     assert len(names) == 1
 
 
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_results_give_their_segment_back_by_themselves(line: tuple[Channel, Channel]) -> None:
     """The parent copies a result out and frees the worker's segment at once."""
     parent, worker = line
