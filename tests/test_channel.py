@@ -153,6 +153,7 @@ def test_results_give_their_segment_back_by_themselves(line: tuple[Channel, Chan
     assert worker.lender.owns(freed.fields[0])
 
 
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_segment_that_a_task_keeps_stays_its_own(line: tuple[Channel, Channel]) -> None:
     """Memory that a task still refers to is not written again."""
     parent, worker = line
