@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap import _segments
 from parmap._payload import Pack
-from parmap._segments import Lender, Limits, Segment
+from parmap._segments import Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
+
+    from parmap._shared import Shared
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
@@ -364,34 +366,6 @@ class Channel:
         self._close_fds()
         while self._fds:
             os.close(self._fds.popleft())
-
-
-class Shared:
-    """A payload written once into one segment, which any number of workers map copy-on-write."""
-
-    def __init__(self, segment: Segment, description: tuple[Any, ...], size: int) -> None:
-        self.fd = segment.fd
-        self.description = description
-        self.size = size
-
-    @classmethod
-    def of(cls, pack: Pack) -> Shared | None:
-        """Write *pack* into a segment of its own; `None` if it is too small for that, or there is no segment."""
-        offsets, size = _segments.layout(pack.stream, pack.buffers)
-        if size < Limits.smallest:
-            return None
-        segment = _segments.create(0, size)
-        if segment is None:
-            return None
-        try:
-            _segments.write(segment, [pack.stream, *pack.buffers], offsets)
-        except OSError:
-            segment.close_fd()
-            return None
-        return cls(segment, pack.describe(), size)
-
-    def __del__(self) -> None:
-        os.close(self.fd)
 
 
 def _padded(parts: list[Any], offsets: list[int]) -> list[Any]:

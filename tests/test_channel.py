@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_payload import Buffered
 
-from parmap._channel import Channel, ChannelClosedError, Shared
+from parmap._channel import Channel, ChannelClosedError
 from parmap._payload import pack
 from parmap._segments import ALIGNMENT, Lender, Limits, attach, create, layout, private, write
+from parmap._shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

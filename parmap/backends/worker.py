@@ -11,11 +11,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from parmap._channel import Channel, ChannelClosedError, Shared
+from parmap._channel import Channel, ChannelClosedError
 from parmap._failure import Failure, describe
 from parmap._page import Page
 from parmap._payload import Packed, is_small, pack
 from parmap._relay import filters, levels, pickled_filters, relay
+from parmap._shared import Shared
 from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
