@@ -165,8 +165,9 @@ def _has_cwd() -> bool:
 def template(control_fd: int) -> NoReturn:
     """Be the template until the parent ends the line, or itself."""
     _close_all_but({0, 1, 2, control_fd})
-    _Template(Channel(socket.socket(fileno=control_fd))).run()
-    os._exit(0)
+    itself = _Template(Channel(socket.socket(fileno=control_fd)))
+    itself.run()
+    os._exit(0)  # with the socket still held: one that is collected open is warned of, under -X dev
 
 
 def _close_all_but(keep: set[int]) -> None:

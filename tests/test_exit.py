@@ -130,6 +130,17 @@ f = parmap.parallel(nap, workers=2, start_method={method!r})
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("flags", [("-X", "dev"), ("-W", "error")], ids=" ".join)
+def test_exit_is_quiet_with_all_warnings(script: Script, flags: tuple[str, str], method: str) -> None:
+    """No process of parmap's leaves a resource unclosed that Python would warn of in development mode."""
+    done = script.run(
+        f"import parmap\nprint(parmap.parallel(abs, workers=2, start_method={method!r}).map([-1]))", args=flags
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1]\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_submitted_work_is_finished(script: Script, method: str) -> None:
     """What was submitted before the end of the script is done, as concurrent.futures does it."""
     done = script.run(f"""
