@@ -41,6 +41,7 @@ HOUSE = [
     ["_function", "executor", "pool"],
     ["_methods"],
     ["_decorator"],
+    ["joblib"],
     ["__init__"],
 ]
 FLOORS = {module: floor for floor, modules in enumerate(HOUSE) for module in modules}

@@ -11,7 +11,7 @@ import pytest
 import parmap
 
 HEAVY = ["asyncio", "cloudpickle", "concurrent.futures", "dataclasses", "inspect", "logging", "multiprocessing"]
-HEAVY += ["subprocess", "parmap.pool", "typing_extensions", "dask", "ray", "tqdm", "numpy"]
+HEAVY += ["subprocess", "parmap.pool", "typing_extensions", "dask", "ray", "tqdm", "numpy", "joblib"]
 
 
 def test_all_is_sorted():

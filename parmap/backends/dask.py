@@ -28,7 +28,9 @@ class Dask(Executors):
             from distributed.deploy import subprocess
 
             self._cluster = subprocess.SubprocessCluster(
-                n_workers=options.workers, threads_per_worker=1, dashboard_address=None
+                n_workers=options.workers,
+                threads_per_worker=1,
+                dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
             )
             client = self._own = distributed.Client(self._cluster)
         super().__init__(options, client.get_executor(pure=False))

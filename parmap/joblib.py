@@ -1,0 +1,143 @@
+"""A backend for joblib, and so for scikit-learn: importing this module registers it under the name ``"parmap"``.
+
+It has no engine of its own: joblib's batches are tasks of the pool that functions with the same options share.
+
+Example:
+    >>> import joblib
+    >>> import parmap.joblib
+    >>> with joblib.parallel_config("parmap", n_jobs=2):
+    ...     joblib.Parallel()(joblib.delayed(abs)(x) for x in (-1, 2, -3))
+    [1, 2, 3]
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+from parmap import _pools
+from parmap._futures import notify
+from parmap._options import resolve
+from parmap.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap._futures import Future
+
+try:
+    from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, SequentialBackend, register_parallel_backend
+except ImportError as error:
+    message = "the joblib backend 'parmap' needs the library joblib"
+    raise BackendUnavailableError(message, extra="joblib") from error
+
+__all__ = ["ParmapBackend"]
+
+# What joblib's `Parallel` hands to each backend, for pools that share arrays through files.
+_OF_OTHER_BACKENDS = {"context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder", "verbose"}
+# The options that say what a worker is. The others speak of single tasks, of which joblib makes batches.
+_OF_WORKERS = ("env", "idle_timeout", "initargs", "initializer", "preload", "start_method")
+
+
+class ParmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """Runs joblib's batches on parmap's workers.
+
+    A worker that dies fails the call to ``joblib.Parallel`` with :class:`WorkerDiedError`, and the pool goes on; an
+    error or Ctrl-C stops what runs. Inside a worker, joblib runs serially. Without ``n_jobs``, all usable CPUs work.
+
+    Args:
+        nesting_level: joblib's own: how many ``Parallel`` this one is inside of.
+        inner_max_num_threads: threads that numeric libraries may use in each worker; None shares out the CPUs.
+        **options: those options of :func:`parallel` that say what a worker is: ``env``, ``idle_timeout``,
+            ``initializer`` and ``initargs``, ``preload``, ``start_method``.
+
+    Raises:
+        TypeError: another option, or a value of the wrong type.
+
+    Example:
+        >>> import joblib
+        >>> import parmap.joblib
+        >>> with joblib.parallel_config("parmap", preload=("json",)):
+        ...     joblib.Parallel(n_jobs=2)(joblib.delayed(pow)(2, x) for x in range(4))
+        [1, 2, 4, 8]
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+    default_n_jobs = -1
+
+    def __init__(
+        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **options: Any
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
+        _check(options)
+        self._given = options
+        self._unfinished: set[Future[Any]] = set()
+
+    # What the base class returns, type checkers guess from bodies without a return.
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """How many workers joblib's *n_jobs* means; 1 where work is done in the calling thread."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        settled = resolve()
+        if settled.backend == "serial":
+            return 1
+        return n_jobs if n_jobs > 0 else max(1, settled.workers + 1 + n_jobs)
+
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride] - as above
+        self, n_jobs: int = 1, parallel: Any = None, **given: Any
+    ) -> int:
+        """Prepare for the calls of *parallel*; returns the number of workers."""
+        options = {name: value for name, value in given.items() if name not in _OF_OTHER_BACKENDS}
+        _check(options)
+        options = {**self._given, **options}
+        if self.inner_max_num_threads is not None:
+            limits = dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(self.inner_max_num_threads))
+            options["env"] = {**limits, **options.get("env", {})}
+        workers = self.effective_n_jobs(n_jobs)
+        # Settled here: later batches are started by another thread, where an `override` of this one does not hold.
+        self._options = resolve(options, {"workers": workers})
+        self.parallel = parallel
+        return workers
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Future[Any]:
+        """Start a batch, and have *callback* called with its future."""
+        future = _pools.submit(operator.call, (func,), {}, self._options)
+        self._unfinished.add(future)
+        # Not in this thread, even if the batch has ended by now: the callback starts the next one.
+        notify(self._unfinished.discard, future)
+        if callback is not None:
+            notify(callback, future)
+        return future
+
+    apply_async = submit  # its name before joblib 1.5
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The results of a batch that has ended, or its error."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - the pool stays ready
+        """Stop what this backend has started; the workers serve others."""
+        for future in list(self._unfinished):
+            future.cancel()
+
+    def terminate(self) -> None:
+        """Forget the call. The pool is not this backend's: it stops by itself when nobody uses it."""
+        self.reset_batch_stats()
+
+    def get_nested_backend(self) -> tuple[Any, None]:
+        """What joblib uses inside a worker: the worker."""
+        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+
+def _check(options: dict[str, Any]) -> None:
+    for name in options:
+        if name not in _OF_WORKERS:
+            message = f"unknown option {name!r} for joblib's backend 'parmap': use {', '.join(_OF_WORKERS)}"
+            raise TypeError(message)
+    resolve(options)
+
+
+register_parallel_backend("parmap", ParmapBackend)
