@@ -83,7 +83,16 @@ def _awaited(function: Any) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         import asyncio
 
-        return asyncio.run(function(*args, **kwargs))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*args, **kwargs))
+        # The caller's loop runs in this thread, which can't run another one: serially in an `async def`.
+        from concurrent.futures import ThreadPoolExecutor
+        from contextvars import copy_context
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(copy_context().run, lambda: asyncio.run(function(*args, **kwargs))).result()
 
     return run
 

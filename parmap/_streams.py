@@ -126,7 +126,11 @@ class ResultStream(Generic[R_co]):
             arrived = loop.create_future()
             if self._engine.backend.threaded:
                 if self._batch.watch(lambda: _wake_on(loop, arrived)):  # noqa: B023 - used at once
-                    await arrived
+                    try:
+                        await arrived
+                    except BaseException:  # the waiter is cancelled: stop the work
+                        self.close()
+                        raise
             else:
                 await asyncio.sleep(0)
                 self._engine.wait(self._batch)

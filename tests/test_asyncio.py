@@ -1,8 +1,10 @@
-"""Futures on an event loop: awaited, gathered, wrapped, cancelled."""
+"""On an event loop: futures and streams are awaited, wrapped, cancelled; coroutines run in workers."""
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,39 +14,63 @@ from conftest import wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
 
+    Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
-def test_await(backend: dict[str, Any]) -> None:
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_uvloop_keeps() -> None:
+    """Have uvloop open the descriptors that it keeps from its first loop on, before they are counted."""
+    if find_spec("uvloop") is not None:
+        pytest.importorskip("uvloop").new_event_loop().close()
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Run a coroutine on a new event loop, of each kind, as `asyncio.run` does."""
+    if request.param == "asyncio":
+        return asyncio.run
+    factory = pytest.importorskip("uvloop").new_event_loop
+
+    def on_uvloop(main: Coroutine[Any, Any, Any]) -> Any:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(main)
+
+    return on_uvloop
+
+
+def test_await(run: Run, backend: dict[str, Any]) -> None:
     """A future is awaitable, also twice and when it has ended."""
 
     async def main() -> list[int]:
         future = parallel(tasks.square, **backend).submit(3)
         return [await future, await future]
 
-    assert asyncio.run(main()) == [9, 9]
+    assert run(main()) == [9, 9]
 
 
-def test_await_an_error(backend: dict[str, Any]) -> None:
+def test_await_an_error(run: Run, backend: dict[str, Any]) -> None:
     """Awaiting a task that fails raises its error."""
 
     async def main() -> None:
         await parallel(tasks.fail, **backend).submit("x")
 
     with pytest.raises(ValueError, match="x"):
-        asyncio.run(main())
+        run(main())
 
 
-def test_await_a_batch(backend: dict[str, Any]) -> None:
+def test_await_a_batch(run: Run, backend: dict[str, Any]) -> None:
     """The future of a batch is awaitable too."""
 
     async def main() -> list[int]:
         return await parallel(tasks.square, **backend).map_async(range(100))
 
-    assert asyncio.run(main()) == [x * x for x in range(100)]
+    assert run(main()) == [x * x for x in range(100)]
 
 
-def test_gather(backend: dict[str, Any]) -> None:
+def test_gather(run: Run, backend: dict[str, Any]) -> None:
     """`asyncio.gather` takes wrapped futures, errors among them."""
     square, fail = parallel(tasks.square, **backend), parallel(tasks.fail, **backend)
 
@@ -52,13 +78,13 @@ def test_gather(backend: dict[str, Any]) -> None:
         futures = [*(square.submit(x) for x in range(50)), fail.submit("x")]
         return await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
 
-    *results, error = asyncio.run(main())
+    *results, error = run(main())
 
     assert results == [x * x for x in range(50)]
     assert isinstance(error, ValueError)
 
 
-def test_a_task_group(backend: dict[str, Any]) -> None:
+def test_a_task_group(run: Run, backend: dict[str, Any]) -> None:
     """Coroutines that await futures run in a `TaskGroup`."""
     square = parallel(tasks.square, **backend)
 
@@ -70,19 +96,19 @@ def test_a_task_group(backend: dict[str, Any]) -> None:
             running = [group.create_task(one(x)) for x in range(50)]
         return [task.result() for task in running]
 
-    assert asyncio.run(main()) == [x * x for x in range(50)]
+    assert run(main()) == [x * x for x in range(50)]
 
 
-def test_wrap_future(backend: dict[str, Any]) -> None:
+def test_wrap_future(run: Run, backend: dict[str, Any]) -> None:
     """`asyncio.wrap_future` takes a future."""
 
     async def main() -> int:
         return await asyncio.wrap_future(parallel(tasks.square, **backend).submit(4))
 
-    assert asyncio.run(main()) == 16
+    assert run(main()) == 16
 
 
-def test_the_loop_goes_on_while_a_task_runs(processes: dict[str, Any], tmp_path: Path) -> None:
+def test_the_loop_goes_on_while_a_task_runs(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
     """Other coroutines run while one awaits: one of them lets the task end."""
     path = str(tmp_path / "go")
 
@@ -92,11 +118,13 @@ def test_the_loop_goes_on_while_a_task_runs(processes: dict[str, Any], tmp_path:
         tasks.touch(path)
         return await future
 
-    assert asyncio.run(main()) == path
+    assert run(main()) == path
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["await", "wrap_future"])
-def test_cancelling_the_waiter_kills_the_task(processes: dict[str, Any], wrapped: bool, tmp_path: Path) -> None:
+def test_cancelling_the_waiter_kills_the_task(
+    run: Run, processes: dict[str, Any], wrapped: bool, tmp_path: Path
+) -> None:
     """A coroutine that is cancelled while it awaits a future cancels it; its worker serves others."""
     begun, never = tmp_path / "begun", str(tmp_path / "never")
     one = {**processes, "workers": 1}
@@ -115,13 +143,13 @@ def test_cancelling_the_waiter_kills_the_task(processes: dict[str, Any], wrapped
             await waiting
         return future
 
-    future = asyncio.run(main())
+    future = run(main())
 
     wait_until(future.cancelled)
     assert parallel(tasks.square, **one).submit(5).result(60) == 25
 
 
-def test_a_timeout_of_asyncio_kills_the_task(processes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_timeout_of_asyncio_kills_the_task(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
     """`asyncio.timeout` around an `await` ends the task."""
     one = {**processes, "workers": 1}
 
@@ -131,11 +159,11 @@ def test_a_timeout_of_asyncio_kills_the_task(processes: dict[str, Any], tmp_path
             await future
 
     with pytest.raises(TimeoutError):
-        asyncio.run(main())
+        run(main())
     assert parallel(tasks.square, **one).submit(5).result(60) == 25
 
 
-def test_a_loop_that_ended_before_its_task(processes: dict[str, Any], tmp_path: Path) -> None:
+def test_a_loop_that_ended_before_its_task(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
     """A task that ends after the event loop that wrapped it was closed harms nobody."""
     path = str(tmp_path / "go")
     future = parallel(tasks.wait_for, **processes).submit(path)
@@ -144,9 +172,176 @@ def test_a_loop_that_ended_before_its_task(processes: dict[str, Any], tmp_path: 
         done, _ = await asyncio.wait([asyncio.shield(asyncio.wrap_future(future))], timeout=0.01)
         assert not done
 
-    asyncio.run(main())
+    run(main())
     tasks.touch(path)
     if not future.cancelled():  # a loop that closes cancels what it was wrapped for
         wait_until(future.done)
 
     assert parallel(tasks.square, **processes).submit(5).result(60) == 25
+
+
+# --- streams --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_async_for(run: Run, backend: dict[str, Any], method: str) -> None:
+    """The results of a stream are iterated over as they come."""
+
+    async def main() -> list[int]:
+        return [result async for result in getattr(parallel(tasks.square, **backend), method)(range(100))]
+
+    assert sorted(run(main())) == [x * x for x in range(100)]
+
+
+def test_async_for_raises(run: Run, backend: dict[str, Any]) -> None:
+    """The error of an item is raised where the stream is iterated over."""
+
+    async def main() -> None:
+        async for _ in parallel(tasks.fail, **backend).imap(["x"]):
+            pass
+
+    with pytest.raises(ValueError, match="x"):
+        run(main())
+
+
+def test_cancelling_the_reader_of_a_stream_kills_its_tasks(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
+    """A coroutine that is cancelled while it waits for the next result ends the work, though the stream is held."""
+    begun, never = tmp_path / "begun", str(tmp_path / "never")
+    one = {**processes, "workers": 1}
+
+    async def main() -> Any:
+        stream = parallel(tasks.touch_and_wait_for, **one).imap([str(begun)] * 5, [never] * 5)
+        reading = asyncio.create_task(anext(stream))
+        while not begun.exists():
+            await asyncio.sleep(0.005)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        return stream
+
+    stream = run(main())
+
+    assert parallel(tasks.square, **one).submit(5).result(30) == 25
+    assert list(stream) == []
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def test_cancelling_the_waiter_of_a_batch_kills_its_tasks(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
+    """A coroutine that is cancelled while it awaits a batch ends all of it."""
+    begun, never = tmp_path / "begun", str(tmp_path / "never")
+    one = {**processes, "workers": 1}
+
+    async def main() -> None:
+        batch = parallel(tasks.touch_and_wait_for, **one).map_async([str(begun)] * 5, [never] * 5)
+
+        async def waiter() -> None:
+            await batch
+
+        waiting = asyncio.create_task(waiter())
+        while not begun.exists():
+            await asyncio.sleep(0.005)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    run(main())
+
+    assert parallel(tasks.square, **one).submit(5).result(30) == 25
+
+
+# --- the loop -------------------------------------------------------------------------------------------------------
+
+
+async def _longest_pause(work: Coroutine[Any, Any, Any]) -> float:
+    """For how many seconds at most the loop did nothing else, while *work* was done."""
+    longest = 0.0
+    running = asyncio.ensure_future(work)
+    last = asyncio.get_running_loop().time()
+    while not running.done():
+        await asyncio.sleep(0.001)
+        now = asyncio.get_running_loop().time()
+        longest, last = max(longest, now - last), now
+    await running
+    return longest
+
+
+def test_the_loop_is_never_blocked(run: Run) -> None:
+    """Nothing that is awaited holds up the loop: neither workers that start, nor tasks that take seconds to end."""
+    nap = parallel(tasks.nap, workers=2)
+
+    async def work() -> None:
+        await nap.submit(1.0)
+        await nap.map_async([1.0, 1.0])
+        assert [seconds async for seconds in nap.imap([1.0, 1.0])] == [1.0, 1.0]
+
+    async def main() -> float:
+        return await _longest_pause(work())
+
+    assert run(main()) < 0.7  # each task takes longer than this
+
+
+def test_one_loop_after_another(run: Run, backend: dict[str, Any]) -> None:
+    """The same function serves each of several event loops."""
+    square = parallel(tasks.square, **backend)
+
+    async def main() -> list[int]:
+        return [await square.submit(3), *await square.map_async([4]), *[x async for x in square.imap([5])]]
+
+    assert [run(main()) for _ in range(3)] == [[9, 16, 25]] * 3
+
+
+def test_a_loop_in_another_thread(run: Run, backend: dict[str, Any]) -> None:
+    """Loops of several threads may wait at the same time."""
+    square = parallel(tasks.square, **backend)
+
+    async def main() -> list[int]:
+        return [await square.submit(x) for x in range(20)]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(lambda _: run(main()), range(2))) == [[x * x for x in range(20)]] * 2
+
+
+# --- coroutines as tasks --------------------------------------------------------------------------------------------
+
+
+async def is_first_on_its_loop(_: Any) -> bool:
+    """A task that leaves a mark on its event loop."""
+    loop = asyncio.get_running_loop()
+    first = not hasattr(loop, "marked")
+    loop.marked = True  # type: ignore[attr-defined]
+    return first
+
+
+async def sum_of_others(x: int) -> int:
+    """A task that awaits others, and has some run in parallel."""
+    doubled = parallel(double_later, workers=2)
+    return sum(await asyncio.gather(double_later(x), double_later(x))) + sum(doubled.map([x])) + await doubled.submit(x)
+
+
+async def double_later(x: int) -> int:
+    """A task that lets others go first."""
+    await asyncio.sleep(0)
+    return 2 * x
+
+
+def test_each_coroutine_has_a_loop_of_its_own(backend: dict[str, Any]) -> None:
+    """An `async def` runs in the worker, on an event loop that no other task has used."""
+    assert parallel(is_first_on_its_loop, **backend).map(range(10)) == [True] * 10
+
+
+def test_coroutines_are_awaited_like_any_task(run: Run, backend: dict[str, Any]) -> None:
+    """The caller's loop may run where the coroutine runs, too: with the serial backend, in the same thread."""
+    later = parallel(double_later, **backend)
+
+    async def main() -> list[int]:
+        here = [await later(1), *later.map([2])]
+        return [*here, await later.submit(3), *await later.map_async([4]), *[x async for x in later.imap([5])]]
+
+    assert run(main()) == [2, 4, 6, 8, 10]
+
+
+def test_coroutines_in_coroutines(backend: dict[str, Any]) -> None:
+    """A coroutine in a worker may have other coroutines run in parallel, which is in turn there."""
+    assert parallel(sum_of_others, **backend).map([1, 2]) == [8, 16]
