@@ -1,6 +1,7 @@
 """Runs every example of README.md, of the documentation and of the docstrings as a test."""
 
 from doctest import ELLIPSIS
+from importlib.util import find_spec
 from typing import Any
 
 from sybil import Document, Sybil
@@ -22,12 +23,18 @@ def as_script(namespace: dict[str, Any]) -> None:
     namespace["__name__"] = "__main__"
 
 
+def as_page(namespace: dict[str, Any]) -> None:
+    """As a script; its examples can ask for libraries that are not installed everywhere, and skip."""
+    as_script(namespace)
+    namespace["missing"] = lambda library: find_spec(library) is None
+
+
 # Each page is one program, and so is each module: its examples share their names, in order.
 _pages = Sybil(
     name="page",
     parsers=[PythonCodeBlockParser(doctest_optionflags=ELLIPSIS), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/*/*.md"],
-    setup=as_script,
+    setup=as_page,
 )
 _docstrings = Sybil(
     name="docstring",

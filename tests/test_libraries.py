@@ -1,0 +1,284 @@
+"""Libraries that take a pool, a `map` or an executor, or that give something to map over; each is used for real.
+
+That a library works means here: the same result as without parmap, by work that is done in workers.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import parmap
+from parmap import parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import Script
+
+
+def _leave(here: int) -> None:
+    assert os.getpid() != here
+
+
+@pytest.fixture
+def away() -> Callable[[], None]:
+    """Something to call that fails in the process of the tests: what calls it is to run in a worker."""
+    return partial(_leave, os.getpid())
+
+
+# --- those that take a map or a pool --------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["Pool", "Executor", "function"])
+def a_map(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Something like the builtin `map`, of each kind."""
+    if request.param == "Pool":
+        with parmap.Pool(2) as pool:
+            yield pool.map
+    elif request.param == "Executor":
+        with parmap.Executor(2) as executor:
+            yield executor.map
+    else:
+        yield lambda function, items: parallel(function, workers=2).map(items)
+
+
+def test_scipy_differential_evolution(a_map: Callable[..., Any], away: Any):
+    """SciPy's `workers=` takes a `map`; the result is that of one worker."""
+    optimize = pytest.importorskip("scipy.optimize")
+    settings = {"bounds": [(-5.0, 5.0)] * 3, "updating": "deferred", "maxiter": 8, "rng": 1, "polish": False}
+
+    def elsewhere(x: Any) -> Any:
+        away()
+        return optimize.rosen(x)
+
+    there = optimize.differential_evolution(elsewhere, workers=a_map, **settings)
+    here = optimize.differential_evolution(optimize.rosen, workers=map, **settings)
+
+    assert (there.x == here.x).all()
+    assert there.nfev == here.nfev
+
+
+def test_emcee(away: Any):
+    """emcee's `pool=` takes a pool; the chain is that of no pool."""  # noqa: D403 - its name
+    numpy = pytest.importorskip("numpy")
+    emcee = pytest.importorskip("emcee")
+
+    def run(log_probability: Callable[[Any], float], pool: Any) -> Any:
+        random = numpy.random.RandomState(1)
+        start = emcee.State(random.normal(size=(8, 2)), random_state=random.get_state())
+        sampler = emcee.EnsembleSampler(8, 2, log_probability, pool=pool)
+        sampler.run_mcmc(start, 10)
+        return sampler.get_chain()
+
+    def elsewhere(x: Any) -> Any:
+        away()
+        return -0.5 * (x**2).sum()
+
+    with parmap.Pool(2) as pool:
+        there = run(elsewhere, pool)
+
+    assert (there == run(lambda x: -0.5 * (x**2).sum(), None)).all()
+
+
+def test_tqdm():
+    """A bar around a stream counts the results as they come."""
+    tqdm = pytest.importorskip("tqdm")
+    bar = tqdm.tqdm(parallel(lambda x: 2 * x, workers=2).imap(range(50)), total=50, file=io.StringIO())
+
+    assert list(bar) == [2 * x for x in range(50)]
+    assert bar.n == 50
+
+
+# --- those that give something to map over --------------------------------------------------------------------------
+
+
+def test_pandas_groups(away: Any):
+    """The groups of a `groupby` are items of `starmap`; frames travel both ways."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"key": list("abcab") * 20, "value": range(100)})
+
+    def deviations(key: str, group: Any) -> Any:
+        away()
+        return group.assign(key=key, value=group["value"] - group["value"].mean())
+
+    there = pandas.concat(parallel(deviations, workers=2).starmap(frame.groupby("key"))).sort_index()
+    here = frame.assign(value=frame["value"] - frame.groupby("key")["value"].transform("mean"))
+
+    pandas.testing.assert_frame_equal(there, here)
+
+
+def test_pandas_frame_in_a_closure():
+    """A frame that a function captures is seen as it is at the call."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"value": [1, 2, 3]})
+    f = parallel(lambda row: int(frame["value"][row]), workers=2)
+
+    assert f.map(range(3)) == [1, 2, 3]
+    frame.loc[0, "value"] = 10
+    assert f.map(range(3)) == [10, 2, 3]
+
+
+def test_numpy_rows(away: Any):
+    """An array is mapped over by its rows, and arrays come back."""
+    numpy = pytest.importorskip("numpy")
+    rows = numpy.random.default_rng(1).normal(size=(6, 100_000))
+
+    def order(row: Any) -> Any:
+        away()
+        return numpy.sort(row)
+
+    assert (parallel(order, workers=2).map(rows) == numpy.sort(rows)).all()
+
+
+def test_numpy_memory_map(tmp_path: Path):
+    """An array that is mapped from a file can be an argument."""
+    numpy = pytest.importorskip("numpy")
+    path = tmp_path / "array.npy"
+    numpy.save(path, numpy.arange(1000.0))
+    mapped = numpy.load(path, mmap_mode="r")
+
+    assert parallel(lambda a: float(a.sum()), workers=2).map([mapped, mapped[:3]]) == [499_500.0, 3.0]
+
+
+def test_pillow_images(tmp_path: Path, away: Any):
+    """Images are arguments and results, those that are read from files when they are needed among them."""
+    image_module = pytest.importorskip("PIL.Image")
+    filters = pytest.importorskip("PIL.ImageFilter")
+    path = tmp_path / "image.png"
+    image_module.linear_gradient("L").save(path)
+
+    def blur(image: Any) -> Any:
+        away()
+        return image.filter(filters.BoxBlur(5))
+
+    with image_module.open(path) as opened:
+        images = [image_module.radial_gradient("L"), opened]
+        results = parallel(blur, workers=2).map(images)
+
+        for result, image in zip(results, images, strict=True):
+            assert result.tobytes() == image.filter(filters.BoxBlur(5)).tobytes()
+
+
+# --- scikit-learn, through joblib -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def learn() -> Any:
+    """Compute something on two workers and, with its result, the one of no workers."""
+    joblib = pytest.importorskip("joblib")
+    pytest.importorskip("sklearn")
+    pytest.importorskip("parmap.joblib")
+    datasets = pytest.importorskip("sklearn.datasets")
+    x, y = datasets.make_classification(200, random_state=0)
+
+    def both(compute: Callable[[Any, Any], Any]) -> tuple[Any, Any]:
+        with joblib.parallel_config("parmap", n_jobs=2):
+            there = compute(x, y)
+        return there, compute(x, y)
+
+    return both
+
+
+def test_sklearn_cross_validation(learn: Any):
+    """`cross_val_score` gives the same scores."""
+
+    def compute(x: Any, y: Any) -> Any:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import cross_val_score
+
+        return cross_val_score(LogisticRegression(), x, y).tolist()
+
+    there, here = learn(compute)
+
+    assert there == here
+
+
+def test_sklearn_grid_search(learn: Any):
+    """`GridSearchCV` finds the same, with a forest that is parallel itself inside of it."""
+
+    def compute(x: Any, y: Any) -> Any:
+        from sklearn.ensemble import RandomForestClassifier
+        from sklearn.model_selection import GridSearchCV
+
+        forest = RandomForestClassifier(n_estimators=5, random_state=0, n_jobs=2)
+        search = GridSearchCV(forest, {"max_depth": [2, 4]}, cv=3).fit(x, y)
+        return search.best_params_, search.cv_results_["mean_test_score"].tolist()
+
+    there, here = learn(compute)
+
+    assert there == here
+
+
+def test_sklearn_forest(learn: Any):
+    """A forest is the same forest."""
+
+    def compute(x: Any, y: Any) -> Any:
+        from sklearn.ensemble import RandomForestClassifier
+
+        return RandomForestClassifier(n_estimators=10, random_state=0).fit(x, y).predict_proba(x).tolist()
+
+    there, here = learn(compute)
+
+    assert there == here
+
+
+def test_sklearn_scorer_that_is_a_lambda(learn: Any):
+    """What pickle refuses travels here as well; and the work is done in workers."""
+
+    def compute(x: Any, y: Any) -> Any:
+        from sklearn.dummy import DummyClassifier
+        from sklearn.model_selection import cross_val_score
+
+        return set(cross_val_score(DummyClassifier(), x, y, scoring=lambda *_: os.getpid()))
+
+    there, here = learn(compute)
+
+    assert os.getpid() not in there
+    assert here == {os.getpid()}
+
+
+# --- Dask -----------------------------------------------------------------------------------------------------------
+
+
+def test_dask_local_cluster(script: Script):
+    """The Dask client that is there is used: all kinds of calls run on its cluster."""
+    pytest.importorskip("distributed")
+    run = script.run(
+        """
+        import os
+        import parmap
+        from distributed import Client, LocalCluster
+
+        @parmap.parallel(workers=2, backend="dask")
+        def work(x):
+            if x < 0:
+                raise ValueError(x)
+            return 10 * x, os.getpid()
+
+        def main():
+            with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as c:
+                theirs = set(c.run(os.getpid).values())
+                found = work.map(range(50))
+                assert [x for x, _ in found] == list(range(0, 500, 10))
+                assert {pid for _, pid in found} <= theirs
+                assert work.submit(3).result(60)[0] == 30
+                assert [x for x, _ in work.imap(range(5))] == [0, 10, 20, 30, 40]
+                try:
+                    work.map([1, -1])
+                except ValueError as error:
+                    print(error)
+                work.shutdown()
+
+        if __name__ == "__main__":
+            main()
+        """,
+        timeout=150,
+    )
+
+    assert (run.stdout, run.returncode) == ("-1\n", 0), run.stderr
