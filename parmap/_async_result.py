@@ -67,6 +67,11 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
     def __repr__(self) -> str:
         return f"<parmap.AsyncResult of {self._future!r}>"
 
+    def _repr_html_(self) -> str:
+        from parmap._display import card
+
+        return card("parmap.AsyncResult", repr(self._future), [("ready", self.ready())])
+
     def __reduce__(self) -> Any:
         message = "an AsyncResult can't be pickled: it belongs to the process that made it"
         raise TypeError(message)

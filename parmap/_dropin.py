@@ -105,6 +105,14 @@ class Owned:
         state = "closed" if self.closed else "open"
         return f"<parmap.{self.what}: {self.options.workers} workers, backend {self.options.backend!r}, {state}>"
 
+    def html(self) -> str:
+        """What notebooks show."""
+        from parmap._display import card
+
+        state = "closed" if self.closed else "open"
+        facts = [("workers", self.options.workers), ("backend", self.options.backend), ("state", state)]
+        return card(f"parmap.{self.what}", "", facts)
+
 
 def start_method_of(context: Any) -> str:
     """The start method that comes closest to a context of `multiprocessing`.

@@ -145,6 +145,15 @@ class ParallelFunction(Batches[P, R_co]):
         options = self._settings.describe()
         return f"<parmap.{type(self).__name__} {name_of(self.__wrapped__)}{f' ({options})' if options else ''}>"
 
+    def _repr_html_(self) -> str:
+        from parmap._display import card, head_of
+
+        options = self._settings.resolve()
+        about = (self.__wrapped__.__doc__ or "").strip().partition("\n")[0]
+        facts: list[tuple[str, object]] = [("", about)] if about else []
+        facts += [("workers", options.workers), ("backend", options.backend), ("options", self._settings.describe())]
+        return card(f"parmap.{type(self).__name__}", head_of(self.__wrapped__, name_of(self.__wrapped__)), facts)
+
     def __copy__(self) -> Self:
         return self  # immutable, and a copy of a function is the function
 

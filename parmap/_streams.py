@@ -259,6 +259,12 @@ class ResultStream(Generic[R_co]):
         state = "closed" if self._closed else "open"
         return f"<parmap.ResultStream: {self._yielded} results handed out, {state}>"
 
+    def _repr_html_(self) -> str:
+        from parmap._display import card
+
+        state = "closed" if self._closed else "open"
+        return card("parmap.ResultStream", "", [("results handed out", self._yielded), ("state", state)])
+
 
 def _nbytes(results: Any) -> float:
     """The bytes of results; of those that never were pickled, as far as the last of them knows."""

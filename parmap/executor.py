@@ -147,6 +147,9 @@ class Executor(concurrent.futures.Executor):
     def __repr__(self) -> str:
         return repr(self._owned)
 
+    def _repr_html_(self) -> str:
+        return self._owned.html()
+
     def _check(self) -> None:
         self._owned.check("cannot schedule new futures after shutdown")
 

@@ -257,6 +257,9 @@ class Pool:
     def __repr__(self) -> str:
         return repr(self._owned)
 
+    def _repr_html_(self) -> str:
+        return self._owned.html()
+
     def _check(self) -> None:
         self._owned.check("Pool not running")
 

@@ -17,6 +17,7 @@ HOUSE = [
         "_by_value",
         "_checks",
         "_cpus",
+        "_display",
         "_environment",
         "_page",
         "_place",

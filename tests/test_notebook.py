@@ -1,0 +1,178 @@
+"""In a notebook, run by a real kernel: cells that are run again, interrupted, that print and that await."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+# Runs cells one after the other in one kernel, and prints what is under each. A cell that asks for it is interrupted,
+# as by the button, as soon as the file "begun" is there.
+DRIVER = """
+import asyncio, json, os, sys
+import nbformat
+from nbclient import NotebookClient
+
+cells = json.loads({cells!r})
+
+async def interrupt(kernel):
+    while not os.path.exists("begun"):
+        await asyncio.sleep(0.01)
+    await kernel.interrupt_kernel()
+
+async def main():
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client = NotebookClient(notebook, timeout=100, kernel_name="python3", allow_errors=True)
+    async with client.async_setup_kernel():
+        for number, cell in enumerate(notebook.cells):
+            interrupting = None
+            if "# interrupted" in cell.source:
+                interrupting = asyncio.create_task(interrupt(client.km))
+            await client.async_execute_cell(cell, number)
+            if interrupting is not None:
+                await interrupting
+    print(json.dumps([cell.outputs for cell in notebook.cells]))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def notebook(script: Script) -> Any:
+    """Run cells; returns the outputs of each."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        script.environment[name] = str(script.folder / name.lower())
+
+    def run(*cells: str) -> list[list[dict[str, Any]]]:
+        done = script.run(DRIVER.format(cells=json.dumps(cells)), timeout=150)
+        assert done.returncode == 0, done.stderr
+        outputs: list[list[dict[str, Any]]] = json.loads(done.stdout)
+        return outputs
+
+    return run
+
+
+def text(outputs: list[dict[str, Any]]) -> str:
+    """What is under a cell, as text."""
+    parts = []
+    for output in outputs:
+        if output["output_type"] == "stream":
+            parts.append(output["text"])
+        elif output["output_type"] == "error":
+            parts.append(f"{output['ename']}: {output['evalue']}")
+        else:
+            parts.append(output["data"]["text/plain"])
+    return "".join(parts).strip()
+
+
+def test_cells_that_are_run_again(notebook: Any):
+    """The next call uses what a cell defines now: the function, what it calls, and classes."""
+    cells = notebook(
+        "from parmap import parallel",
+        "def step():\n    return 1",
+        "class Point:\n    def __init__(self, x):\n        self.x = x",
+        "@parallel(workers=2)\ndef move(x):\n    return Point(x + step())",
+        "[point.x for point in move.map([1, 2])], isinstance(move.map([1])[0], Point)",
+        "def step():\n    return 10",
+        "[point.x for point in move.map([1, 2])]",
+        "class Point:\n    def __init__(self, x):\n        self.x = -x",
+        "[point.x for point in move.map([1, 2])], isinstance(move.map([1])[0], Point)",
+        "@parallel(workers=2)\ndef move(x):\n    return Point(100 * x)",
+        "[point.x for point in move.map([1, 2])], move.submit(3).result().x",
+    )
+
+    assert [text(cell) for cell in cells if cell] == [
+        "([2, 3], True)",
+        "[11, 12]",
+        "([-11, -12], True)",
+        "([-100, -200], -300)",
+    ]
+
+
+@pytest.mark.parametrize("call", ["work.map(range(4))", "for _ in work.imap(range(4)): pass", "pool.map(task, [0, 1])"])
+def test_interrupted_cell(notebook: Any, call: str):
+    """The work stops at once, and the pool is usable in the next cell."""
+    before, interrupted, stopped, after = notebook(
+        "import os, time, pathlib, parmap\n"
+        "def task(x):\n"
+        "    pathlib.Path(f'pid-{os.getpid()}').touch()\n"
+        "    pathlib.Path('begun').touch()\n"
+        "    time.sleep(600)\n"
+        "work = parmap.parallel(task, workers=2)\n"
+        "pool = parmap.Pool(2)\n",
+        f"# interrupted\n{call}",
+        "def runs(path):\n"
+        "    try:\n"
+        "        stat = pathlib.Path('/proc', path.name[4:], 'stat').read_text()\n"
+        "    except OSError:\n"
+        "        return False\n"
+        "    return stat.rpartition(')')[2].split()[0] != 'Z'\n"
+        "deadline = time.monotonic() + 20\n"
+        "while any(map(runs, pathlib.Path().glob('pid-*'))) and time.monotonic() < deadline:\n"
+        "    time.sleep(0.01)\n"
+        "any(map(runs, pathlib.Path().glob('pid-*')))",
+        "parmap.parallel(lambda x: x + 1, workers=2).map([1, 2]), pool.map(lambda x: x + 1, [1, 2])",
+    )
+
+    assert text(before) == ""
+    assert text(interrupted).startswith("KeyboardInterrupt")
+    assert text(stopped) == "False"
+    assert text(after) == "([2, 3], [2, 3])"
+
+
+def test_interrupted_wait_for_a_future(notebook: Any):
+    """A future is held: its task goes on until it is cancelled. Others run meanwhile, and afterwards."""
+    _, interrupted, running, cancelled = notebook(
+        "import pathlib, time, parmap\n"
+        "def task(x):\n"
+        "    pathlib.Path('begun').touch()\n"
+        "    time.sleep(600)\n"
+        "work = parmap.parallel(task, workers=2)\n"
+        "add = parmap.parallel(lambda x: x + 1, workers=2)\n"
+        "future = work.submit(0)",
+        "# interrupted\nfuture.result()",
+        "add.map([1, 2]), future",
+        "future.cancel(), future.cancelled(), add.map([1, 2])",
+    )
+
+    assert text(interrupted).startswith("KeyboardInterrupt")
+    assert text(running) == "([2, 3], <parmap.Future of task: running>)"
+    assert text(cancelled) == "(True, True, [2, 3])"
+
+
+def test_output_of_tasks(notebook: Any):
+    """What tasks print is under the cell that runs them."""
+    _, first, second = notebook(
+        "from parmap import parallel\n@parallel(workers=1)\ndef say(x):\n    print('said', x)",
+        "say.map([1, 2]);",
+        "say.submit(3).result()",
+    )
+
+    assert text(first) == "said 1\nsaid 2"
+    assert text(second) == "said 3"
+
+
+def test_await_in_a_cell(notebook: Any):
+    """Futures and streams can be awaited on the kernel's own loop."""
+    (cell,) = notebook(
+        "from parmap import parallel\n"
+        "f = parallel(lambda x: x + 1, workers=2)\n"
+        "(await f.submit(1), await f.map_async([2, 3]), [x async for x in f.imap([4])])"
+    )
+
+    assert text(cell) == "(2, [3, 4], [5])"
+
+
+def test_shown_objects(notebook: Any):
+    """A function at the end of a cell is shown as a table."""
+    (cell,) = notebook("from parmap import parallel\nparallel(lambda x: x, workers=2)")
+
+    assert "<table>" in cell[0]["data"]["text/html"]
+    assert cell[0]["data"]["text/plain"] == "<parmap.ParallelFunction __main__.<lambda> (workers=2)>"
