@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import pickle
 import sys
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -43,15 +44,18 @@ def pickler() -> type[Any]:
                     if name is None and type(obj) is _LRU_CACHE:  # which pickle only knows by name
                         return _cached, (obj.__wrapped__, obj.cache_parameters())
                 reduced = super().reducer_override(obj)
-                if isinstance(obj, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER:
-                    return _class_reduced(obj, reduced)
+                if type(reduced) is tuple and len(reduced) == _WITH_SETTER:
+                    if isinstance(obj, type):
+                        return _class_reduced(obj, reduced)
+                    make, args, state, _, _, fill = reduced
+                    return make, args, (fill, state), None, None, _fill_function
                 return reduced
 
         _pickler_class = Pickler
     return _pickler_class
 
 
-_WITH_SETTER = 6  # parts of what a reducer returns, if the last one says how to set the state: a class by value
+_WITH_SETTER = 6  # parts of what a reducer returns, if the last says how to set the state: a class or function by value
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:
@@ -99,6 +103,52 @@ def _fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
         _guests.add(cls)
         fill, attributes = state
         fill(cls, attributes)
+
+
+# --- functions by value, and what an initializer has set for them ----------------------------------
+
+_initialized: dict[str, dict[str, Any]] = {}  # by module: globals that the initializer of this worker has set
+
+
+def _fill_function(function: FunctionType, state: tuple[Callable[[FunctionType, Any], object], Any]) -> None:
+    """Give a function that came by value its globals: those that it was sent with, but for what belongs to the worker.
+
+    Each function brings globals of its own, as they are when it is called. What the initializer has set for its module,
+    the caller does not have: these stay.
+    """
+    fill, attributes = state
+    fill(function, attributes)
+    if _initialized:
+        function.__globals__.update(_initialized.get(function.__module__, {}))
+
+
+def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    """Call the initializer of a worker, and keep the globals that it sets if it came by value."""
+    plain: Any = function
+    while isinstance(plain, functools.partial):
+        plain = plain.func
+    plain = getattr(plain, "__func__", plain)
+    module = getattr(plain, "__module__", None)
+    variables = getattr(plain, "__globals__", {})
+    before = {name: (value, _content(value)) for name, value in variables.items() if not name.startswith("__")}
+    function(*args)
+    if variables is not getattr(sys.modules.get(str(module)), "__dict__", None):
+        _initialized[str(module)] = {
+            name: value
+            for name, value in variables.items()
+            if not name.startswith("__")
+            and (name not in before or before[name][0] is not value or before[name][1] != _content(value))
+        }
+
+
+def _content(value: Any) -> bytes | None:
+    """Something that tells whether a value was changed in place; `None` if there is nothing that could."""
+    if isinstance(value, (FunctionType, type, ModuleType)):
+        return None
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - it was sent by value: what is in it, pickle does not know
+        return None
 
 
 # --- functions by name ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import time
 from typing import Any, NoReturn
 
 from parmap import _place
+from parmap._by_value import initialize
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._output import Output, TalkingChannel
@@ -100,7 +101,7 @@ class _Worker:
                 raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
             if message.pack is not None:
                 find, args, initargs = message.pack[0]
-                find(*args)(*initargs)
+                initialize(find(*args), initargs)
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
             self._output.flush()
             self._channel.send("broken", marshal.dumps(encode(translate(error))))

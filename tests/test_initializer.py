@@ -1,0 +1,121 @@
+"""What an initializer sets, tasks find: in a script, whose functions travel by value, as in a module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+HEAD = """
+import functools
+import threading
+import parmap
+
+table = None
+cache = {{}}
+words = ["a"]
+factor = 1
+
+def remember(value):
+    global table
+    table = value
+    cache["value"] = value
+    added()
+
+def added():
+    global words
+    words = [*words, "b"]
+
+class Loader:
+    def load(self, value):
+        remember(value)
+
+def found(x):
+    return table, cache, words, factor * x
+
+def parallel(function=found, **options):
+    return parmap.parallel(function, workers=2, start_method={method!r}, initargs=(5,), **options)
+
+EXPECTED = (5, {{"value": 5}}, ["a", "b"])
+"""
+
+
+@pytest.fixture(params=["forkserver", "spawn"])
+def head(request: pytest.FixtureRequest) -> str:
+    """The beginning of a program, for each start method."""
+    return HEAD.format(method=request.param)
+
+
+@pytest.mark.parametrize(
+    "initializer", ["remember", "functools.partial(remember)", "Loader().load", "lambda x: remember(x)"]
+)
+def test_globals_that_are_set(script: Script, head: str, initializer: str):
+    """Globals that are set, or changed in place, by the initializer or by what it calls, are there in each task."""
+    run = script.run(f"""{head}
+f = parallel(initializer={initializer})
+assert f.map(range(8)) == [(*EXPECTED, x) for x in range(8)]
+assert f.submit(3).result() == (*EXPECTED, 3)
+assert parallel(lambda x: found(x), initializer={initializer}).map([1]) == [(*EXPECTED, 1)]
+""")
+
+    assert run.stderr == ""
+
+
+def test_other_globals_are_those_of_the_caller(script: Script, head: str):
+    """What the initializer does not set is as the caller has it at each call."""
+    run = script.run(f"""{head}
+f = parallel(initializer=remember)
+assert f.map([1]) == [(*EXPECTED, 1)]
+factor = 10
+assert f.map([1]) == [(*EXPECTED, 10)]
+""")
+
+    assert run.stderr == ""
+
+
+def test_function_among_the_arguments(script: Script, head: str):
+    """So it is for functions that are arguments."""
+    run = script.run(f"""{head}
+def call(function):
+    return function(2)
+
+assert parallel(call, initializer=remember).map([found, lambda x: found(x)]) == [(*EXPECTED, 2)] * 2
+""")
+
+    assert run.stderr == ""
+
+
+def test_workers_that_are_replaced(script: Script, head: str):
+    """A worker that stands in for another is initialized in the same way."""
+    run = script.run(f"""{head}
+f = parallel(initializer=remember, max_tasks_per_child=1)
+assert f.map(range(6), chunksize=1) == [(*EXPECTED, x) for x in range(6)]
+""")
+
+    assert run.stderr == ""
+
+
+def test_nothing_is_set_in_the_caller(script: Script, head: str):
+    """What the initializer sets stays in the workers, though functions come back as results."""
+    run = script.run(f"""{head}
+parallel(lambda x: found, initializer=remember).map([1])[0](1)
+assert found(1) == (None, {{}}, ["a"], 1)
+""")
+
+    assert run.stderr == ""
+
+
+def test_value_that_can_not_be_pickled(script: Script, head: str):
+    """What the initializer makes need not travel: a lock, a connection."""
+    run = script.run(f"""{head}
+def connect(value):
+    global table
+    table = threading.Lock()
+
+assert parallel(lambda x: type(table).__name__, initializer=connect).map([1, 2]) == ["lock"] * 2
+""")
+
+    assert run.stderr == ""
