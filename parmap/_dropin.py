@@ -95,11 +95,11 @@ class Owned:
         """The options of one batch."""
         return self.options if chunksize is None else self.options.replace(chunksize=chunksize)
 
-    def close(self, *, wait: bool = False, cancel: bool = False) -> None:
+    def close(self, *, wait: bool = False, cancel: bool = False, told: BaseException | None = None) -> None:
         """Take no more work; finish what was submitted, or with *cancel* drop it, and stop the workers."""
         self._refuses = True
         if self.engine is not None:
-            self.engine.close(wait=wait, cancel=cancel)
+            self.engine.close(wait=wait, cancel=cancel, told=told)
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"

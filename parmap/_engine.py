@@ -146,13 +146,16 @@ class Engine:
             return lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return _patient(lock, watched, timeout)
 
-    def close(self, *, wait: bool, cancel: bool = False) -> None:
-        """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end."""
+    def close(self, *, wait: bool, cancel: bool = False, told: BaseException | None = None) -> None:
+        """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end.
+
+        What is dropped fails with *told*, which by default is a PoolClosedError.
+        """
 
         def note() -> None:
             self._closing = True
             if cancel:
-                self._conductor.end_all(PoolClosedError("the pool was shut down"))
+                self._conductor.end_all(told or PoolClosedError("the pool was shut down"))
             for job in list(self._conductor.scheduler.jobs):
                 if job.open_end:  # nobody will read on
                     self._conductor.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))

@@ -129,14 +129,28 @@ class Executor(concurrent.futures.Executor):
             wait: whether to return only then.
             cancel_futures: cancel what no worker has begun.
         """
-        engine = self._owned.engine
         self._owned.refuse()
-        if cancel_futures and engine is not None:
+        if cancel_futures:
+            self._cancel_waiting()
+        self._owned.close(wait=wait)
+
+    def terminate_workers(self) -> None:
+        """Take no more work, cancel what waits, and stop the workers at once: what runs fails as if they had died."""
+        self._owned.refuse()
+        self._cancel_waiting()
+        self._owned.close(cancel=True, told=ExecutorWorkerDiedError("the workers of the executor were stopped"))
+
+    def kill_workers(self) -> None:
+        """As :meth:`terminate_workers`."""
+        self.terminate_workers()
+
+    def _cancel_waiting(self) -> None:
+        engine = self._owned.engine
+        if engine is not None:
             try:
                 engine.cancel_waiting()
             except PoolClosedError:
                 pass  # it has ended: nothing waits
-        self._owned.close(wait=wait)
 
     def __del__(self) -> None:
         """Let the workers of an executor that nobody can reach any more finish, and leave."""

@@ -8,6 +8,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import threading
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -132,6 +133,77 @@ def test_cancel_waiting(make: Make, tmp_path: Any, go: Any):
     with pytest.raises(CancelledError):
         futures[-1].result(30)
     assert futures[0].result(30) == 0
+
+
+def test_exception_of_success(make: Make):
+    """`exception` of a task that returned is None."""
+    assert make(1).submit(tasks.square, 3).exception(30) is None
+
+
+def test_exception_timeout(make: Make, go: Any):
+    """`exception(timeout)` raises `TimeoutError` as `result` does."""
+    future = make(1).submit(tasks.wait_for, str(go))
+
+    with pytest.raises(TimeoutError):
+        future.exception(timeout=0.01)
+    go.touch()
+
+
+def test_cancelled_future(make: Make, tmp_path: Any, go: Any):
+    """A future that was cancelled is done, is cancelled again, has no exception, and has told its callbacks."""
+    executor = make(1)
+    _block(executor, tmp_path, go)
+    future = [executor.submit(tasks.square, x) for x in range(10)][-1]
+    called: list[Any] = []
+    future.add_done_callback(called.append)
+
+    assert future.cancel()
+    assert future.cancel()
+    assert (future.cancelled(), future.done(), future.running()) == (True, True, False)
+    with pytest.raises(CancelledError):
+        future.exception(0)
+    wait_until(lambda: called == [future])
+    go.touch()
+
+
+def test_cancel_finished(make: Make):
+    """A task that has ended can't be cancelled."""
+    future = make(1).submit(tasks.square, 3)
+    future.result(30)
+
+    assert not future.cancel()
+    assert (future.cancelled(), future.done(), future.running()) == (False, True, False)
+
+
+def test_done_callbacks_in_order(make: Make, go: Any, caplog: pytest.LogCaptureFixture):
+    """Callbacks are called in the order in which they were added, in this process; one that raises stops no other."""
+    caplog.set_level("CRITICAL", "concurrent.futures")  # what is logged would hold the standard executor
+    called: list[Any] = []
+    future = make(1).submit(tasks.wait_for, str(go))
+    future.add_done_callback(lambda _: called.append(("first", os.getpid())))
+    future.add_done_callback(lambda _: 1 // 0)
+    future.add_done_callback(lambda _: called.append(("last", os.getpid())))
+    go.touch()
+    wait_until(lambda: len(called) == 2)
+
+    assert called == [("first", os.getpid()), ("last", os.getpid())]
+
+
+def test_done_callback_added_late(make: Make):
+    """A callback that is added when the task has ended is called at once."""
+    called: list[Any] = []
+    future = make(1).submit(tasks.square, 3)
+    future.result(30)
+    future.add_done_callback(called.append)
+
+    assert called == [future]
+
+
+def test_remote_traceback(make: Make):
+    """The traceback in the worker is the cause of the error."""
+    error = make(1).submit(tasks.fail, "seven").exception(30)
+
+    assert "in fail" in str(error.__cause__)
 
 
 # --- map ------------------------------------------------------------------------------------------------------------
@@ -324,6 +396,51 @@ def test_cancel_futures(make: Make, tmp_path: Any, go: Any):
     assert running.result(30) == str(go)
 
 
+def test_cancel_futures_and_wait(make: Make, tmp_path: Any, go: Any):
+    """With both, `shutdown` returns when what ran has ended and the rest is cancelled."""
+    executor = make(1)
+    running = _block(executor, tmp_path, go)
+    futures = [executor.submit(tasks.square, x) for x in range(20)]
+    threading.Timer(0.05, go.touch).start()
+    executor.shutdown(wait=True, cancel_futures=True)
+
+    assert running.result(0) == str(go)
+    assert all(future.done() for future in futures)
+    assert futures[-1].cancelled()
+
+
+@pytest.mark.parametrize("name", ["terminate_workers", "kill_workers"])
+def test_stop_workers(make: Make, tmp_path: Any, name: str):
+    """The workers are stopped at once: what runs is broken, what waits is cancelled, nothing more is taken."""
+    executor = make(1)
+    if not hasattr(executor, name):
+        pytest.skip("the standard class has it since 3.14")
+    running = _block(executor, tmp_path, tmp_path / "never")
+    waiting = [executor.submit(tasks.square, x) for x in range(20)]
+    getattr(executor, name)()
+
+    with pytest.raises(BrokenProcessPool):
+        running.result(30)
+    with pytest.raises(CancelledError):
+        waiting[-1].result(30)
+    with pytest.raises(RuntimeError):
+        executor.submit(tasks.square, 1)
+
+
+@pytest.mark.parametrize("name", ["terminate_workers", "kill_workers"])
+def test_stop_no_workers(make: Make, name: str):
+    """An executor that was not used, or was shut down, has none to stop."""
+    for used in (False, True):
+        executor = make(1)
+        if not hasattr(executor, name):
+            pytest.skip("the standard class has it since 3.14")
+        if used:
+            executor.submit(tasks.square, 1).result(30)
+            executor.shutdown()
+        getattr(executor, name)()
+        getattr(executor, name)()
+
+
 def test_context_manager(make: Make):
     """Leaving the block waits for everything."""
     with make(2) as executor:
@@ -412,6 +529,37 @@ def test_wait_first_exception(make: Make, go: Any):
 
     assert done == {bad}
     go.touch()
+
+
+def test_wait_timeout(make: Make, go: Any):
+    """`wait` returns what is not done when the time is up."""
+    future = make(1).submit(tasks.wait_for, str(go))
+    done, not_done = concurrent.futures.wait([future, future], timeout=0.01)
+
+    assert (done, not_done) == (set(), {future})
+    go.touch()
+
+
+def test_as_completed_timeout(make: Make, go: Any):
+    """`as_completed` raises `TimeoutError` when the time is up."""
+    future = make(1).submit(tasks.wait_for, str(go))
+
+    with pytest.raises(TimeoutError):
+        list(concurrent.futures.as_completed([future], timeout=0.01))
+    go.touch()
+
+
+def test_as_completed_of_what_has_ended(make: Make, go: Any):
+    """It yields each future once, those that have ended first."""
+    executor = make(2)
+    ended = executor.submit(tasks.square, 2)
+    ended.result(30)
+    slow = executor.submit(tasks.wait_for, str(go))
+    completed = concurrent.futures.as_completed([slow, ended, ended], timeout=30)
+
+    assert next(completed) is ended
+    go.touch()
+    assert list(completed) == [slow]
 
 
 def test_as_completed(make: Make, go: Any):
