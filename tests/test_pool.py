@@ -153,6 +153,11 @@ def test_starmap(make_pool: MakePool):
     assert make_pool(2).starmap(pow, [(2, 3), (3, 2)]) == [8, 9]
 
 
+def test_starmap_of_any_iterables(make_pool: MakePool):
+    """The items of `starmap` are iterables of any kind."""
+    assert make_pool(2).starmap(tasks.add, [[1, 2], (3,), range(5, 7)]) == [3, 13, 11]
+
+
 def test_starmap_chunksize(make_pool: MakePool):
     """`starmap` takes a chunksize."""
     assert make_pool(2).starmap(pow, [(x, 2) for x in range(9)], 4) == [x * x for x in range(9)]
@@ -161,6 +166,13 @@ def test_starmap_chunksize(make_pool: MakePool):
 def test_map_async(make_pool: MakePool):
     """`map_async` returns an `AsyncResult` of the list."""
     assert make_pool(2).map_async(tasks.square, [1, 2, 3]).get(30) == [1, 4, 9]
+
+
+def test_remote_traceback(make_processes: MakePool):
+    """The traceback in the worker is the cause of the error."""
+    with pytest.raises(ValueError, match="seven") as caught:
+        make_processes(1).apply(tasks.fail, ("seven",))
+    assert "in fail" in str(caught.value.__cause__)
 
 
 def test_map_async_raises(make_pool: MakePool):
@@ -208,6 +220,11 @@ def test_imap_unordered_order(make_pool: MakePool, tmp_path: Any):
     assert next(results) == ""
     tasks.touch(path)
     assert next(results) == path
+
+
+def test_imap_unordered_one_worker(make_pool: MakePool):
+    """With one worker, the order is that of the items."""
+    assert list(make_pool(1).imap_unordered(tasks.square, range(50))) == [x * x for x in range(50)]
 
 
 def test_imap_next(make_pool: MakePool):
