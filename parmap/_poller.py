@@ -81,7 +81,9 @@ class Poller:
             pass
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors back. Safe to call again."""
+        if self._wake_in < 0:
+            return
         self._selector.close()
         for fd in (self._wake_in, self._wake_out):
             os.close(fd)

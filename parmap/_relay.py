@@ -26,8 +26,6 @@ _AT_ONCE = 1 << 16  # characters that are worth a call: more would only make Ctr
 
 _EACH = 100  # what a message takes besides its text
 
-_LEVELS = "parmap levels"  # the name under which they are kept
-
 
 class Relay:
     """Output on its way out."""
@@ -191,45 +189,3 @@ def _log(name: str, level: int, pickled: bytes) -> None:
 
 
 _WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "call": _call}
-
-
-def levels() -> tuple[tuple[str, int], ...]:
-    """The levels of this process's loggers, so that workers make no records that nobody wants; empty: no logging yet.
-
-    `logging` empties the cache of the root logger whenever a level is set: as long as our entry is there, it holds.
-    """
-    logging = sys.modules.get("logging")
-    root = getattr(logging, "root", None)
-    if root is None:  # or just being imported
-        return ()
-    try:
-        found: tuple[tuple[str, int], ...] = root._cache[_LEVELS]  # noqa: SLF001 - see above
-    except (AttributeError, KeyError):
-        pass
-    else:
-        return found
-    manager = root.manager
-    known = [(name, logger.level) for name, logger in list(manager.loggerDict.items()) if getattr(logger, "level", 0)]
-    found = (("", root.level), ("off", manager.disable), *sorted(known))
-    if hasattr(root, "_cache"):
-        root._cache[_LEVELS] = found  # noqa: SLF001 - see above
-    return found
-
-
-def filters() -> list[Any]:
-    """The filters of this process's warnings, so that workers show, drop and raise the same ones."""
-    found: list[Any] = getattr(sys.modules.get("warnings"), "filters", [])
-    return found
-
-
-def pickled_filters() -> list[bytes]:
-    """Each filter by itself: a category of the user's may be one that workers can't have."""
-    import pickle
-
-    found = []
-    for each in filters():
-        try:
-            found.append(pickle.dumps(each))
-        except Exception:  # noqa: BLE001, S112 - the user's class
-            continue
-    return found

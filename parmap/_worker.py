@@ -20,6 +20,7 @@ from parmap import _place
 from parmap._by_value import initialize
 from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
+from parmap._imports import when_imported
 from parmap._output import Output, TalkingChannel
 from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._payload import Pack, dump, is_small, pack
@@ -76,6 +77,7 @@ class _Worker:
         self._pid = os.getpid()
         self._callees: dict[int, Callee | BaseException] = {}
         self._cwd: str | None = None
+        self._authkey = b""
         channel.on_partial = page.receive
 
     def serve(self) -> None:
@@ -109,12 +111,19 @@ class _Worker:
         self._channel.send("ready", self._pid)
 
     def _on_context(self, message: Message) -> None:
-        cwd, path, argv, levels, filters = message.fields
+        cwd, path, argv, levels, filters, authkey = message.fields
         self._output.set_levels(levels)
         self._output.set_filters(filters)
         self._cwd = cwd
+        if authkey != self._authkey:
+            self._authkey = authkey
+            when_imported("multiprocessing.process", self._join_family)
         sys.path[:] = path
         sys.argv[:] = argv
+
+    def _join_family(self) -> None:
+        """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
+        sys.modules["multiprocessing.process"].current_process().authkey = self._authkey
 
     def _on_function(self, message: Message) -> None:
         number = message.fields[0]

@@ -23,6 +23,7 @@ HOUSE = [
         "_place",
         "_poller",
         "_imports",
+        "_surroundings",
         "_wrapping",
     ],
     ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],

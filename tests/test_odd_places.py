@@ -54,6 +54,25 @@ def test_a_fork_of_the_program_that_uses_parmap(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("7 True\n", "")
 
 
+def test_a_fork_after_a_pool_has_ended(script: Script) -> None:
+    """A pool that was closed before the fork does not disturb the child, which forgets the others and makes its own."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
+    run = script.run("""
+        import os, parmap
+
+        square = parmap.parallel(lambda x: x * x, workers=2)
+        square.map([1])
+        with parmap.Pool(1) as ended:
+            ended.map(abs, [1])
+        child = os.fork()
+        if child == 0:
+            os._exit(square.map([7])[0])
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """)
+
+    assert (run.stdout, run.stderr) == ("49\n", "")
+
+
 def test_a_fork_in_the_middle_of_work(script: Script) -> None:
     """A child that is forked while tasks run can't wait for them, and says so; the parent gets its results."""
     script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,8 +14,9 @@ from parmap._channel import Channel, ChannelClosedError
 from parmap._failure import Failure, describe
 from parmap._page import Page
 from parmap._payload import Packed, is_small, pack
-from parmap._relay import filters, levels, pickled_filters, relay
+from parmap._relay import relay
 from parmap._shared import Shared
+from parmap._surroundings import kept, marshallable, surroundings
 from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
@@ -90,7 +90,7 @@ class Worker:
         # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it gave to it.
         self.read_lock = threading.Lock()
         self._backend = backend
-        self._context: tuple[str, list[Any], list[str], tuple[Any, ...], list[Any]] = ("", [], [], (), [])
+        self._surroundings: tuple[Any, ...] = ()
 
     @property
     def is_orphan(self) -> bool:
@@ -102,9 +102,9 @@ class Worker:
     def sync(self, call: FunctionCall) -> None:
         """Tell the worker where it is and what the function is, if it does not know."""
         if not self._is_up_to_date():
-            self._context = cwd, path, argv, loggers, _ = _cwd(), [*sys.path], [*sys.argv], levels(), [*filters()]
-            path = [entry for entry in path if type(entry) is str]
-            self.channel.post("context", cwd, path, argv, loggers, pickled_filters())
+            now = surroundings()
+            self._surroundings = kept(now)
+            self.channel.post("context", *marshallable(now))
         if call.key not in self.known:
             self.known.add(call.key)
             if call.share is not None:
@@ -118,9 +118,7 @@ class Worker:
 
     def _is_up_to_date(self) -> bool:
         """Whether it has what a task sees besides its arguments: working directory, module path, command line."""
-        cwd, path, argv, loggers, warned = self._context
-        same = path == sys.path and argv == sys.argv and loggers == levels() and warned == filters()
-        return same and cwd == _cwd()
+        return self._surroundings == surroundings()
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
@@ -254,13 +252,6 @@ class Worker:
         """Give back what the parent holds of it."""
         self.channel.close()
         self.page.close()
-
-
-def _cwd() -> str:
-    try:
-        return os.getcwd()
-    except OSError:  # it was removed
-        return os.sep
 
 
 def _readable(sock: socket.socket, timeout: float) -> bool:
