@@ -692,6 +692,14 @@ def test_bad_context():
         parmap.Executor(1, mp_context="spawn")
 
 
+def test_max_tasks_per_child_of_a_fork():
+    """The context "fork" is "forkserver", so it goes together with `max_tasks_per_child`; the standard class refuses."""
+    with parmap.Executor(1, multiprocessing.get_context("fork"), max_tasks_per_child=1) as executor:
+        pids = [executor.submit(tasks.pid).result(30) for _ in range(2)]
+
+    assert pids[0] != pids[1]
+
+
 def test_in_a_worker():
     """An executor inside a worker runs serially there."""
     with parmap.Executor(1) as executor:

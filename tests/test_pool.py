@@ -698,6 +698,22 @@ def test_in_a_worker():
         assert pool.apply(tasks.pool_in_a_pool) == [1, 4, 9]
 
 
+def test_lock_as_initarg():
+    """A primitive of multiprocessing, which only children of the program could have, is refused, and says so."""
+    pool = parmap.Pool(1, tasks.identity, (multiprocessing.Lock(),))
+
+    with pool, pytest.raises(SerializationError, match="inheritance"):
+        pool.apply(tasks.square, (1,))
+
+
+def test_is_no_standard_pool(make_ours: MakePool):
+    """It is not an instance of the standard class; its results are."""
+    pool = make_ours(1)
+
+    assert not isinstance(pool, multiprocessing.pool.Pool)
+    assert isinstance(pool.map_async(tasks.square, [1]), multiprocessing.pool.AsyncResult)
+
+
 def test_not_closed_at_exit(script: Any):
     """A program that forgets its pool ends, at once, without finishing what it submitted."""
     run = script.run("""
