@@ -26,7 +26,7 @@ from parmap._relay import forget as forget_output
 from parmap._relay import relay
 from parmap._run import Rules
 from parmap._streams import ResultStream
-from parmap.errors import BackendUnavailableError, PoolClosedError
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -86,7 +86,7 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
     return engine
 
 
-def _backend(options: Options) -> Backend:
+def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
     name: Any = options.backend
     if name == "processes":
         from parmap.backends.processes import Processes
@@ -105,8 +105,9 @@ def _backend(options: Options) -> Backend:
 
         return Dask(options)
     if name == "ray":
-        message = "the backend 'ray' is not available yet: use 'processes', 'dask' or any concurrent.futures.Executor"
-        raise BackendUnavailableError(message)
+        from parmap.backends.ray import Ray
+
+        return Ray(options)
     if is_executor(name):
         from parmap.backends.executor import Executors
 

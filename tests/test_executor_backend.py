@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from parmap import BackendUnavailableError, PoolClosedError, SerializationError,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from conftest import Script
 
 # The standard executor forks, so that it leaves neither a server nor a tracker behind.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -228,17 +230,55 @@ def test_pool_on_an_executor(executor: Any):
 # --- dask and ray ---------------------------------------------------------------------------------------------------
 
 
-def test_ray():
-    """Ray is not there yet, and says so."""
-    with pytest.raises(BackendUnavailableError, match="not available yet"):
-        parallel(tasks.square, backend="ray").map([1])
+@pytest.mark.parametrize(("backend", "library"), [("dask", "distributed"), ("ray", "ray")])
+def test_library_is_missing(backend: Any, library: str, monkeypatch: pytest.MonkeyPatch):
+    """Without its library, a backend says what to install."""
+    monkeypatch.setitem(sys.modules, library, None)
+
+    with pytest.raises(BackendUnavailableError, match=rf"parmap-decorators\[{backend}\]"):
+        parallel(tasks.square, backend=backend).map([1])
 
 
-@pytest.mark.skipif(importlib.util.find_spec("distributed") is not None, reason="distributed is installed")
-def test_dask_missing():
-    """Without its library, Dask says what to install."""
-    with pytest.raises(BackendUnavailableError, match=r"parmap-decorators\[dask\]"):
-        parallel(tasks.square, backend="dask").map([1])
+def test_ray(script: Script):
+    """With it, a call runs on a cluster of its own, or on the one that is there; a dead worker costs its item."""
+    pytest.importorskip("ray")
+    run = script.run(
+        """
+        import os
+        import parmap
+
+        @parmap.parallel(workers=2, backend="ray")
+        def where(x):
+            if x < 0:
+                raise ValueError(x)
+            return x, os.getpid()
+
+        @parmap.parallel(workers=2, backend="ray")
+        def leave(x):
+            return os._exit(x) if x else x
+
+        def use():
+            found = where.map(range(50))
+            assert [x for x, _ in found] == list(range(50))
+            assert os.getpid() not in {pid for _, pid in found}
+            assert where.submit(3).result(60)[0] == 3
+            assert [x for x, _ in where.imap(range(5))] == [0, 1, 2, 3, 4]
+            assert isinstance(where.map([1, -1], return_exceptions=True)[1], ValueError)
+            assert isinstance(leave.submit(3).exception(60), parmap.WorkerDiedError)
+            parmap.shutdown()
+
+        use()
+        import ray
+        assert not ray.is_initialized()
+        ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+        use()
+        assert ray.is_initialized()
+        print("done")
+        """,
+        timeout=170,
+    )
+
+    assert (run.stdout.splitlines()[-1:], run.returncode) == (["done"], 0), run.stderr
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -33,7 +33,7 @@ HOUSE = [
     ["_futures", "_schedule", "_worker"],
     ["_batch", "_lane", "_launch", "backends.base"],
     ["_streams", "backends.serial", "backends.threads", "backends.executor", "backends.worker"],
-    ["backends.signals", "backends.dask"],
+    ["backends.signals", "backends.dask", "backends.ray"],
     ["backends.staff"],
     ["backends.processes", "backends.__init__"],
     ["_async_streams", "_conductor"],
