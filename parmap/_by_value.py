@@ -130,15 +130,17 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     plain = getattr(plain, "__func__", plain)
     module = getattr(plain, "__module__", None)
     variables = getattr(plain, "__globals__", {})
+    if variables is getattr(sys.modules.get(str(module)), "__dict__", None):  # by name: tasks have the same globals
+        function(*args)
+        return
     before = {name: (value, _content(value)) for name, value in variables.items() if not name.startswith("__")}
     function(*args)
-    if variables is not getattr(sys.modules.get(str(module)), "__dict__", None):
-        _initialized[str(module)] = {
-            name: value
-            for name, value in variables.items()
-            if not name.startswith("__")
-            and (name not in before or before[name][0] is not value or before[name][1] != _content(value))
-        }
+    _initialized[str(module)] = {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("__")
+        and (name not in before or before[name][0] is not value or before[name][1] != _content(value))
+    }
 
 
 def _content(value: Any) -> bytes | None:

@@ -204,17 +204,17 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         raise TypeError(message)
 
     @property
-    def _condition_in_words(self) -> str:
+    def _state_in_words(self) -> str:
         ended = "finished" if self._failure is None else "failed"
         return {PENDING: "pending", RUNNING: "running", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, ended)
 
     def __repr__(self) -> str:
-        return f"<parmap.Future of {self.lane.name}: {self._condition_in_words}>"
+        return f"<parmap.Future of {self.lane.name}: {self._state_in_words}>"
 
     def _repr_html_(self) -> str:
         from parmap._display import card
 
-        facts = [("state", self._condition_in_words)]
+        facts = [("state", self._state_in_words)]
         if self._failure is not None:
             error = self._failure.exception()
             facts.append(("error", f"{type(error).__name__}: {error}"))
