@@ -247,7 +247,7 @@ def test_sklearn_scorer_that_is_a_lambda(learn: Any):
 
 
 def test_dask_local_cluster(script: Script):
-    """The Dask client that is there is used: all kinds of calls run on its cluster."""
+    """The Dask client that is there is used, whichever it is: all kinds of calls run on its cluster."""
     pytest.importorskip("distributed")
     run = script.run(
         """
@@ -273,7 +273,8 @@ def test_dask_local_cluster(script: Script):
                     work.map([1, -1])
                 except ValueError as error:
                     print(error)
-                work.shutdown()
+            with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None):  # another one
+                assert {pid for _, pid in work.map(range(5))} == {os.getpid()}
 
         if __name__ == "__main__":
             main()
