@@ -76,6 +76,22 @@ assert f.map([1]) == [(*EXPECTED, 10)]
     assert run.stderr == ""
 
 
+def test_globals_that_a_task_sets_are_its_function_s_own(script: Script, head: str):
+    """What a task sets is there for the next task of that function, not for other functions: a deliberate difference."""
+    run = script.run(f"""{head}
+def count(x):
+    global factor
+    factor += 1
+    return factor
+
+with parmap.Pool(1) as pool:
+    assert [pool.apply(count, (0,)) for _ in range(3)] == [2, 3, 4]
+    assert pool.apply(found, (1,)) == (None, {{}}, ["a"], 1)
+""")
+
+    assert run.stderr == ""
+
+
 def test_function_among_the_arguments(script: Script, head: str):
     """So it is for functions that are arguments."""
     run = script.run(f"""{head}
