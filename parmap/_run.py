@@ -1,7 +1,8 @@
 """Running the items of a chunk, one after the other or in blocks; the same code in processes, threads and here.
 
-An item that takes less than a few microseconds can't afford a note on the status page: such items run in blocks of
-about half a millisecond, at the speed of C. If a worker dies within a block, its items are run again one by one.
+A short item can't afford a note on the status page: such items run in blocks of about half a millisecond, at the speed
+of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the
+block is cut behind it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 500_000  # nanoseconds of work in a block
-_QUICK = 20_000  # nanoseconds: items that take less are run in blocks
+_QUICK = 100_000  # nanoseconds: items that take less are run in blocks
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
 

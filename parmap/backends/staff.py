@@ -81,10 +81,11 @@ class Staff(Backend):
         worker = Worker(next(self._names), self, launcher)
         try:
             launcher.start(worker.name, worker.far_end, worker.page.fd)
-            worker.far_end.close()
         except BaseException:
             worker.close()
             raise
+        finally:
+            worker.far_end.close()
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
         try:
