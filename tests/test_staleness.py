@@ -109,6 +109,29 @@ def test_a_large_captured_array_that_is_mutated(backend: dict[str, Any]) -> None
     assert seen == [0.0] * 3 + [1.0] * 3 + [0.0] * 3 + [2.0] * 3
 
 
+@pytest.mark.parametrize("size", [20_000, 3_000_001])
+def test_a_captured_buffer_as_it_was_when_called(processes: dict[str, Any], size: int, tmp_path: Path) -> None:
+    """A worker that starts later gets the buffer that the call was made with, whatever became of it meanwhile."""
+    numpy = pytest.importorskip("numpy")
+    captured = numpy.ones(size, dtype=numpy.uint8)
+    gate = tmp_path / "gate"
+
+    def look(number: int) -> int:
+        if not number:
+            tasks.wait_for(str(gate))
+        return int(captured[-1])
+
+    function = parallel(look, **{**processes, "workers": 1, "max_tasks_per_child": 1})
+    batch = function.map_async(range(4))
+    for new in (2, 1):
+        captured[-1] = new
+        again = function.map_async([1])
+        gate.touch()
+
+        assert again.result(60) == [new]
+    assert batch.result(60) == [1] * 4
+
+
 def test_what_a_task_does_to_a_captured_array_stays_there(processes: dict[str, Any]) -> None:
     """A task that writes into a captured array changes it neither here nor for the tasks of other workers and calls."""
     numpy = pytest.importorskip("numpy")

@@ -50,9 +50,9 @@ class Processes(Staff):
             return known
         find, args, by_name = reference(function)
         packed = dump((find, args, rules))
-        key = (function, rules) if by_name else (packed.stream, *map(bytes, packed.buffers))
+        key = (function, rules) if by_name else (packed.stream, *(buffer.nbytes for buffer in packed.buffers))
         known = self._calls.get(key)
-        if known is None:
+        if known is None or not known.holds(packed.buffers):
             known = self._calls[key] = FunctionCall(Callee(function, rules), next(self._keys), packed, stable=by_name)
             while len(self._calls) > _FUNCTIONS:
                 self._calls.popitem(last=False)

@@ -44,8 +44,19 @@ class FunctionCall(Call):
         super().__init__(callee)
         self.key = key
         self.stable = stable
-        self.pack, _ = pack([packed])
-        self.share = Shared.of(self.pack)
+        self.share = Shared.of(pack([packed])[0])
+        # Workers that start later get it as it is now, too.
+        self._pack = None if self.share is not None else pack([packed.keep()])[0]
+
+    def holds(self, buffers: list[memoryview]) -> bool:
+        """Whether these are the buffers that it was pickled with, as they were then; there are as many, and as long."""
+        if self._pack is None:
+            return self.share is not None and self.share.holds(buffers)
+        return all(bytes(kept) == bytes(buffer) for kept, buffer in zip(self._pack.buffers, buffers, strict=True))
+
+    def tell(self, channel: Channel) -> None:
+        """Send it to a worker."""
+        channel.post("function", self.key, pack=self._pack, share=self.share)
 
 
 class Host(Protocol):
@@ -107,10 +118,7 @@ class Worker:
             self.channel.post("context", *marshallable(now))
         if call.key not in self.known:
             self.known.add(call.key)
-            if call.share is not None:
-                self.channel.post("function", call.key, share=call.share)
-            else:
-                self.channel.post("function", call.key, pack=call.pack)
+            call.tell(self.channel)
 
     def knows(self, call: FunctionCall) -> bool:
         """Whether `sync` would have nothing to do."""
