@@ -163,7 +163,7 @@ def test_cancelling_behind_one_that_is_being_stopped(processes: dict[str, Any], 
     f = parallel(touch_or_hang, timeout=0.2, **{**processes, "workers": 1})
     concurrent.futures.wait([f.submit(str(tmp_path / "short")) for _ in range(200)])
     stuck, *futures = [f.submit(str(tmp_path / name) if name else "") for name in ["", *"abcdef"]]
-    wait_until(lambda: any(chunk.doomed for chunk in stuck.lane.job.flight))
+    wait_until(lambda: stuck.lane.job and any(chunk.doomed for chunk in stuck.lane.job.flight))
 
     assert all(future.cancel() for future in futures)
     assert isinstance(stuck.exception(60), TaskTimeoutError)
