@@ -69,6 +69,7 @@ class ResultStream(Generic[R_co]):
         self._buffersize = buffersize
         self._return_exceptions = return_exceptions
         self._yielded = 0
+        self._hungry_at = 0  # how many results must have been handed out before there is more to read
         self._result_bytes = 0.0
         self._ready: dict[int, Arrival] = {}
         self._next = 0  # the number of the next item to hand out, where order counts
@@ -138,7 +139,7 @@ class ResultStream(Generic[R_co]):
     def _hand_out(self, value: Any) -> Any:
         self._next += 1
         self._yielded += 1
-        if not self._input.exhausted:
+        if self._yielded >= self._hungry_at and not self._input.exhausted:
             self._feed()
         if type(value) is Undecodable and not self._return_exceptions:
             raise value
@@ -176,6 +177,7 @@ class ResultStream(Generic[R_co]):
                 raise self._input.error
 
     def _begin(self, arrival: Arrival) -> bool:
+        self._hungry_at = 0  # what has been learnt may have widened the window
         values = self._decode(arrival)
         if arrival.missing and self._ordered:
             # Hand out what stands before the first item that is missing; that one arrives by itself, then the rest.
@@ -217,11 +219,12 @@ class ResultStream(Generic[R_co]):
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""
         window = self._window
         room = window - (self._input.count - self._yielded)
-        seconds = self._job.pace.seconds or 1.0
-        if room <= 0 or (room < window // 2 and room * seconds < _QUANTUM):
-            return
-        items = self._input.read(room)
-        self._engine.extend(self._job, items, last=self._input.exhausted)
+        worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
+        if room >= worth:
+            items = self._input.read(room)
+            self._engine.extend(self._job, items, last=self._input.exhausted)
+            room = 0
+        self._hungry_at = self._yielded + worth - room
 
     # ending
 
