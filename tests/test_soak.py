@@ -49,11 +49,12 @@ class Killer:
 
 
 def _is_right(number: int, outcome: Any) -> bool:
-    """Whether an item ended as it must, all three attempts considered; the killer may have met one that hung."""
+    """Whether an item ended as it must, all three attempts considered; the killer may have met the last of them."""
     killed = isinstance(outcome, WorkerDiedError) and outcome.item == number
     what = fate(number)
     if what == RAISE:
-        return type(outcome) is ValueError and outcome.args == (number,) and _attempts(outcome) == 3
+        raised = type(outcome) is ValueError and outcome.args == (number,)
+        return (raised or (killed and outcome.signal == signal.SIGKILL)) and _attempts(outcome) == 3
     if what == DIE:
         return killed and _attempts(outcome) == 3 and (outcome.exitcode == 3 or outcome.signal == signal.SIGKILL)
     if what == HANG:
@@ -117,7 +118,8 @@ def test_ten_million_tasks(how: str, capsys: pytest.CaptureFixture[str]):
 
     with capsys.disabled():
         print("\n", how, measures[0], measures[-1])
-    assert (measures[-1]["threads"], measures[-1]["processes"]) == (measures[0]["threads"], measures[0]["processes"])
+    assert measures[-1]["threads"] <= measures[0]["threads"]  # that of a test before may end meanwhile
+    assert measures[-1]["processes"] == measures[0]["processes"]
     assert measures[-1]["descriptors"] == measures[0]["descriptors"]
     assert measures[-1]["segments"] <= 2 * 2 * 2  # for each worker and either way, one for each chunk in flight
     assert measures[-1]["megabytes"] - measures[0]["megabytes"] < 20
