@@ -103,7 +103,8 @@ def _parmap_threads() -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _the_library_s_own_process() -> None:
-    """Start what `multiprocessing` would start at some time and keep, with a descriptor that is not to be counted."""
+    """Start and open what the standard library would at some time, and keep: its descriptors are not to be counted."""
+    import ctypes  # noqa: F401 - Debian's keeps libffi open, once something has imported it, as numpy does
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
