@@ -140,7 +140,7 @@ def submit(
         except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
             future.settle_failure(Failure(error))
             return future
-    if not (lane.direct and driver.backend.lend(lane.call, future, lane.mode)):
+    if not (lane.direct and driver.is_at_rest and driver.backend.lend(lane.call, future, lane.mode)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
         driver.post(future)

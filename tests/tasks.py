@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -62,6 +63,14 @@ def fail(x: Any) -> Any:
 
 
 KILL = -int(signal.SIGKILL)
+
+
+_turns = itertools.count()
+
+
+def turn() -> int:
+    """How many times this was called before in the same process."""
+    return next(_turns)
 
 
 def wait_for(path: str) -> str:

@@ -102,6 +102,19 @@ def test_several_threads(backend: dict[str, Any]) -> None:
     assert results == {number: [(number * 100 + x) ** 2 for x in range(100)] for number in range(8)}
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_tasks_begin_in_the_order_of_their_calls(method: Any) -> None:
+    """With one worker, none overtakes one that waits: not even when the caller has just seen the worker get free."""
+    turn = parallel(tasks.turn, workers=1, backend="processes", start_method=method)
+    futures = []
+    for _ in range(1000):
+        futures += [turn.submit(), turn.submit()]
+        futures[-2].result(60)
+    turns = [future.result(60) for future in futures]
+
+    assert turns == sorted(turns)
+
+
 # --- arguments as they were -----------------------------------------------------------------------
 
 

@@ -142,6 +142,8 @@ class Processes(Staff):
 
     def lend(self, call: Call, future: Future[Any], mode: str) -> bool:
         """Run one task on an idle worker from the calling thread; false if there is none that knows the function."""
+        if self._hungry:  # the engine has work for the next that is free: whoever comes now comes after it
+            return False
         try:
             worker = self._free.pop()
         except IndexError:
