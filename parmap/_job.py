@@ -29,7 +29,7 @@ class Sink(Protocol):
         """The number of an item, as the user counts; `None` where there is none."""
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Take the outcomes of the first *done* items of *chunk*; those in *missing* will come later."""
+        """Take the outcomes of the first *done* items of *chunk*; those in *missing* will come later, each by itself."""
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """All outcomes were delivered, or *failure* ended the job with some items *left*."""
@@ -148,7 +148,7 @@ class Job:
         """Cut a chunk of at most *size* items from the front."""
         while self.pending:
             piece = self.pending[0]
-            start, careful, strikes = piece.start, piece.careful, piece.strikes
+            chunk = Chunk(self, piece.start, (), careful=piece.careful, strikes=piece.strikes, alone=piece.alone)
             items = self._take_from(piece, size)
             joined = False
             while len(items) < size and self.pending and _continues(self.pending[0], piece):
@@ -157,10 +157,11 @@ class Job:
                 items += self._take_from(piece, size - len(items))
                 joined = True
             self.waiting -= len(items)
+            chunk.items = items
             if self.dropped:
-                items, start = self._without_dropped(items, start, careful=careful, strikes=strikes)
-            if len(items):
-                return Chunk(self, start, items, careful=careful, strikes=strikes)
+                self._leave_out_dropped(chunk)
+            if len(chunk.items):
+                return chunk
         return None
 
     def _take_from(self, piece: Piece, size: int) -> Any:
@@ -169,8 +170,9 @@ class Job:
             self.pending.popleft()
         return items
 
-    def _without_dropped(self, items: Any, start: int, *, careful: bool, strikes: int) -> tuple[Any, int]:
-        """The first run of items that nobody took out; what is behind them waits again, so that numbers still hold."""
+    def _leave_out_dropped(self, chunk: Chunk) -> None:
+        """Leave the first run of items that nobody took out; what is behind waits again, so that numbers still hold."""
+        items = chunk.items
         first = 0
         while first < len(items) and items[first] in self.dropped:
             self.dropped.discard(items[first])
@@ -178,8 +180,9 @@ class Job:
         last = first
         while last < len(items) and items[last] not in self.dropped:
             last += 1
-        self.put_back(start + last, items[last:], careful=careful, strikes=strikes)
-        return items[first:last], start + first
+        chunk.put_back(last, strikes=chunk.strikes)
+        chunk.items = items[first:last]
+        chunk.start += first
 
     def left(self) -> Iterable[Any]:
         """The items that have no outcome yet, but for those that wait for a retry."""
@@ -210,6 +213,7 @@ class Chunk:
     """Consecutive tasks that travel together."""
 
     __slots__ = (
+        "alone",
         "careful",
         "doomed",
         "expected",
@@ -227,12 +231,15 @@ class Chunk:
         "verdict",
     )
 
-    def __init__(self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0) -> None:
+    def __init__(
+        self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
+    ) -> None:
         self.job = job
         self.start = start
         self.items = items
         self.careful = careful
         self.strikes = strikes
+        self.alone = alone
         self.number = 0
         self.place = 0  # 0 or 1: another than that of its neighbour on the same worker
         self.slot: Hashable = None
@@ -243,3 +250,9 @@ class Chunk:
         self.stop = NO_LIMIT  # the first of its items that was cancelled
         self.doomed = False  # its worker is being killed for it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
+
+    def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
+        """Let the items from *first* to *end* wait again, as what they are."""
+        items = self.items[first:end]
+        careful = careful or self.careful
+        self.job.put_back(self.start + first, items, careful=careful, strikes=strikes, alone=self.alone)

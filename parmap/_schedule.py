@@ -237,21 +237,21 @@ class Scheduler:
 
     def trim(self, chunk: Chunk, size: int) -> None:
         """Leave only the first *size* items in a chunk; the others wait again."""
-        rest = chunk.items[size:]
-        if not len(rest):
+        over = len(chunk.items) - size
+        if over <= 0:
             return
+        chunk.put_back(size)
         chunk.items = chunk.items[:size]
         slot = self.slots.get(chunk.slot)
         if slot is not None and slot.budget is not None:
-            slot.budget += len(rest)
-        chunk.job.put_back(chunk.start + size, rest, careful=chunk.careful)
+            slot.budget += over
         if not chunk.job.closed and chunk.job not in self.jobs:
             self.jobs.append(chunk.job)
 
     def put_back(self, chunk: Chunk) -> None:
         """A chunk did not run, through no fault of its own: its items wait again."""
         self.release(chunk)
-        chunk.job.put_back(chunk.start, chunk.items, careful=chunk.careful)
+        chunk.put_back(0)
         self._record(chunk, 0, None, {}, 0.0)
 
     def hostages(self, now: float) -> Chunk | None:
@@ -292,19 +292,18 @@ class Scheduler:
         self.release(chunk)
         if position is None:
             if chunk.strikes + 1 < STRIKES:
-                job.put_back(chunk.start, chunk.items, careful=chunk.careful, strikes=chunk.strikes + 1)
+                chunk.put_back(0, strikes=chunk.strikes + 1)
                 return self._record(chunk, 0, None, {}, now)
             position = (0, 1)
         offset, length = position
-        items = chunk.items
         end = offset + length
-        job.put_back(chunk.start + end, items[end:], careful=chunk.careful)
+        chunk.put_back(end)
         if length > 1:
-            job.put_back(chunk.start + offset, items[offset:end], careful=True)
-        job.put_back(chunk.start, items[:offset], careful=chunk.careful)
+            chunk.put_back(offset, end, careful=True)
+        chunk.put_back(0, offset)
         if length > 1 or failure is None:
             return self._record(chunk, 0, None, {}, now)
-        culprit = Chunk(job, chunk.start + offset, items[offset:end])
+        culprit = Chunk(job, chunk.start + offset, chunk.items[offset:end])
         return self._record(culprit, 1, None, {0: failure}, now)
 
     def release(self, chunk: Chunk) -> None:

@@ -201,6 +201,26 @@ def test_death_is_retried() -> None:
     assert job.sink.outcomes == {0: "ok"}
 
 
+def test_retry_goes_alone_to_the_end() -> None:
+    """An item that fills a gap comes by itself, though its worker dies before it begins and others wait behind it."""
+    bench = Bench(workers=1)
+    job = bench.job(list(range(6)), chunksize=6, retries=1, pace=paced(1e-5))
+    block = bench.cut()
+    assert block is not None
+    bury(bench, block, (0, 6))  # all are run again, one by one: none is quick any more
+    again = bench.cut()
+    assert again is not None
+    bury(bench, again, (0, 1), retry=True)
+    retry = bench.cut()
+    assert retry is not None
+    assert retry.items == [0]
+
+    bury(bench, retry, None)
+
+    assert [chunk.items for chunk in bench.cut_all()] == [[0], [1, 2, 3, 4, 5]]
+    assert not job.sink.ended
+
+
 def test_delayed_item_holds_no_worker() -> None:
     """While an item waits for its retry, others run."""
     bench = Bench(workers=1)
