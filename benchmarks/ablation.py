@@ -58,6 +58,13 @@ def _no_marshal() -> None:
     _payload._is_flat = lambda *_: False
 
 
+def _no_vocabulary() -> None:
+    from parmap._vocabulary import Learner
+
+    Learner.of = lambda *_: None  # type: ignore[method-assign,assignment]
+    Learner.learn = lambda *_: False  # type: ignore[method-assign,assignment]
+
+
 def _no_blocks() -> None:
     from parmap import _run
 
@@ -164,6 +171,14 @@ def _map_strings(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.to_dict, options).map(strings)
 
 
+def _map_points(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    class Point(tasks.Point):
+        """As a class of a script, it has no name that workers know."""
+
+    points = [Point(number, -number) for number in range(size)]
+    return lambda: _function(tasks.mirror, options).map(points)
+
+
 def _map_surprise(options: dict[str, Any], size: int) -> Callable[[], Any]:
     seconds = [0.0001] * size + [0.03] * (size // 20)
     return lambda: _function(tasks.busy, options).map(seconds)
@@ -218,6 +233,7 @@ MECHANISMS = (
     Mechanism("two chunks in flight", _one_in_flight, "tasks of about 50 µs", _map_short, (200, 5000, 20_000)),
     Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),
     Mechanism("flat items are marshalled", _no_marshal, "strings to dicts", _map_strings, (1000, 50_000, 100_000)),
+    Mechanism("classes travel once", _no_vocabulary, "instances of a script's class", _map_points, (100, 2000, 2000)),
     Mechanism("submits are joined", _no_joining, "`submit` and gather", _submit_many, (100, 5000, 10_000)),
     Mechanism("direct path", _no_direct_path, "one `submit().result()` at a time", _submit_one_by_one, (20, 500, 1000)),
     Mechanism(

@@ -65,6 +65,19 @@ def to_dict(text: str) -> dict[str, Any]:
     return {"text": text, "length": len(text), "upper": text.upper(), "first": text[:1]}
 
 
+class Point:
+    """An ordinary object."""
+
+    def __init__(self, x: float, y: float) -> None:
+        self.x = x
+        self.y = y
+
+
+def mirror(point: Point) -> Point:
+    """Make another of the same kind."""
+    return type(point)(point.y, point.x)
+
+
 def group_stats(frame: Any) -> dict[str, float]:
     """Do what is given to `groupby(...).apply`: some statistics of one group."""
     value, weight = frame["value"], frame["weight"]

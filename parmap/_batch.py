@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._futures import Future, Watched
 from parmap._payload import are_atoms, dump
 from parmap._relay import relay
+from parmap._vocabulary import Learner
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ class Input:
         self._packs = packs
         self._tuples = star or len(iterables) > 1
         if self.sequence is None:
+            self._learner = Learner()
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
     def read(self, size: int) -> Any:
@@ -289,6 +291,9 @@ class Input:
                 continue
             # A generator may hand out one object again and again, changed each time: pickle it as it is now.
             try:
-                items.append(dump(item).keep())
+                packed = dump(item, self._learner.of(item)).keep()
+                items.append(packed)
+                if packed.by_value:
+                    self._learner.learn([item])
             except SerializationError:
                 items.append(item)  # fails again when its turn comes, as the error of this item

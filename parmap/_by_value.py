@@ -8,25 +8,51 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import pickle
 import sys
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+PROTOCOL = 5
 
 _LRU_CACHE = type(functools.lru_cache(len))
 
 _pickler_class: type[Any] | None = None
 
 
-def pickler() -> type[Any]:
-    """The pickler of cloudpickle, with what it is taught here.
+def names_stranger(stream: bytes) -> bool:
+    """Whether a pickle stream may name something that a worker doesn't have.
 
-    Made on first use: importing cloudpickle takes longer than starting a worker.
+    A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
     """
+    if b"_main__" in stream:  # __mp_main__ too: a process that multiprocessing has spawned calls its script so
+        return True
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and any(
+        name.encode() in stream for name in cloudpickle.list_registry_pickle_by_value()
+    )
+
+
+def cloud_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:
+    """A pickler of cloudpickle's, with what it is taught here; *keep* is its `buffer_callback`."""
+    pickler: pickle.Pickler = _pickler()(file, PROTOCOL, buffer_callback=keep)
+    return pickler
+
+
+def cloud_dumps(item: Any) -> bytes:
+    """The stream of an object that cloudpickle can pickle."""
+    with io.BytesIO() as file:
+        cloud_pickler(file).dump(item)
+        return file.getvalue()
+
+
+def _pickler() -> type[Any]:
+    """The class, made on first use: importing cloudpickle takes longer than starting a worker."""
     global _pickler_class  # noqa: PLW0603 - a lazily made class
     if _pickler_class is None:
         import cloudpickle
@@ -67,6 +93,11 @@ def _cached(function: Any, parameters: dict[str, Any]) -> Any:
 
 _residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
 _guests: WeakSet[type] = WeakSet()  # classes that came here by value
+
+
+def came_by_value(cls: type) -> bool:
+    """Whether a class came here by value: then whoever sent it has it, and won't look at how it is here."""
+    return cls in _guests
 
 
 def _class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -323,7 +323,7 @@ class Channel:
 
     @staticmethod
     def _build(description: tuple[Any, ...], memory: memoryview, *, copy: bool = False) -> Pack:
-        _, _, position, _, kinds, _ = description
+        _, _, position, _, kinds, *_ = description
         stream: bytes | memoryview = memory[:position]
         buffers = []
         for nbytes, _ in kinds:

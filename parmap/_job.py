@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._page import NO_LIMIT
+from parmap._vocabulary import Learner
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -29,7 +30,7 @@ class Sink(Protocol):
         """The number of an item, as the user counts; `None` where there is none."""
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Take the outcomes of the first *done* items of *chunk*; those in *missing* will come later, each by itself."""
+        """Take the outcomes of the first *done* items of *chunk*; those in *missing* come later, each by itself."""
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """All outcomes were delivered, or *failure* ended the job with some items *left*."""
@@ -122,6 +123,7 @@ class Job:
         self.retry_delay = retry_delay
         self.fail_fast = fail_fast
         self.open_end = open_end
+        self.learner = Learner()  # classes are sent as they are when the call begins, like the function
         self.pending: deque[Piece] = deque()
         self.waiting = 0  # items in pending
         self.delayed = 0  # items that wait for a retry

@@ -11,26 +11,27 @@ one list, which is several times faster.
 
 from __future__ import annotations
 
+import io
 import marshal
 import pickle
-import sys
 from bisect import bisect_right
 from itertools import accumulate, chain, pairwise
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from parmap._by_value import by_name, name_of, pickler
+from parmap._by_value import PROTOCOL, by_name, cloud_pickler, name_of, names_stranger
+from parmap._vocabulary import Learner, Reader, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PROTOCOL = 5
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
 
 _FLAT = frozenset({tuple, list, dict})
 _SIZED = frozenset({str, bytes})
 _BLOCK = 256  # items pickled before their size is looked at
+_MANY = 8  # items for which a vocabulary pays
 
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
@@ -42,13 +43,15 @@ WHOLE, EACH, FLAT = 0, 1, 2
 
 
 class Packed:
-    """One item that is pickled already."""
+    """One item that is pickled already, maybe with a vocabulary; `by_value`: not by pickle alone."""
 
-    __slots__ = ("buffers", "stream")
+    __slots__ = ("buffers", "by_value", "stream", "vocabulary")
 
-    def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
+    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
         self.stream = stream
         self.buffers = buffers
+        self.vocabulary = vocabulary
+        self.by_value = False
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
@@ -60,10 +63,11 @@ class Pack:
     """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or marshalled atoms (`FLAT`).
 
     `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
-    items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers).
+    items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
+    come `words` bytes of a vocabulary.
     """
 
-    __slots__ = ("_ends", "_values", "buffers", "count", "kind", "owned", "sizes", "stream")
+    __slots__ = ("_ends", "_reader", "_values", "buffers", "count", "kind", "owned", "sizes", "stream", "words")
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class Pack:
         sizes: list[int],
         buffers: list[memoryview] | None = None,
         owned: list[int] | None = None,
+        words: int = 0,
     ) -> None:
         self.kind = kind
         self.count = count
@@ -80,8 +85,10 @@ class Pack:
         self.sizes = sizes
         self.buffers = buffers or []
         self.owned = owned or []
+        self.words = words
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
+        self._reader: Reader | None = None
 
     def release(self) -> None:
         """Let go of the memory that the payload lies in; items that were decoded may still use it."""
@@ -101,8 +108,18 @@ class Pack:
             return iter(self.whole())
         if self.buffers:
             return map(self.__getitem__, range(self.count))
-        stream, ends = self.stream, list(accumulate(self.sizes, initial=0))
-        return map(pickle.loads, [stream[start:end] for start, end in pairwise(ends)])
+        stream, ends = self.stream, list(accumulate(self.sizes, initial=self.words))
+        return map(self._loads, [stream[start:end] for start, end in pairwise(ends)])
+
+    def begin(self, *, careful: bool = False) -> None:
+        """Load the vocabulary; if *careful*, each word only when an item needs it."""
+        if self.words and self._reader is None:
+            self._reader = Reader(bytes(self.stream[: self.words]), careful=careful)
+
+    @property
+    def _loads(self) -> Callable[..., Any]:
+        self.begin()
+        return self._reader or pickle.loads
 
     def values(self) -> list[Any]:
         """All items, decoded."""
@@ -113,12 +130,12 @@ class Pack:
         if self.kind != EACH:
             return self.whole()[index]
         if self._ends is None:
-            self._ends = list(accumulate(self.sizes, initial=0))
+            self._ends = list(accumulate(self.sizes, initial=self.words))
         one = self.stream[self._ends[index] : self._ends[index + 1]]
         if not self.buffers:
-            return pickle.loads(one)
+            return self._loads(one)
         first = sum(self.owned[:index])
-        return pickle.loads(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
+        return self._loads(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
 
     def whole(self) -> Sequence[Any]:
         """The items of a pack that is one stream."""
@@ -130,14 +147,14 @@ class Pack:
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""
-        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned
+        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, self.words
 
     @classmethod
     def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
         """Build a pack from its description, its streams and its buffers."""
-        kind, count, _, sizes, kinds, owned = description
+        kind, count, _, sizes, kinds, owned, words = description
         views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
-        return cls(kind, count, stream, sizes, views, owned)
+        return cls(kind, count, stream, sizes, views, owned, words)
 
 
 def _views(buffers: list[memoryview]) -> list[memoryview]:
@@ -149,33 +166,45 @@ def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
     return [(buffer.nbytes, buffer.readonly) for buffer in buffers]
 
 
-def pack(items: Any, byte_cap: int | None = None) -> tuple[Pack, dict[int, BaseException]]:
+def pack(
+    items: Any, byte_cap: int | None = None, learner: Learner | None = None
+) -> tuple[Pack, dict[int, BaseException]]:
     """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
 
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
-    buffers: list[memoryview] = []
-    keep = _collector(buffers)
+    learner = learner or Learner()
     if type(items) is range or type(items).__module__ == "numpy":
-        stream = pickle.dumps(items, PROTOCOL, buffer_callback=keep)
-        return Pack(WHOLE, len(items), stream, [len(stream)], buffers), {}
+        whole = dump(items)
+        return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
     try:
         kinds = set(map(type, items))
     except TypeError:  # the class of something here has no hash: its metaclass forbids it
-        return _pack_each(items, byte_cap)
-    flat = _pack_flat(items, kinds, byte_cap)
-    if flat is not None:
-        return flat, {}
-    if not {Packed, bytes} & kinds:
+        return _pack_each(items, byte_cap, learner)
+    packed = _pack_flat(items, kinds, byte_cap)
+    if packed is None and not {Packed, bytes} & kinds:
+        packed = _pack_by_name(items, byte_cap, learner)
+    return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
+
+
+def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
+    """A pack of small items that pickle can send, maybe when it knows some classes."""
+    vocabulary = learner.of(items[0]) if len(items) >= _MANY else learner.vocabulary
+    while True:
+        buffers: list[memoryview] = []
         try:
-            streams = _dump_quickly(items, keep, byte_cap)
-        except Exception:  # noqa: BLE001, S110 - whatever went wrong, the careful loop below finds out with whom
-            pass
-        else:
-            stream = b"".join(streams)
-            if not buffers and not _names_stranger(stream):
-                return Pack(EACH, len(streams), stream, list(map(len, streams))), {}
-    return _pack_each(items, byte_cap)
+            streams = _dump_quickly(items, _collector(buffers), byte_cap, vocabulary)
+            body = b"".join(streams)
+        except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
+            body = b""
+        if buffers:
+            return None
+        if body and not names_stranger(body):
+            head = vocabulary.stream if vocabulary else b""
+            return Pack(EACH, len(streams), head + body, list(map(len, streams)), words=len(head))
+        if len(items) == 1 or not learner.learn(items):
+            return None
+        vocabulary = learner.vocabulary
 
 
 def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
@@ -200,12 +229,22 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
 
 
-def _dump_quickly(items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None) -> list[bytes]:
+def _dump_plainly(
+    items: Sequence[Any], keep: Callable[[pickle.PickleBuffer], bool], vocabulary: Vocabulary | None
+) -> list[bytes]:
+    if vocabulary is not None:
+        return vocabulary.dump(items, keep)
+    return [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
+
+
+def _dump_quickly(
+    items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None, vocabulary: Vocabulary | None
+) -> list[bytes]:
     """The pickle streams of the first of *items* that fit, looked at in blocks."""
     streams: list[bytes] = []
     size = 0
     for start in range(0, len(items), _BLOCK):
-        block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
+        block = _dump_plainly(items[start : start + _BLOCK], keep, vocabulary)
         if byte_cap is not None:
             sizes = list(map(len, block))
             if size + sum(sizes) > byte_cap:
@@ -216,27 +255,35 @@ def _dump_quickly(items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_
     return streams
 
 
-def _pack_each(items: Any, byte_cap: int | None) -> tuple[Pack, dict[int, BaseException]]:
+def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
     streams: list[bytes] = []
     buffers: list[memoryview] = []
     owned: list[int] = []
     errors: dict[int, BaseException] = {}
     size = 0
+    packed = next((item for item in items if type(item) is Packed), None)
+    if packed is not None:
+        vocabulary = packed.vocabulary
+    else:
+        vocabulary = learner.of(items[0]) if len(items) > 1 else learner.vocabulary
     for index, item in enumerate(items):
         try:
-            one = item if type(item) is Packed else dump(item)
+            one = item if type(item) is Packed else dump(item, vocabulary)
         except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
             errors[index] = error
-            one = Packed(b"", [])
+            one = Packed(b"", [], vocabulary)
         size += len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
-        if byte_cap is not None and size > byte_cap and streams:
+        if one.vocabulary is not vocabulary or (byte_cap is not None and size > byte_cap and streams):
             errors.pop(index, None)
             break
         streams.append(one.stream)
         buffers += one.buffers
         owned.append(len(one.buffers))
-    stream = streams[0] if len(streams) == 1 else b"".join(streams)
-    return Pack(EACH, len(streams), stream, list(map(len, streams)), buffers, owned if buffers else None), errors
+    head = [vocabulary.stream] if vocabulary else []
+    stream = streams[0] if len(streams) == 1 and not head else b"".join(head + streams)
+    sizes = list(map(len, streams))
+    pack = Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words=sum(map(len, head)))
+    return pack, errors
 
 
 def are_atoms(values: Any) -> bool:
@@ -280,7 +327,7 @@ class _Large:
         return bytes, (pickle.PickleBuffer(self._content),)
 
 
-def dump(item: Any) -> Packed:
+def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
     """Pickle one object.
 
     Raises:
@@ -289,16 +336,23 @@ def dump(item: Any) -> Packed:
     buffers: list[memoryview] = []
     keep = _collector(buffers)
     if type(item) is bytes and len(item) >= LARGE:
-        return Packed(pickle.dumps(_Large(item), PROTOCOL, buffer_callback=keep), buffers)
+        item = _Large(item)
     try:
-        stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
-        if not _names_stranger(stream):
-            return Packed(stream, buffers)
+        (stream,) = _dump_plainly((item,), keep, vocabulary)
+        if not names_stranger(stream):
+            return Packed(stream, buffers, vocabulary)
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
         pass
     del buffers[:]
     try:
-        return Packed(_cloud_dumps(item, keep), buffers)
+        with io.BytesIO() as file:
+            pickler = cloud_pickler(file, keep)
+            if vocabulary is not None:
+                vocabulary.teach(pickler)
+            pickler.dump(item)
+            packed = Packed(file.getvalue(), buffers, vocabulary)
+            packed.by_value = True
+            return packed
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -327,27 +381,6 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
         return False
 
     return keep
-
-
-def _names_stranger(stream: bytes) -> bool:
-    """Whether the stream may name something that a worker doesn't have.
-
-    A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
-    """
-    if b"_main__" in stream:  # __mp_main__ too: a process that multiprocessing has spawned calls its script so
-        return True
-    cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and any(
-        name.encode() in stream for name in cloudpickle.list_registry_pickle_by_value()
-    )
-
-
-def _cloud_dumps(item: Any, keep: Callable[[pickle.PickleBuffer], bool]) -> bytes:
-    import io
-
-    with io.BytesIO() as file:
-        pickler()(file, PROTOCOL, buffer_callback=keep).dump(item)
-        return file.getvalue()
 
 
 def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:

@@ -26,6 +26,7 @@ from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._payload import Pack, dump, is_small, pack
 from parmap._run import Callee, Outcome, Rules, run, run_task
 from parmap._segments import Limits
+from parmap._vocabulary import Learner
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 
@@ -78,6 +79,7 @@ class _Worker:
         self._callees: dict[int, Callee | BaseException] = {}
         self._cwd: str | None = None
         self._authkey = b""
+        self._learner = Learner(guests=True)
         channel.on_partial = page.receive
 
     def serve(self) -> None:
@@ -188,6 +190,9 @@ class _Worker:
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
             return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
+        # Words that end this worker may be those of any item: all are then run again, to find out whose they are.
+        self.page.enter(number, 0, items.count, time.monotonic_ns())
+        items.begin(careful=careful or items.count == 1)
         return run(
             callee,
             mode,
@@ -228,13 +233,16 @@ class _Worker:
         if not careful or outcome.done == 1:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, time.monotonic_ns())
-            return pack(outcome.results)
+            return pack(outcome.results, learner=self._learner)
         packed: list[Any] = []
         errors: dict[int, BaseException] = {}
+        vocabulary = None
         for index, result in enumerate(outcome.results):
             self.page.enter(number, index, 1, time.monotonic_ns())
+            if not index:
+                vocabulary = self._learner.of(result)
             try:
-                packed.append(dump(result))
+                packed.append(dump(result, vocabulary))
             except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
                 errors[index] = error
                 packed.append(None)

@@ -26,6 +26,7 @@ HOUSE = [
         "_surroundings",
         "_wrapping",
     ],
+    ["_vocabulary"],
     ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],
     ["_failure", "_shared"],
     ["_channel"],

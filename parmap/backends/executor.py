@@ -77,7 +77,7 @@ class Executors(Backend):
         payload = None
         try:
             if self.packs:
-                payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP)
+                payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
                 taken = payload.count
                 chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on

@@ -66,7 +66,7 @@ class Processes(Staff):
         call: FunctionCall = chunk.job.call
         items = chunk.job.sink.load(chunk.items)
         try:
-            payload, errors = pack(items, BYTE_CAP)
+            payload, errors = pack(items, BYTE_CAP, chunk.job.learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.append(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1

@@ -1,0 +1,349 @@
+"""What items have in common travels once, and nobody notices: each item is as if it had travelled alone."""
+
+from __future__ import annotations
+
+import copyreg
+import enum
+import os
+import pickle
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Script
+from parmap import WorkerDiedError, parallel
+from parmap._payload import EACH, Pack, dump, pack
+
+MANY = 40
+
+
+class Colour(enum.Enum):
+    """Has members that pickle by their class."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass
+class Node:
+    """Holds others, and may hold itself."""
+
+    value: Any
+    others: list[Any] = field(default_factory=list)
+
+
+class Counting:
+    """Counts what is done to it."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def look(self, x: int) -> int:
+        """How often this was called."""
+        self.seen.append(x)
+        return len(self.seen)
+
+
+# --- as if alone ----------------------------------------------------------------------------------
+
+leaves = st.one_of(
+    st.integers(),
+    st.text(max_size=5),
+    st.fractions(),
+    st.sampled_from(Colour),
+    st.sampled_from([Node, Colour, Fraction, int, len, dump, os.getcwd, Decimal("1.5"), Path("a/b"), type(None)]),
+    st.binary(max_size=20).map(bytearray),
+    st.integers(16_000, 17_000).map(bytearray).map(pickle.PickleBuffer).map(bytes),
+)
+things = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.builds(Node, inner, st.lists(inner, max_size=2))
+        | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=6,
+)
+
+
+def knotted(thing: Any, how: str) -> Any:
+    """The same thing, tied to itself in some way."""
+    if how == "twice":
+        return [thing, thing]
+    if how == "cycle":
+        node = Node(thing)
+        node.others.append(node)
+        return node
+    return thing
+
+
+def outline(thing: Any, seen: dict[int, int] | None = None) -> Any:
+    """What a thing is, and where in it something stands that stood before."""
+    seen = {} if seen is None else seen
+    if isinstance(thing, (list, dict, bytearray, Node)):
+        if id(thing) in seen:
+            return seen[id(thing)]
+        seen[id(thing)] = len(seen)
+    if isinstance(thing, (list, tuple)):
+        return type(thing), [outline(part, seen) for part in thing]
+    if isinstance(thing, dict):
+        return dict, [(key, outline(part, seen)) for key, part in thing.items()]
+    if isinstance(thing, Node):
+        return Node, outline(thing.value, seen), outline(thing.others, seen)
+    return type(thing), thing
+
+
+def parts(thing: Any) -> set[int]:
+    """The identities of all that can be changed in a thing."""
+    found: dict[int, Any] = {}
+    left = [thing]
+    while left:
+        part = left.pop()
+        if id(part) in found:
+            continue
+        if isinstance(part, (list, dict, bytearray, Node)):
+            found[id(part)] = part
+        if isinstance(part, Node):
+            left += [part.value, part.others]
+        elif isinstance(part, (list, tuple)):
+            left += part
+        elif isinstance(part, dict):
+            left += part.values()
+    return set(found)
+
+
+def travel(packed: Pack) -> Pack:
+    """A pack on the other side."""
+    return Pack.restore(packed.describe(), memoryview(packed.stream), packed.buffers)
+
+
+@given(
+    st.lists(st.tuples(things, st.sampled_from(["", "twice", "cycle"])), min_size=1, max_size=12),
+    st.sampled_from([1, 4]),
+    st.booleans(),
+)
+def test_each_item_is_as_if_it_had_travelled_alone(kinds: Any, times: int, careful: bool) -> None:
+    """Whatever items are, and whether some are the same object: each arrives whole, and shares nothing with others."""
+    items = [knotted(thing, how) for thing, how in kinds] * times
+
+    packed, errors = pack(items)
+    other = travel(packed)
+    other.begin(careful=careful)
+    arrived = list(other)
+
+    assert errors == {}
+    assert [outline(thing) for thing in arrived] == [outline(thing) for thing in items]
+    identities = [identity for thing in arrived for identity in parts(thing)]
+    assert len(identities) == len(set(identities))
+    assert [outline(packed[place]) for place in range(len(items))] == [outline(thing) for thing in items]
+
+
+def test_names_travel_once() -> None:
+    """Many instances of a class take little more than what is in them."""
+    one = len(pickle.dumps(Node(0)))
+    packed, _ = pack([Node(0)] * 1000)
+
+    assert packed.kind == EACH
+    assert packed.nbytes < 1000 * one / 1.5
+
+
+def test_an_object_that_items_share(processes: dict[str, Any]) -> None:
+    """Each task has its own copy, though the class of all came once."""
+    counting = Counting()
+    look = parallel(Counting.look, **processes)
+
+    assert look.map([counting] * MANY, range(MANY)) == [1] * MANY
+    assert look.map((counting for _ in range(MANY)), range(MANY)) == [1] * MANY
+
+
+def test_functions_and_methods_that_have_a_state(processes: dict[str, Any]) -> None:
+    """A closure, or a method of a list, is no name that items could share: each has its own."""
+    numbers: list[int] = []
+
+    def add(x: int) -> int:
+        numbers.append(x)
+        return len(numbers)
+
+    def call(item: tuple[Fraction, Callable[[int], Any]]) -> Any:
+        return item[1](7), item[1](7)
+
+    assert parallel(call, **processes).map([(Fraction(1), add)] * MANY) == [(1, 2)] * MANY
+
+    def pop(item: tuple[Fraction, Callable[[], int]]) -> int:
+        return item[1]()
+
+    assert parallel(pop, **processes).map([(Fraction(1), [1, 2, 3].pop)] * MANY) == [3] * MANY
+
+
+class Registering(type):
+    """A metaclass whose classes pickle in a way of their own."""
+
+
+class Registered(metaclass=Registering):
+    """Arrives as another class each time."""
+
+
+def test_a_class_that_pickles_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `copyreg` says about a metaclass holds for each item."""
+    made: list[type] = []
+    monkeypatch.setattr(sys.modules[__name__], "made", made, raising=False)
+    copyreg.pickle(Registering, lambda _: (_make_class, ()))  # type: ignore[arg-type]
+    try:
+        classes = list(pack([(Fraction(1), Registered)] * MANY)[0])
+    finally:
+        del copyreg.dispatch_table[Registering]  # type: ignore[arg-type]
+
+    assert len({cls for _, cls in classes}) == MANY
+
+
+def _make_class() -> type:
+    return Registering("Made", (), {})
+
+
+class Liar:
+    """Says that it is a class."""
+
+    @property
+    def __class__(self) -> Any:
+        """What `isinstance` is told."""
+        return type
+
+    def __reduce__(self) -> Any:
+        return Liar, ()
+
+
+def test_an_object_that_says_it_is_a_class() -> None:
+    """Mocks and proxies do."""
+    arrived = list(pack([Liar()] * MANY)[0])
+
+    assert len(set(map(id, arrived))) == MANY
+
+
+# --- classes of scripts ---------------------------------------------------------------------------
+
+
+def test_instances_of_a_script_s_classes(script: Script) -> None:
+    """Thousands of them, of several classes, in lists and from generators: quickly, and as what they are."""
+    done = script.run("""
+        from dataclasses import dataclass
+        from fractions import Fraction
+        from parmap import parallel
+
+        class Base:
+            count = 0
+
+        @dataclass
+        class Point(Base):
+            x: float
+            inner: object = None
+
+        class Other(Base):
+            pass
+
+        @parallel(workers=2)
+        def visit(point):
+            return type(point) is Point, point.count, point, Other() if point.x % 2 else Fraction(1)
+
+        points = [Point(x, Other() if x % 7 == 0 else None) for x in range(3000)]
+        for count, items in enumerate([points, iter(points)]):
+            Base.count = count
+            results = visit.map(items)
+            assert all(inside for inside, *_ in results)
+            assert {seen for _, seen, *_ in results} == {count}
+            assert [point for _, _, point, _ in results if point.x % 7] == [p for p in points if p.x % 7]
+            assert {type(point.inner) for *_, point, _ in results} == {type(None), Other}
+            assert {type(other) for *_, other in results} == {Other, Fraction}
+            mixed = [*points[:20], lambda: 1, *points[20:40], (points[0], lambda: 2)]
+            assert len(parallel(lambda x: x, workers=2).map(mixed)) == len(mixed)
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- words that fail ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes modules that do something when anybody but this process imports them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def make(name: str, elsewhere: str) -> Any:
+        made.append(name)
+        text = f"""
+            import os
+            class Thing:
+                pass
+            if os.getpid() != {os.getpid()}:
+                {elsewhere}
+        """
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        __import__(name)
+        return sys.modules[name].Thing
+
+    yield make
+    for name in made:
+        del sys.modules[name]
+
+
+def kind_of(x: Any) -> str:
+    return type(x).__name__
+
+
+def among_good_ones(bad: Any) -> list[Any]:
+    """Bad items at 0 and 30, good ones of several classes between them."""
+    items: list[Any] = [Fraction(1), Node(1)] * (MANY // 2)
+    items[0] = bad
+    items[30] = [bad, Fraction(1)]
+    return items
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_a_class_that_can_not_be_imported(make: Any, module: Any, processes: dict[str, Any]) -> None:
+    """It fails the items that have it, each with the error of the import, and no other."""
+    items = among_good_ones(module("fails_elsewhere", "raise RuntimeError('not here')")())
+    results = parallel(kind_of, **processes).map(make(items), return_exceptions=True)
+
+    assert [place for place, result in enumerate(results) if isinstance(result, Exception)] == [0, 30]
+    assert all("not here" in str(results[place]) for place in (0, 30))
+    assert results[1:30] + results[31:] == list(map(kind_of, items[1:30] + items[31:]))
+
+
+@pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
+def test_a_class_that_ends_the_worker_when_imported(make: Any, end: str, module: Any) -> None:
+    """The items that have it pay, and no other."""
+    items = among_good_ones(module("ends_elsewhere", end)())
+    results = parallel(kind_of, workers=2, backend="processes").map(make(items), return_exceptions=True)
+
+    assert [place for place, result in enumerate(results) if isinstance(result, WorkerDiedError)] == [0, 30]
+    assert results[1:30] + results[31:] == list(map(kind_of, items[1:30] + items[31:]))
+
+
+def test_a_result_whose_class_is_not_here(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The result that can't be loaded is told as an error; others are there."""
+    module("only_elsewhere", "pass")
+    visit = parallel(make_elsewhere, workers=1, backend="processes")
+    visit.map([0])
+    monkeypatch.setitem(sys.modules, "only_elsewhere", None)
+    results = visit.map(range(MANY), return_exceptions=True)
+
+    assert [place for place, result in enumerate(results) if isinstance(result, Exception)] == [0, 20]
+    assert all(type(results[place]) is Node for place in range(MANY) if place % 20)
+
+
+def make_elsewhere(x: int) -> Any:
+    import only_elsewhere  # type: ignore[import-not-found]
+
+    return only_elsewhere.Thing() if x % 20 == 0 else Node(x)
