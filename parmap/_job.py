@@ -216,6 +216,7 @@ class Chunk:
 
     __slots__ = (
         "alone",
+        "budget",
         "careful",
         "doomed",
         "expected",
@@ -247,6 +248,7 @@ class Chunk:
         self.slot: Hashable = None
         self.sent = 0.0
         self.expected: float | None = None
+        self.budget: float | None = None  # seconds after which it gives back what it has not started
         self.recalled = False  # it was asked to give back what it has not started
         self.limit = NO_LIMIT  # what it was asked to stop before, for others to take that
         self.stop = NO_LIMIT  # the first of its items that was cancelled

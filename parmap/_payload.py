@@ -192,16 +192,16 @@ def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | 
     vocabulary = learner.of(items[0]) if len(items) >= _MANY else learner.vocabulary
     while True:
         buffers: list[memoryview] = []
+        head = vocabulary.stream if vocabulary else b""
         try:
-            streams = _dump_quickly(items, _collector(buffers), byte_cap, vocabulary)
-            body = b"".join(streams)
+            dump_quickly = _dump_quickly if vocabulary is None else vocabulary.dump
+            stream, sizes = dump_quickly(items, _collector(buffers), byte_cap)
         except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
-            body = b""
+            stream = b""
         if buffers:
             return None
-        if body and not names_stranger(body):
-            head = vocabulary.stream if vocabulary else b""
-            return Pack(EACH, len(streams), head + body, list(map(len, streams)), words=len(head))
+        if stream and not names_stranger(stream, len(head)):
+            return Pack(EACH, len(sizes), stream, sizes, words=len(head))
         if len(items) == 1 or not learner.learn(items):
             return None
         vocabulary = learner.vocabulary
@@ -229,30 +229,23 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
 
 
-def _dump_plainly(
-    items: Sequence[Any], keep: Callable[[pickle.PickleBuffer], bool], vocabulary: Vocabulary | None
-) -> list[bytes]:
-    if vocabulary is not None:
-        return vocabulary.dump(items, keep)
-    return [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items]
-
-
 def _dump_quickly(
-    items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None, vocabulary: Vocabulary | None
-) -> list[bytes]:
-    """The pickle streams of the first of *items* that fit, looked at in blocks."""
+    items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None
+) -> tuple[bytes, list[int]]:
+    """The streams of the first of *items* that fit, and their sizes, looked at in blocks."""
     streams: list[bytes] = []
+    sizes: list[int] = []
     size = 0
     for start in range(0, len(items), _BLOCK):
-        block = _dump_plainly(items[start : start + _BLOCK], keep, vocabulary)
-        if byte_cap is not None:
-            sizes = list(map(len, block))
-            if size + sum(sizes) > byte_cap:
-                fit = bisect_right(list(accumulate(sizes)), byte_cap - size)
-                return streams + block[: max(fit, 0 if streams else 1)]
-            size += sum(sizes)
+        block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
         streams += block
-    return streams
+        sizes += map(len, block)
+        size += sum(sizes[start:])
+        if byte_cap is not None and size > byte_cap:
+            fitting = max(1, bisect_right(list(accumulate(sizes)), byte_cap))
+            del streams[fitting:], sizes[fitting:]
+            break
+    return b"".join(streams), sizes
 
 
 def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
@@ -338,7 +331,10 @@ def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
     if type(item) is bytes and len(item) >= LARGE:
         item = _Large(item)
     try:
-        (stream,) = _dump_plainly((item,), keep, vocabulary)
+        if vocabulary is None:
+            stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
+        else:
+            stream = vocabulary.dump((item,), keep)[0][len(vocabulary.stream) :]
         if not names_stranger(stream):
             return Packed(stream, buffers, vocabulary)
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells

@@ -34,6 +34,9 @@ SHORT = 0.020
 FLOOR = 0.001
 """Seconds of work below which cutting a chunk finer costs more than it balances."""
 
+PLENTY = 8
+"""Chunks for each worker that make so much work that chunks twice as long don't harm its balance."""
+
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
 
@@ -197,6 +200,7 @@ class Scheduler:
         state.turn ^= 1
         chunk.sent = now
         chunk.expected = None if job.pace.seconds is None else job.pace.seconds * len(chunk.items)
+        chunk.budget = None if job.chunksize is not None else 2 * max(self.cost.aim, chunk.expected or 0.0)
         if state.budget is not None:
             state.budget -= len(chunk.items)
         state.flight.append(chunk)
@@ -228,7 +232,10 @@ class Scheduler:
         else:
             each = max(job.pace.seconds, 1e-9)
             share = -(-job.waiting // (2 * self.workers))
-            size = min(int(self.cost.aim / each), max(share, int(FLOOR / each)))
+            aim = self.cost.aim
+            if job.waiting * each > PLENTY * self.workers * aim:
+                aim = max(aim, min(2 * aim, 0.9 * SHORT))
+            size = min(int(aim / each), max(share, int(FLOOR / each)))
             if job.pace.nbytes:
                 size = min(size, int(BYTE_CAP / job.pace.nbytes))
         size = max(size, 1)

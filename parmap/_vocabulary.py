@@ -12,7 +12,7 @@ import copyreg
 import io
 import pickle
 import pickletools
-from itertools import chain, pairwise
+from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,17 +59,24 @@ class Vocabulary:
         self.stream = pickle.dumps([(len(group), stream) for group, stream in groups], PROTOCOL)
         self._memo = _memo_of(self.words)
 
-    def dump(self, items: Iterable[Any], keep: Callable[[pickle.PickleBuffer], bool]) -> list[bytes]:
-        """Pickle items, one by one."""
-        file = io.BytesIO()
-        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
-        ends = [0]
-        for item in items:
-            self.teach(pickler)
-            pickler.dump(item)
-            ends.append(file.tell())
-        streams = file.getvalue()
-        return [streams[start:end] for start, end in pairwise(ends)]
+    def dump(
+        self, items: Iterable[Any], keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None = None
+    ) -> tuple[bytes, list[int]]:
+        """The stream of the words, then that of each of the first of *items* that fit; and the sizes of the latter."""
+        sizes: list[int] = []
+        with io.BytesIO() as file:
+            end = file.write(self.stream)
+            pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+            for item in items:
+                self.teach(pickler)
+                pickler.dump(item)
+                sizes.append(file.tell() - end)
+                end += sizes[-1]
+                if byte_cap is not None and end > byte_cap:
+                    if len(sizes) > 1:
+                        file.truncate(end - sizes.pop())
+                    break
+            return file.getvalue(), sizes
 
     def teach(self, pickler: pickle.Pickler) -> None:
         """Let a pickler know the words, and forget all else."""

@@ -190,7 +190,7 @@ class _Worker:
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
             return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
-        # Words that end this worker may be those of any item: all are then run again, to find out whose they are.
+        # Decoding may end this worker: all are then run again, carefully, to find out which it was.
         self.page.enter(number, 0, items.count, time.monotonic_ns())
         items.begin(careful=careful or items.count == 1)
         return run(

@@ -23,7 +23,7 @@ def test_first_chunks_have_one_item() -> None:
 def test_chunk_is_worth_the_aim(seconds: float, size: int) -> None:
     """A chunk has as many items as make up the aim of the backend, at least one."""
     bench = Bench()
-    bench.job(range(1_000_000), pace=paced(seconds))
+    bench.job(range(max(4, round(10 * COST.aim / seconds))), pace=paced(seconds))
 
     chunk = bench.cut()
 
@@ -31,10 +31,23 @@ def test_chunk_is_worth_the_aim(seconds: float, size: int) -> None:
     assert abs(len(chunk.items) - size) <= 1
 
 
+@pytest.mark.parametrize(("seconds", "size"), [(1e-6, 10_000), (1e-4, 100), (0.001, 10), (0.006, 1), (1.0, 1)])
+def test_chunk_is_twice_as_long_while_there_is_plenty(seconds: float, size: int) -> None:
+    """While much work waits, half as many trips are made, and a chunk may run twice as long before it is given back."""
+    bench = Bench()
+    bench.job(range(1_000_000), pace=paced(seconds))
+
+    chunk = bench.cut()
+
+    assert chunk is not None
+    assert abs(len(chunk.items) - size) <= 1
+    assert chunk.budget == 2 * max(COST.aim, len(chunk.items) * seconds)
+
+
 def test_size_follows_measured_time() -> None:
     """After the first report, the size follows from the time that items took."""
     bench = Bench(workers=1)
-    bench.job(range(100_000))
+    bench.job(range(3000))
 
     first = bench.cut()
     assert first is not None

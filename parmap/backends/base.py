@@ -197,7 +197,7 @@ class Note:
         return index, length, (time.monotonic_ns() - since) / 1e9
 
 
-def run_in_thread(chunk: Chunk, mode: str, note: Note, aim: float) -> Report:
+def run_in_thread(chunk: Chunk, mode: str, note: Note) -> Report:
     """Run a chunk in a thread of this process."""
     job = chunk.job
     outcome = run(
@@ -206,7 +206,7 @@ def run_in_thread(chunk: Chunk, mode: str, note: Note, aim: float) -> Report:
         job.sink.load(chunk.items),
         len(chunk.items),
         start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-        budget=None if job.chunksize is not None else 2 * aim,
+        budget=chunk.budget,
         stop_early=job.fail_fast and not job.retries,
         page=note,
     )

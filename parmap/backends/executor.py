@@ -90,7 +90,7 @@ class Executors(Backend):
                     run_packed, _HOME, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
                 )
             else:
-                future = self._executor.submit(run_in_thread, chunk, mode, note, self.cost.aim)
+                future = self._executor.submit(run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
@@ -102,8 +102,7 @@ class Executors(Backend):
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
         start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        budget = None if job.chunksize is not None else 2 * self.cost.aim
-        return mode, start, budget, chunk.careful, job.fail_fast and not job.retries
+        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]

@@ -76,7 +76,6 @@ class Processes(Staff):
                 problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
             worker.unsent[chunk.number] = errors
         job = chunk.job
-        budget = None if job.chunksize is not None else 2 * self.cost.aim
         careful = chunk.careful or job.timeout is not None
         stop_early = job.fail_fast and not job.retries
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
@@ -84,7 +83,7 @@ class Processes(Staff):
             worker.sync(call)
             worker.due += 1
             clear = worker.channel.post(
-                "run", chunk.number, call.key, mode, start, budget, careful, stop_early, pack=payload
+                "run", chunk.number, call.key, mode, start, chunk.budget, careful, stop_early, pack=payload
             )
             if not clear:
                 self.flush_later(worker)

@@ -58,7 +58,7 @@ class Serial(Backend):
                 job.sink.load(chunk.items),
                 len(chunk.items),
                 start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-                budget=None if job.chunksize is not None else 2 * self.cost.aim,
+                budget=chunk.budget,
                 stop_early=job.fail_fast and not job.retries,
                 passes=(KeyboardInterrupt,),
             )

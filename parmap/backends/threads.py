@@ -54,7 +54,7 @@ class Threads(Backend):
     def _run(self, chunk: Chunk, mode: str, note: Note, problem: BaseException | None) -> Event:
         if problem is not None:
             return Broken(problem)
-        return run_in_thread(chunk, mode, note, self.cost.aim)
+        return run_in_thread(chunk, mode, note)
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Hand a chunk to its thread."""
