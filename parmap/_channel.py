@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap import _segments
+from parmap._copies import copies as private
 from parmap._payload import Pack
 from parmap._segments import Lender, Limits
 
@@ -332,7 +333,7 @@ class Channel:
             position += nbytes
         if copy:
             stream = bytes(stream)
-            buffers = [_segments.private(buffer) for buffer in buffers]
+            buffers = [private.copy(buffer) for buffer in buffers]
         return Pack.restore(description, stream, buffers)
 
     def answer(self, kind: str, name: int) -> None:
@@ -346,13 +347,10 @@ class Channel:
         """Release the segment that *message* lies in; if something here still uses its memory, false: it is kept."""
         assert message.pack is not None  # noqa: S101 - it came in the segment
         message.pack.release()
-        memory = self._attached[message.segment]
-        try:
-            memory.resize(len(memory))  # changes nothing, but is refused while there is any view, or part of a view
-        except BufferError:
-            self.detach(message.segment)
-            return False
-        return True
+        if _segments.is_unused(self._attached[message.segment]):
+            return True
+        self.detach(message.segment)
+        return False
 
     def detach(self, name: int) -> None:
         """Forget a segment of the other side: it was dropped there, or something here still uses its memory."""

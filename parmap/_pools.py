@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._batch import Assembly, Batch, BatchFuture, Input
 from parmap._checks import is_executor
+from parmap._copies import copies
 from parmap._engine import Engine
 from parmap._failure import Failure
 from parmap._futures import Future, finish_callbacks, forget_callbacks
@@ -356,6 +357,7 @@ def _forget() -> None:
     _engines.clear()
     _private.clear()
     _lanes.clear()
+    copies.forget()
     forget_callbacks()
     forget_output()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,6 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64
 """Buffers start at multiples of so many bytes, as numpy's own do."""
-
-HUGE = 2 << 20
-"""Size of a huge page in bytes; private copies of at least so much have pages of their own."""
 
 
 class Limits:
@@ -87,53 +83,13 @@ def attach(fd: int, size: int, *, private: bool = False) -> mmap.mmap:
         os.close(fd)
 
 
-class _Pages:
-    """Which pages private copies are made of.
-
-    Huge pages are four times quicker to fill than small ones, unless they have to be fetched from somewhere: a virtual
-    machine gives long ranges of free memory back to its host, and takes six times longer than for small ones to get
-    them again. So the first piece of each copy is timed.
-    """
-
-    piece = 2 * HUGE
-    least = 1.0  # bytes a nanosecond: quicker than small pages ever are where huge ones are worth it
-    pause = 100_000_000  # nanoseconds for which huge pages, once slow, are left alone
-
-    def __init__(self) -> None:
-        self._small_until = 0
-
-    def copy(self, view: memoryview) -> mmap.mmap:
-        """A copy of *view* in memory of this process's own."""
-        copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        done = 0
-        if (begin := time.monotonic_ns()) >= self._small_until and _use_huge_pages(copy, 0, self.piece):
-            done = min(self.piece, view.nbytes)
-            copy[:done] = view[:done]
-            if done < self.least * ((now := time.monotonic_ns()) - begin):
-                self._small_until = now + self.pause
-            else:
-                _use_huge_pages(copy, done, view.nbytes - done)
-        copy[done:] = view[done:]
-        return copy
-
-
-def _use_huge_pages(memory: mmap.mmap, start: int, size: int) -> bool:
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    if advice is None:
-        return False
+def is_unused(memory: mmap.mmap) -> bool:
+    """Whether nobody has a view of *memory*, or of a part of it."""
     try:
-        memory.madvise(advice, start, size)
-    except (OSError, ValueError):  # a kernel without huge pages; nothing is left
+        memory.resize(len(memory))  # changes nothing, but is refused while there is one
+    except BufferError:
         return False
     return True
-
-
-_pages = _Pages()
-
-
-def private(view: memoryview) -> memoryview:
-    """A copy of *view* in memory of this process's own, writable."""
-    return memoryview(bytearray(view) if view.nbytes < HUGE else _pages.copy(view))
 
 
 class Lender:

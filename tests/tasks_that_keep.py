@@ -54,6 +54,11 @@ def make(shape: Any, seed: int) -> Any:
     return {"bytes": bytes, "bytearray": bytearray, "array": lambda it: array("B", it), "views": Views}[kind](data)
 
 
+def views(size: int) -> Views:
+    """A task with a result of *size* bytes, which arrives in memory of its own."""
+    return Views(bytearray(b"x" * size))
+
+
 def memory(thing: Any) -> Iterator[memoryview]:
     """All the memory of a thing."""
     if isinstance(thing, Holder):

@@ -15,7 +15,7 @@ from test_payload import Buffered
 
 from parmap._channel import Channel, ChannelClosedError
 from parmap._payload import pack
-from parmap._segments import ALIGNMENT, Lender, Limits, attach, create, layout, private, write
+from parmap._segments import ALIGNMENT, Lender, Limits, attach, create, layout, write
 from parmap._shared import Shared
 
 if TYPE_CHECKING:
@@ -394,18 +394,6 @@ def test_write_and_attach() -> None:
 
     assert (shared[0:3], shared[64:67], own[0:3]) == (b"one", b"two", b"ONE")
     segment.close_fd()
-
-
-@pytest.mark.parametrize("size", [0, 1, 5_000_000])
-def test_private_copy_is_writable_and_apart(size: int) -> None:
-    """A private copy has the bytes of the original, and can be written without touching it."""
-    original = bytearray(os.urandom(size))
-    copy = private(memoryview(original))
-
-    assert bytes(copy) == bytes(original)
-    if size:
-        copy[0] ^= 1
-        assert copy[0] != original[0]
 
 
 def test_no_descriptor_left_to_receive(line: tuple[Channel, Channel]) -> None:

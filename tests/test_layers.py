@@ -28,7 +28,7 @@ HOUSE = [
     ],
     ["_vocabulary"],
     ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],
-    ["_failure", "_shared"],
+    ["_copies", "_failure", "_shared"],
     ["_channel"],
     ["_job", "_output", "_relay", "_run"],
     ["_futures", "_schedule", "_worker"],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from parmap import _cpus
 from parmap._channel import ChannelClosedError, Message
+from parmap._copies import copies
 from parmap._failure import Failure
 from parmap._launch import Launcher
 from parmap._payload import Pack, dump, pack, reference
@@ -139,7 +140,8 @@ class Staff(Backend):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        for source, events in self.poller.wait(0.0 if self._events else self._signals.limit(timeout)):
+        limit = copies.limit(self._signals.limit(timeout))
+        for source, events in self.poller.wait(0.0 if self._events else limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, int):
@@ -152,6 +154,7 @@ class Staff(Backend):
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
+        copies.expire()
         happened, self._events = self._events, []
         return happened
 
@@ -347,6 +350,7 @@ class Staff(Backend):
 
     def close(self) -> None:
         """Stop all workers: the idle ones leave by themselves, the others are killed."""
+        copies.forget()
         workers = list(self._workers.values())
         self._workers.clear()
         self._free.clear()

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._channel import Channel, ChannelClosedError
+from parmap._copies import copies
 from parmap._failure import Failure, describe
 from parmap._page import Page
 from parmap._payload import Packed, is_small, pack
@@ -178,7 +179,7 @@ class Worker:
         if self.direct is not future or not self.read_lock.acquire(blocking=False):
             return future.done()
         poller, sock = self._backend.poller, self.channel.sock
-        finished = False
+        finished, were_kept = False, copies.are_kept
         try:
             # What has not been sent yet, the engine's thread sends: it must go on to hear of this channel.
             if self.direct is future and not self.silent and self.channel.is_clear:
@@ -193,6 +194,8 @@ class Worker:
             self.read_lock.release()
         if finished:
             self._backend.give_back(self)
+        if copies.are_kept and not were_kept:  # the engine's thread, which sleeps, is to see to their end
+            poller.wake()
         return future.done()
 
     def _read_until_done(self, timeout: float | None) -> bool:

@@ -1,0 +1,127 @@
+"""Copies of large results: whose memory is used again as soon as nobody has them, and never before."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tasks_that_keep as keeping
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import wait_until
+from parmap import parallel
+from parmap._copies import HUGE, Copies
+from parmap._segments import Limits
+
+MB = 1 << 20
+
+pytestmark = pytest.mark.skipif(not Limits.enabled, reason="without memfd, nothing is copied out of shared memory")
+
+
+def filled(size: int, number: int) -> bytes:
+    """Some content that tells copies apart."""
+    return number.to_bytes(8, "little") * (size // 8)
+
+
+@pytest.mark.parametrize("size", [0, 1, HUGE, 5_000_000])
+def test_a_copy_is_writable_and_apart(size: int) -> None:
+    """A copy has the bytes of the original, and can be written without touching it."""
+    original = bytearray(os.urandom(size))
+    copy = Copies().copy(memoryview(original))
+
+    assert bytes(copy) == bytes(original)
+    if size:
+        copy[0] ^= 1
+        assert copy[0] != original[0]
+
+
+def test_dropped_memory_is_used_again() -> None:
+    """The second copy lies where the first did; while that is kept, elsewhere."""
+    copies = Copies()
+    first = copies.copy(memoryview(filled(HUGE, 1)))
+    second = copies.copy(memoryview(filled(HUGE, 2)))
+    part = first[100:200]  # enough to keep all of it
+    del first
+    third = copies.copy(memoryview(filled(HUGE, 3)))
+
+    assert len(copies._pieces) == 3
+    assert bytes(part) == filled(HUGE, 1)[100:200]
+    del part, second
+    others = [copies.copy(memoryview(filled(HUGE, number))) for number in (4, 5)]
+    assert len(copies._pieces) == 3
+    assert [bytes(copy) for copy in (third, *others)] == [filled(HUGE, number) for number in (3, 4, 5)]
+
+
+# What a caller may do: get a result, keep a part of one, write into one, drop one.
+deeds = st.lists(st.tuples(st.sampled_from(["copy", "part", "write", "drop"]), st.integers(0, 7)), max_size=40)
+
+
+@given(deeds)
+@settings(deadline=None, max_examples=30)
+def test_whoever_has_a_copy_has_it_alone(deeds: list[tuple[str, int]]) -> None:
+    """Whatever was dropped and used again meanwhile."""
+    copies = Copies()
+    held: list[tuple[memoryview, bytes]] = []
+    for number, (deed, which) in enumerate(deeds):
+        if deed == "copy" or not held:
+            content = filled(HUGE * (1 + which % 2), number)
+            held.append((copies.copy(memoryview(content)), content))
+            continue
+        view, content = held.pop(which % len(held))
+        if deed == "part":
+            held.append((view[8 : len(view) // 2], content[8 : len(view) // 2]))
+        elif deed == "write":
+            view[:8] = b"\xff" * 8
+            held.append((view, b"\xff" * 8 + content[8:]))
+        del view
+
+    assert all(bytes(view) == content for view, content in held)
+
+
+def test_threads() -> None:
+    """Threads that copy at the same time don't get the same memory."""
+    copies = Copies()
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for step in range(60):
+            content = filled(HUGE, number * 1000 + step)
+            copy = copies.copy(memoryview(content))
+            if bytes(copy) != content:
+                wrong.append(number)
+            del copy
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert wrong == []
+
+
+def own_memory() -> int:
+    """Bytes of this process that are nobody else's: segments, which are kept longer, are not among them."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
+
+
+@pytest.mark.parametrize("how", ["map", "imap", "submit"])
+def test_memory_goes_back_to_the_system(how: str) -> None:
+    """Soon after results were dropped, the process is as small as before, though it does nothing else."""
+    make = parallel(keeping.views, workers=2, backend="processes")
+    make.map([1000, 2000])
+    gc.collect()
+    before = own_memory()
+    results: Any = make.submit(64 * MB).result(60) if how == "submit" else list(getattr(make, how)([32 * MB] * 4))
+    peak = own_memory()
+    del results
+
+    assert peak > before + 60 * MB
+    wait_until(lambda: own_memory() < before + 10 * MB)
