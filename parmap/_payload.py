@@ -19,7 +19,7 @@ from itertools import accumulate, chain, pairwise
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from parmap._by_value import PROTOCOL, by_name, cloud_pickler, name_of, names_stranger
+from parmap._by_value import PROTOCOL, by_name, cloud_pickler, name_of, names_stranger, plain_pickler
 from parmap._vocabulary import Learner, Reader, Vocabulary
 
 if TYPE_CHECKING:
@@ -47,11 +47,13 @@ class Packed:
 
     __slots__ = ("buffers", "by_value", "stream", "vocabulary")
 
-    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
+    def __init__(
+        self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None, *, by_value: bool = False
+    ) -> None:
         self.stream = stream
         self.buffers = buffers
         self.vocabulary = vocabulary
-        self.by_value = False
+        self.by_value = by_value
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
@@ -334,21 +336,14 @@ def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
         if vocabulary is None:
             stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
         else:
-            stream = vocabulary.dump((item,), keep)[0][len(vocabulary.stream) :]
+            stream = _dump_with(plain_pickler, item, keep, vocabulary)
         if not names_stranger(stream):
             return Packed(stream, buffers, vocabulary)
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
         pass
     del buffers[:]
     try:
-        with io.BytesIO() as file:
-            pickler = cloud_pickler(file, keep)
-            if vocabulary is not None:
-                vocabulary.teach(pickler)
-            pickler.dump(item)
-            packed = Packed(file.getvalue(), buffers, vocabulary)
-            packed.by_value = True
-            return packed
+        return Packed(_dump_with(cloud_pickler, item, keep, vocabulary), buffers, vocabulary, by_value=True)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -357,6 +352,15 @@ def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
                 dump(part)
         message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
         raise SerializationError(message) from error
+
+
+def _dump_with(make: Any, item: Any, keep: Any, vocabulary: Vocabulary | None) -> bytes:
+    with io.BytesIO() as file:
+        pickler = make(file, keep)
+        if vocabulary is not None:
+            vocabulary.teach(pickler)
+        pickler.dump(item)
+        return file.getvalue()
 
 
 def _short_type(item: Any) -> str:

@@ -16,7 +16,15 @@ from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from parmap._by_value import PROTOCOL, came_by_value, cloud_dumps, cloud_pickler, name_of, names_stranger
+from parmap._by_value import (
+    PROTOCOL,
+    came_by_value,
+    cloud_dumps,
+    cloud_pickler,
+    name_of,
+    names_stranger,
+    plain_pickler,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,7 +74,7 @@ class Vocabulary:
         sizes: list[int] = []
         with io.BytesIO() as file:
             end = file.write(self.stream)
-            pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+            pickler = plain_pickler(file, keep)
             for item in items:
                 self.teach(pickler)
                 pickler.dump(item)
@@ -218,7 +226,7 @@ def _words_of(items: Sequence[Any]) -> list[Any]:
 def _memory(items: Sequence[Any], words: Iterable[Any] = ()) -> list[Any]:
     """What a pickler knows that knew *words*, then pickled *items*."""
     with _Short() as file:
-        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=_drop)
+        pickler = plain_pickler(file, _drop)
         pickler.memo = _memo_of(words)
         pickler.dump(items)
         return _known(pickler)
@@ -229,7 +237,7 @@ def _known(pickler: pickle.Pickler) -> list[Any]:
 
 
 def _memo_of(words: Iterable[Any]) -> Any:
-    pickler = pickle.Pickler(io.BytesIO(), PROTOCOL)
+    pickler = plain_pickler(io.BytesIO())
     pickler.memo = {id(word): (place, word) for place, word in enumerate(words)}
     return pickler.memo
 

@@ -99,6 +99,22 @@ def test_argument_that_cannot_be_loaded() -> None:
     assert (outcome.results[0], outcome.results[2]) == ([[1]], [[3]])
 
 
+def test_decoding_is_part_of_the_work() -> None:
+    """Items that take long to decode make small chunks, as those that take long to run."""
+    items, _ = pack([_Late()] * 3)
+    outcome = run(Callee(type), "map", items, 3)
+
+    assert outcome.done == 3
+    assert outcome.nanoseconds >= 3 * _Late.nanoseconds
+
+
+class _Late:
+    nanoseconds = 2_000_000
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (self.nanoseconds / 1e9,)
+
+
 class _Bomb:
     def __reduce__(self) -> Any:
         return divmod, (1, 0)
