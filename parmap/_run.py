@@ -300,7 +300,7 @@ def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: 
         return
     if len(outcome.results) < min(
         begin + length, work.limit
-    ):  # the only way to end early without an error that is seen
+    ):  # only this ends it early without an error
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended
