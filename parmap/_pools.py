@@ -187,18 +187,19 @@ def _begin(
     options: Options,
     *,
     star: bool,
-    fail_fast: bool,
-    fails_late: bool = False,
+    goes_on: bool,
+    fail_fast: bool = True,
     streams: bool = False,
     engine: Engine | None,
 ) -> _Batch:
+    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
     engine = engine or engine_of(options)
     call = engine.backend.prepare(function, _rules(options))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
         source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
     else:
         source = Input(iterables, star=star, packs=engine.backend.packs)
-    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=fails_late)
+    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -209,7 +210,7 @@ def _begin(
         timeout=options.timeout if engine.backend.kills else None,
         retries=options.retries,
         retry_delay=options.retry_delay,
-        fail_fast=fail_fast,
+        fail_fast=fail_fast and not goes_on,
         open_end=True,
     )
     return _Batch(engine, job, batch, source)
@@ -226,8 +227,9 @@ def map(  # noqa: A001 - the name that everybody looks for
     engine: Engine | None = None,
 ) -> list[Any]:
     """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
-    how = {"fail_fast": fail_fast and not return_exceptions, "fails_late": not fail_fast and not return_exceptions}
-    engine, job, batch, source = _begin(function, iterables, options, star=star, engine=engine, **how)
+    engine, job, batch, source = _begin(
+        function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
+    )
     assembly = Assembly(batch, return_exceptions=return_exceptions)
     received = 0
     try:
@@ -268,8 +270,9 @@ def map_async(
     engine: Engine | None = None,
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once."""
-    how = {"fail_fast": fail_fast and not return_exceptions, "fails_late": not fail_fast and not return_exceptions}
-    engine, job, batch, source = _begin(function, iterables, options, star=star, engine=engine, **how)
+    engine, job, batch, source = _begin(
+        function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
+    )
     if source.sequence is None:
         items = source.read(sys.maxsize)
         if source.error is not None:
@@ -311,9 +314,9 @@ def stream(
     kind: type[ResultStream[Any]] = ResultStream,
 ) -> ResultStream[Any]:
     """The results as they come, in a stream of the given *kind*."""
-    fail_fast = not (return_exceptions or kind.goes_on)
+    goes_on = return_exceptions or kind.goes_on
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, fail_fast=fail_fast, streams=True, engine=engine
+        function, iterables, options, star=star, goes_on=goes_on, streams=True, engine=engine
     )
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream

@@ -298,9 +298,7 @@ def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: 
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
         return
-    if len(outcome.results) < min(
-        begin + length, work.limit
-    ):  # only this ends it early without an error
+    if len(outcome.results) < min(begin + length, work.limit):  # only this ends it early without an error
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from parmap._futures import Future
     from parmap._job import Chunk
     from parmap._options import Options
-    from parmap._run import Outcome, Work
+    from parmap._run import Work
     from parmap._schedule import Cost
     from parmap.errors import WorkerDiedError
 
@@ -197,8 +197,8 @@ class Note:
         return index, length, (time.monotonic_ns() - since) / 1e9
 
 
-def run_in_thread(chunk: Chunk, mode: str, note: Note) -> Report:
-    """Run a chunk in a thread of this process."""
+def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
+    """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job = chunk.job
     outcome = run(
         job.call.callee,
@@ -209,15 +209,11 @@ def run_in_thread(chunk: Chunk, mode: str, note: Note) -> Report:
         budget=chunk.budget,
         stop_early=job.fail_fast and not job.retries,
         page=note,
+        passes=passes,
     )
-    return in_process_report(chunk, outcome)
-
-
-def in_process_report(chunk: Chunk, outcome: Outcome) -> Report:
-    """The report of a chunk that ran in this process."""
-    retry_on = chunk.job.call.callee.retry_on
+    retry_on = job.call.callee.retry_on
     failures = {}
     for index, error in outcome.errors.items():
-        public = translate(error, chunk.job.sink.index(chunk, index))
+        public = translate(error, job.sink.index(chunk, index))
         failures[index] = Failure(public, retry=isinstance(public, retry_on))
     return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9)

@@ -14,7 +14,7 @@ from parmap._failure import Failure, encode, translate
 from parmap._payload import Pack, Packed, dump, pack, reference
 from parmap._run import Callee, Outcome, Rules, run
 from parmap._schedule import BYTE_CAP, Cost
-from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_in_thread
+from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Executors(Backend):
                     run_packed, _HOME, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
                 )
             else:
-                future = self._executor.submit(run_in_thread, chunk, mode, note)
+                future = self._executor.submit(run_here, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken

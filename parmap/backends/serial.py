@@ -7,10 +7,9 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from parmap._run import run
 from parmap._schedule import Cost
 from parmap._seeds import preserved
-from parmap.backends.base import Backend, Event, in_process_report
+from parmap.backends.base import Backend, Event, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -50,19 +49,8 @@ class Serial(Backend):
                 time.sleep(timeout)
             return []
         chunk, mode = self._chunks.popleft()
-        job = chunk.job
-        with preserved() if job.call.callee.rules.seed is not None else nullcontext():
-            outcome = run(
-                job.call.callee,
-                mode,
-                job.sink.load(chunk.items),
-                len(chunk.items),
-                start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-                budget=chunk.budget,
-                stop_early=job.fail_fast and not job.retries,
-                passes=(KeyboardInterrupt,),
-            )
-        return [in_process_report(chunk, outcome)]
+        with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
+            return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]
 
     def wake(self) -> None:
         """Nobody sleeps here."""

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._schedule import Cost
-from parmap.backends.base import Backend, Broken, Event, Note, Report, run_in_thread
+from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -54,7 +54,7 @@ class Threads(Backend):
     def _run(self, chunk: Chunk, mode: str, note: Note, problem: BaseException | None) -> Event:
         if problem is not None:
             return Broken(problem)
-        return run_in_thread(chunk, mode, note)
+        return run_here(chunk, mode, note)
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Hand a chunk to its thread."""
