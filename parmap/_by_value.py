@@ -1,4 +1,4 @@
-"""What plain pickle can't send: functions found under a decorator, and what only this process has, sent by value.
+"""How functions and classes travel: by name where workers can import them, by value where only this process has them.
 
 cloudpickle does the latter. It is taught here what it does not know: the function under a decorator, a function under
 `functools.lru_cache`, a class with `__slots__`, and that a class which comes home is left as it is.
@@ -11,7 +11,7 @@ import importlib
 import io
 import pickle
 import sys
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import IO, TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -189,6 +189,22 @@ def _content(value: Any) -> bytes | None:
 
 
 # --- functions by name ----------------------------------------------------------------------------
+
+
+def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:
+    """How a function travels: what to call in the worker, with which arguments, and whether that goes by name.
+
+    What goes by name never needs to be pickled again: nothing it captures can change under the name.
+    """
+    if type(function) in (FunctionType, BuiltinFunctionType) or isinstance(function, type):
+        name = name_of(function)
+        if name is not None:
+            return by_name, name, True
+    return _identity, (function,), False
+
+
+def _identity(function: Any) -> Any:
+    return function
 
 
 def name_of(function: Any) -> tuple[str, str, int, str | None] | None:

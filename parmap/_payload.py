@@ -16,10 +16,9 @@ import marshal
 import pickle
 from bisect import bisect_right
 from itertools import accumulate, chain, pairwise
-from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-from parmap._by_value import PROTOCOL, by_name, cloud_pickler, name_of, names_stranger, plain_pickler
+from parmap._by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
 from parmap._vocabulary import Learner, Reader, Vocabulary
 
 if TYPE_CHECKING:
@@ -180,13 +179,20 @@ def pack(
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
     try:
-        kinds = set(map(type, items))
-    except TypeError:  # the class of something here has no hash: its metaclass forbids it
+        kinds = _kinds_of(items)
+    except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
         return _pack_each(items, byte_cap, learner)
     packed = _pack_flat(items, kinds, byte_cap)
     if packed is None and not {Packed, bytes} & kinds:
         packed = _pack_by_name(items, byte_cap, learner)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
+
+
+def _kinds_of(items: Any) -> set[type]:
+    types = list(map(type, items))
+    if types and types.count(types[0]) == len(types):  # most often it is, and counting takes half the time
+        return {types[0]}
+    return set(types)
 
 
 def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
@@ -381,19 +387,3 @@ def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], boo
         return False
 
     return keep
-
-
-def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:
-    """How a function travels: what to call in the worker, with which arguments, and whether that goes by name.
-
-    What goes by name never needs to be pickled again: nothing it captures can change under the name.
-    """
-    if type(function) in (FunctionType, BuiltinFunctionType) or isinstance(function, type):
-        name = name_of(function)
-        if name is not None:
-            return by_name, name, True
-    return _identity, (function,), False
-
-
-def _identity(function: Any) -> Any:
-    return function

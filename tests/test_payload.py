@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
+from parmap._by_value import by_name, name_of, reference
 from parmap._payload import (
     EACH,
     FLAT,
@@ -20,11 +21,8 @@ from parmap._payload import (
     WHOLE,
     Pack,
     Packed,
-    by_name,
     dump,
-    name_of,
     pack,
-    reference,
 )
 from parmap.errors import SerializationError
 

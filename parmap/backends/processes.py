@@ -7,9 +7,10 @@ from collections import OrderedDict
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from parmap._by_value import reference
 from parmap._channel import ChannelClosedError
 from parmap._failure import Failure
-from parmap._payload import dump, pack, reference
+from parmap._payload import dump, pack
 from parmap._run import Callee, Rules
 from parmap._schedule import BYTE_CAP, Cost
 from parmap.backends.base import Call, Report

@@ -10,11 +10,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from parmap import _cpus
+from parmap._by_value import reference
 from parmap._channel import ChannelClosedError, Message
 from parmap._copies import copies
 from parmap._failure import Failure
 from parmap._launch import Launcher
-from parmap._payload import Pack, dump, pack, reference
+from parmap._payload import Pack, dump, pack
 from parmap._poller import WRITE, Poller
 from parmap._relay import relay
 from parmap._segments import Limits
