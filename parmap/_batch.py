@@ -291,9 +291,6 @@ class Input:
                 continue
             # A generator may hand out one object again and again, changed each time: pickle it as it is now.
             try:
-                packed = dump(item, self._learner.of(item)).keep()
-                items.append(packed)
-                if packed.by_value:
-                    self._learner.learn([item])
+                items.append(dump(item, self._learner.vocabulary, self._learner).keep())
             except SerializationError:
                 items.append(item)  # fails again when its turn comes, as the error of this item

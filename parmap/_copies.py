@@ -32,7 +32,7 @@ class Copies:
         # Threads copy at the same time, and collecting garbage may copy in the middle of a copy. So nobody looks at
         # memory that others may take: whoever takes a piece out has it alone.
         self._pieces: deque[mmap.mmap] = deque()
-        self._used = 0.0
+        self.used = 0.0  # when the last copy was made, in seconds of the monotonic clock
         self._pages = _Pages()
         self._room = min(_LARGEST, _physical_memory() // _SHARE)
 
@@ -54,17 +54,12 @@ class Copies:
         """Shorten a *timeout* to the time when `expire` has something to do."""
         if not self._pieces:
             return timeout
-        left = max(0.0, self._used + HOLD - time.monotonic())
+        left = max(0.0, self.used + HOLD - time.monotonic())
         return left if timeout is None else min(timeout, left)
-
-    @property
-    def are_kept(self) -> bool:
-        """Whether there is memory that will expire."""
-        return bool(self._pieces)
 
     def expire(self) -> None:
         """Forget all memory, if it was not used for a while; what holds results lives as long as they."""
-        if self._pieces and time.monotonic() >= self._used + HOLD:
+        if self._pieces and time.monotonic() >= self.used + HOLD:
             self.forget()
 
     def forget(self) -> None:
@@ -84,13 +79,13 @@ class Copies:
         return None
 
     def _remember(self, piece: mmap.mmap) -> None:
-        self._used = time.monotonic()
+        self.used = time.monotonic()
         self._pieces.append(piece)
-        while len(self._pieces) > _MOST or sum(map(len, list(self._pieces))) > self._room:
-            try:
+        try:
+            while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > self._room:
                 self._pieces.popleft()
-            except IndexError:  # others did the same
-                return
+        except (IndexError, RuntimeError):  # others do the same at this moment
+            pass
 
 
 class _Pages:

@@ -123,7 +123,7 @@ class Job:
         self.retry_delay = retry_delay
         self.fail_fast = fail_fast
         self.open_end = open_end
-        self.learner = Learner()  # classes are sent as they are when the call begins, like the function
+        self.learner = Learner()  # a class is sent as it is when the first of its instances is
         self.pending: deque[Piece] = deque()
         self.waiting = 0  # items in pending
         self.delayed = 0  # items that wait for a retry

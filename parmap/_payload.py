@@ -24,6 +24,8 @@ from parmap._vocabulary import Learner, Reader, Vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from parmap._vocabulary import Keep
+
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
 
@@ -42,17 +44,14 @@ WHOLE, EACH, FLAT = 0, 1, 2
 
 
 class Packed:
-    """One item that is pickled already, maybe with a vocabulary; `by_value`: not by pickle alone."""
+    """One item that is pickled already, maybe with a vocabulary."""
 
-    __slots__ = ("buffers", "by_value", "stream", "vocabulary")
+    __slots__ = ("buffers", "stream", "vocabulary")
 
-    def __init__(
-        self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None, *, by_value: bool = False
-    ) -> None:
+    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
         self.stream = stream
         self.buffers = buffers
         self.vocabulary = vocabulary
-        self.by_value = by_value
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
@@ -65,10 +64,10 @@ class Pack:
 
     `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
     items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
-    come `words` bytes of a vocabulary.
+    come `words` bytes of a vocabulary, which the first `bare` items don't need.
     """
 
-    __slots__ = ("_ends", "_reader", "_values", "buffers", "count", "kind", "owned", "sizes", "stream", "words")
+    __slots__ = ("_ends", "_reader", "_values", "bare", "buffers", "count", "kind", "owned", "sizes", "stream", "words")
 
     def __init__(
         self,
@@ -79,6 +78,7 @@ class Pack:
         buffers: list[memoryview] | None = None,
         owned: list[int] | None = None,
         words: int = 0,
+        bare: int = 0,
     ) -> None:
         self.kind = kind
         self.count = count
@@ -87,6 +87,7 @@ class Pack:
         self.buffers = buffers or []
         self.owned = owned or []
         self.words = words
+        self.bare = bare
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
@@ -110,15 +111,20 @@ class Pack:
         if self.buffers:
             return map(self.__getitem__, range(self.count))
         stream, ends = self.stream, list(accumulate(self.sizes, initial=self.words))
-        return map(self._loads, [stream[start:end] for start, end in pairwise(ends)])
+        streams = [stream[start:end] for start, end in pairwise(ends)]
+        if not self.words:
+            return map(pickle.loads, streams)
+        return chain(map(pickle.loads, streams[: self.bare]), map(self._loads(self.bare), streams[self.bare :]))
 
     def begin(self, *, careful: bool = False) -> None:
         """Load the vocabulary; if *careful*, each word only when an item needs it."""
         if self.words and self._reader is None:
             self._reader = Reader(bytes(self.stream[: self.words]), careful=careful)
 
-    @property
-    def _loads(self) -> Callable[..., Any]:
+    def _loads(self, index: int) -> Callable[..., Any]:
+        """What decodes the item with that index."""
+        if not self.words or index < self.bare:
+            return pickle.loads
         self.begin()
         return self._reader or pickle.loads
 
@@ -134,9 +140,9 @@ class Pack:
             self._ends = list(accumulate(self.sizes, initial=self.words))
         one = self.stream[self._ends[index] : self._ends[index + 1]]
         if not self.buffers:
-            return self._loads(one)
+            return self._loads(index)(one)
         first = sum(self.owned[:index])
-        return self._loads(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
+        return self._loads(index)(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
 
     def whole(self) -> Sequence[Any]:
         """The items of a pack that is one stream."""
@@ -148,14 +154,15 @@ class Pack:
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""
-        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, self.words
+        names = self.words, self.bare
+        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, *names
 
     @classmethod
     def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
         """Build a pack from its description, its streams and its buffers."""
-        kind, count, _, sizes, kinds, owned, words = description
+        kind, count, _, sizes, kinds, owned, words, bare = description
         views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
-        return cls(kind, count, stream, sizes, views, owned, words)
+        return cls(kind, count, stream, sizes, views, owned, words, bare)
 
 
 def _views(buffers: list[memoryview]) -> list[memoryview]:
@@ -175,6 +182,7 @@ def pack(
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
     learner = learner or Learner()
+    learner.begin()
     if type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
@@ -197,22 +205,24 @@ def _kinds_of(items: Any) -> set[type]:
 
 def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
     """A pack of small items that pickle can send, maybe when it knows some classes."""
-    vocabulary = learner.of(items[0]) if len(items) >= _MANY else learner.vocabulary
-    while True:
-        buffers: list[memoryview] = []
-        head = vocabulary.stream if vocabulary else b""
-        try:
-            dump_quickly = _dump_quickly if vocabulary is None else vocabulary.dump
-            stream, sizes = dump_quickly(items, _collector(buffers), byte_cap)
-        except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
-            stream = b""
-        if buffers:
-            return None
-        if stream and not names_stranger(stream, len(head)):
-            return Pack(EACH, len(sizes), stream, sizes, words=len(head))
-        if len(items) == 1 or not learner.learn(items):
-            return None
+    buffers: list[memoryview] = []
+    keep = _collector(buffers)
+    bare = b""
+    try:
+        if len(items) >= _MANY and learner.is_new(items[0]):
+            bare = _dump_with(plain_pickler, items[0], keep, None, learner)
+            if names_stranger(bare):  # it can't go so; but the class that it names is known now
+                bare = b""
         vocabulary = learner.vocabulary
+        words = vocabulary.stream if vocabulary else b""
+        sizes = [len(bare)] if bare else []
+        add = vocabulary.add if vocabulary else _add_quickly
+        stream = add(words + bare, sizes, items[len(sizes) :], keep, byte_cap)
+    except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
+        return None
+    if buffers or names_stranger(stream, len(words) + len(bare)):
+        return None
+    return Pack(EACH, len(sizes), stream, sizes, words=len(words), bare=int(bool(bare)))
 
 
 def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
@@ -237,23 +247,21 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
 
 
-def _dump_quickly(
-    items: Any, keep: Callable[[pickle.PickleBuffer], bool], byte_cap: int | None
-) -> tuple[bytes, list[int]]:
-    """The streams of the first of *items* that fit, and their sizes, looked at in blocks."""
-    streams: list[bytes] = []
-    sizes: list[int] = []
-    size = 0
+def _add_quickly(head: bytes, sizes: list[int], items: Any, keep: Keep, byte_cap: int | None) -> bytes:
+    """As `Vocabulary.add`, without one."""
+    streams = [head]
+    size = len(head)
     for start in range(0, len(items), _BLOCK):
         block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
         streams += block
         sizes += map(len, block)
-        size += sum(sizes[start:])
+        size += sum(map(len, block))
         if byte_cap is not None and size > byte_cap:
-            fitting = max(1, bisect_right(list(accumulate(sizes)), byte_cap))
-            del streams[fitting:], sizes[fitting:]
+            while size > byte_cap and len(sizes) > 1:
+                size -= sizes.pop()
+                streams.pop()
             break
-    return b"".join(streams), sizes
+    return b"".join(streams)
 
 
 def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
@@ -263,13 +271,11 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
     errors: dict[int, BaseException] = {}
     size = 0
     packed = next((item for item in items if type(item) is Packed), None)
-    if packed is not None:
-        vocabulary = packed.vocabulary
-    else:
-        vocabulary = learner.of(items[0]) if len(items) > 1 else learner.vocabulary
+    vocabulary = learner.vocabulary if packed is None else packed.vocabulary
+    bare = 0
     for index, item in enumerate(items):
         try:
-            one = item if type(item) is Packed else dump(item, vocabulary)
+            one = item if type(item) is Packed else dump(item, vocabulary, learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
             errors[index] = error
             one = Packed(b"", [], vocabulary)
@@ -280,11 +286,13 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
         streams.append(one.stream)
         buffers += one.buffers
         owned.append(len(one.buffers))
+        if vocabulary is None and packed is None:  # until there is one, items go without
+            vocabulary, bare = learner.vocabulary, len(streams)
     head = [vocabulary.stream] if vocabulary else []
     stream = streams[0] if len(streams) == 1 and not head else b"".join(head + streams)
     sizes = list(map(len, streams))
-    pack = Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words=sum(map(len, head)))
-    return pack, errors
+    words = sum(map(len, head))
+    return Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare), errors
 
 
 def are_atoms(values: Any) -> bool:
@@ -328,8 +336,8 @@ class _Large:
         return bytes, (pickle.PickleBuffer(self._content),)
 
 
-def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
-    """Pickle one object.
+def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
+    """Pickle one object, with a *vocabulary*; its own words go to the *learner*.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
@@ -339,17 +347,17 @@ def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
     if type(item) is bytes and len(item) >= LARGE:
         item = _Large(item)
     try:
-        if vocabulary is None:
-            stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
+        if vocabulary is not None or (learner is not None and learner.is_new(item)):
+            stream = _dump_with(plain_pickler, item, keep, vocabulary, learner)
         else:
-            stream = _dump_with(plain_pickler, item, keep, vocabulary)
+            stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
         if not names_stranger(stream):
             return Packed(stream, buffers, vocabulary)
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
         pass
     del buffers[:]
     try:
-        return Packed(_dump_with(cloud_pickler, item, keep, vocabulary), buffers, vocabulary, by_value=True)
+        return Packed(_dump_with(cloud_pickler, item, keep, vocabulary, learner), buffers, vocabulary)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -360,12 +368,15 @@ def dump(item: Any, vocabulary: Vocabulary | None = None) -> Packed:
         raise SerializationError(message) from error
 
 
-def _dump_with(make: Any, item: Any, keep: Any, vocabulary: Vocabulary | None) -> bytes:
+def _dump_with(make: Any, item: Any, keep: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> bytes:
     with io.BytesIO() as file:
         pickler = make(file, keep)
         if vocabulary is not None:
             vocabulary.teach(pickler)
         pickler.dump(item)
+        by_value = make is cloud_pickler
+        if learner is not None and (by_value or learner.is_new(item)):
+            learner.learn(item, pickler, file.tell(), by_value=by_value)
         return file.getvalue()
 
 
@@ -374,7 +385,7 @@ def _short_type(item: Any) -> str:
     return f"an object of type {kind.__module__}.{kind.__qualname__}"
 
 
-def _collector(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+def _collector(buffers: list[memoryview]) -> Keep:
     def keep(buffer: pickle.PickleBuffer) -> bool:
         """Say whether the buffer goes in band; keep it if not."""
         try:

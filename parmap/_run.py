@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from itertools import starmap
+from itertools import islice, starmap
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,23 +101,22 @@ def _awaited(function: Any) -> Callable[..., Any]:
 class Outcome:
     """What became of the first `done` items of a chunk: a result each, or an error."""
 
-    __slots__ = ("begin", "done", "errors", "nanoseconds", "results")
+    __slots__ = ("done", "errors", "nanoseconds", "results")
 
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.errors: dict[int, BaseException] = {}
         self.done = 0
         self.nanoseconds = 0
-        self.begin = time.monotonic_ns()
 
-    def end(self) -> None:
-        """Nothing will be added."""
+    def end(self, begin: int) -> None:
+        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
         self.done = len(self.results)
-        self.nanoseconds = time.monotonic_ns() - self.begin
+        self.nanoseconds = time.monotonic_ns() - begin
 
 
 class _Values:
-    """Items that need no decoding.
+    """Items that need no decoding, or can't fail to decode.
 
     A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
     """
@@ -154,12 +153,13 @@ class _Values:
 
 
 class _Streams:
-    """Items that are decoded one by one, each when its turn comes; an error of that is told from one of the task."""
+    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
 
     def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
         self.limit = count
         self._items = iter(items)
         self._results = results
+        self._begun = 0
         self._last: Any = None
 
     @property
@@ -168,6 +168,18 @@ class _Streams:
         return len(self._results)
 
     def one(self, _: int) -> Any:
+        return next(self)
+
+    def block(self, _: int, length: int) -> Iterable[Any]:
+        return islice(self, length)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._begun == self.limit:
+            raise StopIteration
+        self._begun += 1
         try:
             self._last = next(self._items)
         except BaseException as error:
@@ -207,11 +219,11 @@ def run(
     """
     outcome = Outcome()
     results = outcome.results
-    work = _work(items, count, results, careful=careful)
-    now = time.monotonic_ns()
-    end = outcome.begin + int(budget * 1e9) if budget is not None else _NEVER
+    work = _work(items, count, results)
+    begin = now = time.monotonic_ns()
+    end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
-    careful = careful or isinstance(work, _Streams) or callee.rules.seed is not None
+    careful = careful or callee.rules.seed is not None
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
     page.work = work
@@ -224,7 +236,7 @@ def run(
         if block == 1:
             _run_one(one, work, outcome)
         else:
-            _run_block(callee, mode, work, outcome, block)
+            _run_block(callee.many(mode, work.block(index, block)), work, outcome, index + block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
             os._exit(0)
         if (last := len(results) - 1) in outcome.errors:
@@ -239,20 +251,21 @@ def run(
         each = (now - before) // max(1, len(results) - index)
         block = 1 if careful or each > _QUICK else max(1, min(_BLOCK // max(each, 1), 2 * block + 14))
     page.work = None
-    outcome.end()
+    outcome.end(begin)
     return outcome
 
 
 def run_task(callee: Callee, mode: str, item: Any) -> Outcome:
     """Run one item that has no number."""
     outcome = Outcome()
+    begin = time.monotonic_ns()
     try:
         outcome.results.append(callee.one(mode)(item))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
         _tell(error, callee.function, mode, item, -1)
-    outcome.end()
+    outcome.end(begin)
     return outcome
 
 
@@ -268,17 +281,12 @@ class _Nowhere:
         return NO_LIMIT
 
 
-def _work(items: Sequence[Any] | Pack, count: int, results: list[Any], *, careful: bool) -> Work:
+def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
     if not isinstance(items, Pack):
         return _Values(items, count, results)
-    if items.kind != EACH:
-        return _Values(items.whole(), count, results)
-    if not careful:  # all at once: in a loop of its own, decoding takes half the time that it takes between tasks
-        try:
-            return _Values(items.values(), count, results)
-        except BaseException:  # noqa: BLE001, S110 - user code: raised again, and told, for the item that it belongs to
-            pass
-    return _Streams(items, count, results)
+    if items.kind == EACH:
+        return _Streams(items, count, results)
+    return _Values(items.whole(), count, results)
 
 
 def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
@@ -289,16 +297,14 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
         outcome.results.append(None)
 
 
-def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
-    assert isinstance(work, _Values)  # noqa: S101 - the others go one by one
-    begin = len(outcome.results)
+def _run_block(results: Iterator[Any], work: Work, outcome: Outcome, end: int) -> None:
     try:
-        outcome.results.extend(callee.many(mode, work.block(begin, length)))
+        outcome.results.extend(results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
         return
-    if len(outcome.results) < min(begin + length, work.limit):  # only this ends it early without an error
+    if len(outcome.results) < min(end, work.limit):  # the only way to end early without an error that is seen
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended

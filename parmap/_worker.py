@@ -236,13 +236,12 @@ class _Worker:
             return pack(outcome.results, learner=self._learner)
         packed: list[Any] = []
         errors: dict[int, BaseException] = {}
-        vocabulary = None
+        self._learner.begin()
+        vocabulary = self._learner.vocabulary
         for index, result in enumerate(outcome.results):
             self.page.enter(number, index, 1, time.monotonic_ns())
-            if not index:
-                vocabulary = self._learner.of(result)
             try:
-                packed.append(dump(result, vocabulary))
+                packed.append(dump(result, vocabulary, self._learner))
             except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
                 errors[index] = error
                 packed.append(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 import zlib
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,12 @@ def make(shape: Any, seed: int) -> Any:
 def views(size: int) -> Views:
     """A task with a result of *size* bytes, which arrives in memory of its own."""
     return Views(bytearray(b"x" * size))
+
+
+def views_later(size: int, seconds: float) -> Views:
+    """The same, after a while."""
+    time.sleep(seconds)
+    return views(size)
 
 
 def memory(thing: Any) -> Iterator[memoryview]:

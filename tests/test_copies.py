@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import wait_until
-from parmap import parallel
+from parmap import _copies, parallel
 from parmap._copies import HUGE, Copies
 from parmap._segments import Limits
 
@@ -125,3 +125,14 @@ def test_memory_goes_back_to_the_system(how: str) -> None:
 
     assert peak > before + 60 * MB
     wait_until(lambda: own_memory() < before + 10 * MB)
+
+
+def test_memory_of_a_late_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes back, too, if it was waited for longer than dropped memory is kept."""
+    monkeypatch.setattr(_copies, "HOLD", 0.1)
+    make = parallel(keeping.views_later, workers=1, backend="processes")
+    make.submit(64 * MB, 0).result(60)
+    before = own_memory()
+    make.submit(64 * MB, 0.3).result(60)
+
+    wait_until(lambda: own_memory() < before - 50 * MB)

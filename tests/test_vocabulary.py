@@ -270,6 +270,89 @@ def test_instances_of_a_script_s_classes(script: Script) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_class_that_changes(processes: dict[str, Any]) -> None:
+    """Each call sees a class as it is then, whichever way it took before; and each submitted task, as it was then."""
+
+    class Setting:
+        value = 0
+
+    read = parallel(lambda item: item.value, **processes)
+    seen = []
+    for value in (1, 2, 1):
+        Setting.value = value
+        if value == 2:
+            seen += [set(read.map([Setting()])), {read.submit(Setting()).result(60)}]
+        else:
+            seen.append(set(read.map([Setting()] * MANY)))
+    futures = []
+    for value in range(MANY):
+        Setting.value = value
+        futures.append(read.submit(Setting()))
+
+    assert seen == [{1}, {2}, {2}, {1}]
+    assert [future.result(60) for future in futures] == list(range(MANY))
+
+
+def test_a_class_that_a_worker_made_and_changes() -> None:
+    """Its results bring it as it is, however many there are."""
+    make = parallel(make_changing, workers=1, backend="processes", chunksize=10)
+    make.map(range(10))
+
+    assert {result.latest for result in make.map([11, 12, 13])} == {13}
+
+
+def make_changing(x: int) -> Any:
+    global _changing  # noqa: PLW0603 - the task's own class, which it keeps
+    if _changing is None:
+        _changing = type("Changing", (), {})
+    _changing.latest = x
+    return _changing()
+
+
+_changing: Any = None
+
+
+# --- odd ways of pickling -------------------------------------------------------------------------
+
+
+class Once:
+    """Can be pickled once, like what hands over a resource."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __getstate__(self) -> dict[str, int]:
+        self.times += 1
+        if self.times > 1:
+            message = "handed over already"
+            raise RuntimeError(message)
+        return {"times": self.times}
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_items_are_pickled_once(make: Any, processes: dict[str, Any]) -> None:
+    """Nothing is pickled only to look at it."""
+    items = [Once() for _ in range(MANY)]
+
+    assert parallel(kind_of, **processes).map(make(items), chunksize=20) == ["Once"] * MANY
+
+
+class Rebuilt:
+    """Names a new class each time it is pickled."""
+
+    def __reduce__(self) -> Any:
+        return type("Made", (), {}), ()
+
+
+def test_names_without_end() -> None:
+    """Items that name ever new classes, or very many, are sent nevertheless."""
+    many: list[Any] = [[type(f"Made{number}", (), {}) for number in range(100)] for _ in range(MANY // 4)]
+    packed, errors = pack([*many, lambda: 1, *([Rebuilt()] * MANY)])
+
+    assert errors == {}
+    assert [type(item).__name__ for item in packed][-MANY - 1 :] == ["function", *(["Made"] * MANY)]
+
+
 # --- words that fail ------------------------------------------------------------------------------
 
 
@@ -318,6 +401,33 @@ def test_a_class_that_can_not_be_imported(make: Any, module: Any, processes: dic
     assert [place for place, result in enumerate(results) if isinstance(result, Exception)] == [0, 30]
     assert all("not here" in str(results[place]) for place in (0, 30))
     assert results[1:30] + results[31:] == list(map(kind_of, items[1:30] + items[31:]))
+
+
+@pytest.mark.parametrize("make", [list, iter])
+def test_a_class_of_a_script_that_can_not_be_made(make: Any, script: Script) -> None:
+    """It fails the items that have it, and not those of other classes that travel by value."""
+    done = script.run(f"""
+        import os
+        from parmap import parallel
+        home = os.getpid()
+
+        class Base:
+            def __init_subclass__(cls):
+                if os.getpid() != home:
+                    raise RuntimeError(cls.__name__)
+
+        class Bad(Base):
+            pass
+
+        class Good:
+            pass
+
+        items = [Bad(), Good()] + [Good()] * 28 + [Bad(), Good()]
+        results = parallel(lambda x: type(x).__name__, workers=1).map({make.__name__}(items), return_exceptions=True)
+        print([place for place, result in enumerate(results) if result != "Good"])
+    """)
+
+    assert (done.stdout, done.stderr) == ("[0, 30]\n", "")
 
 
 @pytest.mark.parametrize("make", [list, iter])

@@ -179,7 +179,7 @@ class Worker:
         if self.direct is not future or not self.read_lock.acquire(blocking=False):
             return future.done()
         poller, sock = self._backend.poller, self.channel.sock
-        finished, were_kept = False, copies.are_kept
+        finished, used = False, copies.used
         try:
             # What has not been sent yet, the engine's thread sends: it must go on to hear of this channel.
             if self.direct is future and not self.silent and self.channel.is_clear:
@@ -194,7 +194,7 @@ class Worker:
             self.read_lock.release()
         if finished:
             self._backend.give_back(self)
-        if copies.are_kept and not were_kept:  # the engine's thread, which sleeps, is to see to their end
+        if copies.used != used:  # the engine's thread, which sleeps, is to see to their end
             poller.wake()
         return future.done()
 
