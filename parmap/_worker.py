@@ -190,9 +190,9 @@ class _Worker:
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
             return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
-        # Decoding may end this worker: all are then run again, carefully, to find out which it was.
-        self.page.enter(number, 0, items.count, time.monotonic_ns())
-        items.begin(careful=careful or items.count == 1)
+        if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
+            self.page.enter(number, 0, items.count, time.monotonic_ns())
+            items.begin(careful=careful or items.count == 1)
         return run(
             callee,
             mode,
