@@ -95,7 +95,7 @@ class Relay:
                 self._tell()
 
     def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:
-        """What waits first; text with what follows it on the same stream, since bars are drawn anew each time."""
+        """What waits first; lines with those that follow on the same stream, since bars are drawn anew each time."""
         kind, fields = self.waiting[0]
         if kind != "print":
             return kind, fields, 1
@@ -103,7 +103,7 @@ class Relay:
         texts, size = [text], len(text)
         while len(texts) < most and size < _AT_ONCE:
             other, (stream, *_, text) = self.waiting[len(texts)]
-            if other != kind or stream != name:
+            if other != kind or stream != name or texts[-1][-1:] != "\n":
                 break
             texts.append(text)
             size += len(text)

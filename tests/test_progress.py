@@ -161,6 +161,22 @@ def test_no_bar_is_drawn_over_output(script: Script):
     assert any(line.endswith("UserWarning: warned") for line in lines)
 
 
+def test_output_without_end_that_waits_together(script: Script):
+    """What several tasks printed without an end of line does not run together above the bar."""
+    path = script.write("""
+        from tqdm import tqdm
+        from parmap._relay import relay
+
+        with tqdm(total=1):
+            with relay._turn:  # nobody writes before both wait
+                relay.put("print", ("stdout", "one"))
+                relay.put("print", ("stdout", "two"))
+            relay.drain()
+    """)
+
+    assert {"one", "two"} <= _lines(_in_terminal(path))
+
+
 def _lines(text: str) -> set[str]:
     """What is seen of each line in the end."""
     return {line.rpartition("\r")[2].strip() for line in text.replace("\r\n", "\n").split("\n")}
