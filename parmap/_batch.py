@@ -166,6 +166,7 @@ def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
         except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
             values = [_decode_one(results, place, arrival.start) for place in range(arrival.done)]
             problem = next((value for value in values if type(value) is Undecodable), None)
+    del values[arrival.done :]  # results of items that were taken back
     for place, failure in arrival.failures.items():
         values[place] = failure.exception()
     return values, problem

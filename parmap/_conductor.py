@@ -151,6 +151,8 @@ class Conductor:
             return
         chunk.recalled = True  # not a second time: it would keep the chunk behind it from its turn
         place = self._backend.position(chunk)
+        if place is not None and not place[1]:  # it is about to report: nothing will run any more, and nothing waits
+            return
         if place is not None and place[1] > 1 and pause < MERCY:
             self._backend.cut(chunk)
             self._at(now + pause, lambda later: self._rescue(chunk, later, 2 * pause))
@@ -162,6 +164,8 @@ class Conductor:
             if chunk.number not in self._chunks or chunk.job.closed:  # a closed job wants all of it back, for good
                 return
             place = self._backend.position(chunk)
+            if place is not None and not place[1]:  # it came to its end, or to the limit: its report will tell
+                return
             if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
                 self._recall(chunk, NO_LIMIT)
                 chunk.recalled = False
@@ -225,7 +229,7 @@ class Conductor:
     def _cancel_running(self, chunk: Chunk, offset: int) -> None:
         """Stop one task of a chunk: kill the worker if it is in it, keep it from starting if it is not."""
         place = self._backend.position(chunk)
-        if chunk.doomed or (place is not None and place[0] > offset):
+        if chunk.doomed or (place is not None and (place[0] > offset or not place[1])):
             return
         if place is not None and place[:2] == (offset, 1):
             self._doom(chunk, offset, None)

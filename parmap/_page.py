@@ -30,7 +30,10 @@ _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its 
 
 
 class Position(NamedTuple):
-    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at `length` items from `offset` on, since when."""
+    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at `length` items from `offset` on, since when.
+
+    With a length of 0, all that will run of the chunk has run, and the outcome of the item at `offset` is made ready.
+    """
 
     number: int
     offset: int

@@ -286,6 +286,9 @@ class Scheduler:
         self.release(chunk)
         if done and seconds > 0:
             job.pace.learn(done, seconds)
+        if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
+            done = len(chunk.items)
+            failures = {offset: failure for offset, failure in failures.items() if offset < done}
         self.trim(chunk, done)
         return self._record(chunk, done, results, failures, now)
 

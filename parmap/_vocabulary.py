@@ -111,12 +111,10 @@ class Learner:
                 self._add(thing, by_value=by_value)
 
     def _add(self, word: Any, *, by_value: bool) -> None:
-        try:
-            stream = pickle.dumps(word, PROTOCOL)
-            is_stranger = names_stranger(stream)
-        except Exception:  # noqa: BLE001 - it has no name here
-            is_stranger = True
-        if is_stranger:
+        stream = _dump_by_name(word)
+        if stream is not None and by_value:  # one of many that cloudpickle names for its own ends
+            return
+        if stream is None:
             if not _is_class(word):  # a function would have to be one for each item: its state is its own
                 return
             try:
@@ -124,8 +122,6 @@ class Learner:
             except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
                 return
             self._passing |= self._guests and not came_by_value(word)
-        elif by_value:  # one of many that cloudpickle names for its own ends
-            return
         if len(self._words) >= _MOST:
             self._forget()
         self._words[id(word)] = word, stream
@@ -180,3 +176,12 @@ def _is_word(thing: Any, *, classes: bool) -> bool:
     if type(thing) is BuiltinFunctionType:
         return not classes and type(thing.__self__) is ModuleType
     return not classes and type(thing) is FunctionType
+
+
+def _dump_by_name(word: Any) -> bytes | None:
+    """The stream of what workers can find by its name; `None` if they can't."""
+    try:
+        stream = pickle.dumps(word, PROTOCOL)
+    except Exception:  # noqa: BLE001 - there is no other reason
+        return None
+    return None if names_stranger(stream) else stream

@@ -216,7 +216,7 @@ class _Worker:
         failures = []
         for index, error in outcome.errors.items():
             if careful:
-                self.page.enter(number, index, 1, time.monotonic_ns())
+                self.page.enter(number, index, 0, time.monotonic_ns())
             item = start + index if start >= 0 else None  # a single task has no number
             public = translate(error, item)
             if index in unsent:
@@ -239,7 +239,7 @@ class _Worker:
         self._learner.begin()
         vocabulary = self._learner.vocabulary
         for index, result in enumerate(outcome.results):
-            self.page.enter(number, index, 1, time.monotonic_ns())
+            self.page.enter(number, index, 0, time.monotonic_ns())
             try:
                 packed.append(dump(result, vocabulary, self._learner))
             except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error

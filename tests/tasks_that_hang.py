@@ -124,3 +124,21 @@ def end_when_terminated(path: str) -> str:
     finally:
         signal.signal(signal.SIGTERM, before)
     return path
+
+
+class _Late:
+    """Takes its time to leave."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.1)
+        return int, (self.value,)
+
+
+def note_and_return_late(path: str, number: int) -> Any:
+    """Note each call in a file; what is returned takes long to pickle, but for a negative number."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{number}\n")
+    return number if number < 0 else _Late(number)

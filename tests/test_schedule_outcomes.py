@@ -201,6 +201,22 @@ def test_death_is_retried() -> None:
     assert job.sink.outcomes == {0: "ok"}
 
 
+def test_items_that_were_taken_back_have_one_outcome() -> None:
+    """A worker that ran them all the same is believed no more: their outcome is that of whoever has them now."""
+    bench = Bench(workers=2)
+    job = bench.job(list(range(10)), chunksize=10, pace=paced(1e-5))
+    chunk = bench.cut()
+    assert chunk is not None
+    bench.scheduler.trim(chunk, 4)
+    (rest,) = bench.cut_all()
+
+    bench.finish(chunk, 10, {2: failed(), 7: failed()})
+
+    assert sorted(job.sink.outcomes) == [0, 1, 2, 3]
+    bench.finish(rest)
+    assert [index for index in range(10) if job.sink.outcomes[index] != "ok"] == [2]
+
+
 def test_retry_goes_alone_to_the_end() -> None:
     """An item that fills a gap comes by itself, though its worker dies before it begins and others wait behind it."""
     bench = Bench(workers=1)

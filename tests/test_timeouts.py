@@ -60,6 +60,17 @@ def test_it_is_exact_among_short_tasks(processes: dict[str, Any]):
     assert {number: type(error) for number, error in errors.items() if error} == {500: TaskTimeoutError}
 
 
+def test_results_that_take_long_to_pickle(processes: dict[str, Any], tmp_path: Any):
+    """What has run is not run again by a worker that has nothing to do, and has one result."""
+    path = tmp_path / "log"
+    f = parallel(hang.note_and_return_late, timeout=30, **processes).partial(str(path))
+    f.map([-1] * 200)
+    path.unlink()
+
+    assert f.map(range(6)) == list(range(6))
+    assert sorted(map(int, path.read_text().split())) == list(range(6))
+
+
 @pytest.mark.parametrize("task", [hang.take, hang.give], ids=lambda task: task.__name__)
 def test_pickling_counts_too(processes: dict[str, Any], task: Any):
     """An argument that hangs while it is unpickled, or a result while it is pickled, is of one item."""

@@ -257,7 +257,7 @@ class Worker:
             direct.borrowed = direct.helper = None
             if number != self.direct_number:
                 direct, stray = None, direct
-        return make(self.name, number, index, length, story.tell, direct, not self.ready), stray
+        return make(self.name, number, index, max(1, length), story.tell, direct, not self.ready), stray
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
