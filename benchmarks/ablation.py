@@ -67,8 +67,7 @@ def _no_marshal() -> None:
 def _no_vocabulary() -> None:
     from parmap._vocabulary import Learner
 
-    Learner.of = lambda *_: None  # type: ignore[method-assign,assignment]
-    Learner.learn = lambda *_: False  # type: ignore[method-assign,assignment]
+    Learner.learn = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def _no_blocks() -> None:
