@@ -278,7 +278,7 @@ def test_ray(script: Script):
         timeout=170,
     )
 
-    # Ray speaks there, too, and sometimes on the same line.
+    # Ray speaks there, too, maybe on the same line.
     assert ("came to its end" in run.stdout, run.returncode) == (True, 0), run.stdout + run.stderr
 
 
