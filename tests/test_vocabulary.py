@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import importlib
 import os
 import pickle
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -335,6 +337,47 @@ def test_items_are_pickled_once(make: Any, processes: dict[str, Any]) -> None:
     items = [Once() for _ in range(MANY)]
 
     assert parallel(kind_of, **processes).map(make(items), chunksize=20) == ["Once"] * MANY
+
+
+class OnceLoaded:
+    """Can be unpickled once: a resource is handed over in a file, which is gone then."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        os.unlink(state["path"])
+
+    def use(self, seconds: float) -> None:
+        """Do something for a while."""
+        time.sleep(seconds)
+
+
+def test_items_that_are_given_back_are_loaded_once(tmp_path: Path) -> None:
+    """Items that go to another worker, since those before them take longer than expected, were not loaded before."""
+    paths = [tmp_path / str(number) for number in range(200)]
+    for path in paths:
+        path.touch()
+    use = parallel(OnceLoaded.use, workers=2, backend="processes")
+
+    assert use.map([OnceLoaded(str(path)) for path in paths], [0.0] * 180 + [0.03] * 20) == [None] * 200
+    assert not any(path.exists() for path in paths)
+
+
+def test_a_module_that_is_loaded_again(module: Any) -> None:
+    """Results are of the class that has the name now."""
+    thing = module("loaded_again", "pass")
+    echo = parallel(return_it, workers=1, backend="processes")
+    assert {type(result) for result in echo.map([thing() for _ in range(MANY)])} == {thing}
+    importlib.reload(sys.modules["loaded_again"])
+    now = sys.modules["loaded_again"].Thing
+
+    assert now is not thing
+    assert {type(result) for result in echo.map([now() for _ in range(MANY)])} == {now}
+
+
+def return_it(x: Any) -> Any:
+    return x
 
 
 class Rebuilt:
