@@ -114,6 +114,7 @@ class Learner:
         stream = _dump_by_name(word)
         if stream is not None and by_value:  # one of many that cloudpickle names for its own ends
             return
+        is_stranger = stream is None
         if stream is None:
             if not _is_class(word):  # a function would have to be one for each item: its state is its own
                 return
@@ -121,9 +122,10 @@ class Learner:
                 stream = cloud_dumps(word)
             except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
                 return
-            self._passing |= self._guests and not came_by_value(word)
         if len(self._words) >= _MOST:
             self._forget()
+        if is_stranger:
+            self._passing |= self._guests and not came_by_value(word)
         self._words[id(word)] = word, stream
         self._vocabulary = None
 
