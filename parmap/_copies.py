@@ -42,7 +42,7 @@ class Copies:
             return memoryview(bytearray(view))
         piece = self._dropped(view.nbytes)
         if piece is None:
-            piece = self._pages.copy(view)
+            piece = self._fresh(view)
         else:
             piece[: view.nbytes] = view
         copy = memoryview(piece)[: view.nbytes]
@@ -65,6 +65,13 @@ class Copies:
     def forget(self) -> None:
         """Forget all memory."""
         self._pieces.clear()
+
+    def _fresh(self, view: memoryview) -> mmap.mmap:
+        try:
+            return self._pages.copy(view)
+        except OSError:  # there is no more memory: what is kept may be what is missing
+            self.forget()
+            return self._pages.copy(view)
 
     def _dropped(self, size: int) -> mmap.mmap | None:
         """Memory that fits and that nobody refers to any more."""

@@ -14,7 +14,7 @@ import tasks_that_keep as keeping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import wait_until
+from conftest import Script, wait_until
 from parmap import _copies, parallel
 from parmap._copies import HUGE, Copies
 from parmap._segments import Limits
@@ -82,6 +82,24 @@ def test_whoever_has_a_copy_has_it_alone(deeds: list[tuple[str, int]]) -> None:
         del view
 
     assert all(bytes(view) == content for view, content in held)
+
+
+def test_dropped_memory_is_given_up_where_memory_is_short(script: Script) -> None:
+    """Under a limit, a result that is too large for memory that was kept gets what it needs."""
+    done = script.run("""
+        import resource
+        from parmap._copies import Copies
+
+        copies = Copies()
+        copies.copy(memoryview(bytes(64 << 20)))  # kept, though nobody has it
+        large = bytes(80 << 20)
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), -1))
+        assert len(copies._pieces) == 1
+        assert copies.copy(memoryview(large)).nbytes == len(large)
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_threads() -> None:
