@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap import _segments
 from parmap._copies import copies as private
-from parmap._payload import Pack
+from parmap._pack import Pack
 from parmap._segments import Lender, Limits
 
 if TYPE_CHECKING:

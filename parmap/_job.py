@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from parmap._failure import Failure
 
 
+_ENOUGH = 0.005  # seconds of work from which on the time of an item is believed
+
+
 class Sink(Protocol):
     """Where the outcomes of a job go."""
 
@@ -51,9 +54,11 @@ class Pace:
         if self.seconds is None:
             self.seconds = each
         else:
+            # Little work tells little: the last items of a call, which travel in small chunks, seem to take longer.
+            trust = min(1.0, max(items * self.seconds, seconds) / _ENOUGH)
             # A first call that imported or warmed up something says nothing about the next: forget it quickly.
-            weight = 0.3 if each < self.seconds else 0.5
-            self.seconds = weight * self.seconds + (1 - weight) * each
+            trust *= 0.7 if each < self.seconds else 0.5
+            self.seconds += trust * (each - self.seconds)
 
     def learn_bytes(self, items: int, nbytes: int) -> None:
         """Record that the arguments of *items* calls took *nbytes*."""

@@ -15,15 +15,14 @@ import io
 import marshal
 import pickle
 from bisect import bisect_right
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from parmap._by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
-from parmap._vocabulary import Learner, Reader, Vocabulary
+from parmap._pack import EACH, FLAT, WHOLE, Pack
+from parmap._vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from parmap._vocabulary import Keep
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
@@ -40,8 +39,6 @@ OUT_OF_BAND = 16 * 1024
 LARGE = 1 << 20
 """Bytes objects of at least so many bytes travel out of band, too."""
 
-WHOLE, EACH, FLAT = 0, 1, 2
-
 
 class Packed:
     """One item that is pickled already, maybe with a vocabulary."""
@@ -57,121 +54,6 @@ class Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
         self.buffers = [memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer)) for buffer in self.buffers]
         return self
-
-
-class Pack:
-    """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or marshalled atoms (`FLAT`).
-
-    `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
-    items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
-    come `words` bytes of a vocabulary, which the first `bare` items don't need.
-    """
-
-    __slots__ = ("_ends", "_reader", "_values", "bare", "buffers", "count", "kind", "owned", "sizes", "stream", "words")
-
-    def __init__(
-        self,
-        kind: int,
-        count: int,
-        stream: bytes | memoryview,
-        sizes: list[int],
-        buffers: list[memoryview] | None = None,
-        owned: list[int] | None = None,
-        words: int = 0,
-        bare: int = 0,
-    ) -> None:
-        self.kind = kind
-        self.count = count
-        self.stream = stream
-        self.sizes = sizes
-        self.buffers = buffers or []
-        self.owned = owned or []
-        self.words = words
-        self.bare = bare
-        self._values: Sequence[Any] | None = None
-        self._ends: list[int] | None = None
-        self._reader: Reader | None = None
-
-    def release(self) -> None:
-        """Let go of the memory that the payload lies in; items that were decoded may still use it."""
-        self._values = None
-        for view in (*self.buffers, self.stream):
-            if isinstance(view, memoryview):
-                view.release()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the payload in bytes."""
-        return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
-
-    def __iter__(self) -> Iterator[Any]:
-        """Decode the items one after the other, each when it is asked for."""
-        if self.kind != EACH:
-            return iter(self.whole())
-        if self.buffers:
-            return map(self.__getitem__, range(self.count))
-        stream, ends = self.stream, list(accumulate(self.sizes, initial=self.words))
-        streams = [stream[start:end] for start, end in pairwise(ends)]
-        if not self.words:
-            return map(pickle.loads, streams)
-        return chain(map(pickle.loads, streams[: self.bare]), map(self._loads(self.bare), streams[self.bare :]))
-
-    def begin(self, *, careful: bool = False) -> None:
-        """Load the vocabulary; if *careful*, each word only when an item needs it."""
-        if self.words and self._reader is None:
-            self._reader = Reader(bytes(self.stream[: self.words]), careful=careful)
-
-    def _loads(self, index: int) -> Callable[..., Any]:
-        """What decodes the item with that index."""
-        if not self.words or index < self.bare:
-            return pickle.loads
-        self.begin()
-        return self._reader or pickle.loads
-
-    def values(self) -> list[Any]:
-        """All items, decoded."""
-        values = self.whole() if self.kind != EACH else self
-        return values if type(values) is list else list(values)
-
-    def __getitem__(self, index: int) -> Any:
-        if self.kind != EACH:
-            return self.whole()[index]
-        if self._ends is None:
-            self._ends = list(accumulate(self.sizes, initial=self.words))
-        one = self.stream[self._ends[index] : self._ends[index + 1]]
-        if not self.buffers:
-            return self._loads(index)(one)
-        first = sum(self.owned[:index])
-        return self._loads(index)(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
-
-    def whole(self) -> Sequence[Any]:
-        """The items of a pack that is one stream."""
-        values = self._values
-        if values is None:
-            loads: Any = marshal.loads if self.kind == FLAT else pickle.loads
-            values = self._values = loads(self.stream, **({"buffers": _views(self.buffers)} if self.buffers else {}))
-        return values
-
-    def describe(self) -> tuple[Any, ...]:
-        """What the other side needs, besides the bytes, to build this pack again: marshallable."""
-        names = self.words, self.bare
-        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, *names
-
-    @classmethod
-    def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
-        """Build a pack from its description, its streams and its buffers."""
-        kind, count, _, sizes, kinds, owned, words, bare = description
-        views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
-        return cls(kind, count, stream, sizes, views, owned, words, bare)
-
-
-def _views(buffers: list[memoryview]) -> list[memoryview]:
-    """Views for an item to keep as they are: the pack's own are released under it."""
-    return [memoryview(buffer) for buffer in buffers]
-
-
-def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
-    return [(buffer.nbytes, buffer.readonly) for buffer in buffers]
 
 
 def pack(

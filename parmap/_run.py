@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from itertools import islice, starmap
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import LoadError, describe
+from parmap._pack import EACH, Pack
 from parmap._page import NO_LIMIT
-from parmap._payload import EACH, Pack
 from parmap._seeds import seeded
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 500_000  # nanoseconds of work in a block
 _QUICK = 100_000  # nanoseconds: items that take less are run in blocks
+_AHEAD = 16  # items that are decoded at once
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
 
@@ -153,11 +155,17 @@ class _Values:
 
 
 class _Streams:
-    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
+    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task.
+
+    Between long tasks, when the caches of the processor hold other things, to decode one item takes twice as long as
+    to decode it after another: there some are decoded ahead, where nobody can notice.
+    """
 
     def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
         self.limit = count
-        self._items = iter(items)
+        self._pack = items
+        self._items: Iterator[Any] | None = None
+        self._ahead: deque[Any] = deque()
         self._results = results
         self._begun = 0
         self._last: Any = None
@@ -168,6 +176,10 @@ class _Streams:
         return len(self._results)
 
     def one(self, _: int) -> Any:
+        if not self._ahead:
+            self._ahead.extend(self._pack.ahead(self._begun, _AHEAD))
+            if self._ahead:
+                self._items = None  # it has not gone on with these
         return next(self)
 
     def block(self, _: int, length: int) -> Iterable[Any]:
@@ -179,11 +191,17 @@ class _Streams:
     def __next__(self) -> Any:
         if self._begun == self.limit:
             raise StopIteration
-        self._begun += 1
         try:
-            self._last = next(self._items)
+            if self._ahead:
+                self._last = self._ahead.popleft()
+            else:
+                if self._items is None:
+                    self._items = self._pack.since(self._begun)
+                self._last = next(self._items)
         except BaseException as error:
             raise LoadError from error
+        finally:
+            self._begun += 1
         return self._last
 
     def cut(self) -> None:

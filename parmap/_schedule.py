@@ -34,7 +34,7 @@ SHORT = 0.020
 FLOOR = 0.001
 """Seconds of work below which cutting a chunk finer costs more than it balances."""
 
-PLENTY = 8
+PLENTY = 6
 """Chunks for each worker that make so much work that chunks twice as long don't harm its balance."""
 
 STRIKES = 3

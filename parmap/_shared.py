@@ -12,7 +12,7 @@ from parmap._segments import Limits, Segment
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from parmap._payload import Pack
+    from parmap._pack import Pack
 
 _WORD = 8  # bytes
 

@@ -1,9 +1,10 @@
-"""Classes and functions that the items of a chunk name: they travel once, for all of them.
+"""Classes, functions and dtypes that the items of a chunk name: they travel once, for all of them.
 
 Items are pickled one by one, so that they share nothing (see `_payload`). Left alone, each stream would spell the same
 names, to be looked up and verified again for every item; and a class of a script has no name that a worker knows, so
 that the whole of it would travel with each of its instances. But a class is the same for all items, and so is a
-function that goes by name. Both sides therefore begin each item with a memo that holds these already.
+function that goes by name, or a dtype of numpy's. Both sides therefore begin each item with a memo that holds these
+already.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
+_DTYPES = "numpy.dtypes"  # the module of the classes of dtypes
+_SIMPLE = frozenset("biufcmMOSU")  # kinds of dtypes that have no fields, whose names could be set
+_CYTHON = "cython_function_or_method"  # each extension module has a type of this name
+# Packages in which classes, and functions that are their own, make objects in memory and do nothing else.
+_PLAIN = frozenset({"builtins", "collections", "copyreg", "datetime", "decimal", "numpy", "pandas", "scipy"})
 _RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
 # An unpickler takes the next of its buffers, which may be any object, memorizes it, and drops it from its stack.
@@ -34,7 +40,7 @@ _MEMORIZE = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
 
 class Vocabulary:
-    """Some words, as we call those classes and functions: how they travel, and the memo that a pickler begins with."""
+    """Some words, as we call all these: how they travel, and the memo that a pickler begins with."""
 
     __slots__ = ("_memo", "stream")
 
@@ -138,6 +144,18 @@ class Learner:
 class Reader:
     """Unpickles items that were pickled with a vocabulary."""
 
+    _latest: tuple[bytes, Reader] | None = None
+
+    @classmethod
+    def of(cls, vocabulary: bytes, *, careful: bool = False) -> Reader:
+        """A reader of *vocabulary*, or the last, if it is the same and none of its words may have changed meanwhile."""
+        if cls._latest is not None and cls._latest[0] == vocabulary:
+            return cls._latest[1]
+        reader = cls(vocabulary, careful=careful)
+        if reader.is_harmless:
+            cls._latest = vocabulary, reader
+        return reader
+
     def __init__(self, vocabulary: bytes | memoryview, *, careful: bool = False) -> None:
         """Load the words, which runs the user's code. One that fails is left for the items that use it, to fail there.
 
@@ -146,6 +164,7 @@ class Reader:
         self._due: dict[int, bytes] = dict(enumerate(marshal.loads(vocabulary)))
         self._words: list[Any] = [None] * len(self._due)
         self._prelude = _MEMORIZE * len(self._due)
+        self._harmless: bool | None = None  # not known yet
         for place in () if careful else list(self._due):
             try:
                 self._load(place)
@@ -160,6 +179,25 @@ class Reader:
                     self._load(place)
         return pickle.loads(self._prelude + stream, buffers=chain(self._words, buffers) if buffers else self._words)
 
+    @property
+    def is_harmless(self) -> bool:
+        """Whether what is made of the words, and of no others, can be made twice, or in vain, and nobody notices."""
+        if self._harmless is None:
+            self._harmless = not self._due and all(map(_is_harmless, self._words))
+        return self._harmless
+
+    def recognize(self, stream: bytes | memoryview) -> Any:
+        """The item of one stream, if it needs no other words.
+
+        Raises:
+            UnpicklingError: it does; no code of theirs has run.
+        """
+        try:
+            return _Recognizer(io.BytesIO(self._prelude + stream), buffers=self._words).load()
+        except Exception:
+            self._harmless = False  # most likely those that follow need such words, too
+            raise
+
     def _load(self, place: int) -> None:
         stream = self._due.get(place)  # threads that decode results of one pack may meet here
         if stream is not None:
@@ -167,17 +205,46 @@ class Reader:
             self._due.pop(place, None)
 
 
+class _Recognizer(pickle.Unpickler):
+    """Knows no words but those that it is given."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        message = f"{module}.{name} is not one of the words"
+        raise pickle.UnpicklingError(message)
+
+
+def _is_harmless(word: Any) -> bool:
+    """Whether to use it in loading an item does nothing but to make this item."""
+    if _is_dtype(word):
+        return True
+    package = str(word.__module__).partition(".")[0]
+    if _is_class(word):
+        return package in _PLAIN
+    return package in _PLAIN - {"builtins"} and word.__name__.startswith("_")
+
+
 def _is_class(thing: Any) -> bool:
     return issubclass(type(thing), type)  # isinstance() asks the thing, and a proxy may lie
 
 
 def _is_word(thing: Any, *, classes: bool) -> bool:
-    """Whether pickle sends it by name, so that all items have the same; with *classes*, nothing else will do."""
+    """Whether all items may have the same: pickle sends it by name, or it can't change; with *classes*, only those."""
     if _is_class(thing):
         return type(thing) not in copyreg.dispatch_table
-    if type(thing) is BuiltinFunctionType:
-        return not classes and type(thing.__self__) is ModuleType
-    return not classes and type(thing) is FunctionType
+    kind = type(thing)
+    if classes:
+        return False
+    if kind is BuiltinFunctionType:
+        return type(thing.__self__) is ModuleType
+    return kind is FunctionType or kind.__name__ == _CYTHON or _is_dtype(thing)
+
+
+def _is_dtype(thing: Any) -> bool:
+    """Whether it is a dtype that can't be changed: numpy's, or pandas' for strings, which most frames have."""
+    kind = type(thing)
+    if kind.__module__ == _DTYPES:
+        return thing.kind in _SIMPLE and thing.metadata is None
+    return kind.__name__ == "StringDtype" and kind.__module__.partition(".")[0] == "pandas"
 
 
 def _dump_by_name(word: Any) -> bytes | None:

@@ -22,8 +22,9 @@ from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._imports import when_imported
 from parmap._output import Output, TalkingChannel
+from parmap._pack import FLAT, Pack
 from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
-from parmap._payload import Pack, dump, is_small, pack
+from parmap._payload import dump, is_small, pack
 from parmap._run import Callee, Outcome, Rules, run, run_task
 from parmap._segments import Limits
 from parmap._vocabulary import Learner
@@ -156,9 +157,11 @@ class _Worker:
         self._go_home()
         outcome = self._outcome(message, key)
         self._output.flush()
-        self._report(number, outcome, key, message.fields[3], message.fields[5])
+        is_released = self._report(number, outcome, key, message.fields[3], message.fields[5], message)
         del outcome  # a result may lie in the memory of its argument
-        self._release(message)
+        if not is_released:
+            for news in self._release(message):
+                self._channel.send(*news)
 
     def _run_task(self, number: int, key: int, mode: str, item: Any) -> None:
         """Run a task of `submit` whose arguments came within the message; if it can, the result goes so, too."""
@@ -206,7 +209,10 @@ class _Worker:
             page=self.page,
         )
 
-    def _report(self, number: int, outcome: Outcome, key: int, start: int, careful: bool) -> None:
+    def _report(
+        self, number: int, outcome: Outcome, key: int, start: int, careful: bool, message: Message | None = None
+    ) -> bool:
+        """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
         callee = self._callees[key]
         rules = callee.rules if isinstance(callee, Callee) else Rules(())
         begin = time.monotonic_ns()
@@ -226,7 +232,10 @@ class _Worker:
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
-        self._channel.send("report", number, outcome.done, failures, seconds, pack=results)
+        is_free = message is not None and results.kind == FLAT and not failures  # they hold on to no other memory
+        news = self._release(message) if message is not None and is_free else []
+        self._channel.send("report", number, outcome.done, failures, seconds, news, pack=results)
+        return is_free
 
     def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
         """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
@@ -247,11 +256,12 @@ class _Worker:
                 packed.append(None)
         return pack(packed)[0], errors
 
-    def _release(self, message: Message) -> None:
-        """Give the segment of the arguments back, unless the task kept a reference into it."""
-        if message.segment and message.pack is not None:
-            free = self._channel.let_go(message)
-            self._channel.send("free" if free else "keep", message.segment)
+    def _release(self, message: Message) -> list[tuple[str, int]]:
+        """Give the segment of the arguments back, unless the task kept a reference into it; what there is to tell."""
+        if not message.segment or message.pack is None:
+            return []
+        free = self._channel.let_go(message)
+        return [("free" if free else "keep", message.segment)]
 
 
 def _failed(error: BaseException, count: int) -> Outcome:

@@ -27,6 +27,7 @@ HOUSE = [
         "_wrapping",
     ],
     ["_vocabulary"],
+    ["_pack"],
     ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],
     ["_copies", "_failure", "_shared"],
     ["_channel"],

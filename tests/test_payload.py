@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 
 from parmap import parallel
 from parmap._by_value import by_name, name_of, reference
-from parmap._payload import (
-    EACH,
-    FLAT,
-    OUT_OF_BAND,
-    WHOLE,
-    Pack,
-    Packed,
-    dump,
-    pack,
-)
+from parmap._pack import EACH, FLAT, WHOLE, Pack
+from parmap._payload import OUT_OF_BAND, Packed, dump, pack
 from parmap.errors import SerializationError
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

@@ -69,6 +69,18 @@ def test_slow_first_call_is_soon_forgotten() -> None:
     assert pace.seconds < 1e-3
 
 
+def test_little_work_tells_little() -> None:
+    """The last items of a call, which travel almost alone and so seem slow, don't make the next call begin small."""
+    pace = paced(0.0005)
+    for _ in range(4):
+        pace.learn(1, 0.001)
+
+    assert pace.seconds is not None
+    assert pace.seconds < 0.0008
+    pace.learn(20, 0.020)
+    assert pace.seconds > 0.0007
+
+
 def test_tail_is_guided() -> None:
     """A chunk is never more than its share of what remains, while items are worth a cut."""
     bench = Bench(workers=2)

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from conftest import Script
 from parmap import WorkerDiedError, parallel
-from parmap._payload import EACH, Pack, dump, pack
+from parmap._pack import EACH, Pack
+from parmap._payload import dump, pack
 from parmap._vocabulary import Learner
 
 MANY = 40
@@ -373,6 +374,63 @@ def test_items_that_are_given_back_are_loaded_once(tmp_path: Path) -> None:
 
     assert use.map([OnceLoaded(str(path)) for path in paths], [0.0] * 180 + [0.03] * 20) == [None] * 200
     assert not any(path.exists() for path in paths)
+
+
+def test_items_that_are_loaded_some_at_a_time(tmp_path: Path) -> None:
+    """Arrays may be loaded before they are needed, and again elsewhere; not those that hold what can't."""
+    numpy = pytest.importorskip("numpy")
+    paths = [tmp_path / str(number) for number in range(200)]
+    for path in paths:
+        path.touch()
+
+    def use(array: Any, seconds: float) -> Any:
+        time.sleep(seconds)
+        return array[0] if isinstance(array[0], int) else "used"
+
+    arrays = [numpy.array([number, None], dtype=object) for number in range(200)]
+    arrays += [numpy.array([OnceLoaded(str(path)), None], dtype=object) for path in paths]
+    results = parallel(use, workers=2, backend="processes").map(arrays, [0.0002] * 380 + [0.03] * 20)
+
+    assert results == [*range(200), *["used"] * 200]
+    assert not any(path.exists() for path in paths)
+
+
+def test_frames() -> None:
+    """Each frame has its own columns, names and values, whatever they share on their way."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"key": [1, 2] * MANY, "name": ["a", "b"] * MANY, "when": pandas.Timestamp(0)})
+    frames = [frame.iloc[start : start + 2] for start in range(0, 2 * MANY, 2)]
+
+    def spoil(part: Any) -> Any:
+        seen = part.copy(), part.columns.name, part["key"].dtype.name
+        part.columns.name = "spoilt"
+        part.loc[:, "key"] = -1
+        time.sleep(0.0002)
+        return *seen, part
+
+    results = parallel(spoil, workers=2, backend="processes").map(frames)
+
+    assert [(name, kind) for _, name, kind, _ in results] == [(None, "int64")] * MANY
+    assert all(seen.equals(part) for (seen, *_), part in zip(results, frames, strict=True))
+    results[0][3].columns.name = "mine"
+    assert {part.columns.name for *_, part in results[1:]} == {"spoilt"}
+
+
+def test_records() -> None:
+    """The names of a record's fields can be changed, so that no two items have the same."""
+    numpy = pytest.importorskip("numpy")
+    kind = numpy.dtype([("x", "i4"), ("y", "f8")])
+
+    def rename(array: Any) -> Any:
+        before = array.dtype.names
+        array.dtype.names = ("a", "b")
+        return before, array
+
+    results = parallel(rename, workers=1, backend="processes").map([numpy.zeros(3, kind) for _ in range(MANY)])
+
+    assert {before for before, _ in results} == {("x", "y")}
+    results[0][1].dtype.names = ("p", "q")
+    assert {array.dtype.names for _, array in results[1:]} == {("a", "b")}
 
 
 def test_a_module_that_is_loaded_again(module: Any) -> None:

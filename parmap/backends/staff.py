@@ -15,7 +15,8 @@ from parmap._channel import ChannelClosedError, Message
 from parmap._copies import copies
 from parmap._failure import Failure
 from parmap._launch import Launcher
-from parmap._payload import Pack, dump, pack
+from parmap._pack import Pack
+from parmap._payload import dump, pack
 from parmap._poller import WRITE, Poller
 from parmap._relay import relay
 from parmap._segments import Limits

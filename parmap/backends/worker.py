@@ -131,8 +131,10 @@ class Worker:
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
-        number, done, failures, seconds = message.fields
+        number, done, failures, seconds, news = message.fields
         self.due -= 1
+        for kind, name in news:
+            self.settle_segment(kind, name)
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
@@ -227,7 +229,9 @@ class Worker:
             _, value, seconds = message.fields
             future.settle((value,), 0)
         else:
-            _, _, failures, seconds = message.fields
+            _, _, failures, seconds, news = message.fields
+            for kind, name in news:
+                self.settle_segment(kind, name)
             if failures:
                 _, encoded, _ = failures[0]
                 future.settle_failure(Failure(encoded=encoded))
