@@ -61,7 +61,7 @@ def _no_huge_pages() -> None:
 def _no_marshal() -> None:
     from parmap import _payload
 
-    _payload._is_flat = lambda *_: False
+    _payload.encode = lambda *_: None
 
 
 def _no_vocabulary() -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap._flat import are_atoms
 from parmap._futures import Future, Watched
-from parmap._payload import are_atoms, dump
+from parmap._pack import Pack
+from parmap._payload import dump
 from parmap._relay import relay
 from parmap._vocabulary import Learner
 from parmap.errors import SerializationError
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from parmap._failure import Failure
     from parmap._job import Chunk
     from parmap._progress import Meter
+
+
+_SOON = 256 * 1024  # bytes of flat results that are decoded at once, while workers run: nobody will be woken for them
 
 
 class Columns:
@@ -125,6 +130,8 @@ class Batch(Watched):
         if failures and self._fails_late and chunk.start + min(failures) < self._first:
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
+        if self.patience and isinstance(results, Pack) and results.is_flat and results.nbytes <= _SOON:
+            results.decode_early()
         self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
         if self.told is not None:
             self.told(done - len(missing), len(failures))
@@ -219,7 +226,9 @@ class Assembly:
                 relay.drain()
             raise self._batch.failure.exception()
         self.take()
-        values = list(chain.from_iterable(self._parts[start] for start in sorted(self._parts)))
+        values: list[Any] = []
+        for start in sorted(self._parts):
+            values += self._parts[start]  # in one go, unlike what an iterator over all would give
         for index, value in self._gaps.items():
             values[index] = value
         return values

@@ -53,12 +53,13 @@ class Pace:
         each = seconds / items
         if self.seconds is None:
             self.seconds = each
+        elif each < self.seconds:
+            # A first call that imported or warmed up something says nothing about the next: forget it quickly.
+            self.seconds += 0.7 * (each - self.seconds)
         else:
             # Little work tells little: the last items of a call, which travel in small chunks, seem to take longer.
             trust = min(1.0, max(items * self.seconds, seconds) / _ENOUGH)
-            # A first call that imported or warmed up something says nothing about the next: forget it quickly.
-            trust *= 0.7 if each < self.seconds else 0.5
-            self.seconds += trust * (each - self.seconds)
+            self.seconds += 0.5 * trust * (each - self.seconds)
 
     def learn_bytes(self, items: int, nbytes: int) -> None:
         """Record that the arguments of *items* calls took *nbytes*."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import marshal
 import pickle
 from itertools import accumulate, chain, pairwise
 from typing import TYPE_CHECKING, Any
 
+from parmap._flat import decode
 from parmap._vocabulary import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-WHOLE, EACH, FLAT = 0, 1, 2
+WHOLE, EACH = 0, 1
+"""Kinds of packs; all others are flat, and their kind is the form of their stream."""
 
 
 class Pack:
-    """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or marshalled atoms (`FLAT`).
+    """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or one of flat items.
 
     `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
     items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
@@ -47,6 +48,11 @@ class Pack:
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether its items are flat."""
+        return self.kind not in {WHOLE, EACH}
 
     def release(self) -> None:
         """Let go of the memory that the payload lies in; items that were decoded may still use it."""
@@ -129,9 +135,19 @@ class Pack:
         """The items of a pack that is one stream."""
         values = self._values
         if values is None:
-            loads: Any = marshal.loads if self.kind == FLAT else pickle.loads
-            values = self._values = loads(self.stream, **({"buffers": _views(self.buffers)} if self.buffers else {}))
+            if self.kind == WHOLE:
+                values = pickle.loads(self.stream, buffers=_views(self.buffers))
+            else:
+                values = decode(self.kind, self.stream)
+            self._values = values
         return values
+
+    def decode_early(self) -> None:
+        """Decode flat items before anybody asks for them, which runs nobody's code."""
+        try:
+            self.whole()
+        except MemoryError:  # told to whoever asks for them
+            pass
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""

@@ -12,23 +12,19 @@ one list, which is several times faster.
 from __future__ import annotations
 
 import io
-import marshal
 import pickle
 from bisect import bisect_right
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from parmap._by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
-from parmap._pack import EACH, FLAT, WHOLE, Pack
+from parmap._flat import ATOMS, encode, kinds_of
+from parmap._pack import EACH, WHOLE, Pack
 from parmap._vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
     from parmap._vocabulary import Keep
 
-ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
-"""Types whose values are immutable and whole: sharing one between two items can't be observed."""
-
-_FLAT = frozenset({tuple, list, dict})
 _SIZED = frozenset({str, bytes})
 _BLOCK = 256  # items pickled before their size is looked at
 _MANY = 8  # items for which a vocabulary pays
@@ -69,20 +65,13 @@ def pack(
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
     try:
-        kinds = _kinds_of(items)
+        kinds = kinds_of(items)
     except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
         return _pack_each(items, byte_cap, learner)
     packed = _pack_flat(items, kinds, byte_cap)
     if packed is None and not {Packed, bytes} & kinds:
         packed = _pack_by_name(items, byte_cap, learner)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
-
-
-def _kinds_of(items: Any) -> set[type]:
-    types = list(map(type, items))
-    if types and types.count(types[0]) == len(types):  # most often it is, and counting takes half the time
-        return {types[0]}
-    return set(types)
 
 
 def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
@@ -108,14 +97,14 @@ def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | 
 
 
 def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
+    if bytes in kinds and max(len(item) for item in items if type(item) is bytes) >= LARGE:
+        return None
     try:
-        if not _is_flat(items, kinds):
-            return None
         fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
-        stream = marshal.dumps(fitting)
+        flat = encode(fitting, kinds)
     except (TypeError, ValueError):  # a class without a hash, further in; more than 2 GiB in one string
         return None
-    return Pack(FLAT, len(fitting), stream, [len(stream)])
+    return None if flat is None else Pack(flat[0], len(fitting), flat[1], [len(flat[1])])
 
 
 def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
@@ -177,35 +166,10 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
     return Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare), errors
 
 
-def are_atoms(values: Any) -> bool:
-    """Whether all *values* are atoms."""
-    try:
-        return ATOMS.issuperset(map(type, values))
-    except TypeError:  # a class without a hash
-        return False
-
-
 def is_small(value: Any) -> bool:
     """Whether a value may travel within a message: an atom, and not a long one."""
     kind = type(value)
     return kind in ATOMS and (kind not in _SIZED or len(value) < OUT_OF_BAND)
-
-
-def _is_flat(items: Any, kinds: set[type]) -> bool:
-    """Whether *items*, of these *kinds*, may travel as one: nothing in them can be changed, or shared, unseen.
-
-    True of atoms, and of tuples, lists and dicts of atoms, if no list or dict is there twice. `marshal` takes these two
-    to four times faster than pickle; anything else it must not see (it makes bytes of an array, for one).
-    """
-    if kinds <= ATOMS:
-        return bytes not in kinds or max(len(item) for item in items if type(item) is bytes) < LARGE
-    if len(kinds) > 1 or not kinds <= _FLAT:
-        return False
-    if kinds != {tuple} and len(set(map(id, items))) < len(items):
-        return False
-    if not ATOMS.issuperset(map(type, chain.from_iterable(items))):
-        return False
-    return kinds != {dict} or ATOMS.issuperset(map(type, chain.from_iterable(map(dict.values, items))))
 
 
 class _Large:

@@ -18,10 +18,11 @@ from parmap._checks import is_executor
 from parmap._copies import copies
 from parmap._engine import Engine
 from parmap._failure import Failure
+from parmap._flat import are_atoms
 from parmap._futures import Future, finish_callbacks, forget_callbacks
 from parmap._job import Job
 from parmap._lane import Lane
-from parmap._payload import Packed, are_atoms, dump
+from parmap._payload import Packed, dump
 from parmap._progress import meter
 from parmap._relay import forget as forget_output
 from parmap._relay import relay

@@ -22,7 +22,7 @@ from parmap._channel import ChannelClosedError, Message
 from parmap._failure import encode, translate
 from parmap._imports import when_imported
 from parmap._output import Output, TalkingChannel
-from parmap._pack import FLAT, Pack
+from parmap._pack import EACH, Pack
 from parmap._page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._payload import dump, is_small, pack
 from parmap._run import Callee, Outcome, Rules, run, run_task
@@ -232,10 +232,11 @@ class _Worker:
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
-        is_free = message is not None and results.kind == FLAT and not failures  # they hold on to no other memory
-        news = self._release(message) if message is not None and is_free else []
+        news: list[tuple[str, int]] = []
+        if message is not None and _can_release(message.pack, results) and not failures:
+            news = self._release(message)
         self._channel.send("report", number, outcome.done, failures, seconds, news, pack=results)
-        return is_free
+        return bool(news)
 
     def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
         """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
@@ -262,6 +263,11 @@ class _Worker:
             return []
         free = self._channel.let_go(message)
         return [("free" if free else "keep", message.segment)]
+
+
+def _can_release(arguments: Pack | None, results: Pack) -> bool:
+    """Whether results can't lie in the memory of the arguments, of which none is left that it takes time to free."""
+    return arguments is not None and arguments.kind == EACH and results.is_flat
 
 
 def _failed(error: BaseException, count: int) -> Outcome:

@@ -19,6 +19,7 @@ HOUSE = [
         "_cpus",
         "_display",
         "_environment",
+        "_flat",
         "_page",
         "_place",
         "_poller",

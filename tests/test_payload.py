@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from parmap import parallel
 from parmap._by_value import by_name, name_of, reference
-from parmap._pack import EACH, FLAT, WHOLE, Pack
+from parmap._pack import EACH, WHOLE, Pack
 from parmap._payload import OUT_OF_BAND, Packed, dump, pack
 from parmap.errors import SerializationError
 
@@ -98,9 +98,10 @@ def test_byte_cap(items: list[Any], cap: int) -> None:
 
 def test_atoms_are_pickled_whole() -> None:
     """Numbers, strings, and flat containers of them travel as one; other things each in a stream of its own."""
-    assert pack([1, "a", None])[0].kind == FLAT
-    assert pack([(1, 2), (3, "x")])[0].kind == FLAT
-    assert pack([[1], [2]])[0].kind == FLAT
+    assert pack([1, "a", None])[0].is_flat
+    assert pack([(1, 2), (3, "x")])[0].is_flat
+    assert pack([[1], [2]])[0].is_flat
+    assert pack([{"a": 1, "b": None}, {"a": "x", "b": 2.5}])[0].is_flat
     assert pack(range(10**9))[0].kind == WHOLE
     assert pack(range(10**9))[0].nbytes < 200
     assert pack([[[1]], [[2]]])[0].kind == EACH
