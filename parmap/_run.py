@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _BLOCK = 500_000  # nanoseconds of work in a block
 _QUICK = 100_000  # nanoseconds: items that take less are run in blocks
-_AHEAD = 16  # items that are decoded at once
+_AHEAD = 32  # items that are decoded at once
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
 

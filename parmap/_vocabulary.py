@@ -192,8 +192,11 @@ class Reader:
         Raises:
             UnpicklingError: it does; no code of theirs has run.
         """
+        size = len(self._prelude) + len(stream)
+        # All in one frame: what is outside of frames is read byte by byte.
+        framed = b"".join((pickle.FRAME, size.to_bytes(8, "little"), self._prelude, stream))
         try:
-            return _Recognizer(io.BytesIO(self._prelude + stream), buffers=self._words).load()
+            return _Recognizer(io.BytesIO(framed), buffers=self._words).load()
         except Exception:
             self._harmless = False  # most likely those that follow need such words, too
             raise
