@@ -149,8 +149,9 @@ class Reader:
     @classmethod
     def of(cls, vocabulary: bytes, *, careful: bool = False) -> Reader:
         """A reader of *vocabulary*, or the last, if it is the same and none of its words may have changed meanwhile."""
-        if cls._latest is not None and cls._latest[0] == vocabulary:
-            return cls._latest[1]
+        latest = cls._latest  # which other threads may change
+        if latest is not None and latest[0] == vocabulary:
+            return latest[1]
         reader = cls(vocabulary, careful=careful)
         if reader.is_harmless:
             cls._latest = vocabulary, reader
@@ -183,7 +184,10 @@ class Reader:
     def is_harmless(self) -> bool:
         """Whether what is made of the words, and of no others, can be made twice, or in vain, and nobody notices."""
         if self._harmless is None:
-            self._harmless = not self._due and all(map(_is_harmless, self._words))
+            try:
+                self._harmless = not self._due and all(map(_is_harmless, self._words))
+            except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
+                self._harmless = False
         return self._harmless
 
     def recognize(self, stream: bytes | memoryview) -> Any:
@@ -231,7 +235,7 @@ def _is_class(thing: Any) -> bool:
 
 
 def _is_word(thing: Any, *, classes: bool) -> bool:
-    """Whether all items may have the same: pickle sends it by name, or it can't change; with *classes*, only those."""
+    """Whether all items may have the same: pickle sends it by name, or it can't change. *classes*: no others count."""
     if _is_class(thing):
         return type(thing) not in copyreg.dispatch_table
     kind = type(thing)
