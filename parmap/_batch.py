@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from parmap._job import Chunk
     from parmap._progress import Meter
 
-_SOON = 256 * 1024  # bytes of flat results that are decoded at once, while workers run: nobody will be woken for them
+_SOON = 256 * 1024  # bytes of atoms that are decoded at once, while workers run: nobody will be woken for them
 
 
 class Columns:
@@ -129,7 +129,7 @@ class Batch(Watched):
         if failures and self._fails_late and chunk.start + min(failures) < self._first:
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
-        if self.patience and isinstance(results, Pack) and results.is_flat and results.nbytes <= _SOON:
+        if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
             results.decode_early()
         self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
         if self.told is not None:

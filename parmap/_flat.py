@@ -13,11 +13,12 @@ from typing import Any
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
 
-MARSHALLED, TEXT = 2, 3
-"""Forms of a stream of flat items."""
+MARSHALLED, TEXT, ROWS = 2, 3, 4
+"""Forms of a stream of flat items: two of atoms, one of what holds atoms."""
 
-_NUMBERS = frozenset({int, float, complex})
+_FLOATS = frozenset({float, complex})
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
+_SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
 
 (_ALONE,) = map(sys.getrefcount, [object()])  # what it says of an object that is in one list and nowhere else
@@ -47,15 +48,15 @@ def encode(items: Any, kinds: set[type]) -> tuple[int, bytes] | None:
     Raises:
         ValueError: more than it can take, such as 2 GiB in one string.
     """
-    if kinds <= _NUMBERS:
+    if kinds <= _FLOATS:
         return MARSHALLED, marshal.dumps(items, 2)  # later versions look up what others have, too, to send it once
-    if kinds == {str} and not _are_repeated(items):
+    if kinds == {str} and sum(map(len, items)) <= _SHORT * len(items) and not _are_repeated(items):
         text = _END.join(items)
         if text.count(_END) == len(items) - 1:
             return TEXT, text.encode("utf-8", "surrogatepass")
-    if kinds <= ATOMS or (len(kinds) == 1 and _hold_atoms(items, *kinds)):
+    if kinds <= ATOMS:
         return MARSHALLED, marshal.dumps(items)
-    return None
+    return (ROWS, marshal.dumps(items)) if len(kinds) == 1 and _hold_atoms(items, *kinds) else None
 
 
 def decode(form: int, stream: bytes | memoryview) -> list[Any]:
@@ -67,7 +68,7 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 
 def _hold_atoms(items: Any, kind: type) -> bool:
-    """Whether *items* are containers of atoms, and none that can be changed is there twice: marshal would make one."""
+    """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
     if kind is tuple:
         return are_atoms(chain.from_iterable(items))
     if kind not in {list, dict} or not (_are_apart(items) and are_atoms(chain.from_iterable(items))):

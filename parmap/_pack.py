@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
-from parmap._flat import decode
+from parmap._flat import ROWS, decode
 from parmap._vocabulary import Reader
 
 if TYPE_CHECKING:
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 WHOLE, EACH = 0, 1
 """Kinds of packs; all others are flat, and their kind is the form of their stream."""
+
+_AHEAD = 32  # items that are decoded ahead at once, at most,
+_SMALL = 16 * 1024  # if no stream is longer
 
 
 class Pack:
@@ -24,7 +27,20 @@ class Pack:
     come `words` bytes of a vocabulary, which the first `bare` items don't need.
     """
 
-    __slots__ = ("_ends", "_reader", "_values", "bare", "buffers", "count", "kind", "owned", "sizes", "stream", "words")
+    __slots__ = (
+        "_alone",
+        "_ends",
+        "_reader",
+        "_values",
+        "bare",
+        "buffers",
+        "count",
+        "kind",
+        "owned",
+        "sizes",
+        "stream",
+        "words",
+    )
 
     def __init__(
         self,
@@ -48,6 +64,7 @@ class Pack:
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
+        self._alone = not words or bool(self.buffers)  # no item may be decoded ahead
 
     @property
     def is_flat(self) -> bool:
@@ -76,26 +93,36 @@ class Pack:
             return iter(self.whole()[start:] if start else self.whole())
         if self.buffers:
             return map(self.__getitem__, range(start, self.count))
-        stream, ends = self.stream, self._places()
-        streams = [stream[begin:end] for begin, end in pairwise(ends[start:] if start else ends)]
+        ends = self._places()
+        streams: Iterator[Any] = map(self.stream.__getitem__, map(slice, ends[start:-1], ends[start + 1 :]))
         if not self.words:
             return map(pickle.loads, streams)
         bare = max(0, self.bare - start)
-        return chain(map(pickle.loads, streams[:bare]), map(self._loads(start + bare), streams[bare:]))
+        if not bare:
+            return map(self._loads(start), streams)
+        return chain(map(pickle.loads, islice(streams, bare)), map(self._loads(start + bare), streams))
 
-    def ahead(self, start: int, most: int) -> list[Any]:
-        """Decode up to *most* items from *start* on before they are asked for: those of which nobody can notice it."""
-        found: list[Any] = []
-        if not self.words or self.buffers or start < self.bare:
-            return found
+    def count_ahead(self, start: int) -> int:
+        """How many items from *start* on `ahead` would decode."""
+        if self._alone or start < self.bare:
+            return 0
         self.begin()
+        if self._reader is None or not self._reader.is_harmless:
+            self._alone = True
+            return 0
+        sizes = self.sizes[start : start + _AHEAD]
+        return len(sizes) if max(sizes, default=0) <= _SMALL else 0
+
+    def ahead(self, start: int, count: int) -> list[Any]:
+        """Decode items from *start* on before they are asked for: those of which nobody can notice it."""
+        found: list[Any] = []
         ends = self._places()
         try:
-            while self._reader is not None and self._reader.is_harmless and len(found) < min(most, self.count - start):
+            while self._reader is not None and len(found) < count:
                 place = start + len(found)
                 found.append(self._reader.recognize(self.stream[ends[place] : ends[place + 1]]))
-        except Exception:  # noqa: BLE001, S110 - it is decoded again when its turn comes, and fails then
-            pass
+        except Exception:  # noqa: BLE001 - it is decoded again when its turn comes, and fails then
+            self._alone = True  # most likely those that follow name strangers, too
         return found
 
     def begin(self, *, careful: bool = False) -> None:
@@ -143,7 +170,9 @@ class Pack:
         return values
 
     def decode_early(self) -> None:
-        """Decode flat items before anybody asks for them, which runs nobody's code."""
+        """Decode atoms before anybody asks for them. Not what holds them: garbage might be collected for its sake."""
+        if not self.is_flat or self.kind == ROWS:
+            return
         try:
             self.whole()
         except MemoryError:  # told to whoever asks for them

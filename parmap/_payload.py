@@ -102,7 +102,7 @@ def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | Non
     try:
         fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
         flat = encode(fitting, kinds)
-    except (TypeError, ValueError):  # a class without a hash, further in; more than 2 GiB in one string
+    except (TypeError, ValueError, MemoryError):  # a class without a hash, further in; 2 GiB in one string; too much
         return None
     return None if flat is None else Pack(flat[0], len(fitting), flat[1], [len(flat[1])])
 

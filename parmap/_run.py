@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from functools import partial
 from itertools import islice, starmap
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 500_000  # nanoseconds of work in a block
 _QUICK = 100_000  # nanoseconds: items that take less are run in blocks
-_AHEAD = 32  # items that are decoded at once
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
 
@@ -161,12 +161,14 @@ class _Streams:
     to decode it after another: there some are decoded ahead, where nobody can notice.
     """
 
-    def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
+    def __init__(self, items: Pack, count: int, results: list[Any], enter: Enter | None) -> None:
+        """*enter*: notes which items are being decoded; without it, none is decoded ahead."""
         self.limit = count
         self._pack = items
         self._items: Iterator[Any] | None = None
         self._ahead: deque[Any] = deque()
         self._results = results
+        self._enter = enter
         self._begun = 0
         self._last: Any = None
 
@@ -175,11 +177,14 @@ class _Streams:
         """Which item runs."""
         return len(self._results)
 
-    def one(self, _: int) -> Any:
-        if not self._ahead:
-            self._ahead.extend(self._pack.ahead(self._begun, _AHEAD))
-            if self._ahead:
-                self._items = None  # it has not gone on with these
+    def one(self, index: int) -> Any:
+        if not self._ahead and self._enter is not None:
+            count = min(self._pack.count_ahead(index), self.limit - index)
+            if count > 1:
+                self._enter(index, count)  # if this ends the worker, any of them may be to blame
+                self._ahead.extend(self._pack.ahead(index, count))
+                self._enter(index, 1)
+                self._items = None  # begins again behind those that were decoded ahead
         return next(self)
 
     def block(self, _: int, length: int) -> Iterable[Any]:
@@ -214,6 +219,7 @@ class _Streams:
 
 if TYPE_CHECKING:
     Work: TypeAlias = _Values | _Streams
+    Enter: TypeAlias = Callable[[int, int], None]
 
 
 def run(
@@ -237,14 +243,13 @@ def run(
     """
     outcome = Outcome()
     results = outcome.results
-    work = _work(items, count, results)
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
-    page.work = work
+    page.work = work = _work(items, count, results, None if careful else partial(_enter, page, number))
     while (index := len(results)) < work.limit:
         block = min(block, work.limit - index)
         page.enter(number, index, block, now)
@@ -299,11 +304,15 @@ class _Nowhere:
         return NO_LIMIT
 
 
-def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
+def _enter(page: Page, number: int, index: int, length: int) -> None:
+    page.enter(number, index, length, time.monotonic_ns())
+
+
+def _work(items: Sequence[Any] | Pack, count: int, results: list[Any], enter: Enter | None) -> Work:
     if not isinstance(items, Pack):
         return _Values(items, count, results)
     if items.kind == EACH:
-        return _Streams(items, count, results)
+        return _Streams(items, count, results, enter)
     return _Values(items.whole(), count, results)
 
 

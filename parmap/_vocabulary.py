@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
 _DTYPES = "numpy.dtypes"  # the module of the classes of dtypes
-_SIMPLE = frozenset("biufcmMOSU")  # kinds of dtypes that have no fields, whose names could be set
-_CYTHON = "cython_function_or_method"  # each extension module has a type of this name
+_SIMPLE = frozenset("biufcO")  # kinds of dtypes of which there is one that all share
+_CYTHON = "_cython_"  # how the module of the type of a function begins that Cython has made
+_BY_NAME = pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP  # how a stream ends that is a name and nothing else
 # Packages in which classes, and functions that are their own, make objects in memory and do nothing else.
 _PLAIN = frozenset({"builtins", "collections", "copyreg", "datetime", "decimal", "numpy", "pandas", "scipy"})
 _RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
@@ -165,7 +166,7 @@ class Reader:
         self._due: dict[int, bytes] = dict(enumerate(marshal.loads(vocabulary)))
         self._words: list[Any] = [None] * len(self._due)
         self._prelude = _MEMORIZE * len(self._due)
-        self._harmless: bool | None = None  # not known yet
+        self._harmless = True
         for place in () if careful else list(self._due):
             try:
                 self._load(place)
@@ -183,12 +184,7 @@ class Reader:
     @property
     def is_harmless(self) -> bool:
         """Whether what is made of the words, and of no others, can be made twice, or in vain, and nobody notices."""
-        if self._harmless is None:
-            try:
-                self._harmless = not self._due and all(map(_is_harmless, self._words))
-            except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
-                self._harmless = False
-        return self._harmless
+        return self._harmless and not self._due
 
     def recognize(self, stream: bytes | memoryview) -> Any:
         """The item of one stream, if it needs no other words.
@@ -199,16 +195,13 @@ class Reader:
         size = len(self._prelude) + len(stream)
         # All in one frame: what is outside of frames is read byte by byte.
         framed = b"".join((pickle.FRAME, size.to_bytes(8, "little"), self._prelude, stream))
-        try:
-            return _Recognizer(io.BytesIO(framed), buffers=self._words).load()
-        except Exception:
-            self._harmless = False  # most likely those that follow need such words, too
-            raise
+        return _Recognizer(io.BytesIO(framed), buffers=self._words).load()
 
     def _load(self, place: int) -> None:
         stream = self._due.get(place)  # threads that decode results of one pack may meet here
         if stream is not None:
-            self._words[place] = pickle.loads(stream)
+            self._words[place] = word = pickle.loads(stream)
+            self._harmless = self._harmless and _is_harmless(word, stream)
             self._due.pop(place, None)
 
 
@@ -220,14 +213,17 @@ class _Recognizer(pickle.Unpickler):
         raise pickle.UnpicklingError(message)
 
 
-def _is_harmless(word: Any) -> bool:
-    """Whether to use it in loading an item does nothing but to make this item."""
-    if _is_dtype(word):
-        return True
-    package = str(word.__module__).partition(".")[0]
-    if _is_class(word):
-        return package in _PLAIN
-    return package in _PLAIN - {"builtins"} and word.__name__.startswith("_")
+def _is_harmless(word: Any, stream: bytes) -> bool:
+    """Whether to use a word in loading an item does nothing but to make this item."""
+    try:
+        if not stream.endswith(_BY_NAME):
+            return type(word).__module__ == _DTYPES
+        package = str(word.__module__).partition(".")[0]
+        if _is_class(word):
+            return package in _PLAIN
+        return package in _PLAIN - {"builtins"} and word.__name__.startswith("_")
+    except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
+        return False
 
 
 def _is_class(thing: Any) -> bool:
@@ -243,15 +239,16 @@ def _is_word(thing: Any, *, classes: bool) -> bool:
         return False
     if kind is BuiltinFunctionType:
         return type(thing.__self__) is ModuleType
-    return kind is FunctionType or kind.__name__ == _CYTHON or _is_dtype(thing)
+    try:
+        return kind is FunctionType or kind.__module__.startswith(_CYTHON) or _is_dtype(thing)
+    except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
+        return False
 
 
 def _is_dtype(thing: Any) -> bool:
-    """Whether it is a dtype that can't be changed: numpy's, or pandas' for strings, which most frames have."""
+    """Whether it is one of numpy's dtypes that can't be changed, and of which there is one that all share."""
     kind = type(thing)
-    if kind.__module__ == _DTYPES:
-        return thing.kind in _SIMPLE and thing.metadata is None
-    return kind.__name__ == "StringDtype" and kind.__module__.partition(".")[0] == "pandas"
+    return kind.__module__ == _DTYPES and thing.kind in _SIMPLE and thing is kind()
 
 
 def _dump_by_name(word: Any) -> bytes | None:

@@ -266,7 +266,10 @@ class _Worker:
 
 
 def _can_release(arguments: Pack | None, results: Pack) -> bool:
-    """Whether results can't lie in the memory of the arguments, of which none is left that it takes time to free."""
+    """Whether the arguments may be released before the results are sent: these can't lie in their memory.
+
+    Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
+    """
     return arguments is not None and arguments.kind == EACH and results.is_flat
 
 

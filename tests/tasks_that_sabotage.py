@@ -8,6 +8,7 @@ import socket
 import stat
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 
@@ -54,7 +55,8 @@ def replace_the_channel(_: Any) -> str:
 
 def kill_the_template(_: Any) -> int:
     """Kill the process that this one was forked from."""
-    os.kill(os.getppid(), signal.SIGKILL)
+    with suppress(ProcessLookupError):  # the one before has killed it, and it goes right now
+        os.kill(os.getppid(), signal.SIGKILL)
     return 1
 
 

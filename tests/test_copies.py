@@ -94,7 +94,7 @@ def test_dropped_memory_is_given_up_where_memory_is_short(script: Script) -> Non
         copies.copy(memoryview(bytes(64 << 20)))  # kept, though nobody has it
         large = bytes(80 << 20)
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), -1))
+        resource.setrlimit(resource.RLIMIT_AS, (used + (40 << 20), resource.RLIM_INFINITY))
         assert len(copies._pieces) == 1
         assert copies.copy(memoryview(large)).nbytes == len(large)
     """)

@@ -35,7 +35,7 @@ def rows(draw: st.DrawFn, least: int = 0) -> list[Any]:
         row = made[place]
         if change == "twice":
             made.append(row)
-        elif change == "other key" and shape is dict:
+        elif change == "other key" and shape is dict and keys[0] in row:
             row[Text(keys[0])] = row.pop(keys[0])
         elif shape is dict:
             entries = list(row.items())
@@ -85,3 +85,17 @@ def test_labels_arrive_as_few_objects() -> None:
 
     assert flat is not None
     assert len(set(map(id, decode(*flat)))) == 3
+
+
+def test_large_objects_that_many_items_share_travel_once() -> None:
+    """They are one object on arrival, too: else a list that is small here would be large there."""
+    text, number = "x" * 1_000_000, 10**100_000
+
+    for items in (
+        [text if x % 3 == 0 else str(x) for x in range(300)],
+        [number, 1] * 100,
+        [(text, x) for x in range(99)],
+    ):
+        packed, _ = pack(items)
+        assert packed.nbytes < 2_000_000
+        assert list(packed) == items

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import gc
 import importlib
 import os
 import pickle
+import signal
 import sys
 import textwrap
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -395,6 +398,34 @@ def test_items_that_are_loaded_some_at_a_time(tmp_path: Path) -> None:
     assert not any(path.exists() for path in paths)
 
 
+def watch_garbage() -> None:
+    """Let this worker die when it has a thousand empty lists: of loading them, that is."""
+
+    def look(*_: Any) -> None:
+        if sum(type(thing) is list and not thing for thing in gc.get_objects()) > 1000:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    gc.callbacks.append(look)
+
+
+@pytest.mark.parametrize("options", [{"chunksize": MANY}, {}])
+def test_an_item_that_kills_its_worker_while_others_are_loaded_with_it(options: Any) -> None:
+    """It dies alone, whatever was loaded at the same time."""
+    items = [deque([number]) for number in range(MANY)]
+    items[25] = deque([] for _ in range(3000))  # type: ignore[misc]
+
+    def first(item: Any) -> Any:
+        time.sleep(0.0003)
+        return item[0]
+
+    function = parallel(first, workers=1, backend="processes", initializer=watch_garbage)
+    function.map([deque([1])] * 4)
+    results = function.map(items, return_exceptions=True, **options)
+
+    assert [place for place, result in enumerate(results) if isinstance(result, WorkerDiedError)] == [25]
+    assert results[:25] + results[26:] == [*range(25), *range(26, MANY)]
+
+
 def test_frames() -> None:
     """Each frame has its own columns, names and values, whatever they share on their way."""
     pandas = pytest.importorskip("pandas")
@@ -416,10 +447,13 @@ def test_frames() -> None:
     assert {part.columns.name for *_, part in results[1:]} == {"spoilt"}
 
 
-def test_records() -> None:
+@pytest.mark.parametrize(
+    "fields", [[("x", "i4"), ("y", "f8")], ("i4", {"x": ("i2", 0), "y": ("i2", 2)})], ids=["record", "number"]
+)
+def test_records(fields: Any) -> None:
     """The names of a record's fields can be changed, so that no two items have the same."""
     numpy = pytest.importorskip("numpy")
-    kind = numpy.dtype([("x", "i4"), ("y", "f8")])
+    kind = numpy.dtype(fields)
 
     def rename(array: Any) -> Any:
         before = array.dtype.names
