@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
-from collections import Counter, OrderedDict, UserList, deque
+from collections import OrderedDict, UserList, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -430,24 +429,3 @@ def touch_or_wait(item: Any) -> Any:
     folder, count = item
     wait_until(lambda: len(os.listdir(folder)) >= count)
     return count
-
-
-def test_garbage_is_collected_by_whoever_makes_it() -> None:
-    """Results of a map make no work for the thread that carries them: a destructor might wait for the caller's lock."""
-    ended: Counter[str] = Counter()
-
-    class Knot:
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            ended[threading.current_thread().name] += 1
-
-    double = parallel(lambda x: {"x": x, "text": str(x)}, workers=2, backend="processes")
-    double.map(range(10))
-    for _ in range(20):
-        for _ in range(200):
-            Knot()
-        double.map(range(3000))
-
-    assert ended["parmap-engine"] < ended["MainThread"]
