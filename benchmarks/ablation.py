@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tasks
+from workloads import BY_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,12 @@ def _change_cost(**changes: Any) -> None:
 
 def _one_in_flight() -> None:
     _change_cost(depth=1)
+
+
+def _none_ahead() -> None:
+    from parmap._pack import Pack
+
+    Pack.count_ahead = lambda *_: 0  # type: ignore[method-assign]
 
 
 def _no_give_back() -> None:
@@ -189,6 +196,11 @@ def _map_points(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.mirror, options).map(points)
 
 
+def _map_frames(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    frames = BY_KEY["pandas"].items(size)
+    return lambda: _function(tasks.group_stats, options).map(frames)
+
+
 def _map_surprise(options: dict[str, Any], size: int) -> Callable[[], Any]:
     seconds = [0.0001] * size + [0.03] * (size // 20)
     return lambda: _function(tasks.busy, options).map(seconds)
@@ -240,6 +252,7 @@ MECHANISMS = (
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
     ),
+    Mechanism("frames are loaded a few at a time", _none_ahead, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("give-back", _no_give_back, "0.1 ms items, then a few of 30 ms", _map_surprise, (40, 400, 400)),
     Mechanism("two chunks in flight", _one_in_flight, "tasks of about 50 µs", _map_short, (200, 5000, 20_000)),
     Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),

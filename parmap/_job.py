@@ -42,11 +42,12 @@ class Sink(Protocol):
 class Pace:
     """What was learnt of a function: seconds and bytes of one call, as moving averages."""
 
-    __slots__ = ("nbytes", "seconds")
+    __slots__ = ("nbytes", "result_nbytes", "seconds")
 
     def __init__(self) -> None:
         self.seconds: float | None = None
-        self.nbytes = 0.0
+        self.nbytes = 0.0  # of its arguments
+        self.result_nbytes = 0.0
 
     def learn(self, items: int, seconds: float) -> None:
         """Record that *items* calls took *seconds*."""
@@ -63,8 +64,16 @@ class Pace:
 
     def learn_bytes(self, items: int, nbytes: int) -> None:
         """Record that the arguments of *items* calls took *nbytes*."""
-        each = nbytes / items
-        self.nbytes = each if each > self.nbytes else 0.5 * (self.nbytes + each)
+        self.nbytes = _follow(self.nbytes, nbytes / items)
+
+    def learn_result_bytes(self, items: int, nbytes: int) -> None:
+        """Record that the results of *items* calls took *nbytes*."""
+        self.result_nbytes = _follow(self.result_nbytes, nbytes / items)
+
+
+def _follow(average: float, each: float) -> float:
+    """The moving average of a size: quick to grow, slow to shrink."""
+    return each if each > average else 0.5 * (average + each)
 
 
 class Piece:
@@ -252,7 +261,7 @@ class Chunk:
         self.number = 0
         self.place = 0  # 0 or 1: another than that of its neighbour on the same worker
         self.slot: Hashable = None
-        self.sent = 0.0
+        self.sent = 0.0  # when it was sent, or came to be the first of its worker
         self.expected: float | None = None
         self.budget: float | None = None  # seconds after which it gives back what it has not started
         self.recalled = False  # it was asked to give back what it has not started

@@ -178,7 +178,11 @@ class _Streams:
         return len(self._results)
 
     def one(self, index: int) -> Any:
-        if not self._ahead and self._enter is not None:
+        if self._ahead:  # as `__next__`, in fewer steps
+            self._begun += 1
+            self._last = self._ahead.popleft()
+            return self._last
+        if self._enter is not None:
             count = min(self._pack.count_ahead(index), self.limit - index)
             if count > 1:
                 self._enter(index, count)  # if this ends the worker, any of them may be to blame

@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from parmap._failure import Failure
 
 BYTE_CAP = 4 << 20
-"""Bytes of arguments that one chunk carries; an item that is larger travels alone."""
+"""Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
 
 SHORT = 0.020
-"""Seconds: a chunk expected to take less may have another waiting behind it on the same worker."""
+"""Seconds: items expected to take less may wait behind others on the same worker."""
 
 FLOOR = 0.001
 """Seconds of work below which cutting a chunk finer costs more than it balances."""
 
-PLENTY = 6
-"""Chunks for each worker that make so much work that chunks twice as long don't harm its balance."""
-
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
+
+
+CROWD = 16 * 1024
+"""Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
 
 
 class Cost(NamedTuple):
@@ -50,6 +51,11 @@ class Cost(NamedTuple):
     """Chunks a worker may hold: one running, the others waiting in its channel."""
     recalls: bool = True
     """Whether a worker gives items of a chunk that it runs back when asked."""
+    most: float = 0.0
+    """Seconds of work in the chunks of a call that has much left to do, if these may be longer than `aim`.
+
+    A trip costs more than its own code: it takes the caches of the processor from the tasks.
+    """
 
 
 class Slot:
@@ -72,6 +78,7 @@ class Scheduler:
     def __init__(self, workers: int, cost: Cost, jitter: Callable[[], float] = lambda: 1.0) -> None:
         self.workers = workers
         self.cost = cost
+        self._longest = max(SHORT, 1.2 * cost.most)  # seconds that the first chunk of a worker with two may take
         self.slots: dict[Hashable, Slot] = {}
         self.jobs: deque[Job] = deque()
         self._jitter = jitter
@@ -182,7 +189,7 @@ class Scheduler:
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
             if state.flight and not short:
                 continue
-            size = self._size(job)
+            size = self._size(job, is_idle=not state.flight)
             chunk = job.take(size if state.budget is None else min(size, state.budget))
             if chunk is None:
                 self._settle(job)
@@ -219,12 +226,12 @@ class Scheduler:
                 return name
             if second is None and 0 < len(slot.flight) < self.cost.depth:
                 first = slot.flight[0]
-                if first.expected is not None and first.expected < SHORT and now - first.sent < SHORT:
+                if first.expected is not None and max(first.expected, now - first.sent) < self._longest:
                     second = name
         return second
 
-    def _size(self, job: Job) -> int:
-        """How many items the next chunk of *job* should have."""
+    def _size(self, job: Job, *, is_idle: bool) -> int:
+        """How many items the next chunk of *job* should have; *is_idle*: its worker waits for it."""
         if job.chunksize is not None:
             size = job.chunksize
         elif job.pace.seconds is None:
@@ -232,12 +239,13 @@ class Scheduler:
         else:
             each = max(job.pace.seconds, 1e-9)
             share = -(-job.waiting // (2 * self.workers))
-            aim = self.cost.aim
-            if job.waiting * each > PLENTY * self.workers * aim:
-                aim = max(aim, min(2 * aim, 0.9 * SHORT))
-            size = min(int(aim / each), max(share, int(FLOOR / each)))
-            if job.pace.nbytes:
-                size = min(size, int(BYTE_CAP / job.pace.nbytes))
+            size = int(self.cost.aim / each)
+            if not is_idle:
+                size = max(size, min(int(self.cost.most / each), CROWD))
+            size = min(size, max(share, int(FLOOR / each)))
+            nbytes = max(job.pace.nbytes, job.pace.result_nbytes)
+            if nbytes:
+                size = min(size, int(BYTE_CAP / nbytes))
         size = max(size, 1)
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
         return size
@@ -284,8 +292,12 @@ class Scheduler:
         """
         job = chunk.job
         self.release(chunk)
+        slot = self.slots.get(chunk.slot)
+        if slot is not None and slot.flight:
+            slot.flight[0].sent = now  # it begins only now
         if done and seconds > 0:
             job.pace.learn(done, seconds)
+            job.pace.learn_result_bytes(done, getattr(results, "nbytes", 0))
         if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
             done = len(chunk.items)
             failures = {offset: failure for offset, failure in failures.items() if offset < done}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
+import gc
 import marshal
 import os
 import signal
@@ -30,6 +31,7 @@ from parmap._segments import Limits
 from parmap._vocabulary import Learner
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
+_MANY = 50  # modules that are many to be imported by one chunk
 
 
 def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
@@ -81,11 +83,13 @@ class _Worker:
         self._cwd: str | None = None
         self._authkey = b""
         self._learner = Learner(guests=True)
+        self._modules = len(sys.modules)
         channel.on_partial = page.receive
 
     def serve(self) -> None:
         while True:
             self.page.rest()
+            self._look_back()
             message = self._channel.receive()
             if message.kind == "task":
                 self._run_task(*message.fields)
@@ -95,6 +99,14 @@ class _Worker:
                 return
             else:
                 getattr(self, "_on_" + message.kind)(message)
+
+    def _look_back(self) -> None:
+        """Where much was imported a full garbage collection is due soon: better now than in the middle of a task."""
+        modules = len(sys.modules)
+        if modules > self._modules + _MANY:
+            self._modules = modules
+            if gc.isenabled():
+                gc.collect()
 
     # messages
 

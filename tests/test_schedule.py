@@ -6,7 +6,7 @@ import pytest
 from fake_backend import COST, Bench, paced, sizes
 
 from parmap._job import Job, Pace
-from parmap._schedule import BYTE_CAP, SHORT, Cost
+from parmap._schedule import BYTE_CAP, CROWD, SHORT, Cost
 
 # --- size ---------------------------------------------------------------------------------------
 
@@ -31,17 +31,28 @@ def test_chunk_is_worth_the_aim(seconds: float, size: int) -> None:
     assert abs(len(chunk.items) - size) <= 1
 
 
-@pytest.mark.parametrize(("seconds", "size"), [(1e-6, 10_000), (1e-4, 100), (0.001, 10), (0.006, 1), (1.0, 1)])
-def test_chunk_is_twice_as_long_while_there_is_plenty(seconds: float, size: int) -> None:
-    """While much work waits, half as many trips are made, and a chunk may run twice as long before it is given back."""
-    bench = Bench()
+@pytest.mark.parametrize(("seconds", "size"), [(1e-6, 10_000), (1e-4, 100), (0.001, 10), (0.006, 1), (0.018, 1)])
+def test_chunk_is_as_long_as_it_may_be_while_there_is_plenty(seconds: float, size: int) -> None:
+    """What waits behind another chunk may be longer, for fewer trips, and may run longer before it is given back."""
+    bench = Bench(workers=1, cost=Cost(aim=COST.aim, depth=2, most=2 * COST.aim))
     bench.job(range(1_000_000), pace=paced(seconds))
 
-    chunk = bench.cut()
+    first, second = bench.cut_all()
 
-    assert chunk is not None
-    assert abs(len(chunk.items) - size) <= 1
-    assert chunk.budget == 2 * max(COST.aim, len(chunk.items) * seconds)
+    assert abs(len(first.items) - COST.aim / seconds) <= 1
+    assert abs(len(second.items) - size) <= 1
+    assert second.budget == 2 * max(COST.aim, len(second.items) * seconds)
+
+
+def test_long_chunks_are_not_crowded() -> None:
+    """Of items that take next to nothing no more come into one chunk than make it worth its trip, or a few thousand."""
+    bench = Bench(workers=1, cost=Cost(aim=COST.aim, depth=2, most=10 * COST.aim))
+    bench.job(range(10_000_000), pace=paced(1e-6))
+    tiny = Bench(workers=1, cost=Cost(aim=COST.aim, depth=2, most=10 * COST.aim))
+    tiny.job(range(10_000_000), pace=paced(1e-7))
+
+    assert sizes(bench.cut_all()) == [5000, CROWD]
+    assert sizes(tiny.cut_all()) == [50_000, 50_000]
 
 
 def test_size_follows_measured_time() -> None:
@@ -121,6 +132,15 @@ def test_bytes_are_capped() -> None:
     assert sizes(alone.cut_all())[0] == 1
 
 
+def test_bytes_of_results_are_capped() -> None:
+    """What the results of a chunk are expected to take is bounded, too."""
+    bench = Bench(workers=1)
+    job = bench.job(range(10_000), pace=paced(1e-6))
+    job.pace.learn_result_bytes(4, 4 * BYTE_CAP // 10)
+
+    assert sizes(bench.cut_all())[0] == 10
+
+
 def test_range_is_sliced() -> None:
     """A range is cut into ranges, never walked."""
     bench = Bench(workers=1)
@@ -181,6 +201,21 @@ def test_nothing_waits_behind_a_chunk_that_runs_late() -> None:
     bench.now += 1.5 * SHORT
 
     assert bench.cut() is None
+
+
+def test_a_long_chunk_gets_another_behind_it() -> None:
+    """Where chunks may be long, a worker holds two all the same, each as long as it may be."""
+    most = 2.5 * SHORT
+    bench = Bench(workers=1, cost=Cost(aim=0.005, depth=2, most=most))
+    bench.job(range(1_000_000), pace=paced(1e-4))
+    _, second = bench.cut_all()
+    assert len(second.items) == 500
+    bench.finish(bench.scheduler.slots[0].flight[0], each=1e-4)
+    third = bench.cut()
+    assert third is not None
+    bench.finish(second, each=1e-4)
+
+    assert bench.cut() is not None
 
 
 def test_backend_without_depth_gets_one_chunk() -> None:

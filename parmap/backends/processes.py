@@ -35,7 +35,7 @@ class Processes(Staff):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2)
+        self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04)
         self._keys = count(1)
         self._calls: OrderedDict[Any, FunctionCall] = OrderedDict()
 

@@ -22,7 +22,7 @@ class Threads(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.005, depth=2)
+        self.cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
         self._notes: dict[int, Note] = {}
