@@ -211,7 +211,8 @@ class Assembly:
                     self._gaps[arrival.start + place] = None
                 self._parts[arrival.start] = values
             count += arrival.done - len(arrival.missing)
-            time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
+            if not self._batch.ended:
+                time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
         return count
 
     def result(self) -> list[Any]:

@@ -17,11 +17,30 @@ MARSHALLED, TEXT, ROWS = 2, 3, 4
 """Forms of a stream of flat items: two of atoms, one of what holds atoms."""
 
 _FLOATS = frozenset({float, complex})
+_NUMBERS = {int: (b"i", 5), float: (b"g", 9)}  # with what `marshal` begins a number, and how long it gets
+_HEAD = 5  # bytes before the first
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
 
 (_ALONE,) = map(sys.getrefcount, [object()])  # what it says of an object that is in one list and nowhere else
+
+
+def encode_numbers(items: Any) -> bytes | None:
+    """The stream of *items* in the form `MARSHALLED` if all are floats, or all integers of 32 bits.
+
+    The stream tells: to ask each item for its type takes longer than to write it. Each item begins where the one before
+    ends, so if each of these bytes is that of a number, there was nothing else.
+    """
+    mark, size = _NUMBERS.get(type(items[0]), (b"", 0)) if len(items) else (b"", 0)
+    if not mark or type(items[-1]) is not type(items[0]):
+        return None
+    try:
+        stream = marshal.dumps(items, 2)
+    except Exception:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
+        return None
+    whole = len(stream) == _HEAD + size * len(items) and stream[_HEAD::size].count(mark) == len(items)
+    return stream if whole else None
 
 
 def kinds_of(items: Any) -> set[type]:

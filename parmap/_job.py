@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from parmap._pace import Pace
 from parmap._page import NO_LIMIT
 from parmap._vocabulary import Learner
 
@@ -12,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from parmap._failure import Failure
-
-
-_ENOUGH = 0.005  # seconds of work from which on the time of an item is believed
 
 
 class Sink(Protocol):
@@ -37,43 +35,6 @@ class Sink(Protocol):
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """All outcomes were delivered, or *failure* ended the job with some items *left*."""
-
-
-class Pace:
-    """What was learnt of a function: seconds and bytes of one call, as moving averages."""
-
-    __slots__ = ("nbytes", "result_nbytes", "seconds")
-
-    def __init__(self) -> None:
-        self.seconds: float | None = None
-        self.nbytes = 0.0  # of its arguments
-        self.result_nbytes = 0.0
-
-    def learn(self, items: int, seconds: float) -> None:
-        """Record that *items* calls took *seconds*."""
-        each = seconds / items
-        if self.seconds is None:
-            self.seconds = each
-        elif each < self.seconds:
-            # A first call that imported or warmed up something says nothing about the next: forget it quickly.
-            self.seconds += 0.7 * (each - self.seconds)
-        else:
-            # Little work tells little: the last items of a call, which travel in small chunks, seem to take longer.
-            trust = min(1.0, max(items * self.seconds, seconds) / _ENOUGH)
-            self.seconds += 0.5 * trust * (each - self.seconds)
-
-    def learn_bytes(self, items: int, nbytes: int) -> None:
-        """Record that the arguments of *items* calls took *nbytes*."""
-        self.nbytes = _follow(self.nbytes, nbytes / items)
-
-    def learn_result_bytes(self, items: int, nbytes: int) -> None:
-        """Record that the results of *items* calls took *nbytes*."""
-        self.result_nbytes = _follow(self.result_nbytes, nbytes / items)
-
-
-def _follow(average: float, each: float) -> float:
-    """The moving average of a size: quick to grow, slow to shrink."""
-    return each if each > average else 0.5 * (average + each)
 
 
 class Piece:

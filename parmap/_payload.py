@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from parmap._by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
-from parmap._flat import ATOMS, encode, kinds_of
+from parmap._flat import ATOMS, MARSHALLED, encode, encode_numbers, kinds_of
 from parmap._pack import EACH, WHOLE, Pack
 from parmap._vocabulary import Learner, Vocabulary
 
@@ -64,6 +64,8 @@ def pack(
     if type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
+    if (numbers := encode_numbers(items)) is not None:
+        return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
     try:
         kinds = kinds_of(items)
     except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from parmap._job import Chunk, Job
 
@@ -24,38 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._failure import Failure
-
-BYTE_CAP = 4 << 20
-"""Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
+    from parmap._pace import Cost
 
 SHORT = 0.020
 """Seconds: items expected to take less may wait behind others on the same worker."""
 
-FLOOR = 0.001
-"""Seconds of work below which cutting a chunk finer costs more than it balances."""
-
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
-
-
-CROWD = 16 * 1024
-"""Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
-
-
-class Cost(NamedTuple):
-    """What a backend says about itself."""
-
-    aim: float
-    """Seconds of work that make a chunk worth its trip."""
-    depth: int
-    """Chunks a worker may hold: one running, the others waiting in its channel."""
-    recalls: bool = True
-    """Whether a worker gives items of a chunk that it runs back when asked."""
-    most: float = 0.0
-    """Seconds of work in the chunks of a call that has much left to do, if these may be longer than `aim`.
-
-    A trip costs more than its own code: it takes the caches of the processor from the tasks.
-    """
 
 
 class Slot:
@@ -232,23 +207,8 @@ class Scheduler:
 
     def _size(self, job: Job, *, is_idle: bool) -> int:
         """How many items the next chunk of *job* should have; *is_idle*: its worker waits for it."""
-        if job.chunksize is not None:
-            size = job.chunksize
-        elif job.pace.seconds is None:
-            size = 1
-        else:
-            each = max(job.pace.seconds, 1e-9)
-            share = -(-job.waiting // (2 * self.workers))
-            size = int(self.cost.aim / each)
-            if not is_idle:
-                size = max(size, min(int(self.cost.most / each), CROWD))
-            size = min(size, max(share, int(FLOOR / each)))
-            nbytes = max(job.pace.nbytes, job.pace.result_nbytes)
-            if nbytes:
-                size = min(size, int(BYTE_CAP / nbytes))
-        size = max(size, 1)
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
-        return size
+        return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, is_idle=is_idle)
 
     def trim(self, chunk: Chunk, size: int) -> None:
         """Leave only the first *size* items in a chunk; the others wait again."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._failure import Failure
-from parmap._job import Job, Pace
-from parmap._schedule import Cost, Scheduler
+from parmap._job import Job
+from parmap._pace import Cost, Pace
+from parmap._schedule import Scheduler
 
 if TYPE_CHECKING:
     from parmap._job import Chunk

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +66,60 @@ def test_items_arrive_as_they_are(items: list[Any]) -> None:
     assert exactly(arrived) == exactly(items)
     changeable = [id(item) for item in arrived if type(item) in (list, dict)]
     assert len(set(changeable)) == len(changeable)
+
+
+class Number(int):
+    """An integer with something to say."""
+
+
+class Hostile:
+    """What can't be marshalled, and says so in its own way."""
+
+    def __buffer__(self, flags: int) -> memoryview:
+        raise SystemExit(flags)
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Hostile
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return "Hostile()"
+
+
+@pytest.mark.parametrize("number", [7, 7.0])
+@pytest.mark.parametrize(
+    "guest",
+    [
+        *(
+            True,
+            None,
+            "7",
+            2**31 - 1,
+            2**31,
+            -(2**31),
+            -(2**31) - 1,
+            2**70,
+            float("nan"),
+            -0.0,
+            7j,
+            Number(7),
+            (7,),
+            [7],
+        ),
+        *(b"i\7\0\0\0" * 3, b"g" * 13, bytearray(b"i\7\0\0\0"), array("i", [7] * 5), array("d", [7.0] * 9), Hostile()),
+    ],
+    ids=repr,
+)
+def test_a_guest_among_numbers(number: float, guest: Any) -> None:
+    """Numbers are told by what they become; what looks like them when it is written arrives as what it is, too."""
+    items = [number, guest, number, guest, number]
+
+    packed, errors = pack(items)
+    arrived = Pack.restore(packed.describe(), memoryview(bytes(packed.stream)), packed.buffers).values()
+
+    assert errors == {}
+    assert exactly(arrived) == exactly(items)
 
 
 @given(rows(least=20), st.integers(0, 19), st.sampled_from([[1], (1,), Text("a"), {1}, bytearray(1)]))

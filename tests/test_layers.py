@@ -20,6 +20,7 @@ HOUSE = [
         "_display",
         "_environment",
         "_flat",
+        "_pace",
         "_page",
         "_place",
         "_poller",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_backend import COST, Bench, paced, sizes
 
-from parmap._job import Job, Pace
-from parmap._schedule import BYTE_CAP, CROWD, SHORT, Cost
+from parmap._job import Job
+from parmap._pace import BYTE_CAP, CROWD, Cost, Pace
+from parmap._schedule import SHORT
 
 # --- size ---------------------------------------------------------------------------------------
 

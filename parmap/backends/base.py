@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._failure import Failure, translate
-from parmap._job import Pace
+from parmap._pace import Pace
 from parmap._page import NO_LIMIT
 from parmap._run import Callee, Rules, run
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from parmap._futures import Future
     from parmap._job import Chunk
     from parmap._options import Options
+    from parmap._pace import Cost
     from parmap._run import Work
-    from parmap._schedule import Cost
     from parmap.errors import WorkerDiedError
 
 

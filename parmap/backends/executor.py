@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from parmap import _place
 from parmap._by_value import reference
 from parmap._failure import Failure, encode, translate
+from parmap._pace import BYTE_CAP, Cost
 from parmap._pack import Pack
 from parmap._payload import Packed, dump, pack
 from parmap._run import Callee, Outcome, Rules, run
-from parmap._schedule import BYTE_CAP, Cost
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 

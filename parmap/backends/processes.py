@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from parmap._by_value import reference
 from parmap._channel import ChannelClosedError
 from parmap._failure import Failure
+from parmap._pace import BYTE_CAP, Cost
 from parmap._payload import dump, pack
 from parmap._run import Callee, Rules
-from parmap._schedule import BYTE_CAP, Cost
 from parmap.backends.base import Call, Report
 from parmap.backends.staff import Staff
 from parmap.backends.worker import FunctionCall

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from parmap._schedule import Cost
+from parmap._pace import Cost
 from parmap._seeds import preserved
 from parmap.backends.base import Backend, Event, run_here
 

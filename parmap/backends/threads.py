@@ -7,7 +7,7 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._schedule import Cost
+from parmap._pace import Cost
 from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:

@@ -1,0 +1,86 @@
+"""How much makes a good chunk: from what was learnt of a function, and what a backend says about itself. Pure logic."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+BYTE_CAP = 4 << 20
+"""Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
+
+FLOOR = 0.001
+"""Seconds of work below which cutting a chunk finer costs more than it balances."""
+
+CROWD = 16 * 1024
+"""Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
+
+_ENOUGH = 0.005  # seconds of work from which on the time of an item is believed
+
+
+class Cost(NamedTuple):
+    """What a backend says about itself."""
+
+    aim: float
+    """Seconds of work that make a chunk worth its trip."""
+    depth: int
+    """Chunks a worker may hold: one running, the others waiting in its channel."""
+    recalls: bool = True
+    """Whether a worker gives items of a chunk that it runs back when asked."""
+    most: float = 0.0
+    """Seconds of work in the chunks of a call that has much left to do, if these may be longer than `aim`.
+
+    A trip costs more than its own code: it takes the caches of the processor from the tasks.
+    """
+
+
+class Pace:
+    """What was learnt of a function: seconds and bytes of one call, as moving averages."""
+
+    __slots__ = ("nbytes", "result_nbytes", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self.nbytes = 0.0  # of its arguments
+        self.result_nbytes = 0.0
+
+    def learn(self, items: int, seconds: float) -> None:
+        """Record that *items* calls took *seconds*."""
+        each = seconds / items
+        if self.seconds is None:
+            self.seconds = each
+        elif each < self.seconds:
+            # A first call that imported or warmed up something says nothing about the next: forget it quickly.
+            self.seconds += 0.7 * (each - self.seconds)
+        else:
+            # Little work tells little: the last items of a call, which travel in small chunks, seem to take longer.
+            trust = min(1.0, max(items * self.seconds, seconds) / _ENOUGH)
+            self.seconds += 0.5 * trust * (each - self.seconds)
+
+    def learn_bytes(self, items: int, nbytes: int) -> None:
+        """Record that the arguments of *items* calls took *nbytes*."""
+        self.nbytes = _follow(self.nbytes, nbytes / items)
+
+    def learn_result_bytes(self, items: int, nbytes: int) -> None:
+        """Record that the results of *items* calls took *nbytes*."""
+        self.result_nbytes = _follow(self.result_nbytes, nbytes / items)
+
+    def size(self, cost: Cost, waiting: int, workers: int, *, is_idle: bool) -> int:
+        """How many of the *waiting* items the next chunk should have; *is_idle*: its worker waits for it."""
+        if self.seconds is None:
+            return 1
+        each = max(self.seconds, 1e-9)
+        size = int(cost.aim / each)
+        if not is_idle:
+            size = max(size, min(int(cost.most / each), CROWD))
+        share = -(-waiting // (2 * workers))
+        least = max(1, int(FLOOR / each))
+        least = -(-waiting // -(-waiting // least))  # as many chunks as that makes, but all of one size
+        size = min(size, max(share, least))
+        nbytes = max(self.nbytes, self.result_nbytes)
+        if nbytes:
+            size = min(size, int(BYTE_CAP / nbytes))
+        return max(size, 1)
+
+
+def _follow(average: float, each: float) -> float:
+    """The moving average of a size: quick to grow, slow to shrink."""
+    return each if each > average else 0.5 * (average + each)
