@@ -8,6 +8,7 @@ input nor a slow consumer makes anything grow.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections import deque
 from itertools import islice
@@ -196,11 +197,14 @@ class Assembly:
         self._return_exceptions = return_exceptions
         self._parts: dict[int, list[Any]] = {}
         self._gaps: dict[int, Any] = {}  # what fills the places of items that came later, after a retry
+        self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
 
     def take(self) -> int:
         """Decode what has arrived; returns how many outcomes that were."""
         count = 0
-        while (arrival := self._batch.next_arrival()) is not None:
+        arrivals = self._batch.arrivals
+        while arrivals:
+            arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
             values, problem = decode(arrival)
             if problem is not None and not self._return_exceptions:
                 raise problem
@@ -211,6 +215,8 @@ class Assembly:
                     self._gaps[arrival.start + place] = None
                 self._parts[arrival.start] = values
             count += arrival.done - len(arrival.missing)
+            if arrivals and arrivals[0] is arrival:
+                self._batch.next_arrival()
             if not self._batch.ended:
                 time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
         return count
@@ -225,7 +231,8 @@ class Assembly:
             if relay.waiting:
                 relay.drain()
             raise self._batch.failure.exception()
-        self.take()
+        with self._guard:
+            self.take()
         values: list[Any] = []
         for start in sorted(self._parts):
             values += self._parts[start]  # ten times as fast as an iterator over all of them

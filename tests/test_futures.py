@@ -19,7 +19,26 @@ from conftest import wait_until
 from parmap import AsyncResult, Future, TaskTimeoutError, parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+
+class Asker:
+    """A result that does something when it is loaded, where it is told what."""
+
+    when_loaded: list[Callable[[], object]] = []  # noqa: RUF012 - on the class, for those who load it
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        return _load_asker, (self.number,)
+
+
+def _load_asker(number: int) -> Asker:
+    while Asker.when_loaded:
+        Asker.when_loaded.pop()()
+    return Asker(number)
 
 
 class Gate:
@@ -55,6 +74,30 @@ def gate(single: dict[str, Any], tmp_path: Path) -> Any:
     gate = Gate(tmp_path, single)
     yield gate
     gate.open()
+
+
+@pytest.mark.parametrize("who", ["another thread", "a signal handler"])
+def test_results_are_asked_for_while_they_are_loaded(who: str) -> None:
+    """Whoever asks for the results of a batch while somebody loads them gets all of them."""
+    future = parallel(Asker, workers=2).map_async(range(12), chunksize=1)
+    wait_until(future.done)
+    found: list[list[int]] = []
+
+    def ask() -> None:
+        found.append([asker.number for asker in future.result(60)])
+
+    thread = threading.Thread(target=ask)
+
+    def let_it_ask() -> None:
+        thread.start()
+        thread.join(0.5)  # it has its answer when there is one
+
+    Asker.when_loaded.append(let_it_ask if who == "another thread" else ask)
+    ask()
+    if who == "another thread":
+        thread.join(60)
+
+    assert found == [list(range(12))] * 2
 
 
 # --- states ---------------------------------------------------------------------------------------
