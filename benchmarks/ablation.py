@@ -254,7 +254,7 @@ MECHANISMS = (
     ),
     Mechanism("frames are loaded a few at a time", _none_ahead, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("give-back", _no_give_back, "0.1 ms items, then a few of 30 ms", _map_surprise, (40, 400, 400)),
-    Mechanism("two chunks in flight", _one_in_flight, "tasks of about 50 µs", _map_short, (200, 5000, 20_000)),
+    Mechanism("two chunks in flight", _one_in_flight, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),
     Mechanism("flat items are marshalled", _no_marshal, "strings to dicts", _map_strings, (1000, 50_000, 100_000)),
     Mechanism("classes travel once", _no_vocabulary, "instances of a script's class", _map_points, (100, 2000, 2000)),

@@ -17,7 +17,7 @@ MARSHALLED, TEXT, ROWS = 2, 3, 4
 """Forms of a stream of flat items: two of atoms, one of what holds atoms."""
 
 _FLOATS = frozenset({float, complex})
-_NUMBERS = {int: (b"i", 5), float: (b"g", 9)}  # with what `marshal` begins a number, and how long it gets
+_INTEGER, _FLOAT = (b"i", 5), (b"g", 9)  # with what `marshal` begins a number, and how long it gets
 _HEAD = 5  # bytes before the first
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
@@ -32,9 +32,10 @@ def encode_numbers(items: Any) -> bytes | None:
     The stream tells: to ask each item for its type takes longer than to write it. Each item begins where the one before
     ends, so if each of these bytes is that of a number, there was nothing else.
     """
-    mark, size = _NUMBERS.get(type(items[0]), (b"", 0)) if len(items) else (b"", 0)
-    if not mark or type(items[-1]) is not type(items[0]):
+    kind = type(items[0]) if len(items) else None
+    if not (kind is int or kind is float) or type(items[-1]) is not kind:
         return None
+    mark, size = _INTEGER if kind is int else _FLOAT
     try:
         stream = marshal.dumps(items, 2)
     except Exception:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
