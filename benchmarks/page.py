@@ -23,8 +23,8 @@ parmap beside its peers, on one machine, in one run, taking turns. Ratios count;
 Each measurement is a process of its own: one library, one workload. The libraries take turns within a workload, in an
 order that rotates, and everything is repeated in rounds as long as the time allows; a number is the median over all
 rounds. Who needs more than three times what parmap does in the first round is not measured again. Dask and Ray take
-seconds to start, so they run once, at the end of the first round, with all workloads in one process (but for *cold
-start*, *import* and *memory*).
+seconds to start, so they run at the end of the first round, with all workloads in one process (but for *cold start*,
+*import* and *memory*), and at the end of the others only where they came close to parmap.
 
 Warm-up is the same for all: the pool is started, 100 tiny tasks are run, then a part of the workload (a twentieth, at
 least two items for each worker). Only *cold start* and *import* are measured cold; the first begins after the import.

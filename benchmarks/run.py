@@ -3,8 +3,8 @@
 Usage: run.py [--quick | --smoke] [--only WORKLOAD ...] [--output RESULTS] [--docs DIRECTORY]
 
 All contestants take turns within a workload, and all workloads within a round: what disturbs the machine for a while
-hits everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first
-only.
+hits everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first,
+and in the others only where they came close.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ WORKERS = 2
 QUICK = ("parmap", "multiprocessing.Pool", "concurrent.futures", "serial loop")
 NEAR = 3.0
 """Times parmap's time: who needs more in the first round is not measured again, which makes room for others."""
+CLOSE = 1.2
+"""The same for those that need seconds to start."""
 
 
 class Scale(NamedTuple):
@@ -87,6 +89,8 @@ FULL = Scale(
         "curve payload": (1, 100, 10_000, 1_000_000, 10_000_000, 100_000_000, 1 << 30),
     },
 )
+ALONE = ("cold", "idle", "import")
+"""What is about the process itself needs one of its own."""
 CURVE_CONTESTANTS = ("parmap", "multiprocessing.Pool")
 
 
@@ -143,10 +147,21 @@ class Bench:
         """Those that take seconds to start run all workloads in one process, but for those about the process itself."""
         for name in names:
             wanted = [(work.key, work.sizes[self.scale.size]) for work in workloads]
-            alone = [pair for pair in wanted if BY_KEY[pair[0]].method in ("cold", "idle", "import")]
+            alone = [pair for pair in wanted if BY_KEY[pair[0]].method in ALONE]
             self.cells_of(name, [pair for pair in wanted if pair not in alone], 1)
             for pair in alone:
                 self.cells_of(name, [pair], 1)
+
+    def heavy_again(self, number: int, names: list[str], workloads: list[Workload]) -> None:
+        """Where they came close, one value each can't decide."""
+        for name in names:
+            close = [
+                (work.key, work.sizes[self.scale.size])
+                for work in workloads
+                if not (work.once or work.method in ALONE or work.method == "stream")
+                and self._is_near(name, work, CLOSE)
+            ]
+            self.cells_of(name, close, number)
 
     def round(self, number: int, names: list[str], workloads: list[Workload]) -> None:
         """All contestants at all workloads, once."""
@@ -163,11 +178,14 @@ class Bench:
     def _takes_part(self, name: str, workload: Workload) -> bool:
         if name == "serial loop":
             return workload.serial
+        return self._is_near(name, workload, NEAR)
+
+    def _is_near(self, name: str, workload: Workload, times: float) -> bool:
         before = self._values(name, workload)
         if before is None:  # who failed once is not asked again
             return False
         mine = self._values("parmap", workload)
-        return not (before and mine) or statistics.median(before) < NEAR * statistics.median(mine)
+        return not (before and mine) or statistics.median(before) < times * statistics.median(mine)
 
     def _values(self, name: str, workload: Workload) -> list[float] | None:
         cells = [cell for cell in self.cells if (cell["contestant"], cell["workload"]) == (name, workload.key)]
@@ -201,6 +219,7 @@ def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
     names = [kind.name for kind in present if scale is not QUICK_SCALE or kind.name in QUICK]
     workloads = [workload for workload in (*DESIGN, *REAL) if not only or workload.key in only]
     light = [name for name in names if not BY_NAME[name].heavy]
+    heavy = [name for name in names if name not in light]
     begin = time.perf_counter()
     bench = Bench(scale, scratch)
     limits = {"pipe": reference.pipe_round_trip(300 if scale is SMOKE else 2000), "memcpy": reference.memory_copy()}
@@ -210,8 +229,10 @@ def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
         print(f"round {number}", flush=True)
         bench.round(number, light, workloads)
         if number == 1:
-            bench.heavy([name for name in names if name not in light], workloads)
+            bench.heavy(heavy, workloads)
             bench.curves(only)
+        else:
+            bench.heavy_again(number, heavy, workloads)
     return {
         "scale": scale.name,
         "workers": WORKERS,
