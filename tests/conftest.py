@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class OneByOne(_conductor.Scheduler):
     """A scheduler whose chunks hold one item, whatever a call says."""
 
-    def _size(self, job: Job, *, is_idle: bool) -> int:  # noqa: ARG002 - the scheduler's own
+    def _size(self, job: Job, *, is_idle: bool) -> int:
         return 1
 
 
