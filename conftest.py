@@ -39,7 +39,7 @@ _pages = Sybil(
 _docstrings = Sybil(
     name="docstring",
     parsers=[DocTestParser(optionflags=ELLIPSIS)],
-    patterns=["parmap/*.py", "parmap/*/*.py"],
+    patterns=["parmap/*.py", "parmap/*/*.py", "parmap/*/*/*.py", "parmap/*/*/*/*.py"],
     document_types={".py": Docstrings},
     setup=as_script,
 )

@@ -36,50 +36,50 @@ BUDGET = 130.0
 
 
 def _no_segments() -> None:
-    from parmap._segments import Limits
+    from parmap.backends._processes.line.segments import Limits
 
     Limits.enabled = False
 
 
 def _fresh_segments() -> None:
-    from parmap._segments import Limits
+    from parmap.backends._processes.line.segments import Limits
 
     Limits.kept = 0
 
 
 def _fresh_copies() -> None:
-    from parmap._copies import Copies
+    from parmap.backends._processes.line.copies import Copies
 
     Copies._remember = lambda *_: None  # type: ignore[method-assign,assignment]
 
 
 def _no_huge_pages() -> None:
-    from parmap import _copies
+    from parmap.backends._processes.line import copies as _copies
 
     _copies._use_huge_pages = lambda *_: False
 
 
 def _no_marshal() -> None:
-    from parmap import _payload
+    from parmap._travel import payload as _payload
 
     _payload.encode = lambda *_: None
 
 
 def _no_vocabulary() -> None:
-    from parmap._vocabulary import Learner
+    from parmap._travel.vocabulary import Learner
 
     Learner.learn = lambda *_, **__: None  # type: ignore[method-assign]
 
 
 def _no_blocks() -> None:
-    from parmap import _run
+    from parmap._work import run as _run
 
     _run._QUICK = -1
 
 
 def _change_cost(**changes: Any) -> None:
     """Let the backend say something else about itself."""
-    from parmap.backends.processes import Processes
+    from parmap.backends._processes.pool import Processes
 
     original = Processes.__init__
 
@@ -95,7 +95,7 @@ def _one_in_flight() -> None:
 
 
 def _none_ahead() -> None:
-    from parmap._pack import Pack
+    from parmap._travel.pack import Pack
 
     Pack.count_ahead = lambda *_: 0  # type: ignore[method-assign]
 
@@ -103,7 +103,7 @@ def _none_ahead() -> None:
 def _no_give_back() -> None:
     """Neither when its time is up nor when asked does a worker give back what it has not started."""
     _change_cost(recalls=False)
-    _worker: Any = import_module("parmap._worker")
+    _worker: Any = import_module("parmap.backends._processes.child.serve")
     original = _worker.run
 
     def run(*args: Any, **options: Any) -> Any:
@@ -113,7 +113,7 @@ def _no_give_back() -> None:
 
 
 def _no_direct_path() -> None:
-    from parmap._lane import Lane
+    from parmap._engine.lane import Lane
 
     original = Lane.__init__
 
@@ -125,7 +125,7 @@ def _no_direct_path() -> None:
 
 
 def _no_reading() -> None:
-    from parmap._poller import Poller
+    from parmap.backends._processes.poller import Poller
 
     original = Poller.__init__
 
@@ -137,7 +137,7 @@ def _no_reading() -> None:
 
 
 def _no_joining() -> None:
-    from parmap._lane import Lane
+    from parmap._engine.lane import Lane
 
     original = Lane.make_job
 
@@ -150,7 +150,7 @@ def _no_joining() -> None:
 
 
 def _no_sharing() -> None:
-    from parmap._shared import Shared
+    from parmap.backends._processes.line.shared import Shared
 
     Shared.of = classmethod(lambda _cls, _pack: None)  # type: ignore[method-assign,assignment]
 

@@ -1,12 +1,16 @@
 """parmap: any function, on all cores, by a decorator.
 
-General layout, from the floor up (a module imports only from floors below it; a test holds that):
+The rooms, from the ground up (one knows only those before it; a test holds that):
 
-* ``errors``: the error tree; ``_options``: every option, the environment, ``override``
-* ``_payload``, ``_segments``, ``_channel``: how functions, arguments and results travel
-* ``_schedule``: which item goes when and where; ``_worker``, ``_launch``: the processes that run them
-* ``_futures``, ``backends/``, ``pool``: handles, ways to run, the registry of shared pools
-* ``_function``, ``_decorator``: what users write
+* ``errors``: the error tree
+* ``_travel``: how functions, items, results and exceptions become bytes
+* ``_work``: running the items of a chunk, and the world a task sees
+* ``_core``: which item goes where and when, and what becomes of it
+* ``_results``: futures, batches and streams, and what tasks print
+* ``backends``: ways to run chunks; ``backends._processes``: worker processes
+* ``_engine``: the thread that drives core and backend; the registry of pools
+* ``_calls``: the decorator, the function object, options
+* ``executor``, ``pool``, ``joblib``: stand-ins for what others know
 """
 
 from __future__ import annotations
@@ -15,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from parmap import errors
-    from parmap._async_result import AsyncResult
-    from parmap._decorator import parallel
-    from parmap._function import ParallelFunction
-    from parmap._futures import Future
-    from parmap._options import cpu_count, override
-    from parmap._streams import ResultStream
+    from parmap._calls.decorator import parallel
+    from parmap._calls.function import ParallelFunction
+    from parmap._calls.options import cpu_count, override
+    from parmap._results.async_result import AsyncResult
+    from parmap._results.futures import Future
+    from parmap._results.streams import ResultStream
     from parmap.errors import (
         BackendUnavailableError,
         ParmapError,
@@ -60,22 +64,22 @@ __version__ = "0.1.0"
 # Where the names are: each is loaded when it is first asked for. The processes that run tasks import this package too,
 # and need nothing of it.
 _LAZY = {
-    "AsyncResult": "parmap._async_result",
+    "AsyncResult": "parmap._results.async_result",
     "BackendUnavailableError": "parmap.errors",
     "Executor": "parmap.executor",
-    "Future": "parmap._futures",
+    "Future": "parmap._results.futures",
     "ParmapError": "parmap.errors",
     "Pool": "parmap.pool",
-    "ParallelFunction": "parmap._function",
+    "ParallelFunction": "parmap._calls.function",
     "PoolClosedError": "parmap.errors",
     "RemoteError": "parmap.errors",
-    "ResultStream": "parmap._streams",
+    "ResultStream": "parmap._results.streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
     "WorkerDiedError": "parmap.errors",
-    "cpu_count": "parmap._cpus",
-    "override": "parmap._options",
-    "parallel": "parmap._decorator",
+    "cpu_count": "parmap._work.cpus",
+    "override": "parmap._calls.options",
+    "parallel": "parmap._calls.decorator",
 }
 
 
@@ -92,7 +96,7 @@ def shutdown(wait: bool = True) -> None:
     import sys
 
     # No engine, no pools: nothing to stop, and nothing to import for it.
-    pool = sys.modules.get("parmap._pools")
+    pool = sys.modules.get("parmap._engine.pools")
     if pool is not None:
         pool.shutdown(None, wait)
 

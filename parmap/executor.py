@@ -9,16 +9,16 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parmap import _pools
-from parmap._dropin import InTurn, Owned, OwnOptions
-from parmap._options import cpu_count
+from parmap._calls.dropin import InTurn, Owned, OwnOptions
+from parmap._calls.options import cpu_count
+from parmap._engine import pools as _pools
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Unpack
 
-    from parmap._futures import Future
+    from parmap._results.futures import Future
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

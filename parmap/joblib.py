@@ -15,15 +15,15 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING, Any
 
-from parmap import _pools
-from parmap._futures import notify
-from parmap._options import resolve
+from parmap._calls.options import resolve
+from parmap._engine import pools as _pools
+from parmap._results.futures import notify
 from parmap.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._futures import Future
+    from parmap._results.futures import Future
 
 try:
     from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, SequentialBackend, register_parallel_backend

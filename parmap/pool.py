@@ -8,18 +8,18 @@ import time
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parmap import _pools
-from parmap._async_result import AsyncResult
-from parmap._dropin import InTurn, Owned, OwnOptions
-from parmap._futures import notify
-from parmap._options import cpu_count
+from parmap._calls.dropin import InTurn, Owned, OwnOptions
+from parmap._calls.options import cpu_count
+from parmap._engine import pools as _pools
+from parmap._results.async_result import AsyncResult
+from parmap._results.futures import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Self, Unpack
 
-    from parmap._futures import Future
+    from parmap._results.futures import Future
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

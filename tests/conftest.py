@@ -15,13 +15,13 @@ import psutil
 import pytest
 
 import parmap
-from parmap import _conductor
-from parmap._segments import Limits
+from parmap._engine import conductor as _conductor
+from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from parmap._job import Job
+    from parmap._core.job import Job
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

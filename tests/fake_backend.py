@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parmap._failure import Failure
-from parmap._job import Job
-from parmap._pace import Cost, Pace
-from parmap._schedule import Scheduler
+from parmap._core.job import Job
+from parmap._core.pace import Cost, Pace
+from parmap._core.schedule import Scheduler
+from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:
-    from parmap._job import Chunk
+    from parmap._core.job import Chunk
 
 COST = Cost(aim=0.005, depth=2)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from fake_backend import COST, Recorder
 
-from parmap._failure import Failure
-from parmap._job import Job
-from parmap._schedule import Scheduler
+from parmap._core.job import Job
+from parmap._core.schedule import Scheduler
+from parmap._travel.failure import Failure
 
 
 class Clock:

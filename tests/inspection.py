@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 
 from conftest import wait_until
-from parmap import _pools
+from parmap._engine import pools as _pools
 
 
 def engine_of(function: Any) -> Any:

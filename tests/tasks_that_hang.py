@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any
 
-from parmap import _place
+from parmap._work import place as _place
 
 
 def sleep(_: Any = None) -> None:

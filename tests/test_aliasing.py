@@ -14,7 +14,7 @@ from inspection import wait_until_lent
 from tasks_that_keep import make, prints, scribble
 
 from parmap import parallel
-from parmap._segments import Limits
+from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,7 +166,7 @@ def test_system_without_memory_files(script: Script) -> None:
         if hasattr(os, "memfd_create"):
             del os.memfd_create
         from parmap import parallel
-        from parmap._segments import Limits
+        from parmap.backends._processes.line.segments import Limits
 
         large = bytearray(5_000_000)
         print(Limits.enabled, parallel(lambda n: len(large) + n, workers=2).map(range(3)))

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_payload import Buffered
 
-from parmap._channel import Channel, ChannelClosedError
-from parmap._payload import pack
-from parmap._segments import ALIGNMENT, Lender, Limits, attach, create, layout, write
-from parmap._shared import Shared
+from parmap._travel.payload import pack
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.segments import ALIGNMENT, Lender, Limits, attach, create, layout, write
+from parmap.backends._processes.line.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

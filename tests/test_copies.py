@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Script, wait_until
-from parmap import _copies, parallel
-from parmap._copies import HUGE, Copies
-from parmap._segments import Limits
+from parmap import parallel
+from parmap.backends._processes.line import copies as _copies
+from parmap.backends._processes.line.copies import HUGE, Copies
+from parmap.backends._processes.line.segments import Limits
 
 MB = 1 << 20
 
@@ -88,7 +89,7 @@ def test_dropped_memory_is_given_up_where_memory_is_short(script: Script) -> Non
     """Under a limit, a result that is too large for memory that was kept gets what it needs."""
     done = script.run("""
         import resource
-        from parmap._copies import Copies
+        from parmap.backends._processes.line.copies import Copies
 
         copies = Copies()
         copies.copy(memoryview(bytes(64 << 20)))  # kept, though nobody has it

@@ -22,9 +22,9 @@ from tasks_that_die import (
 import parmap
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
-from parmap._launch import Launcher
-from parmap._page import RECEIVING
-from parmap._segments import Limits
+from parmap._work.page import RECEIVING
+from parmap.backends._processes.launcher import Launcher
+from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable

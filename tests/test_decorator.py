@@ -14,9 +14,10 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from parmap import ParallelFunction, _pools, parallel
-from parmap._function import ParallelCoroutine
-from parmap._options import Options
+from parmap import ParallelFunction, parallel
+from parmap._calls.function import ParallelCoroutine
+from parmap._calls.options import Options
+from parmap._engine import pools as _pools
 
 
 @parallel

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
-from parmap._failure import Failure, RemoteTraceback, describe, encode, shorten, translate
+from parmap._travel.failure import Failure, RemoteTraceback, describe, encode, shorten, translate
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
 
@@ -204,7 +204,7 @@ def test_sys_exit_is_a_death(code: Any, expected: int) -> None:
 
 def test_load_error_is_a_serialization_error() -> None:
     """An argument that can't be unpickled says so, with the cause."""
-    from parmap._failure import LoadError
+    from parmap._travel.failure import LoadError
 
     error = LoadError()
     error.__cause__ = ZeroDivisionError("bomb")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap._flat import decode, encode, kinds_of
-from parmap._pack import Pack
-from parmap._payload import pack
+from parmap._travel.flat import decode, encode, kinds_of
+from parmap._travel.pack import Pack
+from parmap._travel.payload import pack
 
 texts = st.text(max_size=4) | st.sampled_from(["", "\0", "a\0b", "\udc80", "é", "label", '"\\{}'])
 atoms = st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.binary(max_size=4) | texts

@@ -18,7 +18,7 @@ from tasks_that_die import size, wait_for
 import parmap
 from conftest import wait_until
 from parmap import SerializationError, WorkerDiedError, parallel
-from parmap._segments import Limits
+from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -300,7 +300,8 @@ def test_segments_appear_full(script: Script) -> None:
     """Without room for shared memory payloads go through the socket."""
     done = script.run("""
         import os
-        from parmap import _segments, parallel
+        from parmap.backends._processes.line import segments as _segments
+        from parmap import parallel
 
         def full(*args):
             raise OSError(28, "No space left on device")

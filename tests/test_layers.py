@@ -1,4 +1,4 @@
-"""The floors: a module imports only from floors below it, even inside a function; small files, small functions."""
+"""The house: a room knows only the rooms before it, even inside a function; small folders, files and functions."""
 
 from __future__ import annotations
 
@@ -10,47 +10,23 @@ import pytest
 
 import parmap
 
-# The one table of floors, from the ground up.
-HOUSE = [
-    [
-        "errors",
-        "_by_value",
-        "_checks",
-        "_cpus",
-        "_display",
-        "_environment",
-        "_flat",
-        "_pace",
-        "_page",
-        "_place",
-        "_poller",
-        "_imports",
-        "_surroundings",
-        "_wrapping",
-    ],
-    ["_vocabulary"],
-    ["_pack"],
-    ["_async_result", "_options", "_payload", "_progress", "_seeds", "_segments"],
-    ["_copies", "_failure", "_shared"],
-    ["_channel"],
-    ["_job", "_output", "_relay", "_run"],
-    ["_futures", "_schedule", "_worker"],
-    ["_batch", "_lane", "_launch", "backends.base"],
-    ["_streams", "backends.serial", "backends.threads", "backends.executor", "backends.worker"],
-    ["backends.signals", "backends.dask", "backends.ray"],
-    ["backends.staff"],
-    ["backends.processes", "backends.__init__"],
-    ["_async_streams", "_conductor"],
-    ["_engine"],
-    ["_pools"],
-    ["_batches", "_dropin"],
-    ["_function", "executor", "pool"],
-    ["_methods"],
-    ["_decorator"],
-    ["joblib"],
-    ["__init__"],
+# The one table of rooms, from the ground up: at run time, a room knows those before it. A module that is no room of its
+# own belongs to the folder it lies in.
+ROOMS = [
+    "errors",
+    "_travel",
+    "_work",
+    "_core",
+    "_results",
+    "backends",
+    "_engine",
+    "_calls",
+    "executor",
+    "pool",
+    "joblib",
+    "__init__",
 ]
-FLOORS = {module: floor for floor, modules in enumerate(HOUSE) for module in modules}
+MOST_NAMES = 12  # in a folder, besides its `__init__`
 MOST_LINES, MOST_LINES_OF_FUNCTION = 400, 50
 
 PACKAGE = Path(parmap.__file__).parent
@@ -58,19 +34,26 @@ FILES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for pat
 
 
 def _floor(module: str) -> float:
-    """Return the floor of a module of the package, named without ``parmap.``; KeyError if it has none."""
-    if module in FLOORS:
-        return FLOORS[module]
-    return FLOORS[module.partition(".")[0]] if "." in module else FLOORS[module]
+    """Return the place of a module's room in the table; ValueError if it is in none."""
+    return ROOMS.index(module.partition(".")[0])
 
 
 def _is_module(name: str) -> bool:
     return name in FILES or f"{name}.__init__" in FILES
 
 
+def _at_run_time(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk *tree*, but for what only type checkers read: a joint is typed on both sides."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _at_run_time(node)
+
+
 def imports_of(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Yield line and target (without ``parmap.``) of each import of the package in *tree*; ``__init__`` is its root."""
-    for node in ast.walk(tree):
+    for node in _at_run_time(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 root, _, rest = alias.name.partition(".")
@@ -89,7 +72,7 @@ def imports_of(module: str, tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 def _upward(module: str, tree: ast.AST) -> list[str]:
     own = _floor(module)
-    return [f"line {line}: {name}" for line, name in imports_of(module, tree) if name != module and _floor(name) >= own]
+    return [f"line {line}: {name}" for line, name in imports_of(module, tree) if _floor(name) > own]
 
 
 def _without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -101,14 +84,23 @@ def _without_docstring(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_every_module_has_a_floor(module: str):
-    """A new file is put on a floor, in the table above."""
+def test_every_module_has_a_room(module: str):
+    """A new file lies in one of the rooms of the table above."""
     assert _floor(module) >= 0
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES.values()}), ids=lambda path: path.name)
+def test_few_names_in_a_folder(folder: Path):
+    """A folder can be read at a glance, and opens with what lives there."""
+    names = [path.name for path in folder.iterdir() if path.name not in {"__init__.py", "__pycache__", "py.typed"}]
+
+    assert len(names) <= MOST_NAMES
+    assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("module", [module for module in FILES if module != "__init__"])
 def test_imports_go_down(module: str):
-    """No import goes up or sideways, inside functions and for type checkers included."""
+    """No import goes up into another room, inside functions included."""
     assert _upward(module, ast.parse(FILES[module].read_text(encoding="utf-8"))) == []
 
 
@@ -121,28 +113,27 @@ def test_imports_go_down(module: str):
         "from parmap import parallel",
         "from parmap.pool import Pool",
         "from parmap.backends import threads",
-        "from . import pool",
-        "from .pool import Pool",
-        "from .backends.threads import Threads",
+        "from .. import pool",
+        "from ..pool import Pool",
+        "from ..backends.threads import Threads",
         "def f():\n    from parmap import pool",
-        "if TYPE_CHECKING:\n    from parmap.pool import Pool",
-        "import os, parmap._worker as w",
+        "import os, parmap.backends._processes.child.serve as w",
     ],
 )
 def test_upward_imports_are_seen(code: str):
     """Every form of import is understood."""
-    assert _upward("_channel", ast.parse(code)) != []
+    assert _upward("_travel.pack", ast.parse(code)) != []
 
 
 @pytest.mark.parametrize(
     ("module", "code"),
     [
-        ("_channel", "from parmap import errors"),
-        ("_channel", "from parmap._payload import pack"),
-        ("_channel", "import os.path\nfrom collections import abc"),
+        ("_travel.pack", "from parmap import errors"),
+        ("_travel.pack", "from parmap._travel.payload import pack"),
+        ("_travel.pack", "import os.path\nfrom collections import abc"),
         ("backends.threads", "from parmap.backends.base import Backend"),
         ("backends.threads", "from .base import Backend"),
-        ("backends.threads", "from .._futures import Future"),
+        ("backends.threads", "from .._results.futures import Future"),
     ],
 )
 def test_downward_imports_pass(module: str, code: str):

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap import _place
-from parmap._cpus import cgroup_quota
-from parmap._options import DEFAULTS, Options, Settings, override, resolve
+from parmap._calls.options import DEFAULTS, Options, Settings, override, resolve
+from parmap._work import place as _place
+from parmap._work.cpus import cgroup_quota
 
 BAD_TYPES = [
     ("workers", "4", "int of at least 1"),

@@ -14,7 +14,8 @@ import pytest
 import tasks_that_talk as talk
 
 from conftest import Script, wait_until
-from parmap import RemoteError, WorkerDiedError, _relay, parallel
+from parmap import RemoteError, WorkerDiedError, parallel
+from parmap._results import relay as _relay
 
 
 def lines(text: str) -> list[str]:

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
-from parmap._by_value import by_name, name_of, reference
-from parmap._pack import EACH, WHOLE, Pack
-from parmap._payload import OUT_OF_BAND, Packed, dump, pack
+from parmap._travel.by_value import by_name, name_of, reference
+from parmap._travel.pack import EACH, WHOLE, Pack
+from parmap._travel.payload import OUT_OF_BAND, Packed, dump, pack
 from parmap.errors import SerializationError
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parmap import _run
-from parmap._page import Page
-from parmap._payload import pack
-from parmap._run import Callee, run
+from parmap._travel.payload import pack
+from parmap._work import run as _run
+from parmap._work.page import Page
+from parmap._work.run import Callee, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

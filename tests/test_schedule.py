@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from fake_backend import COST, Bench, paced, sizes
 
-from parmap._job import Job
-from parmap._pace import BYTE_CAP, CROWD, Cost, Pace
-from parmap._schedule import SHORT
+from parmap._core.job import Job
+from parmap._core.pace import BYTE_CAP, CROWD, Cost, Pace
+from parmap._core.schedule import SHORT
 
 # --- size ---------------------------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from parmap._job import Job
+from parmap._core.job import Job
 
 if TYPE_CHECKING:
-    from parmap._job import Chunk
+    from parmap._core.job import Chunk
 
 WORKERS = 3
 

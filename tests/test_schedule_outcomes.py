@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from fake_backend import COST, Bench, failed, paced
 
-from parmap._job import Chunk
-from parmap._schedule import STRIKES, Scheduler
+from parmap._core.job import Chunk
+from parmap._core.schedule import STRIKES, Scheduler
 
 # --- deaths ---------------------------------------------------------------------------------------
 

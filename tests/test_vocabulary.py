@@ -26,9 +26,9 @@ from hypothesis import strategies as st
 
 from conftest import Script
 from parmap import WorkerDiedError, parallel
-from parmap._pack import EACH, Pack
-from parmap._payload import dump, pack
-from parmap._vocabulary import Learner
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import dump, pack
+from parmap._travel.vocabulary import Learner
 
 MANY = 40
 

@@ -10,19 +10,19 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._failure import Failure, translate
-from parmap._pace import Pace
-from parmap._page import NO_LIMIT
-from parmap._run import Callee, Rules, run
+from parmap._core.pace import Pace
+from parmap._travel.failure import Failure, translate
+from parmap._work.page import NO_LIMIT
+from parmap._work.run import Callee, Rules, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from parmap._futures import Future
-    from parmap._job import Chunk
-    from parmap._options import Options
-    from parmap._pace import Cost
-    from parmap._run import Work
+    from parmap._calls.options import Options
+    from parmap._core.job import Chunk
+    from parmap._core.pace import Cost
+    from parmap._results.futures import Future
+    from parmap._work.run import Work
     from parmap.errors import WorkerDiedError
 
 

@@ -11,7 +11,7 @@ from parmap.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._options import Options
+    from parmap._calls.options import Options
 
 R = TypeVar("R")
 

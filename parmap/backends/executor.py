@@ -9,21 +9,21 @@ import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap import _place
-from parmap._by_value import reference
-from parmap._failure import Failure, encode, translate
-from parmap._pace import BYTE_CAP, Cost
-from parmap._pack import Pack
-from parmap._payload import Packed, dump, pack
-from parmap._run import Callee, Outcome, Rules, run
+from parmap._core.pace import BYTE_CAP, Cost
+from parmap._travel.by_value import reference
+from parmap._travel.failure import Failure, encode, translate
+from parmap._travel.pack import Pack
+from parmap._travel.payload import Packed, dump, pack
+from parmap._work import place as _place
+from parmap._work.run import Callee, Outcome, Rules, run
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parmap._job import Chunk
-    from parmap._options import Options
+    from parmap._calls.options import Options
+    from parmap._core.job import Chunk
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""

@@ -7,15 +7,15 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from parmap._pace import Cost
-from parmap._seeds import preserved
+from parmap._core.pace import Cost
+from parmap._work.seeds import preserved
 from parmap.backends.base import Backend, Event, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parmap._job import Chunk
-    from parmap._options import Options
+    from parmap._calls.options import Options
+    from parmap._core.job import Chunk
 
 
 class Serial(Backend):

@@ -7,14 +7,14 @@ import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._pace import Cost
+from parmap._core.pace import Cost
 from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parmap._job import Chunk
-    from parmap._options import Options
+    from parmap._calls.options import Options
+    from parmap._core.job import Chunk
 
 
 class Threads(Backend):

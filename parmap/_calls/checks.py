@@ -1,0 +1,162 @@
+"""The check of each option: returns the value in its settled form, or says what is allowed."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from parmap.backends import is_executor
+
+__all__ = ["CHECKS"]
+
+
+class _Environ(dict[str, str]):
+    """Environment variables with a hash. Nothing in parmap writes to it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]  # dict says None
+        return hash(frozenset(self.items()))
+
+
+def _refuse(name: str, value: object, allowed: str, kind: type[Exception] = ValueError) -> NoReturn:
+    message = f"{name} must be {allowed}; got {value!r}"
+    raise kind(message)
+
+
+def _integer(least: int | None, *, none: str = "") -> Callable[[str, Any], int | None]:
+    allowed = (
+        "an int" + (f" of at least {least}" if least is not None else "") + (f", or None ({none})" if none else "")
+    )
+
+    def check_integer(name: str, value: Any) -> int | None:
+        if none and value is None:
+            return None
+        if value is None or isinstance(value, bool) or not hasattr(value, "__index__"):
+            _refuse(name, value, allowed, TypeError)
+        number = operator.index(value)  # numpy's integers are welcome
+        if least is not None and number < least:
+            _refuse(name, value, allowed)
+        return number
+
+    return check_integer
+
+
+def _seconds(*, zero: bool, none: str = "") -> Callable[[str, Any], float | None]:
+    allowed = f"seconds, {'not negative' if zero else 'more than 0'}" + (f", or None ({none})" if none else "")
+
+    def check_seconds(name: str, value: Any) -> float | None:
+        if none and value is None:
+            return None
+        if value is None or isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
+            _refuse(name, value, allowed, TypeError)
+        number = float(value)
+        if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+            _refuse(name, value, allowed)
+        return number
+
+    return check_seconds
+
+
+def _one_of(*names: str, none: bool = False) -> Callable[[str, Any], Any]:
+    allowed = ", ".join(map(repr, names)) + (" or None" if none else "")
+
+    def check_name(name: str, value: Any) -> Any:
+        if value is None and none:
+            return None
+        if not isinstance(value, str):
+            _refuse(name, value, allowed, TypeError)
+        return value if value in names else _refuse(name, value, allowed)
+
+    return check_name
+
+
+_check_backend_name = _one_of("processes", "threads", "serial", "dask", "ray")
+
+
+def _check_backend(name: str, value: Any) -> Any:
+    if isinstance(value, type):
+        _refuse(name, value, "an instance of a backend or executor, not its class", TypeError)
+    if is_executor(value) or hasattr(value, "kills"):
+        return value
+    if not isinstance(value, str):
+        allowed = "'processes', 'threads', 'serial', 'dask', 'ray', a Backend or a concurrent.futures.Executor"
+        _refuse(name, value, allowed, TypeError)
+    return _check_backend_name(name, value)
+
+
+def _check_start_method(name: str, value: Any) -> Any:
+    if value == "forkserver" and not hasattr(os, "fork"):
+        _refuse(name, value, "'spawn' or None on this system, which can't fork")
+    return _one_of("forkserver", "spawn", none=True)(name, value)
+
+
+def _check_retry_on(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        _refuse(name, value, "an exception class or a tuple of them", TypeError)
+    return kinds
+
+
+def _check_initializer(name: str, value: Any) -> Any:
+    return value if value is None or callable(value) else _refuse(name, value, "a callable or None", TypeError)
+
+
+def _check_initargs(name: str, value: Any) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        _refuse(name, value, "a tuple of arguments for the initializer", TypeError)
+    return tuple(value)
+
+
+def _check_preload(name: str, value: Any) -> tuple[str, ...]:
+    allowed = "a tuple of module names, such as ('numpy',)"
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
+        _refuse(name, value, allowed, TypeError)
+    modules = tuple(value)
+    if not all(isinstance(module, str) for module in modules):
+        _refuse(name, value, allowed, TypeError)
+    if not all(part.isidentifier() for module in modules for part in module.split(".")):
+        _refuse(name, value, allowed)
+    return modules
+
+
+def _check_env(name: str, value: Any) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not all(isinstance(part, str) for item in value.items() for part in item):
+        _refuse(name, value, "a mapping of str to str, or None", TypeError)
+    if any(not key or "=" in key or "\0" in key + text for key, text in value.items()):
+        _refuse(name, value, "a mapping whose names are not empty and hold no '=', with no null character anywhere")
+    return _Environ(value)
+
+
+def _check_progress(name: str, value: Any) -> Any:
+    if isinstance(value, (bool, str)) or callable(value):
+        return value
+    return _refuse(name, value, "True, False, a description or a callable(done, total, failed)", TypeError)
+
+
+def _check_flag(name: str, value: Any) -> bool:
+    return value if isinstance(value, bool) else _refuse(name, value, "True or False", TypeError)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "workers": _integer(1, none="all usable CPUs"),
+    "backend": _check_backend,
+    "timeout": _seconds(zero=False, none="no limit"),
+    "retries": _integer(0),
+    "retry_on": _check_retry_on,
+    "retry_delay": _seconds(zero=True),
+    "chunksize": _integer(1, none="adaptive"),
+    "start_method": _check_start_method,
+    "initializer": _check_initializer,
+    "initargs": _check_initargs,
+    "max_tasks_per_child": _integer(1, none="no limit"),
+    "preload": _check_preload,
+    "env": _check_env,
+    "idle_timeout": _seconds(zero=True, none="never"),
+    "progress": _check_progress,
+    "traceback_locals": _check_flag,
+    "seed": _integer(None, none="not seeded"),
+}

@@ -1,0 +1,220 @@
+"""ParallelFunction: what a decorated function is. The plain function, with methods that run it in parallel."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+
+from parmap._calls.batches import Batches, engine
+from parmap._calls.options import OptionsDict, Settings
+from parmap._calls.wrapping import copy_metadata, found_by_name, is_coroutine_function, name_of, plain, portable
+
+if TYPE_CHECKING:
+    from typing import Self, Unpack
+
+    from parmap._results.futures import Future
+
+__all__ = ["ParallelCoroutine", "ParallelFunction", "wrap"]
+
+P = ParamSpec("P")
+Rest = ParamSpec("Rest")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+Owner = TypeVar("Owner")
+MYPY = False  # to mypy it is true
+
+
+class ParallelFunction(Batches[P, R_co]):
+    """A function that can also run in parallel: what :func:`parallel` returns.
+
+    Called, it is the plain function, here and now. Its methods run it on the workers of a pool, which is started when
+    first needed and shared by all functions with the same options.
+
+    All batch methods take, by keyword: *return_exceptions*, to get an error in the place of its result instead of
+    having it raised; *chunksize* and *progress*, which stand for those of :func:`parallel` for this call.
+
+    Example:
+        >>> from parmap import parallel
+        >>> @parallel(workers=2)
+        ... def add(x: int, y: int = 1) -> int:
+        ...     return x + y
+        >>> add(1)
+        2
+        >>> add.map([1, 2, 3])
+        [2, 3, 4]
+        >>> add.map([1, 2], [10, 20])
+        [11, 22]
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, function: Callable[P, R_co], settings: Settings) -> None:
+        copy_metadata(self, function)
+        self.__wrapped__ = function
+        self._settings = settings
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        return self.__wrapped__(*args, **kwargs)
+
+    # The first and the last are for @classmethod above @parallel, as type checkers see it. To mypy the first would fit
+    # every access on a class.
+    if not MYPY:
+
+        @overload
+        def __get__(
+            self: ParallelFunction[Concatenate[type[Owner], Rest], R], instance: None, owner: type[Owner], /
+        ) -> ParallelFunction[Rest, R]: ...
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
+    @overload
+    def __get__(
+        self: ParallelFunction[Concatenate[Owner, Rest], R], instance: Owner, owner: type[Any] | None = None, /
+    ) -> ParallelFunction[Rest, R]: ...
+    @overload
+    def __get__(
+        self: ParallelFunction[Concatenate[type[Owner], Rest], R], instance: Owner, owner: type[Any] | None = None, /
+    ) -> ParallelFunction[Rest, R]: ...
+    def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
+        bind = getattr(self.__wrapped__, "__get__", None)
+        if instance is None or bind is None:  # a builtin or a class does not bind either
+            return self
+        return self._with(bind(instance, owner))
+
+    def _with(self, function: Callable[..., Any], settings: Settings | None = None) -> Any:
+        """Return a copy for *function*: the shared object is never written to."""
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))
+        copy.__wrapped__ = function
+        copy._settings = settings or self._settings
+        return copy
+
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
+        """Start one call, and return its future.
+
+        Example:
+            >>> from parmap import parallel
+            >>> parallel(pow, workers=2).submit(2, 5).result()
+            32
+        """
+        future: Future[R_co] = engine().submit(self.__wrapped__, args, kwargs, self._settings.resolve())
+        return future
+
+    # --- variants ---------------------------------------------------------------------------------------------------
+
+    def partial(self, /, *args: Any, **kwargs: Any) -> ParallelFunction[..., R_co]:
+        """Return the function with some arguments given, as :func:`functools.partial`; they travel once per worker.
+
+        Example:
+            >>> from parmap import parallel
+            >>> parallel(pow, workers=2).partial(2).map([1, 2, 3])
+            [2, 4, 8]
+        """
+        given: ParallelFunction[..., R_co] = self._with(functools.partial(self.__wrapped__, *args, **kwargs))
+        return given
+
+    def options(self, **options: Unpack[OptionsDict]) -> Self:
+        """Return the same function with other options. These win over all others, those of ``override`` included.
+
+        Args:
+            **options: those of :func:`parallel`.
+
+        Raises:
+            TypeError: an unknown option, or a value of the wrong type.
+            ValueError: a value that is not allowed.
+
+        Example:
+            >>> from parmap import parallel
+            >>> parallel(abs, workers=2).options(backend="threads").map([-1])
+            [1]
+        """
+        same: Self = self._with(self.__wrapped__, self._settings.with_options(options))
+        return same
+
+    def shutdown(self, wait: bool = True) -> None:
+        """Stop the pool of this function. It starts anew when it is used again, by whichever function shares it.
+
+        Args:
+            wait: whether to return only when its workers have ended.
+        """
+        engine().shutdown(self._settings.resolve(), wait)
+
+    def __repr__(self) -> str:
+        options = self._settings.describe()
+        return f"<parmap.{type(self).__name__} {name_of(self.__wrapped__)}{f' ({options})' if options else ''}>"
+
+    def _repr_html_(self) -> str:
+        from parmap._results.display import card, head_of
+
+        options = self._settings.resolve()
+        about = (self.__wrapped__.__doc__ or "").strip().partition("\n")[0]
+        facts: list[tuple[str, object]] = [("", about)] if about else []
+        facts += [("workers", options.workers), ("backend", options.backend), ("options", self._settings.describe())]
+        return card(f"parmap.{type(self).__name__}", head_of(self.__wrapped__, name_of(self.__wrapped__)), facts)
+
+    def __copy__(self) -> Self:
+        return self  # immutable, and a copy of a function is the function
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        from copy import deepcopy
+
+        function = deepcopy(self.__wrapped__, memo)  # another one for a bound method or a partial only
+        copy: Self = self if function is self.__wrapped__ else self._with(function)
+        return copy
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        if found_by_name(self) is self:
+            return str(self.__qualname__)
+        function = portable(self.__wrapped__, ParallelFunction)
+        return _rebuild, (function, *self._settings.travelling())
+
+
+class ParallelCoroutine(ParallelFunction[P, R_co]):
+    """A ParallelFunction of an ``async def``: called, it returns the coroutine; in parallel, its results.
+
+    A worker runs each coroutine on an event loop of its own.
+    """
+
+    __wrapped__: Callable[P, Coroutine[Any, Any, R_co]]  # type: ignore[assignment]
+
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...  # type: ignore[override]
+
+        if not MYPY:
+
+            @overload
+            def __get__(
+                self: ParallelCoroutine[Concatenate[type[Owner], Rest], R], instance: None, owner: type[Owner], /
+            ) -> ParallelCoroutine[Rest, R]: ...
+
+        @overload
+        def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
+        @overload
+        def __get__(
+            self: ParallelCoroutine[Concatenate[Owner, Rest], R], instance: Owner, owner: type[Any] | None = None, /
+        ) -> ParallelCoroutine[Rest, R]: ...
+        @overload
+        def __get__(
+            self: ParallelCoroutine[Concatenate[type[Owner], Rest], R],
+            instance: Owner,
+            owner: type[Any] | None = None,
+            /,
+        ) -> ParallelCoroutine[Rest, R]: ...
+        # Each overload does fit; pyright compares them crosswise.
+        def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
+        def partial(self, /, *args: Any, **kwargs: Any) -> ParallelCoroutine[..., R_co]: ...
+
+
+def wrap(function: Callable[..., Any], settings: Settings) -> ParallelFunction[..., Any]:
+    """Return *function* as a ParallelFunction of the kind that fits it."""
+    kind: type[ParallelFunction[..., Any]] = ParallelFunction
+    if is_coroutine_function(function):
+        kind = ParallelCoroutine
+    return kind(function, settings)
+
+
+def _rebuild(function: Any, decorated: dict[str, Any], chosen: dict[str, Any]) -> ParallelFunction[..., Any]:
+    return wrap(plain(function, ParallelFunction), Settings(decorated, chosen))

@@ -1,0 +1,57 @@
+"""Binding under ``@classmethod``, which from Python 3.13 on no longer asks what it wraps to bind itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from parmap._calls.function import ParallelFunction
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["watch_class_body"]
+
+_NAME = "__parmap_class_body__"
+
+
+if TYPE_CHECKING:
+    _ClassMethod = classmethod[Any, ..., Any]
+else:
+    _ClassMethod = classmethod  # which has no [] in every Python
+
+
+class BindingClassMethod(_ClassMethod):
+    """A classmethod whose `map` knows the class: a plain one gives that of the unbound function."""
+
+    def __get__(self, instance: Any, owner: Any = None, /) -> Any:
+        cls: Any = type(instance) if owner is None else owner
+        function: Any = self.__func__
+        return function.__get__(cls, type(cls))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel with a class that travels by value; what unpickles as the base class would lose the binding."""
+        return BindingClassMethod, (self.__func__,)
+
+
+class _ClassBody:
+    """Stands in a class body for a moment: the making of the class calls it, and it takes itself away."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        for attribute, value in list(vars(owner).items()):
+            if type(value) is classmethod and isinstance(value.__func__, ParallelFunction):
+                type.__setattr__(owner, attribute, BindingClassMethod(value.__func__))
+        type.__delattr__(owner, name)
+
+
+def watch_class_body(frame: FrameType) -> None:
+    """If *frame* runs the body of a class, see to it that class methods in it bind.
+
+    A classmethod can't be seen from the function under it, and nothing tells that function the class either: the class
+    tells each attribute its name when it is made, so one more attribute is put there to listen.
+    """
+    if sys.version_info < (3, 13):
+        return
+    names = frame.f_locals
+    if names is not frame.f_globals and "__qualname__" in names and "__module__" in names:
+        names[_NAME] = _ClassBody()

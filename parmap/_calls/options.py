@@ -1,0 +1,377 @@
+"""Every option, checked in one place; the environment and ``override`` on top of what a decorator says.
+
+The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
+because the environment and the context may have changed; `Settings.resolve` makes that cheap.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypedDict
+
+from parmap._calls.checks import CHECKS
+from parmap._calls.environment import read, snapshot
+from parmap._work import place as _place
+from parmap._work.cpus import cpu_count
+from parmap.backends import is_executor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+    from types import TracebackType
+    from typing import Self, Unpack
+
+__all__ = ["BatchOptions", "Options", "OptionsDict", "Override", "Settings", "cpu_count", "override", "resolve"]
+
+StartMethod = Literal["forkserver", "spawn"]
+BackendName = Literal["processes", "threads", "serial", "dask", "ray"]
+Progress = bool | str | Callable[[int, int | None, int], object]
+
+
+class BackendLike(Protocol):
+    """What makes an object a backend for the checks made here: it says whether it can kill a running task."""
+
+    @property
+    def kills(self) -> bool: ...
+
+
+class OptionsDict(TypedDict, total=False):
+    """The options of `parallel`, for type checkers; their meaning is documented there."""
+
+    workers: int | None
+    backend: BackendName | Executor | BackendLike
+    timeout: float | None
+    retries: int
+    retry_on: type[BaseException] | tuple[type[BaseException], ...]
+    retry_delay: float
+    chunksize: int | None
+    start_method: StartMethod | None
+    initializer: Callable[..., object] | None
+    initargs: Iterable[Any]
+    max_tasks_per_child: int | None
+    preload: Iterable[str]
+    env: Mapping[str, str] | None
+    idle_timeout: float | None
+    progress: Progress
+    traceback_locals: bool
+    seed: int | None
+
+
+class BatchOptions(TypedDict, total=False):
+    """The options that one batch call may give: None leaves the function's own."""
+
+    chunksize: int | None
+    progress: Progress | None
+
+
+DEFAULTS: dict[str, Any] = {
+    "workers": None,
+    "backend": "processes",
+    "timeout": None,
+    "retries": 0,
+    "retry_on": (Exception,),
+    "retry_delay": 0.0,
+    "chunksize": None,
+    "start_method": None,
+    "initializer": None,
+    "initargs": (),
+    "max_tasks_per_child": None,
+    "preload": (),
+    "env": None,
+    "idle_timeout": 60.0,
+    "progress": False,
+    "traceback_locals": False,
+    "seed": None,
+}
+# What two functions must agree on to share a pool.
+_POOL_OPTIONS = (
+    "workers backend start_method initializer initargs max_tasks_per_child preload env idle_timeout".split()  # noqa: SIM905
+)
+
+
+class Options:
+    """All options of one call, settled: immutable, compared and hashed by value."""
+
+    __slots__ = (*DEFAULTS, "pool_key")
+
+    workers: int
+    backend: BackendName | Executor | BackendLike
+    timeout: float | None
+    retries: int
+    retry_on: tuple[type[BaseException], ...]
+    retry_delay: float
+    chunksize: int | None
+    start_method: StartMethod
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    max_tasks_per_child: int | None
+    preload: tuple[str, ...]
+    env: Mapping[str, str] | None
+    idle_timeout: float | None
+    progress: Progress
+    traceback_locals: bool
+    seed: int | None
+    pool_key: tuple[Any, ...]
+    """What decides which pool is shared: hashable, whatever the options are."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        for name in DEFAULTS:
+            object.__setattr__(self, name, values[name])
+        object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        message = f"options are read-only: {name!r} can't be set to {value!r}; use replace()"
+        raise AttributeError(message)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options by name."""
+        return {name: getattr(self, name) for name in DEFAULTS}
+
+    def replace(self, **changes: Unpack[OptionsDict]) -> Options:
+        """Return the same options with *changes*, which are checked."""
+        return _settle({**self.as_dict(), **check(changes, "replace")})
+
+    def __eq__(self, other: object) -> bool:
+        return self._keys() == other._keys() if isinstance(other, Options) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._keys())
+
+    def _keys(self) -> tuple[object, ...]:
+        return tuple(map(_key, self.as_dict().values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Options, (self.as_dict(),)
+
+    def __repr__(self) -> str:
+        return f"Options({describe(self.as_dict())})"
+
+
+def describe(options: Mapping[str, Any]) -> str:
+    """Return *options* as they are written in a call, those that have their default left out."""
+    return ", ".join(f"{name}={value!r}" for name, value in options.items() if value != DEFAULTS[name])
+
+
+class _ByIdentity:
+    """A dictionary key for a value that has no hash; holds it, so that its identity is not given to another."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ByIdentity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def _key(value: object) -> object:
+    if type(value) is tuple:
+        return tuple(map(_key, value))
+    try:
+        hash(value)
+    except TypeError:
+        return _ByIdentity(value)
+    return type(value), value  # 1, 1.0 and True are equal, but not the same to an initializer
+
+
+def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return *options* checked and in settled form.
+
+    Raises:
+        TypeError: an unknown name, or a value of the wrong type.
+        ValueError: a value that is not allowed.
+    """
+    for name in options:
+        if name not in DEFAULTS:
+            message = f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}"
+            raise TypeError(message)
+    return {name: CHECKS[name](name, value) for name, value in options.items()}
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; it has {', '.join(sorted(known))}"
+
+
+def can_kill(backend: object) -> bool:
+    """Tell whether *backend* can end a task that is running."""
+    if isinstance(backend, str):
+        return backend not in {"threads", "serial"}
+    return not is_executor(backend) and bool(getattr(backend, "kills", False))
+
+
+def check_together(options: Mapping[str, Any]) -> None:
+    """Refuse what the backend would have to ignore: a `timeout` that nothing can enforce, a `seed` that threads share.
+
+    Raises:
+        ValueError: the backend can't do what an option asks for.
+    """
+    timeout, backend = options.get("timeout"), options.get("backend", "processes")
+    if options.get("seed") is not None and backend == "threads":
+        message = "seed sets the global random state, which threads share: use another backend, or a generator per item"
+        raise ValueError(message)
+    if timeout is not None and not can_kill(backend):
+        message = (
+            f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
+            f"backend={backend!r} can't: set timeout=None, or use another backend"
+        )
+        raise ValueError(message)
+    ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
+    for name in ignored:
+        if options.get(name):
+            message = f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
+            raise ValueError(message)
+
+
+_FOR_PROCESSES = ("env", "preload")
+_FOR_OWN_WORKERS = ("env", "preload", "initializer", "max_tasks_per_child")
+
+
+def _check_environment() -> dict[str, Any]:
+    try:
+        return {name: CHECKS[name](variable, value) for name, (variable, value) in read().items()}
+    except TypeError as error:  # text has but one type: what is wrong is its value
+        raise ValueError(*error.args) from None
+
+
+# --- override -------------------------------------------------------------------------------------------------------
+
+_overrides: ContextVar[dict[str, Any] | None] = ContextVar("parmap_overrides", default=None)
+
+
+class Override:
+    """What `override` returns: a context manager that may be entered again, and nested."""
+
+    __slots__ = ("_options", "_tokens")
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._tokens: list[Token[dict[str, Any] | None]] = []
+
+    def __enter__(self) -> Self:
+        self._tokens.append(_overrides.set({**(_overrides.get() or {}), **self._options}))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _overrides.reset(self._tokens.pop())
+
+    def __repr__(self) -> str:
+        return f"parmap.override({describe(self._options)})"
+
+
+def override(**options: Unpack[OptionsDict]) -> Override:
+    """Return a context manager in which *options* win over those of decorators and of the environment.
+
+    They hold for the calls made in this context (as :mod:`contextvars` has it: this thread, or this asyncio task and
+    those it starts). An inner ``override`` wins over an outer one; ``f.options()`` wins over both.
+    With ``backend="serial"``, a ``timeout`` of the decorator is not enforced.
+
+    Args:
+        **options: those of :func:`parallel`.
+
+    Raises:
+        TypeError: an unknown option, or a value of the wrong type.
+        ValueError: a value that is not allowed.
+
+    Example:
+        >>> import parmap
+        >>> @parmap.parallel(workers=4)
+        ... def double(x: int) -> int:
+        ...     return 2 * x
+        >>> with parmap.override(backend="serial"):  # step through it in a debugger
+        ...     double.map([1, 2, 3])
+        [2, 4, 6]
+    """
+    return Override(check(options, "override"))
+
+
+# --- all together ---------------------------------------------------------------------------------------------------
+
+
+class Settings:
+    """The options of one function: what its decorator says, and what ``options()`` says."""
+
+    __slots__ = ("_cache", "chosen", "decorated")
+
+    def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
+        self.decorated = decorated
+        self.chosen = chosen or {}
+        self._cache: tuple[object, object, bool, Options] | None = None
+        check_together({**self.decorated, **self.chosen})
+
+    def with_options(self, options: Mapping[str, Any]) -> Settings:
+        """Return these settings with *options*, not yet checked, as the strongest."""
+        return Settings(self.decorated, {**self.chosen, **check(options, "options")})
+
+    def travelling(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return both layers without what can't leave this process: an engine, and what draws the progress."""
+        return _portable(self.decorated), _portable(self.chosen)
+
+    def describe(self) -> str:
+        """Return the options as they are written in a call."""
+        return describe({**self.decorated, **self.chosen})
+
+    def resolve(self) -> Options:
+        """Return the options that hold now.
+
+        This is on the way of each ``submit``: as long as neither environment nor context changed, the same object
+        comes back.
+        """
+        variables = snapshot()
+        overrides = _overrides.get()
+        cache = self._cache
+        if cache is not None and cache[0] is overrides and cache[1] == variables and cache[2] is _place.in_worker:
+            return cache[3]
+        options = self._merge(overrides or {})
+        self._cache = (overrides, variables, _place.in_worker, options)
+        return options
+
+    def _merge(self, overrides: dict[str, Any]) -> Options:
+        outside = {**_check_environment(), **overrides}
+        merged = {**DEFAULTS, **self.decorated, **outside, **self.chosen}
+        if _place.in_worker:
+            merged["backend"] = outside["backend"] = "serial"
+        # Serial from outside is for debugging, or because workers don't start workers: no reason to refuse the call.
+        if not (merged["backend"] == "serial" == outside.get("backend")):
+            check_together(merged)
+        return _settle(merged)
+
+
+def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in options.items()
+        if not (name == "backend" and not isinstance(value, str)) and not (name == "progress" and callable(value))
+    }
+
+
+def _settle(merged: dict[str, Any]) -> Options:
+    if merged["workers"] is None:
+        merged["workers"] = cpu_count()
+    if merged["start_method"] is None:
+        merged["start_method"] = "forkserver" if sys.platform == "linux" else "spawn"
+    return Options(merged)
+
+
+def resolve(
+    decorator_options: Mapping[str, Any] | None = None, call_options: Mapping[str, Any] | None = None
+) -> Options:
+    """Return the options that hold now, all settled.
+
+    Args:
+        decorator_options: the weaker layer, under the environment and ``override``.
+        call_options: the stronger layer, over both.
+
+    Raises:
+        TypeError: an unknown option, or a value of the wrong type.
+        ValueError: a value that is not allowed, in an environment variable too.
+    """
+    return Settings(check(decorator_options or {}, "parallel"), check(call_options or {}, "options")).resolve()

@@ -1,0 +1,5 @@
+"""Which item goes to which worker, when, and what becomes of its outcome: every policy, once, for all backends.
+
+It starts no thread, reads no clock and does no I/O: events and the time go in, decisions come out.
+The door is `schedule.Scheduler`.
+"""

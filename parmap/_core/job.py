@@ -1,0 +1,238 @@
+"""What the scheduler cuts: a `Job` is a call, its `Piece`s wait, its `Chunk`s travel. Pure data, no policy."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol
+
+from parmap._core.pace import Pace
+from parmap._travel.vocabulary import Learner
+from parmap._work.page import NO_LIMIT
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+    from parmap._travel.failure import Failure
+
+
+class Sink(Protocol):
+    """Where the outcomes of a job go."""
+
+    mode: str
+    """How the function takes an item: see `_run.Callee`."""
+
+    def load(self, items: Any) -> Any:
+        """The arguments of *items*, as a sequence."""
+
+    def started(self, items: Any) -> None:
+        """A worker has these items."""
+
+    def index(self, chunk: Chunk, offset: int, /) -> int | None:
+        """The number of an item, as the user counts; `None` where there is none."""
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Take the outcomes of the first *done* items of *chunk*; those in *missing* come later, each by itself."""
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
+        """All outcomes were delivered, or *failure* ended the job with some items *left*."""
+
+
+class Piece:
+    """Consecutive items that wait; `items` is anything with a length that can be sliced."""
+
+    __slots__ = ("_items", "_taken", "alone", "careful", "start", "strikes")
+
+    def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
+        self._items = items
+        self._taken = 0  # the items before are gone; they are not cut off, which would copy all the others each time
+        self.start = start
+        self.alone = alone  # a retry: its outcome fills a gap, so it travels by itself
+        self.careful = careful
+        self.strikes = strikes
+
+    def __len__(self) -> int:
+        return len(self._items) - self._taken
+
+    @property
+    def items(self) -> Any:
+        """The items that wait."""
+        return self._items[self._taken :] if self._taken else self._items
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its items can be joined to those of another piece."""
+        return type(self._items) is list
+
+    def take(self, size: int) -> Any:
+        """Take at most *size* items from the front."""
+        if not self._taken and len(self._items) <= size:
+            items = self._items
+        else:
+            items = self._items[self._taken : self._taken + size]
+        self._taken += len(items)
+        self.start += len(items)
+        return items
+
+
+class Job:
+    """One call of `map` and its like, or the stream of all `submit` calls of one function."""
+
+    def __init__(
+        self,
+        call: Any,
+        sink: Sink,
+        *,
+        pace: Pace | None = None,
+        chunksize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_delay: float = 0.0,
+        fail_fast: bool = False,
+        open_end: bool = False,
+    ) -> None:
+        self.call = call
+        self.sink = sink
+        self.pace = pace or Pace()
+        self.chunksize = chunksize
+        self.timeout = timeout
+        self.retries = retries
+        self.retry_delay = retry_delay
+        self.fail_fast = fail_fast
+        self.open_end = open_end
+        self.learner = Learner()  # a class is sent as it is when the first of its instances is
+        self.pending: deque[Piece] = deque()
+        self.waiting = 0  # items in pending
+        self.delayed = 0  # items that wait for a retry
+        self.flight: set[Chunk] = set()
+        self.attempts: dict[int, list[Failure]] = {}
+        self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
+        self.read = 0  # items ever added
+        self.appetite = 1  # items it would like to have waiting
+        self.closed = False
+
+    def extend(self, items: Any) -> None:
+        """Add items behind those that wait."""
+        self.pending.append(Piece(self.read, items))
+        self.read += len(items)
+        self.waiting += len(items)
+
+    def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
+        """Put items in front of those that wait."""
+        if len(items) and not self.closed:
+            self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes, alone=alone))
+            self.waiting += len(items)
+
+    def take(self, size: int) -> Chunk | None:
+        """Cut a chunk of at most *size* items from the front."""
+        while self.pending:
+            piece = self.pending[0]
+            chunk = Chunk(self, piece.start, (), careful=piece.careful, strikes=piece.strikes, alone=piece.alone)
+            items = self._take_from(piece, size)
+            joined = False
+            while len(items) < size and self.pending and _continues(self.pending[0], piece):
+                items = items if joined else list(items)
+                piece = self.pending[0]  # what comes next must go on where this one ends
+                items += self._take_from(piece, size - len(items))
+                joined = True
+            self.waiting -= len(items)
+            chunk.items = items
+            if self.dropped:
+                self._leave_out_dropped(chunk)
+            if len(chunk.items):
+                return chunk
+        return None
+
+    def _take_from(self, piece: Piece, size: int) -> Any:
+        items = piece.take(size)
+        if not len(piece):
+            self.pending.popleft()
+        return items
+
+    def _leave_out_dropped(self, chunk: Chunk) -> None:
+        """Leave the first run of items that nobody took out; what is behind waits again, so that numbers still hold."""
+        items = chunk.items
+        first = 0
+        while first < len(items) and items[first] in self.dropped:
+            self.dropped.discard(items[first])
+            first += 1
+        last = first
+        while last < len(items) and items[last] not in self.dropped:
+            last += 1
+        chunk.put_back(last, strikes=chunk.strikes)
+        chunk.items = items[first:last]
+        chunk.start += first
+
+    def left(self) -> Iterable[Any]:
+        """The items that have no outcome yet, but for those that wait for a retry."""
+        for piece in self.pending:
+            yield from piece.items
+        for chunk in self.flight:
+            yield from chunk.items
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing waits, nothing runs and nothing can come."""
+        return not (self.open_end or self.waiting or self.flight or self.delayed)
+
+
+def _continues(piece: Piece, before: Piece) -> bool:
+    """Whether the items of *piece* may travel with those of *before*, which was used up, as one."""
+    return (
+        before.is_list
+        and piece.is_list
+        and not len(before)
+        and piece.start == before.start
+        and piece.careful == before.careful
+        and not (piece.alone or before.alone)
+    )
+
+
+class Chunk:
+    """Consecutive tasks that travel together."""
+
+    __slots__ = (
+        "alone",
+        "budget",
+        "careful",
+        "doomed",
+        "expected",
+        "items",
+        "job",
+        "limit",
+        "number",
+        "place",
+        "recalled",
+        "sent",
+        "slot",
+        "start",
+        "stop",
+        "strikes",
+        "verdict",
+    )
+
+    def __init__(
+        self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
+    ) -> None:
+        self.job = job
+        self.start = start
+        self.items = items
+        self.careful = careful
+        self.strikes = strikes
+        self.alone = alone
+        self.number = 0
+        self.place = 0  # 0 or 1: another than that of its neighbour on the same worker
+        self.slot: Hashable = None
+        self.sent = 0.0  # when it was sent, or came to be the first of its worker
+        self.expected: float | None = None
+        self.budget: float | None = None  # seconds after which it gives back what it has not started
+        self.recalled = False  # it was asked to give back what it has not started
+        self.limit = NO_LIMIT  # what it was asked to stop before, for others to take that
+        self.stop = NO_LIMIT  # the first of its items that was cancelled
+        self.doomed = False  # its worker is being killed for it
+        self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
+
+    def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
+        """Let the items from *first* to *end* wait again, as what they are."""
+        items = self.items[first:end]
+        careful = careful or self.careful
+        self.job.put_back(self.start + first, items, careful=careful, strikes=strikes, alone=self.alone)

@@ -1,0 +1,366 @@
+"""The scheduler: which items go to which worker, when, and what becomes of their outcomes.
+
+Pure logic. It starts no thread, reads no clock (`now` is always an argument), does no I/O and knows nothing of
+processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries, timeouts and
+what happens after an error are decided here, once, for all backends.
+
+The life of an item: it waits in a `Piece` of its `Job`; `next` cuts it into a `Chunk` for a slot (a worker); then
+
+* `finished` records outcomes of the first items of the chunk and puts the rest back in front;
+* `died` charges the death to the item that was running, and puts the others back;
+* an error that may be retried waits in `_delayed`, without holding a slot.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from parmap._core.job import Chunk, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+    from parmap._core.pace import Cost
+    from parmap._travel.failure import Failure
+
+SHORT = 0.020
+"""Seconds: items expected to take less may wait behind others on the same worker."""
+
+STRIKES = 3
+"""Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
+
+
+class Slot:
+    """A worker as the scheduler sees it."""
+
+    __slots__ = ("away", "budget", "doomed", "flight", "lent", "turn")
+
+    def __init__(self, budget: int | None) -> None:
+        self.flight: list[Chunk] = []
+        self.turn = 0
+        self.lent = False  # callers may borrow it: it must be claimed back
+        self.away = False  # a caller has it
+        self.doomed = False  # it is being killed
+        self.budget = budget  # tasks it may still be given
+
+
+class Scheduler:
+    """Cuts the items of all jobs into chunks for its slots, in turn."""
+
+    def __init__(self, workers: int, cost: Cost, jitter: Callable[[], float] = lambda: 1.0) -> None:
+        self.workers = workers
+        self.cost = cost
+        self._longest = max(SHORT, 1.2 * cost.most)  # seconds that the first chunk of a worker with two may take
+        self.slots: dict[Hashable, Slot] = {}
+        self.jobs: deque[Job] = deque()
+        self._jitter = jitter
+        self._delayed: list[tuple[float, int, Job, int, Any]] = []
+        self._ticket = count()
+        self._numbers = count(2)  # a status page says 0 for idle and 1 for receiving
+
+    # slots
+
+    def add_slot(self, slot: Hashable, budget: int | None = None) -> None:
+        """A worker is there to take chunks, at most *budget* tasks in all."""
+        self.slots[slot] = Slot(budget)
+
+    def remove_slot(self, slot: Hashable) -> list[Chunk]:
+        """A worker is gone; the chunks it held are returned, the running one first."""
+        gone = self.slots.pop(slot, None)
+        return gone.flight if gone else []
+
+    def doom(self, slot: Hashable) -> None:
+        """A worker is being killed: it gets nothing more to do."""
+        if slot in self.slots:
+            self.slots[slot].doomed = True
+
+    def is_doomed(self, slot: Hashable) -> bool:
+        """Whether a worker is being killed."""
+        return slot in self.slots and self.slots[slot].doomed
+
+    def is_spent(self, slot: Hashable) -> bool:
+        """Whether a worker has done the tasks of its life."""
+        state = self.slots[slot]
+        return state.budget == 0 and not state.flight
+
+    @property
+    def demand(self) -> int:
+        """How many more workers would have something to do at once."""
+        waiting = sum(job.waiting for job in self.jobs)
+        idle = sum(not (slot.flight or slot.away or slot.doomed) and slot.budget != 0 for slot in self.slots.values())
+        return max(0, min(waiting - idle, self.workers - len(self.slots)))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not (self.jobs or self._delayed or any(slot.flight for slot in self.slots.values()))
+
+    # jobs
+
+    def add(self, job: Job) -> None:
+        """Start a job, or look again at one that got more items."""
+        if job not in self.jobs:
+            self.jobs.append(job)
+        self._settle(job)
+
+    def cancel(self, job: Job, failure: Failure | None = None) -> list[Chunk]:
+        """End a job: drop what waits, tell the sink, and return the chunks that still run."""
+        if job.closed:
+            return []
+        left = [*job.left(), *(item for entry in self._delayed if entry[2] is job for item in entry[4])]
+        job.closed = True
+        job.pending.clear()
+        job.waiting = 0
+        job.open_end = False
+        self._delayed = [entry for entry in self._delayed if entry[2] is not job]
+        heapq.heapify(self._delayed)
+        job.delayed = 0
+        if job in self.jobs:
+            self.jobs.remove(job)
+        job.sink.finish(failure, left)
+        return list(job.flight)
+
+    def find(self, job: Job, item: Any) -> Chunk | None:
+        """The chunk in flight that holds *item*."""
+        return next((chunk for chunk in job.flight if item in chunk.items), None)
+
+    def drop(self, job: Job, item: Any) -> None:
+        """Take an item that waits out of *job*."""
+        for entry in self._delayed:
+            if entry[2] is job and entry[4] == [item]:
+                self._delayed.remove(entry)
+                heapq.heapify(self._delayed)
+                job.delayed -= 1
+                self._settle(job)
+                return
+        job.dropped.add(item)
+
+    def waiting_for_retry(self) -> list[Job]:
+        """The jobs that have items waiting for a retry."""
+        return [entry[2] for entry in self._delayed]
+
+    # cutting
+
+    def next(self, now: float, claim: Callable[[Hashable], bool] = lambda _: True) -> Chunk | None:
+        """Cut the next chunk and assign it to a slot; `None` if no slot can take one or nothing waits.
+
+        *claim* takes back a slot that is offered to callers; false if one of them has it.
+        """
+        self._wake(now)
+        if not any(job.waiting for job in self.jobs):
+            return None
+        slot = self._free_slot(now, claim)
+        if slot is None:
+            return None
+        state = self.slots[slot]
+        for _ in range(len(self.jobs)):
+            job = self.jobs[0]
+            self.jobs.rotate(-1)
+            if not job.waiting:
+                continue
+            short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
+            if state.flight and not short:
+                continue
+            size = self._size(job, is_idle=not state.flight)
+            chunk = job.take(size if state.budget is None else min(size, state.budget))
+            if chunk is None:
+                self._settle(job)
+                return self.next(now, claim)
+            self._assign(chunk, slot, now)
+            return chunk
+        return None
+
+    def _assign(self, chunk: Chunk, slot: Hashable, now: float) -> None:
+        job = chunk.job
+        state = self.slots[slot]
+        chunk.number = next(self._numbers)
+        chunk.slot = slot
+        chunk.place = state.turn
+        state.turn ^= 1
+        chunk.sent = now
+        chunk.expected = None if job.pace.seconds is None else job.pace.seconds * len(chunk.items)
+        chunk.budget = None if job.chunksize is not None else 2 * max(self.cost.aim, chunk.expected or 0.0)
+        if state.budget is not None:
+            state.budget -= len(chunk.items)
+        state.flight.append(chunk)
+        job.flight.add(chunk)
+
+    def _free_slot(self, now: float, claim: Callable[[Hashable], bool]) -> Hashable:
+        second = None
+        for name, slot in self.slots.items():
+            if slot.budget == 0 or slot.doomed:
+                continue
+            if not slot.flight:
+                slot.away = slot.lent and not claim(name)
+                if slot.away:
+                    continue
+                slot.lent = False
+                return name
+            if second is None and 0 < len(slot.flight) < self.cost.depth:
+                first = slot.flight[0]
+                if first.expected is not None and max(first.expected, now - first.sent) < self._longest:
+                    second = name
+        return second
+
+    def _size(self, job: Job, *, is_idle: bool) -> int:
+        """How many items the next chunk of *job* should have; *is_idle*: its worker waits for it."""
+        job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
+        return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, is_idle=is_idle)
+
+    def trim(self, chunk: Chunk, size: int) -> None:
+        """Leave only the first *size* items in a chunk; the others wait again."""
+        over = len(chunk.items) - size
+        if over <= 0:
+            return
+        chunk.put_back(size)
+        chunk.items = chunk.items[:size]
+        slot = self.slots.get(chunk.slot)
+        if slot is not None and slot.budget is not None:
+            slot.budget += over
+        if not chunk.job.closed and chunk.job not in self.jobs:
+            self.jobs.append(chunk.job)
+
+    def put_back(self, chunk: Chunk) -> None:
+        """A chunk did not run, through no fault of its own: its items wait again."""
+        self.release(chunk)
+        chunk.put_back(0)
+        self._record(chunk, 0, None, {}, 0.0)
+
+    def hostages(self, now: float) -> Chunk | None:
+        """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
+        if not self.cost.recalls or any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
+            return None
+        if not any(not slot.flight for slot in self.slots.values()):
+            return None
+        for slot in self.slots.values():
+            chunk = _holder(slot)
+            if chunk is not None and now - slot.flight[0].sent > 2 * self.cost.aim:
+                return chunk
+        return None
+
+    # outcomes
+
+    def finished(
+        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], seconds: float, now: float
+    ) -> list[Chunk]:
+        """A worker reported the outcomes of the first *done* items; the rest it gave back.
+
+        Returns the chunks to be stopped because the job has failed.
+        """
+        job = chunk.job
+        self.release(chunk)
+        slot = self.slots.get(chunk.slot)
+        if slot is not None and slot.flight:
+            slot.flight[0].sent = now  # it begins only now
+        if done and seconds > 0:
+            job.pace.learn(done, seconds)
+            job.pace.learn_result_bytes(done, getattr(results, "nbytes", 0))
+        if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
+            done = len(chunk.items)
+            failures = {offset: failure for offset, failure in failures.items() if offset < done}
+        self.trim(chunk, done)
+        return self._record(chunk, done, results, failures, now)
+
+    def died(self, chunk: Chunk, position: tuple[int, int] | None, failure: Failure | None, now: float) -> list[Chunk]:
+        """The worker of *chunk* died while items `position = (offset, length)` were running; `None`: none was yet.
+
+        With one item running, it ends with *failure* (`None`: it was cancelled). With several, all are run again one
+        by one, to find the culprit. The other items of the chunk wait again.
+        """
+        job = chunk.job
+        self.release(chunk)
+        if position is None:
+            if chunk.strikes + 1 < STRIKES:
+                chunk.put_back(0, strikes=chunk.strikes + 1)
+                return self._record(chunk, 0, None, {}, now)
+            position = (0, 1)
+        offset, length = position
+        end = offset + length
+        chunk.put_back(end)
+        if length > 1:
+            chunk.put_back(offset, end, careful=True)
+        chunk.put_back(0, offset)
+        if length > 1 or failure is None:
+            return self._record(chunk, 0, None, {}, now)
+        culprit = Chunk(job, chunk.start + offset, chunk.items[offset:end])
+        return self._record(culprit, 1, None, {0: failure}, now)
+
+    def release(self, chunk: Chunk) -> None:
+        """A chunk is not in flight any more."""
+        slot = self.slots.get(chunk.slot)
+        if slot is not None and chunk in slot.flight:
+            slot.flight.remove(chunk)
+        chunk.job.flight.discard(chunk)
+
+    def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
+        job = chunk.job
+        if job.closed:
+            return []
+        if job.waiting and job not in self.jobs:
+            self.jobs.append(job)
+        final: dict[int, Failure] = {}
+        missing: set[int] = set()
+        for offset, failure in failures.items():
+            if self._retry(chunk, offset, failure, now):
+                missing.add(offset)
+            else:
+                failure.earlier = tuple(job.attempts.pop(chunk.start + offset, ()))
+                final[offset] = failure
+        if done:
+            job.sink.deliver(chunk, done, results, final, missing)
+        if final and job.fail_fast:
+            return self.cancel(job, final[min(final)])
+        self._settle(job)
+        return []
+
+    def _retry(self, chunk: Chunk, offset: int, failure: Failure, now: float) -> bool:
+        job = chunk.job
+        index = chunk.start + offset
+        earlier = job.attempts.setdefault(index, []) if job.retries else []
+        if not failure.retry or len(earlier) >= job.retries:
+            return False
+        delay = job.retry_delay * 2 ** len(earlier) * self._jitter()
+        earlier.append(failure)
+        job.delayed += 1
+        heapq.heappush(self._delayed, (now + delay, next(self._ticket), job, index, chunk.items[offset : offset + 1]))
+        return True
+
+    def _wake(self, now: float) -> None:
+        while self._delayed and self._delayed[0][0] <= now:
+            _, _, job, index, items = heapq.heappop(self._delayed)
+            job.delayed -= 1
+            job.put_back(index, items, careful=True, alone=True)
+            if job not in self.jobs:
+                self.jobs.append(job)
+
+    def _settle(self, job: Job) -> None:
+        if job.closed:
+            return
+        if job.is_done:
+            job.closed = True
+            job.sink.finish(None, ())
+        if (job.closed or not job.waiting) and job in self.jobs:
+            self.jobs.remove(job)
+
+    # time
+
+    def next_time(self) -> float | None:
+        """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
+        times = [self._delayed[0][0]] if self._delayed else []
+        idle = self.cost.recalls and any(not slot.flight for slot in self.slots.values())
+        if idle and not any(job.waiting for job in self.jobs):
+            slots = [slot for slot in self.slots.values() if _holder(slot) is not None]
+            times += [slot.flight[0].sent + 2 * self.cost.aim for slot in slots]
+        return min(times, default=None)
+
+
+def _holder(slot: Slot) -> Chunk | None:
+    """The first chunk of a worker that may have items behind the one that runs, and was not asked for them yet."""
+    for place, chunk in enumerate(slot.flight):
+        asked = chunk.doomed or chunk.recalled or chunk.job.chunksize is not None
+        if not asked and len(chunk.items) > (place == 0):
+            return chunk
+    return None

@@ -1,0 +1,5 @@
+"""The thread that drives the core and a backend, and the registry of the pools that calls share.
+
+It is the only room that knows both the core and the backends; whoever calls in parallel comes through it.
+The door is `pools`: `submit`, `map`, `map_async`, `stream`, `shutdown`.
+"""

@@ -1,0 +1,77 @@
+"""The stream of all tasks that `submit` makes of one function: they wait together, and travel in chunks like others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from parmap._core.job import Job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from parmap._core.job import Chunk
+    from parmap._results.futures import Future
+    from parmap._travel.failure import Failure
+
+
+class Lane:
+    """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
+
+    mode = "star"
+
+    def __init__(self, engine: Any, call: Any, options: Any, name: str, *, keywords: bool) -> None:
+        self.engine = engine
+        self.call = call
+        self.options = options
+        self.name = name
+        self.mode = "call" if keywords else "star"
+        self.job: Job | None = None
+        # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
+        limited = options.timeout is not None or options.retries or options.max_tasks_per_child is not None
+        self.direct = engine.backend.threaded and not limited
+
+    def make_job(self) -> Job:
+        """A job for the tasks that come now."""
+        options = self.options
+        return Job(
+            self.call,
+            self,
+            pace=self.call.pace,
+            timeout=options.timeout if self.engine.backend.kills else None,
+            retries=options.retries,
+            retry_delay=options.retry_delay,
+        )
+
+    @staticmethod
+    def index(_chunk: Chunk, _offset: int) -> None:
+        """A task of `submit` has no number."""
+        return
+
+    def load(self, items: list[Future[Any]]) -> list[Any]:
+        """The arguments of tasks."""
+        return [future.args for future in items]
+
+    def started(self, items: list[Future[Any]]) -> None:
+        """A worker has these tasks."""
+        for future in items:
+            future.settle_running()
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Complete the first *done* futures of a chunk."""
+        futures = chunk.items if done == len(chunk.items) else chunk.items[:done]
+        if not failures and not missing:
+            for place, future in enumerate(futures):
+                future.settle(results, place)
+            return
+        for place, future in enumerate(futures):
+            if place in failures:
+                future.settle_failure(failures[place])
+            elif place not in missing:
+                future.settle(results, place)
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
+        """The job ended; what is *left* fails with it."""
+        self.job = None  # no cycle: what the function captured shall not wait for the garbage collector
+        if failure is not None:
+            for future in left:
+                future.settle_failure(failure)

@@ -1,0 +1,77 @@
+"""`AsyncResult`: a task as `multiprocessing.Pool` shows it. Apart, because `multiprocessing.pool` is slow to import."""
+
+from __future__ import annotations
+
+import multiprocessing.pool
+from multiprocessing import TimeoutError as PoolTimeoutError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+R = TypeVar("R")
+
+
+class AsyncResult(multiprocessing.pool.AsyncResult[R]):
+    """What `multiprocessing.Pool.apply_async` returns, on parmap's crash-proof workers.
+
+    Example:
+        >>> from parmap import parallel
+        >>> parallel(len, workers=1).submit("four").async_result.get(timeout=30)
+        4
+    """
+
+    owner: object = None
+    """What must live as long as this: who waits for a result keeps its pool from being collected."""
+
+    def __init__(self, future: concurrent.futures.Future[R]) -> None:
+        """Show *future* as an `AsyncResult`."""
+        self._future = future
+
+    def get(self, timeout: float | None = None) -> R:
+        """The value, waited for up to *timeout* seconds.
+
+        Raises:
+            multiprocessing.TimeoutError: it is not there yet.
+            BaseException: what the task raised.
+        """
+        self.wait(timeout)
+        if not self.ready():
+            raise PoolTimeoutError
+        return self._future.result()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait up to *timeout* seconds for the task to end."""
+        import concurrent.futures
+
+        try:
+            self._future.exception(timeout)
+        except (TimeoutError, concurrent.futures.CancelledError):
+            pass
+
+    def ready(self) -> bool:
+        """Whether the task has ended."""
+        return self._future.done()
+
+    def successful(self) -> bool:
+        """Whether the task returned.
+
+        Raises:
+            ValueError: it has not ended.
+        """
+        if not self.ready():
+            message = f"{self!r} not ready"
+            raise ValueError(message)
+        return not self._future.cancelled() and self._future.exception() is None
+
+    def __repr__(self) -> str:
+        return f"<parmap.AsyncResult of {self._future!r}>"
+
+    def _repr_html_(self) -> str:
+        from parmap._results.display import card
+
+        return card("parmap.AsyncResult", repr(self._future), [("ready", self.ready())])
+
+    def __reduce__(self) -> Any:
+        message = "an AsyncResult can't be pickled: it belongs to the process that made it"
+        raise TypeError(message)

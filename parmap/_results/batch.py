@@ -1,0 +1,313 @@
+"""One call of `map` or its like: where its items come from, where its outcomes go, and how they are put in order.
+
+The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
+stream is read by the thread that consumes it, only so far ahead of what was handed out, so that neither an infinite
+input nor a slow consumer makes anything grow.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._results.futures import Future, Watched
+from parmap._results.relay import relay
+from parmap._travel.flat import are_atoms
+from parmap._travel.pack import Pack
+from parmap._travel.payload import dump
+from parmap._travel.vocabulary import Learner
+from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from parmap._core.job import Chunk
+    from parmap._results.progress import Meter
+    from parmap._travel.failure import Failure
+
+_SOON = 256 * 1024  # bytes of atoms that are decoded at once, while workers run: nobody will be woken for them
+
+
+class Columns:
+    """Several sequences in step: a sequence of tuples that is cut before it is zipped."""
+
+    def __init__(self, columns: tuple[Any, ...]) -> None:
+        size = min(map(len, columns))
+        self._columns = tuple(column if len(column) == size else column[:size] for column in columns)
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __getitem__(self, where: slice) -> Columns:
+        return Columns(tuple(column[where] for column in self._columns))
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return zip(*self._columns, strict=False)
+
+
+def as_sequence(iterables: tuple[Iterable[Any], ...]) -> Any:
+    """The items of *iterables* as something that can be cut, or `None` if they must be read one by one."""
+    sequences = [_sliceable(iterable) for iterable in iterables]
+    if any(sequence is None for sequence in sequences):
+        return None
+    return sequences[0] if len(sequences) == 1 else Columns(tuple(sequences))
+
+
+_SLICED = frozenset({list, tuple, range, str, bytes})
+_FINITE: tuple[Any, ...] = (set, frozenset, dict, deque, type({}.keys()), type({}.values()), type({}.items()))
+
+
+def _sliceable(iterable: Any) -> Any:
+    if type(iterable) in _SLICED:
+        return iterable
+    if type(iterable).__module__ == "numpy" and type(iterable).__name__ == "ndarray" and iterable.ndim:
+        return list(iterable) if iterable.dtype.hasobject else iterable
+    return list(iterable) if isinstance(iterable, _FINITE) else None
+
+
+class Arrival(NamedTuple):
+    """Outcomes of consecutive items."""
+
+    start: int
+    done: int
+    results: Any
+    failures: dict[int, Failure]
+    missing: set[int]
+
+
+class Batch(Watched):
+    """The sink of the job of one call."""
+
+    def __init__(self, mode: str, *, fails_late: bool = False) -> None:
+        """*fails_late*: the first of the items that failed fails the batch, when all others have run."""
+        self.mode = mode
+        self._fails_late = fails_late
+        self._first = sys.maxsize  # number of the first item that failed
+        self._late: Failure | None = None
+        self.arrivals: deque[Arrival] = deque()
+        self.ended = False
+        self.failure: Failure | None = None
+        self.on_end: Callable[[], object] | None = None
+        self.patience = 0  # bytes of results that may wait before whoever wants them is woken
+        self._undecoded = 0
+        self.meter: Meter | None = None
+        self.told: Callable[[int, int], object] | None = None  # called with the items that have ended, and failed
+
+    @property
+    def happened(self) -> bool:
+        """Whether something arrived, or nothing more will."""
+        return self.ended or (bool(self.arrivals) and self._undecoded >= self.patience)
+
+    def next_arrival(self) -> Arrival | None:
+        """What arrived first and was not taken yet."""
+        self._undecoded = 0
+        if not self.arrivals:
+            return None
+        arrival = self.arrivals.popleft()
+        if self.meter is not None:
+            self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
+        return arrival
+
+    @staticmethod
+    def load(items: Any) -> Any:
+        """The arguments of *items*."""
+        return list(items) if type(items) is Columns else items
+
+    def started(self, items: Any) -> None:
+        """A worker has these items."""
+
+    @staticmethod
+    def index(chunk: Chunk, offset: int) -> int:
+        """The number of an item, from 0."""
+        return chunk.start + offset
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Take outcomes from the engine."""
+        if failures and self._fails_late and chunk.start + min(failures) < self._first:
+            self._first = chunk.start + min(failures)
+            self._late = failures[min(failures)]
+        if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
+            results.decode_early()
+        self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
+        if self.told is not None:
+            self.told(done - len(missing), len(failures))
+        self._undecoded += getattr(results, "nbytes", 0)
+        if self._undecoded >= self.patience:
+            self.fire()
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
+        """Nothing more will arrive."""
+        self.failure = failure or self._late
+        self.ended = True
+        self.fire()
+        on_end, self.on_end = self.on_end, None  # no cycle: what it holds shall not wait for the garbage collector
+        if on_end is not None:
+            on_end()
+
+
+class Undecodable(SerializationError):  # noqa: N818 - what it marks is the result
+    """A result that can't be unpickled: raised where it is not to be returned in place."""
+
+
+def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
+    """The values of an arrival in order, and the first of those that can't be unpickled.
+
+    Exceptions stand where items failed, and `None` where one is still missing.
+    """
+    if relay.waiting:  # what was printed before comes first
+        relay.drain()
+    problem = None
+    results = arrival.results
+    values: list[Any]
+    if results is None:
+        values = [None] * arrival.done
+    elif type(results) is list:
+        values = results
+    else:
+        try:
+            values = results.values()
+        except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
+            values = [_decode_one(results, place, arrival.start) for place in range(arrival.done)]
+            problem = next((value for value in values if type(value) is Undecodable), None)
+    del values[arrival.done :]  # results of items that were taken back
+    for place, failure in arrival.failures.items():
+        values[place] = failure.exception()
+    return values, problem
+
+
+def _decode_one(results: Any, place: int, start: int) -> Any:
+    try:
+        return results[place]
+    except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
+        text = f"the result can't be unpickled: {type(error).__name__}: {error}"
+        wrapped = Undecodable(text, item=start + place)
+        wrapped.__cause__ = error
+        return wrapped
+
+
+class Assembly:
+    """Puts the arrivals of a finite batch in order."""
+
+    def __init__(self, batch: Batch, *, return_exceptions: bool) -> None:
+        self._batch = batch
+        self._return_exceptions = return_exceptions
+        self._parts: dict[int, list[Any]] = {}
+        self._gaps: dict[int, Any] = {}  # what fills the places of items that came later, after a retry
+        self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
+
+    def take(self) -> int:
+        """Decode what has arrived; returns how many outcomes that were."""
+        count = 0
+        arrivals = self._batch.arrivals
+        while arrivals:
+            arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
+            values, problem = decode(arrival)
+            if problem is not None and not self._return_exceptions:
+                raise problem
+            if arrival.start in self._gaps:
+                self._gaps[arrival.start] = values[0]
+            else:
+                for place in arrival.missing:
+                    self._gaps[arrival.start + place] = None
+                self._parts[arrival.start] = values
+            count += arrival.done - len(arrival.missing)
+            if arrivals and arrivals[0] is arrival:
+                self._batch.next_arrival()
+            if not self._batch.ended:
+                time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
+        return count
+
+    def result(self) -> list[Any]:
+        """All values in order.
+
+        Raises:
+            BaseException: the error that ended the batch.
+        """
+        if self._batch.failure is not None:
+            if relay.waiting:
+                relay.drain()
+            raise self._batch.failure.exception()
+        with self._guard:
+            self.take()
+        values: list[Any] = []
+        for start in sorted(self._parts):
+            values += self._parts[start]  # ten times as fast as an iterator over all of them
+        for index, value in self._gaps.items():
+            values[index] = value
+        return values
+
+    def __getitem__(self, _: int) -> list[Any]:
+        """As the results of a pack: what a `Future` asks for its value."""
+        return self.result()
+
+
+class BatchFuture(Future[Any]):
+    """The future of a whole batch."""
+
+    def __init__(self, engine: Any, job: Any, name: str) -> None:
+        self.lane = _Owner(engine, name)
+        self._job = job
+        self.args = None
+
+    def cancel(self) -> bool:
+        """Stop the batch; false if it has ended."""
+        if not self.settle_cancelled():
+            return False
+        self.lane.engine.cancel(self._job)
+        return True
+
+
+class _Owner(NamedTuple):
+    engine: Any
+    name: str
+
+
+class Input:
+    """The input of a batch, read piece by piece by the thread that consumes the results."""
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, star: bool, packs: bool) -> None:
+        self.sequence = as_sequence(iterables)
+        self.exhausted = False
+        self.error: BaseException | None = None
+        self.count = 0
+        self._packs = packs
+        self._tuples = star or len(iterables) > 1
+        if self.sequence is None:
+            self._learner = Learner()
+            self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+
+    def read(self, size: int) -> Any:
+        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one."""
+        if self.sequence is not None:
+            items = self.sequence[self.count : self.count + size]
+            self.exhausted = self.count + size >= len(self.sequence)
+        else:
+            items = []
+            try:
+                self._read_one_by_one(items, size)
+            except Exception as error:  # noqa: BLE001 - the user's input; told when what came before it is delivered
+                self.error = error
+                self.exhausted = True
+            else:
+                self.exhausted = len(items) < size
+        self.count += len(items)
+        return items
+
+    def _read_one_by_one(self, items: list[Any], size: int) -> None:
+        if not self._packs:
+            items.extend(islice(self._items, size))
+            return
+        add = items.append
+        for item in islice(self._items, size):
+            if are_atoms(item if type(item) is tuple else (item,)):
+                add(item)
+                continue
+            # A generator may hand out one object again and again, changed each time: pickle it as it is now.
+            try:
+                items.append(dump(item, self._learner.vocabulary, self._learner).keep())
+            except SerializationError:
+                items.append(item)  # fails again when its turn comes, as the error of this item

@@ -1,0 +1,113 @@
+"""How far a batch has come: a bar of tqdm's, or a call of the user's function."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any
+
+from parmap._work import place as _place
+from parmap.errors import BackendUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_LOG_SECONDS = 10.0  # between the lines of a log file
+
+
+class Meter:
+    """Counts the items that have their final outcome, and tells."""
+
+    def __init__(self, total: int | None, tell: Callable[[int, int | None, int], object]) -> None:
+        self.total = total
+        self.done = 0
+        self.failed = 0
+        self._tell = tell
+
+    def count(self, done: int, failed: int) -> None:
+        """So many more items have ended, so many of these by an error."""
+        if done:
+            self.done += done
+            self.failed += failed
+            self._tell(self.done, self.total, self.failed)
+
+    def close(self) -> None:
+        """The batch is over; safe to call again."""
+
+
+class _Bar(Meter):
+    def __init__(self, total: int | None, description: str) -> None:
+        super().__init__(total, self._show)
+        self._bar = _tqdm(total, description)
+        self._shown = 0
+
+    def _show(self, done: int, _: int | None, failed: int) -> None:
+        if failed != self._shown:
+            self._shown = failed
+            self._bar.set_postfix(failed=failed, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def meter(progress: Any, iterables: tuple[Iterable[Any], ...], name: str) -> Meter | None:
+    """What the option `progress` asks for; `None` in a worker: there, the batch is part of one task.
+
+    Raises:
+        BackendUnavailableError: a bar is wanted, and there is no tqdm.
+    """
+    if _place.in_worker:
+        return None
+    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
+    total = min(sizes) if sizes else None
+    if callable(progress):
+        return Meter(total, progress)
+    return _Bar(total, progress if isinstance(progress, str) and progress else name)
+
+
+def _tqdm(total: int | None, description: str) -> Any:
+    try:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without widgets gets the bar for terminals, and no lecture
+            from tqdm.auto import tqdm
+    except ImportError as error:
+        raise BackendUnavailableError("a progress bar needs tqdm", extra="progress") from error
+    options: dict[str, Any] = {"total": total, "desc": description, "unit": " items"}
+    has_widgets = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
+    if not (has_widgets or _is_terminal(sys.stderr)):
+        # All on one line, so to speak: further down is where control characters lead.
+        options |= {"file": _Lines(), "position": 0, "ncols": 80}
+        options |= {"mininterval": _LOG_SECONDS, "maxinterval": 2 * _LOG_SECONDS}
+    return tqdm(**options)
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether what is written can be overwritten: in a terminal, and below the cell of a notebook."""
+    if any(kind.__module__.startswith("ipykernel.") for kind in type(stream).__mro__):
+        return True
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):  # no stream, or a closed one
+        return False
+
+
+class _Lines:
+    """A log file: each state of the bar is a line of plain text."""
+
+    encoding = "ascii"
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def write(self, text: str) -> None:
+        text = text.strip()
+        if text and text != self._last and sys.stderr is not None:
+            self._last = text
+            sys.stderr.write(text + "\n")
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr.flush()

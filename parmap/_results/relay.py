@@ -1,0 +1,191 @@
+"""What tasks print and log, written out in this process.
+
+Whoever hears a worker hands its output over without waiting, since writing may block: on a terminal that is stopped, on
+a pipe that nobody reads. A thread writes it, to the `sys.stdout` and `sys.stderr` of the moment, so that notebooks and
+tests see it; and whoever is about to return a result writes first what came before that result. When too much waits,
+workers that go on printing are not heard until there is room: they block in `print`, as before a full pipe.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOM = 4 << 20
+"""Characters that may wait to be written."""
+
+_AT_ONCE = 1 << 16  # characters that are worth a call: more would only make Ctrl-C wait
+
+_EACH = 100  # what a message takes besides its text
+
+
+class Relay:
+    """Output on its way out."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._size = 0
+        self._count = threading.Lock()
+        # Reentrant, because what is written to may be the user's, and call parmap again.
+        self._turn = _thread.RLock()
+        self._signal = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._on_room: deque[Callable[[], object]] = deque()
+
+    def put(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Take a message of a worker; never blocks."""
+        with self._count:
+            self._size += _EACH + len(fields[-1])
+        self.waiting.append((kind, fields))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name="parmap-output", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down: what waits is written at its end
+                return
+        if not self._signal.is_set():
+            self._signal.set()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether workers that print should not be heard for now."""
+        return self._size > ROOM
+
+    def when_room(self, callback: Callable[[], object]) -> None:
+        """Call *callback* once there is room again, from any thread."""
+        self._on_room.append(callback)
+        self._tell()
+
+    def _tell(self) -> None:
+        while self._on_room and not self.is_full:
+            try:
+                callback = self._on_room.popleft()
+            except IndexError:  # another thread took it
+                return
+            callback()
+
+    def drain(self) -> None:
+        """Write what waits now."""
+        # What is written to may ask for a result of parmap's.
+        if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+            return
+        with self._turn:
+            left = len(self.waiting)
+            while left > 0:
+                kind, fields, count = self._next(left)
+                left -= count
+                try:
+                    _WRITERS[kind](*fields)
+                except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
+                    sys.excepthook(type(error), error, error.__traceback__)
+                finally:
+                    # Only now: whoever finds nothing waiting relies on all being written.
+                    for _ in range(count):
+                        self.waiting.popleft()
+                    with self._count:
+                        self._size -= _EACH * count + len(fields[-1])
+                self._tell()
+
+    def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:
+        """What waits first; lines with those that follow on the same stream, since bars are drawn anew each time."""
+        kind, fields = self.waiting[0]
+        if kind != "print":
+            return kind, fields, 1
+        name, text = fields
+        texts, size = [text], len(text)
+        while len(texts) < most and size < _AT_ONCE:
+            other, (stream, *_, text) = self.waiting[len(texts)]
+            if other != kind or stream != name or texts[-1][-1:] != "\n":
+                break
+            texts.append(text)
+            size += len(text)
+        return kind, (name, "".join(texts)), len(texts)
+
+    def _live(self) -> None:
+        while self._signal.wait():
+            self._signal.clear()
+            while self.waiting:
+                self.drain()
+
+
+relay = Relay()
+
+
+def forget() -> None:
+    """Start anew, in a process forked from the one whose thread writes."""
+    old = relay
+    fresh = Relay()
+    old.__dict__.update(fresh.__dict__)
+
+
+def _write(name: str, text: str) -> None:
+    stream = getattr(sys, name)
+    if stream is None:
+        return
+    try:
+        _write_to(stream, text)
+    except (OSError, ValueError):  # nobody reads it any more, or it is closed
+        pass
+
+
+def _write_to(stream: Any, text: str) -> None:
+    unfinished = text[-1:] != "\n"
+    bars = _bars()
+    if bars is None:
+        _encode_to(stream, text)
+    else:
+        with bars.external_write_mode(file=stream):
+            _encode_to(stream, text)
+            if unfinished and getattr(stream, "isatty", bool)():  # else a bar would be drawn over it
+                stream.write("\n")
+    if unfinished:  # the task wants it to be seen
+        stream.flush()
+
+
+def _bars() -> Any:
+    """The class of tqdm's bars, if some are shown: what is written goes above them."""
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    return tqdm if getattr(tqdm, "_instances", None) else None
+
+
+def _encode_to(stream: Any, text: str) -> None:
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _call(function: Callable[..., object], args: tuple[Any, ...], _: bytes) -> None:
+    function(*args)
+
+
+def _log(name: str, level: int, pickled: bytes) -> None:
+    import logging
+    import pickle
+
+    logger = logging.getLogger(name)
+    if not logger.isEnabledFor(level):
+        return
+    content = pickle.loads(pickled)
+    if content["exc_info"] is not None:
+        error = Failure(encoded=content["exc_info"]).exception()
+        content["exc_info"] = type(error), error, None
+    record = logging.makeLogRecord(content)
+    bars = _bars()
+    if bars is None:
+        logger.handle(record)
+    else:
+        with bars.external_write_mode(file=sys.stderr):
+            logger.handle(record)
+
+
+_WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "call": _call}

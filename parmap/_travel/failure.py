@@ -1,0 +1,270 @@
+"""Exceptions on their way from a task to the caller: as themselves, with their story told.
+
+The error classes and `traceback` are imported only when something failed: they would double the time a worker takes
+to start. A failure is encoded where it happens and decoded by whoever asks for it. Encoding is tried three ways:
+pickled as it is, if it also unpickles; rebuilt from its class, arguments and attributes, without calling a constructor
+that wants something else; and as a `RemoteError` that carries its text.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.payload import dump
+
+if TYPE_CHECKING:
+    import traceback
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlist = _short.maxtuple = _short.maxset = 4
+_short.maxdict = _short.maxlevel = 3
+_CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: the cause that shows where one came from
+    """The traceback of a task, as text: the `__cause__` of an exception that came from a worker."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{_with_source(self.text)}"
+
+
+def _with_source(text: str) -> str:
+    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells."""
+    import linecache
+    import re
+
+    lines = text.split("\n")
+    told = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        told.append(line)
+        frame = re.match(r'  File "(.+)", line (\d+), in ', line)
+        if frame and not following.startswith("    "):
+            code = linecache.getline(frame[1], int(frame[2])).strip()
+            told += [f"    {code}"] if code else []
+    return "\n".join(told)
+
+
+class LoadError(Exception):
+    """Raised around the error of an argument that can't be unpickled, to tell it from an error of the task."""
+
+
+class Failure:
+    """What one item ended with instead of a result: an exception, or the bytes of one.
+
+    `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before.
+    """
+
+    __slots__ = ("_error", "earlier", "encoded", "notes", "retry")
+
+    def __init__(self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False) -> None:
+        self._error = error
+        self.encoded: Any = encoded
+        self.retry = retry
+        self.notes: tuple[str, ...] = ()
+        self.earlier: tuple[Failure, ...] = ()
+
+    def exception(self) -> BaseException:
+        """The exception, decoded when first asked for."""
+        if self._error is None:
+            self._error = _decode(self.encoded)
+            self.encoded = None
+        if self.notes or self.earlier:
+            notes = [*self.notes, _attempts(self.earlier)] if self.earlier else self.notes
+            try:
+                for note in notes:
+                    self._error.add_note(note)
+            except Exception:  # noqa: BLE001, S110 - a class of the user's may refuse notes; its error stands
+                pass
+            self.notes, self.earlier = (), ()
+        return self._error
+
+
+def _attempts(earlier: tuple[Failure, ...]) -> str:
+    lines = [_line(failure.exception()).partition("\n")[0] for failure in earlier]
+    told = [f"attempt {number}: {line}" for number, line in enumerate(lines, 1)]
+    return "\n".join(["earlier attempts of this item:", *told])
+
+
+def _line(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # noqa: BLE001 - a __str__ that raises must not hide the error
+        return type(error).__name__
+
+
+def shorten(value: Any) -> str:
+    """A short `repr` that never raises."""
+    try:
+        text = _short.repr(value)
+    except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else text[:200] + "…"  # noqa: PLR2004
+
+
+def describe(function: Any, mode: str, args: Any) -> str:
+    """The call that failed, shortened: `score('a.txt')`."""
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    if mode == "call":
+        positional, keywords = args
+        parts = [shorten(arg) for arg in positional] + [f"{key}={shorten(arg)}" for key, arg in keywords.items()]
+    elif mode == "star":
+        try:
+            parts = [shorten(arg) for arg in args]
+        except TypeError:
+            parts = [f"*{shorten(args)}"]
+    else:
+        parts = [shorten(args)]
+    return f"{name}({', '.join(parts)})"
+
+
+def translate(error: BaseException, item: int | None = None) -> BaseException:
+    """Give the errors of the machinery around task number *item* their public form."""
+    if isinstance(error, SystemExit):
+        from parmap.errors import WorkerDiedError
+
+        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+        died = WorkerDiedError(f"the task called sys.exit({error.code!r})", item=item, exitcode=code, pid=os.getpid())
+        died.__cause__ = error
+        return died
+    if isinstance(error, LoadError):
+        from parmap.errors import SerializationError
+
+        cause = error.__cause__
+        assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
+        wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}", item=item)
+        wrapped.__cause__ = cause
+        return wrapped
+    return error
+
+
+def strip(error: BaseException, frames: int) -> None:
+    """Drop the outermost *frames* of a traceback: those of the machinery."""
+    trace = error.__traceback__
+    for _ in range(frames):
+        if trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+    error.__traceback__ = trace
+
+
+def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
+    """Encode an exception so that it can be sent: a tuple of strings, bytes and tuples."""
+    import traceback
+
+    try:
+        told = traceback.TracebackException.from_exception(error)
+        if with_locals:
+            _add_locals(told, error)
+        text = "".join(told.format())
+    except BaseException:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
+        text = f"{type(error).__name__}: <its text could not be made>"
+    return (text, _encode_chain(error, 0))
+
+
+def _add_locals(told: traceback.TracebackException, error: BaseException) -> None:
+    """Show local variables, each shortened: the standard library would show all of a list of a million."""
+    import traceback
+
+    for summary, (frame, _) in zip(told.stack, traceback.walk_tb(error.__traceback__), strict=False):
+        summary.locals = {name: shorten(value) for name, value in frame.f_locals.items()}
+    for cause in ("__cause__", "__context__"):
+        below, reason = getattr(told, cause), getattr(error, cause)
+        if below is not None and reason is not None:
+            _add_locals(below, reason)
+
+
+def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
+    cause = error.__cause__
+    below = _encode_chain(cause, depth + 1) if cause is not None and depth < _CHAIN else None
+    return (*_encode_one(error), bool(error.__suppress_context__), below)
+
+
+def _encode_one(error: BaseException) -> tuple[str, bytes]:
+    for form, build in (("pickle", _as_it_is), ("parts", _in_parts)):
+        try:
+            packed = dump(build(error))
+            stream = packed.stream
+            if packed.buffers:
+                stream = pickle.dumps(build(error), 5)
+            if type(_revive(form, stream)) is not type(error):
+                continue
+        except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
+            continue
+        return form, stream
+    if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
+        members = [_encode_chain(member, 1) for member in error.exceptions]
+        try:
+            return "group", pickle.dumps((type(error), error.message, members, [*getattr(error, "__notes__", ())]), 5)
+        except Exception:  # noqa: BLE001, S110 - a class of the user's that has no name here
+            pass
+    kind = type(error)
+    return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", _line(error)), 5)
+
+
+def _as_it_is(error: BaseException) -> Any:
+    return error
+
+
+def _in_parts(error: BaseException) -> Any:
+    return type(error), error.args, error.__dict__
+
+
+def _revive(form: str, stream: bytes) -> BaseException:
+    value = pickle.loads(stream)
+    if form == "pickle":
+        if not isinstance(value, BaseException):
+            message = "not an exception"
+            raise TypeError(message)
+        return value
+    if form == "group":
+        kind, message, members, notes = value
+        group: BaseException = kind(message, [_decode_chain(member, "") for member in members])
+        for note in notes:
+            group.add_note(note)
+        return group
+    kind, args, attributes = value
+    error: BaseException = kind.__new__(kind, *args)
+    _set(error, "args", args)
+    error.__dict__.update(attributes)
+    return error
+
+
+def _decode(encoded: tuple[Any, ...]) -> BaseException:
+    text, chain = encoded
+    error = _decode_chain(chain, text)
+    last = error
+    while last.__cause__ is not None and not isinstance(last.__cause__, RemoteTraceback):
+        last = last.__cause__
+    _set(last, "__cause__", RemoteTraceback(text))
+    return error
+
+
+def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
+    from parmap.errors import RemoteError
+
+    form, stream, suppress, below = chain
+    if form == "text":
+        name, line = pickle.loads(stream)
+        error: BaseException = RemoteError(line, type_name=name, traceback=text)
+    else:
+        try:
+            error = _revive(form, stream)
+        except BaseException as problem:  # noqa: BLE001 - user code ran; the error must arrive all the same
+            error = RemoteError(
+                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=text
+            )
+    if below is not None:
+        _set(error, "__cause__", _decode_chain(below, text))
+    _set(error, "__suppress_context__", suppress)
+    return error
+
+
+# Past the `__setattr__` of the error's class, which may refuse.
+_set = BaseException.__setattr__

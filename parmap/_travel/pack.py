@@ -1,0 +1,200 @@
+"""What travels: the streams of some items, and the buffers beside them. `_payload` makes them, here they are opened."""
+
+from __future__ import annotations
+
+import pickle
+from itertools import accumulate, chain, islice
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.flat import ROWS, decode
+from parmap._travel.vocabulary import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+WHOLE, EACH = 0, 1
+"""Kinds of packs; all others are flat, and their kind is the form of their stream."""
+
+_AHEAD = 32  # items that are decoded ahead at once, at most,
+_SMALL = 16 * 1024  # if no stream is longer
+
+
+class Pack:
+    """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or one of flat items.
+
+    `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
+    items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
+    come `words` bytes of a vocabulary, which the first `bare` items don't need.
+    """
+
+    __slots__ = (
+        "_alone",
+        "_ends",
+        "_reader",
+        "_values",
+        "bare",
+        "buffers",
+        "count",
+        "kind",
+        "owned",
+        "sizes",
+        "stream",
+        "words",
+    )
+
+    def __init__(
+        self,
+        kind: int,
+        count: int,
+        stream: bytes | memoryview,
+        sizes: list[int],
+        buffers: list[memoryview] | None = None,
+        owned: list[int] | None = None,
+        words: int = 0,
+        bare: int = 0,
+    ) -> None:
+        self.kind = kind
+        self.count = count
+        self.stream = stream
+        self.sizes = sizes
+        self.buffers = buffers or []
+        self.owned = owned or []
+        self.words = words
+        self.bare = bare
+        self._values: Sequence[Any] | None = None
+        self._ends: list[int] | None = None
+        self._reader: Reader | None = None
+        self._alone = not words or bool(self.buffers)  # no item may be decoded ahead
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether its items are flat."""
+        return self.kind not in {WHOLE, EACH}
+
+    def release(self) -> None:
+        """Let go of the memory that the payload lies in; items that were decoded may still use it."""
+        self._values = None
+        for view in (*self.buffers, self.stream):
+            if isinstance(view, memoryview):
+                view.release()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the payload in bytes."""
+        return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Decode the items one after the other, each when it is asked for."""
+        return self.since(0)
+
+    def since(self, start: int) -> Iterator[Any]:
+        """Decode the items from *start* on, each when it is asked for."""
+        if self.kind != EACH:
+            return iter(self.whole()[start:] if start else self.whole())
+        if self.buffers:
+            return map(self.__getitem__, range(start, self.count))
+        ends = self._places()
+        streams: Iterator[Any] = map(self.stream.__getitem__, map(slice, ends[start:-1], ends[start + 1 :]))
+        if not self.words:
+            return map(pickle.loads, streams)
+        bare = max(0, self.bare - start)
+        if not bare:
+            return map(self._loads(start), streams)
+        return chain(map(pickle.loads, islice(streams, bare)), map(self._loads(start + bare), streams))
+
+    def count_ahead(self, start: int) -> int:
+        """How many items from *start* on `ahead` would decode."""
+        if self._alone or start < self.bare:
+            return 0
+        self.begin()
+        if self._reader is None or not self._reader.is_harmless:
+            self._alone = True
+            return 0
+        sizes = self.sizes[start : start + _AHEAD]
+        return len(sizes) if max(sizes, default=0) <= _SMALL else 0
+
+    def ahead(self, start: int, count: int) -> list[Any]:
+        """Decode items from *start* on before they are asked for: those of which nobody can notice it."""
+        found: list[Any] = []
+        ends = self._places()
+        try:
+            while self._reader is not None and len(found) < count:
+                place = start + len(found)
+                found.append(self._reader.recognize(self.stream[ends[place] : ends[place + 1]]))
+        except Exception:  # noqa: BLE001 - it is decoded again when its turn comes, and fails then
+            self._alone = True  # most likely those that follow name strangers, too
+        return found
+
+    def begin(self, *, careful: bool = False) -> None:
+        """Load the vocabulary; if *careful*, each word only when an item needs it."""
+        if self.words and self._reader is None:
+            self._reader = Reader.of(bytes(self.stream[: self.words]), careful=careful)
+
+    def _loads(self, index: int) -> Callable[..., Any]:
+        """What decodes the item with that index."""
+        if not self.words or index < self.bare:
+            return pickle.loads
+        self.begin()
+        return self._reader or pickle.loads
+
+    def values(self) -> list[Any]:
+        """All items, decoded."""
+        values = self.whole() if self.kind != EACH else self
+        return values if type(values) is list else list(values)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.kind != EACH:
+            return self.whole()[index]
+        ends = self._places()
+        one = self.stream[ends[index] : ends[index + 1]]
+        if not self.buffers:
+            return self._loads(index)(one)
+        first = sum(self.owned[:index])
+        return self._loads(index)(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
+
+    def _places(self) -> list[int]:
+        """Where each stream begins, and the last ends."""
+        if self._ends is None:
+            self._ends = list(accumulate(self.sizes, initial=self.words))
+        return self._ends
+
+    def whole(self) -> Sequence[Any]:
+        """The items of a pack that is one stream."""
+        values = self._values
+        if values is None:
+            if self.kind == WHOLE:
+                values = pickle.loads(self.stream, buffers=_views(self.buffers))
+            else:
+                values = decode(self.kind, self.stream)
+            self._values = values
+        return values
+
+    def decode_early(self) -> None:
+        """Decode atoms before anybody asks for them. Not what holds them: garbage might be collected for its sake."""
+        if not self.is_flat or self.kind == ROWS:
+            return
+        try:
+            self.whole()
+        except MemoryError:  # told to whoever asks for them
+            pass
+
+    def describe(self) -> tuple[Any, ...]:
+        """What the other side needs, besides the bytes, to build this pack again: marshallable."""
+        names = self.words, self.bare
+        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, *names
+
+    @classmethod
+    def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
+        """Build a pack from its description, its streams and its buffers."""
+        kind, count, _, sizes, kinds, owned, words, bare = description
+        views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
+        return cls(kind, count, stream, sizes, views, owned, words, bare)
+
+
+def _views(buffers: list[memoryview]) -> list[memoryview]:
+    """Views for an item to keep as they are: the pack's own are released under it."""
+    return [memoryview(buffer) for buffer in buffers]
+
+
+def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
+    return [(buffer.nbytes, buffer.readonly) for buffer in buffers]

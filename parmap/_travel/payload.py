@@ -1,0 +1,248 @@
+"""Object <-> payload: how arguments, results, functions and exceptions travel between processes.
+
+Plain pickle does the work wherever it can (C speed, protocol 5, large buffers out of band). cloudpickle takes over for
+what plain pickle refuses, and for what it would pickle by a name that means nothing in a worker: names in `__main__`.
+
+Items are pickled one by one, never as one list: two items that share an object arrive as two objects however they were
+cut into chunks, an item that fails to travel fails alone, and each is decoded only when it is asked for. Atoms
+(numbers, strings, bytes), and flat tuples, lists and dicts of them, where none of this can matter, are marshalled as
+one list, which is several times faster.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from bisect import bisect_right
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
+from parmap._travel.flat import ATOMS, MARSHALLED, encode, encode_numbers, kinds_of
+from parmap._travel.pack import EACH, WHOLE, Pack
+from parmap._travel.vocabulary import Learner, Vocabulary
+
+if TYPE_CHECKING:
+    from parmap._travel.vocabulary import Keep
+
+_SIZED = frozenset({str, bytes})
+_BLOCK = 256  # items pickled before their size is looked at
+_MANY = 8  # items for which a vocabulary pays
+
+OUT_OF_BAND = 16 * 1024
+"""Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
+
+LARGE = 1 << 20
+"""Bytes objects of at least so many bytes travel out of band, too."""
+
+
+class Packed:
+    """One item that is pickled already, maybe with a vocabulary."""
+
+    __slots__ = ("buffers", "stream", "vocabulary")
+
+    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
+        self.stream = stream
+        self.buffers = buffers
+        self.vocabulary = vocabulary
+
+    def keep(self) -> Packed:
+        """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
+        self.buffers = [memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer)) for buffer in self.buffers]
+        return self
+
+
+def pack(
+    items: Any, byte_cap: int | None = None, learner: Learner | None = None
+) -> tuple[Pack, dict[int, BaseException]]:
+    """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
+
+    Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
+    """
+    learner = learner or Learner()
+    learner.begin()
+    if type(items) is range or type(items).__module__ == "numpy":
+        whole = dump(items)
+        return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
+    if (numbers := encode_numbers(items)) is not None:
+        return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
+    try:
+        kinds = kinds_of(items)
+    except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
+        return _pack_each(items, byte_cap, learner)
+    packed = _pack_flat(items, kinds, byte_cap)
+    if packed is None and not {Packed, bytes} & kinds:
+        packed = _pack_by_name(items, byte_cap, learner)
+    return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
+
+
+def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
+    """A pack of small items that pickle can send, maybe when it knows some classes."""
+    buffers: list[memoryview] = []
+    keep = _collector(buffers)
+    bare = b""
+    try:
+        if len(items) >= _MANY and learner.is_new(items[0]):
+            bare = _dump_with(plain_pickler, items[0], keep, None, learner)
+            if names_stranger(bare):  # it can't go so; but the class that it names is known now
+                bare = b""
+        vocabulary = learner.vocabulary
+        words = vocabulary.stream if vocabulary else b""
+        sizes = [len(bare)] if bare else []
+        add = vocabulary.add if vocabulary else _add_quickly
+        stream = add(words + bare, sizes, items[len(sizes) :], keep, byte_cap)
+    except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
+        return None
+    if buffers or names_stranger(stream, len(words) + len(bare)):
+        return None
+    return Pack(EACH, len(sizes), stream, sizes, words=len(words), bare=int(bool(bare)))
+
+
+def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
+    if bytes in kinds and max(len(item) for item in items if type(item) is bytes) >= LARGE:
+        return None
+    try:
+        fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
+        flat = encode(fitting, kinds)
+    except (TypeError, ValueError, MemoryError):  # a class without a hash, further in; 2 GiB in one string; too much
+        return None
+    return None if flat is None else Pack(flat[0], len(fitting), flat[1], [len(flat[1])])
+
+
+def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
+    """The first of *items*, atoms, that fit; only strings and bytes can be large."""
+    if kinds <= {str, bytes}:
+        sizes: list[int] = list(map(len, items))
+    elif {str, bytes} & kinds:
+        sizes = [len(item) if type(item) in _SIZED else 0 for item in items]
+    else:
+        return items
+    return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
+
+
+def _add_quickly(head: bytes, sizes: list[int], items: Any, keep: Keep, byte_cap: int | None) -> bytes:
+    """As `Vocabulary.add`, without one."""
+    streams = [head]
+    size = len(head)
+    for start in range(0, len(items), _BLOCK):
+        block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
+        streams += block
+        sizes += map(len, block)
+        size += sum(map(len, block))
+        if byte_cap is not None and size > byte_cap:
+            while size > byte_cap and len(sizes) > 1:
+                size -= sizes.pop()
+                streams.pop()
+            break
+    return b"".join(streams)
+
+
+def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
+    streams: list[bytes] = []
+    buffers: list[memoryview] = []
+    owned: list[int] = []
+    errors: dict[int, BaseException] = {}
+    size = 0
+    packed = next((item for item in items if type(item) is Packed), None)
+    vocabulary = learner.vocabulary if packed is None else packed.vocabulary
+    bare = 0
+    for index, item in enumerate(items):
+        try:
+            one = item if type(item) is Packed else dump(item, vocabulary, learner)
+        except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
+            errors[index] = error
+            one = Packed(b"", [], vocabulary)
+        size += len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
+        if one.vocabulary is not vocabulary or (byte_cap is not None and size > byte_cap and streams):
+            errors.pop(index, None)
+            break
+        streams.append(one.stream)
+        buffers += one.buffers
+        owned.append(len(one.buffers))
+        if vocabulary is None and packed is None:  # until there is one, items go without
+            vocabulary, bare = learner.vocabulary, len(streams)
+    head = [vocabulary.stream] if vocabulary else []
+    stream = streams[0] if len(streams) == 1 and not head else b"".join(head + streams)
+    sizes = list(map(len, streams))
+    words = sum(map(len, head))
+    return Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare), errors
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value may travel within a message: an atom, and not a long one."""
+    kind = type(value)
+    return kind in ATOMS and (kind not in _SIZED or len(value) < OUT_OF_BAND)
+
+
+class _Large:
+    """Pickles bytes out of band: in band they would be copied three times on their way."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(self._content),)
+
+
+def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
+    """Pickle one object, with a *vocabulary*; its own words go to the *learner*.
+
+    Raises:
+        SerializationError: neither pickle nor cloudpickle can.
+    """
+    buffers: list[memoryview] = []
+    keep = _collector(buffers)
+    if type(item) is bytes and len(item) >= LARGE:
+        item = _Large(item)
+    try:
+        if vocabulary is not None or (learner is not None and learner.is_new(item)):
+            stream = _dump_with(plain_pickler, item, keep, vocabulary, learner)
+        else:
+            stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
+        if not names_stranger(stream):
+            return Packed(stream, buffers, vocabulary)
+    except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
+        pass
+    del buffers[:]
+    try:
+        return Packed(_dump_with(cloud_pickler, item, keep, vocabulary, learner), buffers, vocabulary)
+    except Exception as error:
+        from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
+
+        if type(item) is tuple and not isinstance(error, RecursionError):
+            for part in item:  # of the arguments of a call, the one to blame says better what is wrong
+                dump(part)
+        message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
+        raise SerializationError(message) from error
+
+
+def _dump_with(make: Any, item: Any, keep: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> bytes:
+    with io.BytesIO() as file:
+        pickler = make(file, keep)
+        if vocabulary is not None:
+            vocabulary.teach(pickler)
+        pickler.dump(item)
+        by_value = make is cloud_pickler
+        if learner is not None and (by_value or learner.is_new(item)):
+            learner.learn(item, pickler, file.tell(), by_value=by_value)
+        return file.getvalue()
+
+
+def _short_type(item: Any) -> str:
+    kind = type(item)
+    return f"an object of type {kind.__module__}.{kind.__qualname__}"
+
+
+def _collector(buffers: list[memoryview]) -> Keep:
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        """Say whether the buffer goes in band; keep it if not."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        buffers.append(raw)
+        return False
+
+    return keep

@@ -1,0 +1,260 @@
+"""Classes, functions and dtypes that the items of a chunk name: they travel once, for all of them.
+
+Items are pickled one by one, so that they share nothing (see `_payload`). Left alone, each stream would spell the same
+names, to be looked up and verified again for every item; and a class of a script has no name that a worker knows, so
+that the whole of it would travel with each of its instances. But a class is the same for all items, and so is a
+function that goes by name, or a dtype of numpy's. Both sides therefore begin each item with a memo that holds these
+already.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import marshal
+import pickle
+import pickletools
+from itertools import chain
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.by_value import PROTOCOL, came_by_value, cloud_dumps, names_stranger, plain_pickler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TypeAlias
+
+    Keep: TypeAlias = Callable[[pickle.PickleBuffer], bool]  # what takes a buffer out of band: false if it has
+
+_LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
+_MOST = 32  # words: of more, one item uses few
+_DTYPES = "numpy.dtypes"  # the module of the classes of dtypes
+_SIMPLE = frozenset("biufcO")  # kinds of dtypes of which there is one that all share
+_CYTHON = "_cython_"  # how the module of the type of a function begins that Cython has made
+_BY_NAME = pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP  # how a stream ends that is a name and nothing else
+# Packages in which classes, and functions that are their own, make objects in memory and do nothing else.
+_PLAIN = frozenset({"builtins", "collections", "copyreg", "datetime", "decimal", "numpy", "pandas", "scipy"})
+_RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+
+# An unpickler takes the next of its buffers, which may be any object, memorizes it, and drops it from its stack.
+_MEMORIZE = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
+
+
+class Vocabulary:
+    """Some words, as we call all these: how they travel, and the memo that a pickler begins with."""
+
+    __slots__ = ("_memo", "stream")
+
+    def __init__(self, words: list[tuple[Any, bytes]]) -> None:
+        """*words*: each with its own stream."""
+        self.stream = marshal.dumps([stream for _, stream in words])
+        origin = plain_pickler(io.BytesIO())
+        origin.memo = {id(word): (place, word) for place, (word, _) in enumerate(words)}
+        self._memo = origin.memo
+
+    def add(self, head: bytes, sizes: list[int], items: Iterable[Any], keep: Keep, byte_cap: int | None) -> bytes:
+        """*head* and, behind it, the streams of the first of *items* that fit; their sizes are added to *sizes*.
+
+        There is at least one size in the end, whether it fits or not.
+        """
+        with io.BytesIO() as file:
+            end = file.write(head)
+            pickler = plain_pickler(file, keep)
+            for item in items:
+                self.teach(pickler)
+                pickler.dump(item)
+                sizes.append(file.tell() - end)
+                end += sizes[-1]
+                if byte_cap is not None and end > byte_cap:
+                    if len(sizes) > 1:
+                        file.truncate(end - sizes.pop())
+                    break
+            return file.getvalue()
+
+    def teach(self, pickler: pickle.Pickler) -> None:
+        """Let a pickler know the words, and forget all else."""
+        pickler.memo = self._memo  # of which it makes a copy
+
+
+class Learner:
+    """Finds the words of items as they are pickled, for those that follow. No item is pickled for that alone."""
+
+    def __init__(self, *, guests: bool = False) -> None:
+        """Know nothing yet.
+
+        *guests*: of classes that travel by value, keep only those that came here so, which are known where they go.
+        Others are pickled again for each pack, so that no change to one remains unseen.
+        """
+        self._guests = guests
+        self._words: dict[int, tuple[Any, bytes]] = {}
+        self._passing = False  # one of them must not be kept
+        self._kinds: set[int] = set()
+        self._vocabulary: Vocabulary | None = None
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words that are known; `None`: there are none."""
+        if self._vocabulary is None and self._words:
+            self._vocabulary = Vocabulary(list(self._words.values()))
+        return self._vocabulary
+
+    def begin(self) -> None:
+        """A new pack begins: forget what must not be kept."""
+        if self._passing:
+            self._forget()
+            self._kinds.clear()
+
+    def is_new(self, item: Any) -> bool:
+        """Whether no item of this type was looked at."""
+        return id(type(item)) not in self._kinds
+
+    def learn(self, item: Any, pickler: pickle.Pickler, size: int, *, by_value: bool = False) -> None:
+        """Remember what *pickler* has named for *item*, in *size* bytes; *by_value*: it is one of cloudpickle's."""
+        self._kinds.add(id(type(item)))
+        if size > _LARGEST and not by_value:
+            return
+        for _, thing in pickler.memo.copy().values():
+            if id(thing) not in self._words and _is_word(thing, classes=by_value):
+                self._add(thing, by_value=by_value)
+
+    def _add(self, word: Any, *, by_value: bool) -> None:
+        stream = _dump_by_name(word)
+        if stream is not None and by_value:  # one of many that cloudpickle names for its own ends
+            return
+        is_stranger = stream is None
+        if stream is None:
+            if not _is_class(word):  # a function would have to be one for each item: its state is its own
+                return
+            try:
+                stream = cloud_dumps(word)
+            except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
+                return
+        if len(self._words) >= _MOST:
+            self._forget()
+        if is_stranger:
+            self._passing |= self._guests and not came_by_value(word)
+        self._words[id(word)] = word, stream
+        self._vocabulary = None
+
+    def _forget(self) -> None:
+        self._words.clear()
+        self._vocabulary = None
+        self._passing = False
+
+
+class Reader:
+    """Unpickles items that were pickled with a vocabulary."""
+
+    _latest: tuple[bytes, Reader] | None = None
+
+    @classmethod
+    def of(cls, vocabulary: bytes, *, careful: bool = False) -> Reader:
+        """A reader of *vocabulary*, or the last, if it is the same and none of its words may have changed meanwhile."""
+        latest = cls._latest  # which other threads may change
+        if latest is not None and latest[0] == vocabulary:
+            return latest[1]
+        reader = cls(vocabulary, careful=careful)
+        if reader.is_harmless:
+            cls._latest = vocabulary, reader
+        return reader
+
+    def __init__(self, vocabulary: bytes | memoryview, *, careful: bool = False) -> None:
+        """Load the words, which runs the user's code. One that fails is left for the items that use it, to fail there.
+
+        *careful*: load each word with the first item that uses it, which pays if its worker dies of that.
+        """
+        self._due: dict[int, bytes] = dict(enumerate(marshal.loads(vocabulary)))
+        self._words: list[Any] = [None] * len(self._due)
+        self._prelude = _MEMORIZE * len(self._due)
+        self._harmless = True
+        for place in () if careful else list(self._due):
+            try:
+                self._load(place)
+            except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again for each item that uses it
+                pass
+
+    def __call__(self, stream: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
+        """The item of one stream."""
+        if self._due:
+            for code, place, _ in pickletools.genops(bytes(stream)):
+                if code.name in _RECALLS and place in self._due:
+                    self._load(place)
+        return pickle.loads(self._prelude + stream, buffers=chain(self._words, buffers) if buffers else self._words)
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether what is made of the words, and of no others, can be made twice, or in vain, and nobody notices."""
+        return self._harmless and not self._due
+
+    def recognize(self, stream: bytes | memoryview) -> Any:
+        """The item of one stream, if it needs no other words.
+
+        Raises:
+            UnpicklingError: it does; no code of theirs has run.
+        """
+        size = len(self._prelude) + len(stream)
+        # All in one frame: what is outside of frames is read byte by byte.
+        framed = b"".join((pickle.FRAME, size.to_bytes(8, "little"), self._prelude, stream))
+        return _Recognizer(io.BytesIO(framed), buffers=self._words).load()
+
+    def _load(self, place: int) -> None:
+        stream = self._due.get(place)  # threads that decode results of one pack may meet here
+        if stream is not None:
+            self._words[place] = word = pickle.loads(stream)
+            self._harmless = self._harmless and _is_harmless(word, stream)
+            self._due.pop(place, None)
+
+
+class _Recognizer(pickle.Unpickler):
+    """Knows no words but those that it is given."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        message = f"{module}.{name} is not one of the words"
+        raise pickle.UnpicklingError(message)
+
+
+def _is_harmless(word: Any, stream: bytes) -> bool:
+    """Whether to use a word in loading an item does nothing but to make this item."""
+    try:
+        if not stream.endswith(_BY_NAME):
+            return type(word).__module__ == _DTYPES
+        package = str(word.__module__).partition(".")[0]
+        if _is_class(word):
+            return package in _PLAIN
+        return package in _PLAIN - {"builtins"} and word.__name__.startswith("_")
+    except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
+        return False
+
+
+def _is_class(thing: Any) -> bool:
+    return issubclass(type(thing), type)  # isinstance() asks the thing, and a proxy may lie
+
+
+def _is_word(thing: Any, *, classes: bool) -> bool:
+    """Whether all items may have the same: pickle sends it by name, or it can't change. *classes*: no others count."""
+    if _is_class(thing):
+        return type(thing) not in copyreg.dispatch_table
+    kind = type(thing)
+    if classes:
+        return False
+    if kind is BuiltinFunctionType:
+        return type(thing.__self__) is ModuleType
+    try:
+        return kind is FunctionType or kind.__module__.startswith(_CYTHON) or _is_dtype(thing)
+    except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
+        return False
+
+
+def _is_dtype(thing: Any) -> bool:
+    """Whether it is one of numpy's dtypes that can't be changed, and of which there is one that all share."""
+    kind = type(thing)
+    return kind.__module__ == _DTYPES and thing.kind in _SIMPLE and thing is kind()
+
+
+def _dump_by_name(word: Any) -> bytes | None:
+    """The stream of what workers can find by its name; `None` if they can't."""
+    try:
+        stream = pickle.dumps(word, PROTOCOL)
+    except Exception:  # noqa: BLE001 - there is no other reason
+        return None
+    return None if names_stranger(stream) else stream

@@ -1,0 +1,355 @@
+"""Running the items of a chunk, one after the other or in blocks; the same code in processes, threads and here.
+
+A short item can't afford a note on the status page: such items run in blocks of about half a millisecond, at the speed
+of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the
+block is cut behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from functools import partial
+from itertools import islice, starmap
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._travel.failure import LoadError, describe
+from parmap._travel.pack import EACH, Pack
+from parmap._work.page import NO_LIMIT
+from parmap._work.seeds import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+    from typing import Protocol, TypeAlias
+
+    class Page(Protocol):
+        """Where it is noted which items run, and up to which they may: `_page.Page`, or the like for a thread."""
+
+        work: Work | None
+
+        def enter(self, number: int, index: int, length: int, now: int, /) -> None: ...
+        def limit(self, number: int, /) -> int: ...
+
+
+_BLOCK = 500_000  # nanoseconds of work in a block
+_QUICK = 100_000  # nanoseconds: items that take less are run in blocks
+_NEVER = 1 << 63
+_CO_COROUTINE = 0x80
+
+
+class Rules(NamedTuple):
+    """What a worker has to know of the options of a call."""
+
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    seed: int | None = None
+    locals: bool = False
+    """Whether tracebacks show local variables."""
+
+
+class Callee:
+    """A function, how it takes its arguments, and what to do about its errors.
+
+    `mode` is `"map"` for `f(item)`, `"star"` for `f(*item)` and `"call"` for `f(*item[0], **item[1])`.
+    """
+
+    def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
+        self.function = function
+        self.rules = rules
+        self.retry_on = rules.retry_on
+        plain = getattr(function, "__wrapped__", function)
+        plain = getattr(plain, "func", plain)
+        code = getattr(getattr(plain, "__func__", plain), "__code__", None)
+        is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
+        self._run = _awaited(function) if is_coroutine else function
+
+    def one(self, mode: str, start: int = -1, done: Sized = ()) -> Callable[[Any], Any]:
+        """The function of one item; the first is number *start*, if they have numbers, when none is *done*."""
+        run = self._run
+        if start >= 0 and self.rules.seed is not None:
+            return seeded(self.one(mode), self.rules.seed, start, done)
+        if mode == "map":
+            return run
+        if mode == "star":
+            return lambda item: run(*item)
+        return lambda item: run(*item[0], **item[1])
+
+    def many(self, mode: str, items: Iterable[Any]) -> Iterator[Any]:
+        """The results of *items*, lazily."""
+        return starmap(self._run, items) if mode == "star" else map(self.one(mode), items)
+
+
+def _awaited(function: Any) -> Callable[..., Any]:
+    """Run an `async def` function on an event loop of its own."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(function(*args, **kwargs))
+        # The caller's loop runs in this thread, which can't run another one: serially in an `async def`.
+        from concurrent.futures import ThreadPoolExecutor
+        from contextvars import copy_context
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(copy_context().run, lambda: asyncio.run(function(*args, **kwargs))).result()
+
+    return run
+
+
+class Outcome:
+    """What became of the first `done` items of a chunk: a result each, or an error."""
+
+    __slots__ = ("done", "errors", "nanoseconds", "results")
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.errors: dict[int, BaseException] = {}
+        self.done = 0
+        self.nanoseconds = 0
+
+    def end(self, begin: int) -> None:
+        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
+        self.done = len(self.results)
+        self.nanoseconds = time.monotonic_ns() - begin
+
+
+class _Values:
+    """Items that need no decoding, or can't fail to decode.
+
+    A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
+    """
+
+    def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
+        self.limit = count
+        self._values = values
+        self._results = results
+        self._start = 0
+        self._block: list[Any] = []
+
+    @property
+    def running(self) -> int:
+        """Which item runs."""
+        return len(self._results)
+
+    def one(self, index: int) -> Any:
+        return self._values[index]
+
+    def block(self, index: int, length: int) -> Iterable[Any]:
+        self._start = index
+        block = self._values[index : index + length]
+        self._block = block if type(block) is list else list(block)
+        del self._block[self.limit - index :]
+        return self._block
+
+    def cut(self) -> None:
+        """Let no other item begin than the one that runs."""
+        self.limit = min(self.limit, self.running + 1)
+        del self._block[self.limit - self._start :]
+
+    def last(self) -> Any:
+        return self._values[len(self._results) - 1]
+
+
+class _Streams:
+    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task.
+
+    Between long tasks, when the caches of the processor hold other things, to decode one item takes twice as long as
+    to decode it after another: there some are decoded ahead, where nobody can notice.
+    """
+
+    def __init__(self, items: Pack, count: int, results: list[Any], enter: Enter | None) -> None:
+        """*enter*: notes which items are being decoded; without it, none is decoded ahead."""
+        self.limit = count
+        self._pack = items
+        self._items: Iterator[Any] | None = None
+        self._ahead: deque[Any] = deque()
+        self._results = results
+        self._enter = enter
+        self._begun = 0
+        self._last: Any = None
+
+    @property
+    def running(self) -> int:
+        """Which item runs."""
+        return len(self._results)
+
+    def one(self, index: int) -> Any:
+        if self._ahead:  # as `__next__`, in fewer steps
+            self._begun += 1
+            self._last = self._ahead.popleft()
+            return self._last
+        if self._enter is not None:
+            count = min(self._pack.count_ahead(index), self.limit - index)
+            if count > 1:
+                self._enter(index, count)  # if this ends the worker, any of them may be to blame
+                self._ahead.extend(self._pack.ahead(index, count))
+                self._enter(index, 1)
+                self._items = None  # begins again behind those that were decoded ahead
+        return next(self)
+
+    def block(self, _: int, length: int) -> Iterable[Any]:
+        return islice(self, length)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._begun == self.limit:
+            raise StopIteration
+        try:
+            if self._ahead:
+                self._last = self._ahead.popleft()
+            else:
+                if self._items is None:
+                    self._items = self._pack.since(self._begun)
+                self._last = next(self._items)
+        except BaseException as error:
+            raise LoadError from error
+        finally:
+            self._begun += 1
+        return self._last
+
+    def cut(self) -> None:
+        """Let no other item begin than the one that runs."""
+        self.limit = min(self.limit, self.running + 1)
+
+    def last(self) -> Any:
+        return self._last
+
+
+if TYPE_CHECKING:
+    Work: TypeAlias = _Values | _Streams
+    Enter: TypeAlias = Callable[[int, int], None]
+
+
+def run(
+    callee: Callee,
+    mode: str,
+    items: Sequence[Any] | Pack,
+    count: int,
+    *,
+    number: int = 0,
+    start: int = 0,
+    budget: float | None = None,
+    careful: bool = False,
+    stop_early: bool = False,
+    page: Page | None = None,
+    passes: tuple[type[BaseException], ...] = (),
+) -> Outcome:
+    """Run up to *count* items; stop early when *budget* seconds are over or the parent wants the rest back.
+
+    `stop_early`: an error ends the chunk, since it ends the whole job. `passes`: what is raised here instead of
+    becoming the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
+    """
+    outcome = Outcome()
+    results = outcome.results
+    begin = now = time.monotonic_ns()
+    end = begin + int(budget * 1e9) if budget is not None else _NEVER
+    one = callee.one(mode, start, results)
+    careful = careful or callee.rules.seed is not None
+    block, pid = 1, 0 if page is None else os.getpid()
+    page = page or _Nowhere()
+    page.work = work = _work(items, count, results, None if careful else partial(_enter, page, number))
+    while (index := len(results)) < work.limit:
+        block = min(block, work.limit - index)
+        page.enter(number, index, block, now)
+        block = min(block, page.limit(number) - index)
+        if block <= 0:
+            break
+        if block == 1:
+            _run_one(one, work, outcome)
+        else:
+            _run_block(callee.many(mode, work.block(index, block)), work, outcome, index + block)
+        if pid and pid != os.getpid():  # a task forked, and its child came back through here
+            os._exit(0)
+        if (last := len(results) - 1) in outcome.errors:
+            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
+            if isinstance(outcome.errors[last], passes):
+                raise outcome.errors[last]
+            if stop_early:
+                break
+        before, now = now, time.monotonic_ns()
+        if now > end:
+            break
+        each = (now - before) // max(1, len(results) - index)
+        block = 1 if careful or each > _QUICK else max(1, min(_BLOCK // max(each, 1), 2 * block + 14))
+    page.work = None
+    outcome.end(begin)
+    return outcome
+
+
+def run_task(callee: Callee, mode: str, item: Any) -> Outcome:
+    """Run one item that has no number."""
+    outcome = Outcome()
+    begin = time.monotonic_ns()
+    try:
+        outcome.results.append(callee.one(mode)(item))
+    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+        outcome.results.append(None)
+        outcome.errors[0] = error
+        _tell(error, callee.function, mode, item, -1)
+    outcome.end(begin)
+    return outcome
+
+
+class _Nowhere:
+    """The page of a run that nobody watches."""
+
+    work: Work | None = None
+
+    def enter(self, *_: int) -> None:
+        pass
+
+    def limit(self, _: int) -> int:
+        return NO_LIMIT
+
+
+def _enter(page: Page, number: int, index: int, length: int) -> None:
+    page.enter(number, index, length, time.monotonic_ns())
+
+
+def _work(items: Sequence[Any] | Pack, count: int, results: list[Any], enter: Enter | None) -> Work:
+    if not isinstance(items, Pack):
+        return _Values(items, count, results)
+    if items.kind == EACH:
+        return _Streams(items, count, results, enter)
+    return _Values(items.whole(), count, results)
+
+
+def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
+    try:
+        outcome.results.append(one(work.one(len(outcome.results))))
+    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+        outcome.errors[len(outcome.results)] = error
+        outcome.results.append(None)
+
+
+def _run_block(results: Iterator[Any], work: Work, outcome: Outcome, end: int) -> None:
+    try:
+        outcome.results.extend(results)
+    except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+        outcome.errors[len(outcome.results)] = error
+        outcome.results.append(None)
+        return
+    if len(outcome.results) < min(end, work.limit):  # the only way to end early without an error that is seen
+        ended = StopIteration()
+        ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
+        outcome.errors[len(outcome.results)] = ended
+        outcome.results.append(None)
+
+
+def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int) -> None:
+    """Cut the machinery off a traceback, and note which call it was."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals is globals():
+        trace = trace.tb_next
+    where = f"item {index}: " if index >= 0 else ""
+    try:
+        error.__traceback__ = trace
+        error.add_note(f"parmap: {where}{describe(function, mode, item)}")
+    except BaseException:  # noqa: BLE001, S110 - the user's class and the user's __repr__: they must not hide the error
+        pass

@@ -1,0 +1,60 @@
+"""Random numbers that depend on the item alone: not on the worker, nor on how the items were cut into chunks."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from parmap._work.imports import when_imported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sized
+
+
+class _Now:
+    """What the generators of this process are set to."""
+
+    state: int | None = None
+    watching = False
+
+
+def seeded(one: Callable[[Any], Any], seed: int, start: int, done: Sized) -> Callable[[Any], Any]:
+    """Call *one* with the global generators set for its item, number *start* plus as many as are *done*."""
+    import random
+
+    def run(item: Any) -> Any:
+        # A text is hashed with SHA-512, so that neighbours have nothing in common.
+        _Now.state = random.Random(f"{seed}/{start + len(done)}").getrandbits(128)  # noqa: S311 - no secret
+        random.seed(_Now.state)
+        if _Now.watching:
+            _seed_numpy()
+        else:  # a task that is the first to import numpy gets the numbers that it would get later
+            _Now.watching = True
+            when_imported("numpy.random", _seed_numpy)
+        return one(item)
+
+    return run
+
+
+def _seed_numpy() -> None:
+    numpy = sys.modules.get("numpy.random")
+    state = _Now.state
+    if numpy is not None and state is not None:
+        numpy.seed([state >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+
+
+@contextmanager
+def preserved() -> Generator[None]:
+    """Leave the global generators as they were: where items run in the user's own process."""
+    import random
+
+    numpy = sys.modules.get("numpy.random")
+    state, other = random.getstate(), numpy and numpy.get_state()
+    try:
+        yield
+    finally:
+        _Now.state = None
+        random.setstate(state)
+        if numpy is not None:
+            numpy.set_state(other)

@@ -1,0 +1,240 @@
+"""What tasks print and log, on its way to the parent: the worker's `sys.stdout`, `sys.stderr` and logging handler.
+
+A line leaves as soon as it is whole, so that nothing is lost when the worker dies. `logging` is not imported for this:
+it would double the time a worker takes to start. If a task does, its import is noticed.
+"""
+
+from __future__ import annotations
+
+import _thread
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.failure import encode, shorten
+from parmap._work.imports import when_imported
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+
+if TYPE_CHECKING:
+    import logging
+    import socket
+
+
+class TalkingChannel(Channel):
+    """A channel on which any thread of the worker may send."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._turn = _thread.RLock()
+        self._late: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def send(self, *message: Any, **more: Any) -> None:
+        """Send a message, and wait until it is gone."""
+        # By a destructor or a signal handler, amid a message.
+        if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+            self._late.append((message, more))
+            return
+        with self._turn:
+            if more:
+                super().send(*message, **more)
+            else:
+                self.tell(*message, wait=True)
+            while self._late:
+                message, more = self._late.pop(0)
+                super().send(*message, **more)
+
+
+class Outlet(io.TextIOBase):
+    """Stands for `sys.stdout` or `sys.stderr`: sends whole lines."""
+
+    encoding = "utf-8"
+    errors = "surrogateescape"
+    mode = "w"
+
+    def __init__(self, channel: Channel, name: str, original: Any) -> None:
+        self._channel = channel
+        self._stream = name
+        self._original = original
+        self._fd = 1 if name == "stdout" else 2
+        self._held = ""
+        self._turn = _thread.RLock()  # tasks may have threads
+        self.name = f"<{name}>"
+        self._bytes: _Bytes | None = None
+
+    @property
+    def buffer(self) -> _Bytes:
+        """The same stream for bytes."""
+        if self._bytes is None:
+            self._bytes = _Bytes(self)
+        return self._bytes
+
+    def write(self, text: Any, /) -> int:
+        if not isinstance(text, str):
+            message = f"write() argument must be str, not {type(text).__name__}"
+            raise TypeError(message)
+        with self._turn:
+            self._held += text
+            if "\n" in text:
+                lines, newline, self._held = self._held.rpartition("\n")
+                self._send(lines + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._held:
+            with self._turn:
+                text, self._held = self._held, ""
+                self._send(text)
+
+    def _send(self, text: str) -> None:
+        try:
+            self._channel.send("print", self._stream, text)
+        except ChannelClosedError:  # the worker is being stopped: an atexit callback prints
+            if self._original is not None:
+                self._original.write(text)
+                self._original.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        try:
+            return os.isatty(self._fd)
+        except OSError:
+            return False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def reconfigure(self, **_: Any) -> None:
+        """Nothing to set: what is sent is text."""
+
+
+class _Bytes(io.BufferedIOBase):
+    def __init__(self, text: Outlet) -> None:
+        import codecs
+
+        self._text = text
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+
+    def write(self, data: Any, /) -> int:
+        self._text.write(self._decoder.decode(bytes(data)))
+        return len(data)
+
+    def flush(self) -> None:
+        self._text.flush()
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+
+class Output:
+    """All that a worker says besides its results."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._originals = sys.stdout, sys.stderr
+        self._out = Outlet(channel, "stdout", sys.stdout)
+        self._err = Outlet(channel, "stderr", sys.stderr)
+        self._levels: tuple[tuple[str, int], ...] = ()
+        self._handler: logging.Handler | None = None
+        self._filters: list[bytes] = []
+        sys.stdout, sys.stderr = self._out, self._err
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._restore)
+        when_imported("logging", self._listen)
+
+    def flush(self) -> None:
+        """Send lines that have not ended."""
+        self._out.flush()
+        self._err.flush()
+
+    def _restore(self) -> None:
+        """In a process that a task forked: the channel is not its own."""
+        if sys.stdout is self._out:
+            sys.stdout = self._originals[0]
+        if sys.stderr is self._err:
+            sys.stderr = self._originals[1]
+        if self._handler is not None:
+            sys.modules["logging"].root.removeHandler(self._handler)
+
+    # logging
+
+    def _listen(self) -> None:
+        self._handler = _handler(self._channel)
+        sys.modules["logging"].root.addHandler(self._handler)
+        self.set_levels(self._levels)
+
+    def set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
+        """Set the loggers to the levels that they have in the parent."""
+        before, self._levels = self._levels, levels
+        if self._handler is None or not (before or levels):
+            return
+        logging = sys.modules["logging"]
+        found = dict(levels) or {"": logging.WARNING}
+        logging.disable(found.pop("off", 0))
+        for name in dict(before).keys() - found.keys() - {"off"}:
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        for name, level in found.items():
+            logging.getLogger(name or None).setLevel(level)
+
+    # warnings
+
+    def set_filters(self, pickled: list[bytes]) -> None:
+        """Warn of what the parent would warn of."""
+        if pickled == self._filters:
+            return
+        self._filters = pickled
+        import pickle
+        import warnings
+
+        warnings.resetwarnings()  # with it goes what was warned of before
+        for each in pickled:
+            try:
+                warnings.filters.append(pickle.loads(each))  # type: ignore[attr-defined]  # it is a list, in fact
+            except Exception:  # noqa: BLE001, S112 - importing the user's category may raise anything
+                continue
+
+
+def _handler(channel: Channel) -> logging.Handler:
+    import logging
+
+    formatter = logging.Formatter()
+
+    class Sender(logging.Handler):
+        """Sends records to the loggers of the same names in the parent."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                channel.send("log", record.name, record.levelno, _pickled(record, formatter))
+            except ChannelClosedError:  # the worker is being stopped
+                pass
+            except Exception:  # noqa: BLE001 - as every handler does
+                self.handleError(record)
+
+    return Sender()
+
+
+def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
+    """A record whose message is made, its traceback as text, its exception encoded; what can't travel, shortened."""
+    import pickle
+
+    content = dict(record.__dict__)
+    content["msg"], content["args"] = record.getMessage(), None
+    if record.exc_info:
+        content["exc_text"] = record.exc_text or formatter.formatException(record.exc_info)
+        error = record.exc_info[1]
+        content["exc_info"] = None if error is None else encode(error)
+    try:
+        return pickle.dumps(content)
+    except Exception:  # noqa: BLE001, S110 - the user's objects
+        pass
+    for name, value in content.items():
+        try:
+            pickle.dumps(value)
+        except Exception:  # noqa: BLE001 - the user's objects
+            content[name] = shorten(value)
+    return pickle.dumps(content)

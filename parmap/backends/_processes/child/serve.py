@@ -1,0 +1,293 @@
+"""Everything that runs inside a worker process.
+
+A worker has one thread, which takes messages from its channel one after the other. It ignores Ctrl-C: the parent
+decides. It keeps functions by number, runs chunks, and leaves when its channel ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import gc
+import marshal
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any, NoReturn
+
+from parmap._travel.by_value import initialize
+from parmap._travel.failure import encode, translate
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import dump, is_small, pack
+from parmap._travel.vocabulary import Learner
+from parmap._work import place as _place
+from parmap._work.imports import when_imported
+from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
+from parmap._work.run import Callee, Outcome, Rules, run, run_task
+from parmap.backends._processes.child.output import Output, TalkingChannel
+from parmap.backends._processes.line.channel import ChannelClosedError, Message
+from parmap.backends._processes.line.segments import Limits
+
+_GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
+_MANY = 50  # modules that are many to be imported by one chunk
+
+
+def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
+    """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
+    _place.in_worker = True
+    worker = _Worker(TalkingChannel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
+    _prepare(worker.page)
+    try:
+        worker.serve()
+    except ChannelClosedError:
+        pass
+    leave(0)
+
+
+def _prepare(page: Page) -> None:
+    """Reset what a fork must not share, and arrange for deaths to tell their story."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(CUT_SIGNAL, page.cut)
+    signal.siginterrupt(CUT_SIGNAL, False)  # a task in C that waits for a file or a socket need not notice
+    os.lseek(page.fd, SIZE, os.SEEK_SET)
+    faulthandler.enable(file=page.fd)
+    faulthandler.register(DUMP_SIGNAL, file=page.fd, all_threads=False)
+    if "random" in sys.modules:
+        sys.modules["random"].seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without waiting for threads that tasks have left behind."""
+    try:
+        atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter does at its end
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except BaseException:  # noqa: BLE001, S110 - callbacks and streams are the user's; the process must end
+        pass
+    os._exit(code)
+
+
+class _Worker:
+    def __init__(self, channel: TalkingChannel, page: Page, problem: str) -> None:
+        self._channel = channel
+        self._output = Output(channel)
+        self._problem = problem
+        self.page = page
+        self._pid = os.getpid()
+        self._callees: dict[int, Callee | BaseException] = {}
+        self._cwd: str | None = None
+        self._authkey = b""
+        self._learner = Learner(guests=True)
+        self._modules = len(sys.modules)
+        channel.on_partial = page.receive
+
+    def serve(self) -> None:
+        while True:
+            self.page.rest()
+            self._look_back()
+            message = self._channel.receive()
+            if message.kind == "task":
+                self._run_task(*message.fields)
+            elif message.kind == "run":
+                self._run(message)
+            elif message.kind == "stop":
+                return
+            else:
+                getattr(self, "_on_" + message.kind)(message)
+
+    def _look_back(self) -> None:
+        """Where much was imported a full garbage collection is due soon: better now than in the middle of a task."""
+        modules = len(sys.modules)
+        if modules > self._modules + _MANY:
+            self._modules = modules
+            if gc.isenabled():
+                gc.collect()
+
+    # messages
+
+    def _on_setup(self, message: Message) -> None:
+        enabled, smallest, kept = message.fields
+        Limits.enabled, Limits.smallest, Limits.kept = enabled, smallest, kept
+        try:
+            if self._problem:
+                raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
+            if message.pack is not None:
+                find, args, initargs = message.pack[0]
+                initialize(find(*args), initargs)
+        except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+            self._output.flush()
+            self._channel.send("broken", marshal.dumps(encode(translate(error))))
+            return
+        self._channel.send("ready", self._pid)
+
+    def _on_context(self, message: Message) -> None:
+        cwd, path, argv, levels, filters, authkey = message.fields
+        self._output.set_levels(levels)
+        self._output.set_filters(filters)
+        self._cwd = cwd
+        if authkey != self._authkey:
+            self._authkey = authkey
+            when_imported("multiprocessing.process", self._join_family)
+        sys.path[:] = path
+        sys.argv[:] = argv
+
+    def _join_family(self) -> None:
+        """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
+        sys.modules["multiprocessing.process"].current_process().authkey = self._authkey
+
+    def _on_function(self, message: Message) -> None:
+        number = message.fields[0]
+        try:
+            if message.pack is None:
+                reason = "no descriptor was left to receive a large function"
+                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
+            find, args, rules = message.pack[0]
+            self._callees[number] = Callee(find(*args), rules)
+        except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
+            self._callees[number] = error
+
+    def _on_forget(self, message: Message) -> None:
+        self._callees.pop(message.fields[0], None)
+
+    def _on_free(self, message: Message) -> None:
+        for dropped in self._channel.lender.take_back(message.fields[0]):
+            self._channel.send("drop", dropped)
+
+    def _on_drop(self, message: Message) -> None:
+        self._channel.detach(message.fields[0])
+
+    # chunks
+
+    def _run(self, message: Message) -> None:
+        number, key = message.fields[:2]
+        self.page.enter(number, 0, 1, time.monotonic_ns())
+        self._go_home()
+        outcome = self._outcome(message, key)
+        self._output.flush()
+        is_released = self._report(number, outcome, key, message.fields[3], message.fields[5], message)
+        del outcome  # a result may lie in the memory of its argument
+        if not is_released:
+            for news in self._release(message):
+                self._channel.send(*news)
+
+    def _run_task(self, number: int, key: int, mode: str, item: Any) -> None:
+        """Run a task of `submit` whose arguments came within the message; if it can, the result goes so, too."""
+        self.page.enter(number, 0, 1, time.monotonic_ns())
+        self._go_home()
+        callee = self._callees[key]
+        outcome = run_task(callee, mode, item) if isinstance(callee, Callee) else _failed(callee, 1)
+        self._output.flush()
+        if not outcome.errors and is_small(outcome.results[0]) and os.getpid() == self._pid:
+            self._channel.send("done", number, outcome.results[0], outcome.nanoseconds / 1e9)
+        else:
+            self._report(number, outcome, key, -1, careful=True)
+
+    def _go_home(self) -> None:
+        """Undo what a task did to the working directory."""
+        if self._cwd is None:
+            return
+        try:
+            if os.getcwd() != self._cwd:
+                os.chdir(self._cwd)
+        except OSError:  # it is gone: the task's own business
+            pass
+
+    def _outcome(self, message: Message, key: int) -> Outcome:
+        number, _, mode, start, budget, careful, stop_early = message.fields
+        items = message.pack
+        callee = self._callees[key]
+        if items is None or isinstance(callee, BaseException):
+            lost = OSError("no descriptor was left to receive a large argument")
+            error = callee if isinstance(callee, BaseException) else lost
+            return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
+        if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
+            self.page.enter(number, 0, items.count, time.monotonic_ns())
+            items.begin(careful=careful or items.count == 1)
+        return run(
+            callee,
+            mode,
+            items,
+            items.count,
+            number=number,
+            start=start,
+            budget=budget,
+            careful=careful,
+            stop_early=stop_early,
+            page=self.page,
+        )
+
+    def _report(
+        self, number: int, outcome: Outcome, key: int, start: int, careful: bool, message: Message | None = None
+    ) -> bool:
+        """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
+        callee = self._callees[key]
+        rules = callee.rules if isinstance(callee, Callee) else Rules(())
+        begin = time.monotonic_ns()
+        results, unsent = self._pack(number, outcome, careful)
+        for index, error in unsent.items():
+            outcome.errors.setdefault(index, error)
+        failures = []
+        for index, error in outcome.errors.items():
+            if careful:
+                self.page.enter(number, index, 0, time.monotonic_ns())
+            item = start + index if start >= 0 else None  # a single task has no number
+            public = translate(error, item)
+            if index in unsent:
+                public.item = item  # type: ignore[attr-defined]  # a SerializationError
+                public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
+            failures.append((index, encode(public, with_locals=rules.locals), isinstance(public, rules.retry_on)))
+        if os.getpid() != self._pid:  # a task forked, and its child came back through here
+            os._exit(0)
+        seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
+        news: list[tuple[str, int]] = []
+        if message is not None and _can_release(message.pack, results) and not failures:
+            news = self._release(message)
+        self._channel.send("report", number, outcome.done, failures, seconds, news, pack=results)
+        return bool(news)
+
+    def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
+        """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
+        if not careful or outcome.done == 1:
+            if outcome.done:
+                self.page.enter(number, 0, outcome.done, time.monotonic_ns())
+            return pack(outcome.results, learner=self._learner)
+        packed: list[Any] = []
+        errors: dict[int, BaseException] = {}
+        self._learner.begin()
+        vocabulary = self._learner.vocabulary
+        for index, result in enumerate(outcome.results):
+            self.page.enter(number, index, 0, time.monotonic_ns())
+            try:
+                packed.append(dump(result, vocabulary, self._learner))
+            except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
+                errors[index] = error
+                packed.append(None)
+        return pack(packed)[0], errors
+
+    def _release(self, message: Message) -> list[tuple[str, int]]:
+        """Give the segment of the arguments back, unless the task kept a reference into it; what there is to tell."""
+        if not message.segment or message.pack is None:
+            return []
+        free = self._channel.let_go(message)
+        return [("free" if free else "keep", message.segment)]
+
+
+def _can_release(arguments: Pack | None, results: Pack) -> bool:
+    """Whether the arguments may be released before the results are sent: these can't lie in their memory.
+
+    Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
+    """
+    return arguments is not None and arguments.kind == EACH and results.is_flat
+
+
+def _failed(error: BaseException, count: int) -> Outcome:
+    outcome = Outcome()
+    outcome.done = count
+    outcome.results = [None] * count
+    outcome.errors = dict.fromkeys(range(count), error)
+    return outcome

@@ -1,0 +1,356 @@
+"""The template: one clean, single-threaded process from which workers are forked, or beside which they are spawned.
+
+It exists because the user's own process can't be forked safely once it has threads. It imports what workers need, forks
+one in a millisecond, reaps them, reports exactly how each died, and kills them all when the parent ends, however it
+ends. It holds no lock, waits on nothing but its control line and `SIGCHLD`, and runs no code of the user's except the
+modules named in `preload`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+GRACE = 5.0
+"""Seconds that a worker has to leave by itself (its `atexit` callbacks) before it is killed."""
+
+_BLAS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+# The parent's side
+
+
+class Launcher:
+    """The template process, seen from the parent."""
+
+    def __init__(self, *, fork: bool, preload: Sequence[str], env: Mapping[str, str], threads: int) -> None:
+        """Start it. `threads`: what each worker's numeric libraries may use."""
+        ours, theirs = socket.socketpair()
+        chosen = dict(os.environ) | dict(env)
+        # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
+        limit = chosen.get("OMP_NUM_THREADS", str(threads))
+        environment = dict.fromkeys(_BLAS, limit) | chosen
+        try:
+            self.pid = _spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self.control = Channel(ours)
+        try:
+            self.control.send("begin", fork, tuple(preload), sys.argv)
+        except ChannelClosedError:  # it is dead already: that is heard like a later death
+            pass
+
+    def start(self, name: int, channel: socket.socket, page_fd: int) -> None:
+        """Start a worker on the other end of *channel*; it is called *name* from now on."""
+        self.control.send("start", name, fds=(channel.fileno(), page_fd))
+
+    def kill(self, name: int, signum: int) -> None:
+        """Let the template send a signal: only it knows that the process number still means that worker."""
+        self.control.send("kill", name, int(signum))  # what travels by marshal is a plain number, not an enum
+
+    def close(self) -> None:
+        """Wait until the template has ended, after its workers; they have `GRACE` seconds."""
+        try:
+            self.control.send("stop")
+            self._wait_until_gone()
+        except ChannelClosedError:
+            pass
+        self.control.close()
+        _reap(self.pid)
+
+    def _wait_until_gone(self) -> None:
+        deadline = time.monotonic() + GRACE + 1
+        while (left := deadline - time.monotonic()) > 0:
+            readable, _, _ = select.select([self.control.sock], [], [], left)
+            if readable:
+                while self.control.poll() is not None:
+                    pass
+
+    def abandon(self) -> None:
+        """Forget a template that belongs to a process we were forked from."""
+        self.control.close()
+
+
+def _reap(pid: int) -> None:
+    """Collect the exit status of the template, so that it does not stay a zombie."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        try:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # SIGCHLD is ignored, or somebody waits for any child
+            return
+        if done or time.monotonic() > deadline:
+            return
+        time.sleep(0.001)
+
+
+def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
+    """Start a fresh interpreter that runs *call* of this module; returns its process number.
+
+    `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
+    a terminal's Ctrl-C stays with the parent), standard input.
+    """
+    if not sys.executable:
+        message = "sys.executable does not say which interpreter to start"
+        raise FileNotFoundError(message)
+    path = [entry for entry in sys.path if type(entry) is str]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if home not in path:
+        path.append(home)
+    code = f"import sys; sys.path[:] = {path!r}; from {__name__} import {call.partition('(')[0]}; {call}"
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_interpreter_flags(), "-c", code],
+        environment,
+        # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),
+        ],
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1],
+    )
+
+
+_FLAGS = (
+    *("debug", "optimize", "dont_write_bytecode", "no_user_site", "no_site", "ignore_environment", "verbose"),
+    *("bytes_warning", "isolated", "dev_mode", "safe_path"),
+)
+
+
+def _interpreter_flags() -> list[str]:
+    """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
+    flags = [] if _has_cwd() else ["-P"]  # some interpreters stumble over a working directory that is gone
+    options = sys.warnoptions or sys._xoptions  # noqa: SLF001 - documented, in spite of its name
+    if not (options or any(getattr(sys.flags, name) for name in _FLAGS)):
+        return flags
+    import subprocess  # only now: it takes five milliseconds
+
+    make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
+    return [*make(), *flags]
+
+
+def _has_cwd() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+# The template's side
+
+
+def template(control_fd: int) -> NoReturn:
+    """Be the template until the parent ends the line, or itself."""
+    _close_all_but({0, 1, 2, control_fd})
+    itself = _Template(Channel(socket.socket(fileno=control_fd)))
+    itself.run()
+    os._exit(0)  # with the socket still held: one that is collected open is warned of, under -X dev
+
+
+def _close_all_but(keep: set[int]) -> None:
+    """Close what the user's program had marked inheritable: nobody waits for an end of file that we hold open."""
+    lowest = 3
+    for fd in sorted(keep - {0, 1, 2}):
+        os.closerange(lowest, fd)
+        lowest = fd + 1
+    os.closerange(lowest, os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1 << 16)
+
+
+class _Template:
+    def __init__(self, control: Channel) -> None:
+        self._control = control
+        self._workers: dict[int, int] = {}  # name -> process number
+        self._names: dict[int, int] = {}  # process number -> name
+        self._fork = True
+        self._stop_at: float | None = None
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def run(self) -> None:
+        poller = select.poll()
+        poller.register(self._control.sock, select.POLLIN)
+        poller.register(self._wake_in, select.POLLIN)
+        try:
+            while self._stop_at is None or self._workers:
+                if self._stop_at is not None and time.monotonic() > self._stop_at:
+                    break
+                poller.poll(None if self._stop_at is None else 50)
+                while (message := self._control.poll()) is not None:
+                    self._handle(message)
+                self._collect()
+        except ChannelClosedError:  # the parent is gone
+            pass
+        for pid in self._workers.values():
+            kill_group(pid, signal.SIGKILL)
+
+    def _handle(self, message: Message) -> None:
+        if message.kind == "begin":
+            self._begin(*message.fields)
+        elif message.kind == "start":
+            self._start(message.fields[0], *message.fds)
+        elif message.kind == "kill":
+            name, signum = message.fields
+            pid = self._workers.get(name)
+            if pid is not None:
+                kill_group(pid, signum)
+        elif message.kind == "stop":
+            self._stop_at = time.monotonic() + GRACE
+
+    def _begin(self, fork: bool, preload: Sequence[str], argv: list[str]) -> None:
+        self._fork = fork
+        self._preload = preload
+        sys.argv[:] = argv
+        if not fork:
+            return
+        problem = import_all(
+            ["parmap.backends._processes.child.serve", *preload]
+        )  # what the template has imported, no worker has to
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # what the modules printed, or each worker would print it again
+                stream.flush()
+        if problem:
+            self._control.send("unfit", problem)
+        gc.collect()
+        gc.freeze()  # pages that the collector never touches stay shared with the workers
+
+    def _start(self, name: int, *fds: int) -> None:
+        try:
+            channel_fd, page_fd = fds
+            pid = self._forked(channel_fd, page_fd) if self._fork else self._spawned(channel_fd, page_fd)
+        except (OSError, ValueError) as error:
+            self._control.send("failed", name, str(error))
+            return
+        finally:
+            for fd in fds:
+                os.close(fd)
+        self._workers[name] = pid
+        self._names[pid] = name
+        self._control.send("started", name, pid)
+
+    def _forked(self, channel_fd: int, page_fd: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become_worker(channel_fd, page_fd)
+            finally:
+                os._exit(1)
+        _lead_group(pid)
+        return pid
+
+    def _become_worker(self, channel_fd: int, page_fd: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        _lead_group(0)
+        self._control.sock.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+        gc.enable()
+        from parmap.backends._processes.child.serve import serve
+
+        serve(channel_fd, page_fd)
+
+    def _spawned(self, channel_fd: int, page_fd: int) -> int:
+        call = f"worker({channel_fd}, {page_fd}, {tuple(self._preload)!r})"
+        return _spawn(call, [channel_fd, page_fd], os.environ)
+
+    def _collect(self) -> None:
+        """Report the dead."""
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            pass
+        while self._workers:
+            try:
+                pid, status = _reap_next()
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            name = self._names.pop(pid, None)
+            if name is not None:
+                del self._workers[name]
+                self._control.send("exited", name, os.waitstatus_to_exitcode(status))
+
+
+def worker(channel_fd: int, page_fd: int, preload: Sequence[str]) -> NoReturn:
+    """Be a spawned worker."""
+    from parmap.backends._processes.child.serve import serve
+
+    _close_all_but({0, 1, 2, channel_fd, page_fd})
+    serve(channel_fd, page_fd, import_all(preload))
+
+
+def import_all(modules: Sequence[str]) -> str:
+    """Import modules; returns what went wrong, or an empty string."""
+    import importlib
+
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # noqa: BLE001 - a module may raise anything; the parent tells the user
+            return f"preload: can't import {module!r}: {type(error).__name__}: {error}"
+    return ""
+
+
+def _reap_next() -> tuple[int, int]:
+    """Reap one that is dead, and sweep its process group if it ended badly; its number, or 0, and its status."""
+    if not hasattr(os, "waitid"):  # macOS, before Python 3.13
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if status:
+            kill_group(pid, signal.SIGKILL)
+        return pid, status
+    info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    if info is None:
+        return 0, 0
+    if info.si_code != os.CLD_EXITED or info.si_status:
+        kill_group(info.si_pid, signal.SIGKILL)  # before it is reaped, while the number is still theirs
+    return os.waitpid(info.si_pid, 0)
+
+
+def _lead_group(pid: int) -> None:
+    """Make a worker lead its own process group; both sides do, so that neither has to wait for the other."""
+    try:
+        os.setpgid(pid, pid)
+    except OSError:  # done by the other side, or the worker is dead already
+        pass
+
+
+def kill_group(pid: int, signum: int) -> None:
+    """Send a signal to a worker and, if it shall end, to the processes it has started."""
+    # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
+    try:
+        if signum in {signal.SIGTERM, signal.SIGKILL}:
+            os.killpg(pid, signum)
+    except OSError:  # all of them are gone, or a task has left the group
+        pass
+    try:
+        os.kill(pid, signum)  # by itself too: a task may have moved its worker to another group
+    except OSError:  # it is gone
+        pass

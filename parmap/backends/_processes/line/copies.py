@@ -1,0 +1,147 @@
+"""Private copies of large results, in memory that is used again.
+
+Results are copied out of shared memory as they arrive, so that they are the caller's own. Fresh memory costs several
+times as much as the copy into it: so memory that the caller has dropped takes the next results. For a second, that is;
+then it goes back to the system.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections import deque
+
+from parmap.backends._processes.line.segments import is_unused
+
+HUGE = 2 << 20
+"""Size of a huge page in bytes; copies of at least so much have pages of their own."""
+
+HOLD = 1.0
+"""Seconds after the last copy for which dropped memory is kept."""
+
+_MOST = 64  # pieces of memory that are remembered: more would take longer to look through than they save
+_LARGEST = 1 << 30  # bytes of memory that are remembered,
+_SHARE = 16  # and at most such a part of all that there is
+
+
+class Copies:
+    """Makes copies of large views, and remembers the memory they lie in."""
+
+    def __init__(self) -> None:
+        # Threads copy at the same time, and collecting garbage may copy in the middle of a copy. So nobody looks at
+        # memory that others may take: whoever takes a piece out has it alone.
+        self._pieces: deque[mmap.mmap] = deque()
+        self.used = 0.0  # when the last copy was made, in seconds of the monotonic clock
+        self._pages = _Pages()
+        self._room = min(_LARGEST, _physical_memory() // _SHARE)
+
+    def copy(self, view: memoryview) -> memoryview:
+        """A copy of *view*, writable, that nothing else refers to."""
+        if view.nbytes < HUGE:
+            return memoryview(bytearray(view))
+        piece = self._dropped(view.nbytes)
+        if piece is None:
+            piece = self._fresh(view)
+        else:
+            piece[: view.nbytes] = view
+        copy = memoryview(piece)[: view.nbytes]
+        if self._room >= len(piece):
+            self._remember(piece)
+        return copy
+
+    def limit(self, timeout: float | None) -> float | None:
+        """Shorten a *timeout* to the time when `expire` has something to do."""
+        if not self._pieces:
+            return timeout
+        left = max(0.0, self.used + HOLD - time.monotonic())
+        return left if timeout is None else min(timeout, left)
+
+    def expire(self) -> None:
+        """Forget all memory, if it was not used for a while; what holds results lives as long as they."""
+        if self._pieces and time.monotonic() >= self.used + HOLD:
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget all memory."""
+        self._pieces.clear()
+
+    def _fresh(self, view: memoryview) -> mmap.mmap:
+        try:
+            return self._pages.copy(view)
+        except OSError:  # there is no more memory: what is kept may be what is missing
+            self.forget()
+            return self._pages.copy(view)
+
+    def _dropped(self, size: int) -> mmap.mmap | None:
+        """Memory that fits and that nobody refers to any more."""
+        for _ in range(len(self._pieces)):
+            try:
+                piece = self._pieces.popleft()
+            except IndexError:  # others took the rest
+                return None
+            if size <= len(piece) <= 2 * size and is_unused(piece):
+                return piece
+            self._pieces.append(piece)
+        return None
+
+    def _remember(self, piece: mmap.mmap) -> None:
+        self.used = time.monotonic()
+        self._pieces.append(piece)
+        try:
+            while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > self._room:
+                self._pieces.popleft()
+        except (IndexError, RuntimeError):  # others do the same at this moment
+            pass
+
+
+class _Pages:
+    """Which pages fresh memory is made of.
+
+    Huge pages are four times quicker to fill than small ones, unless they have to be fetched from somewhere: a virtual
+    machine gives long ranges of free memory back to its host, and takes six times longer than for small ones to get
+    them again. So the first piece of each copy is timed.
+    """
+
+    piece = 2 * HUGE
+    least = 1.0  # bytes a nanosecond: quicker than small pages ever are where huge ones are worth it
+    pause = 100_000_000  # nanoseconds for which huge pages, once slow, are left alone
+
+    def __init__(self) -> None:
+        self._small_until = 0
+
+    def copy(self, view: memoryview) -> mmap.mmap:
+        """A copy of *view* in fresh memory."""
+        copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        done = 0
+        if (begin := time.monotonic_ns()) >= self._small_until and _use_huge_pages(copy, 0, self.piece):
+            done = min(self.piece, view.nbytes)
+            copy[:done] = view[:done]
+            if done < self.least * ((now := time.monotonic_ns()) - begin):
+                self._small_until = now + self.pause
+            else:
+                _use_huge_pages(copy, done, view.nbytes - done)
+        copy[done:] = view[done:]
+        return copy
+
+
+def _use_huge_pages(memory: mmap.mmap, start: int, size: int) -> bool:
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is None:
+        return False
+    try:
+        memory.madvise(advice, start, size)
+    except (OSError, ValueError):  # a kernel without huge pages; nothing is left
+        return False
+    return True
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # no such thing on this system
+        return 0
+
+
+copies = Copies()
+"""Those of this process."""

@@ -1,0 +1,89 @@
+"""Signals to workers, at once and later."""
+
+from __future__ import annotations
+
+import heapq
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL
+from parmap.backends._processes.launcher import kill_group
+from parmap.backends._processes.line.channel import ChannelClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from parmap.backends._processes.worker import Worker
+
+DUMP_PAUSE = 0.03
+"""Seconds that a worker has to write its stack before it is terminated."""
+
+TERM_PAUSE = 0.5
+"""Seconds that a terminated worker has before it is killed."""
+
+MUTE_PAUSE = 1.0
+"""Seconds after which a worker that has closed its channel, but lives, is killed: it is of no use any more."""
+
+
+class Signals:
+    """What stops the workers of a pool."""
+
+    def __init__(self, workers: Mapping[Hashable, Worker]) -> None:
+        """Send to *workers*, as they come and go."""
+        self._workers = workers
+        self._later: list[tuple[float, Hashable, int]] = []
+
+    def stop(self, slot: Hashable, *, dump: bool) -> None:
+        """Terminate a worker, then kill it; *dump*: before that, let it tell where it is."""
+        pause = DUMP_PAUSE if dump else 0.0
+        self._send_to(slot, DUMP_SIGNAL if dump else signal.SIGTERM)
+        if dump:
+            self._push(pause, slot, signal.SIGTERM)
+        self._push(pause + TERM_PAUSE, slot, signal.SIGKILL)
+
+    def cut(self, slot: Hashable) -> None:
+        """Make a worker end its block of short items, which takes long."""
+        self._send_to(slot, CUT_SIGNAL)
+
+    def kill_soon(self, slot: Hashable) -> None:
+        """Kill a worker that does not end by itself."""
+        self._push(MUTE_PAUSE, slot, signal.SIGKILL)
+
+    def _push(self, pause: float, slot: Hashable, signum: int) -> None:
+        heapq.heappush(self._later, (time.monotonic() + pause, slot, signum))
+
+    def send_due(self) -> None:
+        """Send those whose time has come."""
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            _, slot, signum = heapq.heappop(self._later)
+            self._send_to(slot, signum)
+
+    def limit(self, timeout: float | None) -> float | None:
+        """Shorten a *timeout* to the time of the next."""
+        if not self._later:
+            return timeout
+        left = max(0.0, self._later[0][0] - time.monotonic())
+        return left if timeout is None else min(timeout, left)
+
+    def clear(self) -> None:
+        """Forget those that are to be sent."""
+        self._later.clear()
+
+    def _send_to(self, slot: Hashable, signum: int) -> None:
+        worker = self._workers.get(slot)
+        if worker is not None:
+            self.send(worker, signum)
+
+    def send(self, worker: Worker, signum: int) -> None:
+        """Send one at once, if there is still somebody to get it."""
+        try:
+            if worker.launcher is not None:
+                worker.launcher.kill(worker.name, int(signum))
+            elif worker.pid is not None:
+                if worker.pidfd >= 0:
+                    signal.pidfd_send_signal(worker.pidfd, 0)  # raises if the number may mean another process by now
+                kill_group(worker.pid, signum)
+        except (OSError, ChannelClosedError):  # it is gone, or the template is
+            pass

@@ -1,0 +1,394 @@
+"""The worker processes of a pool: how they are started, heard, stopped and mourned."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING
+
+from parmap._results.relay import relay
+from parmap._travel.by_value import reference
+from parmap._travel.failure import Failure
+from parmap._travel.pack import Pack
+from parmap._travel.payload import dump, pack
+from parmap._work import cpus as _cpus
+from parmap.backends._processes.launcher import Launcher
+from parmap.backends._processes.line.channel import ChannelClosedError, Message
+from parmap.backends._processes.line.copies import copies
+from parmap.backends._processes.line.segments import Limits
+from parmap.backends._processes.poller import WRITE, Poller
+from parmap.backends._processes.signals import Signals
+from parmap.backends._processes.worker import ENDS, Worker
+from parmap.backends.base import Backend, Broken, Died, Event
+from parmap.errors import WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._calls.options import Options
+
+_OUTPUT = frozenset({"print", "log"})
+_OF_SEGMENTS = frozenset({"free", "drop", "keep"})
+
+_STARTS = 3  # workers, or templates, in a row that may die at start
+
+
+class Staff(Backend):
+    """All that `Processes` does except running chunks."""
+
+    death = WorkerDiedError
+    """What a task fails with whose worker died."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.poller = Poller()
+        self._workers: dict[Hashable, Worker] = {}
+        self._free: deque[Worker] = deque()
+        self._hungry = False
+        self._launcher: Launcher | None = None
+        self._names = count(1)
+        self._events: list[Event] = []
+        self._signals = Signals(self._workers)
+        self._failed_starts = 0
+        self._orphans: dict[int, Worker] = {}
+        self._unheard: dict[Worker, None] = {}  # they print more than can be written
+
+    # workers
+
+    def grow(self, count: int) -> list[Hashable]:
+        """Start workers; the messages they will find are sent at once."""
+        started: list[Hashable] = []
+        try:
+            initializer = self._initializer()
+        except Exception as error:  # noqa: BLE001 - pickling runs the user's code; its error fails the call
+            self._break(error)
+            return started
+        while len(started) < count:
+            try:
+                started.append(self._start_worker(self._launcher or self._launch(), initializer))
+            except ChannelClosedError:  # the template has just died: hear its last words, then go on with another
+                self._hear_launcher()
+                if self._is_broken:
+                    return []
+            except OSError as error:
+                if self._workers:
+                    break
+                self._events.append(Broken(_cannot_start(error)))
+                return []
+        return started
+
+    def _start_worker(self, launcher: Launcher, initializer: Pack | None) -> int:
+        worker = Worker(next(self._names), self, launcher)
+        try:
+            launcher.start(worker.name, worker.far_end, worker.page.fd)
+        except BaseException:
+            worker.close()
+            raise
+        finally:
+            worker.far_end.close()
+        self._workers[worker.name] = worker
+        self.poller.add(worker.channel.sock.fileno(), worker)
+        try:
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
+        except ChannelClosedError:  # it is dead already: that will be told
+            pass
+        return worker.name
+
+    def _launch(self) -> Launcher:
+        options = self.options
+        launcher = self._launcher = Launcher(
+            fork=options.start_method == "forkserver",
+            preload=options.preload,
+            env=dict(options.env or {}),
+            threads=max(1, _cpus.cpu_count() // options.workers),
+        )
+        self.poller.add(launcher.control.sock.fileno(), launcher)
+        return launcher
+
+    def _initializer(self) -> Pack | None:
+        if self.options.initializer is None:
+            return None
+        find, args, _ = reference(self.options.initializer)
+        return pack([dump((find, args, self.options.initargs))])[0]
+
+    def give_back(self, worker: Worker) -> None:
+        """A caller is done with a worker."""
+        self._free.append(worker)
+        if self._hungry:
+            self.poller.wake()
+
+    def stop(self, slot: Hashable, *, dump: bool = False) -> None:
+        """Terminate a worker, then kill it."""
+        self._signals.stop(slot, dump=dump)
+
+    def retire(self, slot: Hashable) -> None:
+        """Ask a worker to leave; its end is told like any other."""
+        worker = self._workers[slot]
+        try:
+            worker.channel.post("stop")
+        except ChannelClosedError:
+            pass
+
+    def flush_later(self, worker: Worker) -> None:
+        """Send the rest of a message when there is room."""
+        if worker in self._unheard:
+            return
+        self.poller.want_write(worker.channel.sock.fileno(), worker, on=True)
+
+    # events
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Sleep until a worker, the template or a timer has something to say."""
+        limit = copies.limit(self._signals.limit(timeout))
+        for source, events in self.poller.wait(0.0 if self._events else limit):
+            if isinstance(source, Launcher):
+                self._hear_launcher()
+            elif isinstance(source, int):
+                if source in self._orphans:  # not buried a moment ago, for what was told with this
+                    self._bury(self._orphans[source], None)
+            elif events & WRITE:
+                self._flush(source)
+            else:
+                self._hear(source)
+        if self._unheard and not relay.is_full:
+            self._listen_again()
+        self._signals.send_due()
+        copies.expire()
+        happened, self._events = self._events, []
+        return happened
+
+    def wake(self) -> None:
+        """Interrupt `wait`."""
+        self.poller.wake()
+
+    def _flush(self, worker: Worker) -> None:
+        try:
+            if worker.channel.flush():
+                self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
+        except ChannelClosedError:
+            self._mute(worker)
+
+    def _hear(self, worker: Worker) -> None:
+        if not worker.read_lock.acquire(blocking=False):  # a caller reads it
+            return
+        try:
+            has_ended = not self._take_messages(worker)
+        finally:
+            worker.read_lock.release()
+        if has_ended:
+            self._mute(worker)
+        elif worker.is_orphan:  # it may just have told its process number
+            self._watch(worker)
+
+    def _take_messages(self, worker: Worker) -> bool:
+        """Read what is there; false if the channel has ended."""
+        try:
+            while (message := worker.channel.poll()) is not None:
+                self.take_message(worker, message)
+                if message.kind in _OUTPUT and relay.is_full:
+                    self._stop_listening(worker)
+                    break
+        except ChannelClosedError:
+            return False
+        return True
+
+    def _stop_listening(self, worker: Worker) -> None:
+        """Let a worker that prints too much wait in `print`, until what it printed is written."""
+        if worker not in self._unheard:
+            self._unheard[worker] = None
+            self.poller.remove(worker.channel.sock.fileno())
+            relay.when_room(self.poller.wake)
+
+    def _listen_again(self) -> None:
+        unheard, self._unheard = self._unheard, {}
+        for worker in unheard:
+            if worker.name in self._workers and not worker.silent:
+                self.poller.add(worker.channel.sock.fileno(), worker)
+                if not worker.channel.is_clear:
+                    self.flush_later(worker)
+                self._hear(worker)  # what had been read with what went before
+
+    def _mute(self, worker: Worker) -> None:
+        """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
+        if not worker.silent:
+            worker.silent = True
+            self.poller.remove(worker.channel.sock.fileno())
+            self._signals.kill_soon(worker.name)
+            if worker.is_orphan and worker.pidfd < 0:
+                self._bury(worker, None)
+
+    def take_message(self, worker: Worker, message: Message) -> None:
+        """Deal with a message of a worker."""
+        if message.kind in ENDS:
+            if message.fields[0] < 0:
+                worker.finish_direct(message)
+                self.give_back(worker)
+            else:
+                self._events.append(worker.finish(message))
+        elif message.kind in _OUTPUT:
+            relay.put(message.kind, message.fields)
+        elif message.kind in _OF_SEGMENTS:
+            worker.settle_segment(message.kind, message.fields[0])
+        elif message.kind == "ready":
+            worker.ready = True
+            worker.pid = message.fields[0]
+            self._failed_starts = 0
+        elif message.kind == "broken":
+            import marshal
+
+            self._break(Failure(encoded=marshal.loads(message.fields[0])).exception())
+
+    def _hear_launcher(self) -> None:
+        launcher = self._launcher
+        if launcher is None:
+            return
+        try:
+            while (message := launcher.control.poll()) is not None:
+                kind, fields = message.kind, message.fields
+                if kind == "unfit":
+                    self._break(ImportError(fields[0]))
+                    return
+                worker = self._workers.get(fields[0])
+                if worker is None:
+                    continue
+                if kind == "started":
+                    worker.pid = fields[1]
+                elif kind == "exited":
+                    self._bury(worker, fields[1])
+                elif kind == "failed":
+                    self._bury(worker, None, f"a worker process can't be started: {fields[1]}")
+        except ChannelClosedError:
+            self._lose_launcher()
+
+    def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
+        """A worker is dead: hear what it said last, then tell the engine."""
+        try:
+            worker.channel.sock.shutdown(socket.SHUT_RDWR)  # a caller that reads this channel wakes up
+        except OSError:
+            pass
+        with worker.read_lock:
+            try:
+                while (message := worker.channel.poll()) is not None:
+                    self.take_message(worker, message)
+            except ChannelClosedError:
+                pass
+            worker.silent = True
+            if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
+                return
+            self._forget(worker)
+            died, stray = worker.died(exitcode, Died, reason)
+            worker.close()
+        try:
+            self._free.remove(worker)
+        except ValueError:
+            pass
+        self._events.append(died)
+        if stray is not None:
+            self.repost(stray)
+        if not worker.ready and not worker.is_orphan:
+            self._fail_start(died.explain(None, 0).exception())
+
+    def _forget(self, worker: Worker) -> None:
+        """Wait for nothing of a worker's any more."""
+        self.poller.remove(worker.channel.sock.fileno())
+        if worker.pidfd >= 0:
+            self.poller.remove(worker.pidfd)
+            del self._orphans[worker.pidfd]
+            os.close(worker.pidfd)
+            worker.pidfd = -1
+
+    def _lose_launcher(self) -> None:
+        """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
+        launcher, self._launcher = self._launcher, None
+        if launcher is None:
+            return
+        self.poller.remove(launcher.control.sock.fileno())
+        launcher.close()
+        for worker in list(self._workers.values()):
+            self._adopt(worker)
+        self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
+
+    def _adopt(self, worker: Worker) -> None:
+        """Keep a worker whose template died; its exit status is lost, its end is not."""
+        worker.launcher = None
+        if worker.silent:
+            self._bury(worker, None)
+        else:
+            self._watch(worker)
+
+    def _watch(self, orphan: Worker) -> None:
+        """Wait for the end of the process, once its number is known; until then the channel's end must do."""
+        if orphan.pid is None or orphan.pidfd >= 0 or not hasattr(os, "pidfd_open"):
+            return
+        try:
+            orphan.pidfd = os.pidfd_open(orphan.pid)
+        except OSError:
+            self._bury(orphan, None)
+        else:
+            self.poller.add(orphan.pidfd, orphan.pidfd)
+            self._orphans[orphan.pidfd] = orphan
+
+    def _fail_start(self, cause: BaseException) -> None:
+        """Give up when workers die again and again before they are ready."""
+        self._failed_starts += 1
+        if self._failed_starts >= _STARTS:
+            error = WorkerDiedError(f"{_STARTS} workers in a row died while starting; the last: {cause}")
+            error.__cause__ = cause
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        self._failed_starts = 0
+        self.close()
+        self._events.append(Broken(error))
+
+    @property
+    def _is_broken(self) -> bool:
+        return bool(self._events) and isinstance(self._events[-1], Broken)
+
+    # the end
+
+    def close(self) -> None:
+        """Stop all workers: the idle ones leave by themselves, the others are killed."""
+        copies.forget()
+        workers = list(self._workers.values())
+        self._workers.clear()
+        self._free.clear()
+        self._signals.clear()
+        for worker in workers:
+            try:
+                # Not what its page says: it may have reported, and not come to rest yet.
+                if worker.due or worker.direct is not None:
+                    self._signals.send(worker, signal.SIGKILL)
+                worker.channel.post("stop")
+            except ChannelClosedError:
+                pass
+            self._forget(worker)
+        launcher, self._launcher = self._launcher, None
+        if launcher is not None:
+            self.poller.remove(launcher.control.sock.fileno())
+            launcher.close()
+        for worker in workers:
+            if worker.direct is not None:
+                worker.direct.settle_failure(worker.died(None, Died)[0].explain(None, 0))
+            worker.close()
+
+    def finish(self) -> None:
+        """Give the poller's descriptors back."""
+        self.poller.close()
+
+    def abandon(self) -> None:
+        """Close our copies of everything, so that the parent's end is seen as its end."""
+        for worker in list(self._workers.values()):
+            worker.close()
+        if self._launcher is not None:
+            self._launcher.abandon()
+        self.poller.close()
+
+
+def _cannot_start(error: BaseException) -> BaseException:
+    told = WorkerDiedError(f"worker processes can't be started: {error}")
+    told.__cause__ = error
+    return told
