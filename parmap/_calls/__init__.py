@@ -1,4 +1,4 @@
-"""What users write: the decorator, the function object, its batch methods, and every option with where it may come from.
+"""What users write: the decorator, the function object, its batch methods, every option and where it may come from.
 
 It knows the engine's calls and the handles they return, and nothing of processes or of how anything travels.
 The door is `decorator.parallel`; what stands in for classes of the standard library uses `dropin`.
