@@ -17,6 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from parmap._work.place import PACKAGE
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
         message = "sys.executable does not say which interpreter to start"
         raise FileNotFoundError(message)
     path = [entry for entry in sys.path if type(entry) is str]
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    home = os.path.dirname(PACKAGE)
     if home not in path:
         path.append(home)
     code = f"import sys; sys.path[:] = {path!r}; from {__name__} import {call.partition('(')[0]}; {call}"

@@ -14,6 +14,7 @@ from parmap._results.relay import relay
 from parmap._travel.failure import Failure, describe
 from parmap._travel.payload import Packed, is_small, pack
 from parmap._work.page import Page
+from parmap._work.place import PACKAGE
 from parmap._work.surroundings import kept, marshallable, surroundings
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.copies import copies
@@ -34,7 +35,7 @@ _NEVER = float("inf")
 ENDS = frozenset({"done", "report"})
 """The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
-_OURS = '  File "' + os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
 
 
