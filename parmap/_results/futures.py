@@ -1,32 +1,68 @@
 """The handle of one task: `Future`, light enough to make a million of them.
 
 A future decodes its value only when asked, in the thread that asks. It has no lock and no condition of its own: what it
-costs to make one is most of what a `submit` costs. Its state is written once, by whoever completes it; whoever waits
-leaves a callback first and looks at the state afterwards, so that one of the two sees the other.
+costs to make one is most of what a `submit` costs.
+
+How it ended is written once, by one C-level operation (`dict.setdefault`): whoever comes first has settled it, and no
+exception or signal handler can come in between. Who waits leaves a callback first and looks at the end afterwards, so
+that one of the two sees the other. Callbacks run in the engine's thread, where no signal handler can interrupt them.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import sys
 import threading
 from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from typing import Protocol
 
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure
 
+    class Line(Protocol):
+        """What brings the answer of a task without the engine."""
+
+        def read_for(self, future: Future[Any], timeout: float | None, /) -> bool: ...
+        def look(self) -> None: ...
+
+
 R_co = TypeVar("R_co", covariant=True)
 
-_DONE = frozenset({FINISHED, CANCELLED_AND_NOTIFIED})
 _condition = threading.Condition()
+"""One for all futures that `concurrent.futures` looks at, since it is reentrant."""
+
+_late: deque[Future[Any]] = deque()
+"""Those whose end `concurrent.futures` must still be told, since somebody held the condition."""
+
+
+class End(NamedTuple):
+    """How a task ended: with the value at `place` of `results`, a failure, or neither when it was cancelled."""
+
+    state: str
+    results: Any = None
+    place: int = 0
+    failure: Failure | None = None
+
+
+_CANCELLED = End(CANCELLED_AND_NOTIFIED)
+_DECODED = End(FINISHED)
+
+
+class _Shown:
+    """The end of a future at which `concurrent.futures` looks with the condition held: `shown` changes only then."""
+
+    __slots__ = ("__dict__", "shown")
+
+    def __init__(self) -> None:
+        self.shown: str | None = None
 
 
 class Watched:
@@ -50,7 +86,7 @@ class Watched:
         return True
 
     def fire(self) -> None:
-        """Run the callbacks that wait."""
+        """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
         watchers = self.__dict__.get("_watchers")
         while watchers:
             try:
@@ -75,14 +111,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     """
 
     # What is set on the class costs nothing to set on each of a million instances.
-    _state = PENDING
-    _results: Any = None
-    _place = 0
-    _failure: Failure | None = None
-    _watched = False
-    helper: Any = None
-    borrowed: Any = None
-    pid = 0
+    line: Line | None = None  # the answer comes on it, unless the engine brings it
+    _begun = False
 
     def __init__(self, lane: Any, args: Any) -> None:
         self.lane = lane
@@ -98,7 +128,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             concurrent.futures.CancelledError: the task was cancelled.
             BaseException: what the task raised.
         """
-        if self._state not in _DONE:
+        if self._end is None:
             self._wait(timeout)
         failure = self._outcome()
         if failure is not None:
@@ -116,13 +146,13 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             TimeoutError: it has not ended yet.
             concurrent.futures.CancelledError: the task was cancelled.
         """
-        if self._state not in _DONE:
+        if self._end is None:
             self._wait(timeout)
         return self._outcome()
 
     def _wait(self, timeout: float | None) -> None:
-        helper = self.helper
-        if helper is not None and helper.read_for(self, timeout):
+        line = self.line
+        if line is not None and line.read_for(self, timeout):
             return
         if not self.lane.engine.wait(self, timeout):
             raise TimeoutError
@@ -131,21 +161,34 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """Decode the value, once; return the error if there is one instead."""
         if relay.waiting:  # what was printed before comes first
             relay.drain()
-        if self._state == CANCELLED_AND_NOTIFIED:
+        end = self._end
+        assert end is not None  # noqa: S101 - asked for only when it has ended
+        if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
-        if self._failure is not None:
-            return self._failure.exception()
-        if "_value" not in self.__dict__:
-            try:
-                value = self._results[self._place]
-            except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
-                wrapped = SerializationError(f"the result can't be unpickled: {type(error).__name__}: {error}")
-                wrapped.__cause__ = error
-                first: BaseException = self.__dict__.setdefault("_decoding", wrapped)
-                return first
-            self.__dict__.setdefault("_value", value)
-            self._results = None
+        if end.failure is not None:
+            return end.failure.exception()
+        if "_value" in self.__dict__ or end is _DECODED:
+            return None
+        try:
+            value = end.results[end.place]
+        except KeyboardInterrupt:  # meant for the program, not for this task: it can be asked again
+            raise
+        except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
+            wrapped = SerializationError(f"the result can't be unpickled: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            first: BaseException = self.__dict__.setdefault("_decoding", wrapped)
+            return first
+        self.__dict__.setdefault("_value", value)
+        self._let_go()
         return None
+
+    def _let_go(self) -> None:
+        """The value is decoded: what it was decoded from, with the results of other tasks, is not kept for it."""
+        shown = self.__dict__["_settled"]
+        if type(shown) is _Shown:
+            shown.__dict__["end"] = _DECODED
+        else:
+            self.__dict__["_settled"] = _DECODED
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait on an event loop; cancelling the waiter cancels the task."""
@@ -156,21 +199,38 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     # state
 
     @property
+    def _end(self) -> End | None:
+        """How it ended; `None`: it has not."""
+        found = self.__dict__.get("_settled")
+        return found.__dict__.get("end") if type(found) is _Shown else found
+
+    @property
     def happened(self) -> bool:
         """As `done`."""
-        return self._state in _DONE
+        return self._end is not None
+
+    def watch(self, callback: Callable[[], object]) -> bool:
+        """Call *callback* when it ends; false, and no call, if it has."""
+        if not super().watch(callback):
+            return False
+        if self.line is not None:  # nobody reads there for those who don't wait
+            self.lane.engine.listen(self)
+        return True
 
     def done(self) -> bool:
         """Whether the task has ended, or was cancelled."""
-        return self._state in _DONE
+        if self.line is not None and self._end is None:
+            self.line.look()
+        return self._end is not None
 
     def running(self) -> bool:
         """Whether a worker has the task."""
-        return self._state == RUNNING
+        return self._begun and not self.done()
 
     def cancelled(self) -> bool:
         """Whether the task was cancelled."""
-        return self._state == CANCELLED_AND_NOTIFIED
+        end = self._end
+        return end is not None and end.state == CANCELLED_AND_NOTIFIED
 
     def cancel(self) -> bool:
         """Drop the task if it waits, kill its worker if it runs; false if it has ended.
@@ -178,7 +238,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         Other tasks never notice: those that shared the worker run on another one. On threads a running task can't be
         stopped, and the answer is false.
         """
-        if self._state in _DONE:
+        if self.done():
             return self.cancelled()
         stopped: bool = self.lane.engine.cancel_future(self)
         return stopped
@@ -196,8 +256,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         A callback may submit, wait and raise: what it raises is logged, as `concurrent.futures` does.
         """
-        if not self.watch(lambda: _callbacks.run(fn, self)):
-            _call(fn, self)
+        if not self.watch(lambda: callbacks.run(fn, self)):
+            run_callback(fn, self)
 
     def __reduce__(self) -> Any:
         message = "a Future can't be pickled or copied: it belongs to the process that made it"
@@ -205,8 +265,11 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     @property
     def _state_in_words(self) -> str:
-        ended = "finished" if self._failure is None else "failed"
-        return {PENDING: "pending", RUNNING: "running", CANCELLED_AND_NOTIFIED: "cancelled"}.get(self._state, ended)
+        end = self._end
+        if end is None:
+            return "running" if self._begun else "pending"
+        ended = "finished" if end.failure is None else "failed"
+        return "cancelled" if end.state == CANCELLED_AND_NOTIFIED else ended
 
     def __repr__(self) -> str:
         return f"<parmap.Future of {self.lane.name}: {self._state_in_words}>"
@@ -215,54 +278,89 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         from parmap._results.display import card
 
         facts = [("state", self._state_in_words)]
-        if self._failure is not None:
-            error = self._failure.exception()
+        if self._end is not None and self._end.failure is not None:
+            error = self._end.failure.exception()
             facts.append(("error", f"{type(error).__name__}: {error}"))
         return card("parmap.Future", self.lane.name, facts)
 
-    # completion, by the engine or whoever reads a worker's channel
+    # its end, written by the engine or by whoever reads the answer on a line
+
+    def publish(self, end: End) -> bool:
+        """Write down how it ended, unless that is known; true if somebody must be told by `tell`.
+
+        Safe at any moment, in any thread: an exception or a signal handler finds it done or not begun.
+        """
+        found = self.__dict__.setdefault("_settled", end)
+        if type(found) is _Shown:
+            found.__dict__.setdefault("end", end)
+            self.args = None
+            return True
+        self.args = None
+        return "_watchers" in self.__dict__
+
+    def tell(self) -> None:
+        """Tell whoever waits; in the engine's thread."""
+        self.fire()
+        shown = self.__dict__.get("_settled")
+        if type(shown) is _Shown and shown.shown is None:
+            # Who holds the condition may be interrupted by a handler that waits for this thread.
+            if not _condition.acquire(blocking=False):
+                _late.append(self)
+                return
+            try:
+                self._tell_waiters(shown)
+            finally:
+                _condition.release()
+
+    def _tell_waiters(self, shown: _Shown) -> None:
+        end = self._end
+        if end is None or shown.shown is not None:
+            return
+        shown.shown = end.state
+        for waiter in self._waiters:
+            if end.state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            elif end.failure is not None:
+                waiter.add_exception(self)
+            else:
+                waiter.add_result(self)
 
     def settle(self, results: Any, place: int) -> None:
         """The task returned the value at *place* of *results*."""
-        if self._state in _DONE:
-            return
-        self._results = results
-        self._place = place
-        self._finish(FINISHED)
+        if self.publish(End(FINISHED, results, place)):
+            self.tell()
 
     def settle_failure(self, failure: Failure) -> None:
         """The task failed."""
-        if self._state in _DONE:
-            return
-        self._failure = failure
-        self._finish(FINISHED)
+        if self.publish(End(FINISHED, None, 0, failure)):
+            self.tell()
 
     def settle_cancelled(self) -> bool:
         """The task was cancelled; false if it had ended."""
-        if self._state in _DONE:
-            return self.cancelled()
-        self._finish(CANCELLED_AND_NOTIFIED)
-        return True
+        if self.publish(_CANCELLED):
+            self.tell()
+        return self.cancelled()
 
     def settle_running(self) -> None:
         """A worker has the task."""
-        if self._state == PENDING:
-            self._state = RUNNING
+        self._begun = True
 
-    def _finish(self, state: str) -> None:
-        self._state = state
-        self.args = None
-        if "_watchers" in self.__dict__:
-            self.fire()
-        if self._watched:
-            self._tell_waiters()
+    # What `concurrent.futures.wait` and `as_completed` touch: they are properties, where the base has attributes that
+    # would have to be set on each instance. From the first look at the condition on, what they see of the end changes
+    # only with it held, as they rely on.
 
-    # What `concurrent.futures.wait` and `as_completed` touch. One condition serves all futures, since it is reentrant.
-    # They are properties, where the base has attributes that would have to be set on each instance.
+    @property
+    def _state(self) -> str:  # type: ignore[override]
+        found = self.__dict__.get("_settled")
+        state = found.shown if type(found) is _Shown else None if found is None else found.state
+        return state or (RUNNING if self._begun else PENDING)
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
-        self._watched = True  # from now on the state changes with the condition held, or is looked at after it was
+        if "_settled" not in self.__dict__:
+            self.__dict__.setdefault("_settled", _Shown())
+            if self.line is not None:
+                self.lane.engine.listen(self)
         return _condition
 
     @property
@@ -272,97 +370,33 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     @property
     def _result(self) -> Any:  # type: ignore[override]
-        return self.__dict__["_value"] if self._state == FINISHED and self._outcome() is None else None
+        end = self._end
+        return self.__dict__["_value"] if end is not None and end.failure is None and self._outcome() is None else None
 
     @property
     def _exception(self) -> BaseException | None:  # type: ignore[override]
-        return self._outcome() if self._state == FINISHED else None
-
-    def _tell_waiters(self) -> None:
-        with _condition:
-            for waiter in self._waiters:
-                if self.cancelled():
-                    waiter.add_cancelled(self)
-                elif self._failure is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
+        end = self._end
+        return None if end is None or end.state != FINISHED else self._outcome()
 
 
-class _Callbacks:
-    """A thread that runs the users' done-callbacks, so that one that waits or is slow holds up nothing else."""
-
-    def __init__(self) -> None:
-        self._queue: deque[tuple[Any, Any]] = deque()
-        self._ready = threading.Semaphore(0)
-        self._idle = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._turn = threading.RLock()  # callbacks never run at the same time, even if two threads were started
-
-    def run(self, fn: Callable[[Any], object], future: Any) -> None:
-        if getattr(fn, "__module__", "") == "asyncio.futures":  # it only wakes its loop: no need for a detour
-            _call(fn, future)
-            return
-        self._queue.append((fn, future))
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._live, name="parmap-callbacks", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down: no new threads
-                self._thread = None
-                self._drain()
-                return
-        self._ready.release()
-
-    def _live(self) -> None:
-        while self._ready.acquire(timeout=1.0):
-            self._drain()
-        self._thread = None
-        self._drain()  # what came in between
-
-    def _drain(self) -> None:
-        while self._queue:
-            with self._turn:
-                try:
-                    fn, future = self._queue.popleft()
-                except IndexError:
-                    return
-                _call(fn, future)
-
-    def join(self) -> None:
-        """Wait until no callback waits or runs; from the thread itself, return at once."""
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-
-def _call(fn: Callable[[Any], object], future: Any) -> None:
-    try:
-        fn(future)
-    except Exception:  # as concurrent.futures does: the fault of a callback is told, and ends there
-        import logging
-
-        logging.getLogger("parmap").exception("exception calling callback for %r", future)
-    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
-        sys.excepthook(type(error), error, error.__traceback__)
-
-
-_callbacks = _Callbacks()
+def tell_late() -> bool:
+    """Tell `concurrent.futures` of ends that it could not be told of; false if that must be tried again soon."""
+    for _ in range(len(_late)):
+        try:
+            _late.popleft().tell()
+        except IndexError:  # another engine's thread took it
+            break
+    return not _late
 
 
 def notify(fn: Callable[[Any], object], future: Future[Any]) -> None:
     """Call `fn(future)` when it has ended, never in the calling thread, which may hold a lock that *fn* wants."""
-    if not future.watch(lambda: _callbacks.run(fn, future)):
-        _callbacks.run(fn, future)
+    if not future.watch(lambda: callbacks.run(fn, future)):
+        callbacks.run(fn, future)
 
 
-def finish_callbacks() -> None:
-    """Wait for the callbacks that are due."""
-    _callbacks.join()
-
-
-def forget_callbacks() -> None:
-    """Start anew, in a process forked from the one whose thread runs them."""
-    global _callbacks, _condition  # noqa: PLW0603 - the old ones may be locked for ever
-    _callbacks = _Callbacks()
+def forget_waiters() -> None:
+    """Start anew, in a process forked from one whose threads may have held the condition."""
+    global _condition  # noqa: PLW0603 - the old one may be locked for ever
     _condition = threading.Condition()
+    _late.clear()

@@ -32,7 +32,10 @@ class Relay:
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
-        self._size = 0
+        # What came is counted by the threads of engines, under the lock; what went by whoever has the turn. So nobody
+        # who may be interrupted by a signal handler that waits for an engine holds what the engine needs.
+        self._came = 0
+        self._went = 0
         self._count = threading.Lock()
         # Reentrant, because what is written to may be the user's, and call parmap again.
         self._turn = _thread.RLock()
@@ -43,7 +46,7 @@ class Relay:
     def put(self, kind: str, fields: tuple[Any, ...]) -> None:
         """Take a message of a worker; never blocks."""
         with self._count:
-            self._size += _EACH + len(fields[-1])
+            self._came += _EACH + len(fields[-1])
         self.waiting.append((kind, fields))
         if self._thread is None:
             self._thread = threading.Thread(target=self._live, name="parmap-output", daemon=True)
@@ -57,7 +60,7 @@ class Relay:
     @property
     def is_full(self) -> bool:
         """Whether workers that print should not be heard for now."""
-        return self._size > ROOM
+        return self._came - self._went > ROOM
 
     def when_room(self, callback: Callable[[], object]) -> None:
         """Call *callback* once there is room again, from any thread."""
@@ -90,8 +93,7 @@ class Relay:
                     # Only now: whoever finds nothing waiting relies on all being written.
                     for _ in range(count):
                         self.waiting.popleft()
-                    with self._count:
-                        self._size -= _EACH * count + len(fields[-1])
+                    self._went += _EACH * count + len(fields[-1])
                 self._tell()
 
     def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:

@@ -282,16 +282,22 @@ def run(
     return outcome
 
 
-def run_task(callee: Callee, mode: str, item: Any) -> Outcome:
-    """Run one item that has no number."""
+def run_task(callee: Callee, mode: str, load: Callable[[], Any]) -> Outcome:
+    """Run one item that has no number; *load* gives its arguments."""
     outcome = Outcome()
     begin = time.monotonic_ns()
+    item: Any = ()
     try:
+        try:
+            item = load()
+        except BaseException as error:
+            raise LoadError from error
         outcome.results.append(callee.one(mode)(item))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
-        _tell(error, callee.function, mode, item, -1)
+        if not isinstance(error, LoadError):
+            _tell(error, callee.function, mode, item, -1)
     outcome.end(begin)
     return outcome
 

@@ -61,9 +61,9 @@ class Launcher:
         except ChannelClosedError:  # it is dead already: that is heard like a later death
             pass
 
-    def start(self, name: int, channel: socket.socket, page_fd: int) -> None:
-        """Start a worker on the other end of *channel*; it is called *name* from now on."""
-        self.control.send("start", name, fds=(channel.fileno(), page_fd))
+    def start(self, name: int, *fds: int) -> None:
+        """Start a worker on its ends of channel, page and quick line; it is called *name* from now on."""
+        self.control.send("start", name, fds=fds)
 
     def kill(self, name: int, signum: int) -> None:
         """Let the template send a signal: only it knows that the process number still means that worker."""
@@ -243,8 +243,9 @@ class _Template:
 
     def _start(self, name: int, *fds: int) -> None:
         try:
-            channel_fd, page_fd = fds
-            pid = self._forked(channel_fd, page_fd) if self._fork else self._spawned(channel_fd, page_fd)
+            channel_fd, page_fd, quick_fd = fds
+            start = self._forked if self._fork else self._spawned
+            pid = start(channel_fd, page_fd, quick_fd)
         except (OSError, ValueError) as error:
             self._control.send("failed", name, str(error))
             return
@@ -255,17 +256,17 @@ class _Template:
         self._names[pid] = name
         self._control.send("started", name, pid)
 
-    def _forked(self, channel_fd: int, page_fd: int) -> int:
+    def _forked(self, *fds: int) -> int:
         pid = os.fork()
         if pid == 0:
             try:
-                self._become_worker(channel_fd, page_fd)
+                self._become_worker(*fds)
             finally:
                 os._exit(1)
         _lead_group(pid)
         return pid
 
-    def _become_worker(self, channel_fd: int, page_fd: int) -> None:
+    def _become_worker(self, *fds: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _lead_group(0)
@@ -275,11 +276,10 @@ class _Template:
         gc.enable()
         from parmap.backends._processes.child.serve import serve
 
-        serve(channel_fd, page_fd)
+        serve(*fds)
 
-    def _spawned(self, channel_fd: int, page_fd: int) -> int:
-        call = f"worker({channel_fd}, {page_fd}, {tuple(self._preload)!r})"
-        return _spawn(call, [channel_fd, page_fd], os.environ)
+    def _spawned(self, *fds: int) -> int:
+        return _spawn(f"worker({fds!r}, {tuple(self._preload)!r})", fds, os.environ)
 
     def _collect(self) -> None:
         """Report the dead."""
@@ -300,12 +300,12 @@ class _Template:
                 self._control.send("exited", name, os.waitstatus_to_exitcode(status))
 
 
-def worker(channel_fd: int, page_fd: int, preload: Sequence[str]) -> NoReturn:
+def worker(fds: tuple[int, int, int], preload: Sequence[str]) -> NoReturn:
     """Be a spawned worker."""
     from parmap.backends._processes.child.serve import serve
 
-    _close_all_but({0, 1, 2, channel_fd, page_fd})
-    serve(channel_fd, page_fd, import_all(preload))
+    _close_all_but({0, 1, 2, *fds})
+    serve(*fds, import_all(preload))
 
 
 def import_all(modules: Sequence[str]) -> str:

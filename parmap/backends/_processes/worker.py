@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
-import threading
-import time
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure, describe
@@ -16,13 +14,15 @@ from parmap._travel.payload import Packed, is_small, pack
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap._work.surroundings import kept, marshallable, surroundings
-from parmap.backends._processes.line.channel import Channel, ChannelClosedError
-from parmap.backends._processes.line.copies import copies
+from parmap.backends._processes.line.channel import Channel
+from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.line.shared import Shared
 from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._work.run import Callee
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from parmap.backends._processes.line.channel import Message
     from parmap.backends._processes.poller import Poller
     from parmap.backends.base import Died
-
-_NEVER = float("inf")
-ENDS = frozenset({"done", "report"})
-"""The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
 _OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
@@ -61,34 +57,22 @@ class FunctionCall(Call):
         channel.post("function", self.key, pack=self._pack, share=self.share)
 
 
-class Host(Protocol):
-    """What a worker needs of the pool it belongs to."""
-
-    poller: Poller
-    death: type[WorkerDiedError]
-
-    def give_back(self, worker: Worker) -> None:
-        """A caller that borrowed *worker* is done with it."""
-
-    def take_message(self, worker: Worker, message: Message) -> None:
-        """A caller has read a message that is not its own."""
-
-    def flush_later(self, worker: Worker) -> None:
-        """The channel of *worker* is full: send the rest when it can take more."""
-
-
 class Worker:
     """A worker process."""
 
-    def __init__(self, name: int, backend: Host, launcher: Launcher) -> None:
-        ours, self.far_end = socket.socketpair()
-        try:
-            self.page = Page.create()
-        except BaseException:
-            ours.close()
-            self.far_end.close()
-            raise
+    def __init__(
+        self, name: int, death: type[WorkerDiedError], launcher: Launcher, post: Callable[[Any], object]
+    ) -> None:
+        """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
         self.name = name
+        with ExitStack() as undo:
+            ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
+            near, far = (undo.enter_context(end) for end in socket_pair())
+            self.page = Page.create()
+            undo.callback(self.page.close)
+            self.quick = QuickLine(near, post)
+            undo.pop_all()
+        self.far_ends = theirs, far
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
         self.ready = False
@@ -98,11 +82,8 @@ class Worker:
         self.known: set[int] = set()
         self.due = 0  # chunks that it has not reported
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
-        self.direct: Future[Any] | None = None
-        self.direct_number = 0
-        # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it gave to it.
-        self.read_lock = threading.Lock()
-        self._backend = backend
+        self.looked_at: dict[int, bool] = {}  # quick tasks that were in flight at the last look: sent again or not
+        self._death = death
         self._surroundings: tuple[Any, ...] = ()
 
     @property
@@ -142,103 +123,37 @@ class Worker:
                 found[index] = Failure(error)
         return Report(number, done, message.pack, found, seconds)
 
-    # one task at a time, without the engine
+    # single tasks on the quick line
 
-    def run_directly(self, call: FunctionCall, future: Future[Any], mode: str) -> bool:
-        """Start one task from the calling thread, which has borrowed this worker; false if that can't be."""
-        args: Any = future.args
-        payload = None
-        if type(args) is Packed or not all(map(is_small, args)):
-            payload, errors = pack([args])
-            if errors:  # the engine tells it, as for any other task
-                return False
-        self.direct_number -= 1
-        self.direct = future
-        future.borrowed = self.name
-        if self._backend.poller.shares:
-            future.helper = self
-        future.settle_running()
-        number, post = self.direct_number, self.channel.post
-        try:
-            # With the lock, nobody can read the answer, and give the worker to others, before we are done sending.
-            with self.read_lock:
-                if payload is None:
-                    is_sent = self.channel.tell("task", number, call.key, mode, args)
-                else:
-                    is_sent = post("run", number, call.key, mode, -1, None, True, True, pack=payload)
-                if not is_sent:
-                    self.channel.keep()
-                    self._backend.flush_later(self)
-        except ChannelClosedError:  # it died idle: that is not this task's fault
-            self.direct = future.borrowed = future.helper = None
+    def try_quickly(self, call: FunctionCall, future: Future[Any]) -> bool:
+        """Send one task from the calling thread, if this worker is leased and knows the function."""
+        quick = self.quick
+        if not quick.is_open or quick.flight or self.silent or not self.channel.is_clear or not self.knows(call):
             return False
-        return True
+        return quick.send(future, call.key)
 
-    def read_for(self, future: Future[Any], timeout: float | None) -> bool:
-        """Read the channel in the thread that waits for *future*, which saves a thread switch; true when it is done.
-
-        False also when somebody else reads: then wait as usual.
-        """
-        if self.direct is not future or not self.read_lock.acquire(blocking=False):
-            return future.done()
-        poller, sock = self._backend.poller, self.channel.sock
-        finished, used = False, copies.used
-        try:
-            # What has not been sent yet, the engine's thread sends: it must go on to hear of this channel.
-            if self.direct is future and not self.silent and self.channel.is_clear:
-                poller.disarm(sock.fileno())
-                try:
-                    finished = self._read_until_done(timeout)
-                finally:
-                    poller.arm(sock.fileno())
-        except OSError:  # the channel was closed under us: the engine tells what happened
-            pass
-        finally:
-            self.read_lock.release()
-        if finished:
-            self._backend.give_back(self)
-        if copies.used != used:  # the engine's thread, which sleeps, is to see to their end
-            poller.wake()
-        return future.done()
-
-    def _read_until_done(self, timeout: float | None) -> bool:
-        deadline = _NEVER if timeout is None else time.monotonic() + timeout
-        try:
-            while True:
-                message = self.channel.receive() if timeout is None else self.channel.poll()
-                if message is None:
-                    left = deadline - time.monotonic()
-                    if left <= 0 or not _readable(self.channel.sock, left):
-                        return False
-                elif message.kind in ENDS and message.fields[0] == self.direct_number:
-                    self.finish_direct(message)
-                    return True
-                else:  # even a report: that of a chunk whose items were all taken back may come before ours
-                    self._backend.take_message(self, message)
-                    if relay.is_full:  # this thread may block, and it is the one that waits
-                        relay.drain()
-        except ChannelClosedError:  # the engine hears of it by other ways, and tells the story of the death
-            return False
-
-    def finish_direct(self, message: Message) -> None:
-        """The task that was run directly has ended; whoever read that gives the worker back."""
-        future, self.direct = self.direct, None
-        if future is None:
-            return
-        future.borrowed = None
-        if message.kind == "done":
-            _, value, seconds = message.fields
-            future.settle((value,), 0)
+    def finish_quick(self, message: Message) -> None:
+        """The answer to a quick task came over the channel: it is large, or something was printed before it."""
+        number, _, failures, _, _ = message.fields
+        if failures:
+            _, encoded, _ = failures[0]
+            end = End(FINISHED, None, 0, Failure(encoded=encoded))
         else:
-            _, _, failures, seconds, news = message.fields
-            for kind, name in news:
-                self.settle_segment(kind, name)
-            if failures:
-                _, encoded, _ = failures[0]
-                future.settle_failure(Failure(encoded=encoded))
-            else:
-                future.settle(message.pack, 0)
-        future.lane.call.pace.learn(1, seconds)
+            end = End(FINISHED, message.pack)
+        self.quick.finish(-number, end)
+
+    def look_after_quick(self) -> bool:
+        """Settle what was answered, send what was in flight before and may not have been sent; false: all is quiet."""
+        quick = self.quick
+        quick.drain()
+        now = self.page.position().number
+        seen = self.looked_at
+        self.looked_at = {}
+        for number in list(quick.flight):
+            if seen.get(number) is False and now != -number:
+                quick.send_again(number)
+            self.looked_at[number] = number in seen
+        return bool(quick.flight)
 
     def settle_segment(self, kind: str, name: int) -> None:
         """One of our segments came back, or a task keeps it; or one of the worker's is no more."""
@@ -252,28 +167,18 @@ class Worker:
 
     # its end
 
-    def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> tuple[Died, Future[Any] | None]:
-        """What to tell the engine, and a task that was sent but never begun."""
+    def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> Died:
+        """What to tell the engine."""
         number, index, length, _ = self.page.position()
-        story = _Story(self._backend.death, self.pid, exitcode, self.page.log(), reason)
-        stray = None
-        direct, self.direct = self.direct, None
-        if direct is not None:
-            direct.borrowed = direct.helper = None
-            if number != self.direct_number:
-                direct, stray = None, direct
-        return make(self.name, number, index, max(1, length), story.tell, direct, not self.ready), stray
+        story = _Story(self._death, self.pid, exitcode, self.page.log(), reason)
+        tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
+        return make(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
         self.channel.close()
+        self.quick.close()
         self.page.close()
-
-
-def _readable(sock: socket.socket, timeout: float) -> bool:
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(timeout * 1000))
 
 
 class _Story:

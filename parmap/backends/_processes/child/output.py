@@ -28,9 +28,11 @@ class TalkingChannel(Channel):
         super().__init__(sock)
         self._turn = _thread.RLock()
         self._late: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.has_talked = False  # something was sent since this was reset
 
     def send(self, *message: Any, **more: Any) -> None:
         """Send a message, and wait until it is gone."""
+        self.has_talked = True
         # By a destructor or a signal handler, amid a message.
         if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
             self._late.append((message, more))

@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import marshal
 import os
+import select
 import signal
 import socket
 import sys
@@ -20,13 +21,14 @@ from typing import Any, NoReturn
 from parmap._travel.by_value import initialize
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import dump, is_small, pack
+from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.imports import when_imported
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.run import Callee, Outcome, Rules, run, run_task
 from parmap.backends._processes.child.output import Output, TalkingChannel
+from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
@@ -34,10 +36,11 @@ _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can'
 _MANY = 50  # modules that are many to be imported by one chunk
 
 
-def serve(channel_fd: int, page_fd: int, problem: str = "") -> NoReturn:
+def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
-    worker = _Worker(TalkingChannel(socket.socket(fileno=channel_fd)), Page(page_fd), problem)
+    channel = TalkingChannel(socket.socket(fileno=channel_fd))
+    worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
     _prepare(worker.page)
     try:
         worker.serve()
@@ -73,8 +76,13 @@ def leave(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, channel: TalkingChannel, page: Page, problem: str) -> None:
+    def __init__(self, channel: TalkingChannel, quick: QuickEnd, page: Page, problem: str) -> None:
         self._channel = channel
+        self._quick = quick
+        self._poller = select.poll()
+        self._poller.register(channel.sock, select.POLLIN)
+        self._poller.register(quick.sock, select.POLLIN)
+        self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
         self._problem = problem
         self.page = page
@@ -90,15 +98,26 @@ class _Worker:
         while True:
             self.page.rest()
             self._look_back()
-            message = self._channel.receive()
-            if message.kind == "task":
-                self._run_task(*message.fields)
+            message = self._next_message()
+            if message is None:
+                self._run_quick_task()
             elif message.kind == "run":
                 self._run(message)
             elif message.kind == "stop":
                 return
             else:
                 getattr(self, "_on_" + message.kind)(message)
+
+    def _next_message(self) -> Message | None:
+        """Wait for the next message of the channel; `None`: there is none, but a task on the quick line."""
+        message = self._channel.next_received()
+        while message is None:
+            ready = [fd for fd, _ in self._poller.poll()]
+            # Also where only the other is ready: what its task needs was sent here before it.
+            message = self._channel.poll()
+            if message is None and self._quick_fd in ready:
+                return None
+        return message
 
     def _look_back(self) -> None:
         """Where much was imported a full garbage collection is due soon: better now than in the middle of a task."""
@@ -175,17 +194,28 @@ class _Worker:
             for news in self._release(message):
                 self._channel.send(*news)
 
-    def _run_task(self, number: int, key: int, mode: str, item: Any) -> None:
-        """Run a task of `submit` whose arguments came within the message; if it can, the result goes so, too."""
-        self.page.enter(number, 0, 1, time.monotonic_ns())
+    def _run_quick_task(self) -> None:
+        try:
+            task = self._quick.receive()
+        except EOFError:
+            self._poller.unregister(self._quick_fd)
+            return
+        if task is None:
+            return
+        self.page.enter(-task.number, 0, 1, time.monotonic_ns())
         self._go_home()
-        callee = self._callees[key]
-        outcome = run_task(callee, mode, item) if isinstance(callee, Callee) else _failed(callee, 1)
-        self._output.flush()
-        if not outcome.errors and is_small(outcome.results[0]) and os.getpid() == self._pid:
-            self._channel.send("done", number, outcome.results[0], outcome.nanoseconds / 1e9)
+        self._channel.has_talked = False
+        callee = self._callees[task.key]
+        if isinstance(callee, Callee):
+            outcome = run_task(callee, task.mode, task.load)
         else:
-            self._report(number, outcome, key, -1, careful=True)
+            outcome = _failed(callee, 1)
+        self._output.flush()
+        if os.getpid() != self._pid:  # the task forked, and its child came back through here
+            os._exit(0)
+        # What was printed goes over the channel: behind it the answer is sure to come later.
+        if self._channel.has_talked or not self._quick.answer(task.number, outcome, callee):
+            self._report(-task.number, outcome, task.key, -1, careful=True)
 
     def _go_home(self) -> None:
         """Undo what a task did to the working directory."""

@@ -230,6 +230,10 @@ class Channel:
                 return message
             self._read(0)
 
+    def next_received(self) -> Message | None:
+        """The next message, if all of it was read before."""
+        return self._parse() if self._inbox else None
+
     def poll(self) -> Message | None:
         """The next message, if it is there.
 

@@ -1,0 +1,82 @@
+"""The thread that runs users' done-callbacks, so that one that waits or is slow holds up nothing else."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_IDLE = 1.0  # seconds without a callback after which the thread ends
+
+
+class Callbacks:
+    """Callbacks in the order in which they became due, one at a time."""
+
+    def __init__(self) -> None:
+        # Its `put` may be called by a destructor or a signal handler in the middle of another.
+        self._queue: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._turn = threading.RLock()  # callbacks never run at the same time, even if two threads were started
+
+    def run(self, fn: Callable[[Any], object], future: Any) -> None:
+        """Have `fn(future)` called soon."""
+        if getattr(fn, "__module__", "") == "asyncio.futures":  # it only wakes its loop: no need for a detour
+            run_callback(fn, future)
+            return
+        self._queue.put((fn, future))
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._live, name="parmap-callbacks", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # the interpreter is shutting down: no new threads
+                self._thread = None
+                self._drain()
+
+    def _live(self) -> None:
+        while self._run_next(_IDLE):
+            pass
+        self._thread = None
+        self._drain()  # what came in between
+
+    def _drain(self) -> None:
+        while self._run_next(0.0):
+            pass
+
+    def _run_next(self, timeout: float) -> bool:
+        try:
+            fn, future = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
+        except queue.Empty:
+            return False
+        with self._turn:
+            run_callback(fn, future)
+        return True
+
+    def join(self) -> None:
+        """Wait until no callback waits or runs; from the thread itself, return at once."""
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def forget(self) -> None:
+        """Start anew, in a process forked from the one whose thread runs them."""
+        self.__init__()  # type: ignore[misc]  # the old locks may be held for ever
+
+
+def run_callback(fn: Callable[[Any], object], future: Any) -> None:
+    """Call `fn(future)`, and tell what it raises."""
+    try:
+        fn(future)
+    except Exception:  # as concurrent.futures does: the fault of a callback is told, and ends there
+        import logging
+
+        logging.getLogger("parmap").exception("exception calling callback for %r", future)
+    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
+        sys.excepthook(type(error), error, error.__traceback__)
+
+
+callbacks = Callbacks()
+"""Those of this process."""

@@ -1,0 +1,94 @@
+"""The worker's end of the quick line: single small tasks, each run once, however often it was sent."""
+
+from __future__ import annotations
+
+import marshal
+import pickle
+import socket
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._travel.failure import encode, translate
+from parmap._travel.payload import dump, is_small
+
+if TYPE_CHECKING:
+    from parmap._work.run import Callee, Outcome
+
+# As in `line.quick`, which the worker doesn't import: it would bring futures along.
+_MOST = 16 * 1024
+_VALUE, _PICKLE, _FAILURE = 0, 1, 2
+
+
+class Task(NamedTuple):
+    """One task: `args` are a tuple, or pickled."""
+
+    number: int
+    key: int
+    mode: str
+    args: Any
+
+    def load(self) -> Any:
+        """The arguments."""
+        return pickle.loads(self.args) if type(self.args) is bytes else self.args
+
+
+class QuickEnd:
+    """Where tasks come from and answers go."""
+
+    def __init__(self, fd: int) -> None:
+        self.sock = socket.socket(fileno=fd)
+        self.sock.setblocking(False)
+        # Numbers come in order, but for those of senders that were interrupted in between.
+        self._highest = 0
+        self._missing: set[int] = set()
+
+    def receive(self) -> Task | None:
+        """The next task; `None` if there is none, or if it was run already.
+
+        Raises:
+            EOFError: there will be none.
+        """
+        try:
+            message = self.sock.recv(_MOST)
+        except BlockingIOError:
+            return None
+        except OSError as error:  # a task has closed it
+            raise EOFError from error
+        if not message:
+            raise EOFError
+        task = Task(*marshal.loads(message))
+        return task if self._is_new(task.number) else None
+
+    def _is_new(self, number: int) -> bool:
+        if number > self._highest:
+            self._missing.update(range(self._highest + 1, number))
+            self._highest = number
+            return True
+        if number in self._missing:
+            self._missing.remove(number)
+            return True
+        return False
+
+    def answer(self, number: int, outcome: Outcome, callee: Callee | BaseException) -> bool:
+        """Send the outcome of a task; false if it must go over the channel: it is large, or can't be pickled."""
+        if outcome.errors:
+            kind = _FAILURE
+            with_locals = not isinstance(callee, BaseException) and callee.rules.locals
+            content: Any = encode(translate(outcome.errors[0]), with_locals=with_locals)
+        else:
+            kind, content = _VALUE, outcome.results[0]
+            if not is_small(content):
+                try:
+                    packed = dump(content)
+                except Exception:  # noqa: BLE001 - told by whoever sends it over the channel
+                    return False
+                if packed.buffers:
+                    return False
+                kind, content = _PICKLE, packed.stream
+        message = marshal.dumps((number, kind, content), 2)
+        if len(message) > _MOST:
+            return False
+        try:
+            self.sock.send(message)
+        except OSError:
+            return False
+        return True

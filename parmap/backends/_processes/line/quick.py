@@ -1,0 +1,266 @@
+"""The quick line: single small tasks to an idle worker, and their answers, without a detour over the engine's thread.
+
+While a worker is *leased*, any thread may send it one task and read the answer. The socket keeps messages whole
+(`SOCK_SEQPACKET`), and every step that counts is one operation of C, between whose parts no signal handler runs and no
+exception is raised:
+
+* a task is recorded in `flight` under a number of its own before it is sent; from then on the engine knows of it;
+* an answer goes from the socket into `inbox`, is settled, and only then removed; settling twice does nothing.
+
+So whoever is interrupted for good, or for a while by a signal handler that uses the same worker, loses nothing: the
+engine looks at its leased lines some milliseconds after they were used. What it finds unsent it sends; the worker does
+each number once. What it finds answered it settles.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import pickle
+import select
+import socket
+import time
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from parmap._results.futures import FINISHED, End
+from parmap._travel.failure import Failure
+from parmap._travel.payload import Packed
+from parmap.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap._results.futures import Future
+
+MOST = 16 * 1024
+"""Bytes of a message; what is longer goes over the channel."""
+
+VALUE, PICKLE, FAILURE = 0, 1, 2
+"""What an answer holds."""
+
+_GLANCE = 0.25  # seconds after which who waits looks whether the engine has settled the task
+_HAS_BELL = hasattr(os, "eventfd")
+HAS_QUICK_LINES = hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "AF_UNIX") and os.name == "posix"
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a line on which messages stay whole."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in pair:
+        end.setblocking(False)  # whatever `socket.setdefaulttimeout` says
+    return pair
+
+
+class Pickled:
+    """The value of one task, still pickled: what a future decodes its value from."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: bytes) -> None:
+        self._stream = stream
+
+    def __getitem__(self, _: int) -> Any:
+        return pickle.loads(self._stream)
+
+
+class QuickLine:
+    """The program's end."""
+
+    def __init__(self, sock: socket.socket, post: Callable[[Any], object]) -> None:
+        """*post*: leaves a note for the engine."""
+        self.sock = sock
+        self.flight: dict[int, Future[Any]] = {}
+        self.is_open = False  # written by the engine: whether callers may use it
+        self.used = 0  # the number of the last task
+        self._inbox: deque[bytes] = deque()
+        self._numbers = count(1)
+        self._reader: Future[Any] | None = None
+        self._has_ended = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if _HAS_BELL else -1
+        self._post = post
+
+    # by any thread
+
+    def send(self, future: Future[Any], key: int) -> bool:
+        """Send a task, if it is small enough and the line is free; false: the engine has to."""
+        message = encode(number := next(self._numbers), key, future)
+        if message is None or self.flight:
+            return False
+        future.line = self
+        self.flight[number] = future
+        # The engine has just taken the line back, or another thread was quicker: they see our task, or we see that.
+        if (not self.is_open or [*self.flight][:1] != [number]) and _claim(future, _CALLER):
+            future.line = None
+            self.flight.pop(number, None)
+            return False
+        self.used = number
+        future.settle_running()
+        try:
+            self.sock.send(message)
+        except OSError:  # the worker is dead, which the engine hears, or stopped: it sends the message again
+            pass
+        return True
+
+    def read_for(self, future: Future[Any], timeout: float | None) -> bool:
+        """Wait for the answer to *future*; false if it is not there in time, or if somebody else reads."""
+        reader = self._reader
+        if reader is not None and not reader.happened:
+            return False
+        self._reader = future
+        deadline = None if timeout is None else time.monotonic() + timeout
+        poller = select.poll()
+        poller.register(self.sock, select.POLLIN)
+        if self._bell >= 0:
+            poller.register(self._bell, select.POLLIN)
+        try:
+            while not future.happened:
+                left = _GLANCE if deadline is None else min(_GLANCE, deadline - time.monotonic())
+                if left <= 0:
+                    break
+                poller.poll(left * 1000)
+                self._hush()
+                self.look()
+                if self._has_ended:  # the engine hears how the worker died
+                    break
+        except (OSError, ValueError):  # it was closed under us: the engine has settled the task, or will
+            return future.happened
+        finally:
+            self._reader = None
+        return future.happened
+
+    def look(self) -> None:
+        """Settle what has been answered."""
+        try:
+            self._inbox.extend(map(self.sock.recv, (MOST,)))
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:  # the worker is dead: what it said before is in the inbox
+            pass
+        self._settle_all()
+
+    def _settle_all(self) -> None:
+        inbox = self._inbox
+        while inbox:
+            try:
+                answer = inbox[0]
+            except IndexError:  # another thread was quicker
+                return
+            if answer:
+                self._settle(answer)
+            else:
+                self._has_ended = True
+            try:
+                inbox.remove(answer)
+            except ValueError:
+                pass
+
+    def _settle(self, answer: bytes) -> None:
+        try:
+            number, kind, content = marshal.loads(answer)
+        except (EOFError, ValueError, TypeError):  # a task has written into its worker's line
+            return
+        future = self.flight.get(number)
+        if future is None:
+            return
+        if kind == VALUE:
+            end = End(FINISHED, (content,))
+        elif kind == PICKLE:
+            end = End(FINISHED, Pickled(content))
+        else:
+            end = End(FINISHED, None, 0, Failure(encoded=content))
+        if future.publish(end):
+            self._tell_by_engine(future)
+        self.flight.pop(number, None)
+
+    def _tell_by_engine(self, future: Future[Any]) -> None:
+        try:
+            self._post(future.tell)
+        except PoolClosedError:  # its thread has ended
+            future.tell()
+
+    def _hush(self) -> None:
+        if self._bell >= 0:
+            try:
+                os.eventfd_read(self._bell)
+            except BlockingIOError:
+                pass
+
+    # by the engine
+
+    def drain(self) -> None:
+        """Settle all that has been answered."""
+        while True:
+            try:
+                answer = self.sock.recv(MOST)
+            except OSError:
+                break
+            if not answer:
+                break
+            self._inbox.append(answer)
+        self._settle_all()
+
+    def finish(self, number: int, end: End) -> None:
+        """A task has ended in another way than by an answer on this line."""
+        future = self.flight.get(number)
+        if future is not None:
+            if future.publish(end):
+                future.tell()
+            self.flight.pop(number, None)
+        self.ring()
+
+    def withdraw(self) -> list[tuple[int, Future[Any]]]:
+        """The worker is dead: take its tasks back, those that have no answer."""
+        self.is_open = False
+        self.drain()
+        tasks = list(self.flight.items())
+        self.flight.clear()
+        return [(number, future) for number, future in tasks if not future.happened and _claim(future, _ENGINE)]
+
+    def send_again(self, number: int) -> None:
+        """Send a task whose sender may have been interrupted; the worker does each number once."""
+        future = self.flight.get(number)
+        if future is None:
+            return
+        message = encode(number, future.lane.call.key, future)
+        if message is not None and not future.happened and _claim(future, _ENGINE):
+            try:
+                self.sock.send(message)
+            except OSError:
+                pass
+
+    def ring(self) -> None:
+        """Wake whoever reads."""
+        if self._bell >= 0 and self._reader is not None:
+            try:
+                os.eventfd_write(self._bell, 1)
+            except OSError:  # closed
+                pass
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.ring()
+        self.sock.close()
+        bell, self._bell = self._bell, -1
+        if bell >= 0:
+            os.close(bell)
+
+
+_CALLER, _ENGINE = "caller", "engine"
+
+
+def _claim(future: Future[Any], who: str) -> bool:
+    """Decide, once, who sees to a task that was recorded: its caller, who withdraws it, or the engine."""
+    return future.__dict__.setdefault("_claimed", who) == who
+
+
+def encode(number: int, key: int, future: Future[Any]) -> bytes | None:
+    """The message of a task: `None` if it is too long, or needs buffers."""
+    args = future.args
+    if type(args) is Packed:
+        if args.buffers or args.vocabulary is not None:
+            return None
+        args = args.stream
+    message = marshal.dumps((number, key, future.lane.mode, args), 2)
+    return message if len(message) <= MOST else None
