@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import parmap
-from parmap._engine import conductor as _conductor
+from parmap._core import ledger as _ledger
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
         Limits.enabled = Limits.enabled and transport == "segments"
         Limits.smallest = 0
     if config.getoption("--one-by-one"):
-        _conductor.Scheduler = OneByOne
+        _ledger.Scheduler = OneByOne
 
 
-class OneByOne(_conductor.Scheduler):
+class OneByOne(_ledger.Scheduler):
     """A scheduler whose chunks hold one item, whatever a call says."""
 
     def _size(self, job: Job, *, is_idle: bool) -> int:

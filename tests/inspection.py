@@ -54,7 +54,7 @@ def kill(process: int, signum: int = signal.SIGKILL) -> None:
         pass
 
 
-def wait_until_lent(function: Any) -> None:
-    """Wait until an idle worker may be used by the calling thread, past the engine."""
+def wait_until_leased(function: Any) -> None:
+    """Wait until an idle worker may be used by the calling thread."""
     backend = engine_of(function).backend
-    wait_until(lambda: backend._free)
+    wait_until(lambda: backend._leased)

@@ -10,7 +10,7 @@ import pytest
 import tasks_that_keep as keeping
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inspection import wait_until_lent
+from inspection import wait_until_leased
 from tasks_that_keep import make, prints, scribble
 
 from parmap import parallel
@@ -151,7 +151,7 @@ def test_argument_that_is_overwritten_when_submitted(kind: str) -> None:
     visit = parallel(keeping.visit, workers=1)
     visit.submit(b"", [0], "pass").result(timeout=60)
     for number in range(3):
-        wait_until_lent(visit)
+        wait_until_leased(visit)
         thing = make((kind, 8_000_000), number)
         future = visit.submit(thing, prints(thing), "pass")
         scribble(thing)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inspection import engine_of, is_gone, kill, pids_of, state_of, template_of, wait_until_lent, workers_of
+from inspection import engine_of, is_gone, kill, pids_of, state_of, template_of, wait_until_leased, workers_of
 from tasks import pid, square
 from tasks_that_die import (
     big,
@@ -67,7 +67,7 @@ def direct(function: Any, items: list[Any]) -> list[Any]:
     outcomes = []
     for item in items:
         function.submit("warm").result(timeout=60)
-        wait_until_lent(function)
+        wait_until_leased(function)
         future = function.submit(item)
         outcomes.append(future.exception(timeout=60) or future.result())
     return outcomes
@@ -201,7 +201,7 @@ def test_a_death_just_before_a_submit_costs_nothing() -> None:
     function = parallel(pid, workers=1)
     for _ in range(10):
         before = function.submit().result(timeout=60)
-        wait_until_lent(function)
+        wait_until_leased(function)
         kill(before)
 
         assert function.submit().result(timeout=60) != before
@@ -215,7 +215,7 @@ def test_a_death_while_receiving(segments: bool, stopped: bool, how: str, monkey
     monkeypatch.setattr(Limits, "enabled", segments)
     function = parallel(size, workers=1)
     function.map([b"warm"])
-    wait_until_lent(function)
+    wait_until_leased(function)
     (victim,) = pids_of(function)
     data = bytes(100 << 20)
     if stopped:
@@ -239,7 +239,7 @@ def test_a_death_while_sending(segments: bool, how: str, monkeypatch: pytest.Mon
     function = parallel(big, workers=1)
     for attempt in range(6):
         function.map([0])
-        wait_until_lent(function)
+        wait_until_leased(function)
         (worker,) = workers_of(function)
         future: Any = function.submit(100) if how == "submit" else function.map_async([100], return_exceptions=True)
         received = 1 << (12 + 2 * attempt)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 import tasks_that_hang as hang
-from inspection import wait_until_lent
+from inspection import wait_until_leased
 
 from conftest import wait_until
 from parmap import AsyncResult, Future, TaskTimeoutError, parallel
@@ -278,7 +278,7 @@ def test_cancelling_what_ends_by_itself(retries: int, tmp_path: Path) -> None:
     quick = parallel(tasks.nap, workers=1, retries=retries)
     path = tmp_path / "begun"
     slow.submit("").result(60)
-    wait_until_lent(slow)
+    wait_until_leased(slow)
     cancelled = slow.submit(str(path))
     wait_until(path.exists)
     assert cancelled.cancel()

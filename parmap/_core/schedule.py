@@ -19,6 +19,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
+from parmap._core.workers import FREE, Slot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -31,20 +32,6 @@ SHORT = 0.020
 
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
-
-
-class Slot:
-    """A worker as the scheduler sees it."""
-
-    __slots__ = ("away", "budget", "doomed", "flight", "lent", "turn")
-
-    def __init__(self, budget: int | None) -> None:
-        self.flight: list[Chunk] = []
-        self.turn = 0
-        self.lent = False  # callers may borrow it: it must be claimed back
-        self.away = False  # a caller has it
-        self.doomed = False  # it is being killed
-        self.budget = budget  # tasks it may still be given
 
 
 class Scheduler:
@@ -63,9 +50,14 @@ class Scheduler:
 
     # slots
 
-    def add_slot(self, slot: Hashable, budget: int | None = None) -> None:
-        """A worker is there to take chunks, at most *budget* tasks in all."""
-        self.slots[slot] = Slot(budget)
+    def add_slot(self, slot: Hashable, budget: int | None = None, *, is_ready: bool = True) -> None:
+        """A worker is there to take chunks, at most *budget* tasks in all; it may still be starting."""
+        self.slots[slot] = Slot(budget, State.IDLE if is_ready else State.STARTING)
+
+    def ready(self, slot: Hashable) -> None:
+        """A worker has started."""
+        if slot in self.slots and self.slots[slot].state is State.STARTING:
+            self.slots[slot].move(State.IDLE)
 
     def remove_slot(self, slot: Hashable) -> list[Chunk]:
         """A worker is gone; the chunks it held are returned, the running one first."""
@@ -75,11 +67,11 @@ class Scheduler:
     def doom(self, slot: Hashable) -> None:
         """A worker is being killed: it gets nothing more to do."""
         if slot in self.slots:
-            self.slots[slot].doomed = True
+            self.slots[slot].move(State.DOOMED)
 
     def is_doomed(self, slot: Hashable) -> bool:
         """Whether a worker is being killed."""
-        return slot in self.slots and self.slots[slot].doomed
+        return slot in self.slots and self.slots[slot].state is State.DOOMED
 
     def is_spent(self, slot: Hashable) -> bool:
         """Whether a worker has done the tasks of its life."""
@@ -90,8 +82,14 @@ class Scheduler:
     def demand(self) -> int:
         """How many more workers would have something to do at once."""
         waiting = sum(job.waiting for job in self.jobs)
-        idle = sum(not (slot.flight or slot.away or slot.doomed) and slot.budget != 0 for slot in self.slots.values())
+        able = (State.STARTING, State.IDLE)  # a leased worker that could not be taken back has something to do
+        idle = sum(slot.state in able and slot.budget != 0 for slot in self.slots.values())
         return max(0, min(waiting - idle, self.workers - len(self.slots)))
+
+    @property
+    def has_work(self) -> bool:
+        """Whether items wait for a worker."""
+        return any(job.waiting for job in self.jobs)
 
     @property
     def is_idle(self) -> bool:
@@ -144,15 +142,15 @@ class Scheduler:
 
     # cutting
 
-    def next(self, now: float, claim: Callable[[Hashable], bool] = lambda _: True) -> Chunk | None:
+    def next(self, now: float, unlease: Callable[[Hashable], bool] = lambda _: True) -> Chunk | None:
         """Cut the next chunk and assign it to a slot; `None` if no slot can take one or nothing waits.
 
-        *claim* takes back a slot that is offered to callers; false if one of them has it.
+        *unlease* takes back a slot that is leased to callers; false if one of them has it.
         """
         self._wake(now)
-        if not any(job.waiting for job in self.jobs):
+        if not self.has_work:
             return None
-        slot = self._free_slot(now, claim)
+        slot = self._free_slot(now, unlease)
         if slot is None:
             return None
         state = self.slots[slot]
@@ -168,7 +166,7 @@ class Scheduler:
             chunk = job.take(size if state.budget is None else min(size, state.budget))
             if chunk is None:
                 self._settle(job)
-                return self.next(now, claim)
+                return self.next(now, unlease)
             self._assign(chunk, slot, now)
             return chunk
         return None
@@ -185,19 +183,19 @@ class Scheduler:
         chunk.budget = None if job.chunksize is not None else 2 * max(self.cost.aim, chunk.expected or 0.0)
         if state.budget is not None:
             state.budget -= len(chunk.items)
-        state.flight.append(chunk)
+        state.take(chunk)
         job.flight.add(chunk)
 
-    def _free_slot(self, now: float, claim: Callable[[Hashable], bool]) -> Hashable:
+    def _free_slot(self, now: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         second = None
         for name, slot in self.slots.items():
-            if slot.budget == 0 or slot.doomed:
+            if slot.budget == 0 or slot.state is State.DOOMED:
                 continue
-            if not slot.flight:
-                slot.away = slot.lent and not claim(name)
-                if slot.away:
+            if slot.state is State.LEASED:
+                if not unlease(name):
                     continue
-                slot.lent = False
+                slot.move(State.IDLE)
+            if not slot.flight:
                 return name
             if second is None and 0 < len(slot.flight) < self.cost.depth:
                 first = slot.flight[0]
@@ -233,7 +231,7 @@ class Scheduler:
         """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
         if not self.cost.recalls or any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
             return None
-        if not any(not slot.flight for slot in self.slots.values()):
+        if not any(slot.state in FREE for slot in self.slots.values()):
             return None
         for slot in self.slots.values():
             chunk = _holder(slot)
@@ -292,7 +290,7 @@ class Scheduler:
         """A chunk is not in flight any more."""
         slot = self.slots.get(chunk.slot)
         if slot is not None and chunk in slot.flight:
-            slot.flight.remove(chunk)
+            slot.let_go(chunk)
         chunk.job.flight.discard(chunk)
 
     def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
@@ -350,7 +348,7 @@ class Scheduler:
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
         times = [self._delayed[0][0]] if self._delayed else []
-        idle = self.cost.recalls and any(not slot.flight for slot in self.slots.values())
+        idle = self.cost.recalls and any(slot.state in FREE for slot in self.slots.values())
         if idle and not any(job.waiting for job in self.jobs):
             slots = [slot for slot in self.slots.values() if _holder(slot) is not None]
             times += [slot.flight[0].sent + 2 * self.cost.aim for slot in slots]

@@ -1,6 +1,6 @@
-"""The engine: one thread that owns a scheduler and a backend, and carries what each says to the other.
+"""The engine: one thread that owns a ledger and a backend, and carries what each says to the other.
 
-Nobody else touches the scheduler. Callers leave a note in the inbox, a `deque` whose `append` and `popleft` need no
+Nobody else touches the ledger. Callers leave a note in the inbox, a `deque` whose `append` and `popleft` need no
 lock, so that a submit may come from anywhere: another thread, a done-callback, a signal handler, a `__del__` in the
 middle of anything. A note is a future to run, or a function to call.
 """
@@ -15,16 +15,18 @@ from collections import deque
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from parmap._engine.conductor import Conductor
+from parmap._core.ledger import Ledger
 from parmap._engine.lane import Lane
-from parmap._results.futures import Future
+from parmap._results.futures import Future, Watched, tell_late
 from parmap._travel.failure import Failure
+from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._core.job import Job
-    from parmap._results.futures import Watched
-    from parmap.backends.base import Backend
+    from parmap.backends.base import Backend, Call, Event
+
+_SOON = 0.005  # seconds after which what could not be told is tried again
 
 _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -39,11 +41,11 @@ class Engine:
         self.pid = os.getpid()
         self.closed = False
         self._inbox: deque[Any] = deque()
-        self._conductor = Conductor(backend)
+        self.ledger = Ledger(backend, time.monotonic())
         self._asleep = False
         self._closing = False
-        self._gone = threading.Event()
-        backend.repost = self._inbox.append
+        self._gone = Latch()
+        backend.post = self.post
         self._thread: threading.Thread | None = None
         if backend.threaded:
             self._thread = threading.Thread(target=self._live, name="parmap-engine", daemon=True)
@@ -60,10 +62,24 @@ class Engine:
         elif self._asleep or not _HAS_GIL:
             self.backend.wake()
 
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether its thread sleeps and has nothing to read: whoever now goes past it overtakes nobody it knows of."""
-        return self._asleep and not self._inbox
+    def try_quickly(self, call: Call, future: Future[Any]) -> bool:
+        """Start one task from the calling thread, on a leased worker; false: post it."""
+        # Only while the engine sleeps and has nothing to read: so this task overtakes nobody that it knows of.
+        if not self._asleep or self._inbox:
+            return False
+        if not self.ledger.is_alert:  # if this caller is interrupted half way, somebody must look after its task
+            self.post(self._alert)
+        return self.backend.try_quickly(call, future)
+
+    def _alert(self) -> None:
+        self.ledger.alert(time.monotonic())
+
+    def listen(self, future: Future[Any]) -> None:
+        """Hear the answer to a task on a quick line, since nobody may be reading it."""
+        try:
+            self.post(lambda: self.backend.listen(future))
+        except PoolClosedError:  # then it has ended
+            pass
 
     def _refuse(self, note: Any) -> None:
         try:
@@ -75,7 +91,7 @@ class Engine:
 
     def add(self, job: Job) -> None:
         """Start a job."""
-        self.post(lambda: self._conductor.scheduler.add(job))
+        self.post(lambda: self.ledger.scheduler.add(job))
 
     def extend(self, job: Job, items: Any, *, last: bool) -> None:
         """Give a job more items; *last*: no more will come."""
@@ -85,39 +101,37 @@ class Engine:
                 if len(items):
                     job.extend(items)
                 job.open_end = job.open_end and not last
-                self._conductor.scheduler.add(job)
+                self.ledger.scheduler.add(job)
 
         self.post(note)
 
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
-        self.post(lambda: self._conductor.stop_soon(self._conductor.scheduler.cancel(job), kill=kill))
+        self.post(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
 
     def cancel_waiting(self) -> None:
         """Cancel what no worker has yet; what runs goes on to its end."""
 
         def note() -> None:
-            for job in list(self._conductor.scheduler.jobs):
+            for job in list(self.ledger.scheduler.jobs):
                 if isinstance(job.sink, Lane):
                     for future in [future for piece in job.pending for future in piece.items]:
-                        self._conductor.cancel_future(future)
+                        self._cancel_future(future)
                 elif job.waiting:
-                    self._conductor.stop_soon(
-                        self._conductor.scheduler.cancel(job, Failure(CancelledError())), kill=False
-                    )
+                    self.ledger.cancel(job, time.monotonic(), Failure(CancelledError()), kill=False)
 
         self.post(note)
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
         if not self.backend.threaded or threading.current_thread() is self._thread:
-            return self._conductor.cancel_future(future)
+            return self._cancel_future(future)
         answer: deque[bool] = deque()
         lock = threading.Lock()
         lock.acquire()
 
         def note() -> None:
-            answer.append(self._conductor.cancel_future(future))
+            answer.append(self._cancel_future(future))
             lock.release()
 
         try:
@@ -125,9 +139,14 @@ class Engine:
         except PoolClosedError:
             return False
         while not lock.acquire(timeout=1.0):
-            if self._gone.is_set():  # the engine ended without reading its last notes
+            if self._gone.happened:  # the engine ended without reading its last notes
                 return False
         return answer[0]
+
+    def _cancel_future(self, future: Future[Any]) -> bool:
+        if future.done():
+            return future.cancelled()
+        return self.ledger.cancel_item(future.lane.job, future, time.monotonic()) and future.settle_cancelled()
 
     def wait(self, watched: Watched, timeout: float | None = None) -> bool:
         """Wait until something happens to *watched*; false if *timeout* seconds passed first.
@@ -147,9 +166,7 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
-        if _HAS_GIL:
-            return lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
-        return _patient(lock, watched, timeout)
+        return _wait(lock, watched, timeout)
 
     def close(self, *, wait: bool, cancel: bool = False, told: BaseException | None = None) -> None:
         """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end.
@@ -160,10 +177,10 @@ class Engine:
         def note() -> None:
             self._closing = True
             if cancel:
-                self._conductor.end_all(told or PoolClosedError("the pool was shut down"))
-            for job in list(self._conductor.scheduler.jobs):
+                self.ledger.end_all(told or PoolClosedError("the pool was shut down"), time.monotonic())
+            for job in list(self.ledger.scheduler.jobs):
                 if job.open_end:  # nobody will read on
-                    self._conductor.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
+                    self.ledger.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
 
         try:
             self.post(note)
@@ -172,9 +189,8 @@ class Engine:
         if self._thread is None:
             self._finish()
         elif wait and threading.current_thread() is not self._thread:
-            while not self._gone.wait(1.0):
-                if not self._thread.is_alive():
-                    return
+            while not self._gone.wait(1.0) and self._thread.is_alive():
+                pass
 
     def abandon(self) -> None:
         """Forget everything, in a process forked from the one that this engine belongs to."""
@@ -188,19 +204,20 @@ class Engine:
             while not self._is_over:
                 self._step(None)
         except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
-            self._conductor.end_all(error)
+            self.ledger.end_all(error, time.monotonic())
             raise
         finally:
             self._finish()
 
     @property
     def _is_over(self) -> bool:
-        return self._closing and self._conductor.scheduler.is_idle and not self._inbox and not self.backend.busy
+        idle = self._closing and self.ledger.scheduler.is_idle and not self._inbox
+        return idle and self.ledger.take_back_leases()
 
     def _finish(self) -> None:
         self.closed = True
         self._read_inbox()
-        self._conductor.end_all(PoolClosedError("the pool is closed"))
+        self.ledger.end_all(PoolClosedError("the pool is closed"), time.monotonic())
         try:
             self.backend.close()
             self.backend.finish()
@@ -223,35 +240,62 @@ class Engine:
     def _step(self, limit: float | None) -> None:
         self._read_inbox()
         now = time.monotonic()
-        self._conductor.ring(now)
-        self._conductor.dispatch(now)
-        timeout = self._conductor.timeout(time.monotonic())
+        self.ledger.ring(now)
+        self.ledger.dispatch(now)
+        timeout = self.ledger.timeout(time.monotonic())
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
+        if not tell_late():
+            timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
         events = self.backend.wait(timeout)
         self._asleep = False
         for event in events:
-            self._conductor.handle(event)
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Report):
+            self.ledger.report(event, now)
+        elif isinstance(event, Died):
+            self._queue(self.ledger.died(event, now))
+        elif isinstance(event, Ready):
+            self.ledger.ready(event.slot)
+        else:
+            self.ledger.lose_all(event.error, now)
 
     def _read_inbox(self) -> None:
         inbox = self._inbox
-        lanes: dict[Lane, list[Any]] = {}
+        futures: list[Future[Any]] = []
         while inbox:
             note = inbox.popleft()
             if isinstance(note, Future):
-                lanes.setdefault(note.lane, []).append(note)
+                futures.append(note)
                 continue
-            self._conductor.queue(lanes)
-            lanes = {}
+            self._queue(futures)
+            futures = []
             note()
-        self._conductor.queue(lanes)
+        self._queue(futures)
+
+    def _queue(self, futures: list[Future[Any]]) -> None:
+        lanes: dict[Lane, list[Future[Any]]] = {}
+        for future in futures:
+            lanes.setdefault(future.lane, []).append(future)
+        for lane, waiting in lanes.items():
+            job = lane.job
+            if job is None or job.closed:
+                job = lane.job = lane.make_job()
+            job.extend(waiting)
+            self.ledger.scheduler.add(job)
 
 
-def _patient(lock: Any, watched: Watched, timeout: float | None) -> bool:
-    """Wait without relying on the order in which other threads see our writes (free-threaded builds)."""
+def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
+    """Wait until *lock* is released, or *timeout* seconds have passed: then false."""
+    if _HAS_GIL:
+        return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))
+    # Other threads may see our callback and the end in either order.
     deadline = None if timeout is None else time.monotonic() + timeout
     while not lock.acquire(timeout=0.02 if deadline is None else max(0.0, min(0.02, deadline - time.monotonic()))):
         if watched.happened:
@@ -259,3 +303,26 @@ def _patient(lock: Any, watched: Watched, timeout: float | None) -> bool:
         if deadline is not None and time.monotonic() > deadline:
             return False
     return True
+
+
+class Latch(Watched):
+    """Something that happens once. `threading.Event` has a lock that an interrupted waiter may hold."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    @property
+    def happened(self) -> bool:
+        """Whether it has."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let it happen."""
+        self._is_set = True
+        self.fire()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for it; false if it has not happened then."""
+        lock = threading.Lock()
+        lock.acquire()
+        return not self.watch(lock.release) or _wait(lock, self, timeout)

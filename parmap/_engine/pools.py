@@ -17,7 +17,8 @@ from parmap._engine.engine import Engine
 from parmap._engine.lane import Lane
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
-from parmap._results.futures import Future, finish_callbacks, forget_callbacks
+from parmap._results.callbacks import callbacks
+from parmap._results.futures import Future, forget_waiters
 from parmap._results.progress import meter
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
@@ -142,7 +143,7 @@ def submit(
         except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
             future.settle_failure(Failure(error))
             return future
-    if not (lane.direct and driver.is_at_rest and driver.backend.lend(lane.call, future, lane.mode)):
+    if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
         driver.post(future)
@@ -345,7 +346,7 @@ def _at_exit() -> None:
     try:
         for engine in engines:
             engine.close(wait=True, cancel=not _private.get(engine, True))
-        finish_callbacks()
+        callbacks.join()
     except KeyboardInterrupt:
         for engine in engines:
             engine.close(wait=True, cancel=True)
@@ -362,7 +363,8 @@ def _forget() -> None:
     _private.clear()
     _lanes.clear()
     copies.forget()
-    forget_callbacks()
+    callbacks.forget()
+    forget_waiters()
     forget_output()
 
 

@@ -52,6 +52,16 @@ class End(NamedTuple):
     failure: Failure | None = None
 
 
+def returned(results: Any, place: int = 0) -> End:
+    """The end of a task that returned the value at *place* of *results*."""
+    return End(FINISHED, results, place)
+
+
+def failed(failure: Failure) -> End:
+    """The end of a task that failed."""
+    return End(FINISHED, None, 0, failure)
+
+
 _CANCELLED = End(CANCELLED_AND_NOTIFIED)
 _DECODED = End(FINISHED)
 
@@ -327,12 +337,12 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def settle(self, results: Any, place: int) -> None:
         """The task returned the value at *place* of *results*."""
-        if self.publish(End(FINISHED, results, place)):
+        if self.publish(returned(results, place)):
             self.tell()
 
     def settle_failure(self, failure: Failure) -> None:
         """The task failed."""
-        if self.publish(End(FINISHED, None, 0, failure)):
+        if self.publish(failed(failure)):
             self.tell()
 
     def settle_cancelled(self) -> bool:

@@ -1,7 +1,7 @@
 """The contract of a backend: start a chunk, stop it, say how it ended.
 
 A backend decides nothing: which items run where and when, and what becomes of an error, is the scheduler's business.
-All methods are called by the engine's thread, except `prepare`, `lend` and `wake`.
+All methods are called by the engine's thread, except `prepare`, `try_quickly` and `wake`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Died(NamedTuple):
     length: int
     explain: Callable[[Chunk | None, int], Failure]
     """Tells the death of the item at an offset of a chunk."""
-    direct: Future[Any] | None
-    """The task that was lent the worker, outside the scheduler."""
+    tasks: tuple[tuple[Future[Any], bool], ...] = ()
+    """The tasks that callers had given it, and whether it had begun them."""
     starting: bool = False
     """Whether it was not ready to work yet: then no task is to blame."""
 
@@ -69,7 +69,13 @@ class Broken(NamedTuple):
     error: BaseException
 
 
-Event = Report | Died | Broken
+class Ready(NamedTuple):
+    """A worker has started."""
+
+    slot: Hashable
+
+
+Event = Report | Died | Broken | Ready
 
 
 class Backend(ABC):
@@ -82,12 +88,14 @@ class Backend(ABC):
     """Whether running work can be stopped."""
     packs: bool = False
     """Whether arguments are pickled."""
+    leases: bool = False
+    """Whether callers may give idle workers single tasks; its workers are told of when they are `Ready`."""
     threaded: bool = True
     """Whether an engine thread drives it; otherwise whoever waits does."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.repost: Callable[[Future[Any]], object]  # set by the engine: takes back a task that was lent
+        self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""
@@ -100,14 +108,6 @@ class Backend(ABC):
     @abstractmethod
     def start(self, chunk: Chunk, mode: str) -> int:
         """Start a chunk on its slot; returns how many of its items were taken (at least one)."""
-
-    def claim(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
-        """Take a slot for the scheduler; false if it is lent to a caller just now."""
-        return True
-
-    def offer(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
-        """Nothing waits for this slot: callers may borrow it, from now on until `claim`. False if they can't."""
-        return False
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:  # noqa: ARG002 - the contract
         """Offset and number of the items of *chunk* that run now, and for how many seconds; `None`: not started."""
@@ -133,17 +133,27 @@ class Backend(ABC):
     def wake(self) -> None:
         """Make `wait` return; from any thread."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether a caller has borrowed a worker."""
+    def lease(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
+        """Let callers give an idle worker single tasks, from now on until `unlease`. False if they can't."""
         return False
 
-    def lent(self) -> list[tuple[Hashable, Future[Any]]]:
-        """The tasks that callers run on workers they have borrowed, each with its slot."""
+    def unlease(self, slot: Hashable) -> bool:  # noqa: ARG002 - the contract
+        """Take a worker back; false while it has a task of a caller's, whose end will make `wait` return."""
+        return True
+
+    def look_after_leases(self) -> bool:
+        """See to what callers may have left unfinished; false if nothing has been in flight since the last time."""
+        return False
+
+    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
+        """The tasks that callers have given to workers, each with its slot and number."""
         return []
 
-    def lend(self, call: Call, future: Future[Any], mode: str) -> bool:  # noqa: ARG002 - the contract
-        """Run one task on an idle worker from the calling thread; false if the engine has to do it."""
+    def listen(self, future: Future[Any]) -> None:
+        """Hear the answer to a task that a caller has started, since nobody may be reading it."""
+
+    def try_quickly(self, call: Call, future: Future[Any]) -> bool:  # noqa: ARG002 - the contract
+        """Start one task from the calling thread, on a leased worker; false: the engine has to do it."""
         return False
 
     @abstractmethod

@@ -114,7 +114,7 @@ class Executors(Backend):
             return Report(chunk.number, 0, None, {}, 0.0)
         error = future.exception()
         if error is not None:
-            return Died(chunk.slot, chunk.number, 0, taken, _Story(error).tell, None)
+            return Died(chunk.slot, chunk.number, 0, taken, _Story(error).tell)
         if not self.packs:
             report: Report = future.result()
             return report

@@ -266,7 +266,7 @@ class _Template:
         _lead_group(pid)
         return pid
 
-    def _become_worker(self, *fds: int) -> None:
+    def _become_worker(self, channel_fd: int, page_fd: int, quick_fd: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _lead_group(0)
@@ -276,7 +276,7 @@ class _Template:
         gc.enable()
         from parmap.backends._processes.child.serve import serve
 
-        serve(*fds)
+        serve(channel_fd, page_fd, quick_fd)
 
     def _spawned(self, *fds: int) -> int:
         return _spawn(f"worker({fds!r}, {tuple(self._preload)!r})", fds, os.environ)

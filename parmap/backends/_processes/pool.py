@@ -13,13 +13,12 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import dump, pack
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line.channel import ChannelClosedError
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.staff import Staff
 from parmap.backends._processes.worker import FunctionCall
 from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
@@ -32,6 +31,7 @@ class Processes(Staff):
 
     kills = True
     packs = True
+    leases = HAS_QUICK_LINES
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -113,55 +113,9 @@ class Processes(Staff):
         """Send a signal: what runs asks nobody."""
         self._signals.cut(chunk.slot)
 
-    # callers that borrow a worker
+    # callers that give an idle worker a task
 
-    def offer(self, slot: Hashable) -> bool:
-        """Let callers use an idle worker."""
-        worker = self._workers.get(slot)
-        self._hungry = False
-        if worker is None or not worker.ready:
-            return False
-        self._free.append(worker)
-        return True
-
-    def claim(self, slot: Hashable) -> bool:
-        """Take a worker back; from now on whoever has it wakes the engine when done."""
-        worker = self._workers.get(slot)
-        if worker is None:
-            return False
-        if not worker.ready:
-            return True
-        for _ in range(2):  # the second time with the flag set: a caller that comes back in between sees it
-            try:
-                self._free.remove(worker)
-            except ValueError:
-                self._hungry = True
-            else:
-                return True
-        return False
-
-    def lend(self, call: Call, future: Future[Any], mode: str) -> bool:
-        """Run one task on an idle worker from the calling thread; false if there is none that knows the function."""
-        if self._hungry:  # the engine has work for the next that is free: whoever comes now comes after it
-            return False
-        try:
-            worker = self._free.pop()
-        except IndexError:
-            return False
+    def try_quickly(self, call: Call, future: Future[Any]) -> bool:
+        """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
         assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        # Once it runs, the worker may be done, given back and borrowed again before this thread goes on.
-        if not worker.silent and worker.knows(call) and worker.run_directly(call, future, mode):
-            return True
-        self.give_back(worker)
-        return False
-
-    @property
-    def busy(self) -> bool:
-        """Whether a task runs that the engine did not start; if so, its end will wake the engine."""
-        self._hungry = True
-        return bool(self.lent())
-
-    def lent(self) -> list[tuple[Hashable, Future[Any]]]:
-        """Ask the workers."""
-        workers = list(self._workers.values())
-        return [(worker.name, future) for worker in workers if (future := worker.direct) is not None]
+        return any(worker.try_quickly(call, future) for worker in self._leased)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
 from parmap._travel.by_value import reference
@@ -18,17 +16,19 @@ from parmap._work import cpus as _cpus
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
+from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE, Poller
 from parmap.backends._processes.signals import Signals
-from parmap.backends._processes.worker import ENDS, Worker
-from parmap.backends.base import Backend, Broken, Died, Event
+from parmap.backends._processes.worker import Worker
+from parmap.backends.base import Backend, Broken, Died, Event, Ready
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
+    from parmap._results.futures import Future
 
 _OUTPUT = frozenset({"print", "log"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
@@ -46,8 +46,7 @@ class Staff(Backend):
         super().__init__(options)
         self.poller = Poller()
         self._workers: dict[Hashable, Worker] = {}
-        self._free: deque[Worker] = deque()
-        self._hungry = False
+        self._leased: tuple[Worker, ...] = ()  # written by the engine's thread, as a whole; read by any
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -55,6 +54,8 @@ class Staff(Backend):
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
+        self._heard: set[QuickLine] = set()  # quick lines whose answers wake this thread
+        self._used: list[int] = []  # the last task on each quick line, when it was last looked at
 
     # workers
 
@@ -81,14 +82,16 @@ class Staff(Backend):
         return started
 
     def _start_worker(self, launcher: Launcher, initializer: Pack | None) -> int:
-        worker = Worker(next(self._names), self, launcher)
+        worker = Worker(next(self._names), self.death, launcher, self.post)
+        channel, quick = worker.far_ends
         try:
-            launcher.start(worker.name, worker.far_end, worker.page.fd)
+            launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno())
         except BaseException:
             worker.close()
             raise
         finally:
-            worker.far_end.close()
+            channel.close()
+            quick.close()
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
         try:
@@ -113,12 +116,6 @@ class Staff(Backend):
             return None
         find, args, _ = reference(self.options.initializer)
         return pack([dump((find, args, self.options.initargs))])[0]
-
-    def give_back(self, worker: Worker) -> None:
-        """A caller is done with a worker."""
-        self._free.append(worker)
-        if self._hungry:
-            self.poller.wake()
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""
@@ -146,6 +143,8 @@ class Staff(Backend):
         for source, events in self.poller.wait(0.0 if self._events else limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
+            elif isinstance(source, QuickLine):
+                self._hear_quick(source)
             elif isinstance(source, int):
                 if source in self._orphans:  # not buried a moment ago, for what was told with this
                     self._bury(self._orphans[source], None)
@@ -172,13 +171,7 @@ class Staff(Backend):
             self._mute(worker)
 
     def _hear(self, worker: Worker) -> None:
-        if not worker.read_lock.acquire(blocking=False):  # a caller reads it
-            return
-        try:
-            has_ended = not self._take_messages(worker)
-        finally:
-            worker.read_lock.release()
-        if has_ended:
+        if not self._take_messages(worker):
             self._mute(worker)
         elif worker.is_orphan:  # it may just have told its process number
             self._watch(worker)
@@ -187,7 +180,7 @@ class Staff(Backend):
         """Read what is there; false if the channel has ended."""
         try:
             while (message := worker.channel.poll()) is not None:
-                self.take_message(worker, message)
+                self._take_message(worker, message)
                 if message.kind in _OUTPUT and relay.is_full:
                     self._stop_listening(worker)
                     break
@@ -220,12 +213,10 @@ class Staff(Backend):
             if worker.is_orphan and worker.pidfd < 0:
                 self._bury(worker, None)
 
-    def take_message(self, worker: Worker, message: Message) -> None:
-        """Deal with a message of a worker."""
-        if message.kind in ENDS:
+    def _take_message(self, worker: Worker, message: Message) -> None:
+        if message.kind == "report":
             if message.fields[0] < 0:
-                worker.finish_direct(message)
-                self.give_back(worker)
+                worker.finish_quick(message)
             else:
                 self._events.append(worker.finish(message))
         elif message.kind in _OUTPUT:
@@ -236,6 +227,7 @@ class Staff(Backend):
             worker.ready = True
             worker.pid = message.fields[0]
             self._failed_starts = 0
+            self._events.append(Ready(worker.name))
         elif message.kind == "broken":
             import marshal
 
@@ -266,34 +258,25 @@ class Staff(Backend):
     def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
         """A worker is dead: hear what it said last, then tell the engine."""
         try:
-            worker.channel.sock.shutdown(socket.SHUT_RDWR)  # a caller that reads this channel wakes up
-        except OSError:
+            while (message := worker.channel.poll()) is not None:
+                self._take_message(worker, message)
+        except ChannelClosedError:
             pass
-        with worker.read_lock:
-            try:
-                while (message := worker.channel.poll()) is not None:
-                    self.take_message(worker, message)
-            except ChannelClosedError:
-                pass
-            worker.silent = True
-            if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
-                return
-            self._forget(worker)
-            died, stray = worker.died(exitcode, Died, reason)
-            worker.close()
-        try:
-            self._free.remove(worker)
-        except ValueError:
-            pass
+        worker.silent = True
+        if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
+            return
+        self._forget(worker)
+        died = worker.died(exitcode, Died, reason)
+        worker.close()
         self._events.append(died)
-        if stray is not None:
-            self.repost(stray)
         if not worker.ready and not worker.is_orphan:
             self._fail_start(died.explain(None, 0).exception())
 
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
+        self._close_lease(worker)
+        self._stop_listening_to(worker.quick)
         if worker.pidfd >= 0:
             self.poller.remove(worker.pidfd)
             del self._orphans[worker.pidfd]
@@ -348,6 +331,76 @@ class Staff(Backend):
     def _is_broken(self) -> bool:
         return bool(self._events) and isinstance(self._events[-1], Broken)
 
+    # leases: single tasks that callers give to idle workers
+
+    def lease(self, slot: Hashable) -> bool:
+        """Let callers give an idle worker single tasks, from now on until `unlease`."""
+        worker = self._workers.get(slot)
+        if worker is None or worker.silent:
+            return False
+        worker.quick.is_open = True
+        self._leased = (*self._leased, worker)
+        return True
+
+    def unlease(self, slot: Hashable) -> bool:
+        """Take a worker back; false while it has a task of a caller's, whose end will wake `wait`."""
+        worker = self._workers.get(slot)
+        if worker is None:
+            return True
+        self._close_lease(worker)
+        worker.quick.drain()
+        if not worker.quick.flight:
+            return True
+        self._listen_to(worker.quick)
+        return False
+
+    def _close_lease(self, worker: Worker) -> None:
+        worker.quick.is_open = False
+        self._leased = tuple(other for other in self._leased if other is not worker)
+
+    def look_after_leases(self) -> bool:
+        """See to what callers may have left unfinished; false if nothing has been in flight since the last time."""
+        busy = False
+        for worker in list(self._workers.values()):
+            quick = worker.quick
+            if worker.look_after_quick():
+                self._listen_to(quick)  # it takes longer: its end is heard, there is no need to look again
+            elif quick.flight:
+                busy = True
+            elif quick in self._heard:
+                self._stop_listening_to(quick)
+        used, self._used = self._used, [worker.quick.used for worker in self._workers.values()]
+        return busy or used != self._used
+
+    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
+        """The tasks in flight on quick lines, each with its slot and number."""
+        workers = list(self._workers.values())
+        return [(worker.name, *task) for worker in workers for task in list(worker.quick.flight.items())]
+
+    def listen(self, future: Future[Any]) -> None:
+        """Hear the answer to a task, since nobody may be reading it."""
+        for worker in self._workers.values():
+            if worker.quick is future.line:
+                worker.quick.drain()
+                if worker.quick.flight:
+                    self._listen_to(worker.quick)
+
+    def _listen_to(self, quick: QuickLine) -> None:
+        if quick not in self._heard:
+            self._heard.add(quick)
+            self.poller.add(quick.sock.fileno(), quick)
+
+    def _stop_listening_to(self, quick: QuickLine) -> None:
+        if quick in self._heard:
+            self._heard.discard(quick)
+            self.poller.remove(quick.sock.fileno())
+
+    def _hear_quick(self, quick: QuickLine) -> None:
+        quick.drain()
+        quick.ring()
+        if not quick.flight or quick.has_ended:
+            self._stop_listening_to(quick)
+
     # the end
 
     def close(self) -> None:
@@ -355,12 +408,11 @@ class Staff(Backend):
         copies.forget()
         workers = list(self._workers.values())
         self._workers.clear()
-        self._free.clear()
         self._signals.clear()
         for worker in workers:
             try:
                 # Not what its page says: it may have reported, and not come to rest yet.
-                if worker.due or worker.direct is not None:
+                if worker.due or worker.quick.flight:
                     self._signals.send(worker, signal.SIGKILL)
                 worker.channel.post("stop")
             except ChannelClosedError:
@@ -371,8 +423,9 @@ class Staff(Backend):
             self.poller.remove(launcher.control.sock.fileno())
             launcher.close()
         for worker in workers:
-            if worker.direct is not None:
-                worker.direct.settle_failure(worker.died(None, Died)[0].explain(None, 0))
+            died = worker.died(None, Died)
+            for future, _ in died.tasks:
+                future.settle_failure(died.explain(None, 0))
             worker.close()
 
     def finish(self) -> None:

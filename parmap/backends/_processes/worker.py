@@ -8,9 +8,9 @@ import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.relay import relay
+from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, describe
-from parmap._travel.payload import Packed, is_small, pack
+from parmap._travel.payload import Packed, pack
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap._work.surroundings import kept, marshallable, surroundings
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from parmap._work.run import Callee
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
-    from parmap.backends._processes.poller import Poller
     from parmap.backends.base import Died
 
 _OURS = '  File "' + PACKAGE + os.sep
@@ -82,7 +81,7 @@ class Worker:
         self.known: set[int] = set()
         self.due = 0  # chunks that it has not reported
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
-        self.looked_at: dict[int, bool] = {}  # quick tasks that were in flight at the last look: sent again or not
+        self._seen: set[int] = set()  # quick tasks that were in flight at the last look
         self._death = death
         self._surroundings: tuple[Any, ...] = ()
 
@@ -135,25 +134,23 @@ class Worker:
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
         number, _, failures, _, _ = message.fields
-        if failures:
-            _, encoded, _ = failures[0]
-            end = End(FINISHED, None, 0, Failure(encoded=encoded))
-        else:
-            end = End(FINISHED, message.pack)
+        end = failed(Failure(encoded=failures[0][1])) if failures else returned(message.pack)
         self.quick.finish(-number, end)
 
     def look_after_quick(self) -> bool:
-        """Settle what was answered, send what was in flight before and may not have been sent; false: all is quiet."""
+        """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.
+
+        True if there is such a task.
+        """
         quick = self.quick
         quick.drain()
         now = self.page.position().number
-        seen = self.looked_at
-        self.looked_at = {}
-        for number in list(quick.flight):
-            if seen.get(number) is False and now != -number:
+        seen, self._seen = self._seen, set(quick.flight)
+        waiting = [number for number in quick.flight if number in seen]
+        for number in waiting:
+            if now != -number:
                 quick.send_again(number)
-            self.looked_at[number] = number in seen
-        return bool(quick.flight)
+        return bool(waiting)
 
     def settle_segment(self, kind: str, name: int) -> None:
         """One of our segments came back, or a task keeps it; or one of the worker's is no more."""

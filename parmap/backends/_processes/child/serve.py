@@ -206,10 +206,7 @@ class _Worker:
         self._go_home()
         self._channel.has_talked = False
         callee = self._callees[task.key]
-        if isinstance(callee, Callee):
-            outcome = run_task(callee, task.mode, task.load)
-        else:
-            outcome = _failed(callee, 1)
+        outcome = run_task(callee, task.mode, task.load) if isinstance(callee, Callee) else _failed(callee, 1)
         self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
             os._exit(0)

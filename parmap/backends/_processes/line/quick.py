@@ -24,7 +24,7 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.futures import FINISHED, End
+from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed
 from parmap.errors import PoolClosedError
@@ -32,7 +32,7 @@ from parmap.errors import PoolClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._results.futures import Future
+    from parmap._results.futures import End, Future
 
 MOST = 16 * 1024
 """Bytes of a message; what is longer goes over the channel."""
@@ -77,7 +77,7 @@ class QuickLine:
         self._inbox: deque[bytes] = deque()
         self._numbers = count(1)
         self._reader: Future[Any] | None = None
-        self._has_ended = False
+        self.has_ended = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if _HAS_BELL else -1
         self._post = post
 
@@ -122,7 +122,7 @@ class QuickLine:
                 poller.poll(left * 1000)
                 self._hush()
                 self.look()
-                if self._has_ended:  # the engine hears how the worker died
+                if self.has_ended:  # the engine hears how the worker died
                     break
         except (OSError, ValueError):  # it was closed under us: the engine has settled the task, or will
             return future.happened
@@ -150,7 +150,7 @@ class QuickLine:
             if answer:
                 self._settle(answer)
             else:
-                self._has_ended = True
+                self.has_ended = True
             try:
                 inbox.remove(answer)
             except ValueError:
@@ -165,11 +165,11 @@ class QuickLine:
         if future is None:
             return
         if kind == VALUE:
-            end = End(FINISHED, (content,))
+            end = returned((content,))
         elif kind == PICKLE:
-            end = End(FINISHED, Pickled(content))
+            end = returned(Pickled(content))
         else:
-            end = End(FINISHED, None, 0, Failure(encoded=content))
+            end = failed(Failure(encoded=content))
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
@@ -197,6 +197,7 @@ class QuickLine:
             except OSError:
                 break
             if not answer:
+                self.has_ended = True
                 break
             self._inbox.append(answer)
         self._settle_all()
@@ -252,7 +253,8 @@ _CALLER, _ENGINE = "caller", "engine"
 
 def _claim(future: Future[Any], who: str) -> bool:
     """Decide, once, who sees to a task that was recorded: its caller, who withdraws it, or the engine."""
-    return future.__dict__.setdefault("_claimed", who) == who
+    first: str = future.__dict__.setdefault("_claimed", who)
+    return first == who
 
 
 def encode(number: int, key: int, future: Future[Any]) -> bytes | None:

@@ -1,28 +1,32 @@
-"""The conductor: carries what the scheduler decides to the backend, and what the backend tells to the scheduler.
+"""The ledger of workers and jobs: what is known of each, and what is to be done about it.
 
-It lives in the engine's thread, and keeps what needs a clock: timeouts, retries, rescues, the end of idle workers.
+Two rules hold here, and make the whole of it a state machine that a test can drive:
+
+1. Nobody else writes what the ledger knows. Events and the time go in (`report`, `died`, `ready`, `look`, `cancel` …);
+   commands come out, as calls of the backend, which does as it is told and decides nothing.
+2. It starts no thread, reads no clock and waits for nothing. `now` is always an argument.
+
+Which items make a chunk, and for which worker, is the part of `Scheduler`; here is what needs time: limits, retries,
+rescues of items that wait behind a slow one, leases of idle workers, and their end.
 """
 
 from __future__ import annotations
 
 import heapq
-import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.schedule import Scheduler
+from parmap._core.workers import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
-from parmap.backends.base import Died, Report
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from parmap._core.job import Chunk
-    from parmap._engine.lane import Lane
-    from parmap._results.futures import Future
-    from parmap.backends.base import Backend, Event
+    from parmap._core.job import Chunk, Job
+    from parmap.backends.base import Backend, Died, Report
 
 MERCY = 0.05
 """Seconds that running work of a failed or closed job has to end by itself: cheaper than killing its worker."""
@@ -30,11 +34,17 @@ MERCY = 0.05
 SETTLE = 0.002
 """Seconds after which what two processes wrote into shared memory is surely visible to both."""
 
+LOOK = 0.03
+"""Seconds between looks at leased workers, as long as callers use them."""
 
-class Conductor:
-    """Brings a scheduler and a backend together."""
+_QUIET = 1.0
+"""Seconds without use after which there are no more looks: the next caller wakes the engine first."""
 
-    def __init__(self, backend: Backend) -> None:
+
+class Ledger:
+    """Keeps the books of one pool."""
+
+    def __init__(self, backend: Backend, now: float) -> None:
         options = backend.options
         self.scheduler = Scheduler(options.workers, backend.cost, _jitter)
         self._backend = backend
@@ -43,37 +53,43 @@ class Conductor:
         self._budget = options.max_tasks_per_child
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
-        self._chunks: dict[int, Chunk] = {}
-        self._idle_since = time.monotonic()
-
-    def queue(self, lanes: dict[Lane, list[Any]]) -> None:
-        for lane, futures in lanes.items():
-            job = lane.job
-            if job is None or job.closed:
-                job = lane.job = lane.make_job()
-            job.extend(futures)
-            self.scheduler.add(job)
+        self._chunks: dict[int, Chunk] = {}  # those that a worker has
+        self._idle_since = now
+        self._next_look: float | None = None
+        self._used_at = now
 
     # time
 
     def _at(self, when: float, act: Callable[[float], None]) -> None:
+        """Do something later. It must not hold a chunk, nor its items: a limit may be hours away."""
         heapq.heappush(self._timers, (when, next(self._tickets), act))
 
+    def _at_for(self, chunk: Chunk, when: float, act: Callable[[Chunk, float], None]) -> None:
+        """Do something later with a chunk, if a worker has it still."""
+        number = chunk.number
+
+        def ring(now: float) -> None:
+            known = self._chunks.get(number)
+            if known is not None:
+                act(known, now)
+
+        self._at(when, ring)
+
     def ring(self, now: float) -> None:
+        """Do what is due."""
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2](now)
         late = self.scheduler.hostages(now)
         if late is not None:
             self._rescue(late, now)
+        if self._next_look is not None and now >= self._next_look:
+            self._look(now)
 
     def timeout(self, now: float) -> float | None:
+        """Seconds until `ring` has something to do; `None`: nothing, unless something happens."""
         times = [self._timers[0][0]] if self._timers else []
-        other = self.scheduler.next_time()
-        if other is not None:
-            times.append(other)
-        if (
-            not self.scheduler.is_idle or self._backend.lent()
-        ):  # what is lent comes back without a word: looked at later
+        times += [when for when in (self.scheduler.next_time(), self._next_look) if when is not None]
+        if not self.scheduler.is_idle or self._backend.leased():
             self._idle_since = now
         if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
             when = self._idle_since + self._idle_timeout
@@ -85,27 +101,53 @@ class Conductor:
 
     def _fall_asleep(self) -> None:
         """Stop the workers; they come back when they are needed."""
-        for slot in list(self.scheduler.slots):
-            if self._backend.claim(slot):
+        if self.take_back_leases():
+            for slot in list(self.scheduler.slots):
                 self.scheduler.remove_slot(slot)
-        if not self.scheduler.slots:
             self._backend.close()
+
+    # leases
+
+    def alert(self, now: float) -> None:
+        """A caller is about to use a leased worker: look after it in a while."""
+        self._used_at = now
+        if self._next_look is None:
+            self._next_look = now + LOOK
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether leased workers will be looked at soon."""
+        return self._next_look is not None
+
+    def _look(self, now: float) -> None:
+        if self._backend.look_after_leases():
+            self._used_at = self._idle_since = now
+        self._next_look = now + LOOK if now < self._used_at + _QUIET else None
+
+    def take_back_leases(self) -> bool:
+        """Take all leased workers back; false while callers use some."""
+        for slot, state in self.scheduler.slots.items():
+            if state.state is State.LEASED and self._backend.unlease(slot):
+                state.move(State.IDLE)
+        return not any(slot.state is State.LEASED for slot in self.scheduler.slots.values())
 
     # from the scheduler to the backend
 
     def dispatch(self, now: float) -> None:
+        """Start what can be started; let callers have the workers that are left."""
         self._start_all(now)
         demand = self.scheduler.demand
         if demand:
             for slot in self._backend.grow(demand):
-                self.scheduler.add_slot(slot, self._budget)
+                self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.leases)
             self._start_all(now)
-        for slot, state in self.scheduler.slots.items():
-            if not state.flight and not state.lent:
-                state.lent = self._backend.offer(slot)
+        if self._backend.leases and self._budget is None and not self.scheduler.has_work:
+            for name, slot in self.scheduler.slots.items():
+                if slot.state is State.IDLE and self._backend.lease(name):
+                    slot.move(State.LEASED)
 
     def _start_all(self, now: float) -> None:
-        while (chunk := self.scheduler.next(now, self._backend.claim)) is not None:
+        while (chunk := self.scheduler.next(now, self._backend.unlease)) is not None:
             self._start(chunk)
 
     def _start(self, chunk: Chunk) -> None:
@@ -114,21 +156,21 @@ class Conductor:
         if taken < len(chunk.items):
             self.scheduler.trim(chunk, taken)
         if chunk.job.timeout is not None:
-            self._at(chunk.sent + chunk.job.timeout, lambda now: self._check_time(chunk, now))
+            self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
         """Kill the worker if its item is over its time; otherwise look again when it would be."""
-        if chunk.number not in self._chunks or chunk.doomed or chunk.job.closed:
+        if chunk.doomed or chunk.job.closed:
             return
         timeout = chunk.job.timeout
         assert timeout is not None  # noqa: S101 - only chunks with a limit are watched
         place = self._backend.position(chunk)
         if place is None:
-            self._at(now + timeout, lambda later: self._check_time(chunk, later))
+            self._at_for(chunk, now + timeout, self._check_time)
             return
         offset, _, seconds = place
         if seconds < timeout:
-            self._at(now + timeout - seconds, lambda later: self._check_time(chunk, later))
+            self._at_for(chunk, now + timeout - seconds, self._check_time)
             return
         error = TaskTimeoutError(
             f"took longer than timeout={timeout:g} seconds", item=chunk.job.sink.index(chunk, offset), timeout=timeout
@@ -140,6 +182,12 @@ class Conductor:
         chunk.verdict = (offset, failure)
         self._stop(chunk.slot, dump=dump)
 
+    def _stop(self, slot: Hashable, *, dump: bool = False) -> None:
+        self.scheduler.doom(slot)
+        self._backend.stop(slot, dump=dump)
+
+    # items that wait behind a slow one
+
     def _rescue(self, chunk: Chunk, now: float, pause: float = SETTLE) -> None:
         """Take the items back that wait behind a slow one, though their worker can't be asked.
 
@@ -147,7 +195,7 @@ class Conductor:
         pause that makes both surely visible: one of the two must see the other. In a block of items that were expected
         to be short it reads no limit: first the block is cut, which takes until the task lets a signal through.
         """
-        if chunk.number not in self._chunks or chunk.job.closed:
+        if chunk.job.closed:
             return
         chunk.recalled = True  # not a second time: it would keep the chunk behind it from its turn
         place = self._backend.position(chunk)
@@ -155,78 +203,71 @@ class Conductor:
             return
         if place is not None and place[1] > 1 and pause < MERCY:
             self._backend.cut(chunk)
-            self._at(now + pause, lambda later: self._rescue(chunk, later, 2 * pause))
+            self._at_for(chunk, now + pause, lambda chunk, later: self._rescue(chunk, later, 2 * pause))
             return
         limit = place[0] + place[1] if place else 0
         self._recall(chunk, limit)
+        self._at_for(chunk, now + SETTLE, lambda chunk, later: self._confirm(chunk, limit, later))
 
-        def confirm(now: float) -> None:
-            if chunk.number not in self._chunks or chunk.job.closed:  # a closed job wants all of it back, for good
-                return
-            place = self._backend.position(chunk)
-            if place is not None and not place[1]:  # it came to its end, or to the limit: its report will tell
-                return
-            if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
-                self._recall(chunk, NO_LIMIT)
-                chunk.recalled = False
-                chunk.sent = now
-                return
-            self.scheduler.trim(chunk, limit)
-            if not limit:
-                self.scheduler.release(chunk)
-                del self._chunks[chunk.number]
-
-        self._at(now + SETTLE, confirm)
+    def _confirm(self, chunk: Chunk, limit: int, now: float) -> None:
+        """See whether the worker will stop before item *limit*; if so, the items from there on wait again."""
+        if chunk.job.closed:  # a closed job wants all of it back, for good
+            return
+        place = self._backend.position(chunk)
+        if place is not None and not place[1]:  # it came to its end, or to the limit: its report will tell
+            return
+        if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
+            self._recall(chunk, NO_LIMIT)
+            chunk.recalled = False
+            chunk.sent = now
+            return
+        self.scheduler.trim(chunk, limit)
+        if not limit:
+            self.scheduler.release(chunk)
+            del self._chunks[chunk.number]
 
     def _recall(self, chunk: Chunk, limit: int) -> None:
         """Let a chunk end before item *limit*, or before one that was cancelled."""
         chunk.limit = limit
         self._backend.recall(chunk, min(limit, chunk.stop))
 
-    def _stop(self, slot: Hashable, *, dump: bool = False) -> None:
-        self.scheduler.doom(slot)
-        self._backend.stop(slot, dump=dump)
+    # ending what runs
 
-    def stop_soon(self, chunks: list[Chunk], *, kill: bool = True) -> None:
+    def stop_soon(self, chunks: list[Chunk], now: float, *, kill: bool = True) -> None:
         """Stop work that nobody waits for any more."""
         for chunk in chunks:
             self._backend.recall(chunk, 0)
             self._cut(chunk)
+            if kill and self._backend.kills:
+                self._at_for(chunk, now + MERCY, self._stop_unless_done)
 
-        def stop(_: float) -> None:
-            for chunk in chunks:
-                if chunk.number in self._chunks and not chunk.doomed and self._backend.position(chunk) is not None:
-                    chunk.doomed = True
-                    self._stop(chunk.slot)
+    def _stop_unless_done(self, chunk: Chunk, _: float) -> None:
+        if not chunk.doomed and self._backend.position(chunk) is not None:
+            chunk.doomed = True
+            self._stop(chunk.slot)
 
-        if chunks and kill and self._backend.kills:
-            self._at(time.monotonic() + MERCY, stop)
+    def cancel(self, job: Job, now: float, failure: Failure | None = None, *, kill: bool = True) -> None:
+        """End a job; without *kill*, what runs goes on to its end."""
+        self.stop_soon(self.scheduler.cancel(job, failure), now, kill=kill)
 
-    def cancel_future(self, future: Future[Any]) -> bool:
-        if future.done():
-            return future.cancelled()
-        if future.borrowed is not None:
-            slot = future.borrowed
-            if not future.settle_cancelled():
-                return False
-            if any(
-                task is future for _, task in self._backend.lent()
-            ):  # else it ended just now, and the worker is free
+    def cancel_item(self, job: Job | None, item: Any, now: float) -> bool:
+        """Take one item out of a job, whose worker is killed if it runs; false if it can't be stopped."""
+        for slot, _, future in self._backend.leased():
+            if future is item:
                 self._stop(slot)
-            return True
-        job = future.lane.job
+                return True
         if job is None:
             return False
-        chunk = self.scheduler.find(job, future)
+        chunk = self.scheduler.find(job, item)
         if chunk is None:
-            self.scheduler.drop(job, future)
+            self.scheduler.drop(job, item)
         elif not self._backend.kills:
             return False
         else:
-            self._cancel_running(chunk, chunk.items.index(future))
-        return future.settle_cancelled()
+            self._cancel_running(chunk, chunk.items.index(item), now)
+        return True
 
-    def _cancel_running(self, chunk: Chunk, offset: int) -> None:
+    def _cancel_running(self, chunk: Chunk, offset: int, now: float) -> None:
         """Stop one task of a chunk: kill the worker if it is in it, keep it from starting if it is not."""
         place = self._backend.position(chunk)
         if chunk.doomed or (place is not None and (place[0] > offset or not place[1])):
@@ -239,64 +280,66 @@ class Conductor:
         self._cut(chunk)
         chunk.job.dropped.add(chunk.items[offset])
 
-        def confirm(_: float) -> None:
+        def confirm(chunk: Chunk, _: float) -> None:
             place = self._backend.position(chunk)
-            runs = place is not None and place[0] <= offset < place[0] + place[1]
-            if chunk.number in self._chunks and not chunk.doomed and runs:
+            if not chunk.doomed and place is not None and place[0] <= offset < place[0] + place[1]:
                 self._doom(chunk, offset, None)  # if it was one of several, the others are run again
 
         # Several short items that run as one are soon done; if not, one of them is not short, and it may be this one.
         together = place is not None and place[1] > 1
-        self._at(time.monotonic() + (MERCY if together else SETTLE), confirm)
+        self._at_for(chunk, now + (MERCY if together else SETTLE), confirm)
 
     def _cut(self, chunk: Chunk) -> None:
         place = self._backend.position(chunk)
         if place is not None and place[1] > 1:
             self._backend.cut(chunk)
 
-    def end_all(self, error: BaseException) -> None:
+    def end_all(self, error: BaseException, now: float) -> None:
+        """Fail all that waits and runs with *error*."""
         jobs = {id(job): job for job in self.scheduler.jobs}
         jobs |= {id(chunk.job): chunk.job for chunk in self._chunks.values()}
         jobs |= {id(job): job for job in self.scheduler.waiting_for_retry()}
         for job in jobs.values():
-            self.stop_soon(self.scheduler.cancel(job, Failure(error)))
-        for slot, future in self._backend.lent():  # these went past the scheduler
+            self.cancel(job, now, Failure(error))
+        for slot, _, future in self._backend.leased():
             future.settle_failure(Failure(error))
             self._stop(slot)
 
-    # from the backend to the scheduler
+    def lose_all(self, error: BaseException, now: float) -> None:
+        """No worker can be had: all fails with *error*."""
+        self.end_all(error, now)
+        self._chunks.clear()
+        for slot in list(self.scheduler.slots):
+            self.scheduler.remove_slot(slot)
 
-    def handle(self, event: Event) -> None:
-        now = time.monotonic()
-        if isinstance(event, Report):
-            self._on_report(event, now)
-        elif isinstance(event, Died):
-            self._on_death(event, now)
-        else:
-            self.end_all(event.error)
-            self._chunks.clear()
-            for slot in list(self.scheduler.slots):
-                self.scheduler.remove_slot(slot)
+    # what happened
 
-    def _on_report(self, report: Report, now: float) -> None:
+    def ready(self, slot: Hashable) -> None:
+        """A worker has started."""
+        self.scheduler.ready(slot)
+
+    def report(self, report: Report, now: float) -> None:
+        """A chunk came back."""
         chunk = self._chunks.pop(report.number, None)
         if chunk is None:  # its items were taken back
             return
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
-        self.stop_soon(stop)
+        self.stop_soon(stop, now)
         slot = chunk.slot
         if slot in self.scheduler.slots and self.scheduler.is_spent(slot):
             self.scheduler.remove_slot(slot)
             self._backend.retire(slot)
 
-    def _on_death(self, died: Died, now: float) -> None:
+    def died(self, died: Died, now: float) -> list[Any]:
+        """A worker is gone; returns the tasks that callers had given it, and that are to be run elsewhere."""
         # What it was killed for may have ended just before, and something else have begun: that is innocent.
         doomed = self.scheduler.is_doomed(died.slot)
-        if died.direct is not None and not died.direct.done():
-            if doomed:
-                self._backend.repost(died.direct)
-            else:
-                died.direct.settle_failure(died.explain(None, 0))
+        innocent = []
+        for future, begun in died.tasks:
+            if begun and not doomed:
+                future.settle_failure(died.explain(None, 0))
+            elif not future.happened:
+                innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)
         for chunk in reversed(chunks):
             if self._chunks.pop(chunk.number, None) is None:
@@ -305,6 +348,7 @@ class Conductor:
                 self._charge(chunk, died, now)
             else:
                 self.scheduler.put_back(chunk)
+        return innocent
 
     def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
         """Find out which item of a chunk pays for a death."""
@@ -323,7 +367,7 @@ class Conductor:
         else:
             failure = died.explain(chunk, offset)
         position = (offset, length) if started else None
-        self.stop_soon(self.scheduler.died(chunk, position, failure, now))
+        self.stop_soon(self.scheduler.died(chunk, position, failure, now), now)
 
 
 def _add_stack(failure: Failure, death: Failure) -> None:

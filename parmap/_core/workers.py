@@ -1,0 +1,70 @@
+"""What a worker is, as the core sees it: its states, and the ways between them.
+
+Everything that says what a worker may be, and become, is in this file. A move that the table doesn't have is a fault of
+our own, told at once, never mended in silence.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from parmap._core.job import Chunk
+
+
+class State(Enum):
+    """What a worker is; one that is gone is not in the table any more."""
+
+    STARTING = "starting"  # chunks may wait in its channel, callers may not have it
+    IDLE = "idle"
+    LEASED = "leased"  # callers may give it single tasks: it must be taken back first
+    BUSY = "busy"  # it has at least one chunk
+    DOOMED = "doomed"  # it is being killed: it gets nothing more
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.STARTING: frozenset({State.IDLE, State.BUSY, State.DOOMED}),
+    State.IDLE: frozenset({State.LEASED, State.BUSY, State.DOOMED}),
+    State.LEASED: frozenset({State.IDLE, State.DOOMED}),
+    State.BUSY: frozenset({State.IDLE, State.DOOMED}),
+    State.DOOMED: frozenset(),
+}
+"""From which state a worker may come into which."""
+
+
+FREE = (State.STARTING, State.IDLE, State.LEASED)
+"""The states in which a worker may have nothing to do."""
+
+
+class Slot:
+    """A worker as the scheduler sees it."""
+
+    __slots__ = ("budget", "flight", "state", "turn")
+
+    def __init__(self, budget: int | None, state: State) -> None:
+        self.state = state
+        self.flight: list[Chunk] = []
+        self.turn = 0
+        self.budget = budget  # tasks it may still be given
+
+    def move(self, state: State) -> None:
+        """Come into another state.
+
+        Raises:
+            AssertionError: there is no such way.
+        """
+        if state is not self.state:
+            assert state in MOVES[self.state], (self.state, state)  # noqa: S101 - a fault of our own
+            self.state = state
+
+    def take(self, chunk: Chunk) -> None:
+        """Have one more chunk."""
+        self.flight.append(chunk)
+        self.move(State.BUSY)
+
+    def let_go(self, chunk: Chunk) -> None:
+        """Have a chunk no longer."""
+        self.flight.remove(chunk)
+        if not self.flight and self.state is State.BUSY:
+            self.move(State.IDLE)
