@@ -8,6 +8,7 @@ from fake_backend import COST, Bench, paced, sizes
 from parmap._core.job import Job
 from parmap._core.pace import BYTE_CAP, CROWD, Cost, Pace
 from parmap._core.schedule import SHORT
+from parmap._core.workers import State
 
 # --- size ---------------------------------------------------------------------------------------
 
@@ -413,16 +414,16 @@ def test_demand_counts_what_would_have_work() -> None:
 
 
 def test_slot_that_a_caller_has_is_not_used() -> None:
-    """A worker that a caller has borrowed gets no chunk, until it can be claimed back."""
+    """A worker that has a task of a caller's gets no chunk, until it can be taken back."""
     bench = Bench(workers=1)
-    bench.scheduler.slots[0].lent = True
+    bench.scheduler.slots[0].move(State.LEASED)
     bench.job(range(1))
 
     assert bench.scheduler.next(bench.now, lambda _: False) is None
     chunk = bench.scheduler.next(bench.now, lambda _: True)
 
     assert chunk is not None
-    assert not bench.scheduler.slots[0].lent
+    assert bench.scheduler.slots[0].state is State.BUSY
 
 
 def test_chunk_numbers_are_never_those_of_a_status() -> None:

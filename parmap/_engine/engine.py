@@ -8,7 +8,6 @@ middle of anything. A note is a future to run, or a function to call.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -17,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.ledger import Ledger
 from parmap._engine.lane import Lane
-from parmap._results.futures import Future, Watched, tell_late
+from parmap._results.futures import Future, tell_late
+from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._core.job import Job
+    from parmap._results.watched import Watched
     from parmap.backends.base import Backend, Call, Event
 
 _SOON = 0.005  # seconds after which what could not be told is tried again
-
-_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Engine:
@@ -59,7 +58,7 @@ class Engine:
         if self.closed:
             self._refuse(note)
         # Without the GIL a reader may see its flag and our note in either order: then wake always, which is safe.
-        elif self._asleep or not _HAS_GIL:
+        elif self._asleep or not HAS_GIL:
             self.backend.wake()
 
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
@@ -166,7 +165,7 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
-        return _wait(lock, watched, timeout)
+        return wait_for(lock, watched, timeout)
 
     def close(self, *, wait: bool, cancel: bool = False, told: BaseException | None = None) -> None:
         """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end.
@@ -289,40 +288,3 @@ class Engine:
                 job = lane.job = lane.make_job()
             job.extend(waiting)
             self.ledger.scheduler.add(job)
-
-
-def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
-    """Wait until *lock* is released, or *timeout* seconds have passed: then false."""
-    if _HAS_GIL:
-        return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))
-    # Other threads may see our callback and the end in either order.
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=0.02 if deadline is None else max(0.0, min(0.02, deadline - time.monotonic()))):
-        if watched.happened:
-            return True
-        if deadline is not None and time.monotonic() > deadline:
-            return False
-    return True
-
-
-class Latch(Watched):
-    """Something that happens once. `threading.Event` has a lock that an interrupted waiter may hold."""
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    @property
-    def happened(self) -> bool:
-        """Whether it has."""
-        return self._is_set
-
-    def set(self) -> None:
-        """Let it happen."""
-        self._is_set = True
-        self.fire()
-
-    def wait(self, timeout: float) -> bool:
-        """Wait up to *timeout* seconds for it; false if it has not happened then."""
-        lock = threading.Lock()
-        lock.acquire()
-        return not self.watch(lock.release) or _wait(lock, self, timeout)

@@ -14,8 +14,9 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._results.futures import Future, Watched
+from parmap._results.futures import Future
 from parmap._results.relay import relay
+from parmap._results.watched import Watched
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
+from parmap._results.watched import Watched
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -73,37 +74,6 @@ class _Shown:
 
     def __init__(self) -> None:
         self.shown: str | None = None
-
-
-class Watched:
-    """Something that others wait for: callbacks run when it happens, each once."""
-
-    @property
-    def happened(self) -> bool:
-        """Whether there is nothing to wait for."""
-        raise NotImplementedError
-
-    def watch(self, callback: Callable[[], object]) -> bool:
-        """Call *callback* when it happens; false, and no call, if it has."""
-        watchers = self.__dict__.setdefault("_watchers", deque())
-        watchers.append(callback)
-        if self.happened:
-            try:
-                watchers.remove(callback)
-            except ValueError:  # it happened in between, and the callback was taken: it runs
-                return True
-            return False
-        return True
-
-    def fire(self) -> None:
-        """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
-        watchers = self.__dict__.get("_watchers")
-        while watchers:
-            try:
-                callback = watchers.popleft()
-            except IndexError:  # somebody else takes them too
-                return
-            callback()
 
 
 # Covariant, unlike its base: who holds one reads from it, and `set_result` is not theirs to call.

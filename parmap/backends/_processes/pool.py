@@ -19,6 +19,8 @@ from parmap.backends._processes.worker import FunctionCall
 from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
@@ -113,9 +115,28 @@ class Processes(Staff):
         """Send a signal: what runs asks nobody."""
         self._signals.cut(chunk.slot)
 
-    # callers that give an idle worker a task
+    # single tasks that callers give to idle workers
+
+    def lease(self, slot: Hashable) -> bool:
+        """Let callers give an idle worker single tasks."""
+        return self._leases.open(slot)
+
+    def unlease(self, slot: Hashable) -> bool:
+        """Take a worker back; false while it has a task of a caller's."""
+        return self._leases.close(slot)
+
+    def look_after_leases(self) -> bool:
+        """See to what callers may have left unfinished."""
+        return self._leases.look()
+
+    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
+        """The tasks in flight on quick lines, each with its slot and number."""
+        return self._leases.tasks()
+
+    def listen(self, future: Future[Any]) -> None:
+        """Hear the answer to a task, since nobody may be reading it."""
+        self._leases.listen(future)
 
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
-        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        return any(worker.try_quickly(call, future) for worker in self._leased)
+        return self._leases.give(call, future)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from parmap._results.relay import relay
 from parmap._travel.by_value import reference
@@ -14,6 +14,7 @@ from parmap._travel.pack import Pack
 from parmap._travel.payload import dump, pack
 from parmap._work import cpus as _cpus
 from parmap.backends._processes.launcher import Launcher
+from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
-    from parmap._results.futures import Future
 
 _OUTPUT = frozenset({"print", "log"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
@@ -46,7 +46,7 @@ class Staff(Backend):
         super().__init__(options)
         self.poller = Poller()
         self._workers: dict[Hashable, Worker] = {}
-        self._leased: tuple[Worker, ...] = ()  # written by the engine's thread, as a whole; read by any
+        self._leases = Leases(self._workers, self.poller)
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -54,8 +54,6 @@ class Staff(Backend):
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
-        self._heard: set[QuickLine] = set()  # quick lines whose answers wake this thread
-        self._used: list[int] = []  # the last task on each quick line, when it was last looked at
 
     # workers
 
@@ -144,7 +142,7 @@ class Staff(Backend):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
-                self._hear_quick(source)
+                self._leases.hear(source)
             elif isinstance(source, int):
                 if source in self._orphans:  # not buried a moment ago, for what was told with this
                     self._bury(self._orphans[source], None)
@@ -275,8 +273,7 @@ class Staff(Backend):
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
-        self._close_lease(worker)
-        self._stop_listening_to(worker.quick)
+        self._leases.forget(worker)
         if worker.pidfd >= 0:
             self.poller.remove(worker.pidfd)
             del self._orphans[worker.pidfd]
@@ -330,76 +327,6 @@ class Staff(Backend):
     @property
     def _is_broken(self) -> bool:
         return bool(self._events) and isinstance(self._events[-1], Broken)
-
-    # leases: single tasks that callers give to idle workers
-
-    def lease(self, slot: Hashable) -> bool:
-        """Let callers give an idle worker single tasks, from now on until `unlease`."""
-        worker = self._workers.get(slot)
-        if worker is None or worker.silent:
-            return False
-        worker.quick.is_open = True
-        self._leased = (*self._leased, worker)
-        return True
-
-    def unlease(self, slot: Hashable) -> bool:
-        """Take a worker back; false while it has a task of a caller's, whose end will wake `wait`."""
-        worker = self._workers.get(slot)
-        if worker is None:
-            return True
-        self._close_lease(worker)
-        worker.quick.drain()
-        if not worker.quick.flight:
-            return True
-        self._listen_to(worker.quick)
-        return False
-
-    def _close_lease(self, worker: Worker) -> None:
-        worker.quick.is_open = False
-        self._leased = tuple(other for other in self._leased if other is not worker)
-
-    def look_after_leases(self) -> bool:
-        """See to what callers may have left unfinished; false if nothing has been in flight since the last time."""
-        busy = False
-        for worker in list(self._workers.values()):
-            quick = worker.quick
-            if worker.look_after_quick():
-                self._listen_to(quick)  # it takes longer: its end is heard, there is no need to look again
-            elif quick.flight:
-                busy = True
-            elif quick in self._heard:
-                self._stop_listening_to(quick)
-        used, self._used = self._used, [worker.quick.used for worker in self._workers.values()]
-        return busy or used != self._used
-
-    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
-        """The tasks in flight on quick lines, each with its slot and number."""
-        workers = list(self._workers.values())
-        return [(worker.name, *task) for worker in workers for task in list(worker.quick.flight.items())]
-
-    def listen(self, future: Future[Any]) -> None:
-        """Hear the answer to a task, since nobody may be reading it."""
-        for worker in self._workers.values():
-            if worker.quick is future.line:
-                worker.quick.drain()
-                if worker.quick.flight:
-                    self._listen_to(worker.quick)
-
-    def _listen_to(self, quick: QuickLine) -> None:
-        if quick not in self._heard:
-            self._heard.add(quick)
-            self.poller.add(quick.sock.fileno(), quick)
-
-    def _stop_listening_to(self, quick: QuickLine) -> None:
-        if quick in self._heard:
-            self._heard.discard(quick)
-            self.poller.remove(quick.sock.fileno())
-
-    def _hear_quick(self, quick: QuickLine) -> None:
-        quick.drain()
-        quick.ring()
-        if not quick.flight or quick.has_ended:
-            self._stop_listening_to(quick)
 
     # the end
 

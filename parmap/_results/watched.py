@@ -1,0 +1,86 @@
+"""Waiting without a lock that an interrupted waiter might hold: callbacks, left in a `deque`.
+
+Whoever waits leaves a callback first and looks afterwards; what happens is written first, then the callbacks are run.
+So one of the two sees the other.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class Watched:
+    """Something that others wait for: callbacks run when it happens, each once."""
+
+    @property
+    def happened(self) -> bool:
+        """Whether there is nothing to wait for."""
+        raise NotImplementedError
+
+    def watch(self, callback: Callable[[], object]) -> bool:
+        """Call *callback* when it happens; false, and no call, if it has."""
+        watchers = self.__dict__.setdefault("_watchers", deque())
+        watchers.append(callback)
+        if self.happened:
+            try:
+                watchers.remove(callback)
+            except ValueError:  # it happened in between, and the callback was taken: it runs
+                return True
+            return False
+        return True
+
+    def fire(self) -> None:
+        """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
+        watchers = self.__dict__.get("_watchers")
+        while watchers:
+            try:
+                callback = watchers.popleft()
+            except IndexError:  # somebody else takes them too
+                return
+            callback()
+
+
+class Latch(Watched):
+    """Something that happens once. `threading.Event` has a lock that an interrupted waiter may hold."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    @property
+    def happened(self) -> bool:
+        """Whether it has."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let it happen."""
+        self._is_set = True
+        self.fire()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to *timeout* seconds for it; false if it has not happened then."""
+        lock = threading.Lock()
+        lock.acquire()
+        return not self.watch(lock.release) or wait_for(lock, self, timeout)
+
+
+def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
+    """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
+    if HAS_GIL:
+        return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))
+    # Other threads may see our callback and the end in either order.
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not lock.acquire(timeout=0.02 if deadline is None else max(0.0, min(0.02, deadline - time.monotonic()))):
+        if watched.happened:
+            return True
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+    return True
