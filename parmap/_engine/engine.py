@@ -85,8 +85,7 @@ class Engine:
             self._inbox.remove(note)
         except ValueError:  # the engine saw it before it ended
             return
-        message = "the pool is closed"
-        raise PoolClosedError(message)
+        _refuse(note)
 
     def add(self, job: Job) -> None:
         """Start a job."""
@@ -221,6 +220,7 @@ class Engine:
             self.backend.close()
             self.backend.finish()
         finally:
+            self.backend.post = _refuse  # no cycle: what functions captured shall not wait for the garbage collector
             self._gone.set()
 
     def _drive(self, watched: Watched, timeout: float | None) -> bool:
@@ -288,3 +288,8 @@ class Engine:
                 job = lane.job = lane.make_job()
             job.extend(waiting)
             self.ledger.scheduler.add(job)
+
+
+def _refuse(_: Any) -> None:
+    message = "the pool is closed"
+    raise PoolClosedError(message)
