@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import parmap
+from parmap._core.workers import MOVES
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS.parent / "docs" / "reference"
@@ -55,3 +56,13 @@ def test_every_test_says_what_it_tests(file: str):
     ]
 
     assert [each.name for each in functions if not ast.get_docstring(each)] == []
+
+
+def test_states_of_a_worker_are_those_of_the_code():
+    """The page that shows what a worker may become shows what the core allows, and nothing else."""
+    page = (TESTS.parent / "docs" / "explanation" / "a-call-through-the-rooms.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("(states-of-a-worker)=")
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    told = {state: set(others.split(", ")) - {"–"} for state, others in rows}
+
+    assert told == {state.value: {other.value for other in others} for state, others in MOVES.items()}
