@@ -63,6 +63,6 @@ def test_states_of_a_worker_are_those_of_the_code():
     page = (TESTS.parent / "docs" / "explanation" / "a-call-through-the-rooms.md").read_text(encoding="utf-8")
     _, _, section = page.partition("(states-of-a-worker)=")
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
-    told = {state: set(others.split(", ")) - {"–"} for state, others in rows}
+    told = {state: set(others.split(", ")) - {"nothing"} for state, others in rows}
 
     assert told == {state.value: {other.value for other in others} for state, others in MOVES.items()}
