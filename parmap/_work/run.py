@@ -12,11 +12,12 @@ import time
 from collections import deque
 from functools import partial
 from itertools import islice, starmap
-from types import CodeType
+from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, describe
+from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
+from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
 
@@ -75,9 +76,24 @@ class Callee:
             return lambda item: run(*item)
         return lambda item: run(*item[0], **item[1])
 
-    def many(self, mode: str, items: Iterable[Any]) -> Iterator[Any]:
-        """The results of *items*, lazily."""
-        return starmap(self._run, items) if mode == "star" else map(self.one(mode), items)
+    def add(self, mode: str, items: Iterable[Any], results: list[Any]) -> None:
+        """Add the results of *items* to *results*.
+
+        A `StopIteration` of a function written in C may end this in silence, but twice as fast.
+        """
+        if type(self._run) is BuiltinFunctionType and mode != "call":
+            results.extend(starmap(self._run, items) if mode == "star" else map(self._run, items))
+            return
+        run, append = self._run, results.append
+        if mode == "map":
+            for item in items:
+                append(run(item))
+        elif mode == "star":
+            for item in items:
+                append(run(*item))
+        else:
+            for args, kwargs in items:
+                append(run(*args, **kwargs))
 
 
 def _awaited(function: Any) -> Callable[..., Any]:
@@ -98,23 +114,6 @@ def _awaited(function: Any) -> Callable[..., Any]:
             return thread.submit(copy_context().run, lambda: asyncio.run(function(*args, **kwargs))).result()
 
     return run
-
-
-class Outcome:
-    """What became of the first `done` items of a chunk: a result each, or an error."""
-
-    __slots__ = ("done", "errors", "nanoseconds", "results")
-
-    def __init__(self) -> None:
-        self.results: list[Any] = []
-        self.errors: dict[int, BaseException] = {}
-        self.done = 0
-        self.nanoseconds = 0
-
-    def end(self, begin: int) -> None:
-        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
-        self.done = len(self.results)
-        self.nanoseconds = time.monotonic_ns() - begin
 
 
 class _Values:
@@ -263,13 +262,13 @@ def run(
         if block == 1:
             _run_one(one, work, outcome)
         else:
-            _run_block(callee.many(mode, work.block(index, block)), work, outcome, index + block)
+            _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
             os._exit(0)
         if (last := len(results) - 1) in outcome.errors:
-            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if isinstance(outcome.errors[last], passes):
                 raise outcome.errors[last]
+            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if stop_early:
                 break
         before, now = now, time.monotonic_ns()
@@ -296,8 +295,7 @@ def run_task(callee: Callee, mode: str, load: Callable[[], Any]) -> Outcome:
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
-        if not isinstance(error, LoadError):
-            _tell(error, callee.function, mode, item, -1)
+        _tell(error, callee.function, mode, item, -1)
     outcome.end(begin)
     return outcome
 
@@ -334,14 +332,16 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
         outcome.results.append(None)
 
 
-def _run_block(results: Iterator[Any], work: Work, outcome: Outcome, end: int) -> None:
+def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
+    index = len(outcome.results)
     try:
-        outcome.results.extend(results)
+        callee.add(mode, work.block(index, length), outcome.results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
         return
-    if len(outcome.results) < min(end, work.limit):  # the only way to end early without an error that is seen
+    # The only way to end early without an error that is seen.
+    if len(outcome.results) < min(index + length, work.limit):
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended
@@ -353,9 +353,6 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
-    where = f"item {index}: " if index >= 0 else ""
-    try:
-        error.__traceback__ = trace
-        error.add_note(f"parmap: {where}{describe(function, mode, item)}")
-    except BaseException:  # noqa: BLE001, S110 - the user's class and the user's __repr__: they must not hide the error
-        pass
+    BaseException.__setattr__(error, "__traceback__", trace)  # its class may refuse
+    mode = "" if isinstance(error, LoadError) else mode  # then there is no item to show
+    note(error, call_note(function, mode, item, index if index >= 0 else None))
