@@ -65,9 +65,7 @@ def tell_failures(
     return told
 
 
-def _note_of_result(
-    callee: Callee, mode: str, argument: Callable[[int], Any], index: int, item: int | None
-) -> str:
+def _note_of_result(callee: Callee, mode: str, argument: Callable[[int], Any], index: int, item: int | None) -> str:
     try:
         args = argument(index)
     except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time

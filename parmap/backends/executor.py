@@ -17,7 +17,8 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
-from parmap._work.run import Callee, Outcome, Rules, run, tell_failures
+from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.run import Callee, Rules, run
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
@@ -234,17 +235,14 @@ def run_packed(
         if is_home and callee.rules.seed is not None:
             raise ValueError(SEED_REFUSED)  # noqa: TRY301 - told like what else is wrong with the call
     except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
-        callee, outcome = Callee(None, Rules(())), Outcome()
-        outcome.done = items.count
-        outcome.results = [None] * items.count
-        outcome.errors = dict.fromkeys(range(items.count), error)
+        callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
         with nullcontext() if callee.rules.seed is None else _turn:
             outcome = run(
                 callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
             )
     results, unsent = pack(outcome.results)
-    failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
+    failures = tell_failures(callee, mode, items.__getitem__, start, outcome.errors, unsent)
     return outcome.done, _to_wire(results), failures, time.monotonic() - begin
 
 

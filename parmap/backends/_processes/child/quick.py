@@ -11,7 +11,8 @@ from parmap._travel.failure import encode, translate
 from parmap._travel.payload import dump, is_small
 
 if TYPE_CHECKING:
-    from parmap._work.run import Callee, Outcome
+    from parmap._work.outcome import Outcome
+    from parmap._work.run import Callee
 
 # As in `line.quick`, which the worker doesn't import: it would bring futures along.
 _MOST = 16 * 1024

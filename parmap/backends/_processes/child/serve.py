@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.by_value import initialize
 from parmap._travel.failure import encode, translate
@@ -25,13 +25,16 @@ from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.imports import when_imported
-from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.run import Callee, Rules, run, run_task
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
@@ -192,7 +195,7 @@ class _Worker:
         self._output.flush()
         mode, start, _, careful = message.fields[2:6]
         is_released = self._report(
-            number, outcome, key, mode, lambda index: message.pack[index], start=start, careful=careful, message=message
+            number, outcome, key, mode, _argument_of(message), start=start, careful=careful, message=message
         )
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
@@ -317,3 +320,8 @@ def _can_release(arguments: Pack | None, results: Pack) -> bool:
     Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
     """
     return arguments is not None and arguments.kind == EACH and results.is_flat
+
+
+def _argument_of(message: Message) -> Callable[[int], Any]:
+    items: Any = message.pack
+    return lambda index: items[index]
