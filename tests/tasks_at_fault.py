@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import pickle
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -259,6 +261,62 @@ def leave_once(how: str, path: str) -> str:
         open(path, "w").close()
         os._exit(3) if how == "exit" else sys.exit(3)
     return how
+
+
+class Armed:
+    """Whether what signals when it is unpickled does so, and how often."""
+
+    left = 0
+
+
+@contextlib.contextmanager
+def armed() -> Iterator[None]:
+    """Let the next object that can do so send a signal to this process."""
+    Armed.left = 1
+    try:
+        yield
+    finally:
+        Armed.left = 0
+
+
+def _signal(make: Any, signum: int) -> Any:
+    if Armed.left:
+        Armed.left -= 1
+        signal.raise_signal(signum)
+    return make(signum)
+
+
+class SignalsWhenLoaded:
+    """Sends a signal where it is unpickled, if that is armed."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def __reduce__(self) -> Any:
+        return _signal, (SignalsWhenLoaded, self.signum)
+
+
+class FailsWithSignal(Exception):
+    """An exception that does so."""
+
+    def __reduce__(self) -> Any:
+        return _signal, (FailsWithSignal, self.args[0])
+
+
+def fails_with_signal(signum: int) -> Any:
+    """Raise it."""
+    raise FailsWithSignal(signum)
+
+
+def gives_signal(item: tuple[Any, int]) -> Any:
+    """Return what signals when it is unpickled, raise it, or return a number."""
+    make, number = item
+    return number if make is None else make(number)
+
+
+def same(x: Any) -> Any:
+    """Return the argument."""
+    return x
 
 
 def cyclic_cause(_: Any) -> None:

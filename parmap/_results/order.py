@@ -41,13 +41,13 @@ class Order:
         self._ordered = ordered
         self._return_exceptions = return_exceptions
         # What came before its turn, under the number of its first item: as it came, or decoded in part.
-        self._ready: dict[int, Arrival | list[Any]] = {}
-        self._next = 0  # the number of the next item to look for there
+        self.ready: dict[int, Arrival | list[Any]] = {}
+        self.next = 0  # the number of the next item to look for there
 
     def load(self) -> bool:
         """Decode what comes next; false if it is not there."""
-        if self._ordered and self._next in self._ready:
-            self._load_in_turn(self._ready[self._next])
+        if self._ordered and self.next in self.ready:
+            self._load_in_turn(self.ready[self.next])
         elif self._batch.arrivals:
             self._receive(self._batch.arrivals[0])
         else:
@@ -57,7 +57,7 @@ class Order:
     def clear(self) -> None:
         """Keep nothing."""
         self.parts = []
-        self._ready.clear()
+        self.ready.clear()
 
     def _receive(self, arrival: Arrival) -> None:
         """Take an arrival from the batch; it goes on waiting here, if it is not its turn."""
@@ -70,7 +70,7 @@ class Order:
             if arrivals and arrivals[0] is arrival:
                 del arrivals[0]
                 if first < arrival.done:
-                    self._ready[arrival.start + first] = arrival
+                    self.ready[arrival.start + first] = arrival
                 self._batch.took(arrival)
             return
         parts = [part for part in self._decode(arrival) if part is not _MISSING]
@@ -81,18 +81,18 @@ class Order:
 
     def _load_in_turn(self, waiting: Arrival | list[Any]) -> None:
         # What stands before the first item that is missing is handed out; that one arrives by itself, then the rest.
-        start = self._next
+        start = self.next
         parts = self._decode(waiting, start - waiting.start) if isinstance(waiting, Arrival) else waiting
         parts, rest = [*takewhile(_is_there, parts)], [*dropwhile(_is_there, parts)]
         missing = len(rest)
         rest = [*dropwhile(lambda part: part is _MISSING, rest)]
         end = start + sum(map(_count, parts))
         behind = end + missing - len(rest)
-        if self._next == start and not self.parts and start in self._ready and self._ready[start] is waiting:
-            del self._ready[start]
+        if self.next == start and not self.parts and start in self.ready and self.ready[start] is waiting:
+            del self.ready[start]
             if rest:
-                self._ready[behind] = rest
-            self._next, self.parts = end, parts
+                self.ready[behind] = rest
+            self.next, self.parts = end, parts
 
     def _decode(self, arrival: Arrival, first: int = 0) -> list[Any]:
         """What is to be handed out for the items of an arrival from place *first* on: values in lists, and errors."""

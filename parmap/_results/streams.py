@@ -223,9 +223,12 @@ class ResultStream(Generic[R_co]):
             if relay.waiting:
                 relay.drain()
             raise batch.failure.told(self.voice)
-        if self._order.load():
+        order = self._order
+        if order.load():
             return True
         if has_ended:
+            if self._values or order.parts or batch.arrivals or order.next in order.ready:
+                return True  # a signal handler has used the stream meanwhile, and left something
             self.close()
             if self._input.error is not None:
                 raise self.voice(self._input.error)
@@ -255,29 +258,30 @@ class ResultStream(Generic[R_co]):
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""
-        handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
-        window = self._window
-        room = window - (self._input.count - handed_out)
-        worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
-        if room >= worth or self._input.unsent is not None:
-            self._send(room)
-            room = 0
-        self._hungry_at = handed_out + worth - room
-
-    def _send(self, room: int) -> None:
-        """Read up to *room* items, and give them to the engine; if that was interrupted, go on there."""
-        if self._feeding:  # by a signal handler that uses the stream
+        if self._feeding:  # a signal handler has interrupted it, and uses the stream
             return
         self._feeding = True
         try:
-            source = self._input
-            if source.unsent is None:
-                source.read(room)
-            items = source.unsent
-            self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
-            source.unsent = None
+            self._send()  # what was read already, if that was interrupted
+            handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
+            window = self._window
+            room = window - (self._input.count - handed_out)
+            worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
+            if room >= worth and not self._input.exhausted:
+                self._input.read(room)
+                self._send()
+                room = 0
+            self._hungry_at = handed_out + worth - room
         finally:
             self._feeding = False
+
+    def _send(self) -> None:
+        """Give the engine what was read; it may have that already."""
+        source = self._input
+        items = source.unsent
+        if items is not None:
+            self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
+            source.unsent = None
 
     # ending
 
