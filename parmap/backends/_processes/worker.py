@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._results.relay import relay
-from parmap._travel.failure import Failure, describe
+from parmap._travel.failure import Failure, describe, with_source
 from parmap._travel.payload import Packed, is_small, pack
 from parmap._work.page import Page
 from parmap._work.surroundings import kept, marshallable, surroundings
@@ -34,7 +34,7 @@ _NEVER = float("inf")
 ENDS = frozenset({"done", "report"})
 """The messages that tell of the end of a task or a chunk, whose number is the first field."""
 
-_OURS = '  File "' + os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OURS = '  File "' + os.path.abspath(os.path.join(__file__, "..", "..", "..")) + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
 
 
@@ -297,7 +297,7 @@ class _Story:
             exitcode=code if signum is None else None,
             signal=signum,
             pid=self._pid,
-            stack=self._stack,
+            stack=with_source(self._stack),
         )
         retry_on: tuple[type[BaseException], ...] = ()
         if chunk is not None:
