@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, with_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +181,7 @@ def _log(name: str, level: int, pickled: bytes) -> None:
     if content["exc_info"] is not None:
         error = Failure(encoded=content["exc_info"]).exception()
         content["exc_info"] = type(error), error, None
+        content["exc_text"] = with_source(content["exc_text"])
     record = logging.makeLogRecord(content)
     bars = _bars()
     if bars is None:

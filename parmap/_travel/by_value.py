@@ -11,8 +11,9 @@ import importlib
 import io
 import pickle
 import sys
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from collections import ChainMap
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakSet
 
 if TYPE_CHECKING:
@@ -65,7 +66,12 @@ def _pickler() -> type[Any]:
         if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
             cloudpickle.register_pickle_by_value(script)
 
+        table = cast("Any", cloudpickle.Pickler.dispatch_table)
+        code_reduced = functools.partial(_code_reduced, table[CodeType])
+
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table: ClassVar[Any] = ChainMap({CodeType: code_reduced}, table)
+
             def reducer_override(self, obj: Any) -> Any:
                 if type(obj) in (FunctionType, _LRU_CACHE):
                     name = name_of(obj)
@@ -86,6 +92,16 @@ def _pickler() -> type[Any]:
 
 
 _WITH_SETTER = 6  # parts of what a reducer returns, if the last says how to set the state: a class or function by value
+
+
+def _code_reduced(reduced: Callable[[CodeType], Any], code: CodeType) -> tuple[Any, ...]:
+    """How code travels: as cloudpickle has it, but with the name of its file, which some of its releases leave out."""
+    make, args = reduced(code)
+    # A copy, as cloudpickle makes of other names: whether two objects share one must not change the bytes.
+    return make, (*args[:_FILE], "".join(code.co_filename), *args[_FILE + 1 :])
+
+
+_FILE = 10  # the place of the file among the arguments of `CodeType`
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import reprlib
 from typing import TYPE_CHECKING, Any
 
@@ -33,23 +34,46 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: the c
         self.text = text
 
     def __str__(self) -> str:
-        return f"\n{_with_source(self.text)}"
+        return f"\n{with_source(self.text)}"
 
 
-def _with_source(text: str) -> str:
-    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells."""
-    import linecache
-    import re
-
+def with_source(text: str) -> str:
+    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells, or of `-c`."""
     lines = text.split("\n")
     told = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         told.append(line)
-        frame = re.match(r'  File "(.+)", line (\d+), in ', line)
-        if frame and not following.startswith("    "):
-            code = linecache.getline(frame[1], int(frame[2])).strip()
-            told += [f"    {code}"] if code else []
+        # A frame of a traceback, maybe in the box of a group of exceptions; faulthandler writes no second comma.
+        frame = re.match(r'([ |]*)  File "(.+)", line (\d+),? in (.+)', line)
+        code = frame and _line_of_code(frame[2], int(frame[3]), frame[4])
+        if frame and code and not _is_code(following.removeprefix(frame[1]), code):
+            told.append(f"{frame[1]}    {code}")
     return "\n".join(told)
+
+
+def _is_code(line: str, code: str) -> bool:
+    """Whether a line under a frame is its code already; it may be the first of its local variables."""
+    return line.startswith("    ") and (line.strip() == code or not re.match(r"    \w+ = ", line))
+
+
+_ESCAPED = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))"
+
+
+def _line_of_code(file: str, number: int, function: str) -> str:
+    import linecache
+
+    # faulthandler escapes what is not ASCII.
+    plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
+    for name in dict.fromkeys((file, plain)):
+        if line := linecache.getline(name, number).strip():
+            return line
+    # From 3.13 on, what is given by -c or typed at the prompt is kept apart: by file, function and its first line.
+    known = [
+        (key[2], entry[2])
+        for key, entry in list(getattr(linecache, "_interactive_cache", {}).items())
+        if key[0] == file and key[1].rpartition(".")[2] == function and key[2] <= number <= len(entry[2])
+    ]
+    return str(max(known)[1][number - 1]).strip() if known else ""
 
 
 class LoadError(Exception):
@@ -252,13 +276,13 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
     form, stream, suppress, below = chain
     if form == "text":
         name, line = pickle.loads(stream)
-        error: BaseException = RemoteError(line, type_name=name, traceback=text)
+        error: BaseException = RemoteError(line, type_name=name, traceback=with_source(text))
     else:
         try:
             error = _revive(form, stream)
         except BaseException as problem:  # noqa: BLE001 - user code ran; the error must arrive all the same
             error = RemoteError(
-                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=text
+                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
             )
     if below is not None:
         _set(error, "__cause__", _decode_chain(below, text))

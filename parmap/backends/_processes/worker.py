@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
-from parmap._travel.failure import Failure, describe
+from parmap._travel.failure import Failure, describe, with_source
 from parmap._travel.payload import Packed, pack
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
@@ -200,7 +200,7 @@ class _Story:
             exitcode=code if signum is None else None,
             signal=signum,
             pid=self._pid,
-            stack=self._stack,
+            stack=with_source(self._stack),
         )
         retry_on: tuple[type[BaseException], ...] = ()
         if chunk is not None:
