@@ -14,7 +14,6 @@ from parmap._results.relay import relay
 from parmap._travel.failure import Failure, describe
 from parmap._travel.payload import Packed, is_small, pack
 from parmap._work.page import Page
-from parmap._work.surroundings import kept, marshallable, surroundings
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.shared import Shared
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._work.run import Callee
+    from parmap._work.surroundings import Context
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
     from parmap.backends._processes.poller import Poller
@@ -72,6 +72,9 @@ class Host(Protocol):
     def take_message(self, worker: Worker, message: Message) -> None:
         """A caller has read a message that is not its own."""
 
+    def environment(self, context: Context) -> dict[str, str]:
+        """The environment of workers in *context*."""
+
     def flush_later(self, worker: Worker) -> None:
         """The channel of *worker* is full: send the rest when it can take more."""
 
@@ -102,7 +105,8 @@ class Worker:
         # Held by whoever reads the channel: the engine's thread, or a caller that waits for the task it gave to it.
         self.read_lock = threading.Lock()
         self._backend = backend
-        self._surroundings: tuple[Any, ...] = ()
+        self._context: Context | None = None
+        self._environment = launcher.environment  # what it was started with
 
     @property
     def is_orphan(self) -> bool:
@@ -111,23 +115,28 @@ class Worker:
 
     # telling it things
 
-    def sync(self, call: FunctionCall) -> None:
-        """Tell the worker where it is and what the function is, if it does not know."""
-        if not self._is_up_to_date():
-            now = surroundings()
-            self._surroundings = kept(now)
-            self.channel.post("context", *marshallable(now))
+    def adapt(self, context: Context) -> None:
+        """Tell the worker what tasks see besides their arguments, if it does not know."""
+        if self._context is context:
+            return
+        changes = context.since(self._context)
+        self._context = context
+        if "environ" in changes:
+            before, self._environment = self._environment, self._backend.environment(context)
+            changed = dict(self._environment.items() - before.items())
+            changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
+        self.channel.post("context", changes)
+
+    def sync(self, call: FunctionCall, context: Context) -> None:
+        """Tell the worker the context and what the function is, if it does not know."""
+        self.adapt(context)
         if call.key not in self.known:
             self.known.add(call.key)
             call.tell(self.channel)
 
-    def knows(self, call: FunctionCall) -> bool:
+    def knows(self, call: FunctionCall, context: Context) -> bool:
         """Whether `sync` would have nothing to do."""
-        return call.key in self.known and self._is_up_to_date()
-
-    def _is_up_to_date(self) -> bool:
-        """Whether it has what a task sees besides its arguments: working directory, module path, command line."""
-        return self._surroundings == surroundings()
+        return call.key in self.known and self._context is context
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
