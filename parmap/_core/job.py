@@ -173,6 +173,11 @@ class Job:
             yield from chunk.items
 
     @property
+    def decimal(self) -> tuple[Any, ...] | None:
+        """The arithmetic that its tasks see."""
+        return None if self.context is None else self.context.decimal
+
+    @property
     def is_done(self) -> bool:
         """Whether nothing waits, nothing runs and nothing can come."""
         return not (self.open_end or self.waiting or self.flight or self.delayed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -26,37 +27,38 @@ _digits = getattr(sys, "get_int_max_str_digits", lambda: 0)  # not in the first 
 
 
 class Context:
-    """Working directory, module path, command line, environment, filters of warnings, levels of loggers, key of
-    `multiprocessing`, limits of recursion and of digits, decimal arithmetic.
-    """
+    """Where a task is: working directory, module path, command line, environment, and what else `_FIELDS` names."""
 
-    __slots__ = ("_told", "now")
+    __slots__ = ("_arithmetic", "now", "told")
 
     def __init__(self, now: tuple[Any, ...], before: Context | None) -> None:
         """*now*: what `current` found. What is as in the context *before* is shared with it."""
-        self.now = tuple(keep(value) for keep, value in zip(_KEEP, now, strict=True))
-        self._told = tuple(
-            before._told[place] if before is not None and before.now[place] == value else tell(value)
-            for place, (tell, value) in enumerate(zip(_TELL, self.now, strict=True))
+        self.told: tuple[Any, ...] = tuple(
+            before.told[place] if before is not None and before.now[place] == value else tell(value)
+            for place, (tell, value) in enumerate(zip(_TELL, now, strict=True))
         )
+        # The mapping of traps belongs to its context: it changes with it, and must not outlive it.
+        self._arithmetic = None if self.decimal is None else made(self.decimal)
+        kept = None if self._arithmetic is None else _traits(self._arithmetic)
+        self.now: tuple[Any, ...] = (*(keep(value) for keep, value in zip(_KEEP, now[:-1], strict=True)), kept)
 
     @property
     def environ(self) -> dict[str, str]:
         """The variables of the environment."""
-        found: dict[str, str] = self._told[_FIELDS.index("environ")]
+        found: dict[str, str] = self.told[_FIELDS.index("environ")]
         return found
 
     @property
     def decimal(self) -> tuple[Any, ...] | None:
         """What `arithmetic` takes."""
-        found: tuple[Any, ...] | None = self._told[_FIELDS.index("decimal")]
+        found: tuple[Any, ...] | None = self.told[_FIELDS.index("decimal")]
         return found
 
     def since(self, before: Context | None) -> dict[str, Any]:
         """What is not as in the context *before*, by name, in a form that can be sent."""
         if before is None:
-            return dict(zip(_FIELDS, self._told, strict=True))
-        both = zip(_FIELDS, self._told, before._told, strict=True)
+            return dict(zip(_FIELDS, self.told, strict=True))
+        both = zip(_FIELDS, self.told, before.told, strict=True)
         return {name: value for name, value, other in both if value is not other and value != other}
 
 
@@ -76,15 +78,15 @@ def current() -> Context:
     except OSError:  # it was removed
         cwd = os.sep
     try:
-        levels = modules["logging"].root._cache[_LEVELS]  # type: ignore[attr-defined]  # noqa: SLF001 - see `_levels`
+        levels = modules["logging"].root._cache[_LEVELS]  # noqa: SLF001 - see `_levels`
     except (AttributeError, KeyError):
         levels = _levels()
-    now = (
+    now: tuple[Any, ...] = (
         cwd,
         sys.path,
         sys.argv,
         getattr(environ, "_data", environ),  # as the system has it: quicker to compare
-        modules["warnings"].filters if "warnings" in modules else (),  # type: ignore[attr-defined]  # they are there
+        modules["warnings"].filters if "warnings" in modules else (),
         levels,
         b"" if process is None else _authkey(process),
         _recursion(),
@@ -140,6 +142,10 @@ def _decimal(decimal: Any) -> tuple[Any, ...] | None:
         context = decimal.getcontext()
     except AttributeError:
         return None
+    return _traits(context)
+
+
+def _traits(context: Any) -> tuple[Any, ...]:
     return _numbers(context), context.traps
 
 
@@ -178,24 +184,9 @@ def _named(decimal: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return (*numbers, [signal.__name__ for signal, is_set in traps.items() if is_set])
 
 
-class _Kept(tuple[Any, ...]):
-    """What `_decimal` returned, with the context that the mapping of traps belongs to, and changes with."""
-
-    owner: Any
-
-    @classmethod
-    def of(cls, decimal: tuple[Any, ...] | None) -> _Kept | None:
-        told = _named(decimal)
-        if told is None:
-            return None
-        context = made(told)
-        kept = cls((_numbers(context), context.traps))
-        kept.owner = context
-        return kept
-
-
-_KEEP = (_same, list, list, dict, list, _same, _same, _same, _same, _Kept.of)
-_TELL = (_same, _strings, _strings, _decoded, _pickled, _same, bytes, _same, _same, _named)
+_Form = tuple[Callable[[Any], Any], ...]
+_KEEP: _Form = (_same, list, list, dict, list, _same, _same, _same, _same)
+_TELL: _Form = (_same, _strings, _strings, _decoded, _pickled, _same, bytes, _same, _same, _named)
 
 
 # Decimal arithmetic, wherever tasks run
@@ -206,7 +197,8 @@ def made(told: Any) -> Any:
     import decimal
 
     *numbers, traps = told
-    return decimal.Context(*numbers, flags=[], traps=[getattr(decimal, name) for name in traps])
+    make: Any = decimal.Context
+    return make(*numbers, [], [getattr(decimal, name) for name in traps])
 
 
 @contextmanager

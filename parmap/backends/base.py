@@ -201,7 +201,7 @@ class Note:
 def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job = chunk.job
-    with arithmetic(job.context and job.context.decimal):
+    with arithmetic(job.decimal):
         outcome = run(
             job.call.callee,
             mode,

@@ -105,8 +105,7 @@ class Executors(Backend):
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
         start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        decimal = job.context and job.context.decimal
-        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries, decimal
+        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries, job.decimal
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]

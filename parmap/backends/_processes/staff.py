@@ -14,8 +14,8 @@ from parmap._travel.by_value import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump, pack
-from parmap._work import cpus as _cpus
 from parmap._work.surroundings import current
+from parmap.backends._processes.inherited import environment, lend_tracker
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
@@ -30,19 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
-    from parmap._work.surroundings import Context
 
 _OUTPUT = frozenset({"print", "log"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
-
-_BLAS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 _STARTS = 3  # workers, or templates, in a row that may die at start
 
@@ -115,17 +105,10 @@ class Staff(Backend):
         launcher = self._launcher = Launcher(
             fork=options.start_method == "forkserver",
             preload=options.preload,
-            environment=self.environment(self.context),
+            environment=environment(self.context, options),
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
-
-    def environment(self, context: Context) -> dict[str, str]:
-        """The program's environment, with what the options add, and limits on the threads of numeric libraries."""
-        chosen = context.environ | dict(self.options.env or {})
-        # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
-        limit = chosen.get("OMP_NUM_THREADS", str(max(1, _cpus.cpu_count() // self.options.workers)))
-        return dict.fromkeys(_BLAS, limit) | chosen
 
     def _initializer(self) -> Pack | None:
         if self.options.initializer is None:
@@ -252,7 +235,7 @@ class Staff(Backend):
         elif message.kind in _OF_SEGMENTS:
             worker.settle_segment(message.kind, message.fields[0])
         elif message.kind == "tracker":
-            _lend_tracker(message.fds)
+            lend_tracker(message.fds)
         elif message.kind == "ready":
             worker.ready = True
             worker.pid = message.fields[0]
@@ -407,18 +390,6 @@ class Staff(Backend):
         if self._launcher is not None:
             self._launcher.abandon()
         self.poller.close()
-
-
-def _lend_tracker(fds: tuple[int, ...]) -> None:
-    """Send the way to this program's tracker of resources over a line that a worker has sent."""
-    for fd in fds:
-        with socket.socket(fileno=fd) as line:
-            try:
-                from multiprocessing.resource_tracker import getfd
-
-                socket.send_fds(line, [b"\0"], [getfd()])
-            except Exception:  # noqa: BLE001, S112 - it can't be had: the worker must do without
-                continue
 
 
 def _cannot_start(error: BaseException) -> BaseException:

@@ -11,9 +11,11 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._results.relay import relay
-from parmap._travel.failure import Failure, describe
+from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, is_small, pack
+from parmap._travel.text import describe
 from parmap._work.page import Page
+from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.shared import Shared
@@ -21,6 +23,7 @@ from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
+    from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._work.run import Callee
@@ -63,6 +66,7 @@ class FunctionCall(Call):
 class Host(Protocol):
     """What a worker needs of the pool it belongs to."""
 
+    options: Options
     poller: Poller
     death: type[WorkerDiedError]
 
@@ -71,9 +75,6 @@ class Host(Protocol):
 
     def take_message(self, worker: Worker, message: Message) -> None:
         """A caller has read a message that is not its own."""
-
-    def environment(self, context: Context) -> dict[str, str]:
-        """The environment of workers in *context*."""
 
     def flush_later(self, worker: Worker) -> None:
         """The channel of *worker* is full: send the rest when it can take more."""
@@ -122,7 +123,7 @@ class Worker:
         changes = context.since(self._context)
         self._context = context
         if "environ" in changes:
-            before, self._environment = self._environment, self._backend.environment(context)
+            before, self._environment = self._environment, environment(context, self._backend.options)
             changed = dict(self._environment.items() - before.items())
             changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
         self.channel.post("context", changes)

@@ -12,7 +12,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import encode, shorten
+from parmap._travel.failure import encode
+from parmap._travel.text import shorten
 from parmap._work.imports import when_imported
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 

@@ -1,4 +1,4 @@
-"""What tasks in a worker see besides their arguments: made the same as in the program, as it is when they are called."""
+"""What tasks in a worker see besides their arguments: made the same as in the program when they were called."""
 
 from __future__ import annotations
 
