@@ -19,6 +19,7 @@ from parmap._engine.conductor import Conductor
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future
 from parmap._travel.failure import Failure
+from parmap._work.threads import start_thread
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ class Engine:
         backend.repost = self._inbox.append
         self._thread: threading.Thread | None = None
         if backend.threaded:
-            self._thread = threading.Thread(target=self._live, name="parmap-engine", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("parmap-engine", self._live)
 
     # what callers may do, from any thread
 

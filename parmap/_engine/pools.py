@@ -27,6 +27,7 @@ from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
 from parmap._work.surroundings import current
+from parmap._work.threads import ShutdownError
 from parmap.backends import is_executor
 from parmap.backends._processes.line.copies import copies
 from parmap.errors import PoolClosedError
@@ -63,8 +64,8 @@ def engine_of(options: Options) -> Engine:
         engine = _engines.get(key)
         if engine is None or engine.closed:
             try:
-                engine = _engines[key] = Engine(_backend(options))
-            except RuntimeError:  # no new threads while the interpreter shuts down: what is still called runs here
+                engine = _engines[key] = _started(options)
+            except ShutdownError:  # what is still called runs here
                 from parmap.backends.serial import Serial
 
                 return Engine(Serial(options))
@@ -82,12 +83,21 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
         for gone in [engine for engine in _private if engine.closed]:
             del _private[gone]
         try:
-            engine = Engine(_backend(options))
-        except RuntimeError as error:  # no new threads while the interpreter shuts down
+            engine = _started(options)
+        except ShutdownError as error:
             message = f"no pool can be started any more: {error}"
             raise PoolClosedError(message) from error
         _private[engine] = finish
     return engine
+
+
+def _started(options: Options) -> Engine:
+    backend = _backend(options)
+    try:
+        return Engine(backend)
+    except RuntimeError:  # there is no thread to drive it
+        backend.finish()
+        raise
 
 
 def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each

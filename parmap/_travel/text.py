@@ -20,7 +20,7 @@ _BITS = 400  # of a number that is shown
 _BYTES = 1000  # of an object whose own text is short
 
 _PLAIN = frozenset({type(None), bool, float, complex, range, type(...), type(NotImplemented)})
-_ROWS: dict[type, str] = {list: "[]", tuple: "()", set: "{}", frozenset: "{}"}
+_ROWS: dict[Any, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("{", "}")}
 _VALUES = frozenset({"datetime", "decimal", "pathlib", "uuid"})  # modules whose classes write short texts
 
 # Past metaclasses, which may be the user's.
@@ -56,7 +56,7 @@ def _cut(text: str, most: int) -> str:
 def _some(values: Iterable[Any], text: Callable[[Any], str], most: int = 2 * _FEW) -> list[str]:
     """The texts of the first few, and a sign that there are more."""
     texts = [text(value) for value in islice(values, most + 1)]
-    return texts if len(texts) <= most else [*texts[:most], "…"]
+    return texts if len(texts) <= most else [*texts[:most], "..."]
 
 
 def _text(value: Any, depth: int) -> str:
@@ -85,18 +85,18 @@ def _of_container(value: Any, kind: type, depth: int) -> str:
     def inner(element: Any) -> str:
         return _text(element, depth)
 
-    begin, end = _ROWS.get(kind, "{}")
-    if depth < 0:
-        return f"{begin}…{end}"
     if kind is dict:
-        return "{" + ", ".join(_some(value.items(), lambda pair: f"{inner(pair[0])}: {inner(pair[1])}", _FEW)) + "}"
-    parts = _some(value, inner, _FEW)
-    text = (
-        begin
-        + ", ".join(sorted(parts) if end == "}" else parts)
-        + ("," if kind is tuple and len(parts) == 1 else "")
-        + end
-    )
+        pairs = (
+            _some(value.items(), lambda pair: f"{inner(pair[0])}: {inner(pair[1])}", _FEW) if depth >= 0 else ["..."]
+        )
+        return f"{{{', '.join(pairs)}}}"
+    parts = _some(value, inner, _FEW) if depth >= 0 else ["..."]
+    begin, end = _ROWS[kind]
+    if end == "}":
+        parts.sort()
+    elif kind is tuple and len(value) == 1:
+        end = ",)"
+    text = f"{begin}{', '.join(parts)}{end}"
     return text if kind in {list, tuple} or (kind is set and parts) else f"{_name(kind)}({text if parts else ''})"
 
 
@@ -130,7 +130,7 @@ def _of_class(value: Any, depth: int) -> str | None:
         pairs = ((name, _field(value, members.get(name), name)) for name in shown)
     else:
         return None
-    texts = _some(pairs, lambda pair: f"{pair[0]}={_text(pair[1], depth - 1)}", _FEW) if depth else ["…"]
+    texts = _some(pairs, lambda pair: f"{pair[0]}={_text(pair[1], depth - 1)}", _FEW) if depth > 0 else ["..."]
     return f"{_name(kind)}({', '.join(texts)})"
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import logging
     import socket
 
+_MOST = 200  # characters that stand for what a record holds and can't be sent
+
 
 class TalkingChannel(Channel):
     """A channel on which any thread of the worker may send."""
@@ -237,5 +239,13 @@ def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
         try:
             pickle.dumps(value)
         except Exception:  # noqa: BLE001 - the user's objects
-            content[name] = shorten(value)
+            content[name] = _text(value)
     return pickle.dumps(content)
+
+
+def _text(value: Any) -> str:
+    """As the task would have it in its log."""
+    try:
+        return repr(value)[:_MOST]
+    except Exception:  # noqa: BLE001 - the user's code
+        return shorten(value)
