@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap._travel.failure import Failure, RemoteTraceback, describe, encode, shorten, translate
+from parmap._travel.failure import Failure, RemoteTraceback, encode, translate
+from parmap._travel.text import describe, shorten
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
 

@@ -19,6 +19,7 @@ from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
+from parmap._work.threads import start_thread
 from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError
 
@@ -47,8 +48,7 @@ class Engine:
         backend.post = self.post
         self._thread: threading.Thread | None = None
         if backend.threaded:
-            self._thread = threading.Thread(target=self._live, name="parmap-engine", daemon=True)
-            self._thread.start()
+            self._thread = start_thread("parmap-engine", self._live)
 
     # what callers may do, from any thread
 

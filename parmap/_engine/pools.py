@@ -27,6 +27,8 @@ from parmap._travel.failure import Failure
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
+from parmap._work.surroundings import current
+from parmap._work.threads import ShutdownError
 from parmap.backends import is_executor
 from parmap.backends._processes.line.copies import copies
 from parmap.errors import PoolClosedError
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
 
     from parmap._calls.options import Options
+    from parmap._work.surroundings import Context
     from parmap.backends.base import Backend
 
 _engines: dict[Hashable, Engine] = {}
@@ -62,8 +65,8 @@ def engine_of(options: Options) -> Engine:
         engine = _engines.get(key)
         if engine is None or engine.closed:
             try:
-                engine = _engines[key] = Engine(_backend(options))
-            except RuntimeError:  # no new threads while the interpreter shuts down: what is still called runs here
+                engine = _engines[key] = _started(options)
+            except ShutdownError:  # what is still called runs here
                 from parmap.backends.serial import Serial
 
                 return Engine(Serial(options))
@@ -81,12 +84,21 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
         for gone in [engine for engine in _private if engine.closed]:
             del _private[gone]
         try:
-            engine = Engine(_backend(options))
-        except RuntimeError as error:  # no new threads while the interpreter shuts down
+            engine = _started(options)
+        except ShutdownError as error:
             message = f"no pool can be started any more: {error}"
             raise PoolClosedError(message) from error
         _private[engine] = finish
     return engine
+
+
+def _started(options: Options) -> Engine:
+    backend = _backend(options)
+    try:
+        return Engine(backend)
+    except RuntimeError:  # there is no thread to drive it
+        backend.finish()
+        raise
 
 
 def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
@@ -132,8 +144,9 @@ def submit(
         lane = _lanes.get((function, id(options), not kwargs))
     except Exception:  # noqa: BLE001 - no hash, or one that raises
         lane = None
-    if lane is None or lane.engine.closed:
-        lane = _lane(function, options, keywords=bool(kwargs), engine=engine)
+    context = current()
+    if lane is None or lane.engine.closed or lane.context is not context:
+        lane = _lane(function, options, context, keywords=bool(kwargs), engine=engine)
     driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
@@ -161,14 +174,16 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, engine: Engine | None) -> Lane:
+def _lane(
+    function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine | None
+) -> Lane:
     """The lane of a function; kept under its name where what it captures can't change unseen."""
     engine = engine or engine_of(options)
     call = engine.backend.prepare(function, _rules(options))
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
-    if lane is None or lane.engine is not engine:
-        lane = Lane(engine, call, options, name_of(function), keywords=keywords)
+    if lane is None or lane.engine is not engine or lane.context is not context:
+        lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
         if engine.backend.threaded:
             _lanes[key] = lane
             while len(_lanes) > _LANES:
@@ -214,6 +229,7 @@ def _begin(
         retry_delay=options.retry_delay,
         fail_fast=fail_fast and not goes_on,
         open_end=True,
+        context=current(),
     )
     return _Batch(engine, job, batch, source)
 

@@ -11,18 +11,14 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import reprlib
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump
+from parmap._travel.text import shorten
 
 if TYPE_CHECKING:
     import traceback
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
-_short.maxlist = _short.maxtuple = _short.maxset = 4
-_short.maxdict = _short.maxlevel = 3
 _CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
 
 
@@ -124,38 +120,15 @@ def _line(error: BaseException) -> str:
         return type(error).__name__
 
 
-def shorten(value: Any) -> str:
-    """A short `repr` that never raises."""
-    try:
-        text = _short.repr(value)
-    except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else text[:200] + "…"  # noqa: PLR2004
-
-
-def describe(function: Any, mode: str, args: Any) -> str:
-    """The call that failed, shortened: `score('a.txt')`."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    if mode == "call":
-        positional, keywords = args
-        parts = [shorten(arg) for arg in positional] + [f"{key}={shorten(arg)}" for key, arg in keywords.items()]
-    elif mode == "star":
-        try:
-            parts = [shorten(arg) for arg in args]
-        except TypeError:
-            parts = [f"*{shorten(args)}"]
-    else:
-        parts = [shorten(args)]
-    return f"{name}({', '.join(parts)})"
-
-
 def translate(error: BaseException, item: int | None = None) -> BaseException:
     """Give the errors of the machinery around task number *item* their public form."""
     if isinstance(error, SystemExit):
         from parmap.errors import WorkerDiedError
 
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        died = WorkerDiedError(f"the task called sys.exit({error.code!r})", item=item, exitcode=code, pid=os.getpid())
+        died = WorkerDiedError(
+            f"the task called sys.exit({shorten(error.code)})", item=item, exitcode=code, pid=os.getpid()
+        )
         died.__cause__ = error
         return died
     if isinstance(error, LoadError):

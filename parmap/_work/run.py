@@ -15,8 +15,9 @@ from itertools import islice, starmap
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, describe
+from parmap._travel.failure import LoadError
 from parmap._travel.pack import EACH, Pack
+from parmap._travel.text import describe
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
 

@@ -16,6 +16,7 @@ from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
 from parmap._work.run import Callee, Outcome, Rules, run
+from parmap._work.surroundings import arithmetic
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
@@ -104,7 +105,7 @@ class Executors(Backend):
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
         start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries
+        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries, job.decimal
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
@@ -217,6 +218,7 @@ def run_packed(
     budget: float | None,
     careful: bool,
     stop_early: bool,
+    decimal: tuple[Any, ...] | None,
 ) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
     """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
     if home != (_HOME[0], os.getpid()):
@@ -231,9 +233,10 @@ def run_packed(
         outcome.results = [None] * items.count
         outcome.errors = dict.fromkeys(range(items.count), error)
     else:
-        outcome = run(
-            callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
-        )
+        with arithmetic(decimal):
+            outcome = run(
+                callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
+            )
     results, unsent = pack(outcome.results)
     failures = []
     for index, problem in {**unsent, **outcome.errors}.items():

@@ -24,11 +24,11 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
-from parmap._work.imports import when_imported
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.run import Callee, Outcome, Rules, run, run_task
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
+from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
@@ -84,12 +84,11 @@ class _Worker:
         self._poller.register(quick.sock, select.POLLIN)
         self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
+        self._world = World(self._output, channel)
         self._problem = problem
         self.page = page
         self._pid = os.getpid()
         self._callees: dict[int, Callee | BaseException] = {}
-        self._cwd: str | None = None
-        self._authkey = b""
         self._learner = Learner(guests=True)
         self._modules = len(sys.modules)
         channel.on_partial = page.receive
@@ -145,19 +144,7 @@ class _Worker:
         self._channel.send("ready", self._pid)
 
     def _on_context(self, message: Message) -> None:
-        cwd, path, argv, levels, filters, authkey = message.fields
-        self._output.set_levels(levels)
-        self._output.set_filters(filters)
-        self._cwd = cwd
-        if authkey != self._authkey:
-            self._authkey = authkey
-            when_imported("multiprocessing.process", self._join_family)
-        sys.path[:] = path
-        sys.argv[:] = argv
-
-    def _join_family(self) -> None:
-        """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
-        sys.modules["multiprocessing.process"].current_process().authkey = self._authkey
+        self._world.change(*message.fields)
 
     def _on_function(self, message: Message) -> None:
         number = message.fields[0]
@@ -185,7 +172,7 @@ class _Worker:
     def _run(self, message: Message) -> None:
         number, key = message.fields[:2]
         self.page.enter(number, 0, 1, time.monotonic_ns())
-        self._go_home()
+        self._world.enter()
         outcome = self._outcome(message, key)
         self._output.flush()
         is_released = self._report(number, outcome, key, message.fields[3], message.fields[5], message)
@@ -203,7 +190,7 @@ class _Worker:
         if task is None:
             return
         self.page.enter(-task.number, 0, 1, time.monotonic_ns())
-        self._go_home()
+        self._world.enter()
         self._channel.has_talked = False
         callee = self._callees[task.key]
         outcome = run_task(callee, task.mode, task.load) if isinstance(callee, Callee) else _failed(callee, 1)
@@ -213,16 +200,6 @@ class _Worker:
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task.number, outcome, callee):
             self._report(-task.number, outcome, task.key, -1, careful=True)
-
-    def _go_home(self) -> None:
-        """Undo what a task did to the working directory."""
-        if self._cwd is None:
-            return
-        try:
-            if os.getcwd() != self._cwd:
-                os.chdir(self._cwd)
-        except OSError:  # it is gone: the task's own business
-            pass
 
     def _outcome(self, message: Message, key: int) -> Outcome:
         number, _, mode, start, budget, careful, stop_early = message.fields

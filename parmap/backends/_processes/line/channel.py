@@ -74,6 +74,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, *, copies: bool = False) -> None:
         """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
+        sock.settimeout(None)  # as `socket.setdefaulttimeout` had it, for either end, it would not block
         self.sock = sock
         self.lender = Lender()
         self._copies = copies
