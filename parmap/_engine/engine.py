@@ -22,6 +22,8 @@ from parmap._travel.failure import Failure
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parmap._core.job import Job
     from parmap._results.futures import Watched
     from parmap.backends.base import Backend
@@ -32,16 +34,19 @@ _HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 class Engine:
     """Runs jobs on a backend."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Drive *backend* with the options it was made with."""
+    def __init__(self, backend: Backend, told: Callable[[Engine], object] = lambda _: None) -> None:
+        """Drive *backend* with the options it was made with; *told*: called when it comes to rest, and when it ends."""
         self.backend = backend
         self.workers = backend.options.workers
         self.pid = os.getpid()
         self.closed = False
+        self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
+        self._told = told
         self._inbox: deque[Any] = deque()
         self._conductor = Conductor(backend)
         self._asleep = False
         self._closing = False
+        self._dropped = False  # what runs is waited for no more
         self._gone = threading.Event()
         backend.repost = self._inbox.append
         self._thread: threading.Thread | None = None
@@ -93,20 +98,24 @@ class Engine:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
         self.post(lambda: self._conductor.stop_soon(self._conductor.scheduler.cancel(job), kill=kill))
 
-    def cancel_waiting(self) -> None:
-        """Cancel what no worker has yet; what runs goes on to its end."""
+    def cancel_waiting(self, owner: object = None) -> None:
+        """Cancel what no worker has yet, of *owner* or of all; what runs goes on to its end."""
 
         def note() -> None:
-            for job in list(self._conductor.scheduler.jobs):
+            scheduler = self._conductor.scheduler
+            for job in dict.fromkeys([*scheduler.jobs, *scheduler.waiting_for_retry()]):
+                if owner is not None and job.owner is not owner:
+                    continue
                 if isinstance(job.sink, Lane):
-                    for future in [future for piece in job.pending for future in piece.items]:
+                    for future in scheduler.waiting_items(job):
                         self._conductor.cancel_future(future)
-                elif job.waiting:
-                    self._conductor.stop_soon(
-                        self._conductor.scheduler.cancel(job, Failure(CancelledError())), kill=False
-                    )
+                else:
+                    self._conductor.stop_soon(scheduler.cancel(job, Failure(CancelledError())), kill=False)
 
-        self.post(note)
+        try:
+            self.post(note)
+        except PoolClosedError:
+            pass  # it has ended: nothing waits
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
@@ -151,15 +160,20 @@ class Engine:
             return lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
         return _patient(lock, watched, timeout)
 
-    def close(self, *, wait: bool, cancel: bool = False, told: BaseException | None = None) -> None:
+    def close(
+        self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
+    ) -> None:
         """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end.
 
-        What is dropped fails with *told*, which by default is a PoolClosedError.
+        What is dropped fails with *told*, which by default is a PoolClosedError. *hurry*: retries wait for nothing.
         """
 
         def note() -> None:
             self._closing = True
+            if hurry:
+                self._conductor.scheduler.hurry()
             if cancel:
+                self._dropped = True
                 self._conductor.end_all(told or PoolClosedError("the pool was shut down"))
             for job in list(self._conductor.scheduler.jobs):
                 if job.open_end:  # nobody will read on
@@ -171,10 +185,18 @@ class Engine:
             pass
         if self._thread is None:
             self._finish()
-        elif wait and threading.current_thread() is not self._thread:
-            while not self._gone.wait(1.0):
-                if not self._thread.is_alive():
-                    return
+        elif wait:
+            self.join()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for up to *timeout* seconds."""
+        thread = self._thread
+        if thread is None or threading.current_thread() is thread or os.getpid() != self.pid:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = 1.0
+        while left > 0 and not self._gone.wait(left) and thread.is_alive():
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
 
     def abandon(self) -> None:
         """Forget everything, in a process forked from the one that this engine belongs to."""
@@ -185,8 +207,12 @@ class Engine:
 
     def _live(self) -> None:
         try:
-            while not self._is_over:
-                self._step(None)
+            while not self.closed:
+                while not self._is_over:
+                    self._step(None)
+                self.closed = True
+                if self._inbox and not self._dropped:  # somebody came in between: served first, or refused already
+                    self.closed = False
         except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
             self._conductor.end_all(error)
             raise
@@ -195,7 +221,11 @@ class Engine:
 
     @property
     def _is_over(self) -> bool:
-        return self._closing and self._conductor.scheduler.is_idle and not self._inbox and not self.backend.busy
+        if not self._closing or self._inbox:
+            return False
+        if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
+            return True
+        return self._conductor.scheduler.is_idle and not self.backend.busy
 
     def _finish(self) -> None:
         self.closed = True
@@ -205,6 +235,8 @@ class Engine:
             self.backend.close()
             self.backend.finish()
         finally:
+            self.idle_since = None
+            self._told(self)
             self._gone.set()
 
     def _drive(self, watched: Watched, timeout: float | None) -> bool:
@@ -228,6 +260,8 @@ class Engine:
         timeout = self._conductor.timeout(time.monotonic())
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
+        if timeout != 0:
+            self._rest(now)
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
@@ -235,6 +269,14 @@ class Engine:
         self._asleep = False
         for event in events:
             self._conductor.handle(event)
+
+    def _rest(self, now: float) -> None:
+        """It is about to sleep: until there is work, or because there is none."""
+        if not self._conductor.scheduler.is_idle or self.backend.lent():
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = now
+            self._told(self)
 
     def _read_inbox(self) -> None:
         inbox = self._inbox

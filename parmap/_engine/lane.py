@@ -33,7 +33,7 @@ class Lane:
     def make_job(self) -> Job:
         """A job for the tasks that come now."""
         options = self.options
-        return Job(
+        job = Job(
             self.call,
             self,
             pace=self.call.pace,
@@ -41,6 +41,8 @@ class Lane:
             retries=options.retries,
             retry_delay=options.retry_delay,
         )
+        job.owner = options.owner
+        return job
 
     @staticmethod
     def index(_chunk: Chunk, _offset: int) -> None:

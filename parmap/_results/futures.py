@@ -329,11 +329,15 @@ class _Callbacks:
                     return
                 _call(fn, future)
 
-    def join(self) -> None:
-        """Wait until no callback waits or runs; from the thread itself, return at once."""
+    def join(self, timeout: float | None) -> None:
+        """Wait until those that are due have run, up to *timeout* seconds; from the thread itself, return at once."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is None or thread is threading.current_thread():
+            return
+        lock = threading.Lock()
+        lock.acquire()
+        self.run(lambda _: lock.release(), None)
+        lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
 
 def _call(fn: Callable[[Any], object], future: Any) -> None:
@@ -356,9 +360,9 @@ def notify(fn: Callable[[Any], object], future: Future[Any]) -> None:
         _callbacks.run(fn, future)
 
 
-def finish_callbacks() -> None:
+def finish_callbacks(timeout: float | None) -> None:
     """Wait for the callbacks that are due."""
-    _callbacks.join()
+    _callbacks.join(timeout)
 
 
 def forget_callbacks() -> None:
