@@ -35,20 +35,27 @@ USES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
-def test_few_pools_idle(variant: Callable[[int], dict[str, Any]], use: Callable[[Any], Any]) -> None:
+def test_few_pools_idle(variant: Callable[[int], dict[str, Any]]) -> None:
     """Processes, threads and descriptors of pools that nobody uses any more stay few; each starts anew when used."""
-    functions = [parallel(abs, **variant(number)) for number in range(MOST + 5)]
+    functions = [parallel(abs, **variant(number)) for number in range(MOST + 3)]
 
     for function in functions:
-        use(function)
+        assert function.map([-1]) == [1]
     wait_until(lambda: len(inspection.engines()) <= MOST)
     wait_until(lambda: len(children()) <= 2 * MOST)
     assert all(inspection.is_running(function) for function in functions[-MOST:])
-    for function in functions:
-        use(function)
-    wait_until(lambda: len(inspection.engines()) <= MOST)
+    assert functions[0].submit(-1).result() == 1
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_however_they_are_used(use: Callable[[Any], Any]) -> None:
+    """They stay few however they are used, and used again."""
+    functions = [parallel(abs, workers=1 + number, backend="threads") for number in range(MOST + 3)]
+
+    for _ in range(2):
+        assert [use(function) for function in functions] in ([1] * len(functions), [[1]] * len(functions))
+        wait_until(lambda: len(inspection.engines()) <= MOST)
 
 
 def test_pools_that_come_to_rest_together() -> None:
