@@ -35,7 +35,10 @@ class Engine:
     """Runs jobs on a backend."""
 
     def __init__(self, backend: Backend, told: Callable[[Engine], object] = lambda _: None) -> None:
-        """Drive *backend* with the options it was made with; *told*: called when it comes to rest, and when it ends."""
+        """Drive *backend* with the options it was made with.
+
+        *told*: called before its thread starts, when it comes to rest, and when it has ended.
+        """
         self.backend = backend
         self.workers = backend.options.workers
         self.pid = os.getpid()
@@ -52,7 +55,12 @@ class Engine:
         self._thread: threading.Thread | None = None
         if backend.threaded:
             self._thread = threading.Thread(target=self._live, name="parmap-engine", daemon=True)
-            self._thread.start()
+            told(self)
+            try:
+                self._thread.start()
+            except RuntimeError:  # no new threads: the interpreter is shutting down
+                self._finish()
+                raise
 
     # what callers may do, from any thread
 

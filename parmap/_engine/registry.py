@@ -71,11 +71,12 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
         engine = _shared.get(options.pool_key)
         if engine is None or engine.closed:
             try:
-                engine = _shared[options.pool_key] = _make(options, options.pool_key, finish=True)
+                made = _make(options, options.pool_key, finish=True)
             except RuntimeError:  # no new threads while the interpreter shuts down: what is still called runs here
                 from parmap.backends.serial import Serial
 
                 return Engine(Serial(options))
+            engine = _share(made, options.pool_key)
             _thin_out()
         entry = _living.get(engine)
         if batch is not None and entry is not None:
@@ -98,9 +99,32 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
             raise PoolClosedError(message) from error
 
 
+def _share(made: Engine, key: Hashable) -> Engine:
+    """Let others find an engine; if a signal handler made one while this one was being made, that is the one."""
+    engine = _shared.get(key)
+    if engine is None or engine.closed:
+        engine = _shared[key] = made
+    else:
+        made.close(wait=False)
+    return engine
+
+
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
-    engine = Engine(_backend(options), _on_change)
-    _living[engine] = _Entry(key, finish, WeakSet())
+    entry = _Entry(key, finish, WeakSet())
+
+    def on_change(engine: Engine) -> None:
+        if engine.closed:
+            _living.pop(engine, None)
+            _forget_lanes(engine)
+        elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
+            _living[engine] = entry
+        elif len(_shared) > MOST_IDLE and _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
+            try:
+                _thin_out()
+            finally:
+                _lock.release()
+
+    engine = Engine(_backend(options), on_change)
     if is_executor(options.backend) and type(options.backend) not in _early:
         _early.add(type(options.backend))
         _before_threads_end()
@@ -138,18 +162,6 @@ def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
 
 
 # --- the end of some ------------------------------------------------------------------------------------------------
-
-
-def _on_change(engine: Engine) -> None:
-    """An engine came to rest or has ended; called in its own thread."""
-    if engine.closed:
-        _living.pop(engine, None)
-        _forget_lanes(engine)
-    elif len(_shared) > MOST_IDLE and _lock.acquire(blocking=False):  # else whoever holds it may wait for this engine
-        try:
-            _thin_out()
-        finally:
-            _lock.release()
 
 
 def _thin_out() -> None:
