@@ -83,11 +83,12 @@ _LAZY = {
 }
 
 
-def shutdown(wait: bool = True) -> None:
-    """Stop all pools. A pool starts anew when one of its functions is used again.
+def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
+    """Finish what was submitted, and stop all pools. A pool starts anew when one of its functions is used again.
 
     Args:
         wait: whether to return only when all workers have ended.
+        cancel_futures: cancel what no worker has begun.
 
     Example:
         >>> import parmap
@@ -96,9 +97,9 @@ def shutdown(wait: bool = True) -> None:
     import sys
 
     # No engine, no pools: nothing to stop, and nothing to import for it.
-    pool = sys.modules.get("parmap._engine.pools")
-    if pool is not None:
-        pool.shutdown(None, wait)
+    registry = sys.modules.get("parmap._engine.registry")
+    if registry is not None:
+        registry.shutdown(None, wait, cancel_futures=cancel_futures)
 
 
 def __getattr__(name: str) -> Any:

@@ -145,12 +145,8 @@ class Executor(concurrent.futures.Executor):
         self.terminate_workers()
 
     def _cancel_waiting(self) -> None:
-        engine = self._owned.engine
-        if engine is not None:
-            try:
-                engine.cancel_waiting()
-            except PoolClosedError:
-                pass  # it has ended: nothing waits
+        if self._owned.engine is not None:
+            self._owned.engine.cancel_waiting()
 
     def __del__(self) -> None:
         """Let the workers of an executor that nobody can reach any more finish, and leave."""

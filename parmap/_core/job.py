@@ -111,6 +111,7 @@ class Job:
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
         self.read = 0  # items ever added
         self.appetite = 1  # items it would like to have waiting
+        self.owner: object = None  # what was called; others may share the pool
         self.closed = False
 
     def extend(self, items: Any) -> None:

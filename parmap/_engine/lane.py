@@ -35,7 +35,7 @@ class Lane:
     def make_job(self) -> Job:
         """A job for the tasks that come now."""
         options = self.options
-        return Job(
+        job = Job(
             self.call,
             self,
             pace=self.call.pace,
@@ -44,6 +44,8 @@ class Lane:
             retry_delay=options.retry_delay,
             context=self.context,
         )
+        job.owner = options.owner
+        return job
 
     @staticmethod
     def index(_chunk: Chunk, _offset: int) -> None:
