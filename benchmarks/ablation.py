@@ -53,12 +53,6 @@ def _fresh_copies() -> None:
     Copies._remember = lambda *_: None  # type: ignore[method-assign,assignment]
 
 
-def _no_huge_pages() -> None:
-    from parmap.backends._processes.line import copies as _copies
-
-    _copies._use_huge_pages = lambda *_: False
-
-
 def _no_marshal() -> None:
     from parmap._travel import payload as _payload
 
@@ -170,11 +164,6 @@ def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
 
 
-def _map_results_and_keep(options: dict[str, Any], size: int) -> Callable[[], Any]:
-    kept: list[Any] = []
-    return lambda: kept.append(_function(tasks.make_array, options).map([ARRAY] * size))
-
-
 def _map_short(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.short, options).map(range(size))
 
@@ -247,7 +236,6 @@ MECHANISMS = (
     ),
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
     Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
-    Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results, all kept", _map_results_and_keep, (2, 12, 24)),
     Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)

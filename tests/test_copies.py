@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from conftest import Script, wait_until
 from parmap import parallel
 from parmap.backends._processes.line import copies as _copies
-from parmap.backends._processes.line.copies import HUGE, Copies
+from parmap.backends._processes.line.copies import LARGE, Copies
 from parmap.backends._processes.line.segments import Limits
 
 MB = 1 << 20
@@ -30,7 +30,7 @@ def filled(size: int, number: int) -> bytes:
     return number.to_bytes(8, "little") * (size // 8)
 
 
-@pytest.mark.parametrize("size", [0, 1, HUGE, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, LARGE, 5_000_000])
 def test_a_copy_is_writable_and_apart(size: int) -> None:
     """A copy has the bytes of the original, and can be written without touching it."""
     original = bytearray(os.urandom(size))
@@ -45,18 +45,18 @@ def test_a_copy_is_writable_and_apart(size: int) -> None:
 def test_dropped_memory_is_used_again() -> None:
     """The second copy lies where the first did; while that is kept, elsewhere."""
     copies = Copies()
-    first = copies.copy(memoryview(filled(HUGE, 1)))
-    second = copies.copy(memoryview(filled(HUGE, 2)))
+    first = copies.copy(memoryview(filled(LARGE, 1)))
+    second = copies.copy(memoryview(filled(LARGE, 2)))
     part = first[100:200]  # enough to keep all of it
     del first
-    third = copies.copy(memoryview(filled(HUGE, 3)))
+    third = copies.copy(memoryview(filled(LARGE, 3)))
 
     assert len(copies._pieces) == 3
-    assert bytes(part) == filled(HUGE, 1)[100:200]
+    assert bytes(part) == filled(LARGE, 1)[100:200]
     del part, second
-    others = [copies.copy(memoryview(filled(HUGE, number))) for number in (4, 5)]
+    others = [copies.copy(memoryview(filled(LARGE, number))) for number in (4, 5)]
     assert len(copies._pieces) == 3
-    assert [bytes(copy) for copy in (third, *others)] == [filled(HUGE, number) for number in (3, 4, 5)]
+    assert [bytes(copy) for copy in (third, *others)] == [filled(LARGE, number) for number in (3, 4, 5)]
 
 
 # What a caller may do: get a result, keep a part of one, write into one, drop one.
@@ -71,7 +71,7 @@ def test_whoever_has_a_copy_has_it_alone(deeds: list[tuple[str, int]]) -> None:
     held: list[tuple[memoryview, bytes]] = []
     for number, (deed, which) in enumerate(deeds):
         if deed == "copy" or not held:
-            content = filled(HUGE * (1 + which % 2), number)
+            content = filled(LARGE * (1 + which % 2), number)
             held.append((copies.copy(memoryview(content)), content))
             continue
         view, content = held.pop(which % len(held))
@@ -110,7 +110,7 @@ def test_threads() -> None:
 
     def work(number: int) -> None:
         for step in range(60):
-            content = filled(HUGE, number * 1000 + step)
+            content = filled(LARGE, number * 1000 + step)
             copy = copies.copy(memoryview(content))
             if bytes(copy) != content:
                 wrong.append(number)

@@ -14,8 +14,8 @@ from collections import deque
 
 from parmap.backends._processes.line.segments import is_unused
 
-HUGE = 2 << 20
-"""Size of a huge page in bytes; copies of at least so much have pages of their own."""
+LARGE = 2 << 20
+"""Bytes from which on copies have pages of their own."""
 
 HOLD = 1.0
 """Seconds after the last copy for which dropped memory is kept."""
@@ -33,12 +33,11 @@ class Copies:
         # memory that others may take: whoever takes a piece out has it alone.
         self._pieces: deque[mmap.mmap] = deque()
         self.used = 0.0  # when the last copy was made, in seconds of the monotonic clock
-        self._pages = _Pages()
         self._room = min(_LARGEST, _physical_memory() // _SHARE)
 
     def copy(self, view: memoryview) -> memoryview:
         """A copy of *view*, writable, that nothing else refers to."""
-        if view.nbytes < HUGE:
+        if view.nbytes < LARGE:
             return memoryview(bytearray(view))
         piece = self._dropped(view.nbytes)
         if piece is None:
@@ -68,10 +67,12 @@ class Copies:
 
     def _fresh(self, view: memoryview) -> mmap.mmap:
         try:
-            return self._pages.copy(view)
+            copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:  # there is no more memory: what is kept may be what is missing
             self.forget()
-            return self._pages.copy(view)
+            copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        copy[:] = view
+        return copy
 
     def _dropped(self, size: int) -> mmap.mmap | None:
         """Memory that fits and that nobody refers to any more."""
@@ -93,47 +94,6 @@ class Copies:
                 self._pieces.popleft()
         except (IndexError, RuntimeError):  # others do the same at this moment
             pass
-
-
-class _Pages:
-    """Which pages fresh memory is made of.
-
-    Huge pages are four times quicker to fill than small ones, unless they have to be fetched from somewhere: a virtual
-    machine gives long ranges of free memory back to its host, and takes six times longer than for small ones to get
-    them again. So the first piece of each copy is timed.
-    """
-
-    piece = 2 * HUGE
-    least = 1.0  # bytes a nanosecond: quicker than small pages ever are where huge ones are worth it
-    pause = 100_000_000  # nanoseconds for which huge pages, once slow, are left alone
-
-    def __init__(self) -> None:
-        self._small_until = 0
-
-    def copy(self, view: memoryview) -> mmap.mmap:
-        """A copy of *view* in fresh memory."""
-        copy = mmap.mmap(-1, view.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        done = 0
-        if (begin := time.monotonic_ns()) >= self._small_until and _use_huge_pages(copy, 0, self.piece):
-            done = min(self.piece, view.nbytes)
-            copy[:done] = view[:done]
-            if done < self.least * ((now := time.monotonic_ns()) - begin):
-                self._small_until = now + self.pause
-            else:
-                _use_huge_pages(copy, done, view.nbytes - done)
-        copy[done:] = view[done:]
-        return copy
-
-
-def _use_huge_pages(memory: mmap.mmap, start: int, size: int) -> bool:
-    advice = getattr(mmap, "MADV_HUGEPAGE", None)
-    if advice is None:
-        return False
-    try:
-        memory.madvise(advice, start, size)
-    except (OSError, ValueError):  # a kernel without huge pages; nothing is left
-        return False
-    return True
 
 
 def _physical_memory() -> int:
