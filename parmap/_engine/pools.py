@@ -27,7 +27,6 @@ from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
 from parmap.backends import is_executor
-from parmap.backends._processes.line.copies import copies
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -361,7 +360,6 @@ def _forget() -> None:
     _engines.clear()
     _private.clear()
     _lanes.clear()
-    copies.forget()
     forget_callbacks()
     forget_output()
 

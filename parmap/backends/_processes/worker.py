@@ -16,7 +16,6 @@ from parmap._travel.payload import Packed, is_small, pack
 from parmap._work.page import Page
 from parmap._work.surroundings import kept, marshallable, surroundings
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
-from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.shared import Shared
 from parmap.backends.base import Call, Report
 from parmap.errors import WorkerDiedError
@@ -181,7 +180,7 @@ class Worker:
         if self.direct is not future or not self.read_lock.acquire(blocking=False):
             return future.done()
         poller, sock = self._backend.poller, self.channel.sock
-        finished, used = False, copies.used
+        finished = False
         try:
             # What has not been sent yet, the engine's thread sends: it must go on to hear of this channel.
             if self.direct is future and not self.silent and self.channel.is_clear:
@@ -196,8 +195,6 @@ class Worker:
             self.read_lock.release()
         if finished:
             self._backend.give_back(self)
-        if copies.used != used:  # the engine's thread, which sleeps, is to see to their end
-            poller.wake()
         return future.done()
 
     def _read_until_done(self, timeout: float | None) -> bool:
