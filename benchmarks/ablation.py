@@ -82,12 +82,6 @@ def _one_in_flight() -> None:
     _change_cost(depth=1)
 
 
-def _none_ahead() -> None:
-    from parmap._travel.pack import Pack
-
-    Pack.count_ahead = lambda *_: 0  # type: ignore[method-assign]
-
-
 def _no_give_back() -> None:
     """Neither when its time is up nor when asked does a worker give back what it has not started."""
     _change_cost(recalls=False)
@@ -229,7 +223,6 @@ MECHANISMS = (
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
     ),
-    Mechanism("frames are loaded a few at a time", _none_ahead, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("give-back", _no_give_back, "0.1 ms items, then a few of 30 ms", _map_surprise, (40, 400, 400)),
     Mechanism("two chunks in flight", _one_in_flight, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),
