@@ -115,7 +115,7 @@ class Pack:
         if not self.buffers:
             return self._loads(index)(one)
         first = sum(self.owned[:index])
-        return self._loads(index)(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
+        return self._loads(index)(one, buffers=_contents(self.buffers[first : first + self.owned[index]]))
 
     def _places(self) -> list[int]:
         """Where each stream begins, and the last ends."""
@@ -128,7 +128,7 @@ class Pack:
         values = self._values
         if values is None:
             if self.kind == WHOLE:
-                values = pickle.loads(self.stream, buffers=_views(self.buffers))
+                values = pickle.loads(self.stream, buffers=_contents(self.buffers))
             else:
                 values = decode(self.kind, self.stream)
             self._values = values
@@ -156,9 +156,16 @@ class Pack:
         return cls(kind, count, stream, sizes, views, owned, words, bare)
 
 
-def _views(buffers: list[memoryview]) -> list[memoryview]:
-    """Views for an item to keep as they are: the pack's own are released under it."""
-    return [memoryview(buffer) for buffer in buffers]
+def _contents(buffers: list[memoryview]) -> list[memoryview | bytes | bytearray]:
+    """What an item may keep: memory that is nobody else's as it is; else views, as the pack's own are released."""
+    return [_content(buffer) for buffer in buffers]
+
+
+def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
+    whole = buffer.obj
+    if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
+        return whole
+    return memoryview(buffer)
 
 
 def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:

@@ -21,10 +21,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.by_value import PROTOCOL, came_by_value, cloud_dumps, names_stranger, plain_pickler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import TypeAlias
-
-    Keep: TypeAlias = Callable[[pickle.PickleBuffer], bool]  # what takes a buffer out of band: false if it has
+    from collections.abc import Sequence
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
@@ -48,25 +45,6 @@ class Vocabulary:
         origin = plain_pickler(io.BytesIO())
         origin.memo = {id(word): (place, word) for place, (word, _) in enumerate(words)}
         self._memo = origin.memo
-
-    def add(self, head: bytes, sizes: list[int], items: Iterable[Any], keep: Keep, byte_cap: int | None) -> bytes:
-        """*head* and, behind it, the streams of the first of *items* that fit; their sizes are added to *sizes*.
-
-        There is at least one size in the end, whether it fits or not.
-        """
-        with io.BytesIO() as file:
-            end = file.write(head)
-            pickler = plain_pickler(file, keep)
-            for item in items:
-                self.teach(pickler)
-                pickler.dump(item)
-                sizes.append(file.tell() - end)
-                end += sizes[-1]
-                if byte_cap is not None and end > byte_cap:
-                    if len(sizes) > 1:
-                        file.truncate(end - sizes.pop())
-                    break
-            return file.getvalue()
 
     def teach(self, pickler: pickle.Pickler) -> None:
         """Let a pickler know the words, and forget all else."""

@@ -331,13 +331,13 @@ class Channel:
         _, _, position, _, kinds, *_ = description
         stream: bytes | memoryview = memory[:position]
         buffers = []
-        for nbytes, _ in kinds:
+        for nbytes, readonly in kinds:
             position += -position % _segments.ALIGNMENT
-            buffers.append(memory[position : position + nbytes])
+            buffer = memory[position : position + nbytes]
+            buffers.append(memoryview(bytes(buffer) if readonly else bytearray(buffer)) if copy else buffer)
             position += nbytes
         if copy:
             stream = bytes(stream)
-            buffers = [memoryview(bytearray(buffer)) for buffer in buffers]
         return Pack.restore(description, stream, buffers)
 
     def answer(self, kind: str, name: int) -> None:
