@@ -22,7 +22,6 @@ from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
 from parmap._work.threads import ShutdownError
 from parmap.backends import is_executor
-from parmap.backends._processes.line.copies import copies
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -312,7 +311,6 @@ def _forget() -> None:
     _shared.clear()
     lanes.clear()
     _waited_for.clear()
-    copies.forget()
     callbacks.forget()
     forget_waiters()
     forget_output()

@@ -13,11 +13,13 @@ import pickle
 import sys
 from collections import ChainMap
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from _typeshed import SupportsWrite
 
 PROTOCOL = 5
 
@@ -38,12 +40,16 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
     return any(stream.rfind(name, start) >= 0 for name in names)  # from the right it takes a fifth of the time
 
 
-def plain_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:
+def plain_pickler(
+    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> pickle.Pickler:
     """A pickler of the standard library's; *keep* is its `buffer_callback`."""
     return pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
 
 
-def cloud_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:
+def cloud_pickler(
+    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> pickle.Pickler:
     """A pickler of cloudpickle's, with what it is taught here."""
     pickler: pickle.Pickler = _pickler()(file, PROTOCOL, buffer_callback=keep)
     return pickler

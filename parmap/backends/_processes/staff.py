@@ -17,7 +17,6 @@ from parmap.backends._processes.inherited import environment, lend_tracker
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
-from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE, Poller
@@ -139,7 +138,7 @@ class Staff(Backend):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        limit = copies.limit(self._signals.limit(timeout))
+        limit = self._signals.limit(timeout)
         for source, events in self.poller.wait(0.0 if self._events else limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
@@ -155,7 +154,6 @@ class Staff(Backend):
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
-        copies.expire()
         happened, self._events = self._events, []
         return happened
 
@@ -336,7 +334,6 @@ class Staff(Backend):
 
     def close(self) -> None:
         """Stop all workers: the idle ones leave by themselves, the others are killed."""
-        copies.forget()
         workers = list(self._workers.values())
         self._workers.clear()
         self._signals.clear()

@@ -164,6 +164,9 @@ class _Worker:
         for dropped in self._channel.lender.take_back(message.fields[0]):
             self._channel.send("drop", dropped)
 
+    def _on_keep(self, message: Message) -> None:
+        self._channel.lender.forget(message.fields[0])
+
     def _on_drop(self, message: Message) -> None:
         self._channel.detach(message.fields[0])
 
