@@ -77,13 +77,17 @@ class Engine:
         """Start a job."""
         self.post(lambda: self._conductor.scheduler.add(job))
 
-    def extend(self, job: Job, items: Any, *, last: bool) -> None:
-        """Give a job more items; *last*: no more will come."""
+    def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
+        """Give a job more items; *last*: no more will come.
+
+        With *start*, the number of the first of them, they may be given again: those that it has are left out.
+        """
 
         def note() -> None:
             if not job.closed:
-                if len(items):
-                    job.extend(items)
+                known = 0 if start is None else job.read - start
+                if len(items) > known:
+                    job.extend(items[known:] if known else items)
                 job.open_end = job.open_end and not last
                 self._conductor.scheduler.add(job)
 
@@ -103,7 +107,7 @@ class Engine:
                         self._conductor.cancel_future(future)
                 elif job.waiting:
                     self._conductor.stop_soon(
-                        self._conductor.scheduler.cancel(job, Failure(CancelledError())), kill=False
+                        self._conductor.scheduler.cancel(job, Failure(CancelledError(), own=True)), kill=False
                     )
 
         self.post(note)

@@ -15,13 +15,13 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._results.relay import relay
-from parmap.errors import SerializationError
+from parmap._travel.failure import guarded, unloadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from parmap._results.async_result import AsyncResult
-    from parmap._travel.failure import Failure
+    from parmap._travel.failure import Failure, Voice
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -79,6 +79,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     _results: Any = None
     _place = 0
     _failure: Failure | None = None
+    voice: Voice = staticmethod(guarded)
+    """How its error is told: what stands in for a class of the standard library has another voice."""
     _watched = False
     helper: Any = None
     borrowed: Any = None
@@ -134,18 +136,17 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         if self._state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if self._failure is not None:
-            return self._failure.exception()
+            return self._failure.told(self.voice)
         if "_value" not in self.__dict__:
-            try:
-                value = self._results[self._place]
-            except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
-                wrapped = SerializationError(f"the result can't be unpickled: {type(error).__name__}: {error}")
-                wrapped.__cause__ = error
-                first: BaseException = self.__dict__.setdefault("_decoding", wrapped)
-                return first
-            self.__dict__.setdefault("_value", value)
+            results = self._results  # read first: another thread may let go of them
+            if "_problem" not in self.__dict__ and "_value" not in self.__dict__:
+                try:
+                    self.__dict__.setdefault("_value", results[self._place])
+                except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
+                    self.__dict__.setdefault("_problem", unloadable(error))
             self._results = None
-        return None
+        problem: BaseException | None = self.__dict__.get("_problem")
+        return problem
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait on an event loop; cancelling the waiter cancels the task."""
@@ -196,6 +197,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         A callback may submit, wait and raise: what it raises is logged, as `concurrent.futures` does.
         """
+        if getattr(fn, "__module__", "") == "asyncio.futures":  # it is awaited
+            self.voice = guarded
         if not self.watch(lambda: _callbacks.run(fn, self)):
             _call(fn, self)
 
