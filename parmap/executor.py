@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parmap._calls.dropin import InTurn, Owned, OwnOptions
 from parmap._calls.options import cpu_count
 from parmap._engine import pools as _pools
+from parmap._results.streams import abandon
+from parmap._travel.failure import guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -26,6 +28,22 @@ R_co = TypeVar("R_co", covariant=True)
 
 class ExecutorWorkerDiedError(WorkerDiedError, BrokenProcessPool):
     """A :class:`WorkerDiedError` that is caught where ``ProcessPoolExecutor`` would raise ``BrokenProcessPool``."""
+
+
+def _as_raised(error: BaseException) -> BaseException:
+    """The voice of an executor: errors as they were raised, deaths as its users know them."""
+    if type(error) is WorkerDiedError:
+        error.__class__ = ExecutorWorkerDiedError
+    return error
+
+
+def _in_turn(error: BaseException) -> BaseException:
+    """The voice of :meth:`Executor.map`, whose errors come up where iterations end."""
+    return guarded(_as_raised(error))
+
+
+class _Owned(Owned):
+    voice = staticmethod(_as_raised)
 
 
 class Executor(concurrent.futures.Executor):
@@ -72,10 +90,7 @@ class Executor(concurrent.futures.Executor):
             "initargs": initargs,
             "max_tasks_per_child": max_tasks_per_child,
         }
-        self._owned = Owned("Executor", values, mp_context, finish=True)
-        engine = self._owned.engine
-        if engine is not None and hasattr(engine.backend, "death"):
-            engine.backend.death = ExecutorWorkerDiedError
+        self._owned = _Owned("Executor", values, mp_context, finish=True)
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start ``fn(*args, **kwargs)`` in a worker.
@@ -167,7 +182,9 @@ class Executor(concurrent.futures.Executor):
 class ExecutorMap(InTurn[R_co]):
     """What :meth:`Executor.map` returns. It ends with the first error that it raises; then what waits is cancelled."""
 
+    ends = True
     kills = False
+    voice = staticmethod(_in_turn)
     _executor: Executor | None = None
     _begun = False
 
@@ -178,12 +195,14 @@ class ExecutorMap(InTurn[R_co]):
             raise self._input.error
         self._executor = executor
         self._deadline = deadline
+        self._when_dropped(_finish, self._engine, self._job, self._input)
         return self
 
-    def __next__(self) -> R_co:
-        """The next result; waits for it."""
-        self._begun = True
-        return super().__next__()
+    def _prepare(self) -> bool:
+        if not self._begun:
+            self._begun = True
+            self._when_dropped(abandon, self._engine, self._job, self._batch, self._input, self.kills)
+        return super()._prepare()
 
     def _wait(self) -> None:
         try:
@@ -192,19 +211,11 @@ class ExecutorMap(InTurn[R_co]):
             self.close()
             raise
 
-    def _hand_out(self, value: Any) -> Any:
-        try:
-            return super()._hand_out(value)
-        except BaseException:
-            self.close()
-            raise
 
-    def __del__(self) -> None:
-        """Cancel what waits, if somebody had begun to take results; what nobody ever asked for is run all the same."""
-        if self._begun:
-            super().__del__()
-        elif "_closed" in self.__dict__ and not self._input.exhausted:
-            try:
-                self._engine.extend(self._job, (), last=True)
-            except PoolClosedError:
-                pass
+def _finish(engine: Any, job: Any, source: Any) -> None:
+    """What nobody ever asked for is run all the same, as far as it was read."""
+    if not source.exhausted:
+        try:
+            engine.extend(job, (), last=True)
+        except PoolClosedError:
+            pass

@@ -126,7 +126,8 @@ class Pool:
         self._check()
         options = self._owned.with_chunksize(chunksize)
         engine = self._owned.engine
-        return _pools.map(func, (_read(iterable),), options, star=star, fail_fast=False, engine=engine)
+        voice = self._owned.voice
+        return _pools.map(func, (_read(iterable),), options, star=star, fail_fast=False, voice=voice, engine=engine)
 
     def map_async(
         self,
@@ -338,6 +339,7 @@ class PoolIterator(InTurn[R_co]):
     def enter(self, pool: Pool) -> None:
         """Belong to *pool*."""
         self._pool = pool
+        self._when_dropped(None)
         if not self._input.exhausted:
             pool.keep(self)
 
@@ -349,7 +351,15 @@ class PoolIterator(InTurn[R_co]):
             StopIteration: there are no more.
         """
         self._deadline = None if timeout is None else time.monotonic() + timeout
-        return super().__next__()
+        result: R_co
+        while True:  # as in `ResultStream.__next__`, which tells why not by calling it
+            if len(self._values) <= self._low:
+                self._wait_for_value()
+            try:
+                for result in self._take:
+                    return result
+            except IndexError:
+                pass
 
     __next__ = next  # noqa: A003 - the method
 
@@ -372,9 +382,6 @@ class PoolIterator(InTurn[R_co]):
         """Cancel what is left."""
         super().close()
         self._release()
-
-    def __del__(self) -> None:
-        """Nothing: unlike other streams, what was given to a pool is run to its end."""
 
     def _release(self) -> None:
         if self._pool is not None and self._input.exhausted:

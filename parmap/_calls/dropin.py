@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from parmap._calls.options import Options, resolve
 from parmap._engine import pools as _pools
 from parmap._engine.registry import own_engine
-from parmap._results.batch import Arrival, BatchFuture, decode
+from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, as_raised
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import BackendLike, BackendName, StartMethod
     from parmap._results.futures import Future
+    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -39,6 +40,9 @@ class OwnOptions(TypedDict, total=False):
 
 class Owned:
     """An engine of one's own: not shared with anybody, and closed for good."""
+
+    voice: Voice = staticmethod(as_raised)
+    """How the errors of its tasks are told."""
 
     def __init__(self, what: str, options: Mapping[str, Any], context: Any, *, finish: bool) -> None:
         """Make the engine. *context*: of `multiprocessing`, or `None`; *finish*: at exit, finish what was submitted."""
@@ -75,17 +79,21 @@ class Owned:
     def submit(self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
         """Start one task; a function that can't travel is the task's own error."""
         try:
-            return _pools.submit(function, tuple(args), dict(kwargs), self.options, engine=self.engine)
+            future = _pools.submit(function, tuple(args), dict(kwargs), self.options, engine=self.engine)
         except SerializationError as error:
             return self._failed(function, error)
+        future.voice = self.voice
+        return future
 
     def submit_map(self, function: Callable[..., Any], items: Any, chunksize: int | None, *, star: bool) -> Future[Any]:
         """Start a batch whose items are all run, whatever becomes of the others."""
         options = self.with_chunksize(chunksize)
         try:
-            return _pools.map_async(function, (items,), options, star=star, fail_fast=False, engine=self.engine)
+            future = _pools.map_async(function, (items,), options, star=star, fail_fast=False, engine=self.engine)
         except SerializationError as error:
             return self._failed(function, error)
+        future.voice = self.voice
+        return future
 
     def _failed(self, function: Callable[..., Any], error: BaseException) -> Future[Any]:
         future = BatchFuture(self.engine, None, getattr(function, "__qualname__", type(function).__qualname__))
@@ -130,36 +138,14 @@ def start_method_of(context: Any) -> str:
     return "forkserver"  # for "fork" too: parmap never forks its caller
 
 
-class Raised:
-    """The error of an item, where a value would be."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
 class InTurn(ResultStream[R_co]):
     """A stream in which the error of an item is raised in its turn, and the other items are run in spite of it."""
 
     goes_on = True
-
-    @staticmethod
-    def _decode(arrival: Arrival) -> list[Any]:
-        values, _ = decode(arrival)
-        for place in arrival.failures:
-            values[place] = Raised(values[place])
-        return values
-
-    def _hand_out(self, value: Any) -> Any:
-        value = super()._hand_out(value)
-        if type(value) is Raised:
-            raise value.error
-        return value
+    ends = False
 
     def read_all(self) -> None:
         """Give the engine the rest of the input, whether or not anybody asks for the results."""
         with self._guard:
-            while not self._input.exhausted:
-                items = self._input.read(sys.maxsize)
-                self._engine.extend(self._job, items, last=self._input.exhausted)
+            while not self._input.exhausted or self._input.unsent is not None:
+                self._send(sys.maxsize)

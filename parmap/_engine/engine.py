@@ -104,13 +104,17 @@ class Engine:
         """Start a job."""
         self.post(lambda: self.ledger.scheduler.add(job))
 
-    def extend(self, job: Job, items: Any, *, last: bool) -> None:
-        """Give a job more items; *last*: no more will come."""
+    def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
+        """Give a job more items; *last*: no more will come.
+
+        With *start*, the number of the first of them, they may be given again: those that it has are left out.
+        """
 
         def note() -> None:
             if not job.closed:
-                if len(items):
-                    job.extend(items)
+                known = 0 if start is None else job.read - start
+                if len(items) > known:
+                    job.extend(items[known:] if known else items)
                 job.open_end = job.open_end and not last
                 self.ledger.scheduler.add(job)
 
@@ -132,7 +136,7 @@ class Engine:
                     for future in scheduler.waiting_items(job):
                         self._cancel_future(future)
                 else:
-                    self.ledger.cancel(job, time.monotonic(), Failure(CancelledError()), kill=False)
+                    self.ledger.cancel(job, time.monotonic(), Failure(CancelledError(), own=True), kill=False)
 
         try:
             self.post(note)

@@ -15,7 +15,7 @@ from parmap._results.futures import Future
 from parmap._results.progress import meter
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
     from parmap._engine.engine import Engine
+    from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
 _PATIENCE = 1 << 20  # bytes of results that may wait to be decoded while `map` waits for more
@@ -123,7 +124,7 @@ def _begin(
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
         source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
     else:
-        source = Input(iterables, star=star, packs=engine.backend.packs)
+        source = Input(iterables, packs=engine.backend.packs)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -150,13 +151,14 @@ def map(  # noqa: A001 - the name that everybody looks for
     star: bool = False,
     return_exceptions: bool = False,
     fail_fast: bool = True,
+    voice: Voice = guarded,
     engine: Engine | None = None,
 ) -> list[Any]:
     """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
     engine, job, batch, source = _begin(
         function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
     )
-    assembly = Assembly(batch, return_exceptions=return_exceptions)
+    assembly = Assembly(batch, return_exceptions=return_exceptions, voice=voice)
     received = 0
     try:
         while not batch.ended:
@@ -165,7 +167,7 @@ def map(  # noqa: A001 - the name that everybody looks for
                 size = len(source.sequence) if source.sequence is not None else 4 * job.appetite + engine.workers
                 items = source.read(size)
                 if source.error is not None:
-                    raise source.error
+                    raise voice(source.error)
                 engine.extend(job, items, last=source.exhausted)
                 if (
                     source.exhausted and batch.meter is None
@@ -202,7 +204,7 @@ def map_async(
     if source.sequence is None:
         items = source.read(sys.maxsize)
         if source.error is not None:
-            raise source.error
+            raise guarded(source.error)
     else:
         items = source.sequence[:]  # the caller may change the list later
     future = BatchFuture(engine, job, name_of(function))

@@ -32,8 +32,8 @@ class AsyncInput(Input):
     _news: asyncio.Event
 
     def __init__(self, source: AsyncIterable[Any], *, packs: bool) -> None:
-        super().__init__((iter(()),), star=False, packs=packs)
-        self._source = source
+        super().__init__((iter(()),), packs=packs)
+        self._source: AsyncIterable[Any] | None = source
         self._collected: list[Any] = []
         self._limit = 0
         self._task: asyncio.Task[None] | None = None
@@ -63,18 +63,30 @@ class AsyncInput(Input):
             except RuntimeError:  # the loop is closed, and has cancelled its tasks
                 pass
 
+    def let_go(self) -> None:
+        """Read no more, and hold nothing of it."""
+        super().let_go()
+        self.stop()
+        self._source = None
+
     async def wait_for_more(self) -> None:
         """Wait until something was read, or the end was."""
         self._news.clear()
         await self._news.wait()
 
     async def _read_on(self) -> None:
+        if self._source is None:
+            return
         items = aiter(self._source)
         try:
             while await self._collect(items):
                 pass
-        except Exception as error:  # noqa: BLE001 - the user's input; told when what came before it is delivered
-            self.error = error
+        except BaseException as error:
+            if self._task is None:  # nobody wants more
+                raise
+            self.error = error  # told when what came before it is delivered
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
         finally:
             self._pass_on()
             self.exhausted = True
@@ -110,6 +122,7 @@ class AsyncInput(Input):
             collected, self._collected = self._collected, []
             self._items = iter(collected)
             items = self.read(len(collected))
+            self.unsent = None
             try:
                 self._engine.extend(self._job, items, last=False)
             except PoolClosedError as error:
@@ -134,14 +147,9 @@ class AsyncFedStream(ResultStream[R_co]):
             if (
                 not self._engine.backend.threaded
             ):  # waiting would run what there is, and block the loop where nothing is
-                while not self._input.exhausted and self._input.count <= self._yielded:
+                while not self._input.exhausted and self._input.count <= self._handed_out:
                     await self._input.wait_for_more()
         return await super().__anext__()
 
     def _feed(self) -> None:
-        self._input.allow(self._yielded + self._window)
-
-    def close(self) -> None:
-        """Cancel what is left, the reading of the input too. Safe to call at any time, and again."""
-        super().close()
-        self._input.stop()
+        self._input.allow(self._handed_out + bool(self._values) + self._window)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
+from parmap._travel.failure import guarded, is_foreign, unloadable
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from parmap._core.job import Chunk
     from parmap._results.progress import Meter
-    from parmap._travel.failure import Failure
+    from parmap._travel.failure import Failure, Voice
 
 _SOON = 256 * 1024  # bytes of atoms that are decoded at once, while workers run: nobody will be woken for them
 
@@ -86,7 +87,7 @@ class Batch(Watched):
     def __init__(self, mode: str, *, fails_late: bool = False) -> None:
         """*fails_late*: the first of the items that failed fails the batch, when all others have run."""
         self.mode = mode
-        self._fails_late = fails_late
+        self.fails_late = fails_late
         self._first = sys.maxsize  # number of the first item that failed
         self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
@@ -103,15 +104,15 @@ class Batch(Watched):
         """Whether something arrived, or nothing more will."""
         return self.ended or (bool(self.arrivals) and self._undecoded >= self.patience)
 
-    def next_arrival(self) -> Arrival | None:
-        """What arrived first and was not taken yet."""
+    def took(self, arrival: Arrival) -> None:
+        """An arrival has left the queue."""
         self._undecoded = 0
-        if not self.arrivals:
-            return None
-        arrival = self.arrivals.popleft()
         if self.meter is not None:
             self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
-        return arrival
+
+    def let_go(self) -> None:
+        """Keep nothing that arrives: nobody wants it any more."""
+        self.arrivals = deque(maxlen=0)
 
     @staticmethod
     def load(items: Any) -> Any:
@@ -128,7 +129,7 @@ class Batch(Watched):
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
         """Take outcomes from the engine."""
-        if failures and self._fails_late and chunk.start + min(failures) < self._first:
+        if failures and self.fails_late and chunk.start + min(failures) < self._first:
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
         if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
@@ -150,52 +151,62 @@ class Batch(Watched):
             on_end()
 
 
-class Undecodable(SerializationError):  # noqa: N818 - what it marks is the result
-    """A result that can't be unpickled: raised where it is not to be returned in place."""
+def decode(arrival: Arrival, voice: Voice) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    """The values of an arrival in order, the errors of items that failed, and those of results that can't be unpickled.
 
+    `None` stands where there is an error, or where an item is still missing.
 
-def decode(arrival: Arrival) -> tuple[list[Any], Undecodable | None]:
-    """The values of an arrival in order, and the first of those that can't be unpickled.
-
-    Exceptions stand where items failed, and `None` where one is still missing.
+    Raises:
+        BaseException: what a signal handler raised meanwhile: nothing is lost, the arrival can be decoded again.
     """
     if relay.waiting:  # what was printed before comes first
         relay.drain()
-    problem = None
     results = arrival.results
+    problems: dict[int, BaseException] = {}
     values: list[Any]
     if results is None:
         values = [None] * arrival.done
     elif type(results) is list:
         values = results
+        del values[arrival.done :]  # results of items that were taken back
     else:
-        try:
-            values = results.values()
-        except BaseException:  # noqa: BLE001 - unpickling runs the user's code: find the one that fails
-            values = [_decode_one(results, place, arrival.start) for place in range(arrival.done)]
-            problem = next((value for value in values if type(value) is Undecodable), None)
-    del values[arrival.done :]  # results of items that were taken back
-    for place, failure in arrival.failures.items():
-        values[place] = failure.exception()
-    return values, problem
+        values = _decode_all(results, arrival.done) or _decode_each(arrival, problems)
+    return values, {place: failure.told(voice) for place, failure in arrival.failures.items()}, problems
 
 
-def _decode_one(results: Any, place: int, start: int) -> Any:
+def _decode_all(results: Any, count: int) -> list[Any] | None:
     try:
-        return results[place]
-    except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
-        text = f"the result can't be unpickled: {type(error).__name__}: {error}"
-        wrapped = Undecodable(text, item=start + place)
-        wrapped.__cause__ = error
-        return wrapped
+        values: list[Any] = results.values()
+    except BaseException as error:
+        if is_foreign(error):
+            raise
+        return None  # unpickling runs the user's code: find the one that fails
+    if len(values) < count:  # a StopIteration ended it in silence
+        return None
+    del values[count:]
+    return values
+
+
+def _decode_each(arrival: Arrival, problems: dict[int, BaseException]) -> list[Any]:
+    values: list[Any] = [None] * arrival.done
+    for place in range(arrival.done):
+        if place in arrival.failures or place in arrival.missing:  # there is nothing to unpickle
+            continue
+        try:
+            values[place] = arrival.results[place]
+        except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
+            problems[place] = unloadable(error, arrival.start + place)
+    return values
 
 
 class Assembly:
     """Puts the arrivals of a finite batch in order."""
 
-    def __init__(self, batch: Batch, *, return_exceptions: bool) -> None:
+    def __init__(self, batch: Batch, *, return_exceptions: bool, voice: Voice = guarded) -> None:
         self._batch = batch
         self._return_exceptions = return_exceptions
+        self._voice = voice
+        self._problem: tuple[int, BaseException | None] = sys.maxsize, None  # what is to be raised when all have run
         self._parts: dict[int, list[Any]] = {}
         self._gaps: dict[int, Any] = {}  # what fills the places of items that came later, after a retry
         self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
@@ -206,9 +217,11 @@ class Assembly:
         arrivals = self._batch.arrivals
         while arrivals:
             arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
-            values, problem = decode(arrival)
-            if problem is not None and not self._return_exceptions:
-                raise problem
+            values, errors, problems = decode(arrival, self._voice)
+            if problems and not self._return_exceptions:
+                self._refuse(arrival.start + min(problems), problems[min(problems)])
+            for place, error in (errors | problems).items():
+                values[place] = error
             if arrival.start in self._gaps:
                 self._gaps[arrival.start] = values[0]
             else:
@@ -217,10 +230,17 @@ class Assembly:
                 self._parts[arrival.start] = values
             count += arrival.done - len(arrival.missing)
             if arrivals and arrivals[0] is arrival:
-                self._batch.next_arrival()
+                del arrivals[0]
+                self._batch.took(arrival)
             if not self._batch.ended:
                 time.sleep(0)  # lets the engine have the interpreter: its workers wait for it, this thread only decodes
         return count
+
+    def _refuse(self, item: int, problem: BaseException) -> None:
+        if not self._batch.fails_late:
+            raise problem
+        if item < self._problem[0]:
+            self._problem = item, problem
 
     def result(self) -> list[Any]:
         """All values in order.
@@ -231,9 +251,11 @@ class Assembly:
         if self._batch.failure is not None:
             if relay.waiting:
                 relay.drain()
-            raise self._batch.failure.exception()
+            raise self._batch.failure.told(self._voice)
         with self._guard:
             self.take()
+        if self._problem[1] is not None:
+            raise self._problem[1]
         values: list[Any] = []
         for start in sorted(self._parts):
             values += self._parts[start]  # ten times as fast as an iterator over all of them
@@ -270,45 +292,67 @@ class _Owner(NamedTuple):
 class Input:
     """The input of a batch, read piece by piece by the thread that consumes the results."""
 
-    def __init__(self, iterables: tuple[Iterable[Any], ...], *, star: bool, packs: bool) -> None:
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool) -> None:
         self.sequence = as_sequence(iterables)
         self.exhausted = False
         self.error: BaseException | None = None
         self.count = 0
         self._packs = packs
-        self._tuples = star or len(iterables) > 1
+        self._items: Iterator[Any] = iter(())
+        self._read: list[Any] = []  # what there is already, if the reading was interrupted
+        self.unsent: Any = None
         if self.sequence is None:
             self._learner = Learner()
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
     def read(self, size: int) -> Any:
-        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one."""
+        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one.
+
+        They are in `unsent` too, so that whoever is interrupted before they are handed over finds them there.
+
+        Raises:
+            BaseException: what a signal handler raised meanwhile: no item is lost.
+        """
         if self.sequence is not None:
             items = self.sequence[self.count : self.count + size]
-            self.exhausted = self.count + size >= len(self.sequence)
+            exhausted = self.count + size >= len(self.sequence)
         else:
-            items = []
-            try:
-                self._read_one_by_one(items, size)
-            except Exception as error:  # noqa: BLE001 - the user's input; told when what came before it is delivered
-                self.error = error
-                self.exhausted = True
-            else:
-                self.exhausted = len(items) < size
-        self.count += len(items)
+            exhausted = self._read_one_by_one(size - len(self._read))
+            items = self._read
+        count = self.count + len(items)
+        self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
         return items
 
-    def _read_one_by_one(self, items: list[Any], size: int) -> None:
-        if not self._packs:
-            items.extend(islice(self._items, size))
-            return
-        add = items.append
-        for item in islice(self._items, size):
-            if are_atoms(item if type(item) is tuple else (item,)):
-                add(item)
-                continue
-            # A generator may hand out one object again and again, changed each time: pickle it as it is now.
-            try:
-                items.append(dump(item, self._learner.vocabulary, self._learner).keep())
-            except SerializationError:
-                items.append(item)  # fails again when its turn comes, as the error of this item
+    def _read_one_by_one(self, size: int) -> bool:
+        """Read on; true if that was the end."""
+        items, before = self._read, len(self._read)
+        try:
+            if not self._packs:
+                items.extend(islice(self._items, size))
+            else:
+                for item in islice(self._items, size):
+                    items.append(item)
+                    items[-1] = self._as_it_is(item)
+        except BaseException as error:
+            foreign = is_foreign(error)
+            if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
+                self.error = error  # told when what came before it is delivered
+            if foreign:
+                raise
+        return self.error is not None or len(items) - before < size
+
+    def let_go(self) -> None:
+        """Read no more, and hold nothing of it."""
+        self.exhausted = True
+        self._items, self._read, self.unsent = iter(()), [], None
+        if self.sequence is not None:
+            self.sequence = ()
+
+    def _as_it_is(self, item: Any) -> Any:
+        """An item that stays as it is now: a generator may hand out one object again and again, changed each time."""
+        if are_atoms(item if type(item) is tuple else (item,)):
+            return item
+        try:
+            return dump(item, self._learner.vocabulary, self._learner).keep()
+        except SerializationError:
+            return item  # fails again when its turn comes, as the error of this item

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
-from parmap.errors import SerializationError
+from parmap._travel.failure import guarded, unloadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Protocol
 
     from parmap._results.async_result import AsyncResult
-    from parmap._travel.failure import Failure
+    from parmap._travel.failure import Failure, Voice
 
     class Line(Protocol):
         """What brings the answer of a task without the engine."""
@@ -93,6 +93,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     # What is set on the class costs nothing to set on each of a million instances.
     line: Line | None = None  # the answer comes on it, unless the engine brings it
     _begun = False
+    voice: Voice = staticmethod(guarded)
+    """How its error is told: what stands in for a class of the standard library has another voice."""
 
     def __init__(self, lane: Any, args: Any) -> None:
         self.lane = lane
@@ -146,21 +148,15 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if end.failure is not None:
-            return end.failure.exception()
-        if "_value" in self.__dict__ or end is _DECODED:
-            return None
-        try:
-            value = end.results[end.place]
-        except KeyboardInterrupt:  # meant for the program, not for this task: it can be asked again
-            raise
-        except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
-            wrapped = SerializationError(f"the result can't be unpickled: {type(error).__name__}: {error}")
-            wrapped.__cause__ = error
-            first: BaseException = self.__dict__.setdefault("_decoding", wrapped)
-            return first
-        self.__dict__.setdefault("_value", value)
-        self._let_go()
-        return None
+            return end.failure.told(self.voice)
+        if "_value" not in self.__dict__ and "_problem" not in self.__dict__ and end is not _DECODED:
+            try:
+                self.__dict__.setdefault("_value", end.results[end.place])
+            except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
+                self.__dict__.setdefault("_problem", unloadable(error))
+            self._let_go()
+        problem: BaseException | None = self.__dict__.get("_problem")
+        return problem
 
     def _let_go(self) -> None:
         """The value is decoded: what it was decoded from, with the results of other tasks, is not kept for it."""
@@ -236,6 +232,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         A callback may submit, wait and raise: what it raises is logged, as `concurrent.futures` does.
         """
+        if getattr(fn, "__module__", "") == "asyncio.futures":  # it is awaited
+            self.voice = guarded
         if not self.watch(lambda: callbacks.run(fn, self)):
             run_callback(fn, self)
 

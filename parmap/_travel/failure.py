@@ -14,10 +14,15 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump
-from parmap._travel.text import shorten
+from parmap._travel.text import describe, shorten
 
 if TYPE_CHECKING:
     import traceback
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    Voice: TypeAlias = Callable[[BaseException], BaseException]
+    """Gives an error the form in which whoever waits for the task gets it."""
 
 _CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
 
@@ -79,32 +84,102 @@ class LoadError(Exception):
 class Failure:
     """What one item ended with instead of a result: an exception, or the bytes of one.
 
-    `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before.
+    `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before; `own`: not a task
+    raised it, but parmap, which means what it says.
     """
 
-    __slots__ = ("_error", "earlier", "encoded", "notes", "retry")
+    __slots__ = ("_error", "_told", "earlier", "encoded", "notes", "own", "retry")
 
-    def __init__(self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False) -> None:
+    def __init__(
+        self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False, own: bool = False
+    ) -> None:
         self._error = error
+        self._told: tuple[Voice, BaseException] | None = None
         self.encoded: Any = encoded
         self.retry = retry
+        self.own = own
         self.notes: tuple[str, ...] = ()
         self.earlier: tuple[Failure, ...] = ()
 
     def exception(self) -> BaseException:
-        """The exception, decoded when first asked for."""
+        """The exception as it was raised, decoded when first asked for."""
+        encoded = self.encoded  # read first: another thread, or a signal handler, may decode it meanwhile
         if self._error is None:
-            self._error = _decode(self.encoded)
-            self.encoded = None
+            error = _decode(encoded)
+            if self._error is None:
+                self._error = error
+        self.encoded = None
         if self.notes or self.earlier:
-            notes = [*self.notes, _attempts(self.earlier)] if self.earlier else self.notes
-            try:
-                for note in notes:
-                    self._error.add_note(note)
-            except Exception:  # noqa: BLE001, S110 - a class of the user's may refuse notes; its error stands
-                pass
+            note(self._error, *self.notes, *([_attempts(self.earlier)] if self.earlier else []))
             self.notes, self.earlier = (), ()
         return self._error
+
+    def told(self, voice: Voice) -> BaseException:
+        """The exception as *voice* gives it: the same one each time."""
+        error, told = self.exception(), self._told
+        if self.own:
+            return error
+        if told is None or told[0] is not voice:
+            told = self._told = voice, voice(error)
+        return told[1]
+
+
+def guarded(error: BaseException) -> BaseException:
+    """The voice of parallel functions: what means an end to a loop, a generator or a coroutine has another form.
+
+    Else a task's `StopIteration` would end the loop over a stream in silence, and its `CancelledError` the coroutine
+    that awaits it.
+    """
+    if not isinstance(error, _ends()):
+        return error
+    told = RuntimeError(f"the call raised {_line(error)}")
+    told.__cause__ = error
+    note(told, *_notes(error))
+    return told
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """The voice of what stands in for a class of the standard library: as that class does it."""
+    return error
+
+
+def _ends() -> tuple[type[BaseException], ...]:
+    """The exceptions that whoever iterates or awaits takes for the end of it."""
+    import sys
+    from concurrent.futures import CancelledError
+
+    asynchronous = getattr(sys.modules.get("asyncio"), "CancelledError", CancelledError)
+    return StopIteration, StopAsyncIteration, GeneratorExit, CancelledError, asynchronous
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether an exception that came up in the user's code, called here, belongs to the program and must go on to it.
+
+    It does if a signal handler raised it, which may interrupt anything: Ctrl-C is the one that everybody knows.
+    """
+    if not isinstance(error, (Exception, *_ends())):
+        return True
+    import signal
+
+    handlers = set(map(signal.getsignal, signal.valid_signals()))
+    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in codes:
+        trace = trace.tb_next
+    return trace is not None
+
+
+def note(error: BaseException, *texts: str) -> None:
+    """Add notes that are not there yet, past what the class of the error may refuse."""
+    notes = _notes(error)
+    if new := [text for text in texts if text not in notes]:
+        _set(error, "__notes__", [*notes, *new])
+
+
+def _notes(error: BaseException) -> tuple[str, ...]:
+    """The notes of an error, which travel beside it: what its class does to be pickled may drop them."""
+    notes = error.__dict__.get("__notes__", ())
+    return tuple(text for text in notes if type(text) is str) if isinstance(notes, (list, tuple)) else ()
 
 
 def _attempts(earlier: tuple[Failure, ...]) -> str:
@@ -116,8 +191,19 @@ def _attempts(earlier: tuple[Failure, ...]) -> str:
 def _line(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException:  # noqa: BLE001 - a __str__ that raises must not hide the error
-        return type(error).__name__
+    except BaseException as problem:
+        if is_foreign(problem):
+            raise
+        return type(error).__name__  # a __str__ that raises must not hide the error
+
+
+def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
+    """The note that says which call it was, number *item* of its batch."""
+    try:
+        call = describe(function, mode, args)
+    except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
+        call = "a task"
+    return "parmap: " + ("" if item is None else f"item {item}: ") + what + call
 
 
 def translate(error: BaseException, item: int | None = None) -> BaseException:
@@ -130,6 +216,7 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
             f"the task called sys.exit({shorten(error.code)})", item=item, exitcode=code, pid=os.getpid()
         )
         died.__cause__ = error
+        note(died, *_notes(error))
         return died
     if isinstance(error, LoadError):
         from parmap.errors import SerializationError
@@ -138,17 +225,31 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
         assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
         wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}", item=item)
         wrapped.__cause__ = cause
+        note(wrapped, *_notes(error))
         return wrapped
     return error
 
 
-def strip(error: BaseException, frames: int) -> None:
-    """Drop the outermost *frames* of a traceback: those of the machinery."""
-    trace = error.__traceback__
-    for _ in range(frames):
-        if trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-    error.__traceback__ = trace
+def is_covered(retry_on: tuple[type[BaseException], ...], error: BaseException, public: BaseException) -> bool:
+    """Whether *retry_on* means an error, as a task raised it or in its public form."""
+    return isinstance(error, retry_on) or isinstance(public, retry_on)
+
+
+def unloadable(error: BaseException, item: int | None = None) -> BaseException:
+    """The error of a result that can't be unpickled here.
+
+    Raises:
+        BaseException: *error*, if it is not about the result: see `is_foreign`.
+    """
+    from parmap.errors import SerializationError
+
+    if is_foreign(error):
+        raise error
+    if type(error) is SerializationError:  # that of an item, where the result is that of a whole batch
+        return error
+    told = SerializationError(f"the result can't be unpickled: {_line(error)}", item=item)
+    told.__cause__ = error
+    return told
 
 
 def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
@@ -180,7 +281,7 @@ def _add_locals(told: traceback.TracebackException, error: BaseException) -> Non
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
     cause = error.__cause__
     below = _encode_chain(cause, depth + 1) if cause is not None and depth < _CHAIN else None
-    return (*_encode_one(error), bool(error.__suppress_context__), below)
+    return (*_encode_one(error), _notes(error), bool(error.__suppress_context__), below)
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
@@ -202,7 +303,11 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
         except Exception:  # noqa: BLE001, S110 - a class of the user's that has no name here
             pass
     kind = type(error)
-    return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", _line(error)), 5)
+    try:
+        line = _line(error)
+    except BaseException:  # noqa: BLE001 - here, in a worker, it is the user's, too
+        line = kind.__name__
+    return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", line), 5)
 
 
 def _as_it_is(error: BaseException) -> Any:
@@ -246,20 +351,23 @@ def _decode(encoded: tuple[Any, ...]) -> BaseException:
 def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
     from parmap.errors import RemoteError
 
-    form, stream, suppress, below = chain
+    form, stream, notes, suppress, below = chain
     if form == "text":
         name, line = pickle.loads(stream)
         error: BaseException = RemoteError(line, type_name=name, traceback=with_source(text))
     else:
         try:
             error = _revive(form, stream)
-        except BaseException as problem:  # noqa: BLE001 - user code ran; the error must arrive all the same
+        except BaseException as problem:
+            if is_foreign(problem):
+                raise
             error = RemoteError(
                 f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
             )
     if below is not None:
         _set(error, "__cause__", _decode_chain(below, text))
     _set(error, "__suppress_context__", suppress)
+    note(error, *notes)
     return error
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import time
 from itertools import islice, starmap
-from types import CodeType
+from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError
+from parmap._travel.failure import LoadError, call_note, encode, is_covered, note, translate
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.text import describe
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
 
@@ -74,9 +73,24 @@ class Callee:
             return lambda item: run(*item)
         return lambda item: run(*item[0], **item[1])
 
-    def many(self, mode: str, items: Iterable[Any]) -> Iterator[Any]:
-        """The results of *items*, lazily."""
-        return starmap(self._run, items) if mode == "star" else map(self.one(mode), items)
+    def add(self, mode: str, items: Iterable[Any], results: list[Any]) -> None:
+        """Add the results of *items* to *results*.
+
+        A `StopIteration` of a function written in C may end this in silence, but twice as fast.
+        """
+        if type(self._run) is BuiltinFunctionType and mode != "call":
+            results.extend(starmap(self._run, items) if mode == "star" else map(self._run, items))
+            return
+        run, append = self._run, results.append
+        if mode == "map":
+            for item in items:
+                append(run(item))
+        elif mode == "star":
+            for item in items:
+                append(run(*item))
+        else:
+            for args, kwargs in items:
+                append(run(*args, **kwargs))
 
 
 def _awaited(function: Any) -> Callable[..., Any]:
@@ -237,13 +251,13 @@ def run(
         if block == 1:
             _run_one(one, work, outcome)
         else:
-            _run_block(callee.many(mode, work.block(index, block)), work, outcome, index + block)
+            _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
             os._exit(0)
         if (last := len(results) - 1) in outcome.errors:
-            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if isinstance(outcome.errors[last], passes):
                 raise outcome.errors[last]
+            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if stop_early:
                 break
         before, now = now, time.monotonic_ns()
@@ -256,22 +270,21 @@ def run(
     return outcome
 
 
-def run_task(callee: Callee, mode: str, load: Callable[[], Any]) -> Outcome:
-    """Run one item that has no number; *load* gives its arguments."""
+def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any]) -> Outcome:
+    """Run one item that has no number; *load* gives its arguments, which are added to *items*."""
     outcome = Outcome()
     begin = time.monotonic_ns()
-    item: Any = ()
     try:
         try:
-            item = load()
+            items.append(load())
         except BaseException as error:
             raise LoadError from error
-        outcome.results.append(callee.one(mode)(item))
+        outcome.results.append(callee.one(mode)(items[0]))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
         if not isinstance(error, LoadError):
-            _tell(error, callee.function, mode, item, -1)
+            _tell(error, callee.function, mode, items[0], -1)
     outcome.end(begin)
     return outcome
 
@@ -304,14 +317,16 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
         outcome.results.append(None)
 
 
-def _run_block(results: Iterator[Any], work: Work, outcome: Outcome, end: int) -> None:
+def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
+    index = len(outcome.results)
     try:
-        outcome.results.extend(results)
+        callee.add(mode, work.block(index, length), outcome.results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
         return
-    if len(outcome.results) < min(end, work.limit):  # the only way to end early without an error that is seen
+    # The only way to end early without an error that is seen.
+    if len(outcome.results) < min(index + length, work.limit):
         ended = StopIteration()
         ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
         outcome.errors[len(outcome.results)] = ended
@@ -323,9 +338,39 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
-    where = f"item {index}: " if index >= 0 else ""
+    BaseException.__setattr__(error, "__traceback__", trace)  # its class may refuse
+    note(error, call_note(function, mode, item, index if index >= 0 else None))
+
+
+def tell_failures(
+    callee: Callee,
+    mode: str,
+    items: Any,
+    start: int,
+    errors: dict[int, BaseException],
+    unsent: dict[int, BaseException],
+    before: Callable[[int], object] = bool,
+) -> list[tuple[int, Any, bool]]:
+    """Encode the errors of a chunk, and those of results that can't be pickled: index, exception, whether to retry.
+
+    *before*: called with the index of each, before the user's code runs.
+    """
+    told = []
+    for index, error in {**unsent, **errors}.items():
+        before(index)
+        item = start + index if start >= 0 else None  # a single task has no number
+        public = translate(error, item)
+        if index not in errors:
+            public.item = item  # type: ignore[attr-defined]  # a SerializationError
+            note(public, _note_of_result(callee, mode, items, index, item))
+        retry = is_covered(callee.retry_on, error, public)
+        told.append((index, encode(public, with_locals=callee.rules.locals), retry))
+    return told
+
+
+def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int | None) -> str:
     try:
-        error.__traceback__ = trace
-        error.add_note(f"parmap: {where}{describe(function, mode, item)}")
-    except BaseException:  # noqa: BLE001, S110 - the user's class and the user's __repr__: they must not hide the error
-        pass
+        args = items[index]
+    except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
+        return "parmap: " + ("a result" if item is None else f"item {item}: its result") + " can't be sent"
+    return call_note(callee.function, mode, args, item, "the result can't be sent of ")

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.pace import Pace
-from parmap._travel.failure import Failure, translate
+from parmap._travel.failure import Failure, is_covered, translate
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee, Rules, run
 from parmap._work.surroundings import arithmetic
@@ -227,5 +227,5 @@ def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[ty
     failures = {}
     for index, error in outcome.errors.items():
         public = translate(error, job.sink.index(chunk, index))
-        failures[index] = Failure(public, retry=isinstance(public, retry_on))
+        failures[index] = Failure(public, retry=is_covered(retry_on, error, public))
     return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.by_value import reference
-from parmap._travel.failure import Failure, encode, translate
+from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
-from parmap._work.run import Callee, Outcome, Rules, run
+from parmap._work.run import Callee, Outcome, Rules, run, tell_failures
 from parmap._work.surroundings import arithmetic
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
@@ -238,10 +238,7 @@ def run_packed(
                 callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
             )
     results, unsent = pack(outcome.results)
-    failures = []
-    for index, problem in {**unsent, **outcome.errors}.items():
-        public = translate(problem, start + index if start >= 0 else None)
-        failures.append((index, encode(public, with_locals=callee.rules.locals), isinstance(public, callee.retry_on)))
+    failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
     return outcome.done, _to_wire(results), failures, time.monotonic() - begin
 
 

@@ -8,8 +8,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
+from parmap._travel.failure import is_foreign
 from parmap._work.seeds import preserved
-from parmap.backends.base import Backend, Event, run_here
+from parmap.backends.base import Backend, Broken, Event, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -28,13 +29,19 @@ class Serial(Backend):
         self.cost = Cost(aim=0.001, depth=1)
         self._chunks: deque[tuple[Chunk, str]] = deque()
         self._initialized = False
+        self._problem: BaseException | None = None
 
     def grow(self, count: int) -> list[Hashable]:  # noqa: ARG002 - the contract
         """There is one worker: the caller."""
         if not self._initialized:
             self._initialized = True
             if self.options.initializer is not None:
-                self.options.initializer(*self.options.initargs)
+                try:
+                    self.options.initializer(*self.options.initargs)
+                except BaseException as error:
+                    if is_foreign(error):
+                        raise
+                    self._problem = error
         return ["caller"]
 
     def start(self, chunk: Chunk, mode: str) -> int:
@@ -48,6 +55,8 @@ class Serial(Backend):
             if timeout:
                 time.sleep(timeout)
             return []
+        if self._problem is not None:
+            return [Broken(self._problem)]
         chunk, mode = self._chunks.popleft()
         with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
             return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]

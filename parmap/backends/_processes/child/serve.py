@@ -25,7 +25,7 @@ from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
-from parmap._work.run import Callee, Outcome, Rules, run, run_task
+from parmap._work.run import Callee, Outcome, Rules, run, run_task, tell_failures
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
@@ -34,6 +34,7 @@ from parmap.backends._processes.line.segments import Limits
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
+_NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
 
 
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
@@ -178,7 +179,10 @@ class _Worker:
         self._world.enter()
         outcome = self._outcome(message, key)
         self._output.flush()
-        is_released = self._report(number, outcome, key, message.fields[3], message.fields[5], message)
+        mode, start, _, careful = message.fields[2:6]
+        is_released = self._report(
+            number, outcome, key, mode, message.pack, start=start, careful=careful, message=message
+        )
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
             for news in self._release(message):
@@ -195,14 +199,16 @@ class _Worker:
         self.page.enter(-task.number, 0, 1, time.monotonic_ns())
         self._world.enter()
         self._channel.has_talked = False
-        callee = self._callees[task.key]
-        outcome = run_task(callee, task.mode, task.load) if isinstance(callee, Callee) else _failed(callee, 1)
+        known = self._callees[task.key]
+        callee = known if isinstance(known, Callee) else _NONE
+        items: list[Any] = []
+        outcome = run_task(known, task.mode, task.load, items) if isinstance(known, Callee) else _failed(known, 1)
         self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
             os._exit(0)
         # What was printed goes over the channel: behind it the answer is sure to come later.
-        if self._channel.has_talked or not self._quick.answer(task.number, outcome, callee):
-            self._report(-task.number, outcome, task.key, -1, careful=True)
+        if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
+            self._report(-task.number, outcome, task.key, task.mode, items)
 
     def _outcome(self, message: Message, key: int) -> Outcome:
         number, _, mode, start, budget, careful, stop_early = message.fields
@@ -229,32 +235,34 @@ class _Worker:
         )
 
     def _report(
-        self, number: int, outcome: Outcome, key: int, start: int, careful: bool, message: Message | None = None
+        self,
+        number: int,
+        outcome: Outcome,
+        key: int,
+        mode: str,
+        items: Any,
+        *,
+        start: int = -1,
+        careful: bool = True,
+        message: Message | None = None,
     ) -> bool:
         """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
-        callee = self._callees[key]
-        rules = callee.rules if isinstance(callee, Callee) else Rules(())
+
+        def enter(index: int) -> None:
+            self.page.enter(number, index, 0, time.monotonic_ns())
+
+        known = self._callees[key]
+        callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
         results, unsent = self._pack(number, outcome, careful)
-        for index, error in unsent.items():
-            outcome.errors.setdefault(index, error)
-        failures = []
-        for index, error in outcome.errors.items():
-            if careful:
-                self.page.enter(number, index, 0, time.monotonic_ns())
-            item = start + index if start >= 0 else None  # a single task has no number
-            public = translate(error, item)
-            if index in unsent:
-                public.item = item  # type: ignore[attr-defined]  # a SerializationError
-                public.add_note("parmap: the result" + ("" if item is None else f" of item {item}") + " can't be sent")
-            failures.append((index, encode(public, with_locals=rules.locals), isinstance(public, rules.retry_on)))
+        told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         news: list[tuple[str, int]] = []
-        if message is not None and _can_release(message.pack, results) and not failures:
+        if message is not None and _can_release(message.pack, results) and not told:
             news = self._release(message)
-        self._channel.send("report", number, outcome.done, failures, seconds, news, pack=results)
+        self._channel.send("report", number, outcome.done, told, seconds, news, pack=results)
         return bool(news)
 
     def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
