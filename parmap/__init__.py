@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.streams import ResultStream
+    from parmap._travel.broadcast import Broadcast, broadcast
     from parmap.errors import (
         BackendUnavailableError,
         ParmapError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResult",
     "BackendUnavailableError",
+    "Broadcast",
     "Executor",
     "Future",
     "ParallelFunction",
@@ -52,6 +54,7 @@ __all__ = [
     "TaskTimeoutError",
     "WorkerDiedError",
     "__version__",
+    "broadcast",
     "cpu_count",
     "errors",
     "override",
@@ -66,6 +69,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "AsyncResult": "parmap._results.async_result",
     "BackendUnavailableError": "parmap.errors",
+    "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
     "ParmapError": "parmap.errors",
@@ -77,6 +81,7 @@ _LAZY = {
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
     "WorkerDiedError": "parmap.errors",
+    "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",

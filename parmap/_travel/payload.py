@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._travel.by_value import cloud_pickler, names_stranger, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
+from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import OUT_OF_BAND, Stream
 from parmap._travel.vocabulary import Learner, Vocabulary
@@ -30,12 +31,20 @@ _MANY = 8  # items for which a vocabulary pays
 class Packed:
     """One item that is pickled already, maybe with a vocabulary."""
 
-    __slots__ = ("buffers", "stream", "vocabulary")
+    __slots__ = ("buffers", "needs", "stream", "vocabulary")
 
-    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
+    def __init__(
+        self,
+        stream: bytes,
+        buffers: list[memoryview],
+        vocabulary: Vocabulary | None = None,
+        needs: tuple[Any, ...] = (),
+    ) -> None:
+        """*needs*: what must live until the stream is read."""
         self.stream = stream
         self.buffers = buffers
         self.vocabulary = vocabulary
+        self.needs = needs
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
@@ -216,7 +225,7 @@ def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None, learner: Lea
     by_value = make is cloud_pickler
     if learner is not None and (by_value or learner.is_new(item)):
         learner.learn(item, pickler, len(stream), by_value=by_value)
-    return Packed(stream, buffers, vocabulary)
+    return Packed(stream, buffers, vocabulary, held())
 
 
 def _short_type(item: Any) -> str:
