@@ -47,18 +47,6 @@ def _fresh_segments() -> None:
     Limits.kept = 0
 
 
-def _fresh_copies() -> None:
-    from parmap.backends._processes.line.copies import Copies
-
-    Copies._remember = lambda *_: None  # type: ignore[method-assign,assignment]
-
-
-def _no_huge_pages() -> None:
-    from parmap.backends._processes.line import copies as _copies
-
-    _copies._use_huge_pages = lambda *_: False
-
-
 def _no_marshal() -> None:
     from parmap._travel import payload as _payload
 
@@ -92,12 +80,6 @@ def _change_cost(**changes: Any) -> None:
 
 def _one_in_flight() -> None:
     _change_cost(depth=1)
-
-
-def _none_ahead() -> None:
-    from parmap._travel.pack import Pack
-
-    Pack.count_ahead = lambda *_: 0  # type: ignore[method-assign]
 
 
 def _no_give_back() -> None:
@@ -164,15 +146,6 @@ def _map_arrays(options: dict[str, Any], size: int) -> Callable[[], Any]:
 
     arrays = [np.full(ARRAY // 8, float(number)) for number in range(size)]
     return lambda: _function(tasks.take_array, options).map(arrays)
-
-
-def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
-    return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
-
-
-def _map_results_and_keep(options: dict[str, Any], size: int) -> Callable[[], Any]:
-    kept: list[Any] = []
-    return lambda: kept.append(_function(tasks.make_array, options).map([ARRAY] * size))
 
 
 def _map_short(options: dict[str, Any], size: int) -> Callable[[], Any]:
@@ -246,13 +219,10 @@ MECHANISMS = (
         "shared memory for large payloads", _no_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 8, 12)
     ),
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
-    Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
-    Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results, all kept", _map_results_and_keep, (2, 12, 24)),
     Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
     ),
-    Mechanism("frames are loaded a few at a time", _none_ahead, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("give-back", _no_give_back, "0.1 ms items, then a few of 30 ms", _map_surprise, (40, 400, 400)),
     Mechanism("two chunks in flight", _one_in_flight, "data frames", _map_frames, (10, 300, 600)),
     Mechanism("blocks", _no_blocks, "tiny tasks", _map_tiny, (1000, 100_000, 200_000)),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.streams import ResultStream
+    from parmap._travel.broadcast import Broadcast, broadcast
     from parmap.errors import (
         BackendUnavailableError,
         ParmapError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResult",
     "BackendUnavailableError",
+    "Broadcast",
     "Executor",
     "Future",
     "ParallelFunction",
@@ -52,6 +54,7 @@ __all__ = [
     "TaskTimeoutError",
     "WorkerDiedError",
     "__version__",
+    "broadcast",
     "cpu_count",
     "errors",
     "override",
@@ -66,6 +69,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "AsyncResult": "parmap._results.async_result",
     "BackendUnavailableError": "parmap.errors",
+    "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
     "ParmapError": "parmap.errors",
@@ -77,17 +81,19 @@ _LAZY = {
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
     "WorkerDiedError": "parmap.errors",
+    "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
 }
 
 
-def shutdown(wait: bool = True) -> None:
-    """Stop all pools. A pool starts anew when one of its functions is used again.
+def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
+    """Finish what was submitted, and stop all pools. A pool starts anew when one of its functions is used again.
 
     Args:
         wait: whether to return only when all workers have ended.
+        cancel_futures: cancel what no worker has begun.
 
     Example:
         >>> import parmap
@@ -96,9 +102,9 @@ def shutdown(wait: bool = True) -> None:
     import sys
 
     # No engine, no pools: nothing to stop, and nothing to import for it.
-    pool = sys.modules.get("parmap._engine.pools")
-    if pool is not None:
-        pool.shutdown(None, wait)
+    registry = sys.modules.get("parmap._engine.registry")
+    if registry is not None:
+        registry.shutdown(None, wait, cancel_futures=cancel_futures)
 
 
 def __getattr__(name: str) -> Any:

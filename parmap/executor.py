@@ -92,9 +92,8 @@ class Executor(concurrent.futures.Executor):
         }
         self._owned = _Owned("Executor", values, mp_context, finish=True)
         retry_on = self._owned.options.retry_on
-        if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(
-            WorkerDiedError, retry_on
-        ):  # what it is here, it is nowhere else
+        if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(WorkerDiedError, retry_on):
+            # Until an executor tells it, a death is what it is everywhere.
             self._owned.options = self._owned.options.replace(retry_on=(*retry_on, WorkerDiedError))
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
@@ -165,12 +164,8 @@ class Executor(concurrent.futures.Executor):
         self.terminate_workers()
 
     def _cancel_waiting(self) -> None:
-        engine = self._owned.engine
-        if engine is not None:
-            try:
-                engine.cancel_waiting()
-            except PoolClosedError:
-                pass  # it has ended: nothing waits
+        if self._owned.engine is not None:
+            self._owned.engine.cancel_waiting()
 
     def __del__(self) -> None:
         """Let the workers of an executor that nobody can reach any more finish, and leave."""

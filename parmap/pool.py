@@ -210,9 +210,7 @@ class Pool:
         """Stop the workers at once; what is not finished raises :class:`PoolClosedError`."""
         with self._lock:
             self._streams.clear()
-        engine = self._owned.engine
-        # Threads can't be stopped: waiting for them would be waiting for all that they still have to do.
-        self._owned.close(cancel=True, wait=engine is not None and engine.backend.kills)
+        self._owned.close(cancel=True, wait=True)
 
     def join(self) -> None:
         """Wait for the workers to leave, and for the callbacks. First call :meth:`close` or :meth:`terminate`.

@@ -9,12 +9,12 @@ from typing import Any
 import psutil
 
 from conftest import wait_until
-from parmap._engine import pools as _pools
+from parmap._engine import registry as _registry
 
 
 def engine_of(function: Any) -> Any:
     """The engine that runs *function*."""
-    return _pools.engine_of(function._settings.resolve())
+    return _registry.engine_of(function._settings.resolve())
 
 
 def workers_of(function: Any) -> list[Any]:
@@ -58,3 +58,14 @@ def wait_until_leased(function: Any) -> None:
     """Wait until an idle worker may be used by the calling thread."""
     backend = engine_of(function).backend
     wait_until(lambda: backend._leases._open)
+
+
+def engines() -> list[Any]:
+    """The engines that have not ended."""
+    return list(_registry._living)
+
+
+def is_running(function: Any) -> bool:
+    """Whether the pool of *function* is there, without starting it."""
+    engine = _registry._shared.get(function._settings.resolve().pool_key)
+    return engine is not None and not engine.closed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import marshal
 import pickle
 from typing import Any
@@ -11,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap import parallel
-from parmap._travel.failure import Failure, RemoteTraceback, describe, encode, shorten, translate
+from parmap._travel.failure import Failure, RemoteTraceback, encode, translate
+from parmap._travel.text import describe, shorten
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
 
@@ -235,15 +234,3 @@ def test_remote_traceback_pickles() -> None:
 
     assert again.args == ("x",)
     assert isinstance(travel(arrived), ValueError)
-
-
-def test_tracebacks_show_the_code_of_cells(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lines of a function that was typed in, as in a notebook, are known here alone, and shown."""
-    source = "def typed(x):\n    return 1 / x  # the place\n"
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(source, "<cell 1>", "exec"), space)
-    monkeypatch.setitem(linecache.cache, "<cell 1>", (len(source), None, source.splitlines(keepends=True), "<cell 1>"))
-
-    with pytest.raises(ZeroDivisionError) as caught:
-        parallel(space["typed"], **processes).map([0])
-    assert "in typed\n    return 1 / x  # the place\n" in str(caught.value.__cause__)

@@ -104,35 +104,13 @@ def test_uncaught_interrupt_ends_the_script(script: Script, wait: str, method: s
         others = parent.children(recursive=True)
         press(script, process)
         begin = time.monotonic()
-        if "submit" in wait:  # submitted work is finished at exit; a second press ends that, too
-            wait_until(lambda: "KeyboardInterrupt" in _peek(process))
-            os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate(timeout=40)
 
-    stderr = _seen.pop(process.pid, "") + stderr
     assert process.returncode == -signal.SIGINT
     assert stderr.count("Traceback") == 1, stderr
     assert stderr.strip().endswith("KeyboardInterrupt")
     assert time.monotonic() - begin < 30
     wait_until(lambda: all(map(is_gone, others)))
-
-
-_seen: dict[int, str] = {}
-
-
-def _peek(process: subprocess.Popen[str]) -> str:
-    """What a script has written to stderr so far."""
-    assert process.stderr is not None
-    descriptor = process.stderr.fileno()
-    os.set_blocking(descriptor, False)
-    try:
-        text = os.read(descriptor, 65536).decode()
-    except BlockingIOError:
-        text = ""
-    finally:
-        os.set_blocking(descriptor, True)
-    _seen[process.pid] = _seen.get(process.pid, "") + text
-    return _seen[process.pid]
 
 
 @pytest.mark.parametrize("wait", ["f.map(range(100))", "for _ in f.imap(range(100)): pass"])
@@ -211,27 +189,120 @@ for number in range(3):
     assert stdout == "ready\n" + "".join(f"caught [{2 * number}]\n" for number in range(3))
 
 
-def test_interrupt_during_exit_ends_pending_work(script: Script) -> None:
-    """While the script waits at its end for what was submitted, Ctrl-C ends it at once."""
-    process = script.start(PROGRAM.format(task=TASKS["in C"], method="forkserver", before="", body="f.submit(0)"))
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_interrupt_during_exit_ends_pending_work(script: Script, backend: str) -> None:
+    """While the script waits at its end for what was submitted, one Ctrl-C ends it, and tells where it was."""
+    process = script.start(f"""
+        import atexit, time
+        from pathlib import Path
+        import parmap
+
+        atexit.register(print, "exit handlers run", flush=True)
+        f = parmap.parallel(time.sleep, workers=1, backend={backend!r})
+        f.submit(1000).add_done_callback(lambda future: print(type(future.exception()).__name__, flush=True))
+        f.submit(1000)
+        atexit.register(Path("begun").touch)
+    """)
     parent = psutil.Process(process.pid)
     with killed_at_last(process):
         wait_until((script.folder / "begun").exists)
         others = parent.children(recursive=True)
-        wait_until(lambda: _peek(process) is not None and parent.num_threads() >= 2)
-        # The main thread is at its end when it sleeps in the exit handler: there is no outside sign of it, so press
-        # until it has gone.
-        deadline = time.monotonic() + 20
-        while process.poll() is None and time.monotonic() < deadline:
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                continue
-        stdout, _ = process.communicate(timeout=20)
+        # It is about to wait, if it doesn't yet: of that there is no outside sign.
+        wait_until(lambda: parent.status() == psutil.STATUS_SLEEPING)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
 
-    assert stdout == "ready\n"
+    assert stdout == "PoolClosedError\nexit handlers run\n"
+    assert stderr.count("Traceback") == 1
+    assert stderr.strip().endswith("KeyboardInterrupt:")
     wait_until(lambda: all(map(is_gone, others)))
+
+
+def test_interrupt_while_a_thread_is_waited_for(script: Script) -> None:
+    """While the script waits for a thread that waits for its work, Ctrl-C ends both."""
+    process = script.start("""
+        import threading, time
+        from pathlib import Path
+        import parmap
+
+        f = parmap.parallel(time.sleep, workers=1)
+        f.map([0])
+
+        def work():
+            try:
+                f.map([1000] * 3)
+            except parmap.PoolClosedError:
+                print("closed", flush=True)
+
+        threading.Thread(target=work).start()
+        threading._register_atexit(Path("begun").touch)
+    """)
+    with killed_at_last(process):
+        wait_until((script.folder / "begun").exists)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert stdout == "closed\n"
+    assert stderr.count("Traceback") == 1
+
+
+def test_an_interrupted_result_comes_later(script: Script) -> None:
+    """A task whose `result()` was interrupted goes on: its result can be asked for again."""
+    process = script.start(
+        PROGRAM.format(
+            task="time.sleep(1); return x",
+            method="forkserver",
+            before="future = f.submit(5)",
+            body="""\
+try:
+    future.result()
+except KeyboardInterrupt:
+    print("interrupted", future.cancelled(), flush=True)
+print(future.result(), f.map([6]), flush=True)
+""",
+        )
+    )
+    with killed_at_last(process):
+        press(script, process)
+        stdout, stderr = process.communicate(timeout=40)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout == "ready\ninterrupted False\n5 [6]\n"
+
+
+SHUTDOWNS = {
+    "of a function": ("f.submit(1)", "f.shutdown()"),
+    "of all": ("f.submit(1)", "parmap.shutdown()"),
+    "of an executor": ("e = parmap.Executor(1)\ne.submit(work, 1)", "e.shutdown()"),
+    "of a block": ("e = parmap.Executor(1)\ne.submit(work, 1)", "with e: pass"),
+    "of a pool": ("p = parmap.Pool(1)\np.apply_async(work, (1,))\np.close()", "p.join()"),
+}
+
+
+@pytest.mark.parametrize(("before", "end"), SHUTDOWNS.values(), ids=SHUTDOWNS)
+def test_interrupted_shutdown(script: Script, before: str, end: str) -> None:
+    """A Ctrl-C while a pool is being shut down is raised; the shutdown can be asked for again, or dropped."""
+    body = f"""\
+{before}
+def end():
+    {end}
+try:
+    end()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+Path("go").touch()
+end()
+print(Path("done").exists(), g.map([1]), flush=True)
+"""
+    task = 'while not Path("go").exists(): time.sleep(0.01)\n    Path("done").touch()'
+    process = script.start(PROGRAM.format(task=task, method="forkserver", before="", body=body))
+    with killed_at_last(process):
+        press(script, process)
+        stdout, stderr = process.communicate(timeout=40)
+
+    assert (process.returncode, stderr) == (0, "")
+    assert stdout == "ready\ninterrupted\nTrue [2]\n"
 
 
 def test_workers_ignore_an_interrupt_of_their_own(script: Script) -> None:

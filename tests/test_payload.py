@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import tasks
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parmap import parallel
 from parmap._travel.by_value import by_name, name_of, reference
 from parmap._travel.pack import EACH, WHOLE, Pack
-from parmap._travel.payload import OUT_OF_BAND, Packed, dump, pack
+from parmap._travel.payload import Packed, dump, pack
+from parmap._travel.stream import LARGE, OUT_OF_BAND
 from parmap.errors import SerializationError
 
 atoms = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
@@ -164,6 +165,83 @@ def test_large_buffers_travel_beside_the_stream() -> None:
     assert dump(Buffered(small)).buffers == []
 
 
+_sizes = st.sampled_from([1, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE])
+_like_a_header = pickle.BINBYTES + LARGE.to_bytes(4, "little")
+_like_a_frame = pickle.FRAME + (LARGE - 9).to_bytes(8, "little")
+_contents = st.sampled_from([b"x", b"\x00", _like_a_header, _like_a_frame, pickle.BINUNICODE8, pickle.PROTO + b"\x05"])
+_blobs = st.builds(lambda size, content: (content * size)[:size], _sizes, _contents)
+_texts = st.builds(lambda size, content: (content * size)[:size], _sizes, st.sampled_from(["x", "é", "\ud800", "🐍"]))
+large_ones = _blobs | _blobs.map(bytearray) | _texts | _blobs.map(bytearray).map(Buffered)
+graphs = st.recursive(
+    large_ones | st.integers() | st.integers(0, 50_000).map(range).map(list),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner),
+    max_leaves=8,
+)
+
+
+WRAPS: dict[str, Any] = {
+    "alone": lambda it: it,
+    "in a list": lambda it: [it],
+    "in a row": lambda it: (it, 1),
+    "in a dict": lambda it: {"key": (it, 1)},
+    "in an object": lambda it: types.SimpleNamespace(content=it),
+}
+
+
+@given(st.lists(graphs, min_size=1, max_size=10), st.sampled_from([1, 4]))
+@settings(deadline=None, max_examples=40)
+def test_large_contents_in_any_place(items: list[Any], times: int) -> None:
+    """Bytes, bytearrays and strings of any size arrive as they were, whatever they look like and lie in."""
+    packed, errors = pack(items * times)
+    buffers = [memoryview(bytearray(buffer)) for buffer in packed.buffers]
+    again = Pack.restore(packed.describe(), memoryview(packed.stream), buffers)
+
+    assert errors == {}
+    assert list(packed) == items * times
+    assert [again[place] for place in range(again.count)] == items * times
+    assert unpack(dump(items)) == items
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+def test_large_bytes_are_not_copied(wrap: Any) -> None:
+    """They lie beside the stream as they are, in whatever they lie; a copy for later needs none."""
+    content = b"x" * LARGE
+
+    for packed in (dump(wrap(content)), dump(wrap(content)).keep(), pack([wrap(content)])[0]):
+        assert [buffer.obj is content for buffer in packed.buffers] == [True]
+        assert len(packed.stream) < 1000
+
+
+@pytest.mark.parametrize("content", ["x" * LARGE, bytearray(LARGE)])
+def test_large_contents_are_copied_once(content: Any) -> None:
+    """Strings are encoded and bytearrays copied, since they may change; but not into a stream."""
+    packed = dump([content, content])
+
+    assert [len(buffer) for buffer in packed.buffers] == [LARGE]
+    first, second = unpack(packed)
+    assert first == content
+    assert first is second
+
+
+def test_a_bytearray_that_changes_when_it_is_pickled() -> None:
+    """Nothing of it is held: it can grow and shrink."""
+    content = bytearray(LARGE)
+    packed = dump([content])
+    content[:] = b"abc"
+
+    assert unpack(packed) == [bytearray(LARGE)]
+
+
+@pytest.mark.parametrize("wrap", WRAPS.values(), ids=WRAPS)
+@pytest.mark.parametrize("kind", [str, bytes, bytearray])
+def test_the_byte_cap_counts_what_is_large(kind: Any, wrap: Any) -> None:
+    """Whatever it lies in; and the first item goes even if it is larger than all that may."""
+    items = [wrap(str(number) * LARGE if kind is str else kind(b"%d" % number * LARGE)) for number in range(9)]
+
+    assert pack(items, byte_cap=3 * LARGE)[0].count == 2
+    assert pack(items, byte_cap=LARGE // 2)[0].count == 1
+
+
 def test_buffers_are_owned_by_their_items() -> None:
     """Each item finds its own buffers, in any order of asking."""
     items = [Buffered(bytes([n]) * OUT_OF_BAND * (n % 2)) for n in range(6)]
@@ -217,12 +295,12 @@ def test_packed_items_pass_through() -> None:
 
 def test_released_pack_lets_go() -> None:
     """After its release a pack holds no memory; a view that an item has kept is still good."""
-    memory = bytearray(OUT_OF_BAND)
-    packed, _ = pack([Buffered(memory)])
+    memory = bytearray(OUT_OF_BAND + 1)
+    packed, _ = pack([Buffered(memoryview(memory)[1:])])
     (item,) = packed
     packed.release()
 
-    assert bytes(item.data) == bytes(memory)
+    assert bytes(item.data) == bytes(memory[1:])
     with pytest.raises(BufferError):
         memory.clear()
     del item

@@ -379,8 +379,8 @@ def test_items_that_are_given_back_are_loaded_once(tmp_path: Path) -> None:
     assert not any(path.exists() for path in paths)
 
 
-def test_items_that_are_loaded_some_at_a_time(tmp_path: Path) -> None:
-    """Arrays may be loaded before they are needed, and again elsewhere; not those that hold what can't."""
+def test_arrays_that_hold_what_is_loaded_once(tmp_path: Path) -> None:
+    """Arrays, too, are loaded only where they are used."""
     numpy = pytest.importorskip("numpy")
     paths = [tmp_path / str(number) for number in range(200)]
     for path in paths:
@@ -409,8 +409,8 @@ def watch_garbage() -> None:
 
 
 @pytest.mark.parametrize("options", [{"chunksize": MANY}, {}])
-def test_an_item_that_kills_its_worker_while_others_are_loaded_with_it(options: Any) -> None:
-    """It dies alone, whatever was loaded at the same time."""
+def test_an_item_that_kills_its_worker_while_it_is_loaded(options: Any) -> None:
+    """It dies alone, whatever came with it."""
     items = [deque([number]) for number in range(MANY)]
     items[25] = deque([] for _ in range(3000))  # type: ignore[misc]
 

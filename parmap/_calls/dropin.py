@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from parmap._calls.options import Options, resolve
 from parmap._engine import pools as _pools
+from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, as_raised
@@ -54,7 +55,7 @@ class Owned:
             settled = settled.replace(initializer=None, initargs=())
         self.what = what
         self.options: Options = settled
-        self.engine = _pools.own_engine(settled, finish=finish)
+        self.engine = own_engine(settled, finish=finish)
         self._refuses = False
 
     @property

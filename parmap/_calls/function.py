@@ -133,13 +133,18 @@ class ParallelFunction(Batches[P, R_co]):
         same: Self = self._with(self.__wrapped__, self._settings.with_options(options))
         return same
 
-    def shutdown(self, wait: bool = True) -> None:
-        """Stop the pool of this function. It starts anew when it is used again, by whichever function shares it.
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Finish what was submitted, and stop the pool of this function.
+
+        It starts anew when it is used again, by whichever function shares it.
 
         Args:
             wait: whether to return only when its workers have ended.
+            cancel_futures: cancel what no worker has begun of this function's; what others have submitted is finished.
         """
-        engine().shutdown(self._settings.resolve(), wait)
+        from parmap._engine.registry import shutdown
+
+        shutdown(self._settings.resolve(), wait, cancel_futures=cancel_futures)
 
     def __repr__(self) -> str:
         options = self._settings.describe()

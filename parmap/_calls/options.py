@@ -93,7 +93,7 @@ _POOL_OPTIONS = (
 class Options:
     """All options of one call, settled: immutable, compared and hashed by value."""
 
-    __slots__ = (*DEFAULTS, "pool_key")
+    __slots__ = (*DEFAULTS, "owner", "pool_key")
 
     workers: int
     backend: BackendName | Executor | BackendLike
@@ -114,10 +114,13 @@ class Options:
     seed: int | None
     pool_key: tuple[Any, ...]
     """What decides which pool is shared: hashable, whatever the options are."""
+    owner: object
+    """Stands for the function that they are the options of: no other has the same."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], owner: object = None) -> None:
         for name in DEFAULTS:
             object.__setattr__(self, name, values[name])
+        object.__setattr__(self, "owner", owner)
         object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -130,7 +133,7 @@ class Options:
 
     def replace(self, **changes: Unpack[OptionsDict]) -> Options:
         """Return the same options with *changes*, which are checked."""
-        return _settle({**self.as_dict(), **check(changes, "replace")})
+        return _settle({**self.as_dict(), **check(changes, "replace")}, self.owner)
 
     def __eq__(self, other: object) -> bool:
         return self._keys() == other._keys() if isinstance(other, Options) else NotImplemented
@@ -301,12 +304,13 @@ def override(**options: Unpack[OptionsDict]) -> Override:
 class Settings:
     """The options of one function: what its decorator says, and what ``options()`` says."""
 
-    __slots__ = ("_cache", "chosen", "decorated")
+    __slots__ = ("_cache", "_owner", "chosen", "decorated")
 
     def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
         self.decorated = decorated
         self.chosen = chosen or {}
         self._cache: tuple[object, object, bool, Options] | None = None
+        self._owner = object()
         check_together({**self.decorated, **self.chosen})
 
     def with_options(self, options: Mapping[str, Any]) -> Settings:
@@ -344,7 +348,7 @@ class Settings:
         # Serial from outside is for debugging, or because workers don't start workers: no reason to refuse the call.
         if not (merged["backend"] == "serial" == outside.get("backend")):
             check_together(merged)
-        return _settle(merged)
+        return _settle(merged, self._owner)
 
 
 def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,12 +359,12 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _settle(merged: dict[str, Any]) -> Options:
+def _settle(merged: dict[str, Any], owner: object) -> Options:
     if merged["workers"] is None:
         merged["workers"] = cpu_count()
     if merged["start_method"] is None:
         merged["start_method"] = "forkserver" if sys.platform == "linux" else "spawn"
-    return Options(merged)
+    return Options(merged, owner)
 
 
 def resolve(

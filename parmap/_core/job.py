@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from parmap._travel.failure import Failure
+    from parmap._work.surroundings import Context
 
 
 class Sink(Protocol):
@@ -89,8 +90,10 @@ class Job:
         retry_delay: float = 0.0,
         fail_fast: bool = False,
         open_end: bool = False,
+        context: Context | None = None,
     ) -> None:
         self.call = call
+        self.context = context  # what its tasks see besides their arguments
         self.sink = sink
         self.pace = pace or Pace()
         self.chunksize = chunksize
@@ -108,6 +111,7 @@ class Job:
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
         self.read = 0  # items ever added
         self.appetite = 1  # items it would like to have waiting
+        self.owner: object = None  # what was called; others may share the pool
         self.closed = False
 
     def extend(self, items: Any) -> None:
@@ -168,6 +172,11 @@ class Job:
             yield from piece.items
         for chunk in self.flight:
             yield from chunk.items
+
+    @property
+    def decimal(self) -> tuple[Any, ...] | None:
+        """The arithmetic that its tasks see."""
+        return None if self.context is None else self.context.decimal
 
     @property
     def is_done(self) -> bool:

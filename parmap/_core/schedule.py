@@ -44,6 +44,7 @@ class Scheduler:
         self.slots: dict[Hashable, Slot] = {}
         self.jobs: deque[Job] = deque()
         self._jitter = jitter
+        self._hurries = False
         self._delayed: list[tuple[float, int, Job, int, Any]] = []
         self._ticket = count()
         self._numbers = count(2)  # a status page says 0 for idle and 1 for receiving
@@ -135,6 +136,17 @@ class Scheduler:
                 self._settle(job)
                 return
         job.dropped.add(item)
+
+    def waiting_items(self, job: Job) -> list[Any]:
+        """The items of *job* that no worker has."""
+        delayed = [item for entry in self._delayed if entry[2] is job for item in entry[4]]
+        return [item for piece in job.pending for item in piece.items] + delayed
+
+    def hurry(self) -> None:
+        """Retry at once, from now on: nobody has the time to wait."""
+        self._hurries = True
+        self._delayed = [(0.0, *entry[1:]) for entry in self._delayed]
+        heapq.heapify(self._delayed)
 
     def waiting_for_retry(self) -> list[Job]:
         """The jobs that have items waiting for a retry."""
@@ -320,7 +332,7 @@ class Scheduler:
         earlier = job.attempts.setdefault(index, []) if job.retries else []
         if not failure.retry or len(earlier) >= job.retries:
             return False
-        delay = job.retry_delay * 2 ** len(earlier) * self._jitter()
+        delay = 0.0 if self._hurries else job.retry_delay * 2 ** len(earlier) * self._jitter()
         earlier.append(failure)
         job.delayed += 1
         heapq.heappush(self._delayed, (now + delay, next(self._ticket), job, index, chunk.items[offset : offset + 1]))

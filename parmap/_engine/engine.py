@@ -19,10 +19,13 @@ from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
+from parmap._work.threads import start_thread
 from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parmap._core.job import Job
     from parmap._results.watched import Watched
     from parmap.backends.base import Backend, Call, Event
@@ -33,22 +36,32 @@ _SOON = 0.005  # seconds after which what could not be told is tried again
 class Engine:
     """Runs jobs on a backend."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Drive *backend* with the options it was made with."""
+    def __init__(self, backend: Backend, told: Callable[[Engine], object] = lambda _: None) -> None:
+        """Drive *backend* with the options it was made with.
+
+        *told*: called before its thread starts, when it comes to rest, and when it has ended.
+        """
         self.backend = backend
         self.workers = backend.options.workers
         self.pid = os.getpid()
         self.closed = False
+        self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
+        self._told = told
         self._inbox: deque[Any] = deque()
         self.ledger = Ledger(backend, time.monotonic())
         self._asleep = False
         self._closing = False
+        self._dropped = False  # what runs is waited for no more
         self._gone = Latch()
         backend.post = self.post
         self._thread: threading.Thread | None = None
         if backend.threaded:
-            self._thread = threading.Thread(target=self._live, name="parmap-engine", daemon=True)
-            self._thread.start()
+            told(self)
+            try:
+                self._thread = start_thread("parmap-engine", self._live)
+            except RuntimeError:  # nobody drives it
+                self._finish()
+                raise
 
     # what callers may do, from any thread
 
@@ -111,18 +124,24 @@ class Engine:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
         self.post(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
 
-    def cancel_waiting(self) -> None:
-        """Cancel what no worker has yet; what runs goes on to its end."""
+    def cancel_waiting(self, owner: object = None) -> None:
+        """Cancel what no worker has yet, of *owner* or of all; what runs goes on to its end."""
 
         def note() -> None:
-            for job in list(self.ledger.scheduler.jobs):
+            scheduler = self.ledger.scheduler
+            for job in dict.fromkeys([*scheduler.jobs, *scheduler.waiting_for_retry()]):
+                if owner is not None and job.owner is not owner:
+                    continue
                 if isinstance(job.sink, Lane):
-                    for future in [future for piece in job.pending for future in piece.items]:
+                    for future in scheduler.waiting_items(job):
                         self._cancel_future(future)
-                elif job.waiting:
+                else:
                     self.ledger.cancel(job, time.monotonic(), Failure(CancelledError(), own=True), kill=False)
 
-        self.post(note)
+        try:
+            self.post(note)
+        except PoolClosedError:
+            pass  # it has ended: nothing waits
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
@@ -170,15 +189,20 @@ class Engine:
             return True
         return wait_for(lock, watched, timeout)
 
-    def close(self, *, wait: bool, cancel: bool = False, told: BaseException | None = None) -> None:
+    def close(
+        self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
+    ) -> None:
         """Finish what was submitted (or, with *cancel*, drop it), then stop the workers and end.
 
-        What is dropped fails with *told*, which by default is a PoolClosedError.
+        What is dropped fails with *told*, which by default is a PoolClosedError. *hurry*: retries wait for nothing.
         """
 
         def note() -> None:
             self._closing = True
+            if hurry:
+                self.ledger.scheduler.hurry()
             if cancel:
+                self._dropped = True
                 self.ledger.end_all(told or PoolClosedError("the pool was shut down"), time.monotonic())
             for job in list(self.ledger.scheduler.jobs):
                 if job.open_end:  # nobody will read on
@@ -190,9 +214,18 @@ class Engine:
             pass
         if self._thread is None:
             self._finish()
-        elif wait and threading.current_thread() is not self._thread:
-            while not self._gone.wait(1.0) and self._thread.is_alive():
-                pass
+        elif wait:
+            self.join()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, for up to *timeout* seconds."""
+        thread = self._thread
+        if thread is None or threading.current_thread() is thread or os.getpid() != self.pid:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = 1.0
+        while left > 0 and not self._gone.wait(left) and thread.is_alive():
+            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
 
     def abandon(self) -> None:
         """Forget everything, in a process forked from the one that this engine belongs to."""
@@ -202,9 +235,14 @@ class Engine:
     # the engine's thread
 
     def _live(self) -> None:
+        self._thread = threading.current_thread()  # also if whoever started it was interrupted in between
         try:
-            while not self._is_over:
-                self._step(None)
+            while not self.closed:
+                while not self._is_over:
+                    self._step(None)
+                self.closed = True
+                if self._inbox and not self._dropped:  # somebody came in between: served first, or refused already
+                    self.closed = False
         except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
             self.ledger.end_all(error, time.monotonic())
             raise
@@ -213,8 +251,11 @@ class Engine:
 
     @property
     def _is_over(self) -> bool:
-        idle = self._closing and self.ledger.scheduler.is_idle and not self._inbox
-        return idle and self.ledger.take_back_leases()
+        if not self._closing or self._inbox:
+            return False
+        if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
+            return True
+        return self.ledger.scheduler.is_idle and self.ledger.take_back_leases()
 
     def _finish(self) -> None:
         self.closed = True
@@ -225,6 +266,8 @@ class Engine:
             self.backend.finish()
         finally:
             self.backend.post = _refuse  # no cycle: what functions captured shall not wait for the garbage collector
+            self.idle_since = None
+            self._told(self)
             self._gone.set()
 
     def _drive(self, watched: Watched, timeout: float | None) -> bool:
@@ -250,6 +293,8 @@ class Engine:
             timeout = limit if timeout is None else min(timeout, limit)
         if not tell_late():
             timeout = _SOON if timeout is None else min(timeout, _SOON)
+        if timeout != 0:
+            self._rest(now)
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
@@ -268,6 +313,14 @@ class Engine:
             self.ledger.ready(event.slot)
         else:
             self.ledger.lose_all(event.error, now)
+
+    def _rest(self, now: float) -> None:
+        """It is about to sleep: until there is work, or because there is none."""
+        if not self.ledger.scheduler.is_idle or self.ledger.is_alert or self.backend.leased():
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = now
+            self._told(self)
 
     def _read_inbox(self) -> None:
         inbox = self._inbox

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._travel.failure import Failure
+    from parmap._work.surroundings import Context
 
 
 class Lane:
@@ -19,11 +20,12 @@ class Lane:
 
     mode = "star"
 
-    def __init__(self, engine: Any, call: Any, options: Any, name: str, *, keywords: bool) -> None:
+    def __init__(self, engine: Any, call: Any, options: Any, name: str, context: Context, *, keywords: bool) -> None:
         self.engine = engine
         self.call = call
         self.options = options
         self.name = name
+        self.context = context  # of all its tasks: where it changes, another lane begins
         self.mode = "call" if keywords else "star"
         self.job: Job | None = None
         # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
@@ -33,14 +35,17 @@ class Lane:
     def make_job(self) -> Job:
         """A job for the tasks that come now."""
         options = self.options
-        return Job(
+        job = Job(
             self.call,
             self,
             pace=self.call.pace,
             timeout=options.timeout if self.engine.backend.kills else None,
             retries=options.retries,
             retry_delay=options.retry_delay,
+            context=self.context,
         )
+        job.owner = options.owner
+        return job
 
     @staticmethod
     def index(_chunk: Chunk, _offset: int) -> None:

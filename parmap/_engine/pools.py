@@ -1,123 +1,37 @@
-"""The registry of shared pools, and the calls that run on them: what `ParallelFunction` stands on.
-
-Functions with the same options share one pool. A pool is an engine with its backend; it is made when it is first
-needed, stops its workers when nobody needs them, and ends with the interpreter, after the work that was submitted.
-"""
+"""The calls that run on shared pools, or on one's own: what `ParallelFunction`, `Pool` and `Executor` stand on."""
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.job import Job
-from parmap._engine.engine import Engine
 from parmap._engine.lane import Lane
+from parmap._engine.registry import engine_of
+from parmap._engine.registry import lanes as _lanes
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
-from parmap._results.callbacks import callbacks
-from parmap._results.futures import Future, forget_waiters
+from parmap._results.futures import Future
 from parmap._results.progress import meter
-from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
-from parmap.backends import is_executor
-from parmap.backends._processes.line.copies import copies
+from parmap._work.surroundings import current
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Iterable
 
     from parmap._calls.options import Options
+    from parmap._engine.engine import Engine
     from parmap._travel.failure import Voice
-    from parmap.backends.base import Backend
-
-_engines: dict[Hashable, Engine] = {}
-_private: dict[Engine, bool] = {}  # engines that no options find, and whether their work is finished at exit
-_lanes: dict[Any, Lane] = {}
-# Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
-_lock = threading.RLock()
+    from parmap._work.surroundings import Context
 
 _PATIENCE = 1 << 20  # bytes of results that may wait to be decoded while `map` waits for more
 _LANES = 1024  # functions whose stream of tasks is remembered
-
-
-def engine_of(options: Options) -> Engine:
-    """The engine of the pool that these options share; made if there is none."""
-    key = options.pool_key
-    engine = _engines.get(key)
-    if engine is not None and not engine.closed:
-        return engine
-    if options.backend == "serial":
-        return Engine(_backend(options))
-    if sys.is_finalizing():  # from a __del__: a new thread would never run, and starting it never return
-        message = "no pool can be started any more: the interpreter is shutting down"
-        raise PoolClosedError(message)
-    with _lock:
-        engine = _engines.get(key)
-        if engine is None or engine.closed:
-            try:
-                engine = _engines[key] = Engine(_backend(options))
-            except RuntimeError:  # no new threads while the interpreter shuts down: what is still called runs here
-                from parmap.backends.serial import Serial
-
-                return Engine(Serial(options))
-        return engine
-
-
-def own_engine(options: Options, *, finish: bool) -> Engine | None:
-    """An engine that is not shared: pass it to the calls below. *finish*: at exit, finish what was submitted.
-
-    `None` where work is done by whoever waits: such engines are made for each call, so that calls don't meet.
-    """
-    if options.backend == "serial":
-        return None
-    with _lock:
-        for gone in [engine for engine in _private if engine.closed]:
-            del _private[gone]
-        try:
-            engine = Engine(_backend(options))
-        except RuntimeError as error:  # no new threads while the interpreter shuts down
-            message = f"no pool can be started any more: {error}"
-            raise PoolClosedError(message) from error
-        _private[engine] = finish
-    return engine
-
-
-def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
-    name: Any = options.backend
-    if name == "processes":
-        from parmap.backends._processes.pool import Processes
-
-        return Processes(options)
-    if name == "threads":
-        from parmap.backends.threads import Threads
-
-        return Threads(options)
-    if name == "serial":
-        from parmap.backends.serial import Serial
-
-        return Serial(options)
-    if name == "dask":
-        from parmap.backends.dask import Dask
-
-        return Dask(options)
-    if name == "ray":
-        from parmap.backends.ray import Ray
-
-        return Ray(options)
-    if is_executor(name):
-        from parmap.backends.executor import Executors
-
-        return Executors(options, name)
-    own: Backend = name
-    return own
 
 
 def submit(
@@ -133,8 +47,9 @@ def submit(
         lane = _lanes.get((function, id(options), not kwargs))
     except Exception:  # noqa: BLE001 - no hash, or one that raises
         lane = None
-    if lane is None or lane.engine.closed:
-        lane = _lane(function, options, keywords=bool(kwargs), engine=engine)
+    context = current()
+    if lane is None or lane.engine.closed or lane.context is not context:
+        lane = _lane(function, options, context, keywords=bool(kwargs), engine=engine)
     driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
@@ -147,7 +62,12 @@ def submit(
     if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
-        driver.post(future)
+        try:
+            driver.post(future)
+        except PoolClosedError:
+            if engine is not None:
+                raise
+            return submit(function, args, kwargs, options)  # it was stopped meanwhile: it starts anew
         if not driver.backend.threaded:
             driver.wait(future)
     return future
@@ -162,14 +82,16 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _lane(function: Callable[..., Any], options: Options, *, keywords: bool, engine: Engine | None) -> Lane:
+def _lane(
+    function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine | None
+) -> Lane:
     """The lane of a function; kept under its name where what it captures can't change unseen."""
     engine = engine or engine_of(options)
     call = engine.backend.prepare(function, _rules(options))
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
-    if lane is None or lane.engine is not engine:
-        lane = Lane(engine, call, options, name_of(function), keywords=keywords)
+    if lane is None or lane.engine is not engine or lane.context is not context:
+        lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
         if engine.backend.threaded:
             _lanes[key] = lane
             while len(_lanes) > _LANES:
@@ -196,13 +118,13 @@ def _begin(
     engine: Engine | None,
 ) -> _Batch:
     """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
-    engine = engine or engine_of(options)
+    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
+    engine = engine or engine_of(options, batch)
     call = engine.backend.prepare(function, _rules(options))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
         source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
     else:
         source = Input(iterables, packs=engine.backend.packs)
-    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -215,7 +137,9 @@ def _begin(
         retry_delay=options.retry_delay,
         fail_fast=fail_fast and not goes_on,
         open_end=True,
+        context=current(),
     )
+    job.owner = options.owner
     return _Batch(engine, job, batch, source)
 
 
@@ -325,51 +249,3 @@ def stream(
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
-
-
-def shutdown(options: Options | None = None, wait: bool = True) -> None:
-    """Stop one pool, or all, after the work that was submitted."""
-    with _lock:
-        if options is None:
-            engines = [*_engines.values(), *_private]
-            _engines.clear()
-            _private.clear()
-            _lanes.clear()
-        else:
-            engine = _engines.pop(options.pool_key, None)
-            engines = [] if engine is None else [engine]
-    for engine in engines:
-        engine.close(wait=wait)
-
-
-def _at_exit() -> None:
-    """Finish what was submitted, as `concurrent.futures` does; Ctrl-C ends it at once."""
-    engines = [*_engines.values(), *_private]
-    try:
-        for engine in engines:
-            engine.close(wait=True, cancel=not _private.get(engine, True))
-        callbacks.join()
-    except KeyboardInterrupt:
-        for engine in engines:
-            engine.close(wait=True, cancel=True)
-    relay.drain()
-
-
-def _forget() -> None:
-    """In a process made by `os.fork()`: the pools, and the threads that drive them, are the parent's."""
-    global _lock  # noqa: PLW0603 - the old one may be locked for ever
-    _lock = threading.RLock()
-    for engine in (*_engines.values(), *_private):
-        engine.abandon()
-    _engines.clear()
-    _private.clear()
-    _lanes.clear()
-    copies.forget()
-    callbacks.forget()
-    forget_waiters()
-    forget_output()
-
-
-atexit.register(_at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)

@@ -7,6 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.threads import start_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,11 +31,9 @@ class Callbacks:
             return
         self._queue.put((fn, future))
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._live, name="parmap-callbacks", daemon=True)
             try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down: no new threads
-                self._thread = None
+                self._thread = start_thread("parmap-callbacks", self._live)
+            except RuntimeError:  # there are no new threads: they run here
                 self._drain()
 
     def _live(self) -> None:
@@ -55,11 +55,15 @@ class Callbacks:
             run_callback(fn, future)
         return True
 
-    def join(self) -> None:
-        """Wait until no callback waits or runs; from the thread itself, return at once."""
+    def join(self, timeout: float | None) -> None:
+        """Wait until those that are due have run, up to *timeout* seconds; from the thread itself, return at once."""
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
+        if thread is None or thread is threading.current_thread():
+            return
+        lock = threading.Lock()
+        lock.acquire()
+        self.run(lambda _: lock.release(), None)
+        lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
 
     def forget(self) -> None:
         """Start anew, in a process forked from the one whose thread runs them."""

@@ -149,7 +149,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             raise concurrent.futures.CancelledError
         if end.failure is not None:
             return end.failure.told(self.voice)
-        if "_value" not in self.__dict__ and end is not _DECODED:
+        if "_value" not in self.__dict__ and "_problem" not in self.__dict__ and end is not _DECODED:
             try:
                 self.__dict__.setdefault("_value", end.results[end.place])
             except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's

@@ -14,7 +14,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, with_source
+from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +42,7 @@ class Relay:
         self._turn = _thread.RLock()
         self._signal = threading.Event()
         self._thread: threading.Thread | None = None
+        self._told = False  # that there is no thread to be had
         self._on_room: deque[Callable[[], object]] = deque()
 
     def put(self, kind: str, fields: tuple[Any, ...]) -> None:
@@ -49,10 +51,15 @@ class Relay:
             self._came += _EACH + len(fields[-1])
         self.waiting.append((kind, fields))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._live, name="parmap-output", daemon=True)
             try:
-                self._thread.start()
-            except RuntimeError:  # the interpreter is shutting down: what waits is written at its end
+                self._thread = start_thread("parmap-output", self._live)
+            except ShutdownError:  # what waits is written at its end
+                return
+            except RuntimeError as error:  # what tasks print comes out all the same, but holds up other work
+                if not self._told:
+                    self._told = True
+                    _write("stderr", f"{error}\n")
+                self.drain()
                 return
         if not self._signal.is_set():
             self._signal.set()
@@ -181,6 +188,7 @@ def _log(name: str, level: int, pickled: bytes) -> None:
     if content["exc_info"] is not None:
         error = Failure(encoded=content["exc_info"]).exception()
         content["exc_info"] = type(error), error, None
+        content["exc_text"] = with_source(content["exc_text"])
     record = logging.makeLogRecord(content)
     bars = _bars()
     if bars is None:

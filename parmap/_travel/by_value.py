@@ -11,12 +11,15 @@ import importlib
 import io
 import pickle
 import sys
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any
+from collections import ChainMap
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from _typeshed import SupportsWrite
 
 PROTOCOL = 5
 
@@ -37,12 +40,16 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
     return any(stream.rfind(name, start) >= 0 for name in names)  # from the right it takes a fifth of the time
 
 
-def plain_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:
+def plain_pickler(
+    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> pickle.Pickler:
     """A pickler of the standard library's; *keep* is its `buffer_callback`."""
     return pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
 
 
-def cloud_pickler(file: IO[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None) -> pickle.Pickler:
+def cloud_pickler(
+    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> pickle.Pickler:
     """A pickler of cloudpickle's, with what it is taught here."""
     pickler: pickle.Pickler = _pickler()(file, PROTOCOL, buffer_callback=keep)
     return pickler
@@ -65,7 +72,12 @@ def _pickler() -> type[Any]:
         if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
             cloudpickle.register_pickle_by_value(script)
 
+        table = cast("Any", cloudpickle.Pickler.dispatch_table)
+        code_reduced = functools.partial(_code_reduced, table[CodeType])
+
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+            dispatch_table: ClassVar[Any] = ChainMap({CodeType: code_reduced}, table)
+
             def reducer_override(self, obj: Any) -> Any:
                 if type(obj) in (FunctionType, _LRU_CACHE):
                     name = name_of(obj)
@@ -86,6 +98,16 @@ def _pickler() -> type[Any]:
 
 
 _WITH_SETTER = 6  # parts of what a reducer returns, if the last says how to set the state: a class or function by value
+
+
+def _code_reduced(reduced: Callable[[CodeType], Any], code: CodeType) -> tuple[Any, ...]:
+    """How code travels: as cloudpickle has it, but with the name of its file, which some of its releases leave out."""
+    make, args = reduced(code)
+    # A copy, as cloudpickle makes of other names: whether two objects share one must not change the bytes.
+    return make, (*args[:_FILE], "".join(code.co_filename), *args[_FILE + 1 :])
+
+
+_FILE = 10  # the place of the file among the arguments of `CodeType`
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:

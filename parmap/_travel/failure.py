@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import reprlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump
+from parmap._travel.text import describe, shorten
 
 if TYPE_CHECKING:
     import traceback
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     Voice: TypeAlias = Callable[[BaseException], BaseException]
     """Gives an error the form in which whoever waits for the task gets it."""
 
-_short = reprlib.Repr()
-_short.maxstring = _short.maxother = 80
-_short.maxlist = _short.maxtuple = _short.maxset = 4
-_short.maxdict = _short.maxlevel = 3
 _CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
 
 
@@ -38,23 +35,46 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: the c
         self.text = text
 
     def __str__(self) -> str:
-        return f"\n{_with_source(self.text)}"
+        return f"\n{with_source(self.text)}"
 
 
-def _with_source(text: str) -> str:
-    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells."""
-    import linecache
-    import re
-
+def with_source(text: str) -> str:
+    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells, or of `-c`."""
     lines = text.split("\n")
     told = []
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         told.append(line)
-        frame = re.match(r'  File "(.+)", line (\d+), in ', line)
-        if frame and not following.startswith("    "):
-            code = linecache.getline(frame[1], int(frame[2])).strip()
-            told += [f"    {code}"] if code else []
+        # A frame of a traceback, maybe in the box of a group of exceptions; faulthandler writes no second comma.
+        frame = re.match(r'([ |]*)  File "(.+)", line (\d+),? in (.+)', line)
+        code = frame and _line_of_code(frame[2], int(frame[3]), frame[4])
+        if frame and code and not _is_code(following.removeprefix(frame[1]), code):
+            told.append(f"{frame[1]}    {code}")
     return "\n".join(told)
+
+
+def _is_code(line: str, code: str) -> bool:
+    """Whether a line under a frame is its code already; it may be the first of its local variables."""
+    return line.startswith("    ") and (line.strip() == code or not re.match(r"    \w+ = ", line))
+
+
+_ESCAPED = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))"
+
+
+def _line_of_code(file: str, number: int, function: str) -> str:
+    import linecache
+
+    # faulthandler escapes what is not ASCII.
+    plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
+    for name in dict.fromkeys((file, plain)):
+        if line := linecache.getline(name, number).strip():
+            return line
+    # From 3.13 on, what is given by -c or typed at the prompt is kept apart: by file, function and its first line.
+    known = [
+        (key[2], entry[2])
+        for key, entry in list(getattr(linecache, "_interactive_cache", {}).items())
+        if key[0] == file and key[1].rpartition(".")[2] == function and key[2] <= number <= len(entry[2])
+    ]
+    return str(max(known)[1][number - 1]).strip() if known else ""
 
 
 class LoadError(Exception):
@@ -177,31 +197,6 @@ def _line(error: BaseException) -> str:
         return type(error).__name__  # a __str__ that raises must not hide the error
 
 
-def shorten(value: Any) -> str:
-    """A short `repr` that never raises."""
-    try:
-        text = _short.repr(value)
-    except BaseException:  # noqa: BLE001 - the user's __repr__ may raise anything
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else text[:200] + "…"  # noqa: PLR2004
-
-
-def describe(function: Any, mode: str, args: Any) -> str:
-    """The call that failed, shortened: `score('a.txt')`."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    if mode == "call":
-        positional, keywords = args
-        parts = [shorten(arg) for arg in positional] + [f"{key}={shorten(arg)}" for key, arg in keywords.items()]
-    elif mode == "star":
-        try:
-            parts = [shorten(arg) for arg in args]
-        except TypeError:
-            parts = [f"*{shorten(args)}"]
-    else:
-        parts = [shorten(args)]
-    return f"{name}({', '.join(parts)})"
-
-
 def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
     """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
@@ -221,7 +216,9 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
         from parmap.errors import WorkerDiedError
 
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        died = WorkerDiedError(f"the task called sys.exit({error.code!r})", item=item, exitcode=code, pid=os.getpid())
+        died = WorkerDiedError(
+            f"the task called sys.exit({shorten(error.code)})", item=item, exitcode=code, pid=os.getpid()
+        )
         died.__cause__ = error
         note(died, *_notes(error))
         return died
@@ -361,7 +358,7 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
     form, stream, notes, suppress, below = chain
     if form == "text":
         name, line = pickle.loads(stream)
-        error: BaseException = RemoteError(line, type_name=name, traceback=text)
+        error: BaseException = RemoteError(line, type_name=name, traceback=with_source(text))
     else:
         try:
             error = _revive(form, stream)
@@ -369,7 +366,7 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
             if is_foreign(problem):
                 raise
             error = RemoteError(
-                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=text
+                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
             )
     if below is not None:
         _set(error, "__cause__", _decode_chain(below, text))

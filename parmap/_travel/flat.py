@@ -8,10 +8,18 @@ from __future__ import annotations
 import marshal
 import sys
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.stream import LARGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""
+
+SIZED = frozenset({str, bytes})
+"""Atoms that may be large."""
 
 MARSHALLED, TEXT, ROWS = 2, 3, 4
 """Forms of a stream of flat items: two of atoms, one of what holds atoms."""
@@ -75,7 +83,7 @@ def encode(items: Any, kinds: set[type]) -> tuple[int, bytes] | None:
         if text.count(_END) == len(items) - 1:
             return TEXT, text.encode("utf-8", "surrogatepass")
     if kinds <= ATOMS:
-        return MARSHALLED, marshal.dumps(items)
+        return None if SIZED & kinds and _are_large(items) else (MARSHALLED, marshal.dumps(items))
     return (ROWS, marshal.dumps(items)) if len(kinds) == 1 and _hold_atoms(items, *kinds) else None
 
 
@@ -90,10 +98,26 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
     if kind is tuple:
-        return are_atoms(chain.from_iterable(items))
+        return are_atoms(chain.from_iterable(items)) and not _are_large(chain.from_iterable(_sample(items)))
     if kind not in {list, dict} or not (_are_apart(items) and are_atoms(chain.from_iterable(items))):
         return False
-    return kind is list or are_atoms(chain.from_iterable(map(dict.values, items)))
+    if kind is list:
+        return not _are_large(chain.from_iterable(_sample(items)))
+    values, some = (chain.from_iterable(map(dict.values, those)) for those in (items, _sample(items)))
+    return are_atoms(values) and not _are_large(some)
+
+
+def _sample(items: Any) -> Any:
+    return items[:: 1 + len(items) // _SAMPLE]
+
+
+def _are_large(values: Iterable[Any]) -> bool:
+    """Whether there are some among *values* that `marshal` would copy several times, and pickle not at all.
+
+    Unless they are the same few again and again, which `marshal` sends once.
+    """
+    large = [id(value) for value in values if type(value) in SIZED and len(value) >= LARGE]
+    return 2 * len(set(large)) > len(large)
 
 
 def _are_apart(items: Any) -> bool:

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 WHOLE, EACH = 0, 1
 """Kinds of packs; all others are flat, and their kind is the form of their stream."""
 
-_AHEAD = 32  # items that are decoded ahead at once, at most,
-_SMALL = 16 * 1024  # if no stream is longer
-
 
 class Pack:
     """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or one of flat items.
@@ -28,7 +25,6 @@ class Pack:
     """
 
     __slots__ = (
-        "_alone",
         "_ends",
         "_reader",
         "_values",
@@ -64,7 +60,6 @@ class Pack:
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
-        self._alone = not words or bool(self.buffers)  # no item may be decoded ahead
 
     @property
     def is_flat(self) -> bool:
@@ -85,50 +80,20 @@ class Pack:
 
     def __iter__(self) -> Iterator[Any]:
         """Decode the items one after the other, each when it is asked for."""
-        return self.since(0)
-
-    def since(self, start: int) -> Iterator[Any]:
-        """Decode the items from *start* on, each when it is asked for."""
         if self.kind != EACH:
-            return iter(self.whole()[start:] if start else self.whole())
+            return iter(self.whole())
         if self.buffers:
-            return map(self.__getitem__, range(start, self.count))
+            return map(self.__getitem__, range(self.count))
         ends = self._places()
-        streams: Iterator[Any] = map(self.stream.__getitem__, map(slice, ends[start:-1], ends[start + 1 :]))
+        streams: Iterator[Any] = map(self.stream.__getitem__, map(slice, ends[:-1], ends[1:]))
         if not self.words:
             return map(pickle.loads, streams)
-        bare = max(0, self.bare - start)
-        if not bare:
-            return map(self._loads(start), streams)
-        return chain(map(pickle.loads, islice(streams, bare)), map(self._loads(start + bare), streams))
-
-    def count_ahead(self, start: int) -> int:
-        """How many items from *start* on `ahead` would decode."""
-        if self._alone or start < self.bare:
-            return 0
-        self.begin()
-        if self._reader is None or not self._reader.is_harmless:
-            self._alone = True
-            return 0
-        sizes = self.sizes[start : start + _AHEAD]
-        return len(sizes) if max(sizes, default=0) <= _SMALL else 0
-
-    def ahead(self, start: int, count: int) -> list[Any]:
-        """Decode items from *start* on before they are asked for: those of which nobody can notice it."""
-        found: list[Any] = []
-        ends = self._places()
-        try:
-            while self._reader is not None and len(found) < count:
-                place = start + len(found)
-                found.append(self._reader.recognize(self.stream[ends[place] : ends[place + 1]]))
-        except Exception:  # noqa: BLE001 - it is decoded again when its turn comes, and fails then
-            self._alone = True  # most likely those that follow name strangers, too
-        return found
+        return chain(map(pickle.loads, islice(streams, self.bare)), map(self._loads(self.bare), streams))
 
     def begin(self, *, careful: bool = False) -> None:
         """Load the vocabulary; if *careful*, each word only when an item needs it."""
         if self.words and self._reader is None:
-            self._reader = Reader.of(bytes(self.stream[: self.words]), careful=careful)
+            self._reader = Reader(self.stream[: self.words], careful=careful)
 
     def _loads(self, index: int) -> Callable[..., Any]:
         """What decodes the item with that index."""
@@ -150,7 +115,7 @@ class Pack:
         if not self.buffers:
             return self._loads(index)(one)
         first = sum(self.owned[:index])
-        return self._loads(index)(one, buffers=_views(self.buffers[first : first + self.owned[index]]))
+        return self._loads(index)(one, buffers=_contents(self.buffers[first : first + self.owned[index]]))
 
     def _places(self) -> list[int]:
         """Where each stream begins, and the last ends."""
@@ -163,7 +128,7 @@ class Pack:
         values = self._values
         if values is None:
             if self.kind == WHOLE:
-                values = pickle.loads(self.stream, buffers=_views(self.buffers))
+                values = pickle.loads(self.stream, buffers=_contents(self.buffers))
             else:
                 values = decode(self.kind, self.stream)
             self._values = values
@@ -191,9 +156,16 @@ class Pack:
         return cls(kind, count, stream, sizes, views, owned, words, bare)
 
 
-def _views(buffers: list[memoryview]) -> list[memoryview]:
-    """Views for an item to keep as they are: the pack's own are released under it."""
-    return [memoryview(buffer) for buffer in buffers]
+def _contents(buffers: list[memoryview]) -> list[memoryview | bytes | bytearray]:
+    """What an item may keep: memory that is nobody else's as it is; else views, as the pack's own are released."""
+    return [_content(buffer) for buffer in buffers]
+
+
+def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
+    whole = buffer.obj
+    if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
+        return whole
+    return memoryview(buffer)
 
 
 def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:

@@ -11,45 +11,51 @@ one list, which is several times faster.
 
 from __future__ import annotations
 
-import io
-import pickle
 from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.by_value import PROTOCOL, cloud_pickler, names_stranger, plain_pickler
-from parmap._travel.flat import ATOMS, MARSHALLED, encode, encode_numbers, kinds_of
+from parmap._travel.by_value import cloud_pickler, names_stranger, plain_pickler
+from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
+from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
+from parmap._travel.stream import OUT_OF_BAND, Stream
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
-    from parmap._travel.vocabulary import Keep
+    import pickle
 
-_SIZED = frozenset({str, bytes})
-_BLOCK = 256  # items pickled before their size is looked at
 _MANY = 8  # items for which a vocabulary pays
-
-OUT_OF_BAND = 16 * 1024
-"""Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
-
-LARGE = 1 << 20
-"""Bytes objects of at least so many bytes travel out of band, too."""
 
 
 class Packed:
     """One item that is pickled already, maybe with a vocabulary."""
 
-    __slots__ = ("buffers", "stream", "vocabulary")
+    __slots__ = ("buffers", "needs", "stream", "vocabulary")
 
-    def __init__(self, stream: bytes, buffers: list[memoryview], vocabulary: Vocabulary | None = None) -> None:
+    def __init__(
+        self,
+        stream: bytes,
+        buffers: list[memoryview],
+        vocabulary: Vocabulary | None = None,
+        needs: tuple[Any, ...] = (),
+    ) -> None:
+        """*needs*: what must live until the stream is read."""
         self.stream = stream
         self.buffers = buffers
         self.vocabulary = vocabulary
+        self.needs = needs
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
-        self.buffers = [memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer)) for buffer in self.buffers]
+        self.buffers = [_kept(buffer) for buffer in self.buffers]
         return self
+
+
+def _kept(buffer: memoryview) -> memoryview:
+    if type(buffer.obj) is bytes:
+        return buffer
+    return memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer))
 
 
 def pack(
@@ -71,36 +77,64 @@ def pack(
     except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
         return _pack_each(items, byte_cap, learner)
     packed = _pack_flat(items, kinds, byte_cap)
-    if packed is None and not {Packed, bytes} & kinds:
+    if packed is None and Packed not in kinds:
         packed = _pack_by_name(items, byte_cap, learner)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
 
 
 def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
-    """A pack of small items that pickle can send, maybe when it knows some classes."""
-    buffers: list[memoryview] = []
-    keep = _collector(buffers)
-    bare = b""
+    """A pack of items that pickle can send, maybe when it knows some classes."""
+    bare = None
     try:
         if len(items) >= _MANY and learner.is_new(items[0]):
-            bare = _dump_with(plain_pickler, items[0], keep, None, learner)
-            if names_stranger(bare):  # it can't go so; but the class that it names is known now
-                bare = b""
-        vocabulary = learner.vocabulary
-        words = vocabulary.stream if vocabulary else b""
-        sizes = [len(bare)] if bare else []
-        add = vocabulary.add if vocabulary else _add_quickly
-        stream = add(words + bare, sizes, items[len(sizes) :], keep, byte_cap)
+            bare = _dump_with(plain_pickler, items[0], None, learner)
+            if names_stranger(bare.stream):  # it can't go so; but the class that it names is known now
+                bare = None
+        made = _pack_row(items, bare, learner.vocabulary, byte_cap)
     except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
         return None
-    if buffers or names_stranger(stream, len(words) + len(bare)):
-        return None
-    return Pack(EACH, len(sizes), stream, sizes, words=len(words), bare=int(bool(bare)))
+    return None if names_stranger(bytes(made.stream), made.words + sum(made.sizes[: made.bare])) else made
+
+
+def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, byte_cap: int | None) -> Pack:
+    """A pack of the first of *items* that fit, at least one; *bare*: the first, pickled without the *vocabulary*."""
+    written = Stream()
+    pickler = plain_pickler(written, written.keep)
+    streams = written.parts  # of which each item becomes one
+    buffers: list[memoryview] = []
+    owned: list[int] = []  # how many buffers each item has, up to the last that has any
+    if bare is not None:
+        streams.append(bare.stream)
+        buffers += bare.buffers
+        owned.append(len(buffers))
+    words = vocabulary.stream if vocabulary else b""
+    size = len(words) + sum(map(len, streams + buffers))
+    for item in items[len(streams) :]:
+        if vocabulary is None:
+            pickler.clear_memo()
+        else:
+            vocabulary.teach(pickler)
+        place = len(streams)
+        pickler.dump(item)
+        beside: list[memoryview] = []
+        if len(streams) > place + 1:
+            stream, beside = written.take(place)
+            streams.append(stream)
+            owned += [0] * (place - len(owned)) + [len(beside)]
+        if byte_cap is not None:
+            size += len(streams[-1]) + sum(map(len, beside))
+            if size > byte_cap and place:
+                streams.pop()
+                del owned[place:]
+                break
+        buffers += beside
+    owned += [0] * (len(streams) - len(owned)) if buffers else []
+    sizes = list(map(len, streams))
+    stream = b"".join([words, *streams])
+    return Pack(EACH, len(sizes), stream, sizes, buffers, owned if buffers else None, len(words), int(bare is not None))
 
 
 def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
-    if bytes in kinds and max(len(item) for item in items if type(item) is bytes) >= LARGE:
-        return None
     try:
         fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
         flat = encode(fitting, kinds)
@@ -114,27 +148,10 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     if kinds <= {str, bytes}:
         sizes: list[int] = list(map(len, items))
     elif {str, bytes} & kinds:
-        sizes = [len(item) if type(item) in _SIZED else 0 for item in items]
+        sizes = [len(item) if type(item) in SIZED else 0 for item in items]
     else:
         return items
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
-
-
-def _add_quickly(head: bytes, sizes: list[int], items: Any, keep: Keep, byte_cap: int | None) -> bytes:
-    """As `Vocabulary.add`, without one."""
-    streams = [head]
-    size = len(head)
-    for start in range(0, len(items), _BLOCK):
-        block = [pickle.dumps(item, PROTOCOL, buffer_callback=keep) for item in items[start : start + _BLOCK]]
-        streams += block
-        sizes += map(len, block)
-        size += sum(map(len, block))
-        if byte_cap is not None and size > byte_cap:
-            while size > byte_cap and len(sizes) > 1:
-                size -= sizes.pop()
-                streams.pop()
-            break
-    return b"".join(streams)
 
 
 def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
@@ -171,17 +188,7 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
 def is_small(value: Any) -> bool:
     """Whether a value may travel within a message: an atom, and not a long one."""
     kind = type(value)
-    return kind in ATOMS and (kind not in _SIZED or len(value) < OUT_OF_BAND)
-
-
-class _Large:
-    """Pickles bytes out of band: in band they would be copied three times on their way."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return bytes, (pickle.PickleBuffer(self._content),)
+    return kind in ATOMS and (kind not in SIZED or len(value) < OUT_OF_BAND)
 
 
 def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
@@ -190,22 +197,14 @@ def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | Non
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    buffers: list[memoryview] = []
-    keep = _collector(buffers)
-    if type(item) is bytes and len(item) >= LARGE:
-        item = _Large(item)
     try:
-        if vocabulary is not None or (learner is not None and learner.is_new(item)):
-            stream = _dump_with(plain_pickler, item, keep, vocabulary, learner)
-        else:
-            stream = pickle.dumps(item, PROTOCOL, buffer_callback=keep)
-        if not names_stranger(stream):
-            return Packed(stream, buffers, vocabulary)
+        packed = _dump_with(plain_pickler, item, vocabulary, learner)
+        if not names_stranger(packed.stream):
+            return packed
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
         pass
-    del buffers[:]
     try:
-        return Packed(_dump_with(cloud_pickler, item, keep, vocabulary, learner), buffers, vocabulary)
+        return _dump_with(cloud_pickler, item, vocabulary, learner)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -216,33 +215,19 @@ def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | Non
         raise SerializationError(message) from error
 
 
-def _dump_with(make: Any, item: Any, keep: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> bytes:
-    with io.BytesIO() as file:
-        pickler = make(file, keep)
-        if vocabulary is not None:
-            vocabulary.teach(pickler)
-        pickler.dump(item)
-        by_value = make is cloud_pickler
-        if learner is not None and (by_value or learner.is_new(item)):
-            learner.learn(item, pickler, file.tell(), by_value=by_value)
-        return file.getvalue()
+def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> Packed:
+    written = Stream()
+    pickler: pickle.Pickler = make(written, written.keep)
+    if vocabulary is not None:
+        vocabulary.teach(pickler)
+    pickler.dump(item)
+    stream, buffers = written.take()
+    by_value = make is cloud_pickler
+    if learner is not None and (by_value or learner.is_new(item)):
+        learner.learn(item, pickler, len(stream), by_value=by_value)
+    return Packed(stream, buffers, vocabulary, held())
 
 
 def _short_type(item: Any) -> str:
     kind = type(item)
     return f"an object of type {kind.__module__}.{kind.__qualname__}"
-
-
-def _collector(buffers: list[memoryview]) -> Keep:
-    def keep(buffer: pickle.PickleBuffer) -> bool:
-        """Say whether the buffer goes in band; keep it if not."""
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not contiguous: pickle copies it
-            return True
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        buffers.append(raw)
-        return False
-
-    return keep

@@ -21,19 +21,13 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.by_value import PROTOCOL, came_by_value, cloud_dumps, names_stranger, plain_pickler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import TypeAlias
-
-    Keep: TypeAlias = Callable[[pickle.PickleBuffer], bool]  # what takes a buffer out of band: false if it has
+    from collections.abc import Sequence
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
 _DTYPES = "numpy.dtypes"  # the module of the classes of dtypes
 _SIMPLE = frozenset("biufcO")  # kinds of dtypes of which there is one that all share
 _CYTHON = "_cython_"  # how the module of the type of a function begins that Cython has made
-_BY_NAME = pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP  # how a stream ends that is a name and nothing else
-# Packages in which classes, and functions that are their own, make objects in memory and do nothing else.
-_PLAIN = frozenset({"builtins", "collections", "copyreg", "datetime", "decimal", "numpy", "pandas", "scipy"})
 _RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
 # An unpickler takes the next of its buffers, which may be any object, memorizes it, and drops it from its stack.
@@ -51,25 +45,6 @@ class Vocabulary:
         origin = plain_pickler(io.BytesIO())
         origin.memo = {id(word): (place, word) for place, (word, _) in enumerate(words)}
         self._memo = origin.memo
-
-    def add(self, head: bytes, sizes: list[int], items: Iterable[Any], keep: Keep, byte_cap: int | None) -> bytes:
-        """*head* and, behind it, the streams of the first of *items* that fit; their sizes are added to *sizes*.
-
-        There is at least one size in the end, whether it fits or not.
-        """
-        with io.BytesIO() as file:
-            end = file.write(head)
-            pickler = plain_pickler(file, keep)
-            for item in items:
-                self.teach(pickler)
-                pickler.dump(item)
-                sizes.append(file.tell() - end)
-                end += sizes[-1]
-                if byte_cap is not None and end > byte_cap:
-                    if len(sizes) > 1:
-                        file.truncate(end - sizes.pop())
-                    break
-            return file.getvalue()
 
     def teach(self, pickler: pickle.Pickler) -> None:
         """Let a pickler know the words, and forget all else."""
@@ -145,19 +120,6 @@ class Learner:
 class Reader:
     """Unpickles items that were pickled with a vocabulary."""
 
-    _latest: tuple[bytes, Reader] | None = None
-
-    @classmethod
-    def of(cls, vocabulary: bytes, *, careful: bool = False) -> Reader:
-        """A reader of *vocabulary*, or the last, if it is the same and none of its words may have changed meanwhile."""
-        latest = cls._latest  # which other threads may change
-        if latest is not None and latest[0] == vocabulary:
-            return latest[1]
-        reader = cls(vocabulary, careful=careful)
-        if reader.is_harmless:
-            cls._latest = vocabulary, reader
-        return reader
-
     def __init__(self, vocabulary: bytes | memoryview, *, careful: bool = False) -> None:
         """Load the words, which runs the user's code. One that fails is left for the items that use it, to fail there.
 
@@ -166,7 +128,6 @@ class Reader:
         self._due: dict[int, bytes] = dict(enumerate(marshal.loads(vocabulary)))
         self._words: list[Any] = [None] * len(self._due)
         self._prelude = _MEMORIZE * len(self._due)
-        self._harmless = True
         for place in () if careful else list(self._due):
             try:
                 self._load(place)
@@ -181,49 +142,11 @@ class Reader:
                     self._load(place)
         return pickle.loads(self._prelude + stream, buffers=chain(self._words, buffers) if buffers else self._words)
 
-    @property
-    def is_harmless(self) -> bool:
-        """Whether what is made of the words, and of no others, can be made twice, or in vain, and nobody notices."""
-        return self._harmless and not self._due
-
-    def recognize(self, stream: bytes | memoryview) -> Any:
-        """The item of one stream, if it needs no other words.
-
-        Raises:
-            UnpicklingError: it does; no code of theirs has run.
-        """
-        size = len(self._prelude) + len(stream)
-        # All in one frame: what is outside of frames is read byte by byte.
-        framed = b"".join((pickle.FRAME, size.to_bytes(8, "little"), self._prelude, stream))
-        return _Recognizer(io.BytesIO(framed), buffers=self._words).load()
-
     def _load(self, place: int) -> None:
         stream = self._due.get(place)  # threads that decode results of one pack may meet here
         if stream is not None:
-            self._words[place] = word = pickle.loads(stream)
-            self._harmless = self._harmless and _is_harmless(word, stream)
+            self._words[place] = pickle.loads(stream)
             self._due.pop(place, None)
-
-
-class _Recognizer(pickle.Unpickler):
-    """Knows no words but those that it is given."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        message = f"{module}.{name} is not one of the words"
-        raise pickle.UnpicklingError(message)
-
-
-def _is_harmless(word: Any, stream: bytes) -> bool:
-    """Whether to use a word in loading an item does nothing but to make this item."""
-    try:
-        if not stream.endswith(_BY_NAME):
-            return type(word).__module__ == _DTYPES
-        package = str(word.__module__).partition(".")[0]
-        if _is_class(word):
-            return package in _PLAIN
-        return package in _PLAIN - {"builtins"} and word.__name__.startswith("_")
-    except Exception:  # noqa: BLE001 - a metaclass may do anything when it is asked for the module
-        return False
 
 
 def _is_class(thing: Any) -> bool:

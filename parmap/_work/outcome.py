@@ -42,7 +42,7 @@ class Outcome:
 def tell_failures(
     callee: Callee,
     mode: str,
-    argument: Callable[[int], Any],
+    items: Any,
     start: int,
     errors: dict[int, BaseException],
     unsent: dict[int, BaseException],
@@ -50,7 +50,7 @@ def tell_failures(
 ) -> list[tuple[int, Any, bool]]:
     """Encode the errors of a chunk, and those of results that can't be pickled: index, exception, whether to retry.
 
-    *argument*: gives that of an index; *before*: called with the index of each, before the user's code runs.
+    *before*: called with the index of each, before the user's code runs.
     """
     told = []
     for index, error in {**unsent, **errors}.items():
@@ -59,15 +59,15 @@ def tell_failures(
         public = translate(error, item)
         if index not in errors:
             public.item = item  # type: ignore[attr-defined]  # a SerializationError
-            note(public, _note_of_result(callee, mode, argument, index, item))
+            note(public, _note_of_result(callee, mode, items, index, item))
         retry = is_covered(callee.retry_on, error, public)
         told.append((index, encode(public, with_locals=callee.rules.locals), retry))
     return told
 
 
-def _note_of_result(callee: Callee, mode: str, argument: Callable[[int], Any], index: int, item: int | None) -> str:
+def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int | None) -> str:
     try:
-        args = argument(index)
+        args = items[index]
     except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
         args, mode = None, ""
     return call_note(callee.function, mode, args, item, "the result can't be sent of ")

@@ -29,6 +29,27 @@ _NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
 _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its number, its limit
 
 
+def sealed(name: str, size: int, *, grows: bool = False) -> int:
+    """An anonymous file of *size* bytes, which no process that gets it can make shorter.
+
+    Whoever has it mapped would be killed by the system when it reads what was cut off.
+
+    Raises:
+        OSError: there is no space, or no descriptor.
+    """
+    import fcntl
+
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL | (0 if grows else fcntl.F_SEAL_GROW)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 class Position(NamedTuple):
     """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at `length` items from `offset` on, since when.
 
@@ -55,12 +76,11 @@ class Page:
     def create(cls) -> Page:
         """A fresh page."""
         if hasattr(os, "memfd_create"):
-            fd = os.memfd_create("parmap-status")
-        else:
-            import tempfile
+            return cls(sealed("parmap-status", SIZE, grows=True))
+        import tempfile
 
-            with tempfile.TemporaryFile() as file:
-                fd = os.dup(file.fileno())
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
         os.ftruncate(fd, SIZE)
         return cls(fd)
 

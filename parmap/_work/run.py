@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
-from functools import partial
 from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -154,20 +152,12 @@ class _Values:
 
 
 class _Streams:
-    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task.
+    """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
 
-    Between long tasks, when the caches of the processor hold other things, to decode one item takes twice as long as
-    to decode it after another: there some are decoded ahead, where nobody can notice.
-    """
-
-    def __init__(self, items: Pack, count: int, results: list[Any], enter: Enter | None) -> None:
-        """*enter*: notes which items are being decoded; without it, none is decoded ahead."""
+    def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
         self.limit = count
-        self._pack = items
-        self._items: Iterator[Any] | None = None
-        self._ahead: deque[Any] = deque()
+        self._items = iter(items)
         self._results = results
-        self._enter = enter
         self._begun = 0
         self._last: Any = None
 
@@ -176,18 +166,7 @@ class _Streams:
         """Which item runs."""
         return len(self._results)
 
-    def one(self, index: int) -> Any:
-        if self._ahead:  # as `__next__`, in fewer steps
-            self._begun += 1
-            self._last = self._ahead.popleft()
-            return self._last
-        if self._enter is not None:
-            count = min(self._pack.count_ahead(index), self.limit - index)
-            if count > 1:
-                self._enter(index, count)  # if this ends the worker, any of them may be to blame
-                self._ahead.extend(self._pack.ahead(index, count))
-                self._enter(index, 1)
-                self._items = None  # begins again behind those that were decoded ahead
+    def one(self, _: int) -> Any:
         return next(self)
 
     def block(self, _: int, length: int) -> Iterable[Any]:
@@ -200,12 +179,7 @@ class _Streams:
         if self._begun == self.limit:
             raise StopIteration
         try:
-            if self._ahead:
-                self._last = self._ahead.popleft()
-            else:
-                if self._items is None:
-                    self._items = self._pack.since(self._begun)
-                self._last = next(self._items)
+            self._last = next(self._items)
         except BaseException as error:
             raise LoadError from error
         finally:
@@ -222,7 +196,6 @@ class _Streams:
 
 if TYPE_CHECKING:
     Work: TypeAlias = _Values | _Streams
-    Enter: TypeAlias = Callable[[int, int], None]
 
 
 def run(
@@ -252,7 +225,7 @@ def run(
     careful = careful or callee.rules.seed is not None
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
-    page.work = work = _work(items, count, results, None if careful else partial(_enter, page, number))
+    page.work = work = _work(items, count, results)
     while (index := len(results)) < work.limit:
         block = min(block, work.limit - index)
         page.enter(number, index, block, now)
@@ -281,21 +254,20 @@ def run(
     return outcome
 
 
-def run_task(callee: Callee, mode: str, load: Callable[[], Any]) -> Outcome:
-    """Run one item that has no number; *load* gives its arguments."""
+def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any]) -> Outcome:
+    """Run one item that has no number; *load* gives its arguments, which are added to *items*."""
     outcome = Outcome()
     begin = time.monotonic_ns()
-    item: Any = ()
     try:
         try:
-            item = load()
+            items.append(load())
         except BaseException as error:
             raise LoadError from error
-        outcome.results.append(callee.one(mode)(item))
+        outcome.results.append(callee.one(mode)(items[0]))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
-        _tell(error, callee.function, mode, item, -1)
+        _tell(error, callee.function, mode, items[0] if items else None, -1)
     outcome.end(begin)
     return outcome
 
@@ -312,15 +284,11 @@ class _Nowhere:
         return NO_LIMIT
 
 
-def _enter(page: Page, number: int, index: int, length: int) -> None:
-    page.enter(number, index, length, time.monotonic_ns())
-
-
-def _work(items: Sequence[Any] | Pack, count: int, results: list[Any], enter: Enter | None) -> Work:
+def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
     if not isinstance(items, Pack):
         return _Values(items, count, results)
     if items.kind == EACH:
-        return _Streams(items, count, results, enter)
+        return _Streams(items, count, results)
     return _Values(items.whole(), count, results)
 
 

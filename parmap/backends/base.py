@@ -14,6 +14,7 @@ from parmap._core.pace import Pace
 from parmap._travel.failure import Failure, is_covered, translate
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee, Rules, run
+from parmap._work.surroundings import arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -210,17 +211,18 @@ class Note:
 def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job = chunk.job
-    outcome = run(
-        job.call.callee,
-        mode,
-        job.sink.load(chunk.items),
-        len(chunk.items),
-        start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-        budget=chunk.budget,
-        stop_early=job.fail_fast and not job.retries,
-        page=note,
-        passes=passes,
-    )
+    with arithmetic(job.decimal):
+        outcome = run(
+            job.call.callee,
+            mode,
+            job.sink.load(chunk.items),
+            len(chunk.items),
+            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
+            budget=chunk.budget,
+            stop_early=job.fail_fast and not job.retries,
+            page=note,
+            passes=passes,
+        )
     retry_on = job.call.callee.retry_on
     failures = {}
     for index, error in outcome.errors.items():

@@ -19,6 +19,7 @@ from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Rules, run
+from parmap._work.surroundings import arithmetic
 from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
@@ -109,7 +110,7 @@ class Executors(Backend):
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
         start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries
+        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries, job.decimal
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
@@ -223,6 +224,7 @@ def run_packed(
     budget: float | None,
     careful: bool,
     stop_early: bool,
+    decimal: tuple[Any, ...] | None,
 ) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
     """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
     is_home = home == (_HOME[0], os.getpid())
@@ -237,12 +239,12 @@ def run_packed(
     except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
         callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
-        with nullcontext() if callee.rules.seed is None else _turn:
+        with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
             outcome = run(
                 callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
             )
     results, unsent = pack(outcome.results)
-    failures = tell_failures(callee, mode, items.__getitem__, start, outcome.errors, unsent)
+    failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
     return outcome.done, _to_wire(results), failures, time.monotonic() - begin
 
 

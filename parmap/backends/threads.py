@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import queue
-import threading
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import Cost
+from parmap._work.threads import start_thread
 from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:
@@ -33,8 +33,14 @@ class Threads(Backend):
         started: list[Hashable] = []
         for _ in range(count):
             name = next(self._names)
-            tasks = self._queues[name] = queue.SimpleQueue()
-            threading.Thread(target=self._live, args=(tasks,), name=f"parmap-worker-{name}", daemon=True).start()
+            tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+            try:
+                start_thread(f"parmap-worker-{name}", self._live, tasks)
+            except RuntimeError as error:
+                if not self._queues:  # else those that are there do the work
+                    self._events.put(Broken(error))
+                break
+            self._queues[name] = tasks
             started.append(name)
         return started
 

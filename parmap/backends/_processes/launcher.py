@@ -26,28 +26,16 @@ if TYPE_CHECKING:
 GRACE = 5.0
 """Seconds that a worker has to leave by itself (its `atexit` callbacks) before it is killed."""
 
-_BLAS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
 # The parent's side
 
 
 class Launcher:
     """The template process, seen from the parent."""
 
-    def __init__(self, *, fork: bool, preload: Sequence[str], env: Mapping[str, str], threads: int) -> None:
-        """Start it. `threads`: what each worker's numeric libraries may use."""
+    def __init__(self, *, fork: bool, preload: Sequence[str], environment: dict[str, str]) -> None:
+        """Start it, and with it the environment that workers begin with."""
         ours, theirs = socket.socketpair()
-        chosen = dict(os.environ) | dict(env)
-        # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
-        limit = chosen.get("OMP_NUM_THREADS", str(threads))
-        environment = dict.fromkeys(_BLAS, limit) | chosen
+        self.environment = environment
         try:
             self.pid = _spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
         except BaseException:
@@ -81,9 +69,10 @@ class Launcher:
 
     def _wait_until_gone(self) -> None:
         deadline = time.monotonic() + GRACE + 1
+        poller = select.poll()  # `select` itself knows of no descriptor beyond 1,023
+        poller.register(self.control.sock, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
-            readable, _, _ = select.select([self.control.sock], [], [], left)
-            if readable:
+            if poller.poll(left * 1000):
                 while self.control.poll() is not None:
                     pass
 

@@ -12,6 +12,7 @@ from parmap._travel.by_value import reference
 from parmap._travel.failure import Failure
 from parmap._travel.payload import dump, pack
 from parmap._work.run import Callee, Rules
+from parmap._work.surroundings import current
 from parmap.backends._processes.line.channel import ChannelClosedError
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.staff import Staff
@@ -45,6 +46,7 @@ class Processes(Staff):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now; one that goes by name, only once."""
+        self.context = current()
         try:
             known = self._calls.get((function, rules))
         except Exception:  # noqa: BLE001 - no hash, or one that raises
@@ -83,7 +85,8 @@ class Processes(Staff):
         stop_early = job.fail_fast and not job.retries
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
         try:
-            worker.sync(call)
+            self.context = job.context or current()
+            worker.sync(call, self.context)
             worker.due += 1
             clear = worker.channel.post(
                 "run", chunk.number, call.key, mode, start, chunk.budget, careful, stop_early, pack=payload

@@ -12,11 +12,11 @@ from parmap._travel.by_value import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump, pack
-from parmap._work import cpus as _cpus
+from parmap._work.surroundings import current
+from parmap.backends._processes.inherited import environment, lend_tracker
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
-from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE, Poller
@@ -45,6 +45,7 @@ class Staff(Backend):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.poller = Poller()
+        self.context = current()  # that of the latest call
         self._workers: dict[Hashable, Worker] = {}
         self._leases = Leases(self._workers, self.poller)
         self._launcher: Launcher | None = None
@@ -80,7 +81,7 @@ class Staff(Backend):
         return started
 
     def _start_worker(self, launcher: Launcher, initializer: Pack | None) -> int:
-        worker = Worker(next(self._names), self.death, launcher, self.post)
+        worker = Worker(next(self._names), self.options, launcher, death=self.death, post=self.post)
         channel, quick = worker.far_ends
         try:
             launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno())
@@ -93,6 +94,7 @@ class Staff(Backend):
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
         try:
+            worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
             worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
         except ChannelClosedError:  # it is dead already: that will be told
             pass
@@ -103,8 +105,7 @@ class Staff(Backend):
         launcher = self._launcher = Launcher(
             fork=options.start_method == "forkserver",
             preload=options.preload,
-            env=dict(options.env or {}),
-            threads=max(1, _cpus.cpu_count() // options.workers),
+            environment=environment(self.context, options),
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
@@ -137,7 +138,7 @@ class Staff(Backend):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        limit = copies.limit(self._signals.limit(timeout))
+        limit = self._signals.limit(timeout)
         for source, events in self.poller.wait(0.0 if self._events else limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
@@ -153,7 +154,6 @@ class Staff(Backend):
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
-        copies.expire()
         happened, self._events = self._events, []
         return happened
 
@@ -221,6 +221,8 @@ class Staff(Backend):
             relay.put(message.kind, message.fields)
         elif message.kind in _OF_SEGMENTS:
             worker.settle_segment(message.kind, message.fields[0])
+        elif message.kind == "tracker":
+            lend_tracker(message.fds)
         elif message.kind == "ready":
             worker.ready = True
             worker.pid = message.fields[0]
@@ -332,7 +334,6 @@ class Staff(Backend):
 
     def close(self) -> None:
         """Stop all workers: the idle ones leave by themselves, the others are killed."""
-        copies.forget()
         workers = list(self._workers.values())
         self._workers.clear()
         self._signals.clear()

@@ -9,11 +9,12 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
-from parmap._travel.failure import Failure, describe
+from parmap._travel.failure import Failure, with_source
 from parmap._travel.payload import Packed, pack
+from parmap._travel.text import describe
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
-from parmap._work.surroundings import kept, marshallable, surroundings
+from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.line.shared import Shared
@@ -23,9 +24,11 @@ from parmap.errors import WorkerDiedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._work.run import Callee
+    from parmap._work.surroundings import Context
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
     from parmap.backends.base import Died
@@ -60,7 +63,13 @@ class Worker:
     """A worker process."""
 
     def __init__(
-        self, name: int, death: type[WorkerDiedError], launcher: Launcher, post: Callable[[Any], object]
+        self,
+        name: int,
+        options: Options,
+        launcher: Launcher,
+        *,
+        death: type[WorkerDiedError],
+        post: Callable[[Any], object],
     ) -> None:
         """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
         self.name = name
@@ -82,8 +91,10 @@ class Worker:
         self.due = 0  # chunks that it has not reported
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self._seen: set[int] = set()  # quick tasks that were in flight at the last look
+        self._options = options
         self._death = death
-        self._surroundings: tuple[Any, ...] = ()
+        self._context: Context | None = None
+        self._environment = launcher.environment  # what it was started with
 
     @property
     def is_orphan(self) -> bool:
@@ -92,23 +103,28 @@ class Worker:
 
     # telling it things
 
-    def sync(self, call: FunctionCall) -> None:
-        """Tell the worker where it is and what the function is, if it does not know."""
-        if not self._is_up_to_date():
-            now = surroundings()
-            self._surroundings = kept(now)
-            self.channel.post("context", *marshallable(now))
+    def adapt(self, context: Context) -> None:
+        """Tell the worker what tasks see besides their arguments, if it does not know."""
+        if self._context is context:
+            return
+        changes = context.since(self._context)
+        self._context = context
+        if "environ" in changes:
+            before, self._environment = self._environment, environment(context, self._options)
+            changed = dict(self._environment.items() - before.items())
+            changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
+        self.channel.post("context", changes)
+
+    def sync(self, call: FunctionCall, context: Context) -> None:
+        """Tell the worker the context and what the function is, if it does not know."""
+        self.adapt(context)
         if call.key not in self.known:
             self.known.add(call.key)
             call.tell(self.channel)
 
-    def knows(self, call: FunctionCall) -> bool:
+    def knows(self, call: FunctionCall, context: Context) -> bool:
         """Whether `sync` would have nothing to do."""
-        return call.key in self.known and self._is_up_to_date()
-
-    def _is_up_to_date(self) -> bool:
-        """Whether it has what a task sees besides its arguments: working directory, module path, command line."""
-        return self._surroundings == surroundings()
+        return call.key in self.known and self._context is context
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
@@ -127,9 +143,9 @@ class Worker:
     def try_quickly(self, call: FunctionCall, future: Future[Any]) -> bool:
         """Send one task from the calling thread, if this worker is leased and knows the function."""
         quick = self.quick
-        if not quick.is_open or quick.flight or self.silent or not self.channel.is_clear or not self.knows(call):
+        if not quick.is_open or quick.flight or self.silent or not self.channel.is_clear:
             return False
-        return quick.send(future, call.key)
+        return self.knows(call, future.lane.context) and quick.send(future, call.key)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
@@ -200,7 +216,7 @@ class _Story:
             exitcode=code if signum is None else None,
             signal=signum,
             pid=self._pid,
-            stack=self._stack,
+            stack=with_source(self._stack),
         )
         retry_on: tuple[type[BaseException], ...] = ()
         if chunk is not None:

@@ -12,13 +12,16 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import encode, shorten
+from parmap._travel.failure import encode
+from parmap._travel.text import shorten
 from parmap._work.imports import when_imported
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 
 if TYPE_CHECKING:
     import logging
     import socket
+
+_MOST = 200  # characters that stand for what a record holds and can't be sent
 
 
 class TalkingChannel(Channel):
@@ -238,5 +241,13 @@ def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
         try:
             pickle.dumps(value)
         except Exception:  # noqa: BLE001 - the user's objects
-            content[name] = shorten(value)
+            content[name] = _text(value)
     return pickle.dumps(content)
+
+
+def _text(value: Any) -> str:
+    """As the task would have it in its log."""
+    try:
+        return repr(value)[:_MOST]
+    except Exception:  # noqa: BLE001 - the user's code
+        return shorten(value)

@@ -7,8 +7,8 @@ import pickle
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import encode, translate
 from parmap._travel.payload import dump, is_small
+from parmap._work.outcome import tell_failures
 
 if TYPE_CHECKING:
     from parmap._work.outcome import Outcome
@@ -69,12 +69,11 @@ class QuickEnd:
             return True
         return False
 
-    def answer(self, number: int, outcome: Outcome, callee: Callee | BaseException) -> bool:
+    def answer(self, task: Task, outcome: Outcome, callee: Callee, items: list[Any]) -> bool:
         """Send the outcome of a task; false if it must go over the channel: it is large, or can't be pickled."""
+        content: Any
         if outcome.errors:
-            kind = _FAILURE
-            with_locals = not isinstance(callee, BaseException) and callee.rules.locals
-            content: Any = encode(translate(outcome.errors[0]), with_locals=with_locals)
+            kind, content = _FAILURE, tell_failures(callee, task.mode, items, -1, outcome.errors, {})[0][1]
         else:
             kind, content = _VALUE, outcome.results[0]
             if not is_small(content):
@@ -85,7 +84,7 @@ class QuickEnd:
                 if packed.buffers:
                     return False
                 kind, content = _PICKLE, packed.stream
-        message = marshal.dumps((number, kind, content), 2)
+        message = marshal.dumps((task.number, kind, content), 2)
         if len(message) > _MOST:
             return False
         try:

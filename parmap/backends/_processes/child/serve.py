@@ -24,17 +24,17 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
-from parmap._work.imports import when_imported
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.run import Callee, Rules, run, run_task
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
+from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
@@ -89,12 +89,11 @@ class _Worker:
         self._poller.register(quick.sock, select.POLLIN)
         self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
+        self._world = World(self._output, channel)
         self._problem = problem
         self.page = page
         self._pid = os.getpid()
         self._callees: dict[int, Callee | BaseException] = {}
-        self._cwd: str | None = None
-        self._authkey = b""
         self._learner = Learner(guests=True)
         self._modules = len(sys.modules)
         channel.on_partial = page.receive
@@ -150,19 +149,7 @@ class _Worker:
         self._channel.send("ready", self._pid)
 
     def _on_context(self, message: Message) -> None:
-        cwd, path, argv, levels, filters, authkey = message.fields
-        self._output.set_levels(levels)
-        self._output.set_filters(filters)
-        self._cwd = cwd
-        if authkey != self._authkey:
-            self._authkey = authkey
-            when_imported("multiprocessing.process", self._join_family)
-        sys.path[:] = path
-        sys.argv[:] = argv
-
-    def _join_family(self) -> None:
-        """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
-        sys.modules["multiprocessing.process"].current_process().authkey = self._authkey
+        self._world.change(*message.fields)
 
     def _on_function(self, message: Message) -> None:
         number = message.fields[0]
@@ -182,6 +169,9 @@ class _Worker:
         for dropped in self._channel.lender.take_back(message.fields[0]):
             self._channel.send("drop", dropped)
 
+    def _on_keep(self, message: Message) -> None:
+        self._channel.lender.forget(message.fields[0])
+
     def _on_drop(self, message: Message) -> None:
         self._channel.detach(message.fields[0])
 
@@ -190,12 +180,12 @@ class _Worker:
     def _run(self, message: Message) -> None:
         number, key = message.fields[:2]
         self.page.enter(number, 0, 1, time.monotonic_ns())
-        self._go_home()
+        self._world.enter()
         outcome = self._outcome(message, key)
         self._output.flush()
         mode, start, _, careful = message.fields[2:6]
         is_released = self._report(
-            number, outcome, key, mode, _argument_of(message), start=start, careful=careful, message=message
+            number, outcome, key, mode, message.pack, start=start, careful=careful, message=message
         )
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
@@ -211,26 +201,20 @@ class _Worker:
         if task is None:
             return
         self.page.enter(-task.number, 0, 1, time.monotonic_ns())
-        self._go_home()
+        self._world.enter()
         self._channel.has_talked = False
-        callee = self._callees[task.key]
-        outcome = run_task(callee, task.mode, task.load) if isinstance(callee, Callee) else Outcome.failed(callee, 1)
+        known = self._callees[task.key]
+        callee = known if isinstance(known, Callee) else _NONE
+        items: list[Any] = []
+        outcome = (
+            run_task(known, task.mode, task.load, items) if isinstance(known, Callee) else Outcome.failed(known, 1)
+        )
         self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
             os._exit(0)
         # What was printed goes over the channel: behind it the answer is sure to come later.
-        if self._channel.has_talked or not self._quick.answer(task.number, outcome, callee):
-            self._report(-task.number, outcome, task.key, task.mode, lambda _: task.load())
-
-    def _go_home(self) -> None:
-        """Undo what a task did to the working directory."""
-        if self._cwd is None:
-            return
-        try:
-            if os.getcwd() != self._cwd:
-                os.chdir(self._cwd)
-        except OSError:  # it is gone: the task's own business
-            pass
+        if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
+            self._report(-task.number, outcome, task.key, task.mode, items)
 
     def _outcome(self, message: Message, key: int) -> Outcome:
         number, _, mode, start, budget, careful, stop_early = message.fields
@@ -262,7 +246,7 @@ class _Worker:
         outcome: Outcome,
         key: int,
         mode: str,
-        argument: Callable[[int], Any],
+        items: Any,
         *,
         start: int = -1,
         careful: bool = True,
@@ -277,7 +261,7 @@ class _Worker:
         callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
         results, unsent = self._pack(number, outcome, careful)
-        told = tell_failures(callee, mode, argument, start, outcome.errors, unsent, enter if careful else bool)
+        told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
@@ -320,8 +304,3 @@ def _can_release(arguments: Pack | None, results: Pack) -> bool:
     Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
     """
     return arguments is not None and arguments.kind == EACH and results.is_flat
-
-
-def _argument_of(message: Message) -> Callable[[int], Any]:
-    items: Any = message.pack
-    return lambda index: items[index]

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.copies import copies as private
 from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
@@ -74,6 +73,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, *, copies: bool = False) -> None:
         """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
+        sock.settimeout(None)  # as `socket.setdefaulttimeout` had it, for either end, it would not block
         self.sock = sock
         self.lender = Lender()
         self._copies = copies
@@ -320,24 +320,29 @@ class Channel:
                 self._attached[name] = memory
         if memory is None:
             return None, name
-        copy = where == LENT and self._copies
-        pack = self._build(description, memoryview(memory), copy=copy)
-        if copy:
-            self.answer("free", name)
-        return pack, name if where == LENT and not copy else 0
+        if where != LENT or not self._copies:
+            return self._build(description, memoryview(memory)), name if where == LENT else 0
+        try:
+            pack = self._build(description, memoryview(memory), copy=True)
+        except MemoryError:  # then it stays where it is, and the other side takes other memory
+            self.detach(name)
+            self.answer("keep", name)
+            return self._build(description, memoryview(memory)), 0
+        self.answer("free", name)
+        return pack, 0
 
     @staticmethod
     def _build(description: tuple[Any, ...], memory: memoryview, *, copy: bool = False) -> Pack:
         _, _, position, _, kinds, *_ = description
         stream: bytes | memoryview = memory[:position]
         buffers = []
-        for nbytes, _ in kinds:
+        for nbytes, readonly in kinds:
             position += -position % _segments.ALIGNMENT
-            buffers.append(memory[position : position + nbytes])
+            buffer = memory[position : position + nbytes]
+            buffers.append(memoryview(bytes(buffer) if readonly else bytearray(buffer)) if copy else buffer)
             position += nbytes
         if copy:
             stream = bytes(stream)
-            buffers = [private.copy(buffer) for buffer in buffers]
         return Pack.restore(description, stream, buffers)
 
     def answer(self, kind: str, name: int) -> None:

@@ -14,6 +14,8 @@ import os
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.page import sealed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -154,12 +156,6 @@ def create(name: int, size: int) -> Segment | None:
     if not Limits.enabled:
         return None
     try:
-        fd = os.memfd_create("parmap")
+        return Segment(name, sealed("parmap", size), size)
     except OSError:
         return None
-    try:
-        os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        return None
-    return Segment(name, fd, size)

@@ -1,0 +1,322 @@
+"""The registry of engines: which functions share one, how many may idle, and how all of them end.
+
+Functions with the same options share a pool. A pool is an engine with its backend; it is made when it is first needed,
+stops its workers when nobody needs them, stops altogether when many others have been needed since, and ends with the
+interpreter: after the work that was submitted, or at once if the program failed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
+
+from parmap._engine.engine import Engine
+from parmap._results.callbacks import callbacks
+from parmap._results.futures import forget_waiters
+from parmap._results.relay import forget as forget_output
+from parmap._results.relay import relay
+from parmap._work.threads import ShutdownError
+from parmap.backends import is_executor
+from parmap.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._calls.options import Options
+    from parmap._engine.lane import Lane
+    from parmap._results.batch import Batch
+    from parmap.backends.base import Backend
+
+MOST_IDLE = 8
+"""Shared pools that may idle; of more than these, the one that has idled longest is stopped."""
+
+MERCY = 5.0
+"""Seconds that an exit which waits for no work waits for engines and callbacks to end in good order."""
+
+
+class _Entry(NamedTuple):
+    key: Hashable
+    """What it is shared under; `None`: it belongs to somebody."""
+    finish: bool
+    """Whether its work is finished at exit."""
+    batches: WeakSet[Batch]
+    """The calls that use it: until they have ended it is in use, though its thread may have nothing to do."""
+
+
+_shared: dict[Hashable, Engine] = {}
+_living: dict[Engine, _Entry] = {}  # all that have not ended, whether or not anybody can still find them
+lanes: dict[Any, Lane] = {}
+"""The streams of tasks of functions."""
+# Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
+_lock = threading.RLock()
+_early: set[type] = set()  # kinds of executors that must be finished before other threads are waited for
+_waited_for: list[threading.Thread] = []  # the threads that the interpreter waits for at its end
+
+
+def engine_of(options: Options, batch: Batch | None = None) -> Engine:
+    """The engine of the pool that these options share; made if there is none. It lives as long as *batch* goes on."""
+    engine = _shared.get(options.pool_key)
+    if batch is None and engine is not None and not engine.closed:
+        return engine
+    if options.backend == "serial":
+        return Engine(_backend(options))
+    if sys.is_finalizing():  # from a __del__: a new thread would never run, and starting it never return
+        message = "no pool can be started any more: the interpreter is shutting down"
+        raise PoolClosedError(message)
+    with _lock:
+        engine = _shared.get(options.pool_key)
+        if engine is None or engine.closed:
+            try:
+                made = _make(options, options.pool_key, finish=True)
+            except ShutdownError:  # what is still called runs here
+                from parmap.backends.serial import Serial
+
+                return Engine(Serial(options))
+            engine = _share(made, options.pool_key)
+            _thin_out()
+        entry = _living.get(engine)
+        if batch is not None and entry is not None:
+            entry.batches.add(batch)
+        return engine
+
+
+def own_engine(options: Options, *, finish: bool) -> Engine | None:
+    """An engine that is not shared: pass it to the calls. *finish*: at exit, finish what was submitted.
+
+    `None` where work is done by whoever waits: such engines are made for each call, so that calls don't meet.
+    """
+    if options.backend == "serial":
+        return None
+    with _lock:
+        try:
+            return _make(options, None, finish=finish)
+        except ShutdownError as error:
+            message = f"no pool can be started any more: {error}"
+            raise PoolClosedError(message) from error
+
+
+def _share(made: Engine, key: Hashable) -> Engine:
+    """Let others find an engine; if a signal handler made one while this one was being made, that is the one."""
+    engine = _shared.get(key)
+    if engine is None or engine.closed:
+        engine = _shared[key] = made
+    else:
+        made.close(wait=False)
+    return engine
+
+
+def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
+    entry = _Entry(key, finish, WeakSet())
+
+    def on_change(engine: Engine) -> None:
+        if engine.closed:
+            _living.pop(engine, None)
+            _forget_lanes(engine)
+        elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
+            _living[engine] = entry
+        elif len(_shared) > MOST_IDLE and _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
+            try:
+                _thin_out()
+            finally:
+                _lock.release()
+
+    engine = Engine(_backend(options), on_change)
+    if is_executor(options.backend) and type(options.backend) not in _early:
+        _early.add(type(options.backend))
+        _before_threads_end()
+    return engine
+
+
+def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
+    name: Any = options.backend
+    if name == "processes":
+        from parmap.backends._processes.pool import Processes
+
+        return Processes(options)
+    if name == "threads":
+        from parmap.backends.threads import Threads
+
+        return Threads(options)
+    if name == "serial":
+        from parmap.backends.serial import Serial
+
+        return Serial(options)
+    if name == "dask":
+        from parmap.backends.dask import Dask
+
+        return Dask(options)
+    if name == "ray":
+        from parmap.backends.ray import Ray
+
+        return Ray(options)
+    if is_executor(name):
+        from parmap.backends.executor import Executors
+
+        return Executors(options, name)
+    own: Backend = name
+    return own
+
+
+# --- the end of some ------------------------------------------------------------------------------------------------
+
+
+def _thin_out() -> None:
+    """Stop the pools that have idled longest, if many idle. If one is needed meanwhile it ends behind that work."""
+    idle = [(engine.idle_since, engine) for engine in _shared.copy().values() if not _is_used(engine)]
+    idle.sort(key=lambda each: each[0] or 0.0)
+    for _, engine in idle[: max(0, len(idle) - MOST_IDLE)]:
+        _remove(engine)
+        engine.close(wait=False)
+
+
+def _is_used(engine: Engine) -> bool:
+    entry = _living.get(engine)
+    try:
+        return engine.idle_since is None or entry is None or any(not batch.ended for batch in entry.batches)
+    except RuntimeError:  # there is one more while we look
+        return True
+
+
+def _remove(engine: Engine) -> None:
+    """Let nobody find an engine any more."""
+    key = _living[engine].key if engine in _living else None
+    if _shared.get(key) is engine:
+        del _shared[key]
+    _forget_lanes(engine)
+
+
+def _forget_lanes(engine: Engine) -> None:
+    for name, lane in lanes.copy().items():
+        if lane.engine is engine:
+            lanes.pop(name, None)
+
+
+def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    """Stop one pool, or all, after the work that was submitted.
+
+    With *cancel_futures*, what no worker has begun is cancelled: of one pool, only what belongs to these options.
+    """
+    with _lock:
+        keys = None if options is None else (options.pool_key,)
+        engines = [engine for engine, entry in _living.copy().items() if keys is None or entry.key in keys]
+        for engine in engines:
+            _remove(engine)
+    for engine in engines:
+        if cancel_futures:
+            engine.cancel_waiting(None if options is None else options.owner)
+        engine.close(wait=False)
+    if wait:  # only now: whoever interrupts this has ended all of them
+        for engine in engines:
+            engine.join()
+
+
+# --- the end of all -------------------------------------------------------------------------------------------------
+
+
+def _all() -> list[Engine]:
+    return list(_living.copy())  # a copy is made in one step, while engines come and go
+
+
+def _at_exit() -> None:
+    """Finish what was submitted, as `concurrent.futures` does, or drop it if the program failed; Ctrl-C ends it."""
+    try:
+        _end(_all(), drop=_has_failed() or _is_cut_short())
+    finally:
+        relay.drain()
+
+
+def _before_threads_end() -> None:
+    """Have `_finish_executors` called before executors close, which they do when the interpreter waits for threads.
+
+    What was registered last is called first: so this is done when an executor is known, whose own was registered.
+    """
+    try:
+        threading._register_atexit(_finish_executors)  # type: ignore[attr-defined]  # noqa: SLF001
+    except (AttributeError, RuntimeError):  # another Python may do without; too late, it is at its end
+        pass
+
+
+def _finish_executors() -> None:
+    """Finish what executors of the program's have to do, as long as they take it."""
+    main = threading.main_thread()
+    _waited_for.extend(thread for thread in threading.enumerate() if not thread.daemon and thread is not main)
+    if not _has_failed():
+        _end([engine for engine in _all() if is_executor(engine.backend.options.backend)], drop=False)
+
+
+def _end(engines: list[Engine], *, drop: bool) -> None:
+    try:
+        for engine in engines:
+            entry = _living.get(engine)
+            engine.close(wait=False, cancel=drop or (entry is not None and not entry.finish), hurry=True)
+        if not drop:
+            for engine in engines:
+                engine.join()
+            callbacks.join(None)
+    except BaseException as error:  # Ctrl-C, or a signal handler that raises
+        drop = True
+        for engine in engines:
+            engine.close(wait=False, cancel=True)
+        if not isinstance(error, SystemExit):  # it is on its way out already
+            raise
+    finally:
+        if drop:
+            _let_go(engines)
+
+
+def _let_go(engines: list[Engine]) -> None:
+    """Let engines whose work was dropped end in good order, but not at any price."""
+    deadline = time.monotonic() + MERCY
+    try:
+        for engine in engines:
+            engine.join(deadline - time.monotonic())
+        callbacks.join(deadline - time.monotonic())
+    except (KeyboardInterrupt, SystemExit):  # one more is told by the end coming sooner
+        pass
+
+
+def _has_failed() -> bool:
+    """Whether an exception that was no SystemExit has left the main module, and ended the program by that.
+
+    The interpreter notes what it shows a traceback of. Others do so too, as test runners for their debuggers: but only
+    what has left the main module began in its first frame, below which there is none.
+    """
+    if sys.flags.interactive or hasattr(sys, "ps1"):
+        return False
+    error = getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)  # the former is new in Python 3.12
+    trace = getattr(error, "__traceback__", None)
+    if trace is None:
+        return False
+    first = trace.tb_frame
+    return first.f_back is None and first.f_code.co_name in {"<module>", "_run_module_as_main"}
+
+
+def _is_cut_short() -> bool:
+    """Whether the interpreter was interrupted while it waited for the program's threads: it goes on without them."""
+    return any(thread.is_alive() for thread in _waited_for)
+
+
+def _forget() -> None:
+    """In a process made by `os.fork()`: the pools, and the threads that drive them, are the parent's."""
+    global _lock  # noqa: PLW0603 - the old one may be locked for ever
+    _lock = threading.RLock()
+    for engine in _all():
+        engine.abandon()
+    _living.clear()
+    _shared.clear()
+    lanes.clear()
+    _waited_for.clear()
+    callbacks.forget()
+    forget_waiters()
+    forget_output()
+
+
+atexit.register(_at_exit)
+_before_threads_end()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,150 @@
+"""Values that don't change by promise: packed once, sent once to each worker, never looked at again."""
+
+from __future__ import annotations
+
+import marshal
+import mmap
+import os
+import pickle
+import threading
+from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
+
+from parmap._travel.held import hold
+from parmap._travel.payload import dump
+from parmap.errors import SerializationError
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_ALIGNMENT = 64  # bytes: where buffers begin, as numpy's own do
+_HEAD = 16  # bytes of the token, before the description
+
+
+class Broadcast(Generic[T_co]):
+    """A value that workers know: what :func:`broadcast` returns.
+
+    It travels as a few bytes that say where the value lies. It can be captured, passed as an argument, and returned;
+    it lives as long as something holds it, in the program and, apart from that, in each worker.
+    """
+
+    def __init__(self, value: T_co, token: bytes, home: tuple[int, int] | None = None) -> None:
+        """Made by `broadcast`. *home*: process and descriptor of the file that it lies in, once it is packed."""
+        self._value = value
+        self._token = token
+        self._home = home
+        self._fd = -1  # this process's own
+        self._lock = threading.RLock()  # several threads may send it first; a signal handler, too
+
+    @property
+    def value(self) -> T_co:
+        """The value: in the program the object itself, in a worker its copy there, the same for all tasks."""
+        return self._value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self._lock:
+            if self._home is None:
+                self._fd = _write(self._token, self._value)
+                self._home = os.getpid(), self._fd
+        hold(self)
+        return _find, (self._token, *self._home)
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_fd", -1) >= 0:
+            os.close(self._fd)
+
+    def __repr__(self) -> str:
+        return f"<parmap.Broadcast of a {type(self._value).__name__}>"
+
+
+_known: WeakValueDictionary[bytes, Broadcast[Any]] = WeakValueDictionary()
+
+
+def broadcast(value: T) -> Broadcast[T]:
+    """Send a value once to each worker, and promise that it doesn't change.
+
+    What a function captures, or reads of the globals of a script, is looked at before each call, since it may have
+    changed. For a large table that takes time; of a broadcast value only the name travels. Large arrays in it are
+    shared by all workers of this machine, which copy what they change.
+
+    Args:
+        value: anything that can travel; changes to it after its first use are not seen by workers.
+
+    Raises:
+        SerializationError: at its first use, if the value can't be pickled.
+
+    Example:
+        >>> import parmap
+        >>> table = parmap.broadcast({n: n * n for n in range(1000)})
+        >>> @parmap.parallel(workers=2)
+        ... def look_up(n: int) -> int:
+        ...     return table.value[n]
+        >>> look_up.map([3, 4])
+        [9, 16]
+    """
+    token = os.urandom(_HEAD)
+    made = _known[token] = Broadcast(value, token)
+    return made
+
+
+def _write(token: bytes, value: Any) -> int:
+    """Pack a value into a file without a name; returns its descriptor."""
+    packed = dump(value)
+    description = marshal.dumps((len(packed.stream), [(view.nbytes, view.readonly) for view in packed.buffers]))
+    fd = os.memfd_create("parmap-broadcast") if hasattr(os, "memfd_create") else _temporary()
+    try:
+        position = 0
+        for part in (token, len(description).to_bytes(8, "little"), description, packed.stream):
+            position += _put(fd, memoryview(part), position)
+        for view in packed.buffers:
+            position += -position % _ALIGNMENT
+            position += _put(fd, view, position)
+        os.ftruncate(fd, position)  # also where the last buffer is empty
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _temporary() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _put(fd: int, data: memoryview, position: int) -> int:
+    done = 0
+    while done < data.nbytes:
+        done += os.pwrite(fd, data[done:], position + done)
+    return done
+
+
+def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:
+    """The broadcast value of that token, as known here."""
+    known = _known.get(token)
+    if known is not None:
+        return known
+    return _known.setdefault(token, Broadcast(_read(token, pid, fd), token, (pid, fd)))
+
+
+def _read(token: bytes, pid: int, fd: int) -> Any:
+    try:
+        with open(f"/proc/{pid}/fd/{fd}", "rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except (OSError, ValueError) as error:
+        raise SerializationError(f"a broadcast value can't be found here: {error}") from error
+    view = memoryview(memory)
+    if view[:_HEAD] != token:  # the descriptor means another file by now
+        raise SerializationError("a broadcast value is gone: the program dropped it before a worker had seen it")
+    position = _HEAD + 8
+    end = position + int.from_bytes(view[_HEAD:position], "little")
+    size, kinds = marshal.loads(view[position:end])
+    position = end + size
+    buffers = []
+    for nbytes, readonly in kinds:
+        position += -position % _ALIGNMENT
+        part = view[position : position + nbytes]
+        buffers.append(part.toreadonly() if readonly else part)
+        position += nbytes
+    return pickle.loads(view[end : end + size], buffers=buffers)

@@ -1,0 +1,103 @@
+"""What picklers write into: a stream, and beside it, uncopied, what is large: buffers, bytes, bytearrays, strings."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+OUT_OF_BAND = 16 * 1024
+"""Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
+
+LARGE = 64 * 1024
+"""Bytes from which on a pickler hands over bytes, bytearrays and strings as they are, instead of copying them."""
+
+_HEAD_OF_FRAME = 9  # bytes: the code of a frame, and its length
+_SHORT_HEADER, _LONG_HEADER = 5, 9  # bytes before something large: its code, and its length in four or eight bytes
+
+
+def as_bytearray(content: Any) -> bytearray:
+    """A large bytearray of its *content*."""
+    return content if type(content) is bytearray else bytearray(content)
+
+
+def as_text(content: Any) -> str:
+    """A large string of its *content*."""
+    return str(content, "utf-8", "surrogatepass")
+
+
+def _made_by(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode() + pickle.NEXT_BUFFER + pickle.TUPLE1 + pickle.REDUCE
+
+
+_BYTES = _made_by("builtins", "bytes")  # which takes bytes as they are
+_BYTEARRAY = _made_by(__name__, as_bytearray.__name__)
+_STR = _made_by(__name__, as_text.__name__)
+
+# What stands in the stream for something large that is made of the next buffer.
+_FROM_BUFFER = {
+    pickle.BINBYTES: _BYTES,
+    pickle.BINBYTES8: _BYTES,
+    pickle.BYTEARRAY8: _BYTEARRAY,
+    pickle.BINUNICODE: _STR,
+    pickle.BINUNICODE8: _STR,
+}
+
+
+class Stream:
+    """The file that a pickler writes its streams into, and what takes its buffers out of band."""
+
+    __slots__ = ("parts", "write")
+
+    def __init__(self) -> None:
+        self.parts: list[Any] = []
+        """All that was written, and the buffers, in order. What is not large is one part for each object pickled."""
+        self.write = self.parts.append
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Say whether a buffer goes in band; keep it if not: the `buffer_callback` of the pickler."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        self.parts.append(raw)
+        return False
+
+    def take(self, start: int = 0) -> tuple[bytes, list[memoryview]]:
+        """The stream and the buffers of what was pickled last; *start*: number of its first part."""
+        parts = self.parts[start:]
+        del self.parts[start:]
+        return (parts[0], []) if len(parts) == 1 else _split(parts)
+
+
+def _split(parts: list[Any]) -> tuple[bytes, list[memoryview]]:
+    stream: list[bytes] = []
+    buffers: list[memoryview] = []
+    is_large = False  # the next that is written
+    for part in parts:
+        if type(part) is memoryview:
+            buffers.append(part)
+        elif is_large:
+            buffers.append(memoryview(part if type(part) is bytes else bytearray(part)))  # which may change otherwise
+            is_large = False
+        else:
+            size = _size_of_header(part)
+            is_large = size > 0
+            stream.append(part[: len(part) - size])
+            if is_large:
+                stream.append(_FROM_BUFFER[part[-size : len(part) - size + 1]])
+    return b"".join(stream), buffers
+
+
+def _size_of_header(part: bytes) -> int:
+    """With how many bytes that announce something large a part ends.
+
+    It begins with frames. Outside of them stand only such a header, and less than four bytes before it, which are not
+    worth a frame.
+    """
+    end = len(pickle.PROTO) + 1 if part[:1] == pickle.PROTO else 0
+    while part[end : end + 1] == pickle.FRAME:
+        end += _HEAD_OF_FRAME + int.from_bytes(part[end + 1 : end + _HEAD_OF_FRAME], "little")
+    left = len(part) - end
+    return 0 if left < _SHORT_HEADER else _SHORT_HEADER if left < _LONG_HEADER else _LONG_HEADER

@@ -1,0 +1,142 @@
+"""The short text of a call, in notes and errors: made of what is safe to look at, and never of more than it shows.
+
+No `__repr__` of the user's is called: it may be large, slow, secret, or never return.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_MOST = 200  # characters of a value
+_PART = 80  # characters of a string or a name in it
+_FEW, _DEPTH = 4, 3  # elements of a container, and containers in containers, that are shown
+_BITS = 400  # of a number that is shown
+_BYTES = 1000  # of an object whose own text is short
+
+_PLAIN = frozenset({type(None), bool, float, complex, range, type(...), type(NotImplemented)})
+_ROWS: dict[Any, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("{", "}")}
+_VALUES = frozenset({"datetime", "decimal", "pathlib", "uuid"})  # modules whose classes write short texts
+
+# Past metaclasses, which may be the user's.
+_name: Callable[[type], str] = type.__dict__["__name__"].__get__
+_module: Callable[[type], Any] = type.__dict__["__module__"].__get__
+_members: Callable[[type], Any] = type.__dict__["__dict__"].__get__
+
+
+def shorten(value: Any) -> str:
+    """A short text that says what *value* is: at no cost, whatever it is, and without an error."""
+    return _cut(_text(value, _DEPTH), _MOST)
+
+
+def describe(function: Any, mode: str, args: Any) -> str:
+    """The call that failed, shortened: `score('a.txt')`."""
+    name = getattr(function, "__qualname__", None)
+    if type(name) is not str:
+        name = _name(type(function))
+    if mode == "call":
+        positional, keywords = args
+        parts = _some(positional, shorten) + _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
+    elif mode == "star" and type(args) in {tuple, list}:
+        parts = _some(args, shorten)
+    else:
+        parts = [("*" if mode == "star" else "") + shorten(args)]
+    return f"{_cut(name, _MOST)}({', '.join(parts)})"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[:most] + "…"
+
+
+def _some(values: Iterable[Any], text: Callable[[Any], str], most: int = 2 * _FEW) -> list[str]:
+    """The texts of the first few, and a sign that there are more."""
+    texts = [text(value) for value in islice(values, most + 1)]
+    return texts if len(texts) <= most else [*texts[:most], "..."]
+
+
+def _text(value: Any, depth: int) -> str:
+    try:
+        text = _of_builtin(value, type(value), depth) or _of_library(value, type(value)) or _of_class(value, depth)
+    except Exception:  # noqa: BLE001 - a list that another thread changes, a place that was never filled
+        text = None
+    return text or f"<{_cut(_name(type(value)), _PART)}>"
+
+
+def _of_builtin(value: Any, kind: type, depth: int) -> str | None:
+    if kind in _PLAIN:
+        return repr(value)
+    if kind is int:
+        return repr(value) if value.bit_length() < _BITS else f"<int of {value.bit_length()} bits>"
+    if kind is str or kind is bytes or kind is bytearray:
+        return repr(value) if len(value) <= _PART else f"{value[: _PART // 2]!r}…{value[-_PART // 4 :]!r}"
+    if kind in _ROWS or kind is dict:
+        return _of_container(value, kind, depth - 1)
+    if kind is FunctionType or kind is BuiltinFunctionType:
+        return f"<function {_cut(value.__qualname__, _PART)}>"
+    return f"<class {_cut(_name(value), _PART)}>" if issubclass(kind, type) else None
+
+
+def _of_container(value: Any, kind: type, depth: int) -> str:
+    def inner(element: Any) -> str:
+        return _text(element, depth)
+
+    if kind is dict:
+        pairs = (
+            _some(value.items(), lambda pair: f"{inner(pair[0])}: {inner(pair[1])}", _FEW) if depth >= 0 else ["..."]
+        )
+        return f"{{{', '.join(pairs)}}}"
+    parts = _some(value, inner, _FEW) if depth >= 0 else ["..."]
+    begin, end = _ROWS[kind]
+    if end == "}":
+        parts.sort()
+    elif kind is tuple and len(value) == 1:
+        end = ",)"
+    text = f"{begin}{', '.join(parts)}{end}"
+    return text if kind in {list, tuple} or (kind is set and parts) else f"{_name(kind)}({text if parts else ''})"
+
+
+def _of_library(value: Any, kind: type) -> str | None:
+    """Of a class that is known, which no other can pretend to be."""
+    module = _module(kind)
+    home = module.partition(".")[0] if type(module) is str else ""
+    if getattr(sys.modules.get(home), _name(kind), None) is not kind:
+        return None
+    if home in _VALUES and _module(type(getattr(value, "tzinfo", None))) in {"builtins", "datetime", "zoneinfo"}:
+        return repr(value) if sys.getsizeof(value) <= _BYTES else None
+    if home == "numpy" and hasattr(value, "dtype"):
+        is_number = value.shape == () and value.dtype.kind in "biufcmM"
+        return repr(value) if is_number else f"<{_name(kind)} {value.dtype.name} {value.shape}>"
+    if home == "pandas" and hasattr(value, "shape"):
+        return f"<{_name(kind)} {value.shape}>"
+    return None
+
+
+def _of_class(value: Any, depth: int) -> str | None:
+    """Of a class of the user's whose text is not their own: a member of an enumeration, a record."""
+    kind = type(value)
+    members = _members(kind)
+    if "_member_map_" in members:
+        return f"{_name(kind)}.{_cut(object.__getattribute__(value, '_name_'), _PART)}"
+    writes = members.get("__repr__")
+    if "_fields" in members and getattr(writes, "__module__", "") == "collections":
+        pairs: Iterable[tuple[str, Any]] = zip(members["_fields"], tuple.__iter__(value), strict=True)
+    elif "__dataclass_fields__" in members and hasattr(writes, "__wrapped__"):
+        shown = [name for name, field in members["__dataclass_fields__"].items() if field.repr]
+        pairs = ((name, _field(value, members.get(name), name)) for name in shown)
+    else:
+        return None
+    texts = _some(pairs, lambda pair: f"{pair[0]}={_text(pair[1], depth - 1)}", _FEW) if depth > 0 else ["..."]
+    return f"{_name(kind)}({', '.join(texts)})"
+
+
+def _field(value: Any, place: Any, name: str) -> Any:
+    return (
+        place.__get__(value)
+        if type(place) is MemberDescriptorType
+        else object.__getattribute__(value, "__dict__")[name]
+    )

@@ -1,0 +1,129 @@
+"""What tasks in a worker see besides their arguments: made the same as in the program when they were called."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from parmap._work.imports import when_imported
+from parmap._work.surroundings import made
+
+if TYPE_CHECKING:
+    from parmap.backends._processes.child.output import Output
+    from parmap.backends._processes.line.channel import Channel
+
+
+class World:
+    """The surroundings of the tasks of this worker."""
+
+    def __init__(self, output: Output, channel: Channel) -> None:
+        self._output = output
+        self._channel = channel
+        self._pid = os.getpid()
+        self._cwd: str | None = None
+        self._authkey = b""
+        self._decimal: Any = None
+        when_imported("multiprocessing.process", self._join_family)
+        when_imported("multiprocessing.resource_tracker", self._share_tracker)
+        when_imported("decimal", self._calculate)
+
+    def change(self, changes: dict[str, Any]) -> None:
+        """Take over what has changed in the program."""
+        for name, value in changes.items():
+            getattr(self, "_set_" + name)(value)
+        self.enter()
+
+    def enter(self) -> None:
+        """Begin a chunk: undo what tasks did to the working directory, and to the arithmetic of this thread."""
+        if self._decimal is not None:
+            self._calculate()
+        if self._cwd is None:
+            return
+        try:
+            if os.getcwd() != self._cwd:
+                os.chdir(self._cwd)
+        except OSError:  # it is gone: the task's own business
+            pass
+
+    def _set_cwd(self, cwd: str) -> None:
+        self._cwd = cwd
+
+    def _set_path(self, path: list[str]) -> None:
+        sys.path[:] = path
+
+    def _set_argv(self, argv: list[str]) -> None:
+        sys.argv[:] = argv
+
+    def _set_environ(self, changes: dict[str, str | None]) -> None:
+        for name, value in changes.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def _set_filters(self, filters: list[bytes]) -> None:
+        self._output.set_filters(filters)
+
+    def _set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
+        self._output.set_levels(levels)
+
+    def _set_recursion(self, limit: int) -> None:
+        try:
+            sys.setrecursionlimit(limit)
+        except RecursionError:  # lower than what is in use here
+            pass
+
+    def _set_digits(self, limit: int) -> None:
+        if hasattr(sys, "set_int_max_str_digits"):
+            sys.set_int_max_str_digits(limit)
+
+    def _set_authkey(self, key: bytes) -> None:
+        self._authkey = key
+        if "multiprocessing.process" in sys.modules:
+            self._join_family()
+
+    def _set_decimal(self, told: tuple[Any, ...] | None) -> None:
+        self._decimal = told
+
+    def _calculate(self) -> None:
+        """Give this thread the caller's decimal arithmetic, once something has a use for it."""
+        decimal: Any = sys.modules.get("decimal")
+        if decimal is not None and self._decimal is not None:
+            decimal.setcontext(made(self._decimal))
+
+    def _join_family(self) -> None:
+        """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
+        if self._authkey:
+            sys.modules["multiprocessing.process"].current_process().authkey = self._authkey
+
+    # the tracker of shared memory and semaphores
+
+    def _share_tracker(self) -> None:
+        """Let the program's tracker see to what tasks make and use.
+
+        One of this worker's own would, when the worker ends, destroy the shared memory that the program goes on to use.
+        """
+        module: Any = sys.modules["multiprocessing.resource_tracker"]
+        tracker = module._resource_tracker  # noqa: SLF001 - there is no other way to it
+        start = tracker.ensure_running
+
+        def ensure_running() -> None:
+            if tracker._fd is None and os.getpid() == self._pid:  # noqa: SLF001 - see above
+                tracker._fd = self._ask_for_tracker()  # noqa: SLF001
+            start()
+
+        tracker.ensure_running = module.ensure_running = ensure_running
+
+    def _ask_for_tracker(self) -> int | None:
+        """The descriptor of the program's tracker, over a line of its own: a task waits for it, in any thread."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.settimeout(None)
+            with theirs:
+                self._channel.send("tracker", fds=(theirs.fileno(),))
+            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        return fds[0] if fds else None

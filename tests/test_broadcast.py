@@ -1,0 +1,126 @@
+"""Values that don't change by promise are sent once to each worker."""
+
+from __future__ import annotations
+
+import gc
+import os
+from typing import Any
+
+import pytest
+
+import parmap
+from conftest import Script
+from parmap import parallel
+
+
+class Counted:
+    """Counts how often it is unpickled, in a file that all processes see."""
+
+    def __init__(self, log: str) -> None:
+        self.log = log
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with open(self.log, "a") as log:
+            log.write(f"{os.getpid()}\n")
+
+
+def first(shared: Any, n: int) -> Any:
+    return shared.value[n]
+
+
+def test_captured_value_is_the_same_in_tasks(backend: dict[str, Any]) -> None:
+    """A broadcast value that a function captures is there in each task, on every backend."""
+    shared = parmap.broadcast({"a": [1, 2], "b": (3,)})
+    function = parallel(lambda key: shared.value[key], **backend)
+
+    assert function.map(["a", "b"]) == [[1, 2], (3,)]
+    assert function.submit("a").result() == [1, 2]
+
+
+def test_value_as_an_argument(processes: dict[str, Any]) -> None:
+    """A broadcast value can be an argument, even if nobody else holds it by the time it is read."""
+    function = parallel(first, **processes)
+
+    assert [function.submit(parmap.broadcast([n, 2 * n]), 1).result() for n in range(4)] == [0, 2, 4, 6]
+    assert function.starmap([(parmap.broadcast([n]), 0) for n in range(4)]) == [0, 1, 2, 3]
+
+
+def test_each_worker_unpickles_it_once(processes: dict[str, Any], tmp_path: Any) -> None:
+    """However many calls and tasks use a broadcast value, each worker unpickles it once."""
+    log = str(tmp_path / "log")
+    shared = parmap.broadcast(Counted(log))
+    function = parallel(lambda _: type(shared.value).__name__, **processes)
+
+    assert set(function.map(range(50), chunksize=5)) == {"Counted"}
+    for _ in range(10):
+        assert function.submit(0).result() == "Counted"
+    with open(log) as lines:
+        pids = lines.read().split()
+
+    assert len(pids) == len(set(pids)) <= 2
+
+
+def test_value_that_comes_back_is_the_program_s_own(processes: dict[str, Any]) -> None:
+    """A task that returns a broadcast value returns the program's object."""
+    shared = parmap.broadcast([1])
+
+    (back,) = parallel(lambda _: shared, **processes).map([0])
+
+    assert back is shared
+
+
+def test_arrays_are_shared_and_private(processes: dict[str, Any]) -> None:
+    """Arrays in it are writable in a worker, which changes its own copy only."""
+    np = pytest.importorskip("numpy")
+    shared = parmap.broadcast(np.arange(100_000))
+
+    def change(n: int) -> int:
+        shared.value[n] += 1
+        return int(shared.value[n])
+
+    results = parallel(change, **processes).map([5, 6])
+
+    assert results == [6, 7]
+    assert shared.value[5] == 5
+
+
+def test_dropped_value_gives_its_memory_back(processes: dict[str, Any]) -> None:
+    """A broadcast value that nothing holds has no descriptor any more."""
+    before = len(os.listdir("/proc/self/fd"))
+    for n in range(20):
+        shared = parmap.broadcast([n] * 1000)
+        assert parallel(first, **processes).submit(shared, 0).result() == n
+    del shared
+    parmap.shutdown()
+    gc.collect()
+
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_in_a_script(script: Script) -> None:
+    """A script's global is sent by name: changed in the program, it is what it was when it was first used."""
+    done = script.run(
+        """
+        from parmap import broadcast, parallel
+
+        table = broadcast({n: str(n) for n in range(1000)})
+
+        @parallel(workers=2)
+        def look(n):
+            return table.value[n]
+
+        print(look.map([1, 2]), look(3))
+        table.value[1] = "changed"
+        print(look.map([1]), look(1))
+        """
+    )
+
+    assert done.stdout.split("\n")[:2] == ["['1', '2'] 3", "['1'] changed"], done.stderr
+
+
+def test_what_can_t_travel_says_so() -> None:
+    """A value that can't be pickled is told when it is first used."""
+    shared = parmap.broadcast(n for n in range(3))
+    with pytest.raises(parmap.SerializationError, match="generator"):
+        parallel(lambda _: shared.value, workers=1).map([1])

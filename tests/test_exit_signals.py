@@ -1,0 +1,189 @@
+"""SIGTERM as services get it, alone or with all their processes; and ends of processes that the program forked."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from test_exit import family, is_gone, killed_at_last, read_line
+
+from conftest import wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from conftest import Script
+
+SERVICE = """\
+import atexit, signal, sys, time
+from pathlib import Path
+import parmap
+
+def work(number):
+    Path(f"begun-{{number}}").touch()
+    time.sleep({seconds})
+    Path(f"done-{{number}}").touch()
+
+{handler}
+atexit.register(print, "exit handlers run", flush=True)
+f = parmap.parallel(work, workers=2, backend={backend!r})
+f.map([])
+futures = [f.submit(number) for number in range(4)]
+while not (Path("begun-0").exists() and Path("begun-1").exists()):
+    time.sleep(0.01)
+print("ready", flush=True)
+{wait}
+"""
+
+HANDLERS = {
+    "exit": "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))",
+    "drop": """\
+def stop(*_):
+    parmap.shutdown(wait=False, cancel_futures=True)
+    sys.exit(7)
+signal.signal(signal.SIGTERM, stop)""",
+    "interrupt": "signal.signal(signal.SIGTERM, signal.default_int_handler)",
+    "none": "",
+}
+
+WAITS = {
+    "result": "futures[0].result()\nfutures[3].result()",
+    "sleep": "time.sleep(1000)",
+    "map": "f.map([10, 11])",
+    "signal.pause": "signal.pause()",
+}
+
+
+def service(script: Script, handler: str, wait: str, *, backend: str = "processes", seconds: float = 1000.0) -> str:
+    """The text of a service."""
+    return SERVICE.format(handler=HANDLERS[handler], wait=WAITS[wait], backend=backend, seconds=seconds)
+
+
+def terminate(process: subprocess.Popen[str], *, everybody: bool) -> list[psutil.Process]:
+    """Send SIGTERM to a service, or to all its processes; returns those."""
+    others = family(process)
+    for one in [psutil.Process(process.pid), *(others if everybody else [])]:
+        one.send_signal(signal.SIGTERM)
+    return others
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["alone", "everybody"])
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_handler_that_exits(script: Script, wait: str, everybody: bool) -> None:
+    """A handler that leaves by sys.exit: the work is finished, exit handlers run, nothing is left."""
+    process = script.start(service(script, "exit", wait, seconds=0.5))
+    with killed_at_last(process):
+        assert read_line(process) == "ready"
+        others = terminate(process, everybody=everybody)
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout, stderr) == (7, "exit handlers run\n", "")
+    assert {path.name for path in script.folder.glob("done-*")} >= {"done-2", "done-3"}
+    wait_until(lambda: all(map(is_gone, others)))
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_a_second_signal_ends_it(script: Script, backend: str) -> None:
+    """A handler that leaves by sys.exit, called again while the work is being finished, ends that at once."""
+    process = script.start(service(script, "exit", "sleep", backend=backend).replace('"exit handlers run"', '"end"'))
+    with killed_at_last(process):
+        assert read_line(process) == "ready"
+        process.send_signal(signal.SIGTERM)
+        # Until it waits at its end there is no outside sign of it, and one signal may not be two: so until it has gone.
+        wait_until(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM))
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert process.returncode in {7, -signal.SIGTERM}
+    assert "Traceback" not in stderr or "SystemExit" in stderr
+    assert stdout == "end\n"
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["alone", "everybody"])
+def test_a_handler_that_drops_what_waits(script: Script, everybody: bool) -> None:
+    """A handler may drop what waits by `shutdown(cancel_futures=True)`, and leave: what runs is finished."""
+    process = script.start(service(script, "drop", "result", seconds=0.5))
+    with killed_at_last(process):
+        assert read_line(process) == "ready"
+        terminate(process, everybody=everybody)
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout, stderr) == (7, "exit handlers run\n", "")
+    assert not (script.folder / "done-3").exists()
+    assert everybody or (script.folder / "done-0").exists()
+
+
+@pytest.mark.parametrize("everybody", [False, True], ids=["alone", "everybody"])
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_a_handler_that_raises(script: Script, backend: str, everybody: bool) -> None:
+    """A handler that raises something else ends the work at once, and with it the program."""
+    process = script.start(service(script, "interrupt", "sleep", backend=backend))
+    with killed_at_last(process):
+        assert read_line(process) == "ready"
+        if backend == "threads":
+            others = []
+            process.send_signal(signal.SIGTERM)
+        else:
+            others = terminate(process, everybody=everybody)
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout) == (-signal.SIGINT, "exit handlers run\n")
+    assert stderr.count("Traceback") == 1
+    wait_until(lambda: all(map(is_gone, others)))
+
+
+def test_without_a_handler(script: Script) -> None:
+    """Without a handler all processes end at once."""
+    process = script.start(service(script, "none", "sleep"))
+    with killed_at_last(process):
+        assert read_line(process) == "ready"
+        others = terminate(process, everybody=True)
+        stdout, stderr = process.communicate(timeout=30)
+
+    assert (process.returncode, stdout, stderr) == (-signal.SIGTERM, "", "")
+    wait_until(lambda: all(map(is_gone, others)))
+
+
+CHILDREN = {
+    "exits": "sys.exit(3)",
+    "fails": "raise RuntimeError('of the child')",
+    "leaves": "os._exit(3)",
+    "uses parmap": "print(f.map([0.1]), flush=True)\nsys.exit(3)",
+    "shuts down": "parmap.shutdown()\nsys.exit(3)",
+    "cancels": "f.shutdown(cancel_futures=True)\nsys.exit(3)",
+    "ends the executor": "executor.shutdown()\nsys.exit(3)",
+    "ends the pool": "pool.terminate()\npool.join()\nsys.exit(3)",
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN.values(), ids=CHILDREN)
+def test_a_forked_child_ends_by_itself(script: Script, child: str) -> None:
+    """A child of `os.fork()` ends, however it does, without waiting for work of its parent's, or touching it."""
+    indented = child.replace("\n", "\n    ")
+    done = script.run(f"""\
+import os, sys, time
+from pathlib import Path
+import parmap
+
+f = parmap.parallel(lambda x: time.sleep(x) or x, workers=2)
+executor, pool = parmap.Executor(1), parmap.Pool(1)
+def wait():
+    while not Path("go").exists():
+        time.sleep(0.01)
+    return 1
+futures = [parmap.parallel(wait, workers=2).submit(), f.submit(0.1), executor.submit(wait), pool.apply_async(wait)]
+child = os.fork()
+if not child:
+    {indented}
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+Path("go").touch()
+print(status, [getattr(future, "result", getattr(future, "get", None))() for future in futures], flush=True)
+pool.close()
+""")
+
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[-1] == f"{1 if 'raise' in child else 3} [1, 0.1, 1, 1]"
+    assert lines[:-1] == (["[0.1]"] if "print" in child else [])
+    assert done.stderr.count("Traceback") == ("raise" in child)
