@@ -83,6 +83,15 @@ class Engine:
             self.post(self._alert)
         return self.backend.try_quickly(call, future)
 
+    def expect(self, function: Any, count: int = 1) -> None:
+        """A function will be called on *count* items: what is still to be started is started while its caller packs."""
+        if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
+            self.backend.expect(function)
+            try:
+                self.post(lambda: self.ledger.warm_up(count))
+            except PoolClosedError:  # whoever called is told when the call is made
+                pass
+
     def _alert(self) -> None:
         self.ledger.alert(time.monotonic())
 

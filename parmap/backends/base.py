@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from parmap.errors import WorkerDiedError
 
 
+AUTO = "auto"
+"""What `preload` says by default: what the functions of calls need is imported once for all workers."""
+
+
 class Call:
     """A function made ready to run: what all chunks of it share."""
 
@@ -97,6 +101,9 @@ class Backend(ABC):
     def __init__(self, options: Options) -> None:
         self.options = options
         self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
+
+    def expect(self, function: Any) -> None:
+        """A function will be called soon: what workers need for it may be made ready. By any thread."""
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""
