@@ -23,7 +23,7 @@ from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE, Poller
 from parmap.backends._processes.signals import Signals
 from parmap.backends._processes.worker import Worker
-from parmap.backends.base import Backend, Broken, Died, Event, Ready
+from parmap.backends.base import AUTO, Backend, Broken, Died, Event, Ready
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
