@@ -10,6 +10,7 @@ import psutil
 
 from conftest import wait_until
 from parmap._engine import registry as _registry
+from parmap._results.callbacks import callbacks
 
 
 def engine_of(function: Any) -> Any:
@@ -69,3 +70,8 @@ def is_running(function: Any) -> bool:
     """Whether the pool of *function* is there, without starting it."""
     engine = _registry._shared.get(function._settings.resolve().pool_key)
     return engine is not None and not engine.closed
+
+
+def callbacks_end() -> None:
+    """Forget the thread that runs done-callbacks, so that the next one needs another."""
+    callbacks.forget()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.pace import Pace
 from parmap._travel.failure import Failure, is_covered, translate
+from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee, Rules, run
-from parmap._work.surroundings import arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -15,8 +15,8 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
+from parmap._work.arithmetic import arithmetic
 from parmap._work.run import Callee, Outcome, Rules, run, tell_failures
-from parmap._work.surroundings import arithmetic
 from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
