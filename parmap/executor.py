@@ -91,6 +91,10 @@ class Executor(concurrent.futures.Executor):
             "max_tasks_per_child": max_tasks_per_child,
         }
         self._owned = _Owned("Executor", values, mp_context, finish=True)
+        retry_on = self._owned.options.retry_on
+        if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(WorkerDiedError, retry_on):
+            # Until an executor tells it, a death is what it is everywhere.
+            self._owned.options = self._owned.options.replace(retry_on=(*retry_on, WorkerDiedError))
 
     def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start ``fn(*args, **kwargs)`` in a worker.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextlib
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -142,6 +147,31 @@ class Slotted(Exception):
         self.place = place
 
 
+class MyStop(StopIteration):
+    """A kind of `StopIteration`."""
+
+
+class DropsNotes(Exception):
+    """An exception that is pickled without its attributes, and so without its notes."""
+
+    def __reduce__(self) -> Any:
+        return DropsNotes, self.args
+
+
+class Frozen(Exception):
+    """An exception that lets nobody set an attribute, as a frozen dataclass does."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class NoState(Exception):
+    """An exception that unpickles without the `__dict__` that it had."""
+
+    def __setstate__(self, state: object) -> None:
+        """Set nothing."""
+
+
 def with_a_story() -> None:
     """Raise an exception that has a cause, notes and attributes."""
     try:
@@ -175,6 +205,12 @@ ERRORS: dict[str, Any] = {
     "generator exit": lambda: GeneratorExit("x"),
     "stop": lambda: StopIteration("x"),
     "async stop": lambda: StopAsyncIteration("x"),
+    "cancelled": lambda: concurrent.futures.CancelledError("x"),
+    "cancelled in asyncio": lambda: asyncio.CancelledError("x"),
+    "a kind of stop": lambda: MyStop("x"),
+    "drops its notes": lambda: DropsNotes("x"),
+    "refuses attributes": lambda: Frozen("x"),
+    "keeps no dict": lambda: NoState("x"),
     "memory": lambda: MemoryError("x"),
     "recursion": lambda: RecursionError("x"),
 }
@@ -186,6 +222,101 @@ def throw(name: Any) -> Any:
         error = ERRORS[name]
         raise error()
     return name
+
+
+def throw_once(name: str, path: str) -> str:
+    """Raise the error of that name if there is no such file yet."""
+    if not os.path.exists(path):
+        open(path, "w").close()
+        throw(name)
+    return name
+
+
+class ThrowsWhenLoaded:
+    """Raises an error when it is unpickled."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return throw, (self.name,)
+
+
+def returns_what_throws(name: Any) -> Any:
+    """Return a result that raises the error of that name where it is unpickled."""
+    return ThrowsWhenLoaded(name) if isinstance(name, str) else name
+
+
+def generator_once(path: Any) -> Any:
+    """Return what can't be pickled if there is no such file yet."""
+    if isinstance(path, str) and not os.path.exists(path):
+        open(path, "w").close()
+        return (i for i in range(3))
+    return path
+
+
+def leave_once(how: str, path: str) -> str:
+    """End the worker if there is no such file yet."""
+    if not os.path.exists(path):
+        open(path, "w").close()
+        os._exit(3) if how == "exit" else sys.exit(3)
+    return how
+
+
+class Armed:
+    """Whether what signals when it is unpickled does so, and how often."""
+
+    left = 0
+
+
+@contextlib.contextmanager
+def armed() -> Iterator[None]:
+    """Let the next object that can do so send a signal to this process."""
+    Armed.left = 1
+    try:
+        yield
+    finally:
+        Armed.left = 0
+
+
+def _signal(make: Any, signum: int) -> Any:
+    if Armed.left:
+        Armed.left -= 1
+        signal.raise_signal(signum)
+    return make(signum)
+
+
+class SignalsWhenLoaded:
+    """Sends a signal where it is unpickled, if that is armed."""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+    def __reduce__(self) -> Any:
+        return _signal, (SignalsWhenLoaded, self.signum)
+
+
+class FailsWithSignal(Exception):
+    """An exception that does so."""
+
+    def __reduce__(self) -> Any:
+        return _signal, (FailsWithSignal, self.args[0])
+
+
+def fails_with_signal(signum: int) -> Any:
+    """Raise it."""
+    raise FailsWithSignal(signum)
+
+
+def gives_signal(item: tuple[Any, int]) -> Any:
+    """Return what signals when it is unpickled, raise it, or return a number."""
+    make, number = item
+    return number if make is None else make(number)
+
+
+def same(x: Any) -> Any:
+    """Return the argument."""
+    return x
 
 
 def cyclic_cause(_: Any) -> None:

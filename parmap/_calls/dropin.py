@@ -152,5 +152,7 @@ class InTurn(ResultStream[R_co]):
     def read_all(self) -> None:
         """Give the engine the rest of the input, whether or not anybody asks for the results."""
         with self._guard:
-            while not self._input.exhausted or self._input.unsent is not None:
-                self._send(sys.maxsize)
+            self._send()
+            while not self._input.exhausted:
+                self._input.read(sys.maxsize)
+                self._send()

@@ -216,9 +216,11 @@ def check_together(options: Mapping[str, Any]) -> None:
         ValueError: the backend can't do what an option asks for.
     """
     timeout, backend = options.get("timeout"), options.get("backend", "processes")
-    if options.get("seed") is not None and backend == "threads":
-        message = "seed sets the global random state, which threads share: use another backend, or a generator per item"
-        raise ValueError(message)
+    if options.get("seed") is not None and (backend == "threads" or is_executor(backend)):
+        from parmap.backends.executor import SEED_REFUSED, shares_our_objects
+
+        if backend == "threads" or shares_our_objects(backend):
+            raise ValueError(SEED_REFUSED)
     if timeout is not None and not can_kill(backend):
         message = (
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "

@@ -228,8 +228,9 @@ class Ledger:
             return
         self.scheduler.trim(chunk, limit)
         if not limit:
-            self.scheduler.release(chunk)
-            del self._chunks[chunk.number]
+            # Nobody waits for it. But it keeps its place until the worker, which may be slow to come to it, has read the
+            # limit: a chunk that took the place would write its own there, and these items would run a second time.
+            chunk.job.flight.discard(chunk)
 
     def _recall(self, chunk: Chunk, limit: int) -> None:
         """Let a chunk end before item *limit*, or before one that was cancelled."""
@@ -357,6 +358,8 @@ class Ledger:
 
     def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
         """Find out which item of a chunk pays for a death."""
+        if not len(chunk.items):  # all were taken back
+            return
         started = died.number == chunk.number and died.offset < len(chunk.items)
         offset, length = died.offset, min(died.length, len(chunk.items) - died.offset)
         if chunk.doomed:

@@ -317,7 +317,7 @@ class Input:
             items = self.sequence[self.count : self.count + size]
             exhausted = self.count + size >= len(self.sequence)
         else:
-            exhausted = self._read_one_by_one(size - len(self._read))
+            exhausted = self._read_one_by_one(max(0, size - len(self._read)))
             items = self._read
         count = self.count + len(items)
         self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted

@@ -257,7 +257,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         facts = [("state", self._state_in_words)]
         if self._end is not None and self._end.failure is not None:
-            error = self._end.failure.exception()
+            error = self._end.failure.told(self.voice)
             facts.append(("error", f"{type(error).__name__}: {error}"))
         return card("parmap.Future", self.lane.name, facts)
 

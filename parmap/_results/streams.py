@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
 from collections import deque
-from itertools import dropwhile, groupby, repeat, takewhile
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from parmap._results.batch import Arrival, decode
+from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._travel.failure import guarded
 
@@ -30,19 +29,6 @@ MOST_BYTES = 64 << 20
 """The default window: enough items to keep the workers busy, but no more than these, nor more bytes of results."""
 
 _QUANTUM = 0.001  # seconds of work that are worth a message to the engine
-
-
-class Raised:
-    """The error of an item, where a value would be."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-_MISSING = object()
-"""Stands where an item has no outcome yet: it waits for another attempt."""
 
 
 class ResultStream(Generic[R_co]):
@@ -89,16 +75,10 @@ class ResultStream(Generic[R_co]):
         self._job = job
         self._batch = batch
         self._input = source
-        self._ordered = ordered
         self._buffersize = buffersize
-        self._return_exceptions = return_exceptions
+        self._order = Order(batch, self.voice, ordered=ordered, return_exceptions=return_exceptions)
         self._hungry_at = 0  # how many results must have been handed out before there is more to read
-        self._result_bytes = 0.0
-        # What has come waits here until it is its turn: as it came, or decoded, if items before it came later.
-        self._ready: dict[int, Arrival | list[Any]] = {}
-        self._next = 0  # the number of the next item to look for there, where order counts
-        self._parts: list[Any] = []  # what is decoded, in order: lists of values, and errors
-        self._values: deque[Any] = deque()  # the first of these lists
+        self._values: deque[Any] = deque()  # to be handed out
         self._taken = 0  # values and errors that were ever there, in its place
         self._take = map(deque.popleft, repeat(self._values))
         self._low = 0  # with so many values left there is something else to do than to hand out one
@@ -197,15 +177,13 @@ class ResultStream(Generic[R_co]):
     def _prepare(self) -> bool:
         """Make a value ready to be handed out, and read on; false if there is none, or none yet.
 
-        An exception may leave this anywhere, and a signal handler may use the stream meanwhile. So whatever takes time
-        is done first; then, between two calls, where nothing can come, the state changes if it is still what it was.
-
         Raises:
             BaseException: the error of an item, the one that ended the batch, or that of the input.
         """
+        order = self._order
         while not self._values:
-            if self._parts:
-                self._begin(self._parts[0])
+            if order.parts:
+                self._begin(order.parts[0])
             elif self._closed or not self._load():
                 break
         self._read_on()
@@ -214,11 +192,13 @@ class ResultStream(Generic[R_co]):
     def _begin(self, part: Any) -> None:
         values = deque(() if type(part) is Raised else part)
         count, take = len(values) or 1, map(deque.popleft, repeat(values))
-        if self._values or not self._parts or self._parts[0] is not part:
+        parts = self._order.parts
+        if self._values or not parts or parts[0] is not part:
             return
-        del self._parts[0]
+        del parts[0]
         self._taken += count
         self._values, self._take = values, take
+        self._hungry_at = 0  # what has been learnt may have widened the window
         if not values:
             self._fail(part.error)
 
@@ -243,72 +223,16 @@ class ResultStream(Generic[R_co]):
             if relay.waiting:
                 relay.drain()
             raise batch.failure.told(self.voice)
-        if self._ordered and self._next in self._ready:
-            self._load_in_turn(self._ready[self._next])
-        elif batch.arrivals:
-            self._receive(batch.arrivals[0])
-        elif has_ended:
+        order = self._order
+        if order.load():
+            return True
+        if has_ended:
+            if self._values or order.parts or batch.arrivals or order.next in order.ready:
+                return True  # a signal handler has used the stream meanwhile, and left something
             self.close()
             if self._input.error is not None:
                 raise self.voice(self._input.error)
-        else:
-            return False
-        return True
-
-    def _receive(self, arrival: Arrival) -> None:
-        """Take an arrival from the batch; it goes on waiting here, if it is not its turn."""
-        self._learn_size(arrival)
-        arrivals = self._batch.arrivals
-        if self._ordered:
-            first = 0  # items missing at its front arrive by themselves
-            while first in arrival.missing:
-                first += 1
-            if arrivals and arrivals[0] is arrival:
-                del arrivals[0]
-                if first < arrival.done:
-                    self._ready[arrival.start + first] = arrival
-                self._batch.took(arrival)
-            return
-        parts = [part for part in self._decode(arrival) if part is not _MISSING]
-        if arrivals and arrivals[0] is arrival and not self._parts:
-            del arrivals[0]
-            self._parts, self._hungry_at = parts, 0  # what has been learnt may have widened the window
-            self._batch.took(arrival)
-
-    def _load_in_turn(self, waiting: Arrival | list[Any]) -> None:
-        # What stands before the first item that is missing is handed out; that one arrives by itself, then the rest.
-        start = self._next
-        parts = self._decode(waiting, start - waiting.start) if isinstance(waiting, Arrival) else waiting
-        parts, rest = [*takewhile(_is_there, parts)], [*dropwhile(_is_there, parts)]
-        missing = len(rest)
-        rest = [*dropwhile(lambda part: part is _MISSING, rest)]
-        end = start + sum(map(_count, parts))
-        behind = end + missing - len(rest)
-        if self._next == start and not self._parts and start in self._ready and self._ready[start] is waiting:
-            del self._ready[start]
-            if rest:
-                self._ready[behind] = rest
-            self._next, self._parts, self._hungry_at = end, parts, 0
-
-    def _decode(self, arrival: Arrival, first: int = 0) -> list[Any]:
-        """What is to be handed out for the items of an arrival from place *first* on: values in lists, and errors."""
-        values, errors, problems = decode(arrival, self.voice)
-        if first:
-            values = values[first:]
-        if not (errors or problems or arrival.missing):
-            return [values] if values else []
-        values = [*values]
-        for place, error in (errors | problems).items():
-            if place >= first:
-                values[place - first] = error if self._return_exceptions else Raised(error)
-        for place in arrival.missing:
-            if place >= first:
-                values[place - first] = _MISSING
-        return _in_parts(values)
-
-    def _learn_size(self, arrival: Arrival) -> None:
-        nbytes = _nbytes(arrival.results) / arrival.done
-        self._result_bytes = nbytes if nbytes > self._result_bytes else 0.5 * (nbytes + self._result_bytes)
+        return False
 
     # reading on
 
@@ -318,7 +242,7 @@ class ResultStream(Generic[R_co]):
             return self._buffersize
         least: int = 2 * self._engine.workers
         size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS)
-        return max(least, min(size, int(MOST_BYTES / max(self._result_bytes, 1.0))))
+        return max(least, min(size, int(MOST_BYTES / max(self._order.result_bytes, 1.0))))
 
     @property
     def _handed_out(self) -> int:
@@ -334,29 +258,30 @@ class ResultStream(Generic[R_co]):
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""
-        handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
-        window = self._window
-        room = window - (self._input.count - handed_out)
-        worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
-        if room >= worth or self._input.unsent is not None:
-            self._send(room)
-            room = 0
-        self._hungry_at = handed_out + worth - room
-
-    def _send(self, room: int) -> None:
-        """Read up to *room* items, and give them to the engine; if that was interrupted, go on there."""
-        if self._feeding:  # by a signal handler that uses the stream
+        if self._feeding:  # a signal handler has interrupted it, and uses the stream
             return
         self._feeding = True
         try:
-            source = self._input
-            if source.unsent is None:
-                source.read(room)
-            items = source.unsent
-            self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
-            source.unsent = None
+            self._send()  # what was read already, if that was interrupted
+            handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
+            window = self._window
+            room = window - (self._input.count - handed_out)
+            worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
+            if room >= worth and not self._input.exhausted:
+                self._input.read(room)
+                self._send()
+                room = 0
+            self._hungry_at = handed_out + worth - room
         finally:
             self._feeding = False
+
+    def _send(self) -> None:
+        """Give the engine what was read; it may have that already."""
+        source = self._input
+        items = source.unsent
+        if items is not None:
+            self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
+            source.unsent = None
 
     # ending
 
@@ -366,8 +291,7 @@ class ResultStream(Generic[R_co]):
             self._closed = True
             self._taken -= len(self._values)
             self._values.clear()
-            self._parts = []
-            self._ready.clear()
+            self._order.clear()
         abandon(self._engine, self._job, self._batch, self._input, self.kills)
         self._when_dropped(None)
 
@@ -414,33 +338,6 @@ def abandon(engine: Any, job: Job, batch: Batch, source: Input, kill: bool) -> N
         except RuntimeError:  # the pool is closed: nothing is left to cancel
             pass
     batch.let_go()
-
-
-def _nbytes(results: Any) -> float:
-    """The bytes of results; of those that never were pickled, as far as the last of them knows."""
-    if type(results) is not list:
-        return float(getattr(results, "nbytes", 0))
-    try:
-        return float(len(results) * sys.getsizeof(results[-1]))
-    except Exception:  # noqa: BLE001 - a method of the user's
-        return 0.0
-
-
-def _in_parts(entries: list[Any]) -> list[Any]:
-    """The values among *entries* in lists, between what is none."""
-    parts: list[Any] = []
-    for are_values, group in groupby(entries, lambda entry: not (type(entry) is Raised or entry is _MISSING)):
-        found = [*group]
-        parts += [found] if are_values else found
-    return parts
-
-
-def _is_there(part: Any) -> bool:
-    return part is not _MISSING
-
-
-def _count(part: Any) -> int:
-    return len(part) if type(part) is list else 1
 
 
 def _wake_on(loop: Any, future: Any) -> None:

@@ -198,9 +198,13 @@ def _line(error: BaseException) -> str:
 
 
 def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
-    """The note that says which call it was, number *item* of its batch."""
+    """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
-        call = describe(function, mode, args)
+        call = (
+            describe(function, mode, args)
+            if mode
+            else f"{getattr(function, '__qualname__', type(function).__name__)}(…)"
+        )
     except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
         call = "a task"
     return "parmap: " + ("" if item is None else f"item {item}: ") + what + call

@@ -13,8 +13,9 @@ from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, call_note, encode, is_covered, note, translate
+from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
+from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
 
@@ -111,23 +112,6 @@ def _awaited(function: Any) -> Callable[..., Any]:
             return thread.submit(copy_context().run, lambda: asyncio.run(function(*args, **kwargs))).result()
 
     return run
-
-
-class Outcome:
-    """What became of the first `done` items of a chunk: a result each, or an error."""
-
-    __slots__ = ("done", "errors", "nanoseconds", "results")
-
-    def __init__(self) -> None:
-        self.results: list[Any] = []
-        self.errors: dict[int, BaseException] = {}
-        self.done = 0
-        self.nanoseconds = 0
-
-    def end(self, begin: int) -> None:
-        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
-        self.done = len(self.results)
-        self.nanoseconds = time.monotonic_ns() - begin
 
 
 class _Values:
@@ -283,8 +267,7 @@ def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.results.append(None)
         outcome.errors[0] = error
-        if not isinstance(error, LoadError):
-            _tell(error, callee.function, mode, items[0], -1)
+        _tell(error, callee.function, mode, items[0] if items else None, -1)
     outcome.end(begin)
     return outcome
 
@@ -339,38 +322,5 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     BaseException.__setattr__(error, "__traceback__", trace)  # its class may refuse
+    mode = "" if isinstance(error, LoadError) else mode  # then there is no item to show
     note(error, call_note(function, mode, item, index if index >= 0 else None))
-
-
-def tell_failures(
-    callee: Callee,
-    mode: str,
-    items: Any,
-    start: int,
-    errors: dict[int, BaseException],
-    unsent: dict[int, BaseException],
-    before: Callable[[int], object] = bool,
-) -> list[tuple[int, Any, bool]]:
-    """Encode the errors of a chunk, and those of results that can't be pickled: index, exception, whether to retry.
-
-    *before*: called with the index of each, before the user's code runs.
-    """
-    told = []
-    for index, error in {**unsent, **errors}.items():
-        before(index)
-        item = start + index if start >= 0 else None  # a single task has no number
-        public = translate(error, item)
-        if index not in errors:
-            public.item = item  # type: ignore[attr-defined]  # a SerializationError
-            note(public, _note_of_result(callee, mode, items, index, item))
-        retry = is_covered(callee.retry_on, error, public)
-        told.append((index, encode(public, with_locals=callee.rules.locals), retry))
-    return told
-
-
-def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int | None) -> str:
-    try:
-        args = items[index]
-    except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
-        return "parmap: " + ("a result" if item is None else f"item {item}: its result") + " can't be sent"
-    return call_note(callee.function, mode, args, item, "the result can't be sent of ")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import queue
+import threading
 import time
+from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,8 @@ from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
-from parmap._work.run import Callee, Outcome, Rules, run, tell_failures
+from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.run import Callee, Rules, run
 from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""
+
+SEED_REFUSED = "seed sets the global random state, which threads share: use another backend, or a generator per item"
 
 _FUNCTIONS = 32  # functions that a worker keeps
 
@@ -53,7 +58,7 @@ class Executors(Backend):
             if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
-        self.packs = not _shares_our_objects(executor)
+        self.packs = not shares_our_objects(executor)
         self.cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
         self._names = count(1)
@@ -162,7 +167,7 @@ class Executors(Backend):
         self._chunks.clear()
 
 
-def _shares_our_objects(executor: concurrent.futures.Executor) -> bool:
+def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     """Whether tasks of *executor* run in this interpreter."""
     apart = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
@@ -207,6 +212,7 @@ def _from_wire(wire: Wire) -> Pack:
 # --- in a worker of the executor ------------------------------------------------------------------------------------
 
 _callees: dict[bytes, Callee] = {}
+_turn = threading.RLock()  # a worker may have several threads, which share the state that a seed sets
 
 
 def run_packed(
@@ -221,19 +227,19 @@ def run_packed(
     decimal: tuple[Any, ...] | None,
 ) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
     """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
-    if home != (_HOME[0], os.getpid()):
+    is_home = home == (_HOME[0], os.getpid())
+    if not is_home:
         _place.in_worker = True
     begin = time.monotonic()
     items = _from_wire(payload)
     try:
         callee = _callee(function)
+        if is_home and callee.rules.seed is not None:
+            raise ValueError(SEED_REFUSED)  # noqa: TRY301 - told like what else is wrong with the call
     except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
-        callee, outcome = Callee(None, Rules(())), Outcome()
-        outcome.done = items.count
-        outcome.results = [None] * items.count
-        outcome.errors = dict.fromkeys(range(items.count), error)
+        callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
-        with arithmetic(decimal):
+        with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
             outcome = run(
                 callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
             )

@@ -8,10 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.payload import dump, is_small
-from parmap._work.run import tell_failures
+from parmap._work.outcome import tell_failures
 
 if TYPE_CHECKING:
-    from parmap._work.run import Callee, Outcome
+    from parmap._work.outcome import Outcome
+    from parmap._work.run import Callee
 
 # As in `line.quick`, which the worker doesn't import: it would bring futures along.
 _MOST = 16 * 1024

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.by_value import initialize
 from parmap._travel.failure import encode, translate
@@ -24,13 +24,17 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
+from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
-from parmap._work.run import Callee, Outcome, Rules, run, run_task, tell_failures
+from parmap._work.run import Callee, Rules, run, run_task
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
+
+if TYPE_CHECKING:
+    pass
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
@@ -202,7 +206,9 @@ class _Worker:
         known = self._callees[task.key]
         callee = known if isinstance(known, Callee) else _NONE
         items: list[Any] = []
-        outcome = run_task(known, task.mode, task.load, items) if isinstance(known, Callee) else _failed(known, 1)
+        outcome = (
+            run_task(known, task.mode, task.load, items) if isinstance(known, Callee) else Outcome.failed(known, 1)
+        )
         self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
             os._exit(0)
@@ -217,7 +223,7 @@ class _Worker:
         if items is None or isinstance(callee, BaseException):
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
-            return _failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
+            return Outcome.failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
         if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
             self.page.enter(number, 0, items.count, time.monotonic_ns())
             items.begin(careful=careful or items.count == 1)
@@ -298,11 +304,3 @@ def _can_release(arguments: Pack | None, results: Pack) -> bool:
     Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
     """
     return arguments is not None and arguments.kind == EACH and results.is_flat
-
-
-def _failed(error: BaseException, count: int) -> Outcome:
-    outcome = Outcome()
-    outcome.done = count
-    outcome.results = [None] * count
-    outcome.errors = dict.fromkeys(range(count), error)
-    return outcome

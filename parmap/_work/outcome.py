@@ -1,0 +1,73 @@
+"""What became of the items of a chunk, and how their errors are told: the same in all workers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.failure import call_note, encode, is_covered, note, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap._work.run import Callee
+
+
+class Outcome:
+    """What became of the first `done` items of a chunk: a result each, or an error."""
+
+    __slots__ = ("done", "errors", "nanoseconds", "results")
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.errors: dict[int, BaseException] = {}
+        self.done = 0
+        self.nanoseconds = 0
+
+    def end(self, begin: int) -> None:
+        """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
+        self.done = len(self.results)
+        self.nanoseconds = time.monotonic_ns() - begin
+
+    @classmethod
+    def failed(cls, error: BaseException, count: int) -> Outcome:
+        """All of *count* items failed with *error*, before any was run."""
+        outcome = cls()
+        outcome.done = count
+        outcome.results = [None] * count
+        outcome.errors = dict.fromkeys(range(count), error)
+        return outcome
+
+
+def tell_failures(
+    callee: Callee,
+    mode: str,
+    items: Any,
+    start: int,
+    errors: dict[int, BaseException],
+    unsent: dict[int, BaseException],
+    before: Callable[[int], object] = bool,
+) -> list[tuple[int, Any, bool]]:
+    """Encode the errors of a chunk, and those of results that can't be pickled: index, exception, whether to retry.
+
+    *before*: called with the index of each, before the user's code runs.
+    """
+    told = []
+    for index, error in {**unsent, **errors}.items():
+        before(index)
+        item = start + index if start >= 0 else None  # a single task has no number
+        public = translate(error, item)
+        if index not in errors:
+            public.item = item  # type: ignore[attr-defined]  # a SerializationError
+            note(public, _note_of_result(callee, mode, items, index, item))
+        retry = is_covered(callee.retry_on, error, public)
+        told.append((index, encode(public, with_locals=callee.rules.locals), retry))
+    return told
+
+
+def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int | None) -> str:
+    try:
+        args = items[index]
+    except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
+        args, mode = None, ""
+    return call_note(callee.function, mode, args, item, "the result can't be sent of ")

@@ -1,0 +1,261 @@
+"""A signal that comes while results are taken is never swallowed, and no result is lost or handed out twice."""
+
+from __future__ import annotations
+
+import dis
+import gc
+import signal
+import sys
+import threading
+import weakref
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks_at_fault as bad
+
+from parmap import parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+pytestmark = pytest.mark.skipif(
+    threading.current_thread() is not threading.main_thread(), reason="signals are handled in the main thread"
+)
+
+
+class Interrupted(Exception):
+    """What a signal handler of the program's may raise."""
+
+
+def _interrupt(*_: object) -> None:
+    raise Interrupted
+
+
+@pytest.fixture(params=["Ctrl-C", "a handler that raises"])
+def interruption(request: pytest.FixtureRequest) -> Iterator[tuple[int, type[BaseException]]]:
+    """A signal, and what it raises here."""
+    if request.param == "Ctrl-C":
+        yield signal.SIGINT, KeyboardInterrupt
+        return
+    before = signal.signal(signal.SIGUSR1, _interrupt)
+    yield signal.SIGUSR1, Interrupted
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("result", [bad.SignalsWhenLoaded, bad.fails_with_signal], ids=["a result", "an exception"])
+def test_an_interruption_while_results_are_decoded(
+    processes: dict[str, Any], interruption: tuple[int, type[BaseException]], result: Any
+) -> None:
+    """It leaves the call, whatever is decoded; what can be asked again gives the result then."""
+    signum, kind = interruption
+    f = parallel(bad.gives_signal, **processes)
+    f.map([(None, 0)])
+    item = (result, signum)
+
+    for call in (
+        lambda: f.map([item]),
+        lambda: f.map([(None, 0), item, (None, 1)], return_exceptions=True),
+        lambda: next(f.imap([item])),
+        lambda: next(f.imap_unordered([item], return_exceptions=True)),
+    ):
+        with bad.armed(), pytest.raises(kind):
+            call()
+    for future in (f.submit(item), f.map_async([item], return_exceptions=True)):
+        with bad.armed(), pytest.raises(kind):
+            future.exception(60)
+        error = future.exception(60)
+        assert error is None or type(error) is bad.FailsWithSignal
+    assert f.map([(None, 0), (None, 1)]) == [0, 1]
+
+
+def test_a_stream_goes_on_after_an_interruption(processes: dict[str, Any], interruption: Any) -> None:
+    """Results that were being decoded when the signal came are handed out afterwards, each once."""
+    signum, kind = interruption
+    items = [(None, 0), (None, 1), (bad.SignalsWhenLoaded, signum), (None, 3)]
+    for method in ("imap", "imap_unordered"):
+        stream = getattr(parallel(bad.gives_signal, **processes), method)(items * 5, chunksize=4)
+        got: list[Any] = []
+        with bad.armed(), pytest.raises(kind):
+            got.extend(stream)
+        got.extend(stream)
+
+        assert len(got) == 20
+        assert sorted(str(type(one)) for one in got) == sorted([str(int)] * 15 + [str(bad.SignalsWhenLoaded)] * 5)
+
+
+# --- at every place ---------------------------------------------------------------------------------------------------
+
+
+@cache
+def _places(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions before which CPython may handle a signal."""
+    found: set[int] = set()
+    instructions = list(dis.get_instructions(code))
+    for one, following in zip(instructions, [*instructions[1:], None], strict=True):
+        if one.opname.startswith("JUMP_BACKWARD") and one.opname != "JUMP_BACKWARD_NO_INTERRUPT":
+            found.add(one.argval)
+        elif following is not None and (one.opname == "RESUME" or one.opname.startswith("CALL")):
+            found.add(following.offset)
+    return frozenset(found)
+
+
+class Injector:
+    """Does something at the n-th place that is reached."""
+
+    def __init__(self, at: int, act: Callable[[], object]) -> None:
+        self.at = at
+        self.count = 0
+        self._act = act
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if "parmap" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti in _places(frame.f_code):
+            self.count += 1
+            if self.count == self.at:
+                sys.settrace(None)
+                self._act()
+        return self
+
+
+def _traced(injector: Injector, call: Callable[[], object]) -> None:
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(injector)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+
+
+NUMBERS = list(range(6))
+STREAMS: dict[str, Callable[[Any], Any]] = {
+    "imap": lambda f: f.imap(iter(NUMBERS), buffersize=2),
+    "imap_unordered": lambda f: f.imap_unordered(iter(NUMBERS), buffersize=2),
+    "imap of a list": lambda f: f.imap(NUMBERS, chunksize=4),
+}
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_a_stream_loses_nothing_wherever_it_is_interrupted(name: str, backend: Any) -> None:
+    """Whoever catches the Ctrl-C and goes on gets each result once, up to the end or to where the stream was closed."""
+    f = parallel(bad.same, workers=2, backend=backend)
+    f.map(NUMBERS)
+    at = 0
+    while True:
+        at += 1
+        injector = Injector(at, lambda: signal.raise_signal(signal.SIGINT))
+        stream = STREAMS[name](f)
+        got: list[int] = []
+        interrupted = False
+        try:
+            _traced(injector, lambda stream=stream, got=got: got.extend(stream))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            interrupted = True
+        got.extend(stream)
+
+        assert got == NUMBERS[: len(got)] if name != "imap_unordered" else len(set(got)) == len(got)
+        assert interrupted or len(got) == len(NUMBERS)
+        if injector.count < at:
+            break
+    assert at > 100
+    assert f.map(NUMBERS) == NUMBERS
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str) -> None:
+    """What the handler takes from the stream and what the program takes are all results, each once."""
+    f = parallel(bad.same, workers=2)
+    f.map(NUMBERS)
+    at = 0
+    while True:
+        at += 1
+        stream = STREAMS[name](f)
+        got: list[int] = []
+        taken: list[int] = []
+
+        def take(stream: Any = stream, taken: list[int] = taken) -> None:
+            try:
+                taken.append(next(stream))
+            except (StopIteration, RuntimeError):  # at the end; while the input is read
+                pass
+
+        injector = Injector(at, take)
+        _traced(injector, lambda stream=stream, got=got: got.extend(stream))  # type: ignore[misc]
+
+        assert sorted(got + taken) == NUMBERS
+        if injector.count < at:
+            break
+    assert at > 100
+
+
+# --- nothing is kept --------------------------------------------------------------------------------------------------
+
+
+class Thing:
+    """An argument or a result that can be watched."""
+
+
+def _make(_: Any) -> Thing:
+    return Thing()
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("options", [{}, {"chunksize": 10}, {"retries": 1}], ids=str)
+def test_a_stream_lets_go_of_what_it_handed_out(backend: dict[str, Any], method: str, options: dict[str, Any]) -> None:
+    """A result that the consumer drops is gone, though others of its chunk are not handed out yet."""
+    chunksize = {"chunksize": options["chunksize"]} if "chunksize" in options else {}
+    others = {name: value for name, value in options.items() if name != "chunksize"}
+    stream = getattr(parallel(_make, **others, **backend), method)(range(40), **chunksize)
+    seen = []
+    for number, result in enumerate(stream):
+        seen.append(weakref.ref(result))
+        del result
+        if number < 39:  # the thread that ran the last may not have come to its next wait
+            assert not any(ref() is not None for ref in seen)
+
+
+@pytest.mark.parametrize("how", ["exhausted", "closed"])
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_stream_that_is_over_holds_nothing(backend: dict[str, Any], method: str, how: str) -> None:
+    """Neither its input nor an argument nor a result is alive, though the stream is."""
+    from conftest import wait_until
+
+    watched: list[Any] = []
+
+    def source() -> Iterator[Thing]:
+        for _ in range(30):
+            thing = Thing()
+            watched.append(weakref.ref(thing))
+            yield thing
+
+    items = source()
+    watched.append(weakref.ref(items))
+    stream = getattr(parallel(_make, **backend), method)(items, buffersize=8)
+    del items
+    if how == "exhausted":
+        watched += [weakref.ref(result) for result in stream]
+    else:
+        watched.append(weakref.ref(next(stream)))
+        stream.close()
+
+    def nothing_is_alive() -> bool:
+        gc.collect()
+        return not any(ref() is not None for ref in watched)
+
+    wait_until(nothing_is_alive)
+    assert list(stream) == []
+
+
+def test_an_exhausted_stream_says_so(backend: dict[str, Any]) -> None:
+    """What is shown of a stream counts the results that were handed out."""
+    stream = parallel(bad.same, **backend).imap(range(5))
+    next(stream)
+    assert "1 results handed out, open" in repr(stream)
+    list(stream)
+    assert "5 results handed out, closed" in repr(stream)
