@@ -47,6 +47,12 @@ def _fresh_segments() -> None:
     Limits.kept = 0
 
 
+def _fresh_copies() -> None:
+    from parmap.backends._processes.line.copies import Copies
+
+    Copies._remember = lambda *_: None  # type: ignore[method-assign,assignment]
+
+
 def _no_marshal() -> None:
     from parmap._travel import payload as _payload
 
@@ -148,6 +154,10 @@ def _map_arrays(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.take_array, options).map(arrays)
 
 
+def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
+
+
 def _map_short(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.short, options).map(range(size))
 
@@ -219,6 +229,7 @@ MECHANISMS = (
         "shared memory for large payloads", _no_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 8, 12)
     ),
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
+    Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
     Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
