@@ -228,7 +228,7 @@ class Ledger:
             return
         self.scheduler.trim(chunk, limit)
         if not limit:
-            # Nobody waits for it. But it keeps its place until the worker, which may be slow to come to it, has read the
+            # Nobody waits for it. But it keeps its place until the worker, which may be slow, has read the
             # limit: a chunk that took the place would write its own there, and these items would run a second time.
             chunk.job.flight.discard(chunk)
 
