@@ -16,11 +16,9 @@ from __future__ import annotations
 import json
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,23 +45,22 @@ class WrongResultError(Exception):
     """A contestant's results are not those of a plain loop."""
 
 
-@dataclass
 class Cell:
     """What is measured."""
 
-    contestant: Contestant
-    workload: Workload
-    size: int
-    seconds: float
-    """For repetitions."""
-    place: ModuleType
-    """Where the tasks are defined."""
-
-    def __post_init__(self) -> None:
-        task = getattr(self.place, self.workload.task)
-        self.task: Callable[[Any], Any] = task(self.contestant.name) if self.workload.made else task
-        make = self.workload.items
-        self.make_items: Callable[[int], Any] = getattr(self.place, make) if isinstance(make, str) else make
+    def __init__(
+        self, contestant: Contestant, workload: Workload, size: int, seconds: float, place: ModuleType
+    ) -> None:
+        """*seconds*: for repetitions; *place*: where the tasks are defined."""
+        self.contestant = contestant
+        self.workload = workload
+        self.size = size
+        self.seconds = seconds
+        self.place = place
+        task = getattr(place, workload.task)
+        self.task: Callable[[Any], Any] = task(contestant.name) if workload.made else task
+        make = workload.items
+        self.make_items: Callable[[int], Any] = getattr(place, make) if isinstance(make, str) else make
 
     def chunk(self, count: int) -> int | None:
         """The size of chunks for so many items; `None`: the library's default."""
@@ -279,6 +276,11 @@ METHODS: dict[str, Callable[[Cell], dict[str, Any]]] = {
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """Keep the machine busy with so many processes."""
+    if not count:
+        yield
+        return
+    import subprocess  # not above: a script shall not have imported for parmap what it needs
+
     command = [sys.executable, "-S", "-c", "while True: pass"]
     processes = [subprocess.Popen(command, stdin=subprocess.DEVNULL) for _ in range(count)]
     try:

@@ -265,7 +265,7 @@ def _orders(key: str, title: str, sizes: tuple[int, int, int], kind: str, task: 
         task=task,
         items="orders",
         script=f"scripts/{kind}_orders.py",
-        peers=FEW,
+        peers=(FORK, FORKSERVER) if busy else FEW,
         chunked=True,
         busy=busy,
     )
@@ -276,7 +276,7 @@ SCRIPTS: tuple[Workload, ...] = (
     Workload(
         "table",
         "a table of 300,000 entries, read task by task",
-        (20, 0, 500),
+        (20, 0, 100),
         (Goal("below", 0.015),),
         "ms",
         "round trip",
