@@ -338,11 +338,11 @@ def is_installed(kind: type[Contestant]) -> bool:
     return not kind.imports or find_spec(kind.imports.split()[1].partition(".")[0]) is not None
 
 
-def version_of(kind: type[Contestant]) -> str:
-    """The library's version; empty for what comes with Python."""
+def version_of(distribution: str) -> str:
+    """The version of what is installed; empty if it isn't."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version(kind.distribution) if kind.distribution else ""
+        return version(distribution)
     except PackageNotFoundError:
         return ""

@@ -20,18 +20,19 @@ class Kind(NamedTuple):
 def _kind(workload: Workload, goal: Goal) -> Kind:
     whose = f"{TITLES.get(goal.of, goal.of)}" if goal.of else "the best peer"
     unit = workload.unit
+    most = goal.number * _factor(unit) if goal.kind == "below" else 0.0
     return {
         "peer": Kind(f"≥ {goal.number:.2g} × {whose}", "{:.2f}", at_least=True),
         "efficiency": Kind(f"efficiency ≥ {goal.number}", "{:.3f}", at_least=True),
         "rate": Kind(f"≥ {goal.number / 1e9:g} GB/s", "{:.2f} GB/s", at_least=True),
-        "below": Kind(f"≤ {goal.number * _factor(unit):g} {unit}", f"{{:.1f}} {unit}", at_least=False),
+        "below": Kind(f"≤ {most:g} {unit}", f"{{:.1f}} {unit}", at_least=False),
         "row": Kind(f"≤ {goal.number} × parmap's own `map`", "{:.2f}", at_least=False),
         "import": Kind(f"≤ one import of pandas + {goal.number} s", "the import {:+.2f} s", at_least=False),
     }[goal.kind]
 
 
 def _factor(unit: str) -> float:
-    return {"ms": 1e3, "MB": 1e-6}.get(unit, 1.0)
+    return {"ms": 1e3, "µs": 1e6, "MB": 1e-6}[unit]
 
 
 def reached(table: Table, workload: Workload, goal: Goal, number: int | None = None) -> float | None:

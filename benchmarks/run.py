@@ -24,6 +24,7 @@ from process import HERE, run_python
 from workloads import BY_KEY, FORK, FORKSERVER, ROWS, Workload
 
 WORKERS = 2
+TASKS_USE = ("cloudpickle", "numpy", "pandas", "pydantic")
 ALWAYS = ("parmap", "serial loop")
 QUICK = (*ALWAYS, "multiprocessing.Pool", FORK, FORKSERVER, "concurrent.futures")
 RIVALS = 2
@@ -228,6 +229,8 @@ def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
     heavy = [name for name in names if name not in light]
     begin = time.perf_counter()
     bench = Bench(scale, scratch)
+    versions = {kind.name: version_of(kind.distribution) for kind in present if kind.distribution}
+    versions |= {name: version_of(name) for name in TASKS_USE}
     limits = {"pipe": reference.pipe_round_trip(300 if scale is SMOKE else 2000), "memcpy": reference.memory_copy()}
     for number in range(1, scale.rounds + 1):
         if number > 1 and not bench.goes_on:
@@ -242,7 +245,7 @@ def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
         "workers": WORKERS,
         "seconds": time.perf_counter() - begin,
         "machine": reference.machine(),
-        "versions": {kind.name: version_of(kind) for kind in present if version_of(kind)},
+        "versions": {name: number for name, number in versions.items() if number},
         "contestants": names,
         "absent": absent,
         "reference": limits,

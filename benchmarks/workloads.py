@@ -278,7 +278,7 @@ SCRIPTS: tuple[Workload, ...] = (
         "a table of 300,000 entries, read task by task",
         (20, 0, 100),
         (Goal("below", 0.015),),
-        "ms",
+        "µs",
         "round trip",
         "look_up",
         "keys",
