@@ -25,7 +25,7 @@ def _kind(workload: Workload, goal: Goal) -> Kind:
         "peer": Kind(f"≥ {goal.number:.2g} × {whose}", "{:.2f}", at_least=True),
         "efficiency": Kind(f"efficiency ≥ {goal.number}", "{:.3f}", at_least=True),
         "rate": Kind(f"≥ {goal.number / 1e9:g} GB/s", "{:.2f} GB/s", at_least=True),
-        "below": Kind(f"≤ {most:g} {unit}", f"{{:.1f}} {unit}", at_least=False),
+        "below": Kind(f"≤ {most:,g} {unit}", f"{{:,.1f}} {unit}", at_least=False),
         "row": Kind(f"≤ {goal.number} × parmap's own `map`", "{:.2f}", at_least=False),
         "import": Kind(f"≤ one import of pandas + {goal.number} s", "the import {:+.2f} s", at_least=False),
     }[goal.kind]

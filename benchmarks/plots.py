@@ -72,7 +72,7 @@ def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title
         for work in workloads
         if work.unit != "MB" and ("parmap", _size(results, work.key)) in medians(results, work.key)
     ]
-    figure, axes = _figure(title, "time, as a multiple of parmap's", "", (7.5, 6.0))
+    figure, axes = _figure(title, "time, as a multiple of parmap's", "", (9.0, 6.0))
     for number, name in enumerate(name for name in PEERS if any(name in work.peers for work in rows)):
         xs, ys = [], []
         for row, workload in enumerate(reversed(rows)):
@@ -86,7 +86,7 @@ def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [workload.title.replace("`", "") for workload in reversed(rows)])
     if rows:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.1), ncols=4, frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     _save(figure, path)
 
 

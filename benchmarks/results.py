@@ -100,7 +100,7 @@ def shown(table: Table, workload: Workload, value: float) -> str:
         suffix = " ×" if workload.unit == "× serial" else ""
         return "?" if serial is None else f"{serial / workers / value:.2f}{suffix}"
     factor, digits = {"s": (1.0, 3), "ms": (1e3, 1), "µs": (1e6, 0), "MB": (1e-6, 1)}[workload.unit]
-    return f"{value * factor:.{digits}f} {workload.unit}"
+    return f"{value * factor:,.{digits}f} {workload.unit}"
 
 
 def spread(table: Table, key: str, name: str) -> str:
