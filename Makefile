@@ -69,7 +69,7 @@ soak: $(READY_DEV) ## the tests that take minutes
 test-pythons: ## the tests on every CPython that can be found or made
 	$(PYTHON) .ci/test_pythons.py $(ARGS)
 
-bench: ## the speed of parmap beside its peers, in thirteen minutes; writes docs/benchmarks.md and the plots
+bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/benchmarks.md and the plots
 	$(PYTHON) benchmarks/environment.py
 	$(BENCH)/python benchmarks/run.py
 	$(BENCH)/python benchmarks/ablation.py

@@ -29,7 +29,11 @@ class Contestant:
     distribution = ""
     """Whose version is shown; empty: part of Python."""
     heavy = False
-    """It takes seconds to start: it is run in the first round only."""
+    """It takes seconds to start: it is run in the first round, and in others only if it is among the fastest."""
+    chooses = False
+    """It is never given a chunk size."""
+    stale = False
+    """Its workers have a script's variables as they were when the workers started."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -77,15 +81,20 @@ class Serial(Contestant):
     """A plain loop in this process."""
 
     name = "serial loop"
+    chooses = True
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
         return [task(item) for item in items]
+
+    def stream(self, task: Callable[[Any], Any], items: Iterable[Any], chunk: int) -> Iterator[Any]:
+        return map(task, items)
 
 
 class Parmap(Contestant):
     name = "parmap"
     imports = "import parmap"
     distribution = "parmap-decorators"
+    chooses = True
 
     def _wrap(self, task: Callable[[Any], Any]) -> Any:
         return _decorated(task, self.workers)
@@ -104,12 +113,15 @@ class Parmap(Contestant):
 class Multiprocessing(Contestant):
     name = "multiprocessing.Pool"
     imports = "import multiprocessing.pool"
+    stale = True
+    method: str | None = None
+    """How workers are started; `None`: as is the default of this Python."""
     pool: Any
 
     def start(self) -> None:
         import multiprocessing
 
-        self.pool = multiprocessing.Pool(self.workers)
+        self.pool = multiprocessing.get_context(self.method).Pool(self.workers)
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
         return list(self.pool.map(task, items))
@@ -121,10 +133,21 @@ class Multiprocessing(Contestant):
         return iter(self.pool.imap(task, items, chunk))
 
 
+class Fork(Multiprocessing):
+    name = "multiprocessing.Pool (fork)"
+    method = "fork"
+
+
+class Forkserver(Multiprocessing):
+    name = "multiprocessing.Pool (forkserver)"
+    method = "forkserver"
+
+
 class Pathos(Multiprocessing):
     name = "pathos"
     imports = "import pathos.multiprocessing"
     distribution = "pathos"
+    stale = False
 
     def start(self) -> None:
         from pathos.multiprocessing import ProcessPool
@@ -141,6 +164,7 @@ class Pathos(Multiprocessing):
 class Futures(Contestant):
     name = "concurrent.futures"
     imports = "from concurrent.futures import ProcessPoolExecutor"
+    stale = True
     pool: Any
 
     def start(self) -> None:
@@ -162,6 +186,7 @@ class Loky(Futures):
     name = "loky"
     imports = "import loky"
     distribution = "loky"
+    stale = False
 
     def start(self) -> None:
         from loky import get_reusable_executor
@@ -174,22 +199,23 @@ class Joblib(Contestant):
     imports = "import joblib"
     distribution = "joblib"
 
-    def _run(self, task: Callable[[Any], Any], items: Iterable[Any], kind: str) -> Any:
+    def _run(self, task: Callable[[Any], Any], items: Iterable[Any], kind: str, batch: Any = "auto") -> Any:
         from joblib import Parallel, delayed
 
-        return Parallel(n_jobs=self.workers, return_as=kind)(delayed(task)(item) for item in items)
+        return Parallel(n_jobs=self.workers, return_as=kind, batch_size=batch)(delayed(task)(item) for item in items)
 
     def map(self, task: Callable[[Any], Any], items: Any, chunk: int | None = None) -> list[Any]:
         return list(self._run(task, items, "list"))
 
     def stream(self, task: Callable[[Any], Any], items: Iterable[Any], chunk: int) -> Iterator[Any]:
-        return iter(self._run(task, items, "generator"))
+        return iter(self._run(task, items, "generator", chunk))
 
 
 class Mpire(Contestant):
     name = "mpire"
     imports = "import mpire"
     distribution = "mpire"
+    stale = True
     pool: Any
 
     def start(self) -> None:
@@ -216,6 +242,7 @@ class Pebble(Contestant):
     name = "pebble"
     imports = "import pebble"
     distribution = "pebble"
+    stale = True
     pool: Any
 
     def start(self) -> None:
@@ -288,6 +315,8 @@ class Ray(Contestant):
 ALL: tuple[type[Contestant], ...] = (
     Parmap,
     Multiprocessing,
+    Fork,
+    Forkserver,
     Futures,
     Loky,
     Joblib,
@@ -309,11 +338,11 @@ def is_installed(kind: type[Contestant]) -> bool:
     return not kind.imports or find_spec(kind.imports.split()[1].partition(".")[0]) is not None
 
 
-def version_of(kind: type[Contestant]) -> str:
-    """The library's version; empty for what comes with Python."""
+def version_of(distribution: str) -> str:
+    """The version of what is installed; empty if it isn't."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        return version(kind.distribution) if kind.distribution else ""
+        return version(distribution)
     except PackageNotFoundError:
         return ""

@@ -1,8 +1,8 @@
-"""Makes the environment of the benchmarks: `.venv-bench`, with the libraries that parmap is measured against.
+"""Makes the environment of the benchmarks: `.venv-bench`, with what parmap is measured against and what tasks use.
 
 Usage: environment.py
 
-A library that can't be installed is left out; the benchmarks list it as absent.
+A library that can't be installed is left out; the benchmarks list it as absent, or its rows as failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ READY = PLACE / ".ready"
 PYTHON = PLACE / "bin" / "python"
 
 NEEDED = ("numpy", "pandas", "matplotlib", "psutil")
-PEERS = ("loky", "joblib", "mpire", "pebble", "pathos", "distributed", "ray")
+OPTIONAL = ("pydantic", "loky", "joblib", "mpire", "pebble", "pathos", "distributed", "ray")
 TIME_LIMIT = 180.0
 
 
@@ -42,9 +42,9 @@ def main() -> int:
     venv.create(PLACE, with_pip=True)
     if not install("--editable", str(ROOT), *NEEDED, seconds=4 * TIME_LIMIT):
         return 1
-    for peer in PEERS:
-        if not install(peer):
-            print(f"  {peer} can't be installed here: it will be listed as absent", flush=True)
+    for library in OPTIONAL:
+        if not install(library):
+            print(f"  {library} can't be installed here: what needs it will be listed as absent", flush=True)
     READY.write_text(made_from)
     return 0
 

@@ -14,6 +14,7 @@ parmap beside its peers, on one machine, in one run, taking turns. Ratios count;
 | Python | {python} |
 | versions | {versions} |
 | workers | {workers} |
+| rounds | {rounds} |
 | date | {date} |
 
 {absent}
@@ -21,20 +22,31 @@ parmap beside its peers, on one machine, in one run, taking turns. Ratios count;
 ## How it is measured
 
 Each measurement is a process of its own: one library, one workload. The libraries take turns within a workload, in an
-order that rotates, and everything is repeated in rounds as long as the time allows; a number is the median over all
-rounds. Who needs more than three times what parmap does in the first round is not measured again. Dask and Ray take
-seconds to start, so they run at the end of the first round, with all workloads in one process (but for *cold start*,
-*import* and *memory*), and at the end of the others only where they came close to parmap.
+order that rotates. The first round finds the rivals, the two fastest peers of each workload (and whom a goal names); in
+the other rounds parmap meets them again. A number is the median over all rounds. Behind it stands the spread, half the
+width of the middle half of the rounds. Only who was measured in most rounds can be the best peer. Dask and Ray take
+seconds to start, so they run at the end of a round, with all workloads in one process (but for *cold start*, *import*
+and *memory*), and only with tasks of a module.
+
+The small tasks are run twice: defined in the script that is run, as users' tasks are, and imported from a module. It is
+the same file in both cases. The other rows of scripts are scripts of their own, in `benchmarks/scripts`, with the
+classes, tables and imports that their tasks need. Each library is used as its users write it in a script:
+`multiprocessing.Pool` once with fork and once with forkserver, where workers run the script again, up to its
+`if __name__ == "__main__":`. Workers that were forked, or that have run the script again, never see what the script
+changes afterwards: where tasks read a variable of the script, such a number is marked as **stale**. The workers of
+parmap and loky see it as it is at each call; what goes through `parmap.broadcast` doesn't change by promise.
 
 Warm-up is the same for all: the pool is started, 100 tiny tasks are run, then a part of the workload (a twentieth, at
-least two items for each worker). Only *cold start* and *import* are measured cold; the first begins after the import.
+least two items for each worker), whose results must be those of a plain loop. Only *cold start*, *import* and the rows
+with *first* are measured cold; *cold start* begins after the import of the library, *script to first results* before.
 
 Libraries that choose no chunk size by themselves (concurrent.futures, loky, pebble, Dask, Ray) would look bad on short
 tasks. There they get what a knowing user would give them: the rule of `multiprocessing.Pool`, four chunks for each
-worker. On the other workloads all use their defaults. parmap is never given a chunk size. `multiprocessing.Pool`,
-concurrent.futures, mpire, pebble and pathos start with the method that is the default of this Python. The same arrays
-are sent in each repetition, which suits libraries that keep what they have sent before, such as joblib. For the closure
-mpire gets new workers, since living ones can't take it.
+worker. For the log lines each peer is given the best of several chunk sizes, found on a quarter of the lines just
+before. On the other workloads all use their defaults. parmap is never given a chunk size. Where it isn't said,
+`multiprocessing.Pool`, concurrent.futures, mpire, pebble and pathos start with the method that is the default of this
+Python. The same arrays are sent in each repetition, which suits libraries that keep what they have sent before, such as
+joblib. For the closure mpire gets new workers, since living ones can't take it.
 
 A library that lacks what a workload needs, or crashes, or takes too long, is shown with a number in parentheses, which
 refers to the notes under the table.
@@ -42,6 +54,12 @@ refers to the notes under the table.
 ## What was to be reached
 
 Nothing may be more than {behind} slower than the best peer; other goals are higher.
+
+### Tasks in a script
+
+{script_goals}
+
+### Tasks in a module
 
 {goals}
 
@@ -53,9 +71,17 @@ Nothing may be more than {behind} slower than the best peer; other goals are hig
 
 In parentheses: time (or size) compared to parmap's. Above 1 parmap is better; below 1, in bold, the peer is.
 
+### Tasks in a script
+
+{scripts}
+
+![Time of each peer compared to parmap, tasks in a script](benchmarks-scripts.svg)
+
+### Tasks in a module
+
 {design}
 
-![Time of each peer compared to parmap](benchmarks-ratios.svg)
+![Time of each peer compared to parmap, tasks in a module](benchmarks-ratios.svg)
 
 ## Real work
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 
 from contestants import PEERS
-from workloads import BY_KEY, DESIGN, REAL
+from workloads import BY_KEY, DESIGN, REAL, SCRIPTS, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,8 @@ def medians(results: dict[str, Any], key: str) -> dict[tuple[str, int], float]:
 
 def draw(results: dict[str, Any], docs: Path) -> None:
     """Write all plots into *docs*."""
-    _draw_ratios(results, docs / "benchmarks-ratios.svg")
+    _draw_ratios(results, SCRIPTS, "Tasks in a script", docs / "benchmarks-scripts.svg")
+    _draw_ratios(results, (*DESIGN, *REAL), "Tasks in a module", docs / "benchmarks-ratios.svg")
     _draw_items(results, docs / "benchmarks-items.svg")
     _draw_memory(results, docs / "benchmarks-memory.svg")
     _draw_workers(results, docs / "benchmarks-workers.svg")
@@ -64,15 +65,15 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_ratios(results: dict[str, Any], path: Path) -> None:
+def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title: str, path: Path) -> None:
     """How much longer each peer takes than parmap, one row of dots for each workload."""
     rows = [
         work
-        for work in (*DESIGN, *REAL)
+        for work in workloads
         if work.unit != "MB" and ("parmap", _size(results, work.key)) in medians(results, work.key)
     ]
-    figure, axes = _figure("Peers against parmap", "time, as a multiple of parmap's", "", (7.5, 6.0))
-    for number, name in enumerate(name for name in PEERS if name in results["contestants"]):
+    figure, axes = _figure(title, "time, as a multiple of parmap's", "", (9.0, 6.0))
+    for number, name in enumerate(name for name in PEERS if any(name in work.peers for work in rows)):
         xs, ys = [], []
         for row, workload in enumerate(reversed(rows)):
             found = medians(results, workload.key)
@@ -84,7 +85,8 @@ def _draw_ratios(results: dict[str, Any], path: Path) -> None:
     axes.axvline(1.0, color=COLOURS["parmap"], linewidth=1.5)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [workload.title.replace("`", "") for workload in reversed(rows)])
-    axes.legend(loc="upper center", bbox_to_anchor=(0.3, -0.1), ncols=5, frameon=False, fontsize=8)
+    if rows:
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     _save(figure, path)
 
 

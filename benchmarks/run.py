@@ -3,14 +3,14 @@
 Usage: run.py [--quick | --smoke] [--only WORKLOAD ...] [--output RESULTS] [--docs DIRECTORY]
 
 All contestants take turns within a workload, and all workloads within a round: what disturbs the machine for a while
-hits everybody. Rounds are repeated as long as the time allows; those that need seconds to start take part in the first,
-and in the others only where they came close.
+hits everybody. The first round finds the rivals of each workload, the fastest peers; in the others parmap meets them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import sys
 import tempfile
@@ -21,14 +21,16 @@ from typing import Any, NamedTuple
 import reference
 from contestants import ALL, BY_NAME, is_installed, version_of
 from process import HERE, run_python
-from workloads import BY_KEY, DESIGN, REAL, Workload
+from workloads import BY_KEY, FORK, FORKSERVER, ROWS, Workload
 
 WORKERS = 2
-QUICK = ("parmap", "multiprocessing.Pool", "concurrent.futures", "serial loop")
-NEAR = 3.0
-"""Times parmap's time: who needs more in the first round is not measured again, which makes room for others."""
-CLOSE = 1.2
-"""The same for those that need seconds to start."""
+TASKS_USE = ("cloudpickle", "numpy", "pandas", "pydantic")
+ALWAYS = ("parmap", "serial loop")
+QUICK = (*ALWAYS, "multiprocessing.Pool", FORK, FORKSERVER, "concurrent.futures")
+RIVALS = 2
+"""So many peers are measured again after the first round, which makes room for seven rounds."""
+NEAR = 1.5
+"""Times the fastest peer's time: who needs more in the first round is no rival."""
 
 
 class Scale(NamedTuple):
@@ -50,7 +52,7 @@ class Scale(NamedTuple):
 SMOKE = Scale(
     "smoke",
     0,
-    200.0,
+    600.0,
     1,
     0.0,
     15.0,
@@ -64,7 +66,7 @@ SMOKE = Scale(
 QUICK_SCALE = Scale(
     "bench-quick",
     1,
-    100.0,
+    110.0,
     1,
     0.1,
     8.0,
@@ -78,9 +80,9 @@ QUICK_SCALE = Scale(
 FULL = Scale(
     "bench",
     2,
-    600.0,
-    9,
-    0.5,
+    1020.0,
+    7,
+    0.25,
     24.0,
     {
         "curve items": (1000, 10_000, 100_000, 1_000_000, 10_000_000),
@@ -128,7 +130,7 @@ class Bench:
     def _measure(self, name: str, wanted: list[tuple[str, int]]) -> list[dict[str, Any]]:
         """The answers to the first of *wanted*, at least one."""
         limit = min(self.scale.limit, self.left)
-        arguments = ["cell.py", name, str(WORKERS), str(self.scale.repeat), str(limit)]
+        arguments = [BY_KEY[wanted[0][0]].script or "cell.py", name, str(WORKERS), str(self.scale.repeat), str(limit)]
         arguments += [f"{key}:{size}" for key, size in wanted]
         answers, failure = run_python(arguments, self._scratch, min(self.left, limit * len(wanted) + 1.0))
         if failure and len(answers) < len(wanted):
@@ -143,55 +145,60 @@ class Bench:
             return {"crash": f"{type(error).__name__}: {error}"[:200]}
         return {"values": values, "taken": time.perf_counter() - begin}
 
-    def heavy(self, names: list[str], workloads: list[Workload]) -> None:
+    def size(self, workload: Workload) -> int:
+        """The number of items of a workload in this run."""
+        return workload.sizes[self.scale.size]
+
+    def heavy(self, number: int, names: list[str], workloads: list[Workload]) -> None:
         """Those that take seconds to start run all workloads in one process, but for those about the process itself."""
         for name in names:
-            wanted = [(work.key, work.sizes[self.scale.size]) for work in workloads]
-            alone = [pair for pair in wanted if BY_KEY[pair[0]].method in ALONE]
-            self.cells_of(name, [pair for pair in wanted if pair not in alone], 1)
-            for pair in alone:
-                self.cells_of(name, [pair], 1)
-
-    def heavy_again(self, number: int, names: list[str], workloads: list[Workload]) -> None:
-        """Where they came close, one value each can't decide."""
-        for name in names:
-            close = [
-                (work.key, work.sizes[self.scale.size])
-                for work in workloads
-                if not (work.once or work.method in ALONE or work.method == "stream")
-                and self._is_near(name, work, CLOSE)
-            ]
-            self.cells_of(name, close, number)
+            mine = [workload for workload in workloads if self._takes_part(name, workload, number)]
+            together = [workload for workload in mine if workload.method not in ALONE]
+            self.cells_of(name, [(workload.key, self.size(workload)) for workload in together], number)
+            for workload in mine:
+                if workload.method in ALONE and number == 1:
+                    self.cells_of(name, [(workload.key, self.size(workload))], number)
 
     def round(self, number: int, names: list[str], workloads: list[Workload]) -> None:
         """All contestants at all workloads, once."""
         for place, workload in enumerate(workloads):
-            if number > 1 and (workload.method == "stream" or self._costs[workload.key] > self.left - 2.0):
-                continue  # a stream is as long as ten rounds of another
-            entrants = [name for name in names if self._takes_part(name, workload)]
+            entrants = [name for name in names if self._takes_part(name, workload, number)]
+            if not entrants or self._costs.get(workload.key, 0.0) > self.left - 2.0:
+                continue
             turn = (number + place) % len(entrants)
             begin = time.perf_counter()
             for name in entrants[turn:] + entrants[:turn]:
-                self.cells_of(name, [(workload.key, workload.sizes[self.scale.size])], number)
+                self.cells_of(name, [(workload.key, self.size(workload))], number)
             self._costs[workload.key] = time.perf_counter() - begin
 
-    def _takes_part(self, name: str, workload: Workload) -> bool:
-        if name == "serial loop":
-            return workload.serial
-        return self._is_near(name, workload, NEAR)
-
-    def _is_near(self, name: str, workload: Workload, times: float) -> bool:
-        before = self._values(name, workload)
-        if before is None:  # who failed once is not asked again
+    def _takes_part(self, name: str, workload: Workload, number: int) -> bool:
+        if name not in (*workload.peers, "parmap") and not (name == "serial loop" and workload.serial):
             return False
-        mine = self._values("parmap", workload)
-        return not (before and mine) or statistics.median(before) < times * statistics.median(mine)
+        if number == 1:
+            return True
+        if workload.method == "stream":  # it is as long as ten rounds of another
+            return False
+        # Who failed once is not asked again; without parmap there is nothing to compare.
+        if not (self._median(name, workload) and self._median("parmap", workload)):
+            return False
+        return name in ALWAYS or name in self._rivals_of(workload)
 
-    def _values(self, name: str, workload: Workload) -> list[float] | None:
-        cells = [cell for cell in self.cells if (cell["contestant"], cell["workload"]) == (name, workload.key)]
-        if not all("values" in cell for cell in cells):
+    def _rivals_of(self, workload: Workload) -> list[str]:
+        """The peers that were fastest in the first round, and those that a goal names."""
+        first = sorted((value, name) for name in workload.peers if (value := self._median(name, workload, 1)))
+        near = [name for value, name in first[:RIVALS] if value <= NEAR * first[0][0]]
+        return near + [goal.of for goal in workload.goals if goal.kind == "peer"]
+
+    def _median(self, name: str, workload: Workload, number: int | None = None) -> float | None:
+        """The median of all rounds, or of one; `None` if one failed, or there was none."""
+        cells = [
+            cell
+            for cell in self.cells
+            if (cell["contestant"], cell["workload"]) == (name, workload.key) and number in (None, cell["round"])
+        ]
+        if not cells or not all("values" in cell for cell in cells):
             return None
-        return [value for cell in cells for value in cell["values"]]
+        return float(statistics.median(value for cell in cells for value in cell["values"]))
 
     def curves(self, only: list[str]) -> None:
         """Growing work, for parmap and for the library that everybody has."""
@@ -217,33 +224,40 @@ def measure(scale: Scale, scratch: Path, only: list[str]) -> dict[str, Any]:
     present = [kind for kind in ALL if is_installed(kind)]
     absent = [kind.name for kind in ALL if kind not in present]
     names = [kind.name for kind in present if scale is not QUICK_SCALE or kind.name in QUICK]
-    workloads = [workload for workload in (*DESIGN, *REAL) if not only or workload.key in only]
+    workloads = [row for row in ROWS if row.sizes[scale.size] and (not only or row.key in only)]
     light = [name for name in names if not BY_NAME[name].heavy]
     heavy = [name for name in names if name not in light]
     begin = time.perf_counter()
     bench = Bench(scale, scratch)
+    versions = {kind.name: version_of(kind.distribution) for kind in present if kind.distribution}
+    versions |= {name: version_of(name) for name in TASKS_USE}
     limits = {"pipe": reference.pipe_round_trip(300 if scale is SMOKE else 2000), "memcpy": reference.memory_copy()}
     for number in range(1, scale.rounds + 1):
         if number > 1 and not bench.goes_on:
             break
         print(f"round {number}", flush=True)
         bench.round(number, light, workloads)
+        bench.heavy(number, heavy, workloads)
         if number == 1:
-            bench.heavy(heavy, workloads)
             bench.curves(only)
-        else:
-            bench.heavy_again(number, heavy, workloads)
     return {
         "scale": scale.name,
         "workers": WORKERS,
         "seconds": time.perf_counter() - begin,
         "machine": reference.machine(),
-        "versions": {kind.name: version_of(kind) for kind in present if version_of(kind)},
+        "versions": {name: number for name, number in versions.items() if number},
         "contestants": names,
         "absent": absent,
         "reference": limits,
         "cells": bench.cells,
     }
+
+
+def command_of(options: argparse.Namespace, scale: Scale) -> str:
+    """What somebody has to type to get the same figures."""
+    if scale is not SMOKE and not options.only:
+        return f"make {scale.name}"
+    return shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]])
 
 
 def main() -> int:
@@ -260,15 +274,18 @@ def main() -> int:
     options = parser.parse_args()
     scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        results = measure(scale, Path(scratch), options.only)
+        results = {"command": command_of(options, scale), **measure(scale, Path(scratch), options.only)}
     options.docs.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=1))
+    from goals import goals
     from plots import draw
-    from report import Table, goals, losses, write
+    from report import losses, write
+    from results import Table
 
     write(results, options.docs)
     draw(results, options.docs)
-    print("\n".join([*goals(Table(results)), "", "Where parmap loses:", *losses(Table(results))]))
+    table = Table(results)
+    print("\n".join([*goals(table, table.rows(ROWS)), "", "Where parmap loses:", *losses(table)]))
     print(f"done in {results['seconds']:.0f} s: {options.docs / 'benchmarks.md'}")
     return 0
 

@@ -1,20 +1,31 @@
-"""The tasks of the benchmarks, in a module of their own that every contestant's workers can import."""
+"""The small tasks of the benchmarks: a module that every contestant's workers can import, and a script of its own.
+
+What the script measures are the same tasks, but defined in the script, as users' tasks are.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+CAPTURED = 64 << 20
+
 
 def inc(number: int) -> int:
     """Almost nothing: what is measured is the way there and back."""
     return number + 1
+
+
+def square(number: int) -> int:
+    """Hardly more."""
+    return number * number
 
 
 def where(_: int) -> int:
@@ -51,6 +62,11 @@ def make_array(size: int) -> Any:
     return np.ones(size // 8)
 
 
+def make_bytes(size: int) -> bytes:
+    """Send *size* bytes back."""
+    return b"x" * size
+
+
 def capture(array: Any) -> Callable[[int], float]:
     """Make a function that captures *array*."""
 
@@ -58,6 +74,13 @@ def capture(array: Any) -> Callable[[int], float]:
         return float(array[index])
 
     return look_up
+
+
+def capture_large(_: str) -> Callable[[int], float]:
+    """Make a function that captures an array of 64 MB, the same for all contestants."""
+    import numpy as np
+
+    return capture(np.arange(CAPTURED // 8, dtype=float))
 
 
 def to_dict(text: str) -> dict[str, Any]:
@@ -118,3 +141,9 @@ def length(payload: bytes) -> int:
 def run_chunk(task: Callable[[Any], Any], items: list[Any]) -> list[Any]:
     """Run several items as one task, for libraries that leave the making of chunks to their user."""
     return [task(item) for item in items]
+
+
+if __name__ == "__main__":
+    from cell import main
+
+    main(sys.modules[__name__])

@@ -141,6 +141,11 @@ class Executor(concurrent.futures.Executor):
         assert isinstance(stream, ExecutorMap)  # noqa: S101 - of the kind that was asked for
         return stream.begin(self, deadline)
 
+    def warm_up(self) -> None:
+        """Start the workers in the background, so that the first call finds them."""
+        self._check()
+        self._owned.warm_up()
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; finish what was submitted, then stop the workers.
 

@@ -206,6 +206,11 @@ class Pool:
             if not self._streams:
                 self._owned.close()
 
+    def warm_up(self) -> None:
+        """Start the workers in the background, so that the first call finds them."""
+        self._check()
+        self._owned.warm_up()
+
     def terminate(self) -> None:
         """Stop the workers at once; what is not finished raises :class:`PoolClosedError`."""
         with self._lock:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from conftest import wait_until
 from parmap._engine import registry as _registry
+from parmap._results.callbacks import callbacks
 
 
 def engine_of(function: Any) -> Any:
@@ -36,6 +39,12 @@ def state_of(function: Any) -> int:
     """What the status page of the only worker says: the number of its chunk, idle or receiving."""
     (worker,) = workers_of(function)
     return worker.page.position().number
+
+
+def own_memory() -> int:
+    """Bytes of this process that are nobody else's: segments, which are kept longer, are not among them."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
 
 
 def is_gone(process: int) -> bool:
@@ -69,3 +78,8 @@ def is_running(function: Any) -> bool:
     """Whether the pool of *function* is there, without starting it."""
     engine = _registry._shared.get(function._settings.resolve().pool_key)
     return engine is not None and not engine.closed
+
+
+def callbacks_end() -> None:
+    """Forget the thread that runs done-callbacks, so that the next one needs another."""
+    callbacks.forget()

@@ -127,7 +127,7 @@ f = parmap.parallel(nap, workers=2, start_method={method!r})
         assert "parmap-engine" not in done.stderr
     else:
         assert done.stderr == ""
-    assert shared_memory() <= before
+    wait_until(lambda: shared_memory() <= before)  # other programs have some, for a while
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -276,7 +276,7 @@ def test_killed_parent_leaves_no_orphan(script: Script, busy: str, method: str, 
 
     assert (process.returncode, stderr) == (-signum, "")
     wait_until(lambda: all(map(is_gone, others)), 10)
-    assert shared_memory() <= before
+    wait_until(lambda: shared_memory() <= before)  # other programs have some, for a while
 
 
 def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tasks_that_keep as keeping
+from inspection import own_memory
 
 from conftest import Script, wait_until
 from parmap import parallel
@@ -110,12 +109,6 @@ def test_a_function_that_captures_large_bytes(size: int) -> None:
 
 
 needs_segments = pytest.mark.skipif(not Limits.enabled, reason="nothing is copied out of shared memory")
-
-
-def own_memory() -> int:
-    """Bytes of this process that are nobody else's: segments, which are kept longer, are not among them."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) << 10
 
 
 @needs_segments

@@ -85,6 +85,18 @@ def test_a_stream_keeps_its_pool() -> None:
     wait_until(lambda: len(inspection.engines()) == MOST)
 
 
+def test_pools_whose_streams_are_left_together() -> None:
+    """Many pools that were kept by streams are few as soon as the streams are closed."""
+    functions = [parallel(abs, workers=1 + number, backend="threads") for number in range(MOST + 4)]
+    streams = [function.imap(iter(range(100)), buffersize=2) for function in functions]
+    assert [next(stream) for stream in streams] == [0] * (MOST + 4)
+
+    assert len(inspection.engines()) == MOST + 4
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: len(inspection.engines()) == MOST)
+
+
 def test_a_result_nobody_asked_for_yet() -> None:
     """Futures of a pool that was stopped meanwhile have their results, and can be asked for them."""
     future = parallel(pow, workers=1, env={"NUMBER": "mine"}).submit(2, 100)

@@ -12,6 +12,7 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import inspection
 import pytest
 
 import parmap
@@ -531,3 +532,24 @@ f.map(["x" * 1000] * 10_000)
 
     assert run.stdout.split() == ["x" * 1000] * 10_000
     assert run.stderr.count("parmap can't start its thread 'parmap-output'") == 1
+
+
+def test_no_thread_for_callbacks(
+    processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Callbacks run all the same, and the log tells what was tried."""
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "parmap-callbacks":
+            message = "can't start new thread"
+            raise RuntimeError(message)
+        start(thread)
+
+    called = threading.Event()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    inspection.callbacks_end()
+    parallel(abs, **processes).submit(-1).add_done_callback(lambda _: called.set())
+
+    assert called.wait(20)
+    assert "can't start its thread 'parmap-callbacks'" in caplog.text

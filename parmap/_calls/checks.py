@@ -109,8 +109,10 @@ def _check_initargs(name: str, value: Any) -> tuple[Any, ...]:
     return tuple(value)
 
 
-def _check_preload(name: str, value: Any) -> tuple[str, ...]:
-    allowed = "a tuple of module names, such as ('numpy',)"
+def _check_preload(name: str, value: Any) -> tuple[str, ...] | str:
+    allowed = "a tuple of module names, such as ('numpy',), or 'auto'"
+    if value == "auto":
+        return "auto"
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
         _refuse(name, value, allowed, TypeError)
     modules = tuple(value)

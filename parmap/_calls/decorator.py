@@ -12,7 +12,7 @@ from parmap._calls.options import DEFAULTS, OptionsDict, Progress, Settings, Sta
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from typing import Unpack
+    from typing import Literal, Unpack
 
     from parmap._calls.options import BackendLike, BackendName
 
@@ -54,7 +54,7 @@ def parallel(
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
     max_tasks_per_child: int | None = None,
-    preload: Iterable[str] = (),
+    preload: Iterable[str] | Literal["auto"] = "auto",
     env: Mapping[str, str] | None = None,
     idle_timeout: float | None = 60.0,
     progress: Progress = False,
@@ -86,7 +86,8 @@ def parallel(
         initializer: called once in each worker before its first task.
         initargs: arguments of the initializer.
         max_tasks_per_child: tasks after which a worker is replaced; None: never.
-        preload: names of modules that are imported once and shared by all workers, such as ``("numpy",)``.
+        preload: names of modules that are imported once and shared by all workers, such as ``("numpy",)``; "auto":
+            those that the first functions need, of the standard library and of installed distributions.
         env: environment variables of the workers, on top of those of this process.
         idle_timeout: seconds after which an unused pool stops its workers; None: never.
         progress: True or a description for a progress bar (needs the extra ``progress``), or a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from parmap._calls.options import Options, resolve
 from parmap._engine import pools as _pools
@@ -33,7 +33,7 @@ class OwnOptions(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_delay: float
     start_method: StartMethod
-    preload: Iterable[str]
+    preload: Iterable[str] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
 
@@ -103,6 +103,11 @@ class Owned:
     def with_chunksize(self, chunksize: int | None) -> Options:
         """The options of one batch."""
         return self.options if chunksize is None else self.options.replace(chunksize=chunksize)
+
+    def warm_up(self) -> None:
+        """Start the workers now."""
+        if self.engine is not None:
+            self.engine.expect(None, self.engine.workers)
 
     def close(self, *, wait: bool = False, cancel: bool = False, told: BaseException | None = None) -> None:
         """Take no more work; finish what was submitted, or with *cancel* drop it, and stop the workers."""

@@ -133,6 +133,20 @@ class ParallelFunction(Batches[P, R_co]):
         same: Self = self._with(self.__wrapped__, self._settings.with_options(options))
         return same
 
+    def warm_up(self) -> None:
+        """Start the workers of this function in the background, so that its first call finds them.
+
+        They import what the function needs, and run the initializer, while the program goes on: reads its input, say.
+
+        Example:
+            >>> from parmap import parallel
+            >>> area = parallel(lambda r: 3 * r * r, workers=2)
+            >>> area.warm_up()
+            >>> area.map([1, 2])
+            [3, 12]
+        """
+        engine().warm_up(self.__wrapped__, self._settings.resolve())
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish what was submitted, and stop the pool of this function.
 

@@ -50,7 +50,7 @@ class OptionsDict(TypedDict, total=False):
     initializer: Callable[..., object] | None
     initargs: Iterable[Any]
     max_tasks_per_child: int | None
-    preload: Iterable[str]
+    preload: Iterable[str] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
     progress: Progress
@@ -77,7 +77,7 @@ DEFAULTS: dict[str, Any] = {
     "initializer": None,
     "initargs": (),
     "max_tasks_per_child": None,
-    "preload": (),
+    "preload": "auto",
     "env": None,
     "idle_timeout": 60.0,
     "progress": False,
@@ -106,7 +106,7 @@ class Options:
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     max_tasks_per_child: int | None
-    preload: tuple[str, ...]
+    preload: tuple[str, ...] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
     progress: Progress
@@ -229,7 +229,7 @@ def check_together(options: Mapping[str, Any]) -> None:
         raise ValueError(message)
     ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
-        if options.get(name):
+        if options.get(name) and options[name] != DEFAULTS[name]:
             message = f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
             raise ValueError(message)
 

@@ -176,7 +176,7 @@ class Job:
     @property
     def decimal(self) -> tuple[Any, ...] | None:
         """The arithmetic that its tasks see."""
-        return None if self.context is None else self.context.decimal
+        return None if self.context is None else self.context.told["decimal"]
 
     @property
     def is_done(self) -> bool:

@@ -133,13 +133,18 @@ class Ledger:
 
     # from the scheduler to the backend
 
+    def warm_up(self, count: int) -> None:
+        """Have at least *count* workers, or as many as there may be, before there is work for them."""
+        missing = min(count, self.scheduler.workers) - len(self.scheduler.slots)
+        for slot in self._backend.grow(missing) if missing > 0 else ():
+            self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.leases)
+
     def dispatch(self, now: float) -> None:
         """Start what can be started; let callers have the workers that are left."""
         self._start_all(now)
         demand = self.scheduler.demand
         if demand:
-            for slot in self._backend.grow(demand):
-                self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.leases)
+            self.warm_up(len(self.scheduler.slots) + demand)
             self._start_all(now)
         if self._backend.leases and self._budget is None and not self.scheduler.has_work:
             for name, slot in self.scheduler.slots.items():
@@ -223,8 +228,8 @@ class Ledger:
             return
         self.scheduler.trim(chunk, limit)
         if not limit:
-            # Nobody waits for it. But it keeps its place until the worker, which may be slow to come to it, has read
-            # the limit: a chunk that took the place would write its own there, and these items would run a second time.
+            # Nobody waits for it. But it keeps its place until the worker, which may be slow, has read the
+            # limit: a chunk that took the place would write its own there, and these items would run a second time.
             chunk.job.flight.discard(chunk)
 
     def _recall(self, chunk: Chunk, limit: int) -> None:

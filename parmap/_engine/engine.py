@@ -36,10 +36,10 @@ _SOON = 0.005  # seconds after which what could not be told is tried again
 class Engine:
     """Runs jobs on a backend."""
 
-    def __init__(self, backend: Backend, told: Callable[[Engine], object] = lambda _: None) -> None:
+    def __init__(self, backend: Backend, told: Callable[[Engine], bool] = lambda _: True) -> None:
         """Drive *backend* with the options it was made with.
 
-        *told*: called before its thread starts, when it comes to rest, and when it has ended.
+        *told*: called before its thread starts, when it rests, and when it has ended; false: to be told again soon.
         """
         self.backend = backend
         self.workers = backend.options.workers
@@ -83,6 +83,15 @@ class Engine:
         if not self.ledger.is_alert:  # if this caller is interrupted half way, somebody must look after its task
             self.post(self._alert)
         return self.backend.try_quickly(call, future)
+
+    def expect(self, function: Any, count: int = 1) -> None:
+        """A function will be called on *count* items: what is still to be started is started while its caller packs."""
+        if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
+            self.backend.expect(function)
+            try:
+                self.post(lambda: self.ledger.warm_up(count))
+            except PoolClosedError:  # whoever called is told when the call is made
+                pass
 
     def _alert(self) -> None:
         self.ledger.alert(time.monotonic())
@@ -298,10 +307,8 @@ class Engine:
         timeout = self.ledger.timeout(time.monotonic())
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
-        if not tell_late():
+        if not (tell_late() and self._rest(now)):
             timeout = _SOON if timeout is None else min(timeout, _SOON)
-        if timeout != 0:
-            self._rest(now)
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
@@ -321,13 +328,14 @@ class Engine:
         else:
             self.ledger.lose_all(event.error, now)
 
-    def _rest(self, now: float) -> None:
-        """It is about to sleep: until there is work, or because there is none."""
+    def _rest(self, now: float) -> bool:
+        """It is about to sleep, with or without work that goes on; false if somebody must be told of that soon."""
         if not self.ledger.scheduler.is_idle or self.ledger.is_alert or self.backend.leased():
             self.idle_since = None
-        elif self.idle_since is None:
+            return True
+        if self.idle_since is None:
             self.idle_since = now
-            self._told(self)
+        return self._told(self)
 
     def _read_inbox(self) -> None:
         inbox = self._inbox

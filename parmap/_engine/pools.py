@@ -73,6 +73,12 @@ def submit(
     return future
 
 
+def warm_up(function: Callable[..., Any], options: Options) -> None:
+    """Start the workers of the pool that these options share, which will have to run *function*."""
+    engine = engine_of(options)
+    engine.expect(function, engine.workers)
+
+
 def _rules(options: Options) -> Rules:
     return Rules(options.retry_on, options.seed, options.traceback_locals)
 
@@ -87,6 +93,7 @@ def _lane(
 ) -> Lane:
     """The lane of a function; kept under its name where what it captures can't change unseen."""
     engine = engine or engine_of(options)
+    engine.expect(function)
     call = engine.backend.prepare(function, _rules(options))
     key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
     lane = _lanes.get(key)
@@ -120,6 +127,8 @@ def _begin(
     """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     engine = engine or engine_of(options, batch)
+    known = type(iterables[0]) in {list, tuple, range}
+    engine.expect(function, len(iterables[0]) if known else engine.workers)  # type: ignore[arg-type]
     call = engine.backend.prepare(function, _rules(options))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
         source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]

@@ -113,17 +113,20 @@ def _share(made: Engine, key: Hashable) -> Engine:
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
     entry = _Entry(key, finish, WeakSet())
 
-    def on_change(engine: Engine) -> None:
+    def on_change(engine: Engine) -> bool:
         if engine.closed:
             _living.pop(engine, None)
             _forget_lanes(engine)
         elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
             _living[engine] = entry
-        elif len(_shared) > MOST_IDLE and _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
+        elif len(_shared) > MOST_IDLE:
+            if not _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
+                return False
             try:
                 _thin_out()
             finally:
                 _lock.release()
+        return True
 
     engine = Engine(_backend(options), on_change)
     if is_executor(options.backend) and type(options.backend) not in _early:

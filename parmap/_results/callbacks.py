@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.threads import start_thread
+from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,11 @@ class Callbacks:
         if self._thread is None or not self._thread.is_alive():
             try:
                 self._thread = start_thread("parmap-callbacks", self._live)
-            except RuntimeError:  # there are no new threads: they run here
+            except RuntimeError as error:  # those that are due run all the same, here, where they hold up other work
+                if not isinstance(error, ShutdownError):
+                    import logging
+
+                    logging.getLogger("parmap").exception("done-callbacks have no thread of their own")
                 self._drain()
 
     def _live(self) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.pace import Pace
 from parmap._travel.failure import Failure, is_covered, translate
+from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee, Rules, run
-from parmap._work.surroundings import arithmetic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._work.run import Work
     from parmap.errors import WorkerDiedError
+
+
+AUTO = "auto"
+"""What `preload` says by default: what the functions of calls need is imported once for all workers."""
 
 
 class Call:
@@ -97,6 +101,9 @@ class Backend(ABC):
     def __init__(self, options: Options) -> None:
         self.options = options
         self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
+
+    def expect(self, function: Any) -> None:
+        """A function will be called soon: what workers need for it may be made ready. By any thread."""
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""

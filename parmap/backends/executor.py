@@ -17,10 +17,10 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._work import place as _place
+from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Rules, run
-from parmap._work.surroundings import arithmetic
-from parmap.backends.base import Backend, Broken, Call, Died, Event, Note, Report, run_here
+from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Executors(Backend):
     def __init__(self, options: Options, executor: concurrent.futures.Executor) -> None:
         super().__init__(options)
         for name in ("initializer", "max_tasks_per_child", "env", "preload"):
-            if getattr(options, name):
+            if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
         self.packs = not shares_our_objects(executor)

@@ -23,7 +23,7 @@ _BLAS = (
 
 def environment(context: Context, options: Options) -> dict[str, str]:
     """The program's environment, with what the options add, and limits on the threads of numeric libraries."""
-    chosen = context.environ | dict(options.env or {})
+    chosen: dict[str, str] = context.told["environ"] | dict(options.env or {})
     # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
     limit = chosen.get("OMP_NUM_THREADS", str(max(1, _cpus.cpu_count() // options.workers)))
     return dict.fromkeys(_BLAS, limit) | chosen

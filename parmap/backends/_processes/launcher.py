@@ -23,6 +23,9 @@ from parmap.backends._processes.line.channel import Channel, ChannelClosedError,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+LONGEST = 30.0
+"""Seconds that modules which were guessed may take to be imported."""
+
 GRACE = 5.0
 """Seconds that a worker has to leave by itself (its `atexit` callbacks) before it is killed."""
 
@@ -32,8 +35,14 @@ GRACE = 5.0
 class Launcher:
     """The template process, seen from the parent."""
 
-    def __init__(self, *, fork: bool, preload: Sequence[str], environment: dict[str, str]) -> None:
-        """Start it, and with it the environment that workers begin with."""
+    def __init__(
+        self, *, fork: bool, preload: Sequence[str], guessed: Sequence[str], environment: dict[str, str]
+    ) -> None:
+        """Start it, and with it the environment that workers begin with.
+
+        *guessed*: modules that nobody asked for, but that will be of use; without them, if they do harm.
+        """
+        self.has_begun = False
         ours, theirs = socket.socketpair()
         self.environment = environment
         try:
@@ -45,7 +54,7 @@ class Launcher:
             theirs.close()
         self.control = Channel(ours)
         try:
-            self.control.send("begin", fork, tuple(preload), sys.argv)
+            self.control.send("begin", fork, tuple(preload), tuple(guessed), sys.argv)
         except ChannelClosedError:  # it is dead already: that is heard like a later death
             pass
 
@@ -213,7 +222,7 @@ class _Template:
         elif message.kind == "stop":
             self._stop_at = time.monotonic() + GRACE
 
-    def _begin(self, fork: bool, preload: Sequence[str], argv: list[str]) -> None:
+    def _begin(self, fork: bool, preload: Sequence[str], guessed: Sequence[str], argv: list[str]) -> None:
         self._fork = fork
         self._preload = preload
         sys.argv[:] = argv
@@ -227,6 +236,8 @@ class _Template:
                 stream.flush()
         if problem:
             self._control.send("unfit", problem)
+        _try_to_import(guessed)
+        self._control.send("begun")
         gc.collect()
         gc.freeze()  # pages that the collector never touches stay shared with the workers
 
@@ -307,6 +318,30 @@ def import_all(modules: Sequence[str]) -> str:
         except BaseException as error:  # noqa: BLE001 - a module may raise anything; the parent tells the user
             return f"preload: can't import {module!r}: {type(error).__name__}: {error}"
     return ""
+
+
+def _try_to_import(modules: Sequence[str]) -> None:
+    """Import modules; end this process, for another to do without, if that takes long or starts a thread."""
+    if not modules:
+        return
+    import faulthandler
+
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        faulthandler.dump_traceback_later(LONGEST, exit=True, file=nowhere)
+        for module in modules:
+            import_all([module])  # its error comes up again where it is used
+        faulthandler.cancel_dump_traceback_later()
+    if _count_threads() > 1:
+        os._exit(0)
+
+
+def _count_threads() -> int:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:  # no such thing on this system
+        import threading
+
+        return threading.active_count()
 
 
 def _reap_next() -> tuple[int, int]:

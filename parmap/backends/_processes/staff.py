@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
 from parmap._travel.by_value import reference
@@ -13,6 +13,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump, pack
 from parmap._work.surroundings import current
+from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.inherited import environment, lend_tracker
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
@@ -22,7 +23,7 @@ from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE, Poller
 from parmap.backends._processes.signals import Signals
 from parmap.backends._processes.worker import Worker
-from parmap.backends.base import Backend, Broken, Died, Event, Ready
+from parmap.backends.base import AUTO, Backend, Broken, Died, Event, Ready
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Staff(Backend):
         self._names = count(1)
         self._events: list[Event] = []
         self._signals = Signals(self._workers)
+        self._guess = Guess(options)
         self._failed_starts = 0
         self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
@@ -100,12 +102,19 @@ class Staff(Backend):
             pass
         return worker.name
 
+    def expect(self, function: Any) -> None:
+        """Have the template import what *function* needs, if there is none yet. By any thread."""
+        if self._launcher is None:
+            self._guess.add(function)
+
     def _launch(self) -> Launcher:
         options = self.options
+        variables = environment(self.context, options)
         launcher = self._launcher = Launcher(
             fork=options.start_method == "forkserver",
-            preload=options.preload,
-            environment=environment(self.context, options),
+            preload=() if options.preload == AUTO else options.preload,
+            guessed=self._guess.modules(variables),
+            environment=variables,
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
@@ -240,6 +249,9 @@ class Staff(Backend):
         try:
             while (message := launcher.control.poll()) is not None:
                 kind, fields = message.kind, message.fields
+                if kind == "begun":
+                    launcher.has_begun = True
+                    continue
                 if kind == "unfit":
                     self._break(ImportError(fields[0]))
                     return
@@ -291,6 +303,8 @@ class Staff(Backend):
         launcher.close()
         for worker in list(self._workers.values()):
             self._adopt(worker)
+        if not launcher.has_begun and self._guess.give_up():
+            return
         self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
 
     def _adopt(self, worker: Worker) -> None:

@@ -7,6 +7,7 @@ import pickle
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap._travel.flat import SIZED
 from parmap._travel.payload import dump, is_small
 from parmap._work.outcome import tell_failures
 
@@ -77,6 +78,8 @@ class QuickEnd:
         else:
             kind, content = _VALUE, outcome.results[0]
             if not is_small(content):
+                if type(content) in SIZED:
+                    return False
                 try:
                     packed = dump(content)
                 except Exception:  # noqa: BLE001 - told by whoever sends it over the channel

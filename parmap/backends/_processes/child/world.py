@@ -7,8 +7,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.arithmetic import made
 from parmap._work.imports import when_imported
-from parmap._work.surroundings import made
 
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output

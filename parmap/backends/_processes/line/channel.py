@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
+from parmap.backends._processes.line.copies import copies as private
 from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ class Channel:
             return self._build(description, memoryview(memory)), name if where == LENT else 0
         try:
             pack = self._build(description, memoryview(memory), copy=True)
-        except MemoryError:  # then it stays where it is, and the other side takes other memory
+        except (MemoryError, OSError):  # then it stays where it is, and the other side takes other memory
             self.detach(name)
             self.answer("keep", name)
             return self._build(description, memoryview(memory)), 0
@@ -339,7 +340,7 @@ class Channel:
         for nbytes, readonly in kinds:
             position += -position % _segments.ALIGNMENT
             buffer = memory[position : position + nbytes]
-            buffers.append(memoryview(bytes(buffer) if readonly else bytearray(buffer)) if copy else buffer)
+            buffers.append(private.copy(buffer, readonly=readonly) if copy else buffer)
             position += nbytes
         if copy:
             stream = bytes(stream)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed
+from parmap._travel.payload import Packed, is_small
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -264,5 +264,7 @@ def encode(number: int, key: int, future: Future[Any]) -> bytes | None:
         if args.buffers or args.vocabulary is not None:
             return None
         args = args.stream
+    elif not all(map(is_small, args)):  # before they are copied for it
+        return None
     message = marshal.dumps((number, key, future.lane.mode, args), 2)
     return message if len(message) <= MOST else None

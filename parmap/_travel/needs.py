@@ -1,0 +1,94 @@
+"""Which modules a function needs: those that can be imported once for all workers, before there are any."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import os
+import sys
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.by_value import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MOST = 200  # functions and classes that are looked through
+
+
+def modules_needed(function: Any) -> set[str]:
+    """Modules that *function* names, and that this program has imported, of the standard library or of a distribution.
+
+    Never one of the program's own, nor one that is being edited: at its level may stand a generator of random numbers,
+    which all workers would share, a socket, a connection.
+    """
+    found: set[str] = set()
+    seen: set[int] = set()
+    waiting = [function]
+    while waiting and len(seen) < _MOST:
+        thing = waiting.pop()
+        if id(thing) in seen:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, ModuleType):
+            found.add(thing.__name__)
+        elif isinstance(thing, functools.partial):
+            waiting += [thing.func, *thing.args, *thing.keywords.values()]
+        elif isinstance(thing, (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
+            found.add(str(thing.__module__))
+        elif isinstance(thing, FunctionType):
+            found.add("cloudpickle")  # which unpickles it
+            waiting += _named_by(thing)
+        elif isinstance(thing, type):
+            found.add("cloudpickle")
+            waiting += [*thing.__bases__, *vars(thing).values()]
+        elif (inner := getattr(thing, "__wrapped__", None) or getattr(thing, "__func__", None)) is not None:
+            waiting += [inner, type(getattr(thing, "__self__", None))]
+        elif type(thing).__module__ not in {"builtins", "types"}:
+            waiting.append(type(thing))
+    return {name for name in found if _is_shared(name)}
+
+
+def _named_by(function: FunctionType) -> Iterator[Any]:
+    names: set[str] = set()
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname == "IMPORT_NAME" and step.argval in sys.modules:
+                yield sys.modules[step.argval]
+    yield from (function.__globals__[name] for name in names & function.__globals__.keys())
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # it is empty yet
+            continue
+
+
+def is_pure(name: str) -> bool:
+    """Whether a module has no threads of its own: it is of the standard library, or cloudpickle."""
+    return name == "cloudpickle" or name.partition(".")[0] in sys.stdlib_module_names
+
+
+def _is_shared(name: str) -> bool:
+    if name == "cloudpickle":  # this program may not have imported it yet
+        return True
+    module = sys.modules.get(name)
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        return name not in {"builtins", "__main__"}
+    return isinstance(origin, str) and origin.startswith(_homes())
+
+
+@functools.cache
+def _homes() -> tuple[str, ...]:
+    """The folders that distributions are installed in; one that is being edited lies elsewhere."""
+    import site
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    folders = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
+    return tuple(folder + os.sep for folder in folders)

@@ -1,0 +1,124 @@
+"""Private copies of large results, in memory that is used again.
+
+Results are copied out of shared memory as they arrive, so that they are the caller's own. Fresh memory costs several
+times as much as the copy into it: so memory that the caller has dropped takes the next results. For a second, that is;
+then it goes back to the system.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+from collections import deque
+
+from parmap.backends._processes.line.segments import is_unused
+
+LARGE = 2 << 20
+"""Bytes from which on copies have pages of their own."""
+
+HOLD = 1.0
+"""Seconds after the last copy for which dropped memory is kept."""
+
+_MOST = 64  # pieces of memory that are remembered: more would take longer to look through than they save
+_LARGEST = 1 << 30  # bytes of memory that are remembered,
+_SHARE = 16  # and at most such a part of all that there is
+
+
+class Copies:
+    """Makes copies of large views, and remembers the memory they lie in."""
+
+    def __init__(self) -> None:
+        # Threads copy at the same time, and collecting garbage may copy in the middle of a copy. So nobody looks at
+        # memory that others may take: whoever takes a piece out has it alone.
+        self._pieces: deque[mmap.mmap] = deque()
+        self._room = min(_LARGEST, _physical_memory() // _SHARE)
+        self._used = 0.0  # when the last copy was made, in seconds of the monotonic clock
+        self._watched = threading.Lock()  # held by the thread that sees to the end; nobody waits for it
+
+    def copy(self, view: memoryview, *, readonly: bool = False) -> memoryview:
+        """A copy of *view*, writable or *readonly*, that nothing else refers to.
+
+        Raises:
+            OSError: there is no memory.
+            MemoryError: the same.
+        """
+        if readonly:  # most often bytes, which are the result themselves
+            return memoryview(bytes(view))
+        if view.nbytes < LARGE:
+            return memoryview(bytearray(view))
+        piece = self._dropped(view.nbytes) or self._fresh(view.nbytes)
+        piece[: view.nbytes] = view
+        copy = memoryview(piece)[: view.nbytes]
+        if self._room >= len(piece):
+            self._remember(piece)
+        return copy
+
+    def forget(self) -> None:
+        """Forget all memory; what holds results lives as long as they."""
+        self._pieces.clear()
+
+    def forget_parent(self) -> None:
+        """In a process made by `os.fork()`: the memory is the parent's, and so is the thread that sees to its end."""
+        self.forget()
+        self._watched = threading.Lock()
+
+    def _fresh(self, size: int) -> mmap.mmap:
+        try:
+            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError:  # there is no more memory: what is kept may be what is missing
+            self.forget()
+            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def _dropped(self, size: int) -> mmap.mmap | None:
+        """Memory that fits and that nobody refers to any more."""
+        for _ in range(len(self._pieces)):
+            try:
+                piece = self._pieces.popleft()
+            except IndexError:  # others took the rest
+                return None
+            if size <= len(piece) <= 2 * size and is_unused(piece):
+                return piece
+            self._pieces.append(piece)
+        return None
+
+    def _remember(self, piece: mmap.mmap) -> None:
+        self._used = time.monotonic()
+        self._pieces.append(piece)
+        try:
+            while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > self._room:
+                self._pieces.popleft()
+        except (IndexError, RuntimeError):  # others do the same at this moment
+            pass
+        if self._watched.acquire(blocking=False):
+            try:
+                threading.Thread(target=self._expire, name="parmap-copies", daemon=True).start()
+            except RuntimeError:  # there are too many, or the interpreter shuts down
+                self.forget()
+                self._watched.release()
+
+    def _expire(self) -> None:
+        """Forget all memory when none was used for a while."""
+        watched = self._watched
+        while True:
+            while (left := self._used + HOLD - time.monotonic()) > 0:
+                time.sleep(left)
+            self.forget()
+            watched.release()
+            if not self._pieces or not watched.acquire(blocking=False):  # some came in between
+                return
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # no such thing on this system
+        return 0
+
+
+copies = Copies()
+"""Those of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=copies.forget_parent)

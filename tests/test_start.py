@@ -1,0 +1,178 @@
+"""How workers come to know what the first functions need: imported once, before they are forked."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import textwrap
+from typing import Any
+
+import pytest
+from inspection import pids_of
+
+import parmap
+from conftest import Script, wait_until
+from parmap import parallel
+from parmap._travel.needs import modules_needed
+
+NEEDS = """
+import csv
+import json as j
+import threading
+from collections import OrderedDict
+from fractions import Fraction
+import helper_of_mine
+
+class Row:
+    def read(self): return csv.reader([])
+
+def by_attribute(x): return j.dumps(x)
+def by_name(x): return Fraction(x)
+def nested(x): return [Row() for _ in range(x)]
+def inside(x):
+    import decimal
+    return decimal.Decimal(x)
+def mine(x): return helper_of_mine.go(x)
+"""
+
+
+def in_script(name: str) -> Any:
+    """A function of a script, which lives nowhere else."""
+    import decimal  # noqa: F401 - the program has imported it
+    import types
+
+    sys.modules["helper_of_mine"] = types.ModuleType("helper_of_mine")
+    try:
+        space: dict[str, Any] = {"__name__": "__main__"}
+        exec(NEEDS, space)
+    finally:
+        del sys.modules["helper_of_mine"]
+    return space[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("by_attribute", {"json"}),
+        ("by_name", {"fractions"}),
+        ("nested", {"csv"}),
+        ("inside", {"decimal"}),
+        ("mine", set()),
+    ],
+)
+def test_modules_that_a_function_of_a_script_names(name: str, modules: set[str]) -> None:
+    """What its code names is found, in classes and nested code too; modules of the program's own are left out."""
+    assert modules_needed(in_script(name)) - {"cloudpickle"} == modules
+
+
+def test_modules_of_other_callables() -> None:
+    """A function by name needs its module; a partial, what it holds; a bound method, its class."""
+    assert modules_needed(textwrap.dedent) == {"textwrap"}
+    assert modules_needed(functools.partial(textwrap.dedent, "")) == {"textwrap"}
+    assert modules_needed(in_script("Row")().read) - {"cloudpickle"} == {"csv"}
+
+
+def test_what_the_first_function_needs_is_imported_once(script: Script) -> None:
+    """The template imports what the code of a script's function names, so that no worker has to."""
+    done = script.run(
+        """
+        import sys, fractions
+        from parmap import parallel
+
+        loaded = "fractions" in sys.modules
+        def look(x):
+            return type(fractions.Fraction(x)).__name__
+
+        class Seen:
+            def __reduce__(self):
+                return eval, ("'fractions' in __import__('sys').modules",)
+
+        ask = parallel(look, workers=2)
+        ask.map([1, 2])
+        print(ask.options().map([3]))
+
+        import parmap, os
+        def first(seen): return seen
+        parmap.shutdown()
+        def both(seen, x): return seen, look(x)
+        print(parallel(both, workers=1).map([Seen()], [1]))
+        """
+    )
+
+    assert done.stdout.split("\n")[:2] == ["['Fraction']", "[(True, 'Fraction')]"], done.stderr
+
+
+def test_a_module_that_starts_a_thread_is_left_to_workers(script: Script, tmp_path: Any) -> None:
+    """A distribution that starts a thread when imported is no danger: the template does without it."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "busybody.py").write_text(
+        "import threading, time\nt = threading.Thread(target=time.sleep, args=(1000,), daemon=True)\nt.start()\nX = 5\n"
+    )
+    done = script.run(
+        f"""
+        import sys
+        sys.path.insert(0, {os.fspath(site)!r})
+        from parmap._travel import needs
+        needs._homes = lambda: ({os.fspath(site) + os.sep!r},)
+        import busybody
+        from parmap import parallel
+        f = parallel(lambda n: busybody.X + n, workers=2)
+        print(needs.modules_needed(f.__wrapped__) >= {{"busybody"}}, f.map([1, 2, 3]))
+        """
+    )
+
+    assert done.stdout == "True [6, 7, 8]\n", done.stderr
+
+
+def test_a_local_module_is_not_guessed(script: Script) -> None:
+    """A module beside the script is imported by each worker, so that its state is each worker's own."""
+    script.write("import random\nTOKEN = random.random()\n", "mine.py")
+    done = script.run(
+        """
+        import mine, os, time
+        from parmap import parallel
+
+        def token(_):
+            time.sleep(0.1)
+            return os.getpid(), mine.TOKEN
+
+        pairs = set(parallel(token, workers=2).map(range(8), chunksize=1))
+        print(len(pairs) == len({pid for pid, _ in pairs}) == len({token for _, token in pairs}))
+        """
+    )
+
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_warming_up_starts_all_workers(processes: dict[str, Any]) -> None:
+    """`warm_up` returns at once; soon all workers are there, before there is any work."""
+    function = parallel(abs, **processes)
+
+    function.warm_up()
+
+    wait_until(lambda: len(pids_of(function)) == 2)
+    assert function.map([-1, 2]) == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{"backend": "threads"}, {"backend": "serial"}], ids=["threads", "serial"])
+def test_warming_up_what_needs_none(options: dict[str, Any]) -> None:
+    """Where there is nothing to start early, `warm_up` does no harm."""
+    function = parallel(abs, workers=2, **options)
+    function.warm_up()
+
+    assert function.map([-1, 2]) == [1, 2]
+
+
+def test_pool_and_executor_warm_up() -> None:
+    """A pool and an executor of one's own can be warmed up, too; not when they are closed."""
+    with parmap.Pool(2) as pool, parmap.Executor(2) as executor:
+        pool.warm_up()
+        executor.warm_up()
+
+        assert pool.map(abs, [-1]) == list(executor.map(abs, [-1]))
+    with pytest.raises(ValueError, match="not running"):
+        pool.warm_up()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.warm_up()
