@@ -58,6 +58,12 @@ def place(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     yield from _place(request.param)
 
 
+@pytest.fixture
+def process_executor() -> Iterator[dict[str, Any]]:
+    """An executor of the user's that runs processes."""
+    yield from _place("process executor")
+
+
 @pytest.fixture(params=["forkserver", "spawn", "process executor"])
 def elsewhere(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
     """Those of other processes."""
@@ -382,10 +388,9 @@ def test_a_fault_is_told_the_same_by_each_method(fault: str, start_method: str) 
 
 
 @pytest.mark.parametrize("fault", ON_EXECUTORS)
-def test_a_fault_is_told_the_same_on_an_executor(fault: str) -> None:
+def test_a_fault_is_told_the_same_on_an_executor(fault: str, process_executor: dict[str, Any]) -> None:
     """So it is on an executor of the user's."""
-    for place in _place("process executor"):
-        _check(fault, place)
+    _check(fault, process_executor)
 
 
 def _check(fault: str, place: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import heapq
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from parmap._core.job import Chunk
 from parmap._core.schedule import Scheduler
 from parmap._core.workers import State
 from parmap._travel.failure import Failure
@@ -25,7 +26,7 @@ from parmap.errors import TaskTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from parmap._core.job import Chunk, Job
+    from parmap._core.job import Job
     from parmap.backends.base import Backend, Died, Report
 
 MERCY = 0.05
@@ -343,7 +344,7 @@ class Ledger:
         innocent = []
         for future, begun in died.tasks:
             if begun and not doomed:
-                future.settle_failure(died.explain(None, 0))
+                future.settle_failure(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
             elif not future.happened:
                 innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.pace import Pace
-from parmap._travel.failure import Failure, is_covered, translate
+from parmap._travel.failure import Failure, call_note, is_covered, translate
+from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee, Rules, run
@@ -213,6 +214,14 @@ class Note:
         if self._cut is not None:
             index, length = self._cut.running, 1
         return index, length, (time.monotonic_ns() - since) / 1e9
+
+
+def note_of(chunk: Chunk, offset: int) -> str:
+    """The note that says which call of *chunk* it was that ended here, and not where it ran."""
+    sink = chunk.job.sink
+    item = sink.load(chunk.items[offset : offset + 1])[0]
+    mode = "" if type(item) is Packed else sink.mode  # not to be unpickled here: that may be what ended the worker
+    return call_note(chunk.job.call.callee.function, mode, item, sink.index(chunk, offset))
 
 
 def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:

@@ -20,7 +20,7 @@ from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Rules, run
-from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, run_here
+from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, note_of, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Executors(Backend):
             if self.packs:
                 payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
                 taken = payload.count
+                for index, problem in unsent.items():
+                    problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
                 chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
@@ -193,6 +195,8 @@ class _Story:
         item = None if chunk is None else chunk.job.sink.index(chunk, offset)
         told = WorkerDiedError(f"the executor lost the task: {type(self._error).__name__}: {self._error}", item=item)
         told.__cause__ = self._error
+        if chunk is not None:
+            told.add_note(note_of(chunk, offset))
         return Failure(told, retry=chunk is not None and isinstance(told, chunk.job.call.callee.retry_on))
 
 

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, with_source
 from parmap._travel.payload import Packed, pack
-from parmap._travel.text import describe
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.line.shared import Shared
-from parmap.backends.base import Call, Report
+from parmap.backends.base import Call, Report, note_of
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -222,7 +221,7 @@ class _Story:
         if chunk is not None:
             callee = chunk.job.call.callee
             retry_on = callee.retry_on
-            error.add_note(f"parmap: {_call_text(chunk, offset)}")
+            error.add_note(note_of(chunk, offset))
         return Failure(error, retry=isinstance(error, retry_on))
 
     def _message(self, code: int | None, signum: int | None) -> str:
@@ -248,17 +247,3 @@ def _of_the_task(stack: str) -> str:
             frames.pop()
         paragraphs[number] = "\n".join(frames)
     return "\n\n".join(paragraphs)
-
-
-def _call_text(chunk: Chunk, offset: int) -> str:
-    try:
-        item = chunk.job.sink.load(chunk.items[offset : offset + 1])[0]
-        function = chunk.job.call.callee.function
-        if type(item) is Packed:  # not to be unpickled here: that may be what killed the worker
-            text = f"{getattr(function, '__qualname__', type(function).__qualname__)}(…)"
-        else:
-            text = describe(function, chunk.job.sink.mode, item)
-    except Exception:  # noqa: BLE001 - a note must not hide the error
-        text = "a task"
-    index = chunk.job.sink.index(chunk, offset)
-    return text if index is None else f"item {index}: {text}"
