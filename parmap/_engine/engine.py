@@ -49,6 +49,7 @@ class Engine:
         self._told = told
         self._inbox: deque[Any] = deque()
         self.ledger = Ledger(backend, time.monotonic())
+        self._is_driven = False  # by a thread that waits
         self._asleep = False
         self._closing = False
         self._dropped = False  # what runs is waited for no more
@@ -132,6 +133,8 @@ class Engine:
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
         self.post(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
+        if not self.backend.threaded and not self._is_driven:  # nobody may wait any more, and so move it
+            self._read_inbox()
 
     def cancel_waiting(self, owner: object = None) -> None:
         """Cancel what no worker has yet, of *owner* or of all; what runs goes on to its end."""
@@ -289,7 +292,11 @@ class Engine:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            self._step(left)
+            before, self._is_driven = self._is_driven, True
+            try:
+                self._step(left)
+            finally:
+                self._is_driven = before
         return True
 
     def _step(self, limit: float | None) -> None:
