@@ -3,6 +3,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# What `make run` and `make test` install, release by release: a checkout that passed goes on passing.
+LOCK   := .ci/constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet
+PINNED := --constraint $(LOCK) --build-constraint $(LOCK)
 BENCH  := .venv-bench/bin
 SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 
@@ -10,17 +14,23 @@ SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 READY_RUN := $(VENV)/.ready-run
 READY_DEV := $(VENV)/.ready-dev
 
-# Ways of travelling that no test may notice, and the tests that are run in each.
+# Tests wait for much, so there is one process more than cores. A file stays in one: pages are programs, in order.
+JOBS   := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+PYTEST := python -m pytest -n $(JOBS) --dist loadfile
+
+# Ways of travelling that no test may notice, and the tests that are run in each. How a worker was started changes
+# nothing about them, so a few tests do it in one way.
 MODES        := --transport=segments --transport=socket --one-by-one
 TRAVEL       := tests
-TRAVEL_QUICK := tests/test_map.py tests/test_submit.py
+TRAVEL_QUICK := tests/test_map.py tests/test_submit.py -k "not spawn"
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types suite modes modes-quick docs format coverage soak test-pythons bench bench-quick clean
+.PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
+	test-pythons test-newest test-lowest lock bench bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +38,9 @@ help: ## list the commands
 run: $(READY_RUN) ## run the example, with a progress bar
 	$(BIN)/python examples/census.py
 
-test: check docs suite modes-quick ## everything that CI runs
+test: $(READY_DEV) ## everything that CI runs
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync check docs
+	@$(MAKE) --no-print-directory suite modes-quick
 
 check: lint types ## what needs no test to run
 
@@ -42,10 +54,10 @@ types: $(READY_DEV) ## mypy and pyright, both strict
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 suite: $(READY_DEV) ## the tests; choose some with ARGS="-k name"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/$(PYTEST) $(ARGS)
 
 modes: $(READY_DEV) ## the tests with every payload in shared memory, with none there, and with one item in a chunk
-	for mode in $(MODES); do $(BIN)/python -m pytest $(TRAVEL) $$mode $(ARGS) || exit 1; done
+	for mode in $(MODES); do $(BIN)/$(PYTEST) --dist worksteal $(TRAVEL) $$mode $(ARGS) || exit 1; done
 
 modes-quick: $(READY_DEV) ## a few of them
 	@$(MAKE) --no-print-directory modes TRAVEL='$(TRAVEL_QUICK)'
@@ -69,6 +81,26 @@ soak: $(READY_DEV) ## the tests that take minutes
 test-pythons: ## the tests on every CPython that can be found or made
 	$(PYTHON) .ci/test_pythons.py $(ARGS)
 
+test-newest: ## the tests with the newest releases of all that is used, in an environment of their own
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade pip
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable . --group dev
+	.venv-newest/bin/$(PYTEST) $(ARGS)
+
+test-lowest: ## the tests with the oldest releases of dependencies and extras that pyproject.toml allows
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade pip
+	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt \
+		--editable '.[dask,joblib,progress,ray]' --group test --group properties --group arrays
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" $(PYTEST) $(ARGS)  # older releases of Dask look for their command
+
+lock: ## choose releases anew for $(LOCK): the newest that fit together, for every Python
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade uv
+	.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --no-annotate \
+		--custom-compile-command 'make lock' --output-file $(LOCK) pyproject.toml
+
 bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/benchmarks.md and the plots
 	$(PYTHON) benchmarks/environment.py
 	$(BENCH)/python benchmarks/run.py
@@ -79,7 +111,7 @@ bench-quick: ## the same with fewer peers, in two minutes; writes build/bench-qu
 	$(BENCH)/python benchmarks/run.py --quick --output build/bench-quick/results.json --docs build/bench-quick
 
 clean: ## remove what was built, environments included
-	rm -rf $(VENV) .venv-bench build dist docs/_build htmlcov .coverage* .cache \
+	rm -rf $(VENV) .venv-* build dist docs/_build htmlcov .coverage* .cache \
 		.hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -87,12 +119,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "parmap needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.13" % sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 
-$(READY_RUN): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[progress]'
+# An older pip knows neither dependency groups nor constraints for what builds.
+$(READY_RUN): pyproject.toml $(LOCK) | $(BIN)/python
+	$(PIP) --constraint $(LOCK) pip
+	$(PIP) $(PINNED) --editable '.[progress]'
 	@touch $@
 
-# Dependency groups need a newer pip than the one that older Pythons bring along.
-$(READY_DEV): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+$(READY_DEV): pyproject.toml $(LOCK) | $(BIN)/python
+	$(PIP) --constraint $(LOCK) pip
+	$(PIP) $(PINNED) --editable . --group dev
 	@touch $@ $(READY_RUN)

@@ -2,9 +2,11 @@
 
 Usage: test_pythons.py [VERSION ...] [-- PYTEST_ARGUMENT ...]
 
-Versions are looked for on the PATH and among pyenv's. The newest ones come from a Debian root
-directory, made with debootstrap: that needs root, and Debian's packages. Environments and root
-directory are kept in PARMAP_PYTHONS_DIR (default: ~/.cache/parmap-pythons) and used again.
+Versions are looked for on the PATH and among pyenv's; 3.13t is the free-threaded 3.13. The newest
+ones come from a Debian root directory, made with debootstrap: that needs root, and Debian's
+packages. The free-threaded one is compiled from Debian's source package, in some minutes: that
+needs a C compiler, and apt. All that was made is kept in PARMAP_PYTHONS_DIR (default:
+~/.cache/parmap-pythons) and used again.
 """
 
 from __future__ import annotations
@@ -16,26 +18,47 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-VERSIONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
+VERSIONS = ("3.11", "3.12", "3.13", "3.13t", "3.14", "3.15")
 DEBIAN_VERSIONS = ("3.14", "3.15")
 DEBIAN_SUITE = "forky"
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parmap-pythons"
 WORKSHOP = Path(os.environ.get("PARMAP_PYTHONS_DIR") or CACHE).resolve()
 DEBIAN = WORKSHOP / "debian"
+FREE_THREADED = WORKSHOP / "python3.13t"
 
 # Run in the environment's own Python, outside or inside the root directory. What pip would
-# compile for a quarter of an hour is left out: tests that need it skip.
+# compile for a quarter of an hour is left out: tests that need it skip. These two come in the
+# newest release that has a wheel, the others as the constraints say.
 SUITE = """
 set -e
 cd {repository}
 [ -x {venv}/bin/python ] || {python} -m venv {venv}
-{venv}/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-{venv}/bin/python -m pip install --quiet --editable . --group test
-{venv}/bin/python -m pip install --quiet --only-binary :all: --group arrays ||
-    echo 'numpy has no wheel for this Python: tests that need it skip'
+{venv}/bin/python -m pip install --quiet --constraint .ci/constraints.txt pip
+{venv}/bin/python -m pip install --quiet --constraint .ci/constraints.txt --editable . --group test
+for group in arrays properties; do
+    {venv}/bin/python -m pip install --quiet --only-binary :all: --group $group ||
+        echo "no wheel for this Python, of the group $group: tests that need it skip"
+done
 exec {venv}/bin/python -m pytest -p no:cacheprovider {arguments}
+"""
+
+# Apt's own lists and settings stay as they are: the line for source packages lives beside the rest.
+COMPILE = """
+set -e
+mkdir -p apt/lists/partial
+echo 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main' > apt/sources.list
+aside="-o Dir::Etc::SourceList=$PWD/apt/sources.list -o Dir::Etc::SourceParts=/dev/null
+    -o Dir::State::Lists=$PWD/apt/lists -o Dir::Cache=$PWD/apt"
+apt-get $aside update -q
+apt-get $aside source -q --download-only python3.13
+tar xf python3.13_*.orig.tar.xz
+cd Python-3.13.*
+nice ./configure -q --disable-gil --disable-test-modules --prefix={prefix}
+nice make -s -j2
+nice make -s altinstall DESTDIR={unfinished}
 """
 
 # The mounts belong to a namespace that ends with the script, so none can be left behind; nor
@@ -73,6 +96,9 @@ def test(version: str, arguments: list[str], must: bool) -> str:
     obstacle = "no interpreter found"
     if python is None and version in DEBIAN_VERSIONS:
         obstacle = make_debian()
+    elif python is None and version == "3.13t":
+        obstacle = compile_free_threaded()
+        python = find(version)
     if python is None and obstacle:
         print(f"CPython {version}: {obstacle}", flush=True)
         return "FAILED" if must else f"not run: {obstacle}"
@@ -106,9 +132,10 @@ def find(version: str) -> str | None:
     candidates = [shutil.which(f"python{version}")]
     if pyenv := shutil.which("pyenv"):
         root = Path(output(pyenv, "root").strip())
-        candidates += sorted(map(str, root.glob(f"versions/{version}.*/bin/python{version}")))
+        candidates += sorted(map(str, root.glob(f"versions/{version.rstrip('t')}.*/bin/python{version}")))
+    candidates += map(str, FREE_THREADED.glob(f"bin/python{version}"))
     # A shim of pyenv's is on the PATH also where no version is chosen that it could start.
-    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
+    asked = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags.replace('d', ''))"
     return next((c for c in candidates if c and output(c, "-c", asked).strip() == version), None)
 
 
@@ -136,6 +163,28 @@ def make_debian() -> str:
     if subprocess.run(make, check=False, stdin=subprocess.DEVNULL).returncode:
         return f"debootstrap failed: see {unfinished}/debootstrap/debootstrap.log"
     unfinished.rename(DEBIAN)
+    return ""
+
+
+def compile_free_threaded() -> str:
+    """Compile the free-threaded Python and install it into the workshop; return what hinders, or nothing."""
+    if not all(map(shutil.which, ("apt-get", "make", "cc"))):
+        return "compiling a free-threaded Python needs apt, make and a C compiler"
+    folder = WORKSHOP / "python3.13t.unfinished"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    script = COMPILE.format(
+        mirror=mirror(), prefix=shlex.quote(str(FREE_THREADED)), unfinished=shlex.quote(str(folder / "installed"))
+    )
+    log = folder / "log"
+    print(f"compiling a free-threaded Python, in some minutes: {log}", flush=True)
+    with log.open("w") as file:
+        options: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        if subprocess.run(["sh", "-c", script], check=False, **options).returncode:
+            return f"compiling failed: see {log}"
+    # A directory that is there is a directory that is complete.
+    Path(f"{folder / 'installed'}{FREE_THREADED}").rename(FREE_THREADED)
+    shutil.rmtree(folder)
     return ""
 
 

@@ -9,6 +9,8 @@ import sys
 import textwrap
 import threading
 import time
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,6 +24,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from parmap._core.job import Job
+
+
+# A new Python, or a free-threaded one, may have no wheel of it.
+collect_ignore = (
+    []
+    if find_spec("hypothesis")
+    else [
+        path.name for path in Path(__file__).parent.glob("test_*.py") if "\nfrom hypothesis" in path.read_text("utf-8")
+    ]
+)
+
+
+def pytest_report_header() -> str | None:
+    """Tell what is left out."""
+    return f"hypothesis is missing; left out: {', '.join(sorted(collect_ignore))}" if collect_ignore else None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,11 +4,14 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import parmap
 
@@ -87,3 +90,21 @@ def test_wheel_holds_nothing_else(built: dict[str, set[str]]):
 def test_source_distribution_can_be_built_and_tested(built: dict[str, set[str]], name: str):
     """Who packages parmap for a system finds all that it takes."""
     assert name in built["source"]
+
+
+def test_constraints_pin_what_is_declared():
+    """The releases that `make test` installs are each named once for this Python, from no place of its own, and allowed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    groups = [entry for group in project["dependency-groups"].values() for entry in group if isinstance(entry, str)]
+    declared = [Requirement(line) for line in [*project["project"]["dependencies"], *groups]]
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    here = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in here}
+
+    assert len(pinned) == len(here)
+    assert [str(pin) for pin in pins if pin.url or not str(pin.specifier).startswith("==")] == []
+    wanted = [each for each in declared if each.marker is None or each.marker.evaluate()]
+    assert [
+        str(each) for each in wanted if pinned.get(canonicalize_name(each.name), "none") not in each.specifier
+    ] == []

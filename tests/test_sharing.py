@@ -298,8 +298,8 @@ def test_shutdown_without_waiting(backend: dict[str, Any]) -> None:
     assert [future.result(timeout=30) for future in futures] == [0.02] * 10
 
 
-def test_two_hundred_pools(script: Script) -> None:
-    """Two hundred pools, made and closed, leave no descriptor, thread or process."""
+def test_fifty_pools(script: Script) -> None:
+    """Fifty pools, made and closed, leave no descriptor, thread or process."""
     done = script.run(
         """
         import os, threading
@@ -315,7 +315,7 @@ def test_two_hundred_pools(script: Script) -> None:
 
         use(-1)
         before = count()
-        for number in range(200):
+        for number in range(50):
             use(number)
         print(before == count(), before, count())
         try:

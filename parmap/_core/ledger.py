@@ -55,7 +55,7 @@ class Ledger:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
-        self._idle_since = now
+        self.idle_since = now
         self._next_look: float | None = None
         self._used_at = now
 
@@ -91,9 +91,9 @@ class Ledger:
         times = [self._timers[0][0]] if self._timers else []
         times += [when for when in (self.scheduler.next_time(), self._next_look) if when is not None]
         if not self.scheduler.is_idle or self._backend.leased():
-            self._idle_since = now
+            self.idle_since = now
         if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
-            when = self._idle_since + self._idle_timeout
+            when = self.idle_since + self._idle_timeout
             if now >= when:
                 self._fall_asleep()
             else:
@@ -122,7 +122,7 @@ class Ledger:
 
     def _look(self, now: float) -> None:
         if self._backend.look_after_leases():
-            self._used_at = self._idle_since = now
+            self._used_at = self.idle_since = now
         self._next_look = now + LOOK if now < self._used_at + _QUIET else None
 
     def take_back_leases(self) -> bool:

@@ -307,7 +307,7 @@ class Engine:
         timeout = self.ledger.timeout(time.monotonic())
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
-        if not (tell_late() and self._rest(now)):
+        if not (tell_late() and self._rest()):
             timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._asleep = True
         if self._inbox or self._is_over:
@@ -328,14 +328,11 @@ class Engine:
         else:
             self.ledger.lose_all(event.error, now)
 
-    def _rest(self, now: float) -> bool:
+    def _rest(self) -> bool:
         """It is about to sleep, with or without work that goes on; false if somebody must be told of that soon."""
-        if not self.ledger.scheduler.is_idle or self.ledger.is_alert or self.backend.leased():
-            self.idle_since = None
-            return True
-        if self.idle_since is None:
-            self.idle_since = now
-        return self._told(self)
+        is_idle = self.ledger.scheduler.is_idle and not self.backend.leased()
+        self.idle_since = self.ledger.idle_since if is_idle else None
+        return not is_idle or self._told(self)
 
     def _read_inbox(self) -> None:
         inbox = self._inbox
