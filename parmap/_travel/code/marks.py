@@ -70,15 +70,12 @@ class Table:
 
 
 class Alive:
-    """A function, class or module, held weakly."""
+    """A function, class or module, held weakly. One that is gone is not the same as `None`."""
 
-    __slots__ = ("_ref",)
+    __slots__ = ("ref",)
 
     def __init__(self, thing: Any) -> None:
-        self._ref = ref(thing)
-
-    def same(self, value: Any) -> bool:
-        return value is not None and self._ref() is value
+        self.ref = ref(thing)
 
 
 class Rest:
@@ -117,7 +114,7 @@ class Look:
                 continue
             kind = type(known)
             if kind is Alive:
-                if not known.same(value):
+                if value is None or known.ref() is not value:
                     return False
             elif kind is Table:
                 if not known.same(value):

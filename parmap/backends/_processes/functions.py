@@ -245,15 +245,17 @@ class Functions:
         self._tables: dict[tuple[type, int], list[ref[Table]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
 
+    def known(self, function: Any, rules: Rules) -> FunctionCall | None:
+        """The call of a function that is still what it was when it was packed last; `None`: it must be prepared."""
+        known = self._known.find(function, rules)
+        return known.call if known is not None and known.is_current(function, rules) else None
+
     def prepare(self, function: Any, rules: Rules) -> FunctionCall:
-        """The call of a function as it is now; the same as before if nothing has changed.
+        """The call of a function as it is now; the same as before if it is the same, byte by byte.
 
         Raises:
             SerializationError: it can't be pickled.
         """
-        known = self._known.find(function, rules)
-        if known is not None and known.is_current(function, rules):
-            return known.call
         with self._lock:
             return self._prepare(function, rules)
 

@@ -43,8 +43,11 @@ class Processes(Staff):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        self.context = current()
-        return self._functions.prepare(function, rules)
+        call = self._functions.known(function, rules)
+        if call is None:
+            self.context = current()
+            call = self._functions.prepare(function, rules)
+        return call
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
