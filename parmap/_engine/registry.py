@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
-    from parmap._engine.lane import Lane
     from parmap._results.batch import Batch
     from parmap.backends.base import Backend
 
@@ -50,8 +49,6 @@ class _Entry(NamedTuple):
 
 _shared: dict[Hashable, Engine] = {}
 _living: dict[Engine, _Entry] = {}  # all that have not ended, whether or not anybody can still find them
-lanes: dict[Any, Lane] = {}
-"""The streams of tasks of functions."""
 # Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
 _lock = threading.RLock()
 _early: set[type] = set()  # kinds of executors that must be finished before other threads are waited for
@@ -116,7 +113,6 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
     def on_change(engine: Engine) -> bool:
         if engine.closed:
             _living.pop(engine, None)
-            _forget_lanes(engine)
         elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
             _living[engine] = entry
         elif len(_shared) > MOST_IDLE:
@@ -190,13 +186,6 @@ def _remove(engine: Engine) -> None:
     key = _living[engine].key if engine in _living else None
     if _shared.get(key) is engine:
         del _shared[key]
-    _forget_lanes(engine)
-
-
-def _forget_lanes(engine: Engine) -> None:
-    for name, lane in lanes.copy().items():
-        if lane.engine is engine:
-            lanes.pop(name, None)
 
 
 def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -312,7 +301,6 @@ def _forget() -> None:
         engine.abandon()
     _living.clear()
     _shared.clear()
-    lanes.clear()
     _waited_for.clear()
     callbacks.forget()
     forget_waiters()
