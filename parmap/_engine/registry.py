@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
@@ -43,7 +43,7 @@ class _Entry(NamedTuple):
     """What it is shared under; `None`: it belongs to somebody."""
     finish: bool
     """Whether its work is finished at exit."""
-    batches: WeakSet[Batch]
+    batches: list[ReferenceType[Batch]]
     """The calls that use it: until they have ended it is in use, though its thread may have nothing to do."""
 
 
@@ -78,8 +78,14 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             _thin_out()
         entry = _living.get(engine)
         if batch is not None and entry is not None:
-            entry.batches.add(batch)
+            # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
+            entry.batches[:] = [*filter(_is_going_on, entry.batches), ref(batch)]
         return engine
+
+
+def _is_going_on(reference: ReferenceType[Batch]) -> bool:
+    batch = reference()
+    return batch is not None and not batch.ended
 
 
 def own_engine(options: Options, *, finish: bool) -> Engine | None:
@@ -108,7 +114,7 @@ def _share(made: Engine, key: Hashable) -> Engine:
 
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
-    entry = _Entry(key, finish, WeakSet())
+    entry = _Entry(key, finish, [])
 
     def on_change(engine: Engine) -> bool:
         if engine.closed:
@@ -176,7 +182,7 @@ def _thin_out() -> None:
 def _is_used(engine: Engine) -> bool:
     entry = _living.get(engine)
     try:
-        return engine.idle_since is None or entry is None or any(not batch.ended for batch in entry.batches)
+        return engine.idle_since is None or entry is None or any(map(_is_going_on, entry.batches))
     except RuntimeError:  # there is one more while we look
         return True
 

@@ -82,10 +82,9 @@ def explain(error: BaseException) -> BaseException:
 
 def registered() -> frozenset[str] | set[str]:
     """The modules whose functions and classes travel by value because the user said so."""
-    cloudpickle = sys.modules.get("cloudpickle")
-    found: frozenset[str] | set[str] = (
-        frozenset() if cloudpickle is None else cloudpickle.list_registry_pickle_by_value()
-    )
+    # Another thread may just be importing it: then nobody has registered anything.
+    ask = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", frozenset)
+    found: frozenset[str] | set[str] = ask()
     return found
 
 
