@@ -181,10 +181,7 @@ def _thin_out() -> None:
 
 def _is_used(engine: Engine) -> bool:
     entry = _living.get(engine)
-    try:
-        return engine.idle_since is None or entry is None or any(map(_is_going_on, entry.batches))
-    except RuntimeError:  # there is one more while we look
-        return True
+    return engine.idle_since is None or entry is None or any(map(_is_going_on, entry.batches))
 
 
 def _remove(engine: Engine) -> None:
