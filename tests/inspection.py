@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from conftest import wait_until
+from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
 
@@ -83,3 +84,21 @@ def is_running(function: Any) -> bool:
 def callbacks_end() -> None:
     """Forget the thread that runs done-callbacks, so that the next one needs another."""
     callbacks.forget()
+
+
+def key_of(function: Any) -> int:
+    """The number under which workers know *function* as it is now; another one when it has to be sent again."""
+    settings = function._settings.resolve()
+    return engine_of(function).backend.prepare(function.__wrapped__, _pools._rules(settings)).key
+
+
+def parts_of(function: Any) -> list[int]:
+    """The numbers of the parts of *function* that travel by themselves, as it is now."""
+    settings = function._settings.resolve()
+    call = engine_of(function).backend.prepare(function.__wrapped__, _pools._rules(settings))
+    return [part.number for part in call._parts]
+
+
+def known_to_workers(function: Any) -> int:
+    """How many functions, and parts of functions, the workers of the pool keep."""
+    return sum(len(worker.known) for worker in workers_of(function))

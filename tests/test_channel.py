@@ -217,24 +217,26 @@ def test_result_of_a_worker_that_is_gone(line: tuple[Channel, Channel], monkeypa
         parent.poll()
 
 
-def test_shared_payload_reaches_every_worker_as_a_copy_of_its_own() -> None:
-    """A payload written once is mapped by any number of workers, and what one writes no other sees."""
-    share = Shared.of(pack([Buffered(bytearray(200_000))])[0])
+def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
+    """Bytes written once are mapped by any number of workers, and what one writes no other sees."""
+    share = Shared.of(memoryview(bytes(200_000)))
     if share is None:
         pytest.skip("there is no memfd here")
     copies = []
     for _ in range(3):
         ours, theirs = socket.socketpair()
         parent, worker = Channel(ours), Channel(theirs)
-        message = pour(parent, worker, "function", share=share)
-        (item,) = message.pack
-        assert bytes(item.data) == bytes(200_000)
-        item.data[0] = 1
-        copies.append(item)
+        parent.post("part", share.size, fds=(share.fd,))
+        message = worker.receive()
+        copy = attach(message.fds[0], message.fields[0], private=True)
+        assert copy[:] == bytes(200_000)
+        copy[0] = 1
+        copies.append(copy)
         parent.close()
         worker.close()
 
-    assert [copy.data[0] for copy in copies] == [1, 1, 1]
+    assert share.holds(memoryview(bytes(200_000)))
+    assert [copy[0] for copy in copies] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

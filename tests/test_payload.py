@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parmap import parallel
-from parmap._travel.by_value import by_name, name_of, reference
+from parmap._travel.code.by_name import by_name, name_of, reference
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._travel.stream import LARGE, OUT_OF_BAND

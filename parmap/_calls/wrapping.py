@@ -63,8 +63,8 @@ def found_by_name(function: Any) -> Any:
 
 
 def _is_by_value(module: str) -> bool:
-    cloudpickle = sys.modules.get("cloudpickle")
-    registered = cloudpickle.list_registry_pickle_by_value() if cloudpickle else ()
+    # Another thread may just be importing it: then nobody has registered anything.
+    registered: Any = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", tuple)()
     return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ReferenceType, ref
 
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
 from parmap._engine.registry import engine_of
-from parmap._engine.registry import lanes as _lanes
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from parmap._work.surroundings import Context
 
 _PATIENCE = 1 << 20  # bytes of results that may wait to be decoded while `map` waits for more
-_LANES = 1024  # functions whose stream of tasks is remembered
 
 
 def submit(
@@ -43,19 +42,15 @@ def submit(
     engine: Engine | None = None,
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
-    try:
-        lane = _lanes.get((function, id(options), not kwargs))
-    except Exception:  # noqa: BLE001 - no hash, or one that raises
-        lane = None
     context = current()
-    if lane is None or lane.engine.closed or lane.context is not context:
-        lane = _lane(function, options, context, keywords=bool(kwargs), engine=engine)
+    lane = _lane(function, options, context, keywords=bool(kwargs), engine=engine or engine_of(options))
     driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
     if driver.backend.packs and not are_atoms(item):
         try:
-            future.args = dump(item)  # as it is now: what changes later is not this call's
+            classes = driver.backend.item_classes(lane.call)
+            future.args = dump(item, classes=classes)  # as it is now: what changes later is not this call's
         except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
             future.settle_failure(Failure(error))
             return future
@@ -88,21 +83,22 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def _lane(
-    function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine | None
-) -> Lane:
-    """The lane of a function; kept under its name where what it captures can't change unseen."""
-    engine = engine or engine_of(options)
-    engine.expect(function)
-    call = engine.backend.prepare(function, _rules(options))
-    key: Any = (function, id(options), not keywords) if call.stable else (call, id(options), not keywords)
-    lane = _lanes.get(key)
-    if lane is None or lane.engine is not engine or lane.context is not context:
-        lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
-        if engine.backend.threaded:
-            _lanes[key] = lane
-            while len(_lanes) > _LANES:
-                _lanes.pop(next(iter(_lanes)), None)
+def _lane(function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine) -> Lane:
+    """The lane of a function as it is now: the same as long as nothing that it captures has changed."""
+    lanes = engine.backend.lanes
+    key = id(options), keywords
+    known = lanes.find(function, key)
+    lane: Lane | None = known() if type(known) is ReferenceType else known
+    if lane is not None and lane.options is options:
+        call = lane.call if lane.call.stable else engine.backend.prepare(function, lane.call.callee.rules)
+        if call is lane.call and lane.context is context:
+            return lane
+    else:
+        engine.expect(function)
+        call = engine.backend.prepare(function, _rules(options))
+    lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
+    if engine.backend.threaded:
+        lanes.keep(function, key, ref(lane) if call.holds else lane)
     return lane
 
 
@@ -149,6 +145,7 @@ def _begin(
         context=current(),
     )
     job.owner = options.owner
+    job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     return _Batch(engine, job, batch, source)
 
 

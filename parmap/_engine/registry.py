@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import ReferenceType, ref
 
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
-    from parmap._engine.lane import Lane
     from parmap._results.batch import Batch
     from parmap.backends.base import Backend
 
@@ -44,14 +43,12 @@ class _Entry(NamedTuple):
     """What it is shared under; `None`: it belongs to somebody."""
     finish: bool
     """Whether its work is finished at exit."""
-    batches: WeakSet[Batch]
+    batches: list[ReferenceType[Batch]]
     """The calls that use it: until they have ended it is in use, though its thread may have nothing to do."""
 
 
 _shared: dict[Hashable, Engine] = {}
 _living: dict[Engine, _Entry] = {}  # all that have not ended, whether or not anybody can still find them
-lanes: dict[Any, Lane] = {}
-"""The streams of tasks of functions."""
 # Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
 _lock = threading.RLock()
 _early: set[type] = set()  # kinds of executors that must be finished before other threads are waited for
@@ -81,8 +78,14 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             _thin_out()
         entry = _living.get(engine)
         if batch is not None and entry is not None:
-            entry.batches.add(batch)
+            # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
+            entry.batches[:] = [*filter(_is_going_on, entry.batches), ref(batch)]
         return engine
+
+
+def _is_going_on(reference: ReferenceType[Batch]) -> bool:
+    batch = reference()
+    return batch is not None and not batch.ended
 
 
 def own_engine(options: Options, *, finish: bool) -> Engine | None:
@@ -111,12 +114,11 @@ def _share(made: Engine, key: Hashable) -> Engine:
 
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
-    entry = _Entry(key, finish, WeakSet())
+    entry = _Entry(key, finish, [])
 
     def on_change(engine: Engine) -> bool:
         if engine.closed:
             _living.pop(engine, None)
-            _forget_lanes(engine)
         elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
             _living[engine] = entry
         elif len(_shared) > MOST_IDLE:
@@ -179,10 +181,7 @@ def _thin_out() -> None:
 
 def _is_used(engine: Engine) -> bool:
     entry = _living.get(engine)
-    try:
-        return engine.idle_since is None or entry is None or any(not batch.ended for batch in entry.batches)
-    except RuntimeError:  # there is one more while we look
-        return True
+    return engine.idle_since is None or entry is None or any(map(_is_going_on, entry.batches))
 
 
 def _remove(engine: Engine) -> None:
@@ -190,13 +189,6 @@ def _remove(engine: Engine) -> None:
     key = _living[engine].key if engine in _living else None
     if _shared.get(key) is engine:
         del _shared[key]
-    _forget_lanes(engine)
-
-
-def _forget_lanes(engine: Engine) -> None:
-    for name, lane in lanes.copy().items():
-        if lane.engine is engine:
-            lanes.pop(name, None)
 
 
 def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -312,7 +304,6 @@ def _forget() -> None:
         engine.abandon()
     _living.clear()
     _shared.clear()
-    lanes.clear()
     _waited_for.clear()
     callbacks.forget()
     forget_waiters()

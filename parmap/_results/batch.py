@@ -301,8 +301,8 @@ class Input:
         self._items: Iterator[Any] = iter(())
         self._read: list[Any] = []  # what there is already, if the reading was interrupted
         self.unsent: Any = None
+        self.learner = Learner()
         if self.sequence is None:
-            self._learner = Learner()
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
     def read(self, size: int) -> Any:
@@ -353,6 +353,6 @@ class Input:
         if are_atoms(item if type(item) is tuple else (item,)):
             return item
         try:
-            return dump(item, self._learner.vocabulary, self._learner).keep()
+            return dump(item, self.learner.vocabulary, self.learner).keep()
         except SerializationError:
             return item  # fails again when its turn comes, as the error of this item

@@ -9,7 +9,7 @@ import sys
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.by_value import name_of
+from parmap._travel.code.by_name import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

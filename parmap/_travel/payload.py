@@ -12,10 +12,12 @@ one list, which is several times faster.
 from __future__ import annotations
 
 from bisect import bisect_right
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.by_value import cloud_pickler, names_stranger, plain_pickler
+from parmap._travel.code.by_name import names_stranger
+from parmap._travel.code.by_value import cloud_pickler, function_pickler, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
@@ -24,6 +26,8 @@ from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
     import pickle
+
+    from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
 
@@ -191,8 +195,13 @@ def is_small(value: Any) -> bool:
     return kind in ATOMS and (kind not in SIZED or len(value) < OUT_OF_BAND)
 
 
-def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
-    """Pickle one object, with a *vocabulary*; its own words go to the *learner*.
+def dump(
+    item: Any,
+    vocabulary: Vocabulary | None = None,
+    learner: Learner | None = None,
+    classes: Classes | None = None,
+) -> Packed:
+    """Pickle one object, with a *vocabulary*; its own words go to the *learner*. *classes*: how those by value travel.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
@@ -204,7 +213,9 @@ def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | Non
     except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
         pass
     try:
-        return _dump_with(cloud_pickler, item, vocabulary, learner)
+        if learner is not None:
+            classes = learner.classes
+        return _dump_with(partial(cloud_pickler, classes=classes), item, vocabulary, learner)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -215,6 +226,31 @@ def dump(item: Any, vocabulary: Vocabulary | None = None, learner: Learner | Non
         raise SerializationError(message) from error
 
 
+def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None) -> Packed:
+    """Pickle *what*, which has a function of the user's in it, by value; of what is *apart*, only its number.
+
+    Raises:
+        SerializationError: there is something in it that no other process can have.
+    """
+    try:
+        return _dump_with(partial(function_pickler, apart=apart), what, None, None)
+    except Exception as error:
+        from parmap._travel.code.blame import blame
+        from parmap.errors import SerializationError
+
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        raise SerializationError(f"{name} can't be sent to a worker: {blame(function, error)}") from error
+
+
+def dump_plainly(what: Any) -> Packed | None:
+    """Pickle *what* as pickle does; `None` if it can't, or if workers could not read it."""
+    try:
+        packed = _dump_with(plain_pickler, what, None, None)
+    except Exception:  # noqa: BLE001 - it has to travel by value
+        return None
+    return None if names_stranger(packed.stream) else packed
+
+
 def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> Packed:
     written = Stream()
     pickler: pickle.Pickler = make(written, written.keep)
@@ -222,7 +258,7 @@ def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None, learner: Lea
         vocabulary.teach(pickler)
     pickler.dump(item)
     stream, buffers = written.take()
-    by_value = make is cloud_pickler
+    by_value = make is not plain_pickler
     if learner is not None and (by_value or learner.is_new(item)):
         learner.learn(item, pickler, len(stream), by_value=by_value)
     return Packed(stream, buffers, vocabulary, held())

@@ -18,10 +18,14 @@ from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.by_value import PROTOCOL, came_by_value, cloud_dumps, names_stranger, plain_pickler
+from parmap._travel.code.by_name import names_stranger
+from parmap._travel.code.by_value import PROTOCOL, class_dumps, plain_pickler
+from parmap._travel.code.classes import came_by_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from parmap._travel.code.classes import Classes
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
@@ -60,6 +64,7 @@ class Learner:
         *guests*: of classes that travel by value, keep only those that came here so, which are known where they go.
         Others are pickled again for each pack, so that no change to one remains unseen.
         """
+        self.classes: Classes | None = None  # how classes travel that go by value
         self._guests = guests
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._passing = False  # one of them must not be kept
@@ -101,7 +106,7 @@ class Learner:
             if not _is_class(word):  # a function would have to be one for each item: its state is its own
                 return
             try:
-                stream = cloud_dumps(word)
+                stream = class_dumps(word, self.classes)
             except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
                 return
         if len(self._words) >= _MOST:

@@ -13,21 +13,28 @@ if TYPE_CHECKING:
     from parmap._work.run import Callee
 
 
+class Loading:
+    """What it took, in all, to load what is loaded once: no item is to be blamed for it."""
+
+    nanoseconds = 0
+
+
 class Outcome:
     """What became of the first `done` items of a chunk: a result each, or an error."""
 
-    __slots__ = ("done", "errors", "nanoseconds", "results")
+    __slots__ = ("_loaded", "done", "errors", "nanoseconds", "results")
 
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.errors: dict[int, BaseException] = {}
         self.done = 0
         self.nanoseconds = 0
+        self._loaded = Loading.nanoseconds
 
     def end(self, begin: int) -> None:
         """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
         self.done = len(self.results)
-        self.nanoseconds = time.monotonic_ns() - begin
+        self.nanoseconds = time.monotonic_ns() - begin - (Loading.nanoseconds - self._loaded)
 
     @classmethod
     def failed(cls, error: BaseException, count: int) -> Outcome:

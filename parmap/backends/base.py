@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from parmap._core.owners import Owners
 from parmap._core.pace import Pace
 from parmap._travel.failure import Failure, call_note, is_covered, translate
 from parmap._travel.payload import Packed
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._core.pace import Cost
     from parmap._results.futures import Future
+    from parmap._travel.code.classes import Classes
     from parmap._work.run import Work
     from parmap.errors import WorkerDiedError
 
@@ -37,6 +39,8 @@ class Call:
 
     stable = True
     """Whether the function can be prepared once and for all: what it captures can't change unseen."""
+    holds = True
+    """Whether the function itself is held."""
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
@@ -101,6 +105,8 @@ class Backend(ABC):
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self.lanes: Owners[Any] = Owners()
+        """Where the tasks of functions wait that were submitted here."""
         self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
 
     def expect(self, function: Any) -> None:
@@ -109,6 +115,10 @@ class Backend(ABC):
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""
         return Call(Callee(function, rules))
+
+    def item_classes(self, call: Call) -> Classes | None:  # noqa: ARG002 - the contract
+        """How classes travel that items have and that go by value, where they need not travel with each item."""
+        return None
 
     @abstractmethod
     def grow(self, count: int) -> list[Hashable]:

@@ -12,10 +12,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import BYTE_CAP, Cost
-from parmap._travel.by_value import reference
+from parmap._travel.code.by_name import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
-from parmap._travel.payload import Packed, dump, pack
+from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
@@ -70,7 +70,7 @@ class Executors(Backend):
         if not self.packs:
             return super().prepare(function, rules)
         find, args, by_name = reference(function)
-        packed: Packed = dump((find, args, rules))
+        packed = dump_plainly((find, args, rules)) or dump_function(function, (find, args, rules))
         return ExecutorCall(Callee(function, rules), _to_wire(pack([packed])[0]), stable=by_name)
 
     def grow(self, count: int) -> list[Hashable]:

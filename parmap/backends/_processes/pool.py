@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import BYTE_CAP, Cost
-from parmap._travel.by_value import reference
 from parmap._travel.failure import Failure
-from parmap._travel.payload import dump, pack
-from parmap._work.run import Callee, Rules
+from parmap._travel.payload import Packed, pack
 from parmap._work.surroundings import current
+from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
 from parmap.backends._processes.line.channel import ChannelClosedError
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.staff import Staff
-from parmap.backends._processes.worker import FunctionCall
 from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
@@ -25,8 +21,10 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
-
-_FUNCTIONS = 64  # functions that workers keep
+    from parmap._travel.code.classes import Classes
+    from parmap._work.run import Rules
+    from parmap.backends._processes.functions import ClassPack
+    from parmap.backends.base import Event
 
 
 class Processes(Staff):
@@ -39,29 +37,43 @@ class Processes(Staff):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04)
-        self._keys = count(1)
-        self._calls: OrderedDict[Any, FunctionCall] = OrderedDict()
+        self._functions = Functions(self.poller.wake)
 
     # functions
 
     def prepare(self, function: Any, rules: Rules) -> Call:
-        """Pickle a function as it is now; one that goes by name, only once."""
-        self.context = current()
-        try:
-            known = self._calls.get((function, rules))
-        except Exception:  # noqa: BLE001 - no hash, or one that raises
-            known = None
-        if known is not None:
-            return known
-        find, args, by_name = reference(function)
-        packed = dump((find, args, rules))
-        key = (function, rules) if by_name else (packed.stream, *(buffer.nbytes for buffer in packed.buffers))
-        known = self._calls.get(key)
-        if known is None or not known.holds(packed.buffers):
-            known = self._calls[key] = FunctionCall(Callee(function, rules), next(self._keys), packed, stable=by_name)
-            while len(self._calls) > _FUNCTIONS:
-                self._calls.popitem(last=False)
-        return known
+        """Pickle a function as it is now, unless it is what it was."""
+        call = self._functions.known(function, rules)
+        if call is None:
+            self.context = current()
+            call = self._functions.prepare(function, rules)
+        return call
+
+    def item_classes(self, call: Call) -> Classes:
+        """Send each by itself, if it is not part of the function."""
+        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
+        return ItemClasses(self._functions, call)
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Let workers forget what was dropped, then wait."""
+        self._tell_gone()
+        return super().wait(timeout)
+
+    def _tell_gone(self) -> None:
+        gone = self._functions.numbers.take_gone()
+        if gone:
+            for worker in self._workers.values():
+                try:
+                    if not worker.forget(gone):
+                        self.flush_later(worker)
+                except ChannelClosedError:  # it is dying, and forgets everything
+                    pass
+
+    def close(self) -> None:
+        """Stop all workers; what only they know is not worth keeping."""
+        super().close()
+        self.lanes.clear()
+        self._functions.clear()
 
     # chunks
 
@@ -84,9 +96,10 @@ class Processes(Staff):
         careful = chunk.careful or job.timeout is not None
         stop_early = job.fail_fast and not job.retries
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
+        self._tell_gone()
         try:
             self.context = job.context or current()
-            worker.sync(call, self.context)
+            worker.sync(call, self.context, _needs(job.learner.classes, items))
             worker.due += 1
             clear = worker.channel.post(
                 "run", chunk.number, call.key, mode, start, chunk.budget, careful, stop_early, pack=payload
@@ -143,3 +156,10 @@ class Processes(Staff):
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
         return self._leases.give(call, future)
+
+
+def _needs(classes: Classes | None, items: Any) -> list[ClassPack]:
+    """The classes that must be there before *items*: those of the job or, where each item comes by itself, of each."""
+    if isinstance(classes, ItemClasses):
+        return classes.needs
+    return [need for item in items if type(item) is Packed for need in item.needs if type(need) is ClassPack]

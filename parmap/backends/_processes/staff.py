@@ -8,10 +8,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
-from parmap._travel.by_value import reference
+from parmap._travel.code.by_name import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
-from parmap._travel.payload import dump, pack
+from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work.surroundings import current
 from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.inherited import environment, lend_tracker
@@ -123,7 +123,8 @@ class Staff(Backend):
         if self.options.initializer is None:
             return None
         find, args, _ = reference(self.options.initializer)
-        return pack([dump((find, args, self.options.initargs))])[0]
+        what = find, args, self.options.initargs
+        return pack([dump_plainly(what) or dump_function(self.options.initializer, what)])[0]
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""

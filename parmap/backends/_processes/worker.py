@@ -10,52 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, with_source
-from parmap._travel.payload import Packed, pack
+from parmap._travel.payload import Packed
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
+from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.line.shared import Shared
-from parmap.backends.base import Call, Report, note_of
+from parmap.backends.base import Report, note_of
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
-    from parmap._work.run import Callee
     from parmap._work.surroundings import Context
+    from parmap.backends._processes.functions import FunctionCall
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
     from parmap.backends.base import Died
 
 _OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
-
-
-class FunctionCall(Call):
-    """A pickled function; workers keep it under its key."""
-
-    def __init__(self, callee: Callee, key: int, packed: Packed, *, stable: bool) -> None:
-        super().__init__(callee)
-        self.key = key
-        self.stable = stable
-        self.share = Shared.of(pack([packed])[0])
-        # Workers that start later get it as it is now, too.
-        self._pack = None if self.share is not None else pack([packed.keep()])[0]
-
-    def holds(self, buffers: list[memoryview]) -> bool:
-        """Whether these are the buffers that it was pickled with, as they were then; there are as many, and as long."""
-        if self._pack is None:
-            return self.share is not None and self.share.holds(buffers)
-        return all(bytes(kept) == bytes(buffer) for kept, buffer in zip(self._pack.buffers, buffers, strict=True))
-
-    def tell(self, channel: Channel) -> None:
-        """Send it to a worker."""
-        channel.post("function", self.key, pack=self._pack, share=self.share)
 
 
 class Worker:
@@ -114,12 +92,20 @@ class Worker:
             changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
         self.channel.post("context", changes)
 
-    def sync(self, call: FunctionCall, context: Context) -> None:
-        """Tell the worker the context and what the function is, if it does not know."""
+    def sync(self, call: FunctionCall, context: Context, classes: Iterable[ClassPack]) -> None:
+        """Tell the worker the context, and what the function and the classes of items are, if it does not know."""
         self.adapt(context)
         if call.key not in self.known:
-            self.known.add(call.key)
-            call.tell(self.channel)
+            call.tell(self.channel, self.known)
+        for each in classes:
+            if each.number not in self.known:
+                each.tell(self.channel, self.known)
+
+    def forget(self, gone: list[int]) -> bool:
+        """Tell the worker what nobody needs any more; false if some of that stayed behind for `flush`."""
+        known = self.known.intersection(gone)
+        self.known -= known
+        return not known or self.silent or self.channel.post("forget", list(known))
 
     def knows(self, call: FunctionCall, context: Context) -> bool:
         """Whether `sync` would have nothing to do."""
@@ -143,6 +129,10 @@ class Worker:
         """Send one task from the calling thread, if this worker is leased and knows the function."""
         quick = self.quick
         if not quick.is_open or quick.flight or self.silent or not self.channel.is_clear:
+            return False
+        args = future.args
+        needs = args.needs if type(args) is Packed else ()
+        if any(type(need) is ClassPack and need.number not in self.known for need in needs):
             return False
         return self.knows(call, future.lane.context) and quick.send(future, call.key)
 

@@ -18,7 +18,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from parmap._travel.by_value import initialize
+from parmap._travel.code.by_value import cloud_dumps, initialize
+from parmap._travel.code.classes import home_classes
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
@@ -27,6 +28,7 @@ from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.run import Callee, Rules, run, run_task
+from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
@@ -44,6 +46,7 @@ _NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
+    home_classes.use(cloud_dumps)
     channel = TalkingChannel(socket.socket(fileno=channel_fd))
     worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
     _prepare(worker.page)
@@ -93,7 +96,7 @@ class _Worker:
         self._problem = problem
         self.page = page
         self._pid = os.getpid()
-        self._callees: dict[int, Callee | BaseException] = {}
+        self._functions = Functions()
         self._learner = Learner(guests=True)
         self._modules = len(sys.modules)
         channel.on_partial = page.receive
@@ -102,6 +105,7 @@ class _Worker:
         while True:
             self.page.rest()
             self._look_back()
+            self._functions.collect()
             message = self._next_message()
             if message is None:
                 self._run_quick_task()
@@ -151,19 +155,26 @@ class _Worker:
     def _on_context(self, message: Message) -> None:
         self._world.change(*message.fields)
 
+    def _on_part(self, message: Message) -> None:
+        self._functions.take_part(message, self._content(message))
+
     def _on_function(self, message: Message) -> None:
-        number = message.fields[0]
-        try:
-            if message.pack is None:
-                reason = "no descriptor was left to receive a large function"
-                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
-            find, args, rules = message.pack[0]
-            self._callees[number] = Callee(find(*args), rules)
-        except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
-            self._callees[number] = error
+        self._functions.take(message, self._content(message))
+
+    def _content(self, message: Message) -> bytes | None:
+        """The bytes that came with a message; its segment is given back."""
+        if message.pack is None:
+            return None
+        content = bytes(message.pack.stream)
+        for news in self._release(message):
+            self._channel.send(*news)
+        return content
+
+    def _on_class(self, message: Message) -> None:
+        self._functions.take_class(message, self._content(message))
 
     def _on_forget(self, message: Message) -> None:
-        self._callees.pop(message.fields[0], None)
+        self._functions.forget(message.fields[0])
 
     def _on_free(self, message: Message) -> None:
         for dropped in self._channel.lender.take_back(message.fields[0]):
@@ -203,7 +214,7 @@ class _Worker:
         self.page.enter(-task.number, 0, 1, time.monotonic_ns())
         self._world.enter()
         self._channel.has_talked = False
-        known = self._callees[task.key]
+        known = self._functions.get(task.key)
         callee = known if isinstance(known, Callee) else _NONE
         items: list[Any] = []
         outcome = (
@@ -219,7 +230,7 @@ class _Worker:
     def _outcome(self, message: Message, key: int) -> Outcome:
         number, _, mode, start, budget, careful, stop_early = message.fields
         items = message.pack
-        callee = self._callees[key]
+        callee = self._functions.get(key)
         if items is None or isinstance(callee, BaseException):
             lost = OSError("no descriptor was left to receive a large argument")
             error = callee if isinstance(callee, BaseException) else lost
@@ -257,7 +268,7 @@ class _Worker:
         def enter(index: int) -> None:
             self.page.enter(number, index, 0, time.monotonic_ns())
 
-        known = self._callees[key]
+        known = self._functions.callees[key]
         callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
         results, unsent = self._pack(number, outcome, careful)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import mmap
     from collections.abc import Callable
 
-    from parmap.backends._processes.line.shared import Shared
-
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
 _READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for each message
@@ -36,7 +34,7 @@ _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # the processes that a task starts shall not get what we receive
 
 # Where the payload of a message is.
-INLINE, LENT, GIVEN, SHARED = 0, 1, 2, 3
+INLINE, LENT, GIVEN = 0, 1, 2
 _NO_PAYLOAD = (None, (INLINE, 0, 0))
 
 
@@ -89,12 +87,12 @@ class Channel:
 
     def send(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a message, with copies of the descriptors *fds*, and wait until it is gone."""
-        self._outbox.append(self._frame(kind, fields, pack, None, fds))
+        self._outbox.append(self._frame(kind, fields, pack, fds))
         self._push(0)
 
-    def post(self, kind: str, *fields: Any, pack: Pack | None = None, share: Shared | None = None) -> bool:
-        """Send a message without waiting; false if some of it stayed behind for `flush`."""
-        self._outbox.append(self._frame(kind, fields, pack, share))
+    def post(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> bool:
+        """Send a message, with copies of the descriptors *fds*; false if some of it stayed behind for `flush`."""
+        self._outbox.append(self._frame(kind, fields, pack, fds))
         return self._push(_DONTWAIT)
 
     def tell(self, kind: str, *fields: Any, wait: bool = False) -> bool:
@@ -162,10 +160,9 @@ class Channel:
         kind: str,
         fields: tuple[Any, ...],
         pack: Pack | None,
-        share: Shared | None,
         passed: tuple[int, ...] = (),
     ) -> _Frame:
-        if pack is None and share is None and not passed:
+        if pack is None and not passed:
             meta = marshal.dumps((kind, fields, *_NO_PAYLOAD), 2)
             return _Frame([memoryview(_HEADER.pack(len(meta), _SIGNATURE, 0) + meta)], [])
         fds = [os.dup(fd) for fd in passed]
@@ -173,9 +170,7 @@ class Channel:
         description = None
         place: tuple[int, int, int] = (INLINE, 0, 0)
         size = 0
-        if share is not None:
-            description, place, fds = share.description, (SHARED, 0, share.size), [os.dup(share.fd)]
-        elif pack is not None:
+        if pack is not None:
             description = pack.describe()
             if not pack.buffers and len(pack.stream) < Limits.smallest:  # most messages
                 size = len(pack.stream)
@@ -316,7 +311,7 @@ class Channel:
         elif not fds:  # the kernel drops descriptors that don't fit under the limit of this process
             memory = None
         else:
-            memory = _segments.attach(fds[0], size, private=where == SHARED)
+            memory = _segments.attach(fds[0], size)
             if where == LENT:
                 self._attached[name] = memory
         if memory is None:

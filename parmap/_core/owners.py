@@ -1,0 +1,86 @@
+"""What is known of functions, each for as long as it lives. Nobody's function, object or class is held here."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from weakref import ref
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+T = TypeVar("T")
+
+_MOST = 1024  # entries: more belong to functions that nobody calls any more
+
+
+class Owners(Generic[T]):
+    """A table by identity: two objects that are equal are two.
+
+    A bound method is a new object each time it is asked for: it is known by its object and its function. What can't be
+    held weakly is not remembered. All that is done to the dict is one step, so that any thread, and whoever collects
+    garbage, may do it at any time; if two meet, one of them forgets what it could have kept.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, _Entry] = {}
+
+    def find(self, function: Any, more: Hashable) -> T | None:
+        """What was kept for *function* and *more*."""
+        owner, part = (function.__self__, function.__func__) if type(function) is MethodType else (function, None)
+        entry = self._entries.get((id(owner), id(part), more))
+        if entry is None or entry.owner() is not owner or (part is not None and entry.part() is not part):
+            return None
+        found: T = entry.value
+        return found
+
+    def keep(self, function: Any, more: Hashable, value: T) -> None:
+        """Remember *value* until the function is gone; it must not refer to it."""
+        owner, part = (function.__self__, function.__func__) if type(function) is MethodType else (function, None)
+        key = (id(owner), id(part), more)
+        try:
+            entry = _Entry(_Ref(owner, self._drop), _Ref(owner if part is None else part, self._drop), value)
+        except TypeError:
+            return
+        entry.owner.key = entry.part.key = key
+        self._entries.pop(key, None)  # so that it stands last
+        self._entries[key] = entry
+        while len(self._entries) > _MOST:
+            self.drop_oldest()
+
+    # A method, and no function within `keep`: the garbage collector may have emptied the cells of one before it calls
+    # it, which ends the interpreter.
+    def _drop(self, gone: _Ref) -> None:
+        entries = getattr(self, "_entries", None)  # unless the collector has emptied this, too
+        entry = entries.get(gone.key) if entries else None
+        if entries and entry is not None and (gone is entry.owner or gone is entry.part):
+            entries.pop(gone.key, None)
+
+    def drop_oldest(self) -> None:
+        """Forget what was kept first."""
+        try:
+            self._entries.pop(next(iter(self._entries)), None)
+        except (StopIteration, RuntimeError):  # there is none; another thread changes it just now
+            pass
+
+    def values(self) -> Iterator[T]:
+        """All that is kept, the oldest first."""
+        return (entry.value for entry in list(self._entries.values()))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+
+
+class _Ref(ref[Any]):
+    """A weak reference that knows where it stands."""
+
+    __slots__ = ("key",)
+
+    key: Any
+
+
+class _Entry(NamedTuple):
+    owner: _Ref
+    part: _Ref
+    value: Any

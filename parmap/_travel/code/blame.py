@@ -1,0 +1,78 @@
+"""Which variable of a function can't be pickled, and what to do about it."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.code.by_value import cloud_dumps, globals_of, is_by_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WAY_OUT = "make it in the task itself, or in an initializer=, or give the task what it takes to make one"
+
+
+def blame(function: Any, error: BaseException) -> str:
+    """Say what in *function*, or in the functions and classes that it reaches, *error* came from."""
+    told = f"{type(error).__name__}: {error}"
+    if isinstance(error, RecursionError):
+        return told
+    left = deque([function])
+    seen: dict[int, Any] = {}
+    while left:
+        thing = left.popleft()
+        if id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        for what, value in _variables(thing):
+            if isinstance(value, (FunctionType, type, MethodType, partial)):
+                left.append(value)
+                continue
+            try:
+                cloud_dumps(value)
+            except Exception as problem:  # noqa: BLE001 - the user's code
+                reason = f"{type(problem).__name__}: {problem}"
+                return f"{what} of {_name_of(thing)} can't be pickled ({reason}); {_WAY_OUT}"
+    return told
+
+
+def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(thing, MethodType):
+        yield "the function", thing.__func__
+        yield "the object", thing.__self__
+    elif isinstance(thing, partial):
+        yield "the function", thing.func
+        yield from ((f"argument {number}", value) for number, value in enumerate(thing.args))
+        yield from ((f"argument {name!r}", value) for name, value in thing.keywords.items())
+    elif not isinstance(thing, (FunctionType, type)):
+        yield "the state", thing
+    elif is_by_value(thing):
+        yield from _of_function(thing) if isinstance(thing, FunctionType) else _of_class(thing)
+
+
+def _of_class(cls: type) -> Iterator[tuple[str, Any]]:
+    for name, value in vars(cls).items():
+        if name != "_abc_impl" and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType)):
+            yield f"the attribute {name!r}", getattr(value, "__func__", getattr(value, "fget", value))
+
+
+def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in globals_of(function.__code__):
+        if name in function.__globals__:
+            yield f"the global {name!r}", function.__globals__[name]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield f"the captured variable {name!r}", cell.cell_contents
+        except ValueError:  # empty
+            continue
+    for value in function.__defaults__ or ():
+        yield "a default value", value
+    for name, value in {**(function.__kwdefaults__ or {}), **vars(function)}.items():
+        yield f"the attribute or default {name!r}", value
+
+
+def _name_of(thing: Any) -> str:
+    return getattr(thing, "__qualname__", None) or type(thing).__qualname__

@@ -1,0 +1,212 @@
+"""Classes that travel by value: how they are sent, that there is one of each wherever they come, how they go home."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
+    """What says how a class travels, as a reducer does, if not as cloudpickle has it."""
+
+_residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
+_guests: WeakSet[type] = WeakSet()  # classes that came here by value
+
+
+def came_by_value(cls: type) -> bool:
+    """Whether a class came here by value: then whoever sent it has it, and won't look at how it is here."""
+    return cls in _guests
+
+
+def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
+    make, args, state, _, _, fill = reduced
+    if cls not in _guests:
+        _residents.add(cls)
+    slots = vars(cls).get("__slots__")
+    # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
+    # (A tuple has no room for slots, and NamedTuple refuses even none.)
+    if isinstance(slots, (str, tuple, list, dict)) and isinstance(args[3], dict) and not issubclass(cls, tuple):
+        args[3].setdefault("__slots__", slots)
+    enum = sys.modules.get("enum")
+    members = None
+    if enum is not None and issubclass(cls, enum.Enum):
+        members = {name: dict(getattr(member, "__dict__", {})) for name, member in vars(cls)["_member_map_"].items()}
+        kind = vars(cls).get("_member_type_")
+        if "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__"):
+            make, args = _make_enum, (kind, *_with_data(args, kind, vars(cls)["_member_map_"]))
+    elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
+        args[3].setdefault("__qualname__", cls.__qualname__)
+    return _find_or_make, (make, args), (fill, state, members), None, None, _fill
+
+
+def _with_data(args: tuple[Any, ...], kind: Any, members: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments that make an enumeration, with what each member is made of beside its value."""
+    bases, name, qualname, values, *rest = args
+    made = {key: (kind.__getnewargs__(members[key]), value) for key, value in values.items()}
+    return (bases, name, qualname, made, *rest)
+
+
+def _make_enum(
+    kind: Any, bases: tuple[Any, ...], name: str, qualname: str, members: dict[str, Any], module: str, *rest: Any
+) -> type:
+    """As cloudpickle, an enumeration of numbers or strings whose members a `__new__` of its own has made."""
+    from cloudpickle import cloudpickle
+
+    def new(cls: type, args: tuple[Any, ...], value: Any) -> Any:
+        member = kind.__new__(cls, *args)
+        member._value_ = value
+        return member
+
+    metaclass: Any = type(bases[-1])
+    variables = metaclass.__prepare__(name, bases)
+    variables["__new__"] = new
+    for key, value in members.items():
+        variables[key] = value
+    made = metaclass.__new__(metaclass, name, bases, variables)
+    made.__module__, made.__qualname__ = module, qualname
+    found: type = cloudpickle._lookup_class_or_track(rest[0], made)  # noqa: SLF001 - no public way
+    return found
+
+
+def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """The class that is known here under the name cloudpickle gave it, or a new one, still empty.
+
+    cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
+    """
+    known = _known(args[-2])
+    return make(*args) if known is None else known
+
+
+def _known(name: str) -> type | None:
+    """The class that cloudpickle knows under a name of its own."""
+    from cloudpickle import cloudpickle
+
+    known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(name)  # noqa: SLF001 - no public way
+    return known
+
+
+def tracker_of(cls: type) -> str:
+    """The name under which cloudpickle knows a class, here and wherever it is sent."""
+    from cloudpickle import cloudpickle
+
+    name: str = cloudpickle._get_or_create_tracker_id(cls)  # noqa: SLF001 - no public way
+    return name
+
+
+class Filling:
+    """What a class that came by value was given, to give it once more when another version of it was there."""
+
+    __slots__ = ("_cls", "_state", "_token")
+
+    def __init__(self, cls: type, state: tuple[Any, ...]) -> None:
+        self._cls = cls
+        self._state = state
+        self._token = object()
+
+    def apply(self) -> bool:
+        """Give it to the class, unless it has it; whether that was to be done."""
+        token, names = _filled.get(self._cls, (None, frozenset()))
+        if token is self._token:
+            return False
+        fill, attributes, members = self._state
+        now = frozenset(attributes[0])
+        _filled[self._cls] = self._token, now
+        fill(self._cls, attributes)
+        for name in names - now:  # deleted since
+            try:
+                type.__delattr__(self._cls, name)
+            except (AttributeError, TypeError):  # a task has done it before, or the class is made of it
+                pass
+        for name, values in (members or {}).items():
+            getattr(self._cls.__members__[name], "__dict__", {}).update(values)  # type: ignore[attr-defined]
+        return True
+
+
+_filled: WeakKeyDictionary[type, tuple[object, frozenset[str]]] = WeakKeyDictionary()
+_fillings: list[Filling] | None = None  # those of what is loaded just now, if somebody wants to know
+
+
+@contextmanager
+def fillings() -> Iterator[list[Filling]]:
+    """Note what classes are given by what is loaded meanwhile."""
+    global _fillings  # noqa: PLW0603 - picklers call our functions without a word of who asks
+    before, _fillings = _fillings, []
+    try:
+        yield _fillings
+    finally:
+        _fillings = before
+
+
+def _fill(cls: type, state: tuple[Any, ...]) -> None:
+    """Give a class that came by value its attributes, unless this is where it was made.
+
+    cloudpickle would set each of them anew: a result that comes home would undo what the user did to the class since,
+    and cut its methods off the globals of their module.
+    """
+    if cls not in _residents:
+        _guests.add(cls)
+        filling = Filling(cls, state)
+        filling.apply()
+        if _fillings is not None:
+            _fillings.append(filling)
+
+
+# --- classes that were sent before, and those that go home ------------------------------------------
+
+arrived: dict[int, Callable[[], type]] = {}
+"""Classes that came by themselves, under the numbers that the sender gave them: what loads each, or has done so."""
+
+
+def class_of(number: int) -> type:
+    """The class that came under a number, as it was then."""
+    return arrived[number]()
+
+
+def class_with(name: str) -> type:
+    """A class that came with the function that runs."""
+    cls = _known(name)
+    assert cls is not None  # noqa: S101 - the function holds it
+    return cls
+
+
+def at_home(name: str, stream: bytes) -> type:
+    """A class that came home: the one that is here, or another like it if that is gone."""
+    known = _known(name)
+    made: type = pickle.loads(stream) if known is None else known
+    return made
+
+
+class HomeClasses:
+    """How classes go back to where they came from."""
+
+    def __init__(self) -> None:
+        self.reduce: Classes | None = None
+        self._dumps: Callable[[type], bytes] | None = None
+        self._streams: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
+
+    def use(self, dumps: Callable[[type], bytes]) -> None:
+        """From now on, whatever is sent from here goes home: this is a worker. *dumps*: makes the stream of a class."""
+        self.reduce = self._reduce
+        self._dumps = dumps
+
+    def _reduce(self, cls: type) -> tuple[Any, ...] | None:
+        if cls not in _guests or self._dumps is None:
+            return None
+        stream = self._streams.get(cls)
+        if stream is None:
+            try:
+                stream = self._dumps(cls)
+            except Exception:  # noqa: BLE001 - a task has put something into it; it is at home nevertheless
+                stream = b""
+            self._streams[cls] = stream
+        return at_home, (tracker_of(cls), stream)
+
+
+home_classes = HomeClasses()

@@ -1,0 +1,323 @@
+"""What functions and classes reach: a walk through all that travels with them, of which a mark is made."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import deque
+from itertools import chain, repeat
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    EllipsisType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    NoneType,
+    NotImplementedType,
+)
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from parmap._travel.code.by_value import globals_of, is_by_value
+from parmap._travel.code.classes import tracker_of
+from parmap._travel.code.marks import (
+    DIGESTED,
+    MANY,
+    REST,
+    ROUND,
+    Alive,
+    Look,
+    Mark,
+    Packer,
+    Round,
+    Table,
+    pattern_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+_HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
+_LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
+
+_ATOMS: frozenset[type] = frozenset(
+    {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
+)
+_FROZEN = frozenset({tuple, frozenset})
+
+ABSENT = object()
+"""In the place of what is not there."""
+
+Large = list[tuple[Any, Table]]
+"""Containers that travel by themselves, each with what it holds."""
+
+
+def mark(roots: Sequence[Any], known: Callable[[type, int], Iterable[Table]]) -> tuple[Mark, Large]:
+    """The mark of some objects, and the large containers among what they reach.
+
+    *known*: tables of that type and length that were marked before; one that is the same is used again.
+    """
+    walk = _Walk(known)
+    try:
+        walk.through(roots)
+        made = Mark(walk.steps, list(map(ref, walk.things)), walk.rounds, pattern_of(walk.boxes), walk.nbytes)
+        made.classes = frozenset(map(tracker_of, walk.classes))
+        return made, walk.large
+    finally:
+        walk.packer = None  # which refers to the walk: what it has seen shall not wait for the garbage collector
+
+
+def apart_of(large: Large) -> dict[int, int]:
+    """The numbers of the large containers, by their identities."""
+    return {id(value): number for number, (value, _) in enumerate(large)}
+
+
+class _Walk:
+    def __init__(self, known: Callable[[type, int], Iterable[Table]]) -> None:
+        self.steps: list[Any] = []
+        self._queue: deque[Any] = deque()
+        self._rest: list[Any] = []
+        self.rounds: list[Round] = []
+        self.boxes: list[Any] = []
+        self.large: Large = []
+        self.things: list[Any] = []  # functions and classes, by their place
+        self.classes: list[type] = []  # those by value
+        self.nbytes = 0
+        self._places: dict[int, int] = {}
+        self._alive: list[Any] = []  # as long as their identities are used
+        self._known = known
+        self.packer: Packer | None = None
+
+    def through(self, roots: Sequence[Any]) -> None:
+        """Look at everything."""
+        self._look(None, _read_roots, roots)
+        while self._queue or self._rest:
+            while self._queue:
+                thing = self._queue.popleft()
+                if isinstance(thing, FunctionType):
+                    names = globals_of(thing.__code__)
+                    self._look(thing, functools.partial(_read_function, names), thing)
+                else:
+                    self._look(thing, _read_class, thing)
+            if self._rest:
+                self._pack()
+
+    def _look(self, thing: Any, read: Callable[[Any], list[Any]], source: Any) -> None:
+        values = read(source)
+        kept = [self._keep(value) for value in values]
+        unborn = _unborn(thing, values) if isinstance(thing, FunctionType) else ()
+        self.steps.append(Look(None if thing is None else ref(thing), read, kept, unborn))
+
+    def _pack(self) -> None:
+        if self.packer is None:
+            self.packer = Packer(self.boxes, self._place)
+        stream, buffers = self.packer.pack(self._rest)
+        self._alive.append(self._rest)
+        self._rest = []
+        self.rounds.append(Round(stream, buffers))
+        self.nbytes += min(len(stream), DIGESTED)
+        self.steps.append(ROUND)
+
+    def _place(self, thing: Any) -> int:
+        """The place of a function or class; one by value is looked at, too."""
+        key = id(thing)
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = len(self.things)
+            self.things.append(thing)
+            if is_by_value(thing):
+                self._queue.append(thing)
+                if isinstance(thing, type):
+                    self.classes.append(thing)
+        return place
+
+    def _keep(self, value: Any) -> Any:
+        kind = type(value)
+        if value is ABSENT or self._may_hold(value, kind):
+            return value
+        if kind is FunctionType or issubclass(kind, type):
+            self._place(value)
+            return Alive(value)
+        if _goes_by_name(value, kind):
+            return Alive(value)
+        table = self._table(value, kind) if kind is list or kind is dict or kind is set else None
+        return self._leave(value) if table is None else self._box(value, table)
+
+    def _may_hold(self, value: Any, kind: type) -> bool:
+        if kind in _ATOMS:
+            return (kind is not str and kind is not bytes) or len(value) <= _LONG
+        if kind not in _FROZEN or not _are_frozen((value,)):
+            return False
+        size = _size_of((value,))
+        if size > _LONG:
+            return False
+        self.nbytes += size
+        return True
+
+    def _table(self, value: Any, kind: type) -> Table | None:
+        if len(value) >= MANY:
+            for each in self._known(kind, len(value)):
+                if each.same(value):
+                    return each
+        return _table_of(value, kind, _HELD - self.nbytes)
+
+    def _box(self, value: Any, table: Table) -> Any:
+        if self.packer is not None:  # it may be in what was pickled already, and that must be seen
+            return self._leave(value)
+        self.boxes.append(value)
+        self.nbytes += table.nbytes
+        if table.is_large:
+            self.large.append((value, table))
+        return table
+
+    def _leave(self, value: Any) -> Any:
+        self._rest.append(value)
+        self._place(type(value))  # before it is met in the middle of pickling: then its tables would have to be pickled
+        return REST
+
+
+def _goes_by_name(value: Any, kind: type) -> bool:
+    if kind is BuiltinFunctionType:
+        return type(value.__self__) is ModuleType
+    if kind is ModuleType:
+        return not is_by_value(value)
+    logging = sys.modules.get("logging")
+    return logging is not None and kind is getattr(logging, "Logger", None)
+
+
+def _table_of(value: Any, kind: type, room: int) -> Table | None:
+    """What a container holds; `None` if that is not atoms alone, or too much."""
+    try:
+        keys = tuple(value)
+        values = tuple(value.values()) if kind is dict else None
+        every = keys if values is None else keys + values
+        if not _are_frozen(every):
+            return None
+    except (TypeError, RuntimeError):  # a class without a hash; changed just now
+        return None
+    size = _size_of(every)
+    return Table(kind, keys, values, size) if size <= room else None
+
+
+def _are_frozen(values: Sequence[Any]) -> bool:
+    """Whether all are atoms, or tuples or frozen sets of such."""
+    kinds = set(map(type, values))
+    if kinds <= _ATOMS:
+        return True
+    if not kinds <= _ATOMS | _FROZEN:
+        return False
+    inner = [each for each in values if type(each) in _FROZEN]
+    try:
+        return _are_frozen(list(chain.from_iterable(inner)))
+    except RecursionError:
+        return False
+
+
+def _size_of(values: Sequence[Any]) -> int:
+    size = 8 * len(values) + sum(map(sys.getsizeof, values))
+    inner = [each for each in values if type(each) in _FROZEN and each]
+    return size + _size_of(list(chain.from_iterable(inner))) if inner else size
+
+
+# --- the parts of functions and classes, in a fixed order ------------------------------------------
+
+_OF_MODULE = ("__package__", "__name__", "__path__", "__file__")  # globals that always travel
+# What the interpreter and `copyreg` note on a class by themselves.
+_OF_OTHERS = frozenset({"__annotate_func__", "__annotations_cache__", "__slotnames__"})
+
+
+def _read_roots(roots: Sequence[Any]) -> list[Any]:
+    values: list[Any] = []
+    for root in roots:
+        if type(root) is MethodType:
+            values += (MethodType, root.__func__, root.__self__)
+        elif type(root) is functools.partial:
+            values += (functools.partial, root.func, *_spread(root.args), *_spread_dict(root.keywords))
+            values += _spread_dict(vars(root))
+        else:
+            values.append(root)
+    return values
+
+
+def _read_function(names: tuple[str, ...], function: FunctionType) -> list[Any]:
+    variables = function.__globals__
+    values: list[Any] = [
+        function.__code__,
+        function.__module__,
+        function.__name__,
+        function.__qualname__,
+        function.__doc__,
+        *map(variables.get, names, repeat(ABSENT)),
+        *map(variables.get, _OF_MODULE, repeat(ABSENT)),
+    ]
+    if function.__closure__:
+        values += map(_content, function.__closure__)
+    values += _spread(function.__defaults__)
+    for attributes in (function.__kwdefaults__, function.__annotations__, function.__dict__):
+        values += _spread_dict(attributes) if attributes else (None,)
+    return values
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # empty
+        return ABSENT
+
+
+def _spread(values: tuple[Any, ...] | None) -> tuple[Any, ...]:
+    return (None,) if values is None else (len(values), *values)
+
+
+def _spread_dict(values: dict[Any, Any] | None) -> Iterator[Any]:
+    return iter((None,)) if values is None else chain((len(values),), values, values.values())
+
+
+def _read_class(cls: type) -> list[Any]:
+    values: list[Any] = [type(cls), *_spread(cls.__bases__)]
+    for name, value in vars(cls).items():
+        kind = type(value)
+        if name in _OF_OTHERS:
+            continue
+        values.append(name)
+        if kind is GetSetDescriptorType or kind is MemberDescriptorType:  # made with the class, of its slots
+            values.append(kind)
+        elif kind is staticmethod or kind is classmethod:
+            values += (kind, value.__func__)
+        elif kind is property:
+            values += (kind, value.fget, value.fset, value.fdel, value.__doc__)
+        elif name == "_abc_impl":
+            values += _registered_in(cls)
+        else:
+            values.append(value)
+    enum = sys.modules.get("enum")
+    if enum is not None and issubclass(cls, enum.Enum):
+        values += [getattr(member, "__dict__", None) for member in vars(cls)["_member_map_"].values()]
+    return values
+
+
+def _registered_in(cls: type) -> list[Any]:
+    """The classes that were registered as subclasses of an abstract one."""
+    import abc
+
+    found = [each() for each in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]  # noqa: SLF001 - as cloudpickle
+    return [each for each in found if each is not None]
+
+
+def _unborn(function: FunctionType, values: list[Any]) -> tuple[str, ...]:
+    """Submodules that the code of a function seems to use and nobody has imported: it would bring them, too."""
+    packages = [value.__name__ for value in values if type(value) is ModuleType and getattr(value, "__package__", None)]
+    unborn: list[str] = []
+    while packages:
+        package = packages.pop()
+        for name in function.__code__.co_names:
+            found = f"{package}.{name}"
+            if found in sys.modules:
+                if found not in packages and found.count(".") < 9:  # noqa: PLR2004 - a.a.a…: no package is that deep
+                    packages.append(found)
+            else:
+                unborn.append(found)
+    return tuple(unborn)

@@ -1,0 +1,101 @@
+"""What pickle refuses, or sends by a name that workers lack, and a worker can make anew.
+
+A lock, and whatever is made of locks, comes fresh: nobody in the worker holds it. A `threading.local`, a `ContextVar`
+and a `queue.SimpleQueue` come empty. All this holds for what functions and classes refer to; as an argument of a task,
+where one might hope that it still locks the caller out, a lock is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+_cached_property = functools.cached_property
+
+
+def remake(thing: Any) -> tuple[Any, ...] | None:
+    """As a reducer, for what is no function, or `None`; wherever it is met."""
+    kind = type(thing)
+    if kind is _cached_property:
+        return _make_cached_property, (thing.func, thing.attrname)
+    if kind is FunctionType and thing.__code__ is _DISPATCHING:
+        kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
+        attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
+        return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
+    return None
+
+
+def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
+    """As a reducer, or `None`: for what comes without its state."""
+    kind = type(thing)
+    made = _makers().get(kind)
+    if made is not None:
+        return made, ()
+    if kind is WeakKeyDictionary or kind is WeakValueDictionary:
+        return kind, (dict(thing),)
+    contextvars = sys.modules.get("_contextvars")
+    if contextvars is not None and kind is contextvars.ContextVar:
+        return _make_variable, _default_of(thing)
+    return None
+
+
+@functools.cache
+def _makers() -> dict[type, Any]:
+    import queue
+    import threading
+
+    return {
+        type(threading.Lock()): threading.Lock,
+        type(threading.RLock()): threading.RLock,
+        threading.local: threading.local,
+        queue.SimpleQueue: queue.SimpleQueue,
+    }
+
+
+def _make_cached_property(function: Any, name: str | None) -> Any:
+    made: Any = _cached_property(function)
+    made.attrname = name
+    return made
+
+
+def _default_of(variable: Any) -> tuple[Any, ...]:
+    from contextvars import Context
+
+    try:
+        return variable.name, Context().run(variable.get)
+    except LookupError:
+        return (variable.name,)
+
+
+def _make_variable(name: str, *default: Any) -> Any:
+    from contextvars import ContextVar
+
+    return ContextVar(name, default=default[0]) if default else ContextVar(name)
+
+
+# --- functools.singledispatch ----------------------------------------------------------------------
+
+_OF_DISPATCH = frozenset({"register", "dispatch", "registry", "_clear_cache", "__wrapped__"})
+_single_dispatch: Any = functools.singledispatch
+_DISPATCHING = _single_dispatch(len).__code__
+
+
+def _make_dispatch() -> Any:
+    """One that knows no function yet: those that it gets may name it."""
+
+    def nothing() -> None:
+        """Is replaced."""
+
+    return _single_dispatch(nothing)
+
+
+def _fill_dispatch(made: Any, state: tuple[Any, ...]) -> None:
+    default, kinds, attributes = state
+    functools.update_wrapper(made, default)
+    made.register(object, default)
+    for kind, function in kinds:
+        made.register(kind, function)
+    vars(made).update(attributes)

@@ -1,0 +1,160 @@
+"""The functions that a worker knows, under the numbers that the parent gives them, and the parts they are made of.
+
+A function is made when it comes, from its stream and its parts; each function from parts of its own, so that what a
+task does to them is seen by no other function, and by no later version of the same.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import pickle
+import time
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.code.by_name import explain
+from parmap._travel.code.by_value import FunctionUnpickler
+from parmap._travel.code.classes import arrived, fillings
+from parmap._work.outcome import Loading
+from parmap._work.run import Callee
+from parmap.backends._processes.line import segments as _segments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap._travel.code.classes import Filling
+    from parmap.backends._processes.line.channel import Message
+
+_MUCH = 32 << 20  # bytes of functions that may wait for the next garbage collection
+
+
+class _Part:
+    """The bytes of a part: in a segment, of which each function has a private copy, or here."""
+
+    def __init__(self, kind: str, size: int, fd: int, content: bytes) -> None:
+        self.kind = kind
+        self.size = size
+        self._fd = fd
+        self._content = content
+
+    def load(self) -> Any:
+        """The object that it makes, for one function."""
+        if self._fd >= 0:
+            view = memoryview(_segments.attach(os.dup(self._fd), self.size, private=True))
+        else:
+            view = memoryview(bytearray(self._content))
+        if self.kind == "table":
+            return pickle.loads(view)
+        if self.kind == "readonly":
+            return view.toreadonly()
+        return view
+
+    def close(self) -> None:
+        """Give the descriptor back; the copies stay."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class _Class:
+    """A class that came by itself; it is made by the first item that has it, and if that fails, that item does."""
+
+    def __init__(self, load: Callable[[], type]) -> None:
+        self._load: Callable[[], type] | None = load
+        self._cls: type | None = None
+        self._fillings: list[Filling] = []
+
+    def __call__(self) -> type:
+        if self._cls is None or sum(filling.apply() for filling in self._fillings):
+            Functions.active = None  # what the function that runs has given to the same classes must be given anew
+        if self._cls is None:
+            assert self._load is not None  # noqa: S101 - until it was loaded
+            begin = time.monotonic_ns()
+            try:
+                with fillings() as self._fillings:
+                    self._cls = self._load()
+            finally:
+                Loading.nanoseconds += time.monotonic_ns() - begin
+            self._load = None
+        return self._cls
+
+
+class Functions:
+    """What `backends._processes.functions` has told."""
+
+    active: int | None = None
+    """The function whose classes are as they came with it."""
+
+    def __init__(self) -> None:
+        self._fillings: dict[int, list[Filling]] = {}
+        self.callees: dict[int, Callee | BaseException] = {}
+        self._parts: dict[int, _Part] = {}
+        self._sizes: dict[int, int] = {}
+        self._dropped = 0
+
+    def take_part(self, message: Message, content: bytes | None) -> None:
+        """A part has come; one whose descriptor was lost is missing to those who need it."""
+        number, kind, size = message.fields
+        if message.fds or content is not None:
+            self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
+
+    def take(self, message: Message, content: bytes | None) -> None:
+        """A function has come, after its parts."""
+        number, numbers = message.fields
+        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
+        try:
+            if content is None or not self._parts.keys() >= set(numbers):
+                reason = "no descriptor was left to receive a large function"
+                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
+            with fillings() as self._fillings[number]:
+                find, args, rules = _load(content, [self._parts[part] for part in numbers])
+                self.callees[number] = Callee(find(*args), rules)
+            Functions.active = number
+        except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
+            self.callees[number] = explain(error)
+
+    def take_class(self, message: Message, content: bytes | None) -> None:
+        """A class has come, after its parts."""
+        number, numbers = message.fields
+        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
+
+        def load() -> Any:
+            if content is None:
+                reason = "no descriptor was left to receive a large class"
+                raise OSError(reason)
+            return _load(content, parts)
+
+        parts = [self._parts[part] for part in numbers if part in self._parts]
+        arrived[number] = _Class(load)
+
+    def get(self, number: int) -> Callee | BaseException:
+        """The function to be run now: its classes are made what they were when it was sent."""
+        if Functions.active != number:
+            Functions.active = number
+            for filling in self._fillings.get(number, ()):
+                filling.apply()
+        return self.callees[number]
+
+    def forget(self, numbers: list[int]) -> None:
+        """Drop what the parent has dropped."""
+        for number in numbers:
+            self.callees.pop(number, None)
+            self._fillings.pop(number, None)
+            arrived.pop(number, None)
+            self._dropped += self._sizes.pop(number, 0)
+            part = self._parts.pop(number, None)
+            if part is not None:
+                part.close()
+
+    def collect(self) -> None:
+        """Functions, and classes always, refer to themselves: where they were large, do not wait with the memory."""
+        if self._dropped >= _MUCH:
+            self._dropped = 0
+            gc.collect()
+
+
+def _load(stream: bytes, parts: list[_Part]) -> Any:
+    tables = [part for part in parts if part.kind == "table"]
+    buffers = (part.load() for part in parts if part.kind != "table")
+    return FunctionUnpickler(io.BytesIO(stream), buffers, lambda number: tables[number].load()).load()

@@ -1,0 +1,377 @@
+"""Functions as the parent knows them: what was sent of each, in which parts, and when it must be sent again.
+
+A function by value is packed when its mark no longer holds. What is large in it travels by itself, in parts that stay
+where they are as long as they are the same: tables of atoms, and buffers. The rest is one stream. Parts and functions
+have numbers, under which workers keep them until they are told to forget: when the parent has dropped one.
+
+Nothing here holds a function, or what it captures, of the user's.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections import OrderedDict, deque
+from itertools import count
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary, ref
+
+from parmap._core.owners import Owners
+from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
+from parmap._travel.code.by_value import PROTOCOL, is_by_value
+from parmap._travel.code.classes import class_of, class_with, tracker_of
+from parmap._travel.code.marks import Table
+from parmap._travel.code.reach import apart_of, mark
+from parmap._travel.held import held, hold
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import dump_function, dump_plainly
+from parmap._work.run import Callee, Rules
+from parmap.backends._processes.line.shared import Shared, same
+from parmap.backends.base import Call
+from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from parmap._travel.code.marks import Mark
+    from parmap._travel.code.reach import Large
+    from parmap._travel.payload import Packed
+    from parmap.backends._processes.line.channel import Channel
+
+_RECENT = 32 << 20  # bytes of functions that are kept though the program has dropped them: it may make them again
+_HELD = 256 << 20  # bytes of functions, and what their marks hold, that are kept as long as the program has them
+_SMALL = 64 * 1024  # bytes of a stream that pickle makes in no time
+_NOTEWORTHY = 1 << 20  # bytes whose end workers are told at once, and not with the next function
+
+
+class _Numbers:
+    """Gives numbers, and hears of those that are dropped."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self._next = count(1)
+        self._wake = wake
+        self._gone: deque[int] = deque()
+
+    def take(self) -> int:
+        """A new number."""
+        return next(self._next)
+
+    def drop(self, number: int, nbytes: int) -> None:
+        """Nobody needs that number any more; called by whoever collects garbage, at any time."""
+        self._gone.append(number)
+        if nbytes >= _NOTEWORTHY:
+            self._wake()
+
+    def take_gone(self) -> list[int]:
+        """Those that were dropped since this was called last."""
+        gone = []
+        while self._gone:
+            gone.append(self._gone.popleft())
+        return gone
+
+
+class _Numbered:
+    """Something that workers keep under a number."""
+
+    __slots__ = ("__weakref__", "_numbers", "nbytes", "number")
+
+    def __init__(self, numbers: _Numbers, nbytes: int) -> None:
+        self._numbers = numbers
+        self.number = numbers.take()
+        self.nbytes = nbytes
+
+    def __del__(self) -> None:
+        self._numbers.drop(self.number, self.nbytes)
+
+
+class Part(_Numbered):
+    """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make."""
+
+    __slots__ = ("_content", "_share", "kind")
+
+    def __init__(self, numbers: _Numbers, kind: str, content: memoryview) -> None:
+        super().__init__(numbers, content.nbytes)
+        self.kind = kind
+        self._share = Shared.of(content)
+        self._content = bytes(content) if self._share is None else b""
+
+    def holds(self, content: memoryview) -> bool:
+        """Whether it is the same as these bytes."""
+        if content.nbytes != self.nbytes:
+            return False
+        return same(memoryview(self._content), content) if self._share is None else self._share.holds(content)
+
+    def tell(self, channel: Channel) -> None:
+        """Send it to a worker."""
+        if self._share is not None:
+            channel.post("part", self.number, self.kind, self.nbytes, fds=(self._share.fd,))
+        else:
+            pack = Pack(EACH, 1, self._content, [self.nbytes])
+            channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
+
+
+class _Key(_Numbered):
+    """The number of a function."""
+
+    __slots__ = ()
+
+
+class FunctionCall(Call):
+    """A function as it was packed; workers keep it under its key."""
+
+    holds = False
+
+    def __init__(self, numbers: _Numbers, name: str, rules: Rules, stream: bytes, parts: list[Part]) -> None:
+        super().__init__(Callee(SimpleNamespace(__qualname__=name), rules))
+        self._stream = stream
+        self._parts = parts
+        self._key = _Key(numbers, len(stream))
+        self.key = self._key.number
+        self.stable = False
+        self.classes: frozenset[str] = frozenset()  # those by value that came with it
+        self.needs: tuple[Any, ...] = ()  # what must live until the stream is read
+        self.nbytes = len(stream) + sum(part.nbytes for part in parts)
+
+    def tell(self, channel: Channel, known: set[int]) -> None:
+        """Send it, and those of its parts that are not *known*, to a worker."""
+        _tell(channel, known, "function", self.key, self._stream, self._parts)
+
+
+class ClassPack(_Numbered):
+    """A class by value as it was packed, for items that have it; workers keep it under its number."""
+
+    __slots__ = ("_needs", "_parts", "_stream")
+
+    def __init__(self, numbers: _Numbers, packed: Packed, parts: list[Part]) -> None:
+        super().__init__(numbers, len(packed.stream) + sum(part.nbytes for part in parts))
+        self._needs = packed.needs
+        self._stream = packed.stream
+        self._parts = parts
+
+    def tell(self, channel: Channel, known: set[int]) -> None:
+        """Send it, and those of its parts that are not *known*, to a worker."""
+        _tell(channel, known, "class", self.number, self._stream, self._parts)
+
+
+def _tell(channel: Channel, known: set[int], kind: str, number: int, stream: bytes, parts: list[Part]) -> None:
+    for part in parts:
+        if part.number not in known:
+            known.add(part.number)
+            part.tell(channel)
+    known.add(number)
+    channel.post(kind, number, [part.number for part in parts], pack=Pack(EACH, 1, stream, [len(stream)]))
+
+
+class ItemClasses:
+    """How the classes by value of the items of one call travel: workers have them, or get them once, before.
+
+    Each as it is when the first of its instances is met.
+    """
+
+    def __init__(self, functions: Functions, call: FunctionCall) -> None:
+        self.needs: list[ClassPack] = []
+        self._functions = functions
+        self._call = call
+        self._known: dict[int, tuple[type, ClassPack | str | None]] = {}
+
+    def __call__(self, cls: type) -> tuple[Any, ...] | None:
+        """As a reducer; `None`: there is no need for another way."""
+        known = self._known.get(id(cls))
+        if known is None:
+            known = self._known[id(cls)] = cls, self._find(cls)
+        found = known[1]
+        if type(found) is not ClassPack:
+            return None if found is None else (class_with, (found,))
+        hold(found)
+        return class_of, (found.number,)
+
+    def _find(self, cls: type) -> ClassPack | str | None:
+        """What workers get of a class, or the name of what they have of it."""
+        if not is_by_value(cls):
+            return None
+        if self._call.classes and (name := tracker_of(cls)) in self._call.classes:
+            return name
+        outer = held()  # by what is pickled just now
+        try:
+            pack = self._functions.prepare_class(cls)
+        except SerializationError:  # told once more by whoever pickles it with its instance
+            return None
+        finally:
+            held()
+            for thing in outer:
+                hold(thing)
+        self.needs.append(pack)
+        return pack
+
+
+class _KnownClass(NamedTuple):
+    pack: ClassPack
+    mark: Mark
+
+
+class _Known:
+    """What was sent of one function."""
+
+    __slots__ = ("call", "mark", "registered")
+
+    def __init__(self, call: FunctionCall, mark: Mark | None) -> None:
+        self.call = call
+        self.mark = mark
+        self.registered = registered()
+
+    @property
+    def nbytes(self) -> int:
+        return self.call.nbytes + (self.mark.nbytes if self.mark is not None else 0)
+
+    def is_current(self, function: Any, rules: Rules) -> bool:
+        if self.mark is not None:
+            return self.mark.holds((function, *rules.retry_on))
+        return self.call.stable and registered() == self.registered
+
+
+class Functions:
+    """The functions of one pool. Any thread may prepare one, also within the making of another one."""
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        """*wake*: called, by any thread at any time, when there is something to forget."""
+        self.numbers = _Numbers(wake)
+        self._known: Owners[_Known] = Owners()
+        self._classes: Owners[_KnownClass] = Owners()
+        # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
+        self._lock = threading.RLock()
+        self._calls: WeakValueDictionary[Any, FunctionCall] = WeakValueDictionary()
+        self._parts: WeakValueDictionary[tuple[str, int, int], Part] = WeakValueDictionary()
+        self._tables: dict[tuple[type, int], list[ref[Table]]] = {}
+        self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
+
+    def known(self, function: Any, rules: Rules) -> FunctionCall | None:
+        """The call of a function that is still what it was when it was packed last; `None`: it must be prepared."""
+        known = self._known.find(function, rules)
+        return known.call if known is not None and known.is_current(function, rules) else None
+
+    def prepare(self, function: Any, rules: Rules) -> FunctionCall:
+        """The call of a function as it is now; the same as before if it is the same, byte by byte.
+
+        Raises:
+            SerializationError: it can't be pickled.
+        """
+        with self._lock:
+            return self._prepare(function, rules)
+
+    def prepare_class(self, cls: type) -> ClassPack:
+        """A class by value as it is now; the same as before if nothing has changed.
+
+        Raises:
+            SerializationError: it can't be pickled.
+        """
+        known = self._classes.find(cls, None)
+        if known is not None and known.mark.holds((cls,)):
+            return known.pack
+        with self._lock:
+            found, large = self._mark((cls,))
+            packed = dump_function(cls, cls, apart_of(large))
+            parts = [self._part_of(table) for _, table in large]
+            parts += map(self._buffer, packed.buffers)
+            pack = ClassPack(self.numbers, packed, parts)
+            if found is not None and found.bind(parts):
+                self._classes.keep(cls, None, _KnownClass(pack, found))
+            return pack
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._known.clear()
+            self._classes.clear()
+            self._recent.clear()
+            self._tables.clear()
+
+    def _prepare(self, function: Any, rules: Rules) -> FunctionCall:
+        find, args, by_name = reference(function)
+        what = find, args, rules
+        found: Mark | None = None
+        parts: list[Part] = []
+        packed = None if _is_stranger(function) and not by_name else dump_plainly(what)
+        is_plain = packed is not None and (by_name or len(packed.stream) <= _SMALL)
+        if packed is None or not is_plain:
+            found, large = self._mark((function, *rules.retry_on))
+            packed = dump_function(function, what, apart_of(large))
+            parts = [self._part_of(table) for _, table in large]
+        parts += map(self._buffer, packed.buffers)
+        key = (packed.stream, *(part.number for part in parts))
+        call = self._calls.get(key)
+        if call is None:
+            call = self._calls[key] = FunctionCall(self.numbers, _name_of(function), rules, packed.stream, parts)
+            call.stable = by_name
+            call.needs = packed.needs
+            call.classes = found.classes if found is not None else frozenset()
+        if is_plain or (found is not None and found.bind(parts)):
+            self._known.keep(function, rules, _Known(call, found))
+            self._limit()
+        self._remember(call)
+        return call
+
+    def _limit(self) -> None:
+        """Drop what was kept first, if it is too much."""
+        sizes = [each.nbytes for each in self._known.values()]
+        total = sum(sizes)
+        for size in sizes:
+            if total <= _HELD:
+                return
+            self._known.drop_oldest()
+            total -= size
+
+    def _remember(self, call: FunctionCall) -> None:
+        """A function may be made again, with all that it captures: a lambda in a loop is."""
+        if call.needs or call.nbytes > _RECENT or any(name_of(kind) is None for kind in call.callee.retry_on):
+            return
+        self._recent[call] = None
+        self._recent.move_to_end(call)
+        while sum(each.nbytes for each in self._recent) > _RECENT or len(self._recent) > 256:  # noqa: PLR2004
+            self._recent.popitem(last=False)
+
+    def _mark(self, roots: tuple[Any, ...]) -> tuple[Mark | None, Large]:
+        try:
+            return mark(roots, self._tables_of)
+        except Exception:  # noqa: BLE001 - the user's code fails; whether they can be pickled is seen next
+            return None, []
+
+    # parts
+
+    def _buffer(self, view: memoryview) -> Part:
+        return self._part("readonly" if view.readonly else "buffer", view)
+
+    def _tables_of(self, kind: type, length: int) -> Iterable[Table]:
+        return [table for each in self._tables.get((kind, length), ()) if (table := each()) is not None]
+
+    def _part_of(self, table: Table) -> Part:
+        if table.part is None:
+            table.part = self._part("table", memoryview(pickle.dumps(table.copy(), PROTOCOL)))
+            known = self._tables.setdefault((table.kind, len(table.keys)), [])
+            known[:] = [each for each in known if each() is not None]
+            known.append(ref(table))
+        found: Part = table.part
+        return found
+
+    def _part(self, kind: str, content: memoryview) -> Part:
+        """The part with that content; made if there is none."""
+        for place in count():
+            part = self._parts.get((kind, content.nbytes, place))
+            if part is None:
+                part = self._parts[kind, content.nbytes, place] = Part(self.numbers, kind, content)
+                return part
+            if part.holds(content):
+                return part
+        raise AssertionError  # count() has no end
+
+
+def _is_stranger(function: Any) -> bool:
+    """Whether a function can only travel by value, though pickle may find it by its name."""
+    for each in (function, getattr(function, "__func__", None), getattr(function, "func", None)):
+        if isinstance(each, (FunctionType, type)) and (name_of(each) is None or is_only_here(each)):
+            return True
+    return False
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -1,0 +1,367 @@
+"""Marks: a function that travels by value is packed again when anything that it reaches has changed, and only then."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import types
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from inspection import key_of, parts_of
+from tasks import wait_for
+
+from parmap import parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from conftest import Script
+
+PROGRAM = """
+import abc, array, collections, enum, functools
+from dataclasses import dataclass, field
+
+number, truth, text, nothing = 1, True, "text", None
+numbers = [1, 2, 3]
+names = {"a": 1, "b": True}
+several = {1, 2}
+pair = (1, "two")
+nested = {"list": [1, [2]], "more": [numbers]}
+table = {i: str(i) for i in range(2000)}
+rows = [(i, str(i)) for i in range(1500)]
+buffer = bytearray(b"abc")
+large = bytearray(100_000)
+items = array.array("i", range(20_000))
+twins = same = [0]
+ordered = collections.OrderedDict(a=1)
+
+class Base:
+    level = 1
+    def tell(self): return ("base", self.level, number)
+
+class Thing(Base):
+    kind = "thing"
+    shared = []
+    __slots__ = ("x", "y")
+    def __init__(self, x, y=()): self.x, self.y = x, y
+    def tell(self): return ("thing", self.x, self.y, super().tell(), helper())
+    @property
+    def prop(self): return ("prop", self.x)
+    @classmethod
+    def cls(cls): return ("cls", cls.kind)
+    @staticmethod
+    def static(): return ("static", truth)
+
+@dataclass
+class Data:
+    x: int
+    more: list = field(default_factory=list)
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+class Shape(abc.ABC):
+    @abc.abstractmethod
+    def area(self): ...
+
+class Square(Shape):
+    def area(self): return 4
+
+class Duck: pass
+
+thing, data = Thing(1, [2]), Data(3)
+thing_again = thing
+
+def helper(a=[1], *, b={"c": 1}): return ("helper", list(a), dict(b), number)
+def inner(): return ("inner", text)
+@functools.lru_cache
+def cached(): return ("cached", 1)
+given = functools.partial(lambda x, y: ("given", x, y), 1, y=[2])
+bound = thing.tell
+
+def make():
+    kept, count = [1], 0
+    def closure(change=None):
+        nonlocal count, kept
+        if change is not None: count, kept = change
+        return ("closure", kept, count)
+    return closure
+closure = make()
+
+class Watcher:
+    def __init__(self): self.own = [1]
+    def look(self, _=None): return repr(self.own), seen()
+watcher = Watcher()
+"""
+
+LOOKS = [
+    "(number, truth, text, nothing)", "numbers", "names", "sorted(map(repr, several))", "pair", "nested",
+    "(len(table), table.get(7), table.get(-1))", "(rows[3], len(rows))", "(bytes(buffer), large[-1], len(large))",
+    "(items[5], items[-1], len(items))", "twins is same", "thing is thing_again", "nested['more'][0] is numbers",
+    "ordered", "(thing.tell(), thing.prop, Thing.cls(), Thing.static(), Thing.shared)", "bound()", "helper()",
+    "inner()", "cached()", "given()", "closure()", "(data, data.more)", "sorted(vars(inner).items())",
+    "(Colour.RED.value, vars(Colour.BLUE).get('note'))", "issubclass(Duck, Shape)", "Square().area()", "extra()",
+    "sorted(n for n in vars(Thing) if not n.startswith('__'))", "(inner.__doc__, helper.__name__)",
+    "type(thing).__name__", "chosen(3), chosen('3')",
+]  # fmt: skip
+
+SEEN = (
+    "def seen(*_):\n    found = []\n"
+    + "".join(
+        f"    try: found.append(repr({look}))\n    except Exception as error: found.append(type(error).__name__)\n"
+        for look in LOOKS
+    )
+    + "    return found\n"
+)
+
+CHANGES = [
+    # atoms: another value, one that is equal and something else, the same one again, none
+    "number = 2", "number = True", "number = 1.0", "number = 1", "number = -0.0", "number = 0.0", "del number",
+    "truth = 1", "truth = True", "text = 'te' + 'xt'", "text = 'other'", "nothing = ...", "pair = (True, 'two')",
+    # containers, small and large, at any depth
+    "numbers.append(4)", "numbers[0] = True", "numbers[0] = 1", "del numbers[-1]", "numbers = list(numbers)",
+    "names['a'] = 1.0", "names['b'] = 1", "names.pop('b', None)", "names = dict(reversed(names.items()))",
+    "several.add(True)", "several ^= {1}", "several.add(3)", "nested['list'][1][0] = 9", "nested['list'].append(0)",
+    "table[7] = 'seven'", "table[7] = 7", "table[7] = True", "table.pop(7, None)", "table[-1] = 1", "table[-1] = True",
+    "rows[3] = (3, 3)", "rows[3] = (3, True)", "rows.pop()", "buffer[0] ^= 1", "large[-1] ^= 1", "large += b'1'",
+    "items[5] = -1", "items[5] = 5", "items.append(1)", "ordered['b'] = 2", "ordered.move_to_end('a')",
+    # which are the same
+    "same = [0]", "same = twins", "twins.append(1)", "thing_again = Thing(1, [2])", "thing_again = thing",
+    "nested['more'][0] = list(numbers)", "nested['more'][0] = numbers",
+    # objects and classes
+    "thing.x = 5", "thing.x = True", "thing.y.append(1)", "thing = Thing(2)", "del thing.y", "thing.y = [True]",
+    "Base.level = 2", "Base.level = True", "Thing.kind = 'other'", "Thing.shared.append(1)", "Thing.new = 1",
+    "del Thing.new", "Thing.tell = lambda self: ('new', number)", "Thing.prop = property(lambda self: 'new prop')",
+    "Thing.static = staticmethod(lambda: text)", "Thing.__init__.__defaults__ = ([7],)", "data.x = 4",
+    "data.more.append(1)", "data = Data(True)", "Colour.BLUE.note = 1", "Shape.register(Duck)",
+    "Square.area = lambda self: number", "bound = Thing(7).tell", "watcher.own.append(2)", "watcher = Watcher()",
+    "thing.__class__ = type('Other', (Thing,), {'__slots__': ()})",
+    # functions
+    "helper.__defaults__[0].append(2)", "helper.__defaults__ = ([True],)", "helper.__kwdefaults__['b']['c'] = 2",
+    "inner.note = [1]", "inner.note.append(True)", "del inner.note", "inner = lambda: ('anew', text)",
+    "inner.__code__ = (lambda: 'other code').__code__", "inner.__doc__ = 'told'", "helper.__name__ = 'renamed'",
+    "closure((closure()[1] + [1], 5))", "closure((True, 0))", "closure = make()", "extra = lambda: ('extra', number)",
+    "del extra", "given.keywords['y'].append(3)",
+    "given = functools.partial(lambda x, y: (x, y), True, y=1)", "chosen.register(str, lambda x: ('str', number))",
+    "chosen = functools.singledispatch(lambda x: text)",
+]  # fmt: skip
+
+ROOTS = ["seen", "watcher.look", "functools.partial(seen, 0)", "lambda _: seen()", "Watcher().look", "rooted"]
+METHODS: dict[str, Callable[[Any], Any]] = {
+    "map": lambda function: function.map([0])[0],
+    "submit": lambda function: function.submit(0).result(60),
+    "imap": lambda function: next(iter(function.imap([0]))),
+    "map_async": lambda function: function.map_async([0]).result(60)[0],
+}
+
+
+@pytest.fixture
+def script_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Makes a fresh `__main__` that has run the program."""
+
+    def make() -> dict[str, Any]:
+        module = types.ModuleType("__main__")
+        monkeypatch.setitem(sys.modules, "__main__", module)
+        exec(textwrap.dedent(PROGRAM) + SEEN + ROOTED, vars(module))
+        return vars(module)
+
+    return make
+
+
+ROOTED = """
+@functools.singledispatch
+def chosen(x): return "object"
+@chosen.register
+def _(x: int): return ("int", number)
+def root():
+    kept = [0]
+    def rooted(_=None): return kept, seen()
+    return rooted
+rooted = root()
+"""
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(ROOTS),
+    st.lists(st.tuples(st.lists(st.sampled_from(CHANGES), max_size=2), st.sampled_from(sorted(METHODS))), max_size=12),
+)
+def test_workers_see_what_a_direct_call_sees(
+    script_module: Callable[[], dict[str, Any]], root: str, steps: list[tuple[list[str], str]]
+) -> None:
+    """Whatever changes between two calls, of whichever methods, workers see what the plain function sees."""
+    names = script_module()
+    function = eval(root, names)
+    for changes, method in [([], "map"), *steps]:
+        for change in changes:
+            try:
+                exec(change, names)
+            except (NameError, AttributeError, LookupError, TypeError, ValueError):
+                pass  # what was to be changed is gone
+        if "." in root or "(" in root:
+            function = eval(root, names)
+        parallel_function = parallel(function, workers=1)
+
+        assert METHODS[method](parallel_function) == function(0), (changes, method)
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_what_is_unchanged_is_not_sent_again(script_module: Callable[[], dict[str, Any]], root: str) -> None:
+    """A function is sent once, as long as nothing that it reaches has changed."""
+    names = script_module()
+    function = parallel(eval(root, names), workers=1)
+    first = key_of(function)
+    function.map([0])
+
+    assert [key_of(function) for _ in range(3)] == [first] * 3
+
+
+def test_each_change_is_seen(script_module: Callable[[], dict[str, Any]]) -> None:
+    """Each kind of change, by itself, right after a call."""
+    missed = []
+    for change in CHANGES:
+        names = script_module()
+        before = parallel(names["seen"], workers=1).submit(0).result(60)
+        try:
+            exec(change, names)
+        except (NameError, AttributeError, LookupError, TypeError, ValueError):
+            continue
+        function = parallel(names["seen"], workers=1)
+        now = names["seen"]()
+        if [function.submit(0).result(60), *function.map([0])] != [now, now]:
+            missed.append((change, before))
+
+    assert missed == []
+
+
+def test_what_is_deleted_is_gone_in_workers(script_module: Callable[[], dict[str, Any]]) -> None:
+    """A global, an attribute of a class, of a function and of an object, a key: each added, then deleted."""
+    names = script_module()
+    for change in (
+        "extra = len; Thing.new = inner.note = 1; table[-1] = 1; names['new'] = 1",
+        "del extra, Thing.new, inner.note, table[-1], names['new'], thing.y",
+    ):
+        exec(change, names)
+        function = parallel(names["seen"], workers=1)
+
+        assert function.map([0]) == [names["seen"]()]
+        assert function.submit(0).result(60) == names["seen"]()
+
+
+def test_queued_tasks_keep_their_version(tmp_path: Path) -> None:
+    """A task sees what it saw when it was submitted, also when it is tried again; so does the class of its argument."""
+    gate = tmp_path / "gate"
+    state = [0]
+
+    class Item:
+        level = 0
+
+        def tell(self) -> int:
+            return self.level
+
+    def look(item: Item) -> tuple[int, int, int]:
+        wait_for(str(gate))
+        if not (tmp_path / str(item.level)).exists():
+            (tmp_path / str(item.level)).touch()
+            raise OSError
+        return state[0], item.level, Item().tell()
+
+    futures = []
+    for level in range(4):
+        state[0] = Item.level = level
+        futures.append(parallel(look, workers=1, retries=1, retry_delay=0.01).submit(Item()))
+    Item.level = state[0] = 9
+    gate.touch()
+
+    assert [future.result(60) for future in futures] == [(level,) * 3 for level in range(4)]
+
+
+def test_two_functions_with_versions_of_one_class() -> None:
+    """Tasks of one that see a class as it is now, among those of another that see it as it was."""
+
+    class Item:
+        level = 0
+
+    def old(_: int) -> tuple[int, bool]:
+        return Item.level, hasattr(Item, "new")
+
+    def new(_: int) -> tuple[int, bool]:
+        return Item.level, hasattr(Item, "new")
+
+    futures = []
+    for number in range(6):
+        function = parallel(new if number % 2 else old, workers=1)
+        Item.level = number % 2
+        if number % 2:
+            Item.new = True  # type: ignore[attr-defined]
+        elif number:
+            del Item.new  # type: ignore[attr-defined]
+        futures.append(function.submit(number))
+
+    assert [future.result(60) for future in futures] == [(0, False), (1, True)] * 3
+
+
+def test_what_changed_is_sent_alone() -> None:
+    """A function that reads a large table and a counter sends the counter; and what a task did to the table is undone."""
+    table = {number: str(number) for number in range(5000)}
+    array = bytearray(200_000)
+    count = 0
+
+    def look(number: int) -> tuple[int, str, int]:
+        found = count, table[number], array[number]
+        table[number], array[number] = "spoilt", 1
+        return found
+
+    function = parallel(look, workers=1)
+    seen = [function.submit(7).result(60)]
+    parts = parts_of(function)
+    for count in (1, 2):  # noqa: B007 - read by the closure
+        seen += function.map([7])
+
+    assert len(parts) == 2
+    assert parts_of(function) == parts
+    assert seen == [(0, "7", 0), (1, "7", 0), (2, "7", 0)]
+
+
+def test_a_class_is_made_once_in_each_worker(script: Script) -> None:
+    """Not with each chunk, nor with each task; and never in the program, when its instances come home."""
+    done = script.run("""
+        import os, pathlib
+        from parmap import parallel
+        seen = pathlib.Path("seen")
+
+        class Meta(type):
+            def __setattr__(cls, name, value):
+                if name == "marker":
+                    with seen.open("a") as file:
+                        file.write(f"{os.getpid()} {cls.__name__}\\n")
+                super().__setattr__(name, value)
+
+        class Item(metaclass=Meta):
+            marker = 1
+
+        class Result(metaclass=Meta):
+            marker = 1
+
+        def work(item):
+            return Result(), isinstance(item, Item)
+
+        function = parallel(work, workers=2, chunksize=5)
+        for _ in range(3):
+            results = function.map([Item() for _ in range(100)])
+            results += [function.submit(Item()).result() for _ in range(20)]
+            results += function.imap(Item() for _ in range(100))
+            assert {type(result) for result, _ in results} == {Result}
+            assert all(same for _, same in results)
+        lines = seen.read_text().splitlines()
+        print(len(lines) == len(set(lines)) <= 4, not any(line.startswith(f"{os.getpid()} ") for line in lines))
+        Result.marker = 2
+        assert function.map([Item()])[0][0].marker == 2
+    """)
+
+    assert (done.stdout, done.stderr) == ("True True\n", "")

@@ -1,0 +1,193 @@
+"""What pickle refuses and a worker can make anew is carried; what it can't is refused by name, with a way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parmap import SerializationError, parallel
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+
+def test_of_a_script(script: Script) -> None:
+    """Locks, variables of contexts, cached properties, generic functions, enumerations, nested classes."""
+    done = script.run("""
+        import contextvars, enum, functools, queue, threading, weakref
+        from parmap import parallel
+
+        lock, recursive, local = threading.Lock(), threading.RLock(), threading.local()
+        event, condition, semaphore = threading.Event(), threading.Condition(), threading.Semaphore(3)
+        event.set()
+        waiting, simple = queue.Queue(), queue.SimpleQueue()
+        variable, empty = contextvars.ContextVar("variable", default=[1]), contextvars.ContextVar("empty")
+        cache = weakref.WeakKeyDictionary()
+        lock.acquire()
+
+        def hold(_):
+            with lock, recursive, condition, semaphore:
+                local.x = 1
+                waiting.put(1), simple.put(2)
+                return waiting.get(), simple.get(), event.is_set(), variable.get(), empty.get(0), len(cache)
+
+        class A:
+            lock = threading.Lock()
+            def __init__(self): self.count = 0
+            @functools.cached_property
+            def n(self):
+                self.count += 1
+                return 5
+            @functools.singledispatchmethod
+            def kind(self, x): return "object"
+            @kind.register
+            def _(self, x: int): return "int"
+            class Inner:
+                class Deep:
+                    pass
+
+        @functools.singledispatch
+        def g(x):
+            "Told."
+            return "object"
+        @g.register
+        def _(x: int): return "int"
+        @g.register(list)
+        def _(x): return [g(each) for each in x]
+
+        class Planet(enum.Enum):
+            EARTH = (5.9, 6.3)
+            MARS = (0.6, 3.3)
+            def __init__(self, mass, radius):
+                self.mass, self.radius = mass, radius
+        class Code(bytes, enum.Enum):
+            def __new__(cls, value, label):
+                made = bytes.__new__(cls, [value])
+                made._value_, made.label = value, label
+                return made
+            OK = (1, "fine")
+        class Flags(enum.Flag):
+            A = 1
+            B = 2
+        class Names(str, enum.Enum):
+            X = "x"
+
+        def use(a):
+            with A.lock:
+                return a.n, a.n, a.count, a.kind(1), a.kind(""), A.Inner.Deep.__qualname__, type(a.inner).__qualname__
+
+        def enums(_):
+            return (Planet.MARS.mass, Planet((5.9, 6.3)).radius, Code.OK.label, Code(1), Flags.A | Flags.B, Names("x"),
+                    [each.name for each in Planet])
+
+        for workers in (1, 2):
+            a = A()
+            a.inner = A.Inner.Deep()
+            assert parallel(hold, workers=workers).map([0, 1]) == [(1, 2, True, [1], 0, 0)] * 2
+            assert parallel(use, workers=workers).map([a]) == [(5, 5, 1, "int", "object", "A.Inner.Deep", "A.Inner.Deep")]
+            assert parallel(g, workers=workers).map([1, "a", [1, "b"]]) == ["int", "object", ["int", "object"]]
+            assert parallel(lambda x: g.__doc__, workers=workers).submit(1).result() == "Told."
+            results = parallel(enums, workers=workers).map([0])[0]
+            assert results == enums(0), results
+            assert results[3] is Code.OK and results[3].label == "fine" and results[5] is Names.X
+            assert parallel(lambda x: (x, x.mass), workers=workers).map([*Planet] * 10)[1] == (Planet.MARS, 0.6)
+        g.register(str, lambda x: "str")
+        assert parallel(g, workers=2).map([1, "a"]) == ["int", "str"]
+        print("fine")
+    """)
+
+    assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
+
+
+REFUSED = {
+    "global": ("LINE = socket.socket()\ndef talk(x): return LINE.fileno()", "global 'LINE' of talk"),
+    "captured": (
+        "def make():\n  line = socket.socket()\n  def talk(x): return line.fileno()\n  return talk\ntalk = make()",
+        "captured variable 'line' of make.<locals>.talk",
+    ),
+    "deep": (
+        "LINE = [socket.socket()]\ndef low(): return LINE\ndef talk(x): return low()",
+        "global 'LINE' of low",
+    ),
+    "method": (
+        "LINE = socket.socket()\nclass A:\n  def go(self): return LINE\ndef talk(x): return A().go()",
+        "global 'LINE' of A.go",
+    ),
+    "attribute": (
+        "class A:\n  line = socket.socket()\ndef talk(x): return A.line",
+        "attribute 'line' of A",
+    ),
+    "partial": (
+        "import functools\ndef call(line, x): return x\ntalk = functools.partial(call, socket.socket())",
+        "argument 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_can_not_travel_is_named(script: Script, name: str) -> None:
+    """The function, the variable, the reason and what to do instead."""
+    code, expected = REFUSED[name]
+    done = script.run(
+        "import socket\nfrom parmap import SerializationError, parallel\n"
+        + code
+        + "\nfor call in (lambda f: f.map([1]), lambda f: f.submit(1).result(), lambda f: list(f.imap([1]))):\n"
+        + "    try: call(parallel(talk, workers=1))\n    except SerializationError as error: print(error)\n"
+    )
+
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 3
+    for line in done.stdout.splitlines():
+        assert expected in line
+        assert "initializer" in line
+        assert "socket" in line
+
+
+def test_a_lock_as_an_argument_is_refused(processes: dict[str, Any]) -> None:
+    """It would lock nobody out."""
+    import threading
+
+    with pytest.raises(SerializationError, match="lock"):
+        parallel(repr, **processes).map([threading.Lock()])
+
+
+def test_a_module_that_was_made_by_the_program(script: Script) -> None:
+    """Its functions and classes travel by value, and see its variables as they are."""
+    done = script.run("""
+        import sys, types
+        from parmap import parallel
+        module = types.ModuleType("only_here")
+        exec("factor = 2\\nclass Kind:\\n  pass\\ndef f(x):\\n  return x * factor, Kind()", vars(module))
+        sys.modules["only_here"] = module
+        (first, kind), = parallel(module.f, workers=1).map([1])
+        module.factor = 3
+        (second, _) = parallel(module.f, workers=1).submit(1).result()
+        print(first, second, type(kind) is module.Kind, parallel(lambda x: module.f(x)[0], workers=1).map([1]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("2 3 True [3]\n", "")
+
+
+def test_a_module_that_workers_can_not_import(script: Script) -> None:
+    """The error says what to do: the module may travel by value."""
+    done = script.run("""
+        import importlib.machinery, importlib.util, sys
+        from parmap import parallel
+        class Loader:
+            def create_module(self, spec): return None
+            def exec_module(self, module): exec("def f(x): return x", vars(module))
+        spec = importlib.machinery.ModuleSpec("made_up", Loader())
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["made_up"] = module
+        spec.loader.exec_module(module)
+        try:
+            parallel(module.f, workers=1).map([1])
+        except ModuleNotFoundError as error:
+            print("register_pickle_by_value" in "".join(error.__notes__), "made_up" in str(error))
+        import cloudpickle
+        cloudpickle.register_pickle_by_value(module)
+        print(parallel(module.f, workers=1).map([1]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("True True\n[1]\n", "")
