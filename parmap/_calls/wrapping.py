@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
+from parmap._travel.code.by_name import is_registered
+
 __all__ = ["copy_metadata", "found_by_name", "is_coroutine_function", "name_of", "plain", "portable"]
 
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect costs 10 ms
@@ -55,17 +57,11 @@ def found_by_name(function: Any) -> Any:
     """
     module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     found = sys.modules.get(module) if isinstance(module, str) and module != "__main__" else None
-    if found is None or not qualname or _is_by_value(str(module)):
+    if found is None or not qualname or is_registered(str(module)):
         return None
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found
-
-
-def _is_by_value(module: str) -> bool:
-    # Another thread may just be importing it: then nobody has registered anything.
-    registered: Any = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", tuple)()
-    return any(module == name or module.startswith(f"{name}.") for name in registered)
 
 
 def portable(function: Any, kind: type[Any]) -> Any:

@@ -39,7 +39,7 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
         return None
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
-    if spec is None or _is_by_value(module_name):
+    if spec is None or is_registered(module_name):
         return None
     found: Any = module
     try:
@@ -82,13 +82,13 @@ def explain(error: BaseException) -> BaseException:
 
 def registered() -> frozenset[str] | set[str]:
     """The modules whose functions and classes travel by value because the user said so."""
-    # Another thread may just be importing it: then nobody has registered anything.
-    ask = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", frozenset)
-    found: frozenset[str] | set[str] = ask()
-    return found
+    # Another thread may be importing it just now: then nobody has said anything yet.
+    told = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
+    return frozenset() if told is None else told()
 
 
-def _is_by_value(module_name: str) -> bool:
+def is_registered(module_name: str) -> bool:
+    """Whether the functions and classes of a module travel by value because the user said so."""
     registry = registered()
     return bool(registry) and any(module_name == name or module_name.startswith(name + ".") for name in registry)
 
