@@ -494,3 +494,15 @@ def test_handles_do_not_pickle(backend: dict[str, Any]) -> None:
     for handle in (future, future.async_result):
         with pytest.raises(TypeError, match="pickle"):
             pickle.dumps(handle)
+
+
+def test_an_interrupt_in_a_callback_that_runs_at_once_is_the_caller_s(backend: dict[str, Any]) -> None:
+    """A callback of a future that has ended runs in the calling thread: a Ctrl-C that comes there goes on to it."""
+    future = parallel(tasks.square, **backend).submit(3)
+    future.result(timeout=30)
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        future.add_done_callback(interrupted)

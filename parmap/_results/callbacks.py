@@ -56,7 +56,10 @@ class Callbacks:
         except queue.Empty:
             return False
         with self._turn:
-            run_callback(fn, future)
+            try:
+                run_callback(fn, future)
+            except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
+                sys.excepthook(type(error), error, error.__traceback__)
         return True
 
     def join(self, timeout: float | None) -> None:
@@ -82,8 +85,6 @@ def run_callback(fn: Callable[[Any], object], future: Any) -> None:
         import logging
 
         logging.getLogger("parmap").exception("exception calling callback for %r", future)
-    except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
-        sys.excepthook(type(error), error, error.__traceback__)
 
 
 callbacks = Callbacks()
