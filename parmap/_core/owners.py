@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import ref
@@ -24,6 +25,8 @@ class Owners(Generic[T]):
 
     def __init__(self) -> None:
         self._entries: dict[Any, _Entry] = {}
+        # Filled by C alone: of a Ctrl-C that came in a callback of ours, nobody would hear.
+        self._gone: deque[_Ref] = deque()
 
     def find(self, function: Any, more: Hashable) -> T | None:
         """What was kept for *function* and *more*."""
@@ -38,8 +41,10 @@ class Owners(Generic[T]):
         """Remember *value* until the function is gone; it must not refer to it."""
         owner, part = (function.__self__, function.__func__) if type(function) is MethodType else (function, None)
         key = (id(owner), id(part), more)
+        self.purge()
+        gone = self._gone.append
         try:
-            entry = _Entry(_Ref(owner, self._drop), _Ref(owner if part is None else part, self._drop), value)
+            entry = _Entry(_Ref(owner, gone), _Ref(owner if part is None else part, gone), value)
         except TypeError:
             return
         entry.owner.key = entry.part.key = key
@@ -48,13 +53,16 @@ class Owners(Generic[T]):
         while len(self._entries) > _MOST:
             self.drop_oldest()
 
-    # A method, and no function within `keep`: the garbage collector may have emptied the cells of one before it calls
-    # it, which ends the interpreter.
-    def _drop(self, gone: _Ref) -> None:
-        entries = getattr(self, "_entries", None)  # unless the collector has emptied this, too
-        entry = entries.get(gone.key) if entries else None
-        if entries and entry is not None and (gone is entry.owner or gone is entry.part):
-            entries.pop(gone.key, None)
+    def purge(self) -> None:
+        """Drop what was kept for functions that are gone."""
+        while self._gone:
+            try:
+                gone = self._gone.popleft()
+            except IndexError:  # another thread does it, too
+                return
+            entry = self._entries.get(gone.key)
+            if entry is not None and (gone is entry.owner or gone is entry.part):
+                self._entries.pop(gone.key, None)
 
     def drop_oldest(self) -> None:
         """Forget what was kept first."""

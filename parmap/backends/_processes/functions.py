@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from itertools import count
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakValueDictionary, ref
+from weakref import ref
 
 from parmap._core.owners import Owners
 from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
@@ -32,7 +32,7 @@ from parmap.backends.base import Call
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from parmap._travel.code.marks import Mark
     from parmap._travel.code.reach import Large
@@ -42,47 +42,49 @@ if TYPE_CHECKING:
 _RECENT = 32 << 20  # bytes of functions that are kept though the program has dropped them: it may make them again
 _HELD = 256 << 20  # bytes of functions, and what their marks hold, that are kept as long as the program has them
 _SMALL = 64 * 1024  # bytes of a stream that pickle makes in no time
-_NOTEWORTHY = 1 << 20  # bytes whose end workers are told at once, and not with the next function
+
+
+class _Number(ref[Any]):
+    """A weak reference to what has a number."""
+
+    __slots__ = ("number",)
+
+    number: int
 
 
 class _Numbers:
-    """Gives numbers, and hears of those that are dropped."""
+    """Gives numbers, and knows which are no longer needed."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
+    def __init__(self) -> None:
         self._next = count(1)
-        self._wake = wake
-        self._gone: deque[int] = deque()
+        self._living: dict[int, _Number] = {}
+        # Filled by C alone, whoever collects garbage: of a Ctrl-C that came in a callback of ours, nobody would hear.
+        self._gone: deque[_Number] = deque()
 
-    def take(self) -> int:
+    def take(self, owner: _Numbered) -> int:
         """A new number."""
-        return next(self._next)
-
-    def drop(self, number: int, nbytes: int) -> None:
-        """Nobody needs that number any more; called by whoever collects garbage, at any time."""
-        self._gone.append(number)
-        if nbytes >= _NOTEWORTHY:
-            self._wake()
+        made = _Number(owner, self._gone.append)
+        made.number = next(self._next)
+        self._living[made.number] = made
+        return made.number
 
     def take_gone(self) -> list[int]:
-        """Those that were dropped since this was called last."""
+        """The numbers of what was dropped since this was called last."""
         gone = []
         while self._gone:
-            gone.append(self._gone.popleft())
+            gone.append(self._gone.popleft().number)
+            self._living.pop(gone[-1], None)
         return gone
 
 
 class _Numbered:
     """Something that workers keep under a number."""
 
-    __slots__ = ("__weakref__", "_numbers", "nbytes", "number")
+    __slots__ = ("__weakref__", "nbytes", "number")
 
     def __init__(self, numbers: _Numbers, nbytes: int) -> None:
-        self._numbers = numbers
-        self.number = numbers.take()
+        self.number = numbers.take(self)
         self.nbytes = nbytes
-
-    def __del__(self) -> None:
-        self._numbers.drop(self.number, self.nbytes)
 
 
 class Part(_Numbered):
@@ -233,16 +235,15 @@ class _Known:
 class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
-    def __init__(self, wake: Callable[[], object]) -> None:
-        """*wake*: called, by any thread at any time, when there is something to forget."""
-        self.numbers = _Numbers(wake)
+    def __init__(self) -> None:
+        self.numbers = _Numbers()
         self._known: Owners[_Known] = Owners()
         self._classes: Owners[_KnownClass] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
-        self._calls: WeakValueDictionary[Any, FunctionCall] = WeakValueDictionary()
-        self._parts: WeakValueDictionary[tuple[str, int, int], Part] = WeakValueDictionary()
-        self._tables: dict[tuple[type, int], list[ref[Table]]] = {}
+        self._calls: dict[Any, ref[FunctionCall]] = {}
+        self._parts: dict[tuple[str, int], list[ref[Any]]] = {}
+        self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
 
     def known(self, function: Any, rules: Rules) -> FunctionCall | None:
@@ -278,6 +279,11 @@ class Functions:
                 self._classes.keep(cls, None, _KnownClass(pack, found))
             return pack
 
+    def purge(self) -> None:
+        """Drop what was kept for functions and classes that are gone."""
+        self._known.purge()
+        self._classes.purge()
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
@@ -299,9 +305,12 @@ class Functions:
             parts = [self._part_of(table) for _, table in large]
         parts += map(self._buffer, packed.buffers)
         key = (packed.stream, *(part.number for part in parts))
-        call = self._calls.get(key)
+        known = self._calls.get(key)
+        call = known() if known is not None else None
         if call is None:
-            call = self._calls[key] = FunctionCall(self.numbers, _name_of(function), rules, packed.stream, parts)
+            self._thin_out()
+            call = FunctionCall(self.numbers, _name_of(function), rules, packed.stream, parts)
+            self._calls[key] = ref(call)
             call.stable = by_name
             call.needs = packed.needs
             call.classes = found.classes if found is not None else frozenset()
@@ -347,22 +356,34 @@ class Functions:
     def _part_of(self, table: Table) -> Part:
         if table.part is None:
             table.part = self._part("table", memoryview(pickle.dumps(table.copy(), PROTOCOL)))
-            known = self._tables.setdefault((table.kind, len(table.keys)), [])
-            known[:] = [each for each in known if each() is not None]
-            known.append(ref(table))
+            self._tables.setdefault((table.kind, len(table.keys)), []).append(ref(table))
         found: Part = table.part
         return found
 
     def _part(self, kind: str, content: memoryview) -> Part:
         """The part with that content; made if there is none."""
-        for place in count():
-            part = self._parts.get((kind, content.nbytes, place))
-            if part is None:
-                part = self._parts[kind, content.nbytes, place] = Part(self.numbers, kind, content)
+        known = self._parts.setdefault((kind, content.nbytes), [])
+        for each in known:
+            part: Part | None = each()
+            if part is not None and part.holds(content):
                 return part
-            if part.holds(content):
-                return part
-        raise AssertionError  # count() has no end
+        part = Part(self.numbers, kind, content)
+        known.append(ref(part))
+        return part
+
+    def _thin_out(self) -> None:
+        """Forget the names of what is gone."""
+        for key in [key for key, call in self._calls.items() if call() is None]:
+            del self._calls[key]
+        _drop_dead(self._parts)
+        _drop_dead(self._tables)
+
+
+def _drop_dead(table: dict[Any, list[ref[Any]]]) -> None:
+    for name, known in list(table.items()):
+        known[:] = [each for each in known if each() is not None]
+        if not known:
+            del table[name]
 
 
 def _is_stranger(function: Any) -> bool:

@@ -37,7 +37,7 @@ class Processes(Staff):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04)
-        self._functions = Functions(self.poller.wake)
+        self._functions = Functions()
 
     # functions
 
@@ -60,6 +60,8 @@ class Processes(Staff):
         return super().wait(timeout)
 
     def _tell_gone(self) -> None:
+        self.lanes.purge()
+        self._functions.purge()
         gone = self._functions.numbers.take_gone()
         if gone:
             for worker in self._workers.values():
