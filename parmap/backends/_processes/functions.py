@@ -242,8 +242,8 @@ class Functions:
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
         self._calls: dict[Any, ref[FunctionCall]] = {}
-        self._parts: dict[tuple[str, int], list[ref[Part]]] = {}
-        self._tables: dict[tuple[type, int], list[ref[Table]]] = {}
+        self._parts: dict[tuple[str, int], list[ref[Any]]] = {}
+        self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
 
     def known(self, function: Any, rules: Rules) -> FunctionCall | None:
@@ -364,7 +364,7 @@ class Functions:
         """The part with that content; made if there is none."""
         known = self._parts.setdefault((kind, content.nbytes), [])
         for each in known:
-            part = each()
+            part: Part | None = each()
             if part is not None and part.holds(content):
                 return part
         part = Part(self.numbers, kind, content)
@@ -375,12 +375,15 @@ class Functions:
         """Forget the names of what is gone."""
         for key in [key for key, call in self._calls.items() if call() is None]:
             del self._calls[key]
-        tables: dict[Any, list[ref[Any]]]
-        for tables in (self._parts, self._tables):  # type: ignore[assignment]  # of which only the lists are changed
-            for name, known in list(tables.items()):
-                known[:] = [each for each in known if each() is not None]
-                if not known:
-                    del tables[name]
+        _drop_dead(self._parts)
+        _drop_dead(self._tables)
+
+
+def _drop_dead(table: dict[Any, list[ref[Any]]]) -> None:
+    for name, known in list(table.items()):
+        known[:] = [each for each in known if each() is not None]
+        if not known:
+            del table[name]
 
 
 def _is_stranger(function: Any) -> bool:
