@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
@@ -167,11 +168,8 @@ class Job:
         chunk.start += first
 
     def left(self) -> Iterable[Any]:
-        """The items that have no outcome yet, but for those that wait for a retry."""
-        for piece in self.pending:
-            yield from piece.items
-        for chunk in self.flight:
-            yield from chunk.items
+        """The items that have no outcome as yet, but for those that wait for a retry: a `range` may be long."""
+        return chain(*[piece.items for piece in self.pending], *[chunk.items for chunk in self.flight])
 
     @property
     def decimal(self) -> tuple[Any, ...] | None:

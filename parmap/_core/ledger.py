@@ -17,7 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
-from parmap._core.schedule import Scheduler
+from parmap._core.schedule import Scheduler, jitter
 from parmap._core.workers import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
@@ -47,7 +47,7 @@ class Ledger:
 
     def __init__(self, backend: Backend, now: float) -> None:
         options = backend.options
-        self.scheduler = Scheduler(options.workers, backend.cost, _jitter)
+        self.scheduler = Scheduler(options.workers, backend.cost, jitter)
         self._backend = backend
         # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
@@ -95,14 +95,14 @@ class Ledger:
         if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
             when = self.idle_since + self._idle_timeout
             if now >= when:
-                self._fall_asleep()
+                self._fall_asleep(now)
             else:
                 times.append(when)
         return max(0.0, min(times) - now) if times else None
 
-    def _fall_asleep(self) -> None:
+    def _fall_asleep(self, now: float) -> None:
         """Stop the workers; they come back when they are needed."""
-        if self.take_back_leases():
+        if self.take_back_leases(now):
             for slot in list(self.scheduler.slots):
                 self.scheduler.remove_slot(slot)
             self._backend.close()
@@ -125,10 +125,18 @@ class Ledger:
             self._used_at = self.idle_since = now
         self._next_look = now + LOOK if now < self._used_at + _QUIET else None
 
-    def take_back_leases(self) -> bool:
+    def _take_back(self, slot: Hashable, now: float) -> bool:
+        """Take a leased worker back; false while a caller uses it, who may have been interrupted before that began."""
+        taken, state = self._backend.unlease(slot), self.scheduler.slots[slot]
+        if not taken and not state.asked_back:
+            state.asked_back = True
+            self.alert(now)
+        return taken
+
+    def take_back_leases(self, now: float) -> bool:
         """Take all leased workers back; false while callers use some."""
         for slot, state in self.scheduler.slots.items():
-            if state.state is State.LEASED and self._backend.unlease(slot):
+            if state.state is State.LEASED and self._take_back(slot, now):
                 state.move(State.IDLE)
         return not any(slot.state is State.LEASED for slot in self.scheduler.slots.values())
 
@@ -151,9 +159,10 @@ class Ledger:
             for name, slot in self.scheduler.slots.items():
                 if slot.state is State.IDLE and self._backend.lease(name):
                     slot.move(State.LEASED)
+                    slot.asked_back = False
 
     def _start_all(self, now: float) -> None:
-        while (chunk := self.scheduler.next(now, self._backend.unlease)) is not None:
+        while (chunk := self.scheduler.next(now, lambda slot: self._take_back(slot, now))) is not None:
             self._start(chunk)
 
     def _start(self, chunk: Chunk) -> None:
@@ -315,6 +324,8 @@ class Ledger:
     def lose_all(self, error: BaseException, now: float) -> None:
         """No worker can be had: all fails with *error*."""
         self.end_all(error, now)
+        for chunk in self._chunks.values():
+            self.scheduler.release(chunk)
         self._chunks.clear()
         for slot in list(self.scheduler.slots):
             self.scheduler.remove_slot(slot)
@@ -386,10 +397,3 @@ def _add_stack(failure: Failure, death: Failure) -> None:
         error.stack = getattr(told, "stack", "")
     for note in getattr(told, "__notes__", ()):
         error.add_note(note)
-
-
-def _jitter() -> float:
-    """Between one half and one and a half, so that retries of many items don't come all at once."""
-    import random
-
-    return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from itertools import count
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
@@ -57,8 +57,8 @@ class Scheduler:
 
     def ready(self, slot: Hashable) -> None:
         """A worker has started."""
-        if slot in self.slots and self.slots[slot].state is State.STARTING:
-            self.slots[slot].move(State.IDLE)
+        if slot in self.slots:
+            self.slots[slot].be_ready()
 
     def remove_slot(self, slot: Hashable) -> list[Chunk]:
         """A worker is gone; the chunks it held are returned, the running one first."""
@@ -109,9 +109,10 @@ class Scheduler:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
         if job.closed:
             return []
-        left = [*job.left(), *(item for entry in self._delayed if entry[2] is job for item in entry[4])]
+        left = chain(job.left(), *[entry[4] for entry in self._delayed if entry[2] is job])
         job.closed = True
         job.pending.clear()
+        job.dropped.clear()
         job.waiting = 0
         job.open_end = False
         self._delayed = [entry for entry in self._delayed if entry[2] is not job]
@@ -160,12 +161,21 @@ class Scheduler:
         *unlease* takes back a slot that is leased to callers; false if one of them has it.
         """
         self._wake(now)
-        if not self.has_work:
-            return None
-        slot = self._free_slot(now, unlease)
-        if slot is None:
-            return None
-        state = self.slots[slot]
+        while self.has_work:
+            slot = self._free_slot(now, unlease)
+            if slot is None:
+                return None
+            chunk, job = self._cut(self.slots[slot])
+            if chunk is not None:
+                self._assign(chunk, slot, now)
+                return chunk
+            if job is None:
+                return None
+            self._settle(job)  # all that waited in it had been taken out
+        return None
+
+    def _cut(self, state: Slot) -> tuple[Chunk | None, Job | None]:
+        """Cut a chunk from the job whose turn it is, and that may have that slot; says from which."""
         for _ in range(len(self.jobs)):
             job = self.jobs[0]
             self.jobs.rotate(-1)
@@ -175,13 +185,8 @@ class Scheduler:
             if state.flight and not short:
                 continue
             size = self._size(job, is_idle=not state.flight)
-            chunk = job.take(size if state.budget is None else min(size, state.budget))
-            if chunk is None:
-                self._settle(job)
-                return self.next(now, unlease)
-            self._assign(chunk, slot, now)
-            return chunk
-        return None
+            return job.take(size if state.budget is None else min(size, state.budget)), job
+        return None, None
 
     def _assign(self, chunk: Chunk, slot: Hashable, now: float) -> None:
         job = chunk.job
@@ -293,6 +298,8 @@ class Scheduler:
         if length > 1:
             chunk.put_back(offset, end, careful=True)
         chunk.put_back(0, offset)
+        if failure is None:
+            job.dropped.difference_update(chunk.items[offset:end])
         if length > 1 or failure is None:
             return self._record(chunk, 0, None, {}, now)
         culprit = Chunk(job, chunk.start + offset, chunk.items[offset:end])
@@ -311,6 +318,8 @@ class Scheduler:
             return []
         if job.waiting and job not in self.jobs:
             self.jobs.append(job)
+        if job.dropped:  # it was too late for some of them
+            job.dropped.difference_update(chunk.items[:done])
         final: dict[int, Failure] = {}
         missing: set[int] = set()
         for offset, failure in failures.items():
@@ -368,9 +377,16 @@ class Scheduler:
 
 
 def _holder(slot: Slot) -> Chunk | None:
-    """The first chunk of a worker that may have items behind the one that runs, and was not asked for them yet."""
+    """The first chunk of a worker with items behind the one that runs, which are wanted and were not asked for yet."""
     for place, chunk in enumerate(slot.flight):
-        asked = chunk.doomed or chunk.recalled or chunk.job.chunksize is not None
+        asked = chunk.doomed or chunk.recalled or chunk.job.closed or chunk.job.chunksize is not None
         if not asked and len(chunk.items) > (place == 0):
             return chunk
     return None
+
+
+def jitter() -> float:
+    """Between one half and one and a half, so that retries of many items don't come all at once."""
+    import random
+
+    return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

@@ -27,7 +27,7 @@ MOVES: dict[State, frozenset[State]] = {
     State.STARTING: frozenset({State.IDLE, State.BUSY, State.DOOMED}),
     State.IDLE: frozenset({State.LEASED, State.BUSY, State.DOOMED}),
     State.LEASED: frozenset({State.IDLE, State.DOOMED}),
-    State.BUSY: frozenset({State.IDLE, State.DOOMED}),
+    State.BUSY: frozenset({State.STARTING, State.IDLE, State.DOOMED}),
     State.DOOMED: frozenset(),
 }
 """From which state a worker may come into which."""
@@ -40,12 +40,14 @@ FREE = (State.STARTING, State.IDLE, State.LEASED)
 class Slot:
     """A worker as the scheduler sees it."""
 
-    __slots__ = ("budget", "flight", "state", "turn")
+    __slots__ = ("asked_back", "budget", "flight", "rest", "state", "turn")
 
     def __init__(self, budget: int | None, state: State) -> None:
         self.state = state
+        self.rest = state  # what it is without work: a chunk may come back before its worker has started
         self.flight: list[Chunk] = []
         self.turn = 0
+        self.asked_back = False  # it could not be taken back from callers
         self.budget = budget  # tasks it may still be given
 
     def move(self, state: State) -> None:
@@ -67,4 +69,10 @@ class Slot:
         """Have a chunk no longer."""
         self.flight.remove(chunk)
         if not self.flight and self.state is State.BUSY:
+            self.move(self.rest)
+
+    def be_ready(self) -> None:
+        """Have started."""
+        self.rest = State.IDLE
+        if self.state is State.STARTING:
             self.move(State.IDLE)

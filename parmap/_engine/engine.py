@@ -267,7 +267,7 @@ class Engine:
             return False
         if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
             return True
-        return self.ledger.scheduler.is_idle and self.ledger.take_back_leases()
+        return self.ledger.scheduler.is_idle and self.ledger.take_back_leases(time.monotonic())
 
     def _finish(self) -> None:
         self.closed = True

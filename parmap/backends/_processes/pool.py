@@ -81,7 +81,9 @@ class Processes(Staff):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Pickle a chunk and send it."""
-        worker = self._workers[chunk.slot]
+        worker = self._workers.get(chunk.slot)
+        if worker is None:  # dead since a moment ago, which will be told
+            return len(chunk.items)
         call: FunctionCall = chunk.job.call
         items = chunk.job.sink.load(chunk.items)
         try:

@@ -132,7 +132,9 @@ class Staff(Backend):
 
     def retire(self, slot: Hashable) -> None:
         """Ask a worker to leave; its end is told like any other."""
-        worker = self._workers[slot]
+        worker = self._workers.get(slot)
+        if worker is None:  # dead since a moment ago, which will be told
+            return
         try:
             worker.channel.post("stop")
         except ChannelClosedError:

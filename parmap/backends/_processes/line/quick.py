@@ -111,10 +111,10 @@ class QuickLine:
         self._reader = future
         deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
-        poller.register(self.sock, select.POLLIN)
-        if self._bell >= 0:
-            poller.register(self._bell, select.POLLIN)
         try:
+            poller.register(self.sock, select.POLLIN)
+            if self._bell >= 0:
+                poller.register(self._bell, select.POLLIN)
             while not future.happened:
                 left = _GLANCE if deadline is None else min(_GLANCE, deadline - time.monotonic())
                 if left <= 0:
@@ -241,6 +241,7 @@ class QuickLine:
 
     def close(self) -> None:
         """Give the descriptors back."""
+        self.has_ended = True
         self.ring()
         self.sock.close()
         bell, self._bell = self._bell, -1

@@ -1,0 +1,485 @@
+"""The whole core under any interleaving: each item has one outcome, each worker one state, and nothing is kept."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fake_workers import CALL, FakeBackend, FakeWorker, Fate, Item, Task
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from parmap._core.job import Job
+from parmap._core.ledger import Ledger
+from parmap._core.workers import State
+from parmap._travel.failure import Failure
+from parmap._work.page import NO_LIMIT
+from parmap.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from parmap._core.job import Chunk
+
+WORKERS = 3
+
+
+class Sink:
+    """Gives each item its outcome, and complains about what it must never be told."""
+
+    mode = "map"
+
+    def __init__(self, *, singles: bool = False) -> None:
+        self.fates: list[Fate] = []
+        self.singles = singles
+        self.has_ended = False
+        self.has_failed = False
+        self.gaps: set[int] = set()
+
+    def items(self, count: int) -> list[Item]:
+        """New items."""
+        new = [Fate(len(self.fates) + number) for number in range(count)]
+        self.fates += new
+        for fate in new:
+            fate.is_single = self.singles
+        return [Item(fate) for fate in new]
+
+    @staticmethod
+    def load(items: Any) -> Any:
+        """The items."""
+        return items
+
+    def started(self, items: Any) -> None:
+        """Nothing depends on it."""
+
+    def index(self, chunk: Chunk, offset: int) -> int | None:
+        """The number of an item."""
+        return None if self.singles else chunk.start + offset
+
+    def deliver(self, chunk: Chunk, done: int, _: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Settle items; a retry must come by itself."""
+        assert not self.has_ended, "an outcome after the end"
+        assert done <= len(chunk.items)
+        for offset in range(done):
+            fate = chunk.items[offset].fate
+            if not self.singles:
+                assert fate.index == chunk.start + offset, "a number and its item have come apart"
+                assert done == 1 or fate.index not in self.gaps, "a retry did not come by itself"
+            if offset in missing:
+                self.gaps.add(fate.index)
+            else:
+                fate.settle(failures.get(offset) or "ok")
+
+    def finish(self, failure: Failure | None, left: Iterable[Item]) -> None:
+        """All are settled, or left over."""
+        assert not self.has_ended, "a second end"
+        self.has_ended = True
+        self.has_failed = failure is not None
+        for item in left:
+            if not (self.singles and item.happened):
+                item.fate.settle(failure or "dropped")
+        assert all(fate.outcome for fate in self.fates if not self.singles), "an item was lost"
+
+
+class Core(RuleBasedStateMachine):
+    """Callers submit, cancel, are interrupted; workers start, run, fail, die; time passes."""
+
+    @initialize(
+        budget=st.sampled_from([None, None, 1, 5]),
+        idle_timeout=st.sampled_from([None, 0.5, 5.0]),
+        recalls=st.booleans(),
+    )
+    def begin(self, budget: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
+        self.backend = FakeBackend(WORKERS, budget, idle_timeout, recalls=recalls)
+        self.now = 100.0
+        self.ledger = Ledger(self.backend, self.now)
+        self.jobs: list[Job] = []
+        self.lane = Sink(singles=True)
+        self.lane_job: Job | None = None
+        self.lane_options: dict[str, Any] = {}
+        self.budget = budget
+
+    # the engine
+
+    def turn(self) -> None:
+        """One step of the engine, and the events that it hears."""
+        self.backend.now = self.now
+        in_vain = 0
+        while in_vain < 5:
+            self.ledger.ring(self.now)
+            self.ledger.dispatch(self.now)
+            timeout = self.ledger.timeout(self.now)
+            events = self.backend.wait(timeout)
+            for event in events:
+                self.hear(event)
+            if not events and timeout != 0.0:
+                return
+            in_vain = 0 if events else in_vain + 1
+            self.now += 1e-6  # two looks at the clock differ
+            self.backend.now = self.now
+        raise AssertionError("the engine turns without rest")
+
+    def hear(self, event: Any) -> None:
+        kind = type(event).__name__
+        if kind == "Report":
+            self.ledger.report(event, self.now)
+        elif kind == "Died":
+            self.post(self.ledger.died(event, self.now))
+        elif kind == "Ready":
+            self.ledger.ready(event.slot)
+        else:
+            self.ledger.lose_all(event.error, self.now)
+
+    def post(self, futures: list[Item]) -> None:
+        """Queue single tasks."""
+        if not futures:
+            return
+        if self.lane_job is None or self.lane_job.closed:
+            self.lane.has_ended = False
+            self.lane_job = Job(CALL, self.lane, **self.lane_options)
+            self.jobs.append(self.lane_job)
+        self.lane_job.extend(futures)
+        self.ledger.scheduler.add(self.lane_job)
+
+    # callers
+
+    @precondition(lambda self: len(self.jobs) < 6)
+    @rule(
+        size=st.integers(0, 20),
+        chunksize=st.none() | st.integers(1, 6),
+        retries=st.integers(0, 2),
+        retry_delay=st.sampled_from([0.0, 0.5]),
+        timeout=st.sampled_from([None, 0.3, 1000.0]),
+        fail_fast=st.booleans(),
+        open_end=st.booleans(),
+    )
+    def add_job(self, size: int, **options: Any) -> None:
+        job = Job(CALL, Sink(), **options)
+        self.jobs.append(job)
+        if size:
+            job.extend(job.sink.items(size))  # type: ignore[attr-defined]
+        self.ledger.scheduler.add(job)
+        self.turn()
+
+    @precondition(lambda self: any(job.open_end for job in self.jobs))
+    @rule(data=st.data(), size=st.integers(0, 10), last=st.booleans())
+    def extend(self, data: st.DataObject, size: int, *, last: bool) -> None:
+        job = data.draw(st.sampled_from([job for job in self.jobs if job.open_end]))
+        if size:
+            job.extend(job.sink.items(size))  # type: ignore[attr-defined]
+        job.open_end = not last
+        self.ledger.scheduler.add(job)
+        self.turn()
+
+    @precondition(lambda self: any(not job.closed for job in self.jobs))
+    @rule(data=st.data(), kill=st.booleans())
+    def cancel_job(self, data: st.DataObject, *, kill: bool) -> None:
+        job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
+        self.ledger.cancel(job, self.now, Failure(PoolClosedError()) if job.sink is self.lane else None, kill=kill)
+        self.turn()
+
+    @rule(count=st.integers(1, 8), retries=st.sampled_from([0, 0, 2]), timeout=st.sampled_from([None, 0.3]))
+    def submit(self, count: int, retries: int, timeout: float | None) -> None:
+        self.lane_options = {"retries": retries, "timeout": timeout, "retry_delay": 0.5}
+        self.post(self.lane.items(count))
+        self.turn()
+
+    @precondition(lambda self: any(worker.is_open and not worker.flight for worker in self.backend.workers.values()))
+    @rule(data=st.data(), interrupted=st.booleans(), seen=st.booleans(), alert=st.booleans())
+    def submit_quickly(self, data: st.DataObject, *, interrupted: bool, seen: bool, alert: bool) -> None:
+        """A caller uses a leased worker; it may have looked for one long ago, before the engine took it back."""
+        worker = self.draw_worker(data, lambda worker: worker.is_open and not worker.flight)
+        if alert:
+            self.ledger.alert(self.now)
+        (future,) = self.lane.items(1)
+        if not seen:
+            worker.is_open = self.ledger.take_back_leases(self.now) and False
+        worker.numbers += 1
+        worker.flight[worker.numbers] = Task(future)
+        if not interrupted:
+            self.go_on_with(worker, worker.numbers)
+        self.turn()
+
+    @precondition(lambda self: self.tasks("recorded"))
+    @rule(data=st.data())
+    def resume_caller(self, data: st.DataObject) -> None:
+        """A handler that came between the steps of a caller has ended."""
+        self.go_on_with(*data.draw(st.sampled_from(self.tasks("recorded"))))
+        self.turn()
+
+    def go_on_with(self, worker: FakeWorker, number: int) -> None:
+        task = worker.flight[number]
+        if not worker.is_open and task.owner in {"", "caller"}:
+            del worker.flight[number]
+            self.post([task.future])
+            return
+        self.backend.is_used = True
+        task.state = "sent"
+
+    def tasks(self, *states: str) -> list[tuple[FakeWorker, int]]:
+        workers = self.backend.workers.values()
+        return [
+            (worker, number) for worker in workers for number, task in worker.flight.items() if task.state in states
+        ]
+
+    @precondition(lambda self: any(not fate.outcome for fate in self.lane.fates))
+    @rule(data=st.data())
+    def cancel_item(self, data: st.DataObject) -> None:
+        fate = data.draw(st.sampled_from([fate for fate in self.lane.fates if not fate.outcome]))
+        item = fate.item()
+        assert item is not None, "it has no outcome, and nobody has it"
+        job = None if self.lane_job is None or self.lane_job.closed else self.lane_job
+        if self.ledger.cancel_item(job, item, self.now) and not item.happened:
+            fate.settle("cancelled")
+        del item
+        self.turn()
+
+    @rule()
+    def end_all(self) -> None:
+        """The pool is closed with what it has."""
+        self.ledger.end_all(PoolClosedError("closed"), self.now)
+        self.turn()
+
+    # workers
+
+    def draw_worker(self, data: st.DataObject, fits: Callable[[FakeWorker], object]) -> FakeWorker:
+        return data.draw(st.sampled_from([worker for worker in self.backend.workers.values() if fits(worker)]))
+
+    @rule(how=st.sampled_from(["all", "all", "one", "none", "broken"]))
+    def starts(self, how: str) -> None:
+        self.backend.starts = how
+
+    @rule(most=st.sampled_from([NO_LIMIT, NO_LIMIT, 1, 0]))
+    def fits(self, most: int) -> None:
+        self.backend.most = most
+
+    @precondition(lambda self: any(not worker.is_ready for worker in self.backend.workers.values()))
+    @rule(data=st.data())
+    def get_ready(self, data: st.DataObject) -> None:
+        self.backend.get_ready(self.draw_worker(data, lambda worker: not worker.is_ready))
+        self.turn()
+
+    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.backend.workers.values()))
+    @rule(data=st.data(), length=st.sampled_from([1, 1, 3]), steps=st.integers(1, 4), turn=st.booleans())
+    def run(self, data: st.DataObject, length: int, steps: int, *, turn: bool) -> None:
+        worker = self.draw_worker(data, lambda worker: worker.is_ready and worker.chunks)
+        self.backend.now = self.now
+        for _ in range(steps):
+            if not worker.chunks[0].step(length, self.now):
+                break
+        if turn:
+            self.turn()
+
+    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.backend.workers.values()))
+    @rule(data=st.data(), finish=st.booleans(), retry=st.booleans())
+    def report(self, data: st.DataObject, *, finish: bool, retry: bool) -> None:
+        """A chunk is done, or its time is up."""
+        worker = self.draw_worker(data, lambda worker: worker.is_ready and worker.chunks)
+        running = worker.chunks[0]
+        while finish and running.step(1, self.now):
+            pass
+        done = running.ran
+        bad = data.draw(st.sets(st.integers(0, done - 1), max_size=2)) if done else set()
+        self.backend.report(worker, done, {offset: Failure(ValueError(), retry=retry) for offset in bad})
+        self.turn()
+
+    @precondition(lambda self: self.tasks("sent", "begun"))
+    @rule(data=st.data(), answer=st.booleans())
+    def run_task(self, data: st.DataObject, *, answer: bool) -> None:
+        worker, number = data.draw(st.sampled_from(self.tasks("sent", "begun")))
+        self.run_quick(worker, number, answer=answer)
+        self.turn()
+
+    def run_quick(self, worker: FakeWorker, number: int, *, answer: bool) -> None:
+        task = worker.flight[number]
+        if task.state == "sent":
+            task.state = "begun"
+            task.future.fate.begin()
+        if answer:
+            task.state = "answered"
+
+    @precondition(lambda self: self.tasks("answered"))
+    @rule(data=st.data())
+    def read(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.tasks("answered")))[0].settle_answers()
+
+    @precondition(lambda self: self.backend.workers)
+    @rule(data=st.data(), retry=st.booleans(), turn=st.booleans())
+    def die(self, data: st.DataObject, *, retry: bool, turn: bool) -> None:
+        self.backend.die(self.draw_worker(data, lambda _: True), retry=retry)
+        if turn:
+            self.turn()
+
+    @precondition(lambda self: any(worker.is_doomed or worker.is_retired for worker in self.backend.workers.values()))
+    @rule(data=st.data(), retry=st.booleans())
+    def die_as_told(self, data: st.DataObject, *, retry: bool) -> None:
+        self.backend.die(self.draw_worker(data, lambda worker: worker.is_doomed or worker.is_retired), retry=retry)
+        self.turn()
+
+    @rule(seconds=st.sampled_from([0.001, 0.012, 0.06, 0.3, 2.0]))
+    def wait(self, seconds: float) -> None:
+        """Time passes, and the engine wakes whenever it wanted to."""
+        end = self.now + seconds
+        for _ in range(200):
+            self.turn()
+            timeout = self.ledger.timeout(self.now)
+            if timeout is None or self.now + timeout > end:
+                break
+            self.now += timeout + 1e-6
+        self.now = max(self.now, end)
+        self.turn()
+
+    # what must hold at any time
+
+    @invariant()
+    def states_fit(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        slots = self.ledger.scheduler.slots
+        assert len(slots) <= WORKERS
+        for name, slot in slots.items():
+            worker = self.backend.workers.get(name)
+            if slot.state in {State.STARTING, State.IDLE, State.LEASED}:
+                assert not slot.flight
+            elif slot.state is State.BUSY:
+                assert 1 <= len(slot.flight) <= 2
+            if worker is None:  # its death is about to be told
+                continue
+            assert not worker.is_open or slot.state in {State.LEASED, State.DOOMED}
+            assert worker.is_doomed == (slot.state is State.DOOMED)
+            if slot.state in {State.IDLE, State.LEASED}:
+                assert worker.is_ready or self.backend.events
+
+    @invariant()
+    def chunks_are_known_once(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        flights = [chunk for slot in self.ledger.scheduler.slots.values() for chunk in slot.flight]
+        assert len(flights) == len(set(flights))
+        assert set(self.ledger._chunks.values()) == set(flights)
+        assert {chunk for job in self.jobs for chunk in job.flight} == set(flights)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for job in self.jobs:
+            delayed = [entry for entry in self.ledger.scheduler._delayed if entry[2] is job]
+            assert job.waiting == sum(len(piece) for piece in job.pending)
+            assert job.delayed == len(delayed)
+            assert not (job.closed and (job.waiting or delayed))
+            assert job in self.ledger.scheduler.jobs or not job.waiting
+            assert not (job.closed and job in self.ledger.scheduler.jobs)
+
+    @invariant()
+    def each_item_is_in_one_place(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        places: dict[Fate, int] = {}
+        for item in self.items_that_wait_or_run():
+            places[item.fate] = places.get(item.fate, 0) + 1
+        for sink in [self.lane, *(job.sink for job in self.jobs if job.sink is not self.lane)]:
+            for fate in sink.fates:  # type: ignore[attr-defined]
+                assert places.get(fate, 0) <= 1, "it is in two places"
+                told = self.backend.events  # the death of its worker may be about to be told
+                assert fate.outcome or places.get(fate) or told, "it has no outcome, and is nowhere"
+
+    def items_that_wait_or_run(self) -> list[Item]:
+        found = [item for job in self.jobs for piece in job.pending for item in piece.items]
+        found += [item for entry in self.ledger.scheduler._delayed for item in entry[4]]
+        found += [item for chunk in self.ledger._chunks.values() for item in chunk.items]
+        return found + [task.future for worker in self.backend.workers.values() for task in worker.flight.values()]
+
+    @invariant()
+    def what_is_settled_is_let_go(self) -> None:
+        if not hasattr(self, "ledger") or self.backend.events:
+            return
+        if self.find_kept():
+            gc.collect()
+            assert not self.find_kept()
+
+    def find_kept(self) -> list[int]:
+        held = {id(item) for item in self.items_that_wait_or_run()}
+        # A piece is not cut, which would copy it again and again.
+        held |= {id(item) for job in self.jobs for piece in job.pending for item in piece._items}
+        fates = [fate for job in self.jobs for fate in job.sink.fates]  # type: ignore[attr-defined]
+        return [fate.index for fate in fates if fate.outcome and (item := fate.item()) and id(item) not in held]
+
+    # the end
+
+    def teardown(self) -> None:
+        """Let everything run to its end: then each item has one outcome, and the pool falls asleep."""
+        if not hasattr(self, "ledger") or sys.exception():  # of an error is told as it is
+            return
+        self.backend.starts, self.backend.most = "all", NO_LIMIT
+        for job in self.jobs:
+            if job.open_end:
+                job.open_end = False
+                self.ledger.scheduler.add(job)
+        for _ in range(500):
+            self.turn()
+            if self.ledger.scheduler.is_idle and not self.backend.leased():
+                break
+            self.let_all_go_on()
+            self.ledger.take_back_leases(self.now)  # as an engine does that ends
+            self.now += 1.0
+        assert self.ledger.scheduler.is_idle, "it never ends"
+        self.check_all()
+        assert all(fate.outcome for job in self.jobs for fate in job.sink.fates)  # type: ignore[attr-defined]
+        for _ in range(2):
+            self.let_all_go_on()
+            self.turn()
+            self.now += 10.0
+        self.turn()
+        if self.backend.options.idle_timeout is not None:
+            assert not self.ledger.scheduler.slots
+            assert not self.backend.workers
+        self.ledger.end_all(PoolClosedError(), self.now)
+        self.check_all()
+
+    def let_all_go_on(self) -> None:
+        for worker in list(self.backend.workers.values()):
+            if worker.is_doomed or worker.is_retired:
+                self.backend.die(worker, retry=False)
+                continue
+            if not worker.is_ready:
+                self.backend.get_ready(worker)
+            while worker.chunks:
+                while worker.chunks[0].step(1, self.now):
+                    pass
+                self.backend.report(worker, worker.chunks[0].ran, {})
+        for worker, number in self.tasks("sent", "begun"):
+            self.run_quick(worker, number, answer=True)
+
+    def check_all(self) -> None:
+        self.states_fit()
+        self.chunks_are_known_once()
+        self.counts_agree()
+        self.each_item_is_in_one_place()
+        self.what_is_settled_is_let_go()
+
+
+TestCore = Core.TestCase
+TestCore.settings = settings(
+    max_examples=200,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
+
+
+@pytest.mark.soak
+def test_core_for_minutes() -> None:
+    """The same, with thousands of stories."""
+    run_state_machine_as_test(Core, settings=settings(TestCore.settings, max_examples=10_000))  # type: ignore[no-untyped-call]

@@ -1,0 +1,149 @@
+"""What the core must do in some situations that are rare, or need thousands of items."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import tasks
+from fake_backend import Bench, Recorder
+from fake_workers import CALL, FakeBackend, FakeWorker, Task
+from inspection import pids_of, wait_until_leased
+from test_ledger import Sink
+
+from conftest import wait_until
+from parmap import parallel
+from parmap._core.job import Job
+from parmap._core.ledger import Ledger
+from parmap._core.workers import State
+from parmap._travel.failure import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Desk:
+    """A ledger of two workers that have started."""
+
+    def __init__(self, workers: int = 2) -> None:
+        self.now = 100.0
+        self.backend = FakeBackend(workers, None, None, recalls=True)
+        self.ledger = Ledger(self.backend, self.now)
+
+    def job(self, size: int, **options: Any) -> Job:
+        """Start a job whose items are known to be short."""
+        job = Job(CALL, Sink(), **options)
+        job.pace.seconds = 0.001
+        job.extend(job.sink.items(size))  # type: ignore[attr-defined]
+        self.ledger.scheduler.add(job)
+        self.turn()
+        for worker in self.backend.workers.values():
+            self.backend.get_ready(worker)
+        self.turn()
+        return job
+
+    def turn(self) -> None:
+        """One step of the engine."""
+        self.backend.now = self.now
+        self.ledger.ring(self.now)
+        self.ledger.dispatch(self.now)
+        for event in self.backend.wait(None):
+            if type(event).__name__ == "Report":
+                self.ledger.report(event, self.now)
+            else:
+                self.ledger.ready(event.slot)
+
+    def do(self, worker: FakeWorker) -> None:
+        """Let a worker do its first chunk."""
+        while worker.chunks[0].step(1, self.now):
+            pass
+        self.backend.report(worker, worker.chunks[0].ran, {})
+        self.turn()
+        self.turn()
+
+
+def test_many_jobs_of_cancelled_items_are_passed_over() -> None:
+    """Thousands of functions whose only task was cancelled while it waited are no trouble."""
+    bench = Bench(workers=1, slots=0)
+    for number in range(3000):
+        job = bench.job([number])
+        bench.scheduler.drop(job, number)
+    bench.scheduler.add_slot(0)
+
+    assert bench.cut() is None
+    assert bench.scheduler.is_idle
+
+
+def test_a_job_that_ends_does_not_look_at_what_is_left() -> None:
+    """What is left of a long input is told lazily: nobody may want it, and it may be a range of a billion."""
+
+    class Indifferent(Recorder):
+        def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
+            self.failure, self.first = failure, next(iter(left))
+
+    bench = Bench()
+    job = Job("call", Indifferent(), fail_fast=True)
+    job.extend(range(10**12))
+    bench.scheduler.add(job)
+    chunk = bench.cut()
+    assert chunk is not None
+    bench.finish(chunk, 1, {0: Failure(ValueError())})
+
+    assert job.sink.failure is not None  # type: ignore[attr-defined]
+    assert job.closed
+
+
+def test_the_engine_rests_while_a_closed_job_has_a_slow_item() -> None:
+    """Work that nobody wants any more, and that is not killed, is not looked at again and again."""
+    desk = Desk()
+    job = desk.job(40)
+    slow, quick = desk.backend.workers.values()
+    slow.chunks[0].step(1, desk.now)
+    while quick.chunks:
+        desk.do(quick)
+    assert len(slow.chunks[0].fates) > 1
+    desk.ledger.cancel(job, desk.now, kill=False)
+    desk.now += 10.0
+    for _ in range(3):
+        desk.turn()
+        desk.now += 1e-6
+
+    assert desk.ledger.timeout(desk.now) != 0.0
+
+
+def test_a_worker_that_cannot_be_taken_back_is_looked_after() -> None:
+    """A task whose caller was interrupted before it was sent, long after the last look, is found when work waits."""
+    desk = Desk(1)
+    job = desk.job(1)
+    (worker,) = desk.backend.workers.values()
+    desk.do(worker)
+    assert desk.ledger.scheduler.slots[worker.name].state is State.LEASED
+
+    (future,) = Sink(singles=True).items(1)
+    worker.flight[1] = Task(future)
+    later = desk.job(2)
+    for _ in range(100):
+        desk.now += 0.1
+        desk.turn()
+        if worker.flight and worker.flight[1].state == "sent":
+            worker.flight[1].state = "answered"
+        while worker.chunks:
+            desk.do(worker)
+
+    assert job.closed
+    assert later.closed
+
+
+def test_a_task_that_a_dead_worker_had_not_begun_runs_elsewhere() -> None:
+    """Its future gives the result, though the line that it was sent on is closed."""
+    f = parallel(tasks.nap, workers=1)
+    f.submit(0).result()
+    wait_until_leased(f)
+    (pid,) = pids_of(f)
+    os.kill(pid, signal.SIGSTOP)
+    future = f.submit(0.3)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pids_of(f) not in ([], [pid]))
+
+    assert future.result(timeout=20) == 0.3
