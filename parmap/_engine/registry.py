@@ -20,7 +20,7 @@ from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
-from parmap._work.threads import ShutdownError
+from parmap._work.threads import ShutdownError, undisturbed
 from parmap.backends import is_executor
 from parmap.errors import PoolClosedError
 
@@ -130,7 +130,7 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
                 _lock.release()
         return True
 
-    engine = Engine(_backend(options), on_change)
+    engine = undisturbed(lambda: Engine(_backend(options), on_change))
     if is_executor(options.backend) and type(options.backend) not in _early:
         _early.add(type(options.backend))
         _before_threads_end()

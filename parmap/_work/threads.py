@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+T = TypeVar("T")
 
 
 class ShutdownError(RuntimeError):
@@ -22,8 +26,13 @@ def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading
         RuntimeError: the system refuses one.
     """
     thread = threading.Thread(target=run, args=args, name=name, daemon=True)
+    _start(name, thread.start)
+    return thread
+
+
+def _start(name: str, start: Callable[[], object]) -> None:
     try:
-        thread.start()
+        start()
     except RuntimeError as error:
         if sys.is_finalizing() or "shutdown" in str(error):
             raise ShutdownError(*error.args) from error
@@ -32,4 +41,33 @@ def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading
             "Let some threads end, or raise the limit of threads and processes: `ulimit -u`, or that of the container"
         )
         raise RuntimeError(message) from error
-    return thread
+
+
+def undisturbed(make: Callable[[], T]) -> T:
+    """Call *make* where no signal handler runs: what it opens and starts is not lost to Ctrl-C half way.
+
+    Raises:
+        BaseException: what it raises.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return make()
+    made: list[T] = []
+    errors: list[BaseException] = []
+    done = threading.Lock()
+    done.acquire()
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            made.append(context.run(make))
+        except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
+            errors.append(error)
+        finally:
+            done.release()
+
+    # In one step: `Thread.start` waits in Python code, where an interrupt may turn into an error of its own.
+    _start("parmap-maker", lambda: _thread.start_new_thread(run, ()))
+    done.acquire()
+    if errors:
+        raise errors.pop()
+    return made[0]

@@ -1,0 +1,374 @@
+"""Interrupts one call wherever CPython could, in turn, and looks whether all is well after each.
+
+    python injection.py CASE SIGNAL HOW FOLDER
+
+CPython looks for signals when a function begins, at backward jumps and after calls: at these places, and no others, in
+all Python code that the main thread runs during the call. SIGNAL is SIGINT, which raises KeyboardInterrupt, or SIGUSR1,
+whose handler submits a task and waits for it. HOW is `every` (place), `pairs` (two places of one call, at random), or
+`some` (places at random, where each try is dear). It prints what was wrong, and exits with 1 if anything was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import faulthandler
+import functools
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import tasks_that_count
+
+import parmap
+from conftest import children
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import CodeType, FrameType
+
+PATIENCE = 15.0  # seconds for one try, the pool's answer included
+SOME = 10  # tries, where each is dear
+DEAF = {"__del__"}
+"""Functions in which Python itself ignores what is raised."""
+
+
+@functools.cache
+def places(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions before which a signal may be handled.
+
+    What is raised after a call belongs to it: to the `with` or `try` around it, even if the next instruction is behind.
+    Such places are left out, since here it would be raised by the next instruction.
+    """
+    found: set[int] = set()
+    blocks = dis.Bytecode(code).exception_entries  # type: ignore[attr-defined]
+
+    def block(offset: int) -> Any:
+        return next((entry for entry in blocks if entry.start <= offset < entry.end), None)
+
+    before: Any = None
+    for one in dis.get_instructions(code):
+        looks = before is not None and (before.opname == "RESUME" or before.opname.startswith("CALL"))
+        if looks and block(before.offset) == block(one.offset):
+            found.add(one.offset)
+        before = one
+        if one.opname.startswith("JUMP_BACKWARD") and one.opname != "JUMP_BACKWARD_NO_INTERRUPT":
+            found.add(one.argval)
+    return frozenset(found)
+
+
+def _is_deaf(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != __file__:
+        if frame.f_code.co_name in DEAF:
+            return True
+        frame = frame.f_back
+    return False
+
+
+class Injector:
+    """Sends a signal at some of the places that a call comes through, counted from 1."""
+
+    def __init__(self, signum: int, at: tuple[int, ...] = ()) -> None:
+        self.signum, self.at, self.count = signum, at, 0
+        self.where: list[str] = []
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename == __file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti in places(frame.f_code) and not _is_deaf(frame):
+            self.count += 1
+            if self.count in self.at:
+                self.where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+                if len(self.where) == len(self.at):
+                    sys.settrace(None)
+                signal.raise_signal(self.signum)
+        return self
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """What the call gives; KeyboardInterrupt as a value."""
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self)
+        try:
+            return call()
+        except KeyboardInterrupt:
+            return KeyboardInterrupt
+        finally:
+            sys.settrace(None)
+
+
+class Bench:
+    """The pools, and the calls that are interrupted."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = os.path.join(folder, "runs")
+        self.numbers = count(1)
+        self.asked: dict[int, str] = {}  # tasks, and the place where their call was interrupted
+        self.place = "nowhere"
+        self.f = self.parallel(workers=1)
+        self.executor = parmap.Executor(1)
+        self.pool = parmap.Pool(1)
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda *_: None)  # it complains of tasks that were interrupted
+        self.handled: list[int] = []
+        self.stream: Any = None
+        self.has_run = True  # a call that was not interrupted has run all its tasks
+
+    def parallel(self, **options: Any) -> Any:
+        return parmap.parallel(tasks_that_count.count, **options)
+
+    def new(self, size: int = 1) -> list[tuple[int, str]]:
+        """Arguments of tasks that were never run."""
+        numbers = [next(self.numbers) for _ in range(size)]
+        self.asked |= dict.fromkeys(numbers, self.place)
+        return [(number, self.path) for number in numbers]
+
+    def handle(self, *_: object) -> None:
+        """What a signal handler may do."""
+        (args,) = self.new()
+        self.handled.append(self.f.submit(*args).result(timeout=5) + args[0])
+
+    def works(self) -> None:
+        """See whether the pools answer."""
+        one, two, three = self.new(3)
+        assert self.f.submit(*one).result(timeout=5) == -one[0]
+        assert self.f.starmap([two, three]) == [-two[0], -three[0]]
+
+    # the calls: each gives true if all is right
+
+    def submit(self) -> bool:
+        (args,) = self.new()
+        return bool(self.f.submit(*args).result() == -args[0])
+
+    def several(self) -> bool:
+        tasks = self.new(4)
+        futures = [self.f.submit(*args) for args in tasks]
+        return [future.result() for future in futures] == [-number for number, _ in tasks]
+
+    def callback(self) -> bool:
+        (args,) = self.new()
+        future = self.f.submit(*args)
+        got = [future.result()]
+        future.add_done_callback(lambda future: got.append(future.result()))
+        return got == [-args[0]] * 2
+
+    def starmap(self) -> bool:
+        tasks = self.new(12)
+        return bool(self.f.starmap(tasks) == [-number for number, _ in tasks])
+
+    def imap(self) -> bool:
+        numbers = [number for number, _ in self.new(12)]
+        stream = self.f.partial(path=self.path).imap(numbers, buffersize=5)
+        return list(stream) == [-number for number in numbers]
+
+    def imap_unordered(self) -> bool:
+        numbers = [number for number, _ in self.new(12)]
+        stream = self.f.partial(path=self.path).imap_unordered(numbers, buffersize=5)
+        return sorted(stream) == sorted(-number for number in numbers)
+
+    def execute(self) -> bool:
+        (args,) = self.new()
+        return self.executor.submit(tasks_that_count.count, *args).result() == -args[0]
+
+    def apply(self) -> bool:
+        (args,) = self.new()
+        return bool(self.pool.apply(tasks_that_count.count, args) == -args[0])
+
+    def cancel(self) -> bool:
+        self.has_run = False
+        (args,) = self.new()
+        future = self.f.submit(*args)
+        return bool(future.cancel() or future.result() == -args[0])
+
+    def close(self) -> bool:
+        self.has_run = False
+        stream = self.f.partial(path=self.path).imap([number for number, _ in self.new(12)])
+        next(stream)
+        stream.close()
+        return True
+
+    def with_stream(self) -> bool:
+        self.has_run = False
+        with self.f.partial(path=self.path).imap([number for number, _ in self.new(12)]) as stream:
+            next(stream)
+        return True
+
+    def with_executor(self) -> bool:
+        (args,) = self.new()
+        with parmap.Executor(1) as executor:
+            return executor.submit(tasks_that_count.count, *args).result() == -args[0]
+
+    def with_pool(self) -> bool:
+        (args,) = self.new()
+        with parmap.Pool(1) as pool:
+            return bool(pool.apply(tasks_that_count.count, args) == -args[0])
+
+    def await_(self) -> bool:
+        async def main() -> bool:
+            (args,) = self.new()
+            return bool(await self.f.submit(*args) == -args[0])
+
+        try:
+            return self.loop.run_until_complete(main())
+        finally:
+            for task in asyncio.all_tasks(self.loop):
+                task.cancel()
+
+    def first_use(self) -> bool:
+        """The pool doesn't exist yet."""
+        (args,) = self.new()
+        return bool(self.parallel(workers=1, env={"FIRST": "1"}).submit(*args).result() == -args[0])
+
+    def shut_down(self) -> bool:
+        (args,) = self.new()
+        future = self.parallel(workers=1, env={"LAST": "1"}).submit(*args)
+        self.parallel(workers=1, env={"LAST": "1"}).shutdown()
+        return bool(future.result() == -args[0])
+
+
+CASES: dict[str, Callable[[Bench], bool]] = {
+    "submit": Bench.submit,
+    "several": Bench.several,
+    "callback": Bench.callback,
+    "starmap": Bench.starmap,
+    "imap": Bench.imap,
+    "imap_unordered": Bench.imap_unordered,
+    "execute": Bench.execute,
+    "apply": Bench.apply,
+    "cancel": Bench.cancel,
+    "close": Bench.close,
+    "with_stream": Bench.with_stream,
+    "await": Bench.await_,
+    "with_executor": Bench.with_executor,
+    "with_pool": Bench.with_pool,
+    "first_use": Bench.first_use,
+    "shut_down": Bench.shut_down,
+}
+DEAR = {"with_executor", "with_pool", "first_use", "shut_down"}
+"""Cases that start a pool with each try."""
+
+
+def measure(bench: Bench) -> tuple[int, int, int]:
+    """Descriptors, processes and threads of ours, where each pool has its worker."""
+    assert bench.execute()
+    assert bench.apply()
+    bench.works()
+    threads = sum(thread.name.startswith("parmap-engine") for thread in threading.enumerate())
+    return psutil.Process().num_fds(), len(children()), threads
+
+
+class Trial:
+    """One case with one signal."""
+
+    def __init__(self, bench: Bench, name: str, signum: int) -> None:
+        self.bench, self.signum = bench, signum
+        self.is_dear = name in DEAR
+        self.call = functools.partial(CASES[name], bench)
+        self.faults: list[str] = []
+
+    def count(self) -> int:
+        """How many places there are."""
+        for _ in range(3):
+            assert self.call()
+        counter = Injector(self.signum)
+        assert counter.run(self.call)
+        return counter.count
+
+    def interrupt(self, at: tuple[int, ...]) -> None:
+        """Interrupt the call at these places, and see whether all is well."""
+        bench = self.bench
+        bench.handled.clear()
+        bench.place = f"places {at}"
+        injector = Injector(self.signum, at)
+        faulthandler.dump_traceback_later(PATIENCE, exit=True)
+        fault = ""
+        try:
+            got = injector.run(self.call)
+            where = ", ".join(injector.where)
+            if self.signum == signal.SIGINT and injector.where and got is not KeyboardInterrupt:
+                fault = f"the interrupt was swallowed: {got!r}"
+            elif got not in {True, KeyboardInterrupt} or any(bench.handled):
+                fault = f"the call gave {got!r}, the handler's {bench.handled}"
+            elif self.signum != signal.SIGINT and len(bench.handled) != len(injector.where):
+                fault = "the handler was not called"
+            bench.works()
+        except Exception as error:
+            where = ", ".join(injector.where)
+            fault = fault or repr(error)
+        if fault:
+            self.faults.append(f"{where}: {fault}")
+
+    def clean(self) -> None:
+        """Stop the pools that the calls began, and the others, which are needed again."""
+        if self.is_dear:
+            parmap.shutdown()
+            self.bench.executor, self.bench.pool = parmap.Executor(1), parmap.Pool(1)
+            self.bench.works()
+
+    def check_runs(self) -> None:
+        """Each task ran once, or its call was interrupted and it never ran."""
+        found = tasks_that_count.runs(self.bench.path)
+        for number, place in self.bench.asked.items():
+            if found[number] > 1 or (not found[number] and self.signum != signal.SIGINT and self.bench.has_run):
+                self.faults.append(f"{place}: a task ran {found[number]} times")
+
+    def check_resources(self, before: tuple[int, int, int]) -> None:
+        """Nothing was lost: it may take a moment until the last worker has ended."""
+        deadline = time.monotonic() + PATIENCE / 2
+        while any(now > then for now, then in zip(measure(self.bench), before, strict=True)):
+            if time.monotonic() > deadline:
+                self.faults.append(f"descriptors, processes, threads: {before} before, {measure(self.bench)} after")
+                return
+            time.sleep(0.01)
+
+
+def choose(how: str, total: int) -> Iterator[tuple[int, ...]]:
+    """The places of each try."""
+    chance = random.Random(1)
+    if how in {"every", "all"}:
+        yield from ((at,) for at in range(1, total + 1))
+    elif how == "pairs":
+        yield from ((at, chance.randint(at + 1, 2 * total)) for at in chance.choices(range(1, total + 1), k=4 * SOME))
+    else:
+        yield from ((at,) for at in chance.sample(range(1, total + 1), min(SOME, total)))
+
+
+def main(name: str, signal_name: str, how: str, folder: str) -> int:
+    """Try one case."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    bench = Bench(folder)
+    signal.signal(signal.SIGUSR1, bench.handle)
+    trial = Trial(bench, name, signal.Signals[signal_name])
+    bench.works()
+    if name == "await":
+        DEAF.add("_remove")  # asyncio has sets of weak references
+    total = trial.count()
+    trial.clean()
+    before = measure(bench)
+    tried = 0
+    for at in choose(how, total):
+        trial.interrupt(at)
+        tried += 1
+        if len(trial.faults) > 5:
+            break
+    if trial.is_dear:
+        trial.clean()
+    trial.check_resources(before)
+    parmap.shutdown()
+    bench.loop.close()
+    trial.check_runs()
+    faulthandler.cancel_dump_traceback_later()
+    print(f"{name} {signal_name}: {tried} tries of {total} places, {len(trial.faults)} wrong", *trial.faults, sep="\n")
+    return 3 if not total else bool(trial.faults)
+
+
+if __name__ == "__main__":
+    status = main(*sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,132 @@
+"""Ctrl-C, and a signal handler that uses the pool, at every place where Python could let them in."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from injection import CASES, DEAR
+
+import parmap
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+if not hasattr(sys, "settrace") or sys.implementation.name != "cpython":
+    pytest.skip("only CPython can be interrupted at a chosen instruction", allow_module_level=True)
+
+HERE = Path(__file__).parent
+SIGNALS = ("SIGINT", "SIGUSR1")
+TRIALS = [(case, number, "some" if case in DEAR else "every") for case in CASES for number in SIGNALS]
+TRIALS += [(case, number, "pairs") for case in ("submit", "imap") for number in SIGNALS]
+AT_ONCE = 3  # most of their time they wait
+
+Trial = tuple[str, str, str]
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> None:
+    """Other trials run beside each test: each looks by itself for what it may have left."""
+
+
+def run(trial: Trial) -> tuple[int, str]:
+    """Run one trial in a process of its own; its status, and what it says."""
+    paths = [str(HERE), str(Path(parmap.__file__).parent.parent)]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, str(HERE / "injection.py"), *trial, folder],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800 if trial[2] == "all" else 170,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            check=False,
+        )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[Trial, Future[tuple[int, str]]]]:
+    """The trials that were chosen, some at a time."""
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        items = [item for item in request.session.items if item.path == request.path]
+        chosen = [item.callspec.params["trial"] for item in items if hasattr(item, "callspec")]
+        started = {trial: executor.submit(run, trial) for trial in chosen}
+        yield started
+        executor.shutdown(cancel_futures=True)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("trial", TRIALS, ids=" ".join)
+def test_interrupted_anywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]) -> None:
+    """The pool answers afterwards, no interrupt is swallowed, each task ran once or its call failed, nothing is lost."""
+    status, told = outcomes[trial].result()
+
+    if status == 3:
+        pytest.skip("this Python shows no places where it looks for signals")
+    assert status == 0, told
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("trial", [(case, number, "all") for case in sorted(DEAR) for number in SIGNALS], ids=" ".join)
+def test_interrupted_anywhere_as_pools_come_and_go(
+    trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]
+) -> None:
+    """The same at each place of the calls that start a pool or end one."""
+    status, told = outcomes[trial].result()
+
+    assert status == 0, told
+
+
+LOOP = """
+import signal, sys
+from parmap import parallel
+
+f = parallel(abs, workers=1)
+f.submit(1).result()
+print("ready", flush=True)
+try:
+    while True:
+        f.submit(-3).result()
+except KeyboardInterrupt:
+    pass
+assert f.submit(-7).result(timeout=10) == 7 and f.map([-1, -2]) == [1, 2]
+print("works", flush=True)
+"""
+
+
+def _press_at_random(script: Script, times: int) -> None:
+    chance = random.Random(times)
+    for _ in range(times):
+        process = script.start(LOOP)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(chance.uniform(0.0, 0.03))  # the moment doesn't matter: any will do
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.wait()
+        assert (process.returncode, stdout, stderr) == (0, "works\n", "")
+
+
+def test_a_loop_of_single_tasks_is_interrupted(script: Script) -> None:
+    """After a Ctrl-C at a random moment the program goes on with its pool, and ends."""
+    _press_at_random(script, 5)
+
+
+@pytest.mark.soak
+def test_a_loop_of_single_tasks_is_interrupted_300_times(script: Script) -> None:
+    """Not one of 300 programs is stuck."""
+    _press_at_random(script, 300)
