@@ -1,0 +1,40 @@
+"""What tests of retention hand around: things that can be watched, and functions that capture one."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+
+class Thing:
+    """An argument, a result, or what a function captures."""
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+
+class UnluckyError(Exception):
+    """The error of a task; it holds a thing, as well."""
+
+    def __init__(self, thing: Thing) -> None:
+        super().__init__(thing)
+
+
+def turn(thing: Thing) -> Thing:
+    """A task whose argument and result are things; a negative one fails."""
+    if thing.number < 0:
+        raise UnluckyError(thing)
+    return Thing(-thing.number)
+
+
+def capture(watched: list[weakref.ref[Any]]) -> Any:
+    """A function that travels by value, with a thing that it captures; both are watched."""
+    captured = Thing(1)
+
+    def turn_by(thing: Thing) -> Thing:
+        if thing.number < 0:
+            raise UnluckyError(thing)
+        return Thing(-captured.number * thing.number)
+
+    watched += [weakref.ref(captured), weakref.ref(turn_by)]
+    return turn_by

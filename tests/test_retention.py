@@ -1,0 +1,158 @@
+"""Nothing is kept: once a call has ended and the caller has let go, what took part in it is gone."""
+
+from __future__ import annotations
+
+import gc
+import os
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tasks_that_hold import Thing, UnluckyError, capture, turn
+
+import parmap
+from conftest import wait_until
+from parmap import parallel
+
+Watched = list[weakref.ref[Any]]
+
+BACKENDS = ("processes", "threads", "serial")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "timeout": {"timeout": 500.0},
+    "retries": {"retries": 2},
+    "error": {},
+    "early": {},
+}
+
+
+def modes(backend: str) -> list[str]:
+    """How calls may go."""
+    return [mode for mode in OPTIONS if mode != "timeout" or backend == "processes"]  # others can't stop a task
+
+
+def things(mode: str, watched: Watched) -> list[Thing]:
+    """Arguments; in some modes the last but one fails."""
+    found = [Thing(number) for number in range(8)]
+    if mode in {"error", "retries"}:
+        found[-2].number = -1
+    watched += map(weakref.ref, found)
+    return found
+
+
+def early(stream: Any) -> list[Thing]:
+    """The first result of a stream that is closed then."""
+    with stream:
+        return [next(stream)]
+
+
+def given_up(futures: list[Any]) -> list[Thing]:
+    """What was there before the rest was cancelled."""
+    return [future.result() for future in futures if not future.cancel()]
+
+
+def broken(items: list[Thing]) -> Iterator[Thing]:
+    """An input that ends with an error."""
+    yield from items[:4]
+    raise UnluckyError(items[4])
+
+
+def of_function(name: str, function: Callable[..., Any], options: dict[str, Any], mode: str, items: list[Thing]) -> Any:
+    """What a method of a parallel function gives."""
+    f = parallel(function, **options)
+    stops = mode == "early"
+    if name == "map":
+        return f.map(broken(items) if stops else items)
+    if name == "starmap":
+        return f.starmap(((item,) for item in broken(items)) if stops else [(item,) for item in items])
+    if name in {"imap", "imap_unordered"}:
+        stream = getattr(f, name)(items)
+        return early(stream) if stops else list(stream)
+    if name == "map_async":
+        future = f.map_async(items)
+        return [result for results in given_up([future]) for result in results] if stops else future.result()
+    futures = [f.submit(item) for item in items]
+    return given_up(futures) if stops else [future.result() for future in futures]
+
+
+def of_executor(name: str, function: Callable[..., Any], options: dict[str, Any], mode: str, items: list[Thing]) -> Any:
+    """What a method of an executor gives."""
+    with parmap.Executor(options.pop("workers"), **options) as executor:
+        if name == "map":
+            results = executor.map(function, items)
+            return next(results) if mode == "early" else list(results)
+        futures = [executor.submit(function, item) for item in items]
+        return given_up(futures) if mode == "early" else [future.result() for future in futures]
+
+
+def of_pool(name: str, function: Callable[..., Any], options: dict[str, Any], mode: str, items: list[Thing]) -> Any:
+    """What a method of a pool gives."""
+    with parmap.Pool(options.pop("workers"), **options) as pool:
+        if name == "apply":
+            return [pool.apply(function, (item,)) for item in items]
+        if name == "map":
+            return pool.map(function, broken(items) if mode == "early" else items)
+        results = pool.imap(function, items)
+        return next(results) if mode == "early" else list(results)
+
+
+CALLS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(["map", "starmap", "imap", "imap_unordered", "map_async", "submit"], of_function),
+    **dict.fromkeys(["Executor.map", "Executor.submit"], of_executor),
+    **dict.fromkeys(["Pool.apply", "Pool.map", "Pool.imap"], of_pool),
+}
+
+
+def use(call: str, function: Callable[..., Any], backend: str, mode: str) -> Watched:
+    """Make a call, and let go of all; returns what was watched."""
+    watched: Watched = []
+    items = things(mode, watched)
+    options = {"workers": 2, "backend": backend, **OPTIONS[mode]}
+    try:
+        results = CALLS[call](call.rpartition(".")[2], function, options, mode, items)
+    except UnluckyError as error:
+        watched.append(weakref.ref(error))
+    else:
+        assert mode not in {"error", "retries"}
+        watched += map(weakref.ref, results if isinstance(results, list) else [results])
+    return watched
+
+
+def alive(watched: Watched) -> list[Any]:
+    """What is still there, though garbage was collected."""
+    if any(ref() is not None for ref in watched):
+        gc.collect()
+    return [ref() for ref in watched if ref() is not None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_arguments_and_results_are_let_go(call: str, backend: str) -> None:
+    """No argument, result or error of a call is alive after it, however it ended."""
+    for mode in modes(backend):
+        watched = use(call, turn, backend, mode)
+        assert len(watched) >= 8
+        wait_until(lambda mode=mode, watched=watched: not alive(watched))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("call", CALLS)
+def test_functions_are_let_go(call: str, backend: str) -> None:
+    """No function that travels by value, nor what it captures, is alive after its call."""
+    for mode in modes(backend):
+        watched: Watched = []
+        watched += use(call, capture(watched), backend, mode)
+        wait_until(lambda mode=mode, watched=watched: not alive(watched))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("call", ["map", "imap", "submit", "map_async"])
+def test_descriptors_are_given_back(call: str) -> None:
+    """Calls that succeed, fail or are cancelled leave no descriptor behind, though their pool goes on."""
+    for mode in OPTIONS:
+        use(call, turn, "processes", mode)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        for mode in OPTIONS:
+            use(call, turn, "processes", mode)
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
