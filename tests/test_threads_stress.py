@@ -1,0 +1,160 @@
+"""Eight threads use one pool in every way at once: nothing may be right only because one of them runs at a time."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks
+
+from conftest import wait_until
+from parmap import Executor, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+THREADS = 8
+
+
+class Crowd:
+    """Threads that share one pool; `wrong` says what any of them saw that can't be."""
+
+    def __init__(self, backend: str) -> None:
+        self.f = parallel(tasks.identity, workers=2, backend=backend)
+        self.executor = Executor(2, backend=backend)
+        self.wrong: list[str] = []
+        self.called: list[int] = []  # callbacks, by the number of their task; `append` is one step
+        self.due: list[int] = []
+        self._shared: list[Any] = []  # futures that all threads may wait for, or cancel
+        self._numbers = threading.local()
+
+    def new(self, size: int) -> range:
+        """Numbers that no other task has."""
+        first: int = self._numbers.next
+        self._numbers.next += size
+        return range(first, first + size)
+
+    def submit(self, _: random.Random) -> None:
+        """One task, waited for."""
+        (number,) = self.new(1)
+        assert self.f.submit(number).result(timeout=60) == number
+
+    def map(self, chance: random.Random) -> None:
+        """A batch."""
+        numbers = self.new(chance.choice([1, 20, 300]))
+        assert self.f.map(numbers) == list(numbers)
+
+    def stream(self, chance: random.Random) -> None:
+        """A stream, read to its end or closed early."""
+        numbers = self.new(50)
+        with self.f.imap(numbers) as stream:
+            wanted = chance.choice([1, 50])
+            assert [value for value, _ in zip(stream, range(wanted), strict=False)] == list(numbers[:wanted])
+
+    def as_completed(self, _: random.Random) -> None:
+        """Many tasks, taken as they end: each once."""
+        numbers = self.new(30)
+        futures = {self.executor.submit(tasks.identity, number): number for number in numbers}
+        seen = list(concurrent.futures.as_completed(futures, timeout=60))
+        assert Counter(future.result() for future in seen) == Counter(numbers)
+
+    def wait(self, _: random.Random) -> None:
+        """Many tasks, waited for together."""
+        futures = [self.f.submit(number) for number in self.new(20)]
+        done, left = concurrent.futures.wait(futures, timeout=60)
+        assert (len(done), len(left)) == (20, 0)
+
+    def cancel(self, _: random.Random) -> None:
+        """Tasks that are dropped, each at once or too late."""
+        for future, number in [(self.f.submit(number), number) for number in self.new(5)]:
+            if future.cancel():
+                assert future.cancelled()
+            else:
+                assert future.result(timeout=60) == number
+
+    def call_back(self, _: random.Random) -> None:
+        """Callbacks run once, before their future ends or after."""
+        for number in self.new(10):
+            self.due.append(number)
+            self.f.submit(number).add_done_callback(lambda future: self.called.append(future.result()))
+
+    def share(self, chance: random.Random) -> None:
+        """A future that several threads wait for, look at and cancel at once."""
+        (number,) = self.new(1)
+        self._shared.append((self.f.submit(number), number))
+        future, number = chance.choice(self._shared[-4:])
+        future.done()
+        if chance.random() < 0.3:
+            future.cancel()
+        try:
+            assert future.result(timeout=60) == number
+        except concurrent.futures.CancelledError:
+            assert future.cancelled()
+
+    def live(self, name: int, until: Callable[[int], bool]) -> None:
+        """What one thread does."""
+        chance = random.Random(name)
+        self._numbers.next = name * 100_000_000
+        ways = [
+            self.submit,
+            self.map,
+            self.stream,
+            self.as_completed,
+            self.wait,
+            self.cancel,
+            self.call_back,
+            self.share,
+        ]
+        done = 0
+        while not until(done) and not self.wrong:
+            way = ways[done % len(ways)] if done < len(ways) else chance.choice(ways)
+            try:
+                way(chance)
+            except BaseException as error:
+                self.wrong.append(f"{way.__name__}: {error!r}")
+            done += 1
+
+    def run(self, until: Callable[[int], bool]) -> None:
+        """Let all threads live, and see that all was right."""
+        threads = [threading.Thread(target=self.live, args=(name, until), daemon=True) for name in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(1000)
+        assert self.wrong == []
+        assert not any(thread.is_alive() for thread in threads)
+        wait_until(lambda: len(self.called) >= len(self.due))
+        assert Counter(self.called) == Counter(self.due)
+        self.executor.shutdown()
+
+
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Let threads take turns as often as can be."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_eight_threads(backend: str) -> None:
+    """Each result is right, each future ends once, and each callback runs once."""
+    Crowd(backend).run(lambda done: done >= 60)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_eight_threads_for_minutes(backend: str) -> None:
+    """The same, long enough to meet what is rare."""
+    end = time.monotonic() + 120
+    Crowd(backend).run(lambda _: time.monotonic() > end)
