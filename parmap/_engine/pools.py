@@ -123,8 +123,8 @@ def _begin(
     """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     engine = engine or engine_of(options, batch)
-    known = type(iterables[0]) in {list, tuple, range}
-    engine.expect(function, len(iterables[0]) if known else engine.workers)  # type: ignore[arg-type]
+    first: Any = next(iter(iterables), ())
+    engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
         source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]

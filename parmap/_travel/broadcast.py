@@ -135,7 +135,7 @@ def _read(token: bytes, pid: int, fd: int) -> Any:
     except (OSError, ValueError) as error:
         raise SerializationError(f"a broadcast value can't be found here: {error}") from error
     view = memoryview(memory)
-    if view[:_HEAD] != token:  # the descriptor means another file by now
+    if bytes(view[:_HEAD]) != token:  # the descriptor means another file by now
         raise SerializationError("a broadcast value is gone: the program dropped it before a worker had seen it")
     position = _HEAD + 8
     end = position + int.from_bytes(view[_HEAD:position], "little")

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 _numbers = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
@@ -32,7 +32,7 @@ def made(told: tuple[Any, ...]) -> Any:
 
 
 @contextmanager
-def arithmetic(told: tuple[Any, ...] | None) -> Iterator[None]:
+def arithmetic(told: tuple[Any, ...] | None) -> Generator[None]:
     """Let the decimal arithmetic of this thread be the caller's; what tasks change of it ends with them."""
     if told is None:  # the caller has none
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from typing import TypeAlias
 
     Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
@@ -134,7 +134,7 @@ _fillings: list[Filling] | None = None  # those of what is loaded just now, if s
 
 
 @contextmanager
-def fillings() -> Iterator[list[Filling]]:
+def fillings() -> Generator[list[Filling]]:
     """Note what classes are given by what is loaded meanwhile."""
     global _fillings  # noqa: PLW0603 - picklers call our functions without a word of who asks
     before, _fillings = _fillings, []

@@ -265,7 +265,7 @@ def encode(number: int, key: int, future: Future[Any]) -> bytes | None:
         if args.buffers or args.vocabulary is not None:
             return None
         args = args.stream
-    elif not all(map(is_small, args)):  # before they are copied for it
+    elif args is None or not all(map(is_small, args)):  # it has just ended; or before they are copied for it
         return None
     message = marshal.dumps((number, key, future.lane.mode, args), 2)
     return message if len(message) <= MOST else None
