@@ -139,12 +139,15 @@ def wait():
 def tell(future):
     print(f"callback: {type(future.exception()).__name__}", flush=True)
 
-threading.Thread(target=wait, daemon=True).start()
+threads.append(threading.Thread(target=wait, daemon=True))
+threads[0].start()
 for _ in range(3):
     f.submit(3600).add_done_callback(tell)
 """
+    # Registered first, run last: a daemon thread that was told has the time to say so before the interpreter ends.
+    last = "import atexit\nthreads = []\natexit.register(lambda: [thread.join(20) for thread in threads])\n"
 
-    done = script.run(PROGRAM.format(options=options, work=work, end="raise RuntimeError('mine')"))
+    done = script.run(last + PROGRAM.format(options=options, work=work, end="raise RuntimeError('mine')"))
 
     check_failed(done, "RuntimeError: mine")
     assert done.stdout.count("callback: PoolClosedError") == 3
