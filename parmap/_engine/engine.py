@@ -52,7 +52,7 @@ class Engine:
         self._is_driven = False  # by a thread that waits
         self._asleep = False
         self._closing = False
-        self._dropped = False  # what runs is waited for no more
+        self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
         backend.post = self.post
         self._thread: threading.Thread | None = None
@@ -112,7 +112,12 @@ class Engine:
 
     def add(self, job: Job) -> None:
         """Start a job."""
-        self.post(lambda: self.ledger.scheduler.add(job))
+        self.post(lambda: self._add(job))
+
+    def _add(self, job: Job) -> None:
+        self.ledger.scheduler.add(job)
+        if self._dropped is not None:  # whoever called was on the way when everything was dropped
+            self.ledger.cancel(job, time.monotonic(), Failure(self._dropped))
 
     def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
         """Give a job more items; *last*: no more will come.
@@ -126,7 +131,7 @@ class Engine:
                 if len(items) > known:
                     job.extend(items[known:] if known else items)
                 job.open_end = job.open_end and not last
-                self.ledger.scheduler.add(job)
+                self._add(job)
 
         self.post(note)
 
@@ -214,8 +219,8 @@ class Engine:
             if hurry:
                 self.ledger.scheduler.hurry()
             if cancel:
-                self._dropped = True
-                self.ledger.end_all(told or PoolClosedError("the pool was shut down"), time.monotonic())
+                self._dropped = told or PoolClosedError("the pool was shut down")
+                self.ledger.end_all(self._dropped, time.monotonic())
             for job in list(self.ledger.scheduler.jobs):
                 if job.open_end:  # nobody will read on
                     self.ledger.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
@@ -356,7 +361,7 @@ class Engine:
             if job is None or job.closed:
                 job = lane.job = lane.make_job()
             job.extend(waiting)
-            self.ledger.scheduler.add(job)
+            self._add(job)
 
 
 def _refuse(_: Any) -> None:
