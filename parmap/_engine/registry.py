@@ -130,7 +130,11 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
                 _lock.release()
         return True
 
-    engine = undisturbed(lambda: Engine(_backend(options), on_change))
+    def make() -> Engine:
+        return Engine(_backend(options), on_change)
+
+    # What a cluster's library starts may be tied to the thread that started it, which must go on to live.
+    engine = undisturbed(make) if options.backend in ("processes", "threads") else make()
     if is_executor(options.backend) and type(options.backend) not in _early:
         _early.add(type(options.backend))
         _before_threads_end()
