@@ -185,7 +185,7 @@ class Ledger:
             return
         offset, _, seconds = place
         if seconds < timeout:
-            self._at_for(chunk, now + timeout - seconds, self._check_time)
+            self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
             return
         error = TaskTimeoutError(
             f"took longer than timeout={timeout:g} seconds", item=chunk.job.sink.index(chunk, offset), timeout=timeout
