@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 15.0  # seconds for one try, the pool's answer included
 SOME = 10  # tries, where each is dear
-DEAF = {"__del__"}
-"""Functions in which Python itself ignores what is raised."""
+DEAF = {"__del__", "_remove"}
+"""Functions in which Python itself ignores what is raised; the second is a callback of its weak sets, of threads say."""
 
 
 @functools.cache

@@ -42,8 +42,8 @@ def submit(
     engine: Engine | None = None,
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
-    context = current()
-    lane = _lane(function, options, context, keywords=bool(kwargs), engine=engine or engine_of(options))
+    chosen = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
+    lane = _lane(function, options, current(), keywords=bool(kwargs), engine=chosen)
     driver: Engine = lane.engine
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
