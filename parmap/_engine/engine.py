@@ -54,7 +54,8 @@ class Engine:
         self._closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
-        backend.post = self.post
+        if backend.threaded:  # else nobody has notes for it, and it goes at once with the call that it was made for
+            backend.post = self.post
         self._thread: threading.Thread | None = None
         if backend.threaded:
             told(self)
