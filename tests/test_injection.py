@@ -94,8 +94,8 @@ from parmap import parallel
 
 f = parallel(abs, workers=1)
 f.submit(1).result()
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         f.submit(-3).result()
 except KeyboardInterrupt:
