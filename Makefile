@@ -14,8 +14,8 @@ SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 READY_RUN := $(VENV)/.ready-run
 READY_DEV := $(VENV)/.ready-dev
 
-# Tests wait for much, so there is one process more than cores. A file stays in one: pages are programs, in order.
-JOBS   := $(shell echo $$(($$(getconf _NPROCESSORS_ONLN) + 1)))
+# As many processes as cores: with more, tests of deadlines meet a busy machine. A file stays in one: pages are programs.
+JOBS   := $(shell getconf _NPROCESSORS_ONLN)
 PYTEST := python -m pytest -n $(JOBS) --dist loadfile
 
 # Ways of travelling that no test may notice, and the tests that are run in each. How a worker was started changes
