@@ -16,7 +16,8 @@ READY_DEV := $(VENV)/.ready-dev
 
 # As many processes as cores: with more, tests of deadlines meet a busy machine. A file stays in one: pages are programs.
 JOBS   := $(shell getconf _NPROCESSORS_ONLN)
-PYTEST := python -m pytest -n $(JOBS) --dist loadfile
+# A process that crashes ends the run: the others would wait for its tests for ever.
+PYTEST := python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 
 # Ways of travelling that no test may notice, and the tests that are run in each. How a worker was started changes
 # nothing about them, so a few tests do it in one way.
