@@ -88,7 +88,6 @@ class Leases:
     def hear(self, quick: QuickLine) -> None:
         """Settle what was answered on a line."""
         quick.drain()
-        quick.ring()
         if not quick.flight or quick.has_ended:
             self._stop_listening_to(quick)
 

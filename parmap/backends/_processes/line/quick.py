@@ -201,6 +201,7 @@ class QuickLine:
                 break
             self._inbox.append(answer)
         self._settle_all()
+        self.ring()  # the answer that somebody sleeps for may have been among them
 
     def finish(self, number: int, end: End) -> None:
         """A task has ended in another way than by an answer on this line."""
