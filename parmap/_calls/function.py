@@ -99,7 +99,10 @@ class ParallelFunction(Batches[P, R_co]):
             >>> parallel(pow, workers=2).submit(2, 5).result()
             32
         """
-        future: Future[R_co] = engine().submit(self.__wrapped__, args, kwargs, self._settings.resolve())
+        pools = engine()
+        context = pools.current()
+        options = self._settings.resolve(context)
+        future: Future[R_co] = pools.submit(self.__wrapped__, args, kwargs, options, context=context)
         return future
 
     # --- variants ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
+    from parmap._work.surroundings import Context
+
 __all__ = ["BatchOptions", "Options", "OptionsDict", "Override", "Settings", "cpu_count", "override", "resolve"]
 
 StartMethod = Literal["forkserver", "spawn"]
@@ -309,7 +311,7 @@ class Settings:
     def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
         self.decorated = decorated
         self.chosen = chosen or {}
-        self._cache: tuple[object, object, bool, Options] | None = None
+        self._cache: tuple[object, bool, Context | None, object, Options] | None = None
         self._owner = object()
         check_together({**self.decorated, **self.chosen})
 
@@ -325,19 +327,21 @@ class Settings:
         """Return the options as they are written in a call."""
         return describe({**self.decorated, **self.chosen})
 
-    def resolve(self) -> Options:
+    def resolve(self, context: Context | None = None) -> Options:
         """Return the options that hold now.
 
-        This is on the way of each ``submit``: as long as neither environment nor context changed, the same object
-        comes back.
+        This is on the way of each ``submit``: as long as neither the environment nor what ``override`` says changed,
+        the same object comes back. *context* holds now: the environment need not be looked at again if it did before.
         """
-        variables = snapshot()
-        overrides = _overrides.get()
+        overrides, in_worker = _overrides.get(), _place.in_worker
         cache = self._cache
-        if cache is not None and cache[0] is overrides and cache[1] == variables and cache[2] is _place.in_worker:
-            return cache[3]
-        options = self._merge(overrides or {})
-        self._cache = (overrides, variables, _place.in_worker, options)
+        if cache is not None and not (cache[0] is overrides and cache[1] is in_worker):
+            cache = None
+        if cache is not None and context is not None and cache[2] is context:
+            return cache[4]
+        variables = snapshot()
+        options = cache[4] if cache is not None and cache[3] == variables else self._merge(overrides or {})
+        self._cache = (overrides, in_worker, context, variables, options)
         return options
 
     def _merge(self, overrides: dict[str, Any]) -> Options:

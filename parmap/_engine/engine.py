@@ -46,11 +46,14 @@ class Engine:
         self.pid = os.getpid()
         self.closed = False
         self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
+        self.latest: Lane | None = None  # of the last submit, if its function can't change unseen: found in no time
         self._told = told
         self._inbox: deque[Any] = deque()
         self.ledger = Ledger(backend, time.monotonic())
         self._is_driven = False  # by a thread that waits
         self._asleep = False
+        self._sleeps = 0  # how often its thread went to sleep
+        self._woken = 0  # the sleep from which it was woken last
         self._closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
@@ -73,8 +76,11 @@ class Engine:
         if self.closed:
             self._refuse(note)
         # Without the GIL a reader may see its flag and our note in either order: then wake always, which is safe.
-        elif self._asleep or not HAS_GIL:
+        elif not HAS_GIL:
             self.backend.wake()
+        elif self._asleep and self._woken != (sleep := self._sleeps):
+            self.backend.wake()
+            self._woken = sleep  # only now: whoever is interrupted before wakes it twice, not never
 
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker; false: post it."""
@@ -315,6 +321,7 @@ class Engine:
             timeout = limit if timeout is None else min(timeout, limit)
         if not (tell_late() and self._rest()):
             timeout = _SOON if timeout is None else min(timeout, _SOON)
+        self._sleeps += 1
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._core.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from parmap._core.job import Chunk
     from parmap._results.futures import Future
@@ -19,6 +19,8 @@ class Lane:
     """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
 
     mode = "star"
+    function: Callable[[], object] = staticmethod(lambda: None)
+    """Returns the function, as long as the program has it, if it is one that can't change unseen."""
 
     def __init__(self, engine: Any, call: Any, options: Any, name: str, context: Context, *, keywords: bool) -> None:
         self.engine = engine

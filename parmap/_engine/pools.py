@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -39,12 +40,21 @@ def submit(
     kwargs: dict[str, Any],
     options: Options,
     *,
+    context: Context | None = None,
     engine: Engine | None = None,
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
-    chosen = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
-    lane = _lane(function, options, current(), keywords=bool(kwargs), engine=chosen)
-    driver: Engine = lane.engine
+    driver = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
+    context = context or current()
+    lane = driver.latest
+    if (
+        lane is None
+        or lane.function() is not function
+        or lane.context is not context
+        or lane.options is not options
+        or kwargs
+    ):
+        lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
     if driver.backend.packs and not are_atoms(item):
@@ -99,6 +109,8 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
     if engine.backend.threaded:
         lanes.keep(function, key, ref(lane) if call.holds else lane)
+        if call.stable and not call.holds and not keywords and type(function) is FunctionType:
+            lane.function, engine.latest = ref(function), lane
     return lane
 
 

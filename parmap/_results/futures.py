@@ -110,9 +110,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             concurrent.futures.CancelledError: the task was cancelled.
             BaseException: what the task raised.
         """
-        if self._end is None:
-            self._wait(timeout)
-        failure = self._outcome()
+        end = self._end or self._wait(timeout)
+        failure = self._outcome(end)
         if failure is not None:
             try:
                 raise failure
@@ -128,23 +127,20 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             TimeoutError: it has not ended yet.
             concurrent.futures.CancelledError: the task was cancelled.
         """
-        if self._end is None:
-            self._wait(timeout)
-        return self._outcome()
+        return self._outcome(self._end or self._wait(timeout))
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> End:
         line = self.line
-        if line is not None and line.read_for(self, timeout):
-            return
-        if not self.lane.engine.wait(self, timeout):
+        if not (line is not None and line.read_for(self, timeout)) and not self.lane.engine.wait(self, timeout):
             raise TimeoutError
+        end = self._end
+        assert end is not None  # noqa: S101 - it was waited for
+        return end
 
-    def _outcome(self) -> BaseException | None:
+    def _outcome(self, end: End) -> BaseException | None:
         """Decode the value, once; return the error if there is one instead."""
         if relay.waiting:  # what was printed before comes first
             relay.drain()
-        end = self._end
-        assert end is not None  # noqa: S101 - asked for only when it has ended
         if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if end.failure is not None:
@@ -349,12 +345,12 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     @property
     def _result(self) -> Any:  # type: ignore[override]
         end = self._end
-        return self.__dict__["_value"] if end is not None and end.failure is None and self._outcome() is None else None
+        return self.__dict__["_value"] if end is not None and end.failure is None and self._outcome(end) is None else None
 
     @property
     def _exception(self) -> BaseException | None:  # type: ignore[override]
         end = self._end
-        return None if end is None or end.state != FINISHED else self._outcome()
+        return None if end is None or end.state != FINISHED else self._outcome(end)
 
 
 def tell_late() -> bool:

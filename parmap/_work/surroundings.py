@@ -40,6 +40,7 @@ class Context:
         self.levels = _levels()
         self.authkey = _authkey()
         self.recursion, self.digits = _recursion(), _digits()
+        self._plain = (self.recursion, self.digits, self.path, self.argv, self.filters, self.levels)
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
@@ -59,15 +60,18 @@ class Context:
         """Whether all is still as it was. Asked for each task of `submit`: it must take little time."""
         process, decimal = _modules.get("multiprocessing.process"), _modules.get("decimal")
         return (
-            self.recursion == _recursion()
-            and self.digits == _digits()
-            and self.path == sys.path
-            and self.argv == sys.argv
-            and self.filters == warnings.filters
-            and self.levels == logging.root._cache.get(_LEVELS)  # type: ignore[attr-defined]  # noqa: SLF001
+            self._plain
+            == (
+                _recursion(),
+                _digits(),
+                sys.path,
+                sys.argv,
+                warnings.filters,
+                logging.root._cache.get(_LEVELS),  # type: ignore[attr-defined]  # noqa: SLF001
+            )
+            and self.environ == getattr(os.environ, "_data", os.environ)
             and (process is None or self.authkey == _authkey())
             and (decimal is None or self.decimal == traits(decimal.getcontext()))
-            and self.environ == getattr(os.environ, "_data", os.environ)
             and self.cwd == _cwd()
         )
 
