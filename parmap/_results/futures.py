@@ -345,7 +345,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     @property
     def _result(self) -> Any:  # type: ignore[override]
         end = self._end
-        return self.__dict__["_value"] if end is not None and end.failure is None and self._outcome(end) is None else None
+        has_value = end is not None and end.failure is None and self._outcome(end) is None
+        return self.__dict__["_value"] if has_value else None
 
     @property
     def _exception(self) -> BaseException | None:  # type: ignore[override]
