@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from conftest import Script
+
 
 class Asker:
     """A result that does something when it is loaded, where it is told what."""
@@ -506,3 +508,32 @@ def test_an_interrupt_in_a_callback_that_runs_at_once_is_the_caller_s(backend: d
 
     with pytest.raises(KeyboardInterrupt):
         future.add_done_callback(interrupted)
+
+
+def test_garbage_that_looks_at_a_future(script: Script) -> None:
+    """A future may be looked at from a `__del__` in the midst of another look, as from another thread."""
+    done = script.run("""
+        import gc, types, parmap
+
+        class Looks:
+            def __init__(self, look):
+                self.me, self.look = self, look
+
+            def __del__(self):
+                self.look()
+
+        for _ in range(100):
+            gc.disable()
+            full = None
+            gc.collect()
+            future = parmap.Future(types.SimpleNamespace(line=None), ())
+            Looks(future.done)
+            full = [{} for _ in range(200)]  # the next dict needs new memory, for which garbage is collected
+            gc.set_threshold(1)
+            gc.enable()
+            future.done()
+            gc.set_threshold(700)
+        gc.collect()
+        """)
+
+    assert done.returncode == 0, done.stderr

@@ -86,6 +86,7 @@ class Batch(Watched):
 
     def __init__(self, mode: str, *, fails_late: bool = False) -> None:
         """*fails_late*: the first of the items that failed fails the batch, when all others have run."""
+        self.__dict__  # noqa: B018 - see Watched
         self.mode = mode
         self.fails_late = fails_late
         self._first = sys.maxsize  # number of the first item that failed

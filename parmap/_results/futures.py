@@ -73,6 +73,7 @@ class _Shown:
     __slots__ = ("__dict__", "shown")
 
     def __init__(self) -> None:
+        self.__dict__  # noqa: B018 - see Watched
         self.shown: str | None = None
 
 
@@ -97,6 +98,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     """How its error is told: what stands in for a class of the standard library has another voice."""
 
     def __init__(self, lane: Any, args: Any) -> None:
+        self.__dict__  # noqa: B018 - see Watched
         self.lane = lane
         self.args = args
 

@@ -19,7 +19,12 @@ HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Watched:
-    """Something that others wait for: callbacks run when it happens, each once."""
+    """Something that others wait for: callbacks run when it happens, each once.
+
+    CPython 3.11 makes the dict of an instance when it is first asked for, and may collect garbage in the midst of that:
+    if another thread, or a `__del__`, asks too, there are two of the same values, and a later collection crashes. So
+    each asks for its own before anybody else knows it.
+    """
 
     @property
     def happened(self) -> bool:
@@ -53,6 +58,7 @@ class Latch(Watched):
     """Something that happens once. `threading.Event` has a lock that an interrupted waiter may hold."""
 
     def __init__(self) -> None:
+        self.__dict__  # noqa: B018
         self._is_set = False
 
     @property
