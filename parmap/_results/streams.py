@@ -28,6 +28,9 @@ MOST_ITEMS = 100_000
 MOST_BYTES = 64 << 20
 """The default window: enough items to keep the workers busy, but no more than these, nor more bytes of results."""
 
+_AT_FIRST, _EAGERNESS = 256, 10
+"""How far is read for who takes little: so many items, and so many times what was taken, in all."""
+
 _QUANTUM = 0.001  # seconds of work that are worth a message to the engine
 
 
@@ -242,6 +245,7 @@ class ResultStream(Generic[R_co]):
             return self._buffersize
         least: int = 2 * self._engine.workers
         size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS)
+        size = min(size, (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1)
         return max(least, min(size, int(MOST_BYTES / max(self._order.result_bytes, 1.0))))
 
     @property
@@ -265,13 +269,15 @@ class ResultStream(Generic[R_co]):
             self._send()  # what was read already, if that was interrupted
             handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
             window = self._window
+            few = self._buffersize is None and _EAGERNESS * handed_out < MOST_ITEMS
             room = window - (self._input.count - handed_out)
             worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
             if room >= worth and not self._input.exhausted:
                 self._input.read(room)
                 self._send()
                 room = 0
-            self._hungry_at = handed_out + worth - room
+            # As long as little was taken, each that is taken makes room for several.
+            self._hungry_at = handed_out + max(1, (worth - room) // _EAGERNESS if few else worth - room)
         finally:
             self._feeding = False
 
