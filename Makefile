@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   := .venv
-BIN    := $(VENV)/bin
+BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # What `make run` and `make test` install, release by release: a checkout that passed goes on passing.
 LOCK   := .ci/constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet
@@ -31,7 +31,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
-	test-pythons test-newest test-lowest lock bench bench-quick clean
+	test-pythons test-newest test-lowest test-wheel dist lock bench bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,10 +45,11 @@ test: $(READY_DEV) ## everything that CI runs
 
 check: lint types ## what needs no test to run
 
-lint: $(READY_DEV) ## format, rules and spelling
+lint: $(READY_DEV) ## format, rules and spelling; the workflow of whoever hosts the project
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/zizmor --quiet --offline .github/workflows
 
 types: $(READY_DEV) ## mypy and pyright, both strict
 	$(BIN)/mypy
@@ -95,6 +96,23 @@ test-lowest: ## the tests with the oldest releases of dependencies and extras th
 	.venv-lowest/bin/python -m pip install --quiet --constraint .venv-lowest/constraints.txt \
 		--editable '.[dask,joblib,progress,ray]' --group test --group properties --group arrays
 	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" $(PYTEST) $(ARGS)  # older releases of Dask look for their command
+
+dist: ## wheel and source distribution, checked as an index would
+	$(PYTHON) -m venv .venv-dist
+	.venv-dist/bin/python -m pip install --quiet --upgrade pip build twine
+	rm -rf dist
+	.venv-dist/bin/python -m build --outdir dist . > /dev/null
+	.venv-dist/bin/twine check --strict dist/*
+
+test-wheel: dist ## the tests against the wheel, with the source out of the way
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --upgrade pip
+	.venv-wheel/bin/python -m pip install --quiet --force-reinstall dist/*.whl \
+		--group test --group properties --group arrays
+	rm -rf build/wheel && mkdir -p build/wheel
+	git ls-files -z ':!parmap' | xargs -0 cp --parents --target-directory build/wheel
+	cd build/wheel && ../../.venv-wheel/bin/$(PYTEST) tests docs README.md \
+		--ignore tests/test_packaging.py $(ARGS)  # that one builds the wheel
 
 lock: ## choose releases anew for $(LOCK): the newest that fit together, for every Python
 	$(PYTHON) -m venv .venv-lock
