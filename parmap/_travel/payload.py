@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import cloud_pickler, function_pickler, plain_pickler
+from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
@@ -215,7 +215,7 @@ def dump(
     try:
         if learner is not None:
             classes = learner.classes
-        return _dump_with(partial(cloud_pickler, classes=classes), item, vocabulary, learner)
+        return _dump_with(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -233,7 +233,7 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         SerializationError: there is something in it that no other process can have.
     """
     try:
-        return _dump_with(partial(function_pickler, apart=apart), what, None, None)
+        return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what, None, None)
     except Exception as error:
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError

@@ -19,7 +19,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import PROTOCOL, class_dumps, plain_pickler
+from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
 from parmap._travel.code.classes import came_by_value
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Learner:
             if not _is_class(word):  # a function would have to be one for each item: its state is its own
                 return
             try:
-                stream = class_dumps(word, self.classes)
+                stream = cloud_dumps(word, self.classes or home_class)
             except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
                 return
         if len(self._words) >= _MOST:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._travel.code.by_name import registered
-from parmap._travel.code.by_value import lean_pickler
+from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.held import held
 from parmap._travel.stream import Stream
 
@@ -220,7 +220,7 @@ class Packer:
         self._small = [box for box in boxes if len(box) < MANY]
         self._large = [box for box in boxes if len(box) >= MANY]  # alive as long as their identities are used
         apart = {id(box): number for number, box in reversed(list(enumerate(self._large)))}
-        self._pickler = lean_pickler(self._written, self._written.keep, place, apart)
+        self._pickler = cloud_pickler(self._written, self._written.keep, fresh=True, apart=apart, place=place)
 
     def pack(self, rest: list[Any]) -> tuple[bytes, list[memoryview]]:
         """The stream, and the large buffers, of some objects."""

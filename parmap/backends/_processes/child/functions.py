@@ -6,6 +6,7 @@ task does to them is seen by no other function, and by no later version of the s
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import os
@@ -14,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import explain
-from parmap._travel.code.by_value import FunctionUnpickler
 from parmap._travel.code.classes import arrived, fillings
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee
@@ -108,7 +108,7 @@ class Functions:
                 reason = "no descriptor was left to receive a large function"
                 raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
             with fillings() as self._fillings[number]:
-                find, args, rules = _load(content, [self._parts[part] for part in numbers])
+                find, args, rules = _Unpickler(content, [self._parts[part] for part in numbers]).load()
                 self.callees[number] = Callee(find(*args), rules)
             Functions.active = number
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
@@ -123,7 +123,7 @@ class Functions:
             if content is None:
                 reason = "no descriptor was left to receive a large class"
                 raise OSError(reason)
-            return _load(content, parts)
+            return _Unpickler(content, parts).load()
 
         parts = [self._parts[part] for part in numbers if part in self._parts]
         arrived[number] = _Class(load)
@@ -154,7 +154,10 @@ class Functions:
             gc.collect()
 
 
-def _load(stream: bytes, parts: list[_Part]) -> Any:
-    tables = [part for part in parts if part.kind == "table"]
-    buffers = (part.load() for part in parts if part.kind != "table")
-    return FunctionUnpickler(io.BytesIO(stream), buffers, lambda number: tables[number].load()).load()
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: bytes, parts: list[_Part]) -> None:
+        buffers = (part.load() for part in parts if part.kind != "table")
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        tables = [part for part in parts if part.kind == "table"]
+        # Of each there is one.
+        self.persistent_load: Any = functools.cache(lambda number: tables[number].load())

@@ -16,10 +16,9 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from parmap._travel.code.by_value import cloud_dumps, initialize
-from parmap._travel.code.classes import home_classes
+from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
@@ -35,9 +34,6 @@ from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
-if TYPE_CHECKING:
-    pass
-
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
 _NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
@@ -46,7 +42,7 @@ _NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
-    home_classes.use(cloud_dumps)
+    go_home()
     channel = TalkingChannel(socket.socket(fileno=channel_fd))
     worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
     _prepare(worker.page)
