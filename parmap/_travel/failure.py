@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump
-from parmap._travel.text import describe, shorten
+from parmap._travel.text import called, describe, shorten
 
 if TYPE_CHECKING:
     import traceback
@@ -200,11 +200,7 @@ def _line(error: BaseException) -> str:
 def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
     """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
-        call = (
-            describe(function, mode, args)
-            if mode
-            else f"{getattr(function, '__qualname__', type(function).__name__)}(…)"
-        )
+        call = describe(function, mode, args) if mode else f"{called(function)}(…)"
     except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
         call = "a task"
     return "parmap: " + ("" if item is None else f"item {item}: ") + what + call

@@ -22,6 +22,7 @@ from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import OUT_OF_BAND, Stream
+from parmap._travel.text import called
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
 
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        raise SerializationError(f"{name} can't be sent to a worker: {blame(function, error)}") from error
+        raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
 
 
 def dump_plainly(what: Any) -> Packed | None:

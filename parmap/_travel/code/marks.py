@@ -24,7 +24,6 @@ from operator import is_
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from parmap._travel.code.by_name import registered
 from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.held import held
 from parmap._travel.stream import Stream
@@ -137,7 +136,6 @@ class Mark:
         self._places = places
         self._rounds = rounds
         self._pattern = pattern
-        self._registered = registered()
         self.nbytes = nbytes
         self.classes: frozenset[str] = frozenset()  # those among what is reached, by the names that cloudpickle has
 
@@ -149,8 +147,6 @@ class Mark:
             return False
 
     def _holds(self, roots: Sequence[Any]) -> bool:
-        if registered() != self._registered:
-            return False
         boxes: list[Any] = []
         rest: list[Any] = []
         packer: Packer | None = None

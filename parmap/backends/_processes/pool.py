@@ -106,7 +106,7 @@ class Processes(Staff):
             worker.sync(call, self.context, _needs(job.learner.classes, items))
             worker.due += 1
             clear = worker.channel.post(
-                "run", chunk.number, call.key, mode, start, chunk.budget, careful, stop_early, pack=payload
+                "run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early, pack=payload
             )
             if not clear:
                 self.flush_later(worker)

@@ -95,9 +95,7 @@ class Worker:
     def sync(self, call: FunctionCall, context: Context, classes: Iterable[ClassPack]) -> None:
         """Tell the worker the context, and what the function and the classes of items are, if it does not know."""
         self.adapt(context)
-        if call.key not in self.known:
-            call.tell(self.channel, self.known)
-        for each in classes:
+        for each in (call, *classes):
             if each.number not in self.known:
                 each.tell(self.channel, self.known)
 
@@ -109,7 +107,7 @@ class Worker:
 
     def knows(self, call: FunctionCall, context: Context) -> bool:
         """Whether `sync` would have nothing to do."""
-        return call.key in self.known and self._context is context
+        return call.number in self.known and self._context is context
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
@@ -134,7 +132,7 @@ class Worker:
         needs = args.needs if type(args) is Packed else ()
         if any(type(need) is ClassPack and need.number not in self.known for need in needs):
             return False
-        return self.knows(call, future.lane.context) and quick.send(future, call.key)
+        return self.knows(call, future.lane.context) and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
