@@ -232,7 +232,7 @@ class Staff(Backend):
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
         elif message.kind in _OF_SEGMENTS:
-            worker.settle_segment(message.kind, message.fields[0])
+            worker.channel.settle(message.kind, message.fields[0])
         elif message.kind == "tracker":
             lend_tracker(message.fds)
         elif message.kind == "ready":

@@ -114,7 +114,7 @@ class Worker:
         number, done, failures, seconds, news = message.fields
         self.due -= 1
         for kind, name in news:
-            self.settle_segment(kind, name)
+            self.channel.settle(kind, name)
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
@@ -154,16 +154,6 @@ class Worker:
             if now != -number:
                 quick.send_again(number)
         return bool(waiting)
-
-    def settle_segment(self, kind: str, name: int) -> None:
-        """One of our segments came back, or a task keeps it; or one of the worker's is no more."""
-        if kind == "free":
-            for dropped in self.channel.lender.take_back(name):
-                self.channel.answer("drop", dropped)
-        elif kind == "keep":
-            self.channel.lender.forget(name)
-        else:
-            self.channel.detach(name)
 
     # its end
 

@@ -100,33 +100,27 @@ class Functions:
             self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
 
     def take(self, message: Message, content: bytes | None) -> None:
-        """A function has come, after its parts."""
+        """A function or class has come, after its parts."""
         number, numbers = message.fields
-        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
+        parts = [self._parts[part] for part in numbers if part in self._parts]
+        self._sizes[number] = sum(part.size for part in parts)
+
+        def load() -> Any:
+            if content is None or len(parts) < len(numbers):
+                reason = f"no descriptor was left to receive a large {message.kind}"
+                raise OSError(reason)
+            return _Unpickler(content, parts).load()
+
+        if message.kind == "class":
+            arrived[number] = _Class(load)
+            return
         try:
-            if content is None or not self._parts.keys() >= set(numbers):
-                reason = "no descriptor was left to receive a large function"
-                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
             with fillings() as self._fillings[number]:
-                find, args, rules = _Unpickler(content, [self._parts[part] for part in numbers]).load()
+                find, args, rules = load()
                 self.callees[number] = Callee(find(*args), rules)
             Functions.active = number
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self.callees[number] = explain(error)
-
-    def take_class(self, message: Message, content: bytes | None) -> None:
-        """A class has come, after its parts."""
-        number, numbers = message.fields
-        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
-
-        def load() -> Any:
-            if content is None:
-                reason = "no descriptor was left to receive a large class"
-                raise OSError(reason)
-            return _Unpickler(content, parts).load()
-
-        parts = [self._parts[part] for part in numbers if part in self._parts]
-        arrived[number] = _Class(load)
 
     def get(self, number: int) -> Callee | BaseException:
         """The function to be run now: its classes are made what they were when it was sent."""

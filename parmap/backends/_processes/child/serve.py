@@ -157,6 +157,8 @@ class _Worker:
     def _on_function(self, message: Message) -> None:
         self._functions.take(message, self._content(message))
 
+    _on_class = _on_function
+
     def _content(self, message: Message) -> bytes | None:
         """The bytes that came with a message; its segment is given back."""
         if message.pack is None:
@@ -166,21 +168,13 @@ class _Worker:
             self._channel.send(*news)
         return content
 
-    def _on_class(self, message: Message) -> None:
-        self._functions.take_class(message, self._content(message))
-
     def _on_forget(self, message: Message) -> None:
         self._functions.forget(message.fields[0])
 
     def _on_free(self, message: Message) -> None:
-        for dropped in self._channel.lender.take_back(message.fields[0]):
-            self._channel.send("drop", dropped)
+        self._channel.settle(message.kind, message.fields[0])
 
-    def _on_keep(self, message: Message) -> None:
-        self._channel.lender.forget(message.fields[0])
-
-    def _on_drop(self, message: Message) -> None:
-        self._channel.detach(message.fields[0])
+    _on_keep = _on_drop = _on_free
 
     # chunks
 
