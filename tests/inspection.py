@@ -67,7 +67,7 @@ def kill(process: int, signum: int = signal.SIGKILL) -> None:
 def wait_until_leased(function: Any) -> None:
     """Wait until an idle worker may be used by the calling thread."""
     backend = engine_of(function).backend
-    wait_until(lambda: backend._leases._open)
+    wait_until(lambda: backend._open)
 
 
 def engines() -> list[Any]:

@@ -27,6 +27,7 @@ from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
     import pickle
+    from collections.abc import Callable
 
     from parmap._travel.code.classes import Classes
 
@@ -64,14 +65,21 @@ def _kept(buffer: memoryview) -> memoryview:
 
 
 def pack(
-    items: Any, byte_cap: int | None = None, learner: Learner | None = None
+    items: Any,
+    byte_cap: int | None = None,
+    learner: Learner | None = None,
+    before: Callable[[int], object] | None = None,
 ) -> tuple[Pack, dict[int, BaseException]]:
     """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
+
+    *before*: called with the index of each, which is pickled by itself then, before the user's code runs.
 
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
     learner = learner or Learner()
     learner.begin()
+    if before is not None:
+        return _pack_each(items, byte_cap, learner, before)
     if type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
@@ -159,7 +167,9 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
 
 
-def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
+def _pack_each(
+    items: Any, byte_cap: int | None, learner: Learner, before: Callable[[int], object] = bool
+) -> tuple[Pack, dict[int, BaseException]]:
     streams: list[bytes] = []
     buffers: list[memoryview] = []
     owned: list[int] = []
@@ -169,6 +179,7 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
     vocabulary = learner.vocabulary if packed is None else packed.vocabulary
     bare = 0
     for index, item in enumerate(items):
+        before(index)
         try:
             one = item if type(item) is Packed else dump(item, vocabulary, learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
@@ -17,7 +18,7 @@ from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends.base import Report, note_of
+from parmap.backends.base import Died, Report, note_of
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from parmap.backends._processes.functions import FunctionCall
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
-    from parmap.backends.base import Died
 
 _OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
@@ -157,12 +157,13 @@ class Worker:
 
     # its end
 
-    def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> Died:
+    def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
         number, index, length, _ = self.page.position()
-        story = _Story(self._death, self.pid, exitcode, self.page.log(), reason)
+        stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
+        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
-        return make(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
+        return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
@@ -171,49 +172,41 @@ class Worker:
         self.page.close()
 
 
-class _Story:
-    """How a worker died."""
+def _explain(
+    death: type[WorkerDiedError],
+    pid: int | None,
+    code: int | None,
+    stack: str,
+    reason: str,
+    chunk: Chunk | None,
+    offset: int,
+) -> Failure:
+    """The failure of the item at *offset* of *chunk*, in which a worker died."""
+    signum = -code if code is not None and code < 0 else None
+    error = death(
+        reason or _how(code, signum),
+        item=None if chunk is None else chunk.job.sink.index(chunk, offset),
+        exitcode=code if signum is None else None,
+        signal=signum,
+        pid=pid,
+        stack=with_source(stack),
+    )
+    if chunk is None:
+        return Failure(error)
+    error.add_note(note_of(chunk, offset))
+    return Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
 
-    def __init__(
-        self, kind: type[WorkerDiedError], pid: int | None, exitcode: int | None, log: str, reason: str
-    ) -> None:
-        self._kind = kind
-        self._pid = pid
-        self._exitcode = exitcode
-        self._stack = _of_the_task(log.partition("\nExtension modules:")[0].strip())
-        self._reason = reason
 
-    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
-        """The failure of the item at *offset* of *chunk*."""
-        code = self._exitcode
-        signum = -code if code is not None and code < 0 else None
-        error = self._kind(
-            self._message(code, signum),
-            item=None if chunk is None else chunk.job.sink.index(chunk, offset),
-            exitcode=code if signum is None else None,
-            signal=signum,
-            pid=self._pid,
-            stack=with_source(self._stack),
-        )
-        retry_on: tuple[type[BaseException], ...] = ()
-        if chunk is not None:
-            callee = chunk.job.call.callee
-            retry_on = callee.retry_on
-            error.add_note(note_of(chunk, offset))
-        return Failure(error, retry=isinstance(error, retry_on))
-
-    def _message(self, code: int | None, signum: int | None) -> str:
-        if self._reason:
-            return self._reason
-        if signum is not None:
-            try:
-                name = signal.Signals(signum).name
-            except ValueError:
-                name = f"signal {signum}"
-            return f"the worker was killed by {name}"
-        if code is None:
-            return "the worker is gone"
-        return f"the worker exited with code {code} in the middle of the task"
+def _how(code: int | None, signum: int | None) -> str:
+    if signum is not None:
+        try:
+            name = signal.Signals(signum).name
+        except ValueError:
+            name = f"signal {signum}"
+        return f"the worker was killed by {name}"
+    if code is None:
+        return "the worker is gone"
+    return f"the worker exited with code {code} in the middle of the task"
 
 
 def _of_the_task(stack: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import dump, pack
+from parmap._travel.payload import pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
@@ -261,7 +261,12 @@ class _Worker:
         known = self._functions.callees[key]
         callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
-        results, unsent = self._pack(number, outcome, careful)
+        if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
+            results, unsent = pack(outcome.results, None, self._learner, enter)
+        else:
+            if outcome.done:
+                self.page.enter(number, 0, outcome.done, begin)
+            results, unsent = pack(outcome.results, None, self._learner)
         told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
@@ -271,25 +276,6 @@ class _Worker:
             news = self._release(message)
         self._channel.send("report", number, outcome.done, told, seconds, news, pack=results)
         return bool(news)
-
-    def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
-        """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
-        if not careful or outcome.done == 1:
-            if outcome.done:
-                self.page.enter(number, 0, outcome.done, time.monotonic_ns())
-            return pack(outcome.results, learner=self._learner)
-        packed: list[Any] = []
-        errors: dict[int, BaseException] = {}
-        self._learner.begin()
-        vocabulary = self._learner.vocabulary
-        for index, result in enumerate(outcome.results):
-            self.page.enter(number, index, 0, time.monotonic_ns())
-            try:
-                packed.append(dump(result, vocabulary, self._learner))
-            except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
-                errors[index] = error
-                packed.append(None)
-        return pack(packed)[0], errors
 
     def _release(self, message: Message) -> list[tuple[str, int]]:
         """Give the segment of the arguments back, unless the task kept a reference into it; what there is to tell."""
