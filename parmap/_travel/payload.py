@@ -77,7 +77,6 @@ def pack(
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
     learner = learner or Learner()
-    learner.begin()
     if before is not None:
         return _pack_each(items, byte_cap, learner, before)
     if type(items) is range or type(items).__module__ == "numpy":
@@ -100,9 +99,7 @@ def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | 
     bare = None
     try:
         if len(items) >= _MANY and learner.is_new(items[0]):
-            bare = _dump_with(plain_pickler, items[0], None, learner)
-            if names_stranger(bare.stream):  # it can't go so; but the class that it names is known now
-                bare = None
+            bare = dump(items[0], None, learner)
         made = _pack_row(items, bare, learner.vocabulary, byte_cap)
     except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
         return None

@@ -22,7 +22,6 @@ from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import pack
-from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
@@ -93,7 +92,6 @@ class _Worker:
         self.page = page
         self._pid = os.getpid()
         self._functions = Functions()
-        self._learner = Learner(guests=True)
         self._modules = len(sys.modules)
         channel.on_partial = page.receive
 
@@ -262,11 +260,11 @@ class _Worker:
         callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
         if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
-            results, unsent = pack(outcome.results, None, self._learner, enter)
+            results, unsent = pack(outcome.results, before=enter)
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
-            results, unsent = pack(outcome.results, None, self._learner)
+            results, unsent = pack(outcome.results)
         told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
