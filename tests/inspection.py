@@ -67,7 +67,7 @@ def kill(process: int, signum: int = signal.SIGKILL) -> None:
 def wait_until_leased(function: Any) -> None:
     """Wait until an idle worker may be used by the calling thread."""
     backend = engine_of(function).backend
-    wait_until(lambda: backend._leases._open)
+    wait_until(lambda: backend._open)
 
 
 def engines() -> list[Any]:
@@ -89,14 +89,14 @@ def callbacks_end() -> None:
 def key_of(function: Any) -> int:
     """The number under which workers know *function* as it is now; another one when it has to be sent again."""
     settings = function._settings.resolve()
-    return engine_of(function).backend.prepare(function.__wrapped__, _pools._rules(settings)).key
+    return engine_of(function).backend.prepare(function.__wrapped__, _pools._rules(settings)).number
 
 
 def parts_of(function: Any) -> list[int]:
     """The numbers of the parts of *function* that travel by themselves, as it is now."""
     settings = function._settings.resolve()
     call = engine_of(function).backend.prepare(function.__wrapped__, _pools._rules(settings))
-    return [part.number for part in call._parts]
+    return [part.number for part in call.parts]
 
 
 def known_to_workers(function: Any) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import threading
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_payload import Buffered
 
+from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
-from parmap.backends._processes.line.segments import ALIGNMENT, Lender, Limits, attach, create, layout, write
+from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
 from parmap.backends._processes.line.shared import Shared
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def test_segment_is_used_again(line: tuple[Channel, Channel]) -> None:
         worker.post("free", message.segment)
         freed = parent.poll()
         assert freed is not None
-        parent.lender.take_back(freed.fields[0])
+        parent.settle(freed.kind, freed.fields[0])
 
     assert len(names) == 1
 
@@ -192,11 +193,10 @@ def test_a_dropped_segment_is_dropped_on_both_sides(
         for _ in range(2):
             freed = lender.poll()
             assert freed is not None
-            for dropped in lender.lender.take_back(freed.fields[0]):
-                lender.answer("drop", dropped)
+            lender.settle(freed.kind, freed.fields[0])
         while (dropped := reader.poll()) is not None:
             names.append(dropped.fields[0])
-            reader.detach(dropped.fields[0])
+            reader.settle(dropped.kind, dropped.fields[0])
         assert len(names) == 1
 
     assert len(reader._attached) == 1
@@ -227,7 +227,8 @@ def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
         ours, theirs = socket.socketpair()
         parent, worker = Channel(ours), Channel(theirs)
         parent.post("part", share.size, fds=(share.fd,))
-        message = worker.receive()
+        message = worker.poll()
+        assert message is not None
         copy = attach(message.fds[0], message.fields[0], private=True)
         assert copy[:] == bytes(200_000)
         copy[0] = 1
@@ -310,14 +311,10 @@ def test_post_never_blocks(line: tuple[Channel, Channel], monkeypatch: pytest.Mo
     clear = parent.post("run", pack=pack([bytes(10_000_000)])[0])
     assert not clear
     assert not parent.is_clear
-    reader = threading.Thread(target=lambda: received.append(worker.receive()))
-    received: list[Any] = []
-    reader.start()
-    while not parent.flush():
-        pass
-    reader.join()
+    while (message := worker.poll()) is None:
+        parent.flush()
 
-    assert len(received[0].pack[0]) == 10_000_000
+    assert len((message.pack or [])[0]) == 10_000_000
 
 
 def test_message_to_nobody_leaves_no_descriptor(line: tuple[Channel, Channel]) -> None:
@@ -359,12 +356,13 @@ def test_start_of_a_message_is_told(line: tuple[Channel, Channel]) -> None:
 def test_layout_overlaps_nothing(stream: bytes, data: list[bytes]) -> None:
     """Parts of a payload lie apart, in order, buffers aligned."""
     buffers = [memoryview(part) for part in data]
-    offsets, size = layout(stream, buffers)
+    payload = Pack(EACH, 1, stream, [len(stream)], buffers, [len(buffers)])
+    memory = memoryview(b"".join(payload.parts()))
+    found = Pack.lying_in(memory, payload.describe())
 
-    ends = [offset + len(part) for offset, part in zip(offsets, [stream, *data], strict=True)]
-    assert all(end <= start for end, start in zip(ends, offsets[1:], strict=False))
-    assert all(offset % ALIGNMENT == 0 for offset in offsets[1:])
-    assert size == max(ends, default=0)
+    assert (bytes(found.stream), [*map(bytes, found.buffers)]) == (stream, data)
+    ends = [*accumulate(map(len, payload.parts()))]
+    assert all(ends[place] % ALIGNMENT == 0 for place in range(1, len(ends), 2))
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
@@ -390,7 +388,7 @@ def test_write_and_attach() -> None:
     """What is written into a fresh segment is there where it is mapped; a private map writes into a copy."""
     segment = create(1, 8192)
     assert segment is not None
-    write(segment, [b"one", b"two"], [0, 64])
+    write(segment, [b"one", bytes(61), b"two"])
     shared, own = attach(os.dup(segment.fd), 8192), attach(os.dup(segment.fd), 8192, private=True)
     own[0:3] = b"ONE"
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import marshal
 import mmap
 import os
-import pickle
 import threading
 from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from parmap._travel.held import hold
-from parmap._travel.payload import dump
+from parmap._travel.pack import ALIGNMENT, Pack
+from parmap._travel.payload import dump, pack
 from parmap.errors import SerializationError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-_ALIGNMENT = 64  # bytes: where buffers begin, as numpy's own do
 _HEAD = 16  # bytes of the token, before the description
 
 
@@ -89,17 +88,13 @@ def broadcast(value: T) -> Broadcast[T]:
 
 def _write(token: bytes, value: Any) -> int:
     """Pack a value into a file without a name; returns its descriptor."""
-    packed = dump(value)
-    description = marshal.dumps((len(packed.stream), [(view.nbytes, view.readonly) for view in packed.buffers]))
+    packed, _ = pack([dump(value)])
+    description = marshal.dumps(packed.describe())
+    head = b"".join((token, len(description).to_bytes(8, "little"), description))
     fd = os.memfd_create("parmap-broadcast") if hasattr(os, "memfd_create") else _temporary()
     try:
-        position = 0
-        for part in (token, len(description).to_bytes(8, "little"), description, packed.stream):
-            position += _put(fd, memoryview(part), position)
-        for view in packed.buffers:
-            position += -position % _ALIGNMENT
-            position += _put(fd, view, position)
-        os.ftruncate(fd, position)  # also where the last buffer is empty
+        with open(fd, "wb", closefd=False) as file:
+            file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
     except BaseException:
         os.close(fd)
         raise
@@ -111,13 +106,6 @@ def _temporary() -> int:
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _put(fd: int, data: memoryview, position: int) -> int:
-    done = 0
-    while done < data.nbytes:
-        done += os.pwrite(fd, data[done:], position + done)
-    return done
 
 
 def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:
@@ -137,14 +125,7 @@ def _read(token: bytes, pid: int, fd: int) -> Any:
     view = memoryview(memory)
     if bytes(view[:_HEAD]) != token:  # the descriptor means another file by now
         raise SerializationError("a broadcast value is gone: the program dropped it before a worker had seen it")
-    position = _HEAD + 8
-    end = position + int.from_bytes(view[_HEAD:position], "little")
-    size, kinds = marshal.loads(view[position:end])
-    position = end + size
-    buffers = []
-    for nbytes, readonly in kinds:
-        position += -position % _ALIGNMENT
-        part = view[position : position + nbytes]
-        buffers.append(part.toreadonly() if readonly else part)
-        position += nbytes
-    return pickle.loads(view[end : end + size], buffers=buffers)
+    begin = _HEAD + 8
+    end = begin + int.from_bytes(view[_HEAD:begin], "little")
+    packed = Pack.lying_in(view[end + -end % ALIGNMENT :], marshal.loads(view[begin:end]))
+    return packed[0]

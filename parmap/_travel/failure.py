@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump
-from parmap._travel.text import describe, shorten
+from parmap._travel.text import called, describe, shorten
 
 if TYPE_CHECKING:
     import traceback
@@ -132,8 +132,12 @@ def guarded(error: BaseException) -> BaseException:
     """
     if not isinstance(error, _ends()):
         return error
-    told = RuntimeError(f"the call raised {_line(error)}")
-    told.__cause__ = error
+    return _in_place_of(error, RuntimeError(f"the call raised {_line(error)}"))
+
+
+def _in_place_of(error: BaseException, told: BaseException, cause: BaseException | None = None) -> BaseException:
+    """Let *told* stand for an error: it has its notes, and is caused by it if by no other *cause*."""
+    told.__cause__ = cause or error
     note(told, *_notes(error))
     return told
 
@@ -200,11 +204,7 @@ def _line(error: BaseException) -> str:
 def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
     """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
-        call = (
-            describe(function, mode, args)
-            if mode
-            else f"{getattr(function, '__qualname__', type(function).__name__)}(…)"
-        )
+        call = describe(function, mode, args) if mode else f"{called(function)}(…)"
     except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
         call = "a task"
     return "parmap: " + ("" if item is None else f"item {item}: ") + what + call
@@ -216,21 +216,15 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
         from parmap.errors import WorkerDiedError
 
         code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        died = WorkerDiedError(
-            f"the task called sys.exit({shorten(error.code)})", item=item, exitcode=code, pid=os.getpid()
-        )
-        died.__cause__ = error
-        note(died, *_notes(error))
-        return died
+        message = f"the task called sys.exit({shorten(error.code)})"
+        return _in_place_of(error, WorkerDiedError(message, item=item, exitcode=code, pid=os.getpid()))
     if isinstance(error, LoadError):
         from parmap.errors import SerializationError
 
         cause = error.__cause__
         assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
-        wrapped = SerializationError(f"an argument can't be unpickled in the worker: {_line(cause)}", item=item)
-        wrapped.__cause__ = cause
-        note(wrapped, *_notes(error))
-        return wrapped
+        message = f"an argument can't be unpickled in the worker: {_line(cause)}"
+        return _in_place_of(error, SerializationError(message, item=item), cause)
     return error
 
 
@@ -289,17 +283,15 @@ def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
-    for form, build in (("pickle", _as_it_is), ("parts", _in_parts)):
+    for form in ("pickle", "parts"):
         try:
-            packed = dump(build(error))
-            stream = packed.stream
-            if packed.buffers:
-                stream = pickle.dumps(build(error), 5)
-            if type(_revive(form, stream)) is not type(error):
-                continue
+            what = error if form == "pickle" else (type(error), error.args, error.__dict__)
+            packed = dump(what)
+            stream = pickle.dumps(what, 5) if packed.buffers else packed.stream
+            if type(_revive(form, stream)) is type(error):
+                return form, stream
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
-        return form, stream
     if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
         members = [_encode_chain(member, 1) for member in error.exceptions]
         try:
@@ -312,14 +304,6 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     except BaseException:  # noqa: BLE001 - here, in a worker, it is the user's, too
         line = kind.__name__
     return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", line), 5)
-
-
-def _as_it_is(error: BaseException) -> Any:
-    return error
-
-
-def _in_parts(error: BaseException) -> Any:
-    return type(error), error.args, error.__dict__
 
 
 def _revive(form: str, stream: bytes) -> BaseException:

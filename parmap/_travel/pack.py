@@ -12,6 +12,9 @@ from parmap._travel.vocabulary import Reader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+ALIGNMENT = 64
+"""Buffers begin at multiples of so many bytes, as numpy's own do."""
+
 WHOLE, EACH = 0, 1
 """Kinds of packs; all others are flat, and their kind is the form of their stream."""
 
@@ -154,6 +157,34 @@ class Pack:
         kind, count, _, sizes, kinds, owned, words, bare = description
         views = [view.toreadonly() if readonly else view for view, (_, readonly) in zip(buffers, kinds, strict=True)]
         return cls(kind, count, stream, sizes, views, owned, words, bare)
+
+    def parts(self) -> list[Any]:
+        """Its bytes as they follow each other on a line or in memory: the stream, and the buffers, each aligned."""
+        parts: list[Any] = [self.stream]
+        position = len(self.stream)
+        for buffer in self.buffers:
+            gap = bytes(-position % ALIGNMENT)
+            parts += (gap, buffer)
+            position += len(gap) + buffer.nbytes
+        return parts
+
+    @classmethod
+    def lying_in(
+        cls,
+        memory: memoryview,
+        description: tuple[Any, ...],
+        copy: Callable[[memoryview, bool], memoryview] | None = None,
+    ) -> Pack:
+        """Build a pack whose `parts` lie in *memory*; *copy*: makes the copy of a buffer, whether or not readonly."""
+        _, _, position, _, kinds, *_ = description
+        stream = memory[:position]
+        buffers = []
+        for nbytes, readonly in kinds:
+            position += -position % ALIGNMENT
+            buffer = memory[position : position + nbytes]
+            buffers.append(copy(buffer, readonly) if copy else buffer)
+            position += nbytes
+        return cls.restore(description, bytes(stream) if copy else stream, buffers)
 
 
 def _contents(buffers: list[memoryview]) -> list[memoryview | bytes | bytearray]:

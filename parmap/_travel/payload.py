@@ -17,15 +17,17 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import cloud_pickler, function_pickler, plain_pickler
+from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import OUT_OF_BAND, Stream
+from parmap._travel.text import called
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
     import pickle
+    from collections.abc import Callable
 
     from parmap._travel.code.classes import Classes
 
@@ -63,14 +65,20 @@ def _kept(buffer: memoryview) -> memoryview:
 
 
 def pack(
-    items: Any, byte_cap: int | None = None, learner: Learner | None = None
+    items: Any,
+    byte_cap: int | None = None,
+    learner: Learner | None = None,
+    before: Callable[[int], object] | None = None,
 ) -> tuple[Pack, dict[int, BaseException]]:
     """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
+
+    *before*: called with the index of each, which is pickled by itself then, before the user's code runs.
 
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
     learner = learner or Learner()
-    learner.begin()
+    if before is not None:
+        return _pack_each(items, byte_cap, learner, before)
     if type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
         return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
@@ -91,9 +99,7 @@ def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | 
     bare = None
     try:
         if len(items) >= _MANY and learner.is_new(items[0]):
-            bare = _dump_with(plain_pickler, items[0], None, learner)
-            if names_stranger(bare.stream):  # it can't go so; but the class that it names is known now
-                bare = None
+            bare = dump(items[0], None, learner)
         made = _pack_row(items, bare, learner.vocabulary, byte_cap)
     except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
         return None
@@ -158,7 +164,9 @@ def _fitting(items: Any, kinds: set[type], byte_cap: int) -> Any:
     return items if sum(sizes) <= byte_cap else items[: max(1, bisect_right(list(accumulate(sizes)), byte_cap))]
 
 
-def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack, dict[int, BaseException]]:
+def _pack_each(
+    items: Any, byte_cap: int | None, learner: Learner, before: Callable[[int], object] = bool
+) -> tuple[Pack, dict[int, BaseException]]:
     streams: list[bytes] = []
     buffers: list[memoryview] = []
     owned: list[int] = []
@@ -168,6 +176,7 @@ def _pack_each(items: Any, byte_cap: int | None, learner: Learner) -> tuple[Pack
     vocabulary = learner.vocabulary if packed is None else packed.vocabulary
     bare = 0
     for index, item in enumerate(items):
+        before(index)
         try:
             one = item if type(item) is Packed else dump(item, vocabulary, learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
@@ -215,7 +224,7 @@ def dump(
     try:
         if learner is not None:
             classes = learner.classes
-        return _dump_with(partial(cloud_pickler, classes=classes), item, vocabulary, learner)
+        return _dump_with(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
@@ -233,13 +242,12 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         SerializationError: there is something in it that no other process can have.
     """
     try:
-        return _dump_with(partial(function_pickler, apart=apart), what, None, None)
+        return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what, None, None)
     except Exception as error:
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
 
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        raise SerializationError(f"{name} can't be sent to a worker: {blame(function, error)}") from error
+        raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
 
 
 def dump_plainly(what: Any) -> Packed | None:

@@ -36,9 +36,7 @@ def shorten(value: Any) -> str:
 
 def describe(function: Any, mode: str, args: Any) -> str:
     """The call that failed, shortened: `score('a.txt')`."""
-    name = getattr(function, "__qualname__", None)
-    if type(name) is not str:
-        name = _name(type(function))
+    name = called(function)
     if mode == "call":
         positional, keywords = args
         parts = _some(positional, shorten) + _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
@@ -47,6 +45,12 @@ def describe(function: Any, mode: str, args: Any) -> str:
     else:
         parts = [("*" if mode == "star" else "") + shorten(args)]
     return f"{_cut(name, _MOST)}({', '.join(parts)})"
+
+
+def called(function: Any) -> str:
+    """What a function is called, or the class of what is none."""
+    name = getattr(function, "__qualname__", None)
+    return name if type(name) is str and name else _name(type(function))
 
 
 def _cut(text: str, most: int) -> str:

@@ -19,8 +19,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import PROTOCOL, class_dumps, plain_pickler
-from parmap._travel.code.classes import came_by_value
+from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,16 +57,10 @@ class Vocabulary:
 class Learner:
     """Finds the words of items as they are pickled, for those that follow. No item is pickled for that alone."""
 
-    def __init__(self, *, guests: bool = False) -> None:
-        """Know nothing yet.
-
-        *guests*: of classes that travel by value, keep only those that came here so, which are known where they go.
-        Others are pickled again for each pack, so that no change to one remains unseen.
-        """
+    def __init__(self) -> None:
+        """Know nothing yet."""
         self.classes: Classes | None = None  # how classes travel that go by value
-        self._guests = guests
         self._words: dict[int, tuple[Any, bytes]] = {}
-        self._passing = False  # one of them must not be kept
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None
 
@@ -77,12 +70,6 @@ class Learner:
         if self._vocabulary is None and self._words:
             self._vocabulary = Vocabulary(list(self._words.values()))
         return self._vocabulary
-
-    def begin(self) -> None:
-        """A new pack begins: forget what must not be kept."""
-        if self._passing:
-            self._forget()
-            self._kinds.clear()
 
     def is_new(self, item: Any) -> bool:
         """Whether no item of this type was looked at."""
@@ -101,25 +88,17 @@ class Learner:
         stream = _dump_by_name(word)
         if stream is not None and by_value:  # one of many that cloudpickle names for its own ends
             return
-        is_stranger = stream is None
         if stream is None:
             if not _is_class(word):  # a function would have to be one for each item: its state is its own
                 return
             try:
-                stream = class_dumps(word, self.classes)
+                stream = cloud_dumps(word, self.classes or home_class)
             except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
                 return
         if len(self._words) >= _MOST:
-            self._forget()
-        if is_stranger:
-            self._passing |= self._guests and not came_by_value(word)
+            self._words.clear()
         self._words[id(word)] = word, stream
         self._vocabulary = None
-
-    def _forget(self) -> None:
-        self._words.clear()
-        self._vocabulary = None
-        self._passing = False
 
 
 class Reader:

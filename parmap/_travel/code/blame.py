@@ -8,6 +8,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Meth
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_value import cloud_dumps, globals_of, is_by_value
+from parmap._travel.text import called
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def blame(function: Any, error: BaseException) -> str:
                 cloud_dumps(value)
             except Exception as problem:  # noqa: BLE001 - the user's code
                 reason = f"{type(problem).__name__}: {problem}"
-                return f"{what} of {_name_of(thing)} can't be pickled ({reason}); {_WAY_OUT}"
+                return f"{what} of {called(thing)} can't be pickled ({reason}); {_WAY_OUT}"
     return told
 
 
@@ -72,7 +73,3 @@ def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
         yield "a default value", value
     for name, value in {**(function.__kwdefaults__ or {}), **vars(function)}.items():
         yield f"the attribute or default {name!r}", value
-
-
-def _name_of(thing: Any) -> str:
-    return getattr(thing, "__qualname__", None) or type(thing).__qualname__

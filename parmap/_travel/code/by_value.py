@@ -12,14 +12,15 @@ import pickle
 import sys
 from collections import ChainMap
 from types import CodeType, FunctionType, ModuleType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
-from parmap._travel.code.classes import class_reduced, home_classes
+from parmap._travel.code.classes import at_home, came_by_value, class_reduced, tracker_of
 from parmap._travel.code.remade import remake, remake_fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from _typeshed import SupportsWrite
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 PROTOCOL = 5
 
 _LRU_CACHE = type(functools.lru_cache(len))
-
-_pickler_class: type[Any] | None = None
 
 
 def plain_pickler(
@@ -42,129 +41,66 @@ def plain_pickler(
 def cloud_pickler(
     file: SupportsWrite[bytes],
     keep: Callable[[pickle.PickleBuffer], Any] | None = None,
+    *,
     classes: Classes | None = None,
-) -> pickle.Pickler:
-    """A pickler of cloudpickle's, with what it is taught here; *classes* knows other ways for some classes."""
-    pickler: pickle.Pickler = _pickler()(file, PROTOCOL, buffer_callback=keep)
-    pickler.classes = classes or home_classes.reduce  # type: ignore[attr-defined]
-    return pickler
-
-
-def function_pickler(
-    file: SupportsWrite[bytes],
-    keep: Callable[[pickle.PickleBuffer], Any] | None = None,
+    fresh: bool = False,
     apart: dict[int, int] | None = None,
+    place: Callable[[Any], int | None] | None = None,
 ) -> pickle.Pickler:
-    """The same for functions and classes, in which locks come fresh.
+    """A pickler of cloudpickle's, with what it is taught here.
 
-    Of the objects whose identities are in *apart*, only the number is written.
+    Args:
+        file: where the stream goes.
+        keep: its `buffer_callback`.
+        classes: other ways for some classes.
+        fresh: whether locks come fresh: among what functions and classes refer to.
+        apart: objects, by their identities, of which only the number is written.
+        place: what is written of a function or class, in a stream that is made to be compared; `None`: all of it.
     """
-    kind = _fresh_class(_pickler())
-    pickler: pickle.Pickler = (_apart_class(kind) if apart else kind)(file, PROTOCOL, buffer_callback=keep)
+    pickler: Any = _pickler_class()(file, PROTOCOL, buffer_callback=keep)
+    pickler.classes, pickler.fresh, pickler.place = classes, fresh, place
     if apart:
-        pickler.apart = apart  # type: ignore[attr-defined]
-    return pickler
+        pickler.persistent_id = lambda thing: apart.get(id(thing))  # which takes time: it is asked for every object
+    made: pickle.Pickler = pickler
+    return made
 
 
-def lean_pickler(
-    file: SupportsWrite[bytes],
-    keep: Callable[[pickle.PickleBuffer], Any],
-    place: Callable[[Any], int | None],
-    apart: dict[int, int],
-) -> pickle.Pickler:
-    """The same for comparing: of functions and classes, only what *place* says is written, if it says something."""
-    kind = _lean_class(_fresh_class(_pickler()))
-    kind = _apart_class(kind) if apart else kind
-    pickler: pickle.Pickler = kind(file, PROTOCOL, buffer_callback=keep)
-    pickler.place = place  # type: ignore[attr-defined]
-    pickler.apart = apart  # type: ignore[attr-defined]
-    return pickler
-
-
-@functools.cache
-def _fresh_class(base: Any) -> Any:
-    class FreshPickler(base):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            return remake_fresh(obj) or super().reducer_override(obj)
-
-    return FreshPickler
-
-
-@functools.cache
-def _lean_class(base: Any) -> Any:
-    class LeanPickler(base):  # type: ignore[misc]
-        def reducer_override(self, obj: Any) -> Any:
-            if (type(obj) is FunctionType or issubclass(type(obj), type)) and obj is not identity:
-                place = self.place(obj)
-                if place is not None:
-                    return identity, (place,)
-            return super().reducer_override(obj)
-
-    return LeanPickler
-
-
-@functools.cache
-def _apart_class(base: Any) -> Any:
-    """A pickler class that asks about every object, which takes time."""
-
-    class ApartPickler(base):  # type: ignore[misc]
-        def persistent_id(self, obj: Any) -> int | None:
-            found: int | None = self.apart.get(id(obj))
-            return found
-
-    return ApartPickler
-
-
-class FunctionUnpickler(pickle.Unpickler):
-    """Reads what `function_pickler` has written."""
-
-    def __init__(self, file: IO[bytes], buffers: Iterable[Any], apart: Callable[[int], Any]) -> None:
-        super().__init__(file, buffers=buffers)
-        self._apart = apart
-        self._found: dict[int, Any] = {}
-
-    def persistent_load(self, number: int) -> Any:
-        """The object with that number, of which there is one."""
-        if number not in self._found:
-            self._found[number] = self._apart(number)
-        return self._found[number]
-
-
-def cloud_dumps(item: Any) -> bytes:
+def cloud_dumps(item: Any, classes: Classes | None = None) -> bytes:
     """The stream of a class, or of what a function refers to."""
     with io.BytesIO() as file:
-        function_pickler(file).dump(item)
+        cloud_pickler(file, classes=classes, fresh=True).dump(item)
         return file.getvalue()
 
 
-def _pickler() -> Any:
+@functools.cache
+def _pickler_class() -> Any:
     """The class, made on first use: importing cloudpickle takes longer than starting a worker."""
-    global _pickler_class  # noqa: PLW0603 - a lazily made class
-    if _pickler_class is None:
-        import cloudpickle
+    import cloudpickle
 
-        script = sys.modules.get("__mp_main__")
-        if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
-            cloudpickle.register_pickle_by_value(script)
+    script = sys.modules.get("__mp_main__")
+    if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
+        cloudpickle.register_pickle_by_value(script)
 
-        table = cast("Any", cloudpickle.Pickler.dispatch_table)
-        code_reduced = functools.partial(_code_reduced, table[CodeType])
+    table = cast("Any", cloudpickle.Pickler.dispatch_table)
+    code_reduced = functools.partial(_code_reduced, table[CodeType])
 
-        class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-            dispatch_table: ClassVar[Any] = ChainMap({CodeType: code_reduced}, table)
-            classes: Classes | None = None
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = ChainMap({CodeType: code_reduced}, table)
 
-            def reducer_override(self, obj: Any) -> Any:
-                reduced = _reduced_otherwise(self, obj)
-                return _reduced(obj, super().reducer_override(obj)) if reduced is None else reduced
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = _reduced_otherwise(self, obj)
+            return _reduced(obj, super().reducer_override(obj)) if reduced is None else reduced
 
-        _pickler_class = Pickler
-    return _pickler_class
+    return Pickler
 
 
 def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
     """What cloudpickle would not make of a thing; `None` if it may."""
     kind = type(thing)
+    if pickler.place is not None and (kind is FunctionType or issubclass(kind, type)) and thing is not identity:
+        place = pickler.place(thing)
+        if place is not None:
+            return identity, (place,)
     if pickler.classes is not None and issubclass(kind, type):
         reference = pickler.classes(thing)
         if reference is not None:
@@ -175,7 +111,7 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
             return (by_name, name) if name[2] else NotImplemented
         if kind is _LRU_CACHE:  # which pickle only knows by name
             return _cached, (thing.__wrapped__, thing.cache_parameters())
-    remade = remake(thing)
+    remade = (pickler.fresh and remake_fresh(thing)) or remake(thing)
     if remade is None and (kind in _OF_MODULES or isinstance(thing, type)) and is_only_here(thing):
         return _reduced_by_value(pickler, thing)
     return remade
@@ -241,18 +177,29 @@ def globals_of(code: CodeType) -> tuple[str, ...]:
     return tuple(cloudpickle._extract_code_globals(code))  # noqa: SLF001 - what it sends, and no other
 
 
-class _Reduced:
-    def __init__(self, reduced: tuple[Any, ...]) -> None:
-        self._reduced = reduced
+# --- classes that go home ---------------------------------------------------------------------------
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self._reduced
+_homeward: WeakKeyDictionary[type, bytes] | None = None  # in a worker: the streams of classes that came by value
 
 
-def class_dumps(cls: type, classes: Classes | None) -> bytes:
-    """The stream of a class that travels by value, or as *classes* say."""
-    reduced = (classes or home_classes.reduce or (lambda _: None))(cls)
-    return cloud_dumps(cls) if reduced is None else pickle.dumps(_Reduced(reduced), PROTOCOL)
+def go_home() -> None:
+    """From now on, whatever is sent from here goes home: this is a worker."""
+    global _homeward  # noqa: PLW0603 - said once, when the worker begins
+    _homeward = WeakKeyDictionary()
+
+
+def home_class(cls: type) -> tuple[Any, ...] | None:
+    """How a class goes back to where it came from, as a reducer; `None` if it is no such class."""
+    if _homeward is None or not came_by_value(cls):
+        return None
+    stream = _homeward.get(cls)
+    if stream is None:
+        try:
+            stream = cloud_dumps(cls)
+        except Exception:  # noqa: BLE001 - a task has put something into it; it is at home nevertheless
+            stream = b""
+        _homeward[cls] = stream
+    return at_home, (tracker_of(cls), stream)
 
 
 # --- functions by value, and what an initializer has set for them ----------------------------------

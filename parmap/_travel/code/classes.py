@@ -181,32 +181,3 @@ def at_home(name: str, stream: bytes) -> type:
     known = _known(name)
     made: type = pickle.loads(stream) if known is None else known
     return made
-
-
-class HomeClasses:
-    """How classes go back to where they came from."""
-
-    def __init__(self) -> None:
-        self.reduce: Classes | None = None
-        self._dumps: Callable[[type], bytes] | None = None
-        self._streams: WeakKeyDictionary[type, bytes] = WeakKeyDictionary()
-
-    def use(self, dumps: Callable[[type], bytes]) -> None:
-        """From now on, whatever is sent from here goes home: this is a worker. *dumps*: makes the stream of a class."""
-        self.reduce = self._reduce
-        self._dumps = dumps
-
-    def _reduce(self, cls: type) -> tuple[Any, ...] | None:
-        if cls not in _guests or self._dumps is None:
-            return None
-        stream = self._streams.get(cls)
-        if stream is None:
-            try:
-                stream = self._dumps(cls)
-            except Exception:  # noqa: BLE001 - a task has put something into it; it is at home nevertheless
-                stream = b""
-            self._streams[cls] = stream
-        return at_home, (tracker_of(cls), stream)
-
-
-home_classes = HomeClasses()

@@ -24,13 +24,12 @@ from operator import is_
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from parmap._travel.code.by_name import registered
-from parmap._travel.code.by_value import lean_pickler
+from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.held import held
 from parmap._travel.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 MANY = 1000
 """A list, dict or set of so many atoms, or more, travels by itself."""
@@ -38,7 +37,8 @@ MANY = 1000
 DIGESTED = 16 * 1024
 """Bytes of a stream above which its digest is kept instead."""
 
-ROUND = object()
+REST = object()
+"""In the place of what has to be pickled. In that of a function, class or module, which is not held, stands a `ref`."""
 
 
 class Table:
@@ -69,24 +69,6 @@ class Table:
         return self.kind(self.keys) if self.values is None else dict(zip(self.keys, self.values, strict=True))
 
 
-class Alive:
-    """A function, class or module, held weakly. One that is gone is not the same as `None`."""
-
-    __slots__ = ("ref",)
-
-    def __init__(self, thing: Any) -> None:
-        self.ref = ref(thing)
-
-
-class Rest:
-    """Something that has to be pickled."""
-
-    __slots__ = ()
-
-
-REST = Rest()
-
-
 class Look:
     """One function or class by value: how its parts are read, and what they were."""
 
@@ -113,14 +95,14 @@ class Look:
             if value is known:
                 continue
             kind = type(known)
-            if kind is Alive:
-                if value is None or known.ref() is not value:
+            if kind is ref:
+                if value is None or known() is not value:  # one that is gone is not the same as None
                     return False
             elif kind is Table:
                 if not known.same(value):
                     return False
                 boxes.append(value)
-            elif kind is Rest:
+            elif known is REST:
                 rest.append(value)
             else:
                 return False
@@ -131,13 +113,11 @@ class Mark:
     """What some objects, and all that they reach, were."""
 
     def __init__(
-        self, steps: list[Any], places: list[ref[Any]], rounds: list[Round], pattern: tuple[int, ...], nbytes: int
+        self, steps: list[Look | Round], places: list[ref[Any]], pattern: tuple[int, ...], nbytes: int
     ) -> None:
         self._steps = steps
         self._places = places
-        self._rounds = rounds
         self._pattern = pattern
-        self._registered = registered()
         self.nbytes = nbytes
         self.classes: frozenset[str] = frozenset()  # those among what is reached, by the names that cloudpickle has
 
@@ -149,14 +129,11 @@ class Mark:
             return False
 
     def _holds(self, roots: Sequence[Any]) -> bool:
-        if registered() != self._registered:
-            return False
         boxes: list[Any] = []
         rest: list[Any] = []
         packer: Packer | None = None
-        rounds = iter(self._rounds)
         for step in self._steps:
-            if step is not ROUND:
+            if isinstance(step, Look):
                 if not step.same(roots, boxes, rest):
                     return False
                 continue
@@ -164,15 +141,14 @@ class Mark:
                 things = [thing() for thing in self._places]  # alive as long as their identities are used
                 places = {id(thing): place for place, thing in enumerate(things)}
                 packer = Packer(boxes, lambda thing, places=places: places.get(id(thing)))  # type: ignore[misc]
-            if not next(rounds).same(*packer.pack(rest)):
+            if not step.same(*packer.pack(rest)):
                 return False
             rest = []
         return pattern_of(boxes) == self._pattern
 
-    def bind(self, parts: Iterable[Any]) -> bool:
+    def bind(self, parts: list[Any]) -> bool:
         """Compare with what was sent from now on: *parts* have the large buffers. False if one is not among them."""
-        parts = list(parts)
-        return all(each.bind(parts) for each in self._rounds)
+        return all(step.bind(parts) for step in self._steps if type(step) is Round)
 
 
 class Round:
@@ -220,7 +196,7 @@ class Packer:
         self._small = [box for box in boxes if len(box) < MANY]
         self._large = [box for box in boxes if len(box) >= MANY]  # alive as long as their identities are used
         apart = {id(box): number for number, box in reversed(list(enumerate(self._large)))}
-        self._pickler = lean_pickler(self._written, self._written.keep, place, apart)
+        self._pickler = cloud_pickler(self._written, self._written.keep, fresh=True, apart=apart, place=place)
 
     def pack(self, rest: list[Any]) -> tuple[bytes, list[memoryview]]:
         """The stream, and the large buffers, of some objects."""

@@ -27,8 +27,6 @@ from parmap._travel.code.marks import (
     DIGESTED,
     MANY,
     REST,
-    ROUND,
-    Alive,
     Look,
     Mark,
     Packer,
@@ -63,7 +61,7 @@ def mark(roots: Sequence[Any], known: Callable[[type, int], Iterable[Table]]) ->
     walk = _Walk(known)
     try:
         walk.through(roots)
-        made = Mark(walk.steps, list(map(ref, walk.things)), walk.rounds, pattern_of(walk.boxes), walk.nbytes)
+        made = Mark(walk.steps, list(map(ref, walk.things)), pattern_of(walk.boxes), walk.nbytes)
         made.classes = frozenset(map(tracker_of, walk.classes))
         return made, walk.large
     finally:
@@ -77,10 +75,9 @@ def apart_of(large: Large) -> dict[int, int]:
 
 class _Walk:
     def __init__(self, known: Callable[[type, int], Iterable[Table]]) -> None:
-        self.steps: list[Any] = []
+        self.steps: list[Look | Round] = []
         self._queue: deque[Any] = deque()
         self._rest: list[Any] = []
-        self.rounds: list[Round] = []
         self.boxes: list[Any] = []
         self.large: Large = []
         self.things: list[Any] = []  # functions and classes, by their place
@@ -117,9 +114,8 @@ class _Walk:
         stream, buffers = self.packer.pack(self._rest)
         self._alive.append(self._rest)
         self._rest = []
-        self.rounds.append(Round(stream, buffers))
         self.nbytes += min(len(stream), DIGESTED)
-        self.steps.append(ROUND)
+        self.steps.append(Round(stream, buffers))
 
     def _place(self, thing: Any) -> int:
         """The place of a function or class; one by value is looked at, too."""
@@ -140,9 +136,9 @@ class _Walk:
             return value
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
-            return Alive(value)
+            return ref(value)
         if _goes_by_name(value, kind):
-            return Alive(value)
+            return ref(value)
         table = self._table(value, kind) if kind is list or kind is dict or kind is set else None
         return self._leave(value) if table is None else self._box(value, table)
 

@@ -26,6 +26,7 @@ from parmap._travel.code.reach import apart_of, mark
 from parmap._travel.held import held, hold
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.text import called
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line.shared import Shared, same
 from parmap.backends.base import Call
@@ -80,8 +81,6 @@ class _Numbers:
 class _Numbered:
     """Something that workers keep under a number."""
 
-    __slots__ = ("__weakref__", "nbytes", "number")
-
     def __init__(self, numbers: _Numbers, nbytes: int) -> None:
         self.number = numbers.take(self)
         self.nbytes = nbytes
@@ -89,8 +88,6 @@ class _Numbered:
 
 class Part(_Numbered):
     """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make."""
-
-    __slots__ = ("_content", "_share", "kind")
 
     def __init__(self, numbers: _Numbers, kind: str, content: memoryview) -> None:
         super().__init__(numbers, content.nbytes)
@@ -113,56 +110,42 @@ class Part(_Numbered):
             channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
 
 
-class _Key(_Numbered):
-    """The number of a function."""
-
-    __slots__ = ()
-
-
-class FunctionCall(Call):
-    """A function as it was packed; workers keep it under its key."""
-
-    holds = False
-
-    def __init__(self, numbers: _Numbers, name: str, rules: Rules, stream: bytes, parts: list[Part]) -> None:
-        super().__init__(Callee(SimpleNamespace(__qualname__=name), rules))
-        self._stream = stream
-        self._parts = parts
-        self._key = _Key(numbers, len(stream))
-        self.key = self._key.number
-        self.stable = False
-        self.classes: frozenset[str] = frozenset()  # those by value that came with it
-        self.needs: tuple[Any, ...] = ()  # what must live until the stream is read
-        self.nbytes = len(stream) + sum(part.nbytes for part in parts)
-
-    def tell(self, channel: Channel, known: set[int]) -> None:
-        """Send it, and those of its parts that are not *known*, to a worker."""
-        _tell(channel, known, "function", self.key, self._stream, self._parts)
-
-
 class ClassPack(_Numbered):
-    """A class by value as it was packed, for items that have it; workers keep it under its number."""
+    """A class by value as it was packed, for items that have it."""
 
-    __slots__ = ("_needs", "_parts", "_stream")
+    kind = "class"
+    stable = False
 
     def __init__(self, numbers: _Numbers, packed: Packed, parts: list[Part]) -> None:
         super().__init__(numbers, len(packed.stream) + sum(part.nbytes for part in parts))
-        self._needs = packed.needs
-        self._stream = packed.stream
-        self._parts = parts
+        self.stream = packed.stream
+        self.parts = parts
+        self.needs = packed.needs  # what must live until the stream is read
 
     def tell(self, channel: Channel, known: set[int]) -> None:
         """Send it, and those of its parts that are not *known*, to a worker."""
-        _tell(channel, known, "class", self.number, self._stream, self._parts)
+        for part in self.parts:
+            if part.number not in known:
+                known.add(part.number)
+                part.tell(channel)
+        known.add(self.number)
+        stream = Pack(EACH, 1, self.stream, [len(self.stream)])
+        channel.post(self.kind, self.number, [part.number for part in self.parts], pack=stream)
 
 
-def _tell(channel: Channel, known: set[int], kind: str, number: int, stream: bytes, parts: list[Part]) -> None:
-    for part in parts:
-        if part.number not in known:
-            known.add(part.number)
-            part.tell(channel)
-    known.add(number)
-    channel.post(kind, number, [part.number for part in parts], pack=Pack(EACH, 1, stream, [len(stream)]))
+class FunctionCall(ClassPack, Call):
+    """A function as it was packed."""
+
+    kind = "function"
+    holds = False
+
+    def __init__(
+        self, numbers: _Numbers, packed: Packed, parts: list[Part], callee: Callee, mark: Mark | None, *, stable: bool
+    ) -> None:
+        ClassPack.__init__(self, numbers, packed, parts)
+        Call.__init__(self, callee)
+        self.stable = stable
+        self.classes = frozenset() if mark is None else mark.classes  # those by value that came with it
 
 
 class ItemClasses:
@@ -207,29 +190,20 @@ class ItemClasses:
         return pack
 
 
-class _KnownClass(NamedTuple):
-    pack: ClassPack
-    mark: Mark
+class _Known(NamedTuple):
+    """What was sent of one function or class."""
 
-
-class _Known:
-    """What was sent of one function."""
-
-    __slots__ = ("call", "mark", "registered")
-
-    def __init__(self, call: FunctionCall, mark: Mark | None) -> None:
-        self.call = call
-        self.mark = mark
-        self.registered = registered()
+    sent: Any
+    mark: Mark | None
+    registered: Any
 
     @property
     def nbytes(self) -> int:
-        return self.call.nbytes + (self.mark.nbytes if self.mark is not None else 0)
+        own: int = self.sent.nbytes
+        return own + (self.mark.nbytes if self.mark is not None else 0)
 
-    def is_current(self, function: Any, rules: Rules) -> bool:
-        if self.mark is not None:
-            return self.mark.holds((function, *rules.retry_on))
-        return self.call.stable and registered() == self.registered
+    def is_current(self, roots: tuple[Any, ...]) -> bool:
+        return registered() == self.registered and (self.mark is None or self.mark.holds(roots))
 
 
 class Functions:
@@ -238,7 +212,6 @@ class Functions:
     def __init__(self) -> None:
         self.numbers = _Numbers()
         self._known: Owners[_Known] = Owners()
-        self._classes: Owners[_KnownClass] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
         self._calls: dict[Any, ref[FunctionCall]] = {}
@@ -249,7 +222,10 @@ class Functions:
     def known(self, function: Any, rules: Rules) -> FunctionCall | None:
         """The call of a function that is still what it was when it was packed last; `None`: it must be prepared."""
         known = self._known.find(function, rules)
-        return known.call if known is not None and known.is_current(function, rules) else None
+        if known is None or not known.is_current((function, *rules.retry_on)):
+            return None
+        call: FunctionCall = known.sent
+        return call
 
     def prepare(self, function: Any, rules: Rules) -> FunctionCall:
         """The call of a function as it is now; the same as before if it is the same, byte by byte.
@@ -266,59 +242,65 @@ class Functions:
         Raises:
             SerializationError: it can't be pickled.
         """
-        known = self._classes.find(cls, None)
-        if known is not None and known.mark.holds((cls,)):
-            return known.pack
+        known = self._known.find(cls, None)
+        if known is not None and known.is_current((cls,)):
+            pack: ClassPack = known.sent
+            return pack
         with self._lock:
-            found, large = self._mark((cls,))
-            packed = dump_function(cls, cls, apart_of(large))
-            parts = [self._part_of(table) for _, table in large]
-            parts += map(self._buffer, packed.buffers)
+            mark, packed, parts = self._pack(cls, cls, (cls,))
             pack = ClassPack(self.numbers, packed, parts)
-            if found is not None and found.bind(parts):
-                self._classes.keep(cls, None, _KnownClass(pack, found))
+            self._keep(cls, None, pack, mark)
             return pack
 
     def purge(self) -> None:
         """Drop what was kept for functions and classes that are gone."""
         self._known.purge()
-        self._classes.purge()
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._known.clear()
-            self._classes.clear()
             self._recent.clear()
             self._tables.clear()
 
     def _prepare(self, function: Any, rules: Rules) -> FunctionCall:
         find, args, by_name = reference(function)
         what = find, args, rules
-        found: Mark | None = None
-        parts: list[Part] = []
+        mark: Mark | None = None
         packed = None if _is_stranger(function) and not by_name else dump_plainly(what)
-        is_plain = packed is not None and (by_name or len(packed.stream) <= _SMALL)
-        if packed is None or not is_plain:
-            found, large = self._mark((function, *rules.retry_on))
-            packed = dump_function(function, what, apart_of(large))
-            parts = [self._part_of(table) for _, table in large]
-        parts += map(self._buffer, packed.buffers)
+        if packed is not None and (by_name or len(packed.stream) <= _SMALL):
+            parts = [*map(self._buffer, packed.buffers)]
+        else:
+            mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
         key = (packed.stream, *(part.number for part in parts))
         known = self._calls.get(key)
         call = known() if known is not None else None
         if call is None:
             self._thin_out()
-            call = FunctionCall(self.numbers, _name_of(function), rules, packed.stream, parts)
+            callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
+            call = FunctionCall(self.numbers, packed, parts, callee, mark, stable=by_name)
             self._calls[key] = ref(call)
-            call.stable = by_name
-            call.needs = packed.needs
-            call.classes = found.classes if found is not None else frozenset()
-        if is_plain or (found is not None and found.bind(parts)):
-            self._known.keep(function, rules, _Known(call, found))
-            self._limit()
+        self._keep(function, rules, call, mark)
         self._remember(call)
         return call
+
+    def _pack(self, thing: Any, what: Any, roots: tuple[Any, ...]) -> tuple[Mark | None, Packed, list[Part]]:
+        """Pack *what*, in which a *thing* of the user's is by value; the mark of the *roots*, if they can have one."""
+        found: Mark | None = None
+        large: Large = []
+        try:
+            found, large = mark(roots, self._tables_of)
+        except Exception:  # noqa: BLE001, S110 - the user's code fails; whether they can be pickled is seen next
+            pass
+        packed = dump_function(thing, what, apart_of(large))
+        parts = [self._part_of(table) for _, table in large]
+        return found, packed, [*parts, *map(self._buffer, packed.buffers)]
+
+    def _keep(self, thing: Any, rules: Rules | None, sent: ClassPack, mark: Mark | None) -> None:
+        """Remember what was sent of a function or class, if it can be told whether that is still right."""
+        if mark.bind(sent.parts) if mark is not None else sent.stable:
+            self._known.keep(thing, rules, _Known(sent, mark, registered()))
+            self._limit()
 
     def _limit(self) -> None:
         """Drop what was kept first, if it is too much."""
@@ -338,12 +320,6 @@ class Functions:
         self._recent.move_to_end(call)
         while sum(each.nbytes for each in self._recent) > _RECENT or len(self._recent) > 256:  # noqa: PLR2004
             self._recent.popitem(last=False)
-
-    def _mark(self, roots: tuple[Any, ...]) -> tuple[Mark | None, Large]:
-        try:
-            return mark(roots, self._tables_of)
-        except Exception:  # noqa: BLE001 - the user's code fails; whether they can be pickled is seen next
-            return None, []
 
     # parts
 
@@ -392,7 +368,3 @@ def _is_stranger(function: Any) -> bool:
         if isinstance(each, (FunctionType, type)) and (name_of(each) is None or is_only_here(each)):
             return True
     return False
-
-
-def _name_of(function: Any) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__qualname__

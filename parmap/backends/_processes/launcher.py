@@ -132,22 +132,12 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     )
 
 
-_FLAGS = (
-    *("debug", "optimize", "dont_write_bytecode", "no_user_site", "no_site", "ignore_environment", "verbose"),
-    *("bytes_warning", "isolated", "dev_mode", "safe_path"),
-)
-
-
 def _interpreter_flags() -> list[str]:
     """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
-    flags = [] if _has_cwd() else ["-P"]  # some interpreters stumble over a working directory that is gone
-    options = sys.warnoptions or sys._xoptions  # noqa: SLF001 - documented, in spite of its name
-    if not (options or any(getattr(sys.flags, name) for name in _FLAGS)):
-        return flags
-    import subprocess  # only now: it takes five milliseconds
+    import subprocess  # only now: it takes a millisecond
 
     make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
-    return [*make(), *flags]
+    return [*make(), *([] if _has_cwd() else ["-P"])]  # some stumble over a working directory that is gone
 
 
 def _has_cwd() -> bool:

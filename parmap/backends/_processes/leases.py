@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
+from parmap.backends._processes.poller import Poller
+from parmap.backends.base import Backend
 
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from parmap._calls.options import Options
     from parmap._results.futures import Future
     from parmap.backends._processes.line.quick import QuickLine
-    from parmap.backends._processes.poller import Poller
     from parmap.backends._processes.worker import Worker
 
 
-class Leases:
-    """Which workers of a pool are leased. All but `give` is called by the engine's thread."""
+class Leases(Backend):
+    """What `Processes` does about leased workers. All but `try_quickly` is called by the engine's thread."""
 
-    def __init__(self, workers: Mapping[Hashable, Worker], poller: Poller) -> None:
-        """Lease *workers*, as they come and go."""
-        self._workers = workers
-        self._poller = poller
-        self._open: tuple[Worker, ...] = ()  # replaced as a whole: other threads read it
+    leases = HAS_QUICK_LINES
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.poller = Poller()
+        self._workers: dict[Hashable, Worker] = {}
+        self._open: tuple[Worker, ...] = ()  # those that are leased; replaced as a whole: other threads read it
         self._heard: set[QuickLine] = set()  # those whose answers wake the engine's thread
         self._used: list[int] = []  # the last task on each line, when it was last looked at
 
-    def give(self, call: Any, future: Future[Any]) -> bool:
+    def try_quickly(self, call: Any, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
         return any(worker.try_quickly(call, future) for worker in self._open)
 
-    def open(self, slot: Hashable) -> bool:
-        """Lease a worker, which is idle; false if it is about to end."""
+    def lease(self, slot: Hashable) -> bool:
+        """Let callers give an idle worker single tasks; false if it is about to end."""
         worker = self._workers.get(slot)
         if worker is None or worker.silent:
             return False
@@ -37,7 +43,7 @@ class Leases:
         self._open = (*self._open, worker)
         return True
 
-    def close(self, slot: Hashable) -> bool:
+    def unlease(self, slot: Hashable) -> bool:
         """Take a worker back; false while it has a task, whose end will be heard."""
         worker = self._workers.get(slot)
         if worker is None:
@@ -53,17 +59,17 @@ class Leases:
         worker.quick.is_open = False
         self._open = tuple(other for other in self._open if other is not worker)
 
-    def forget(self, worker: Worker) -> None:
+    def _end_lease(self, worker: Worker) -> None:
         """A worker is gone."""
         self._shut(worker)
         self._stop_listening_to(worker.quick)
 
-    def tasks(self) -> list[tuple[Hashable, int, Future[Any]]]:
-        """The tasks in flight, each with its slot and number."""
+    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
+        """The tasks in flight on quick lines, each with its slot and number."""
         workers = list(self._workers.values())
         return [(worker.name, *task) for worker in workers for task in list(worker.quick.flight.items())]
 
-    def look(self) -> bool:
+    def look_after_leases(self) -> bool:
         """See to what callers may have left unfinished; false if nothing has been in flight since the last time."""
         busy = False
         for worker in list(self._workers.values()):
@@ -81,11 +87,11 @@ class Leases:
         """Hear the answer to a task, since nobody may be reading it."""
         for worker in self._workers.values():
             if worker.quick is future.line:
-                self.hear(worker.quick)
+                self._hear_line(worker.quick)
                 if worker.quick.flight:
                     self._listen_to(worker.quick)
 
-    def hear(self, quick: QuickLine) -> None:
+    def _hear_line(self, quick: QuickLine) -> None:
         """Settle what was answered on a line."""
         quick.drain()
         if not quick.flight or quick.has_ended:
@@ -94,9 +100,9 @@ class Leases:
     def _listen_to(self, quick: QuickLine) -> None:
         if quick not in self._heard and not quick.has_ended:
             self._heard.add(quick)
-            self._poller.add(quick.sock.fileno(), quick)
+            self.poller.add(quick.sock.fileno(), quick)
 
     def _stop_listening_to(self, quick: QuickLine) -> None:
         if quick in self._heard:
             self._heard.discard(quick)
-            self._poller.remove(quick.sock.fileno())
+            self.poller.remove(quick.sock.fileno())

@@ -1,13 +1,8 @@
-"""Waiting for many descriptors at once: one selector that is kept, no polling.
-
-With `epoll` a descriptor can be taken out of the wait by any thread, so that a caller may read a worker's channel
-itself. Elsewhere only the engine's thread reads.
-"""
+"""Waiting for many descriptors at once: one selector that is kept, no polling."""
 
 from __future__ import annotations
 
 import os
-import select
 import selectors
 from typing import Any
 
@@ -18,18 +13,12 @@ WRITE = selectors.EVENT_WRITE
 class Poller:
     """What the engine's thread sleeps on."""
 
-    shares = hasattr(select, "epoll")
-    """Whether other threads may `disarm` and `arm` a descriptor."""
-
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
         self._selector.register(self._wake_in, READ, None)
-        self._epoll: Any = getattr(self._selector, "_selector", None) if self.shares else None
-        if self._epoll is None:
-            self.shares = False
 
     def add(self, fd: int, data: Any) -> None:
         """Wait for *fd* to be readable; `wait` returns *data* for it."""
@@ -45,17 +34,6 @@ class Poller:
     def want_write(self, fd: int, data: Any, *, on: bool) -> None:
         """Wait for room to write, too."""
         self._selector.modify(fd, READ | WRITE if on else READ, data)
-
-    def disarm(self, fd: int) -> None:
-        """Leave *fd* to another thread for a while."""
-        self._epoll.modify(fd, 0)
-
-    def arm(self, fd: int) -> None:
-        """Wait for *fd* again."""
-        try:
-            self._epoll.modify(fd, select.EPOLLIN)
-        except OSError:  # it was removed meanwhile: its worker is gone
-            pass
 
     def wait(self, timeout: float | None) -> list[tuple[Any, int]]:
         """The data and events of the descriptors that are ready."""

@@ -11,16 +11,12 @@ from parmap._travel.payload import Packed, pack
 from parmap._work.surroundings import current
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
 from parmap.backends._processes.line.channel import ChannelClosedError
-from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.staff import Staff
 from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
-    from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Rules
     from parmap.backends._processes.functions import ClassPack
@@ -32,7 +28,6 @@ class Processes(Staff):
 
     kills = True
     packs = True
-    leases = HAS_QUICK_LINES
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -106,7 +101,7 @@ class Processes(Staff):
             worker.sync(call, self.context, _needs(job.learner.classes, items))
             worker.due += 1
             clear = worker.channel.post(
-                "run", chunk.number, call.key, mode, start, chunk.budget, careful, stop_early, pack=payload
+                "run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early, pack=payload
             )
             if not clear:
                 self.flush_later(worker)
@@ -134,32 +129,6 @@ class Processes(Staff):
     def cut(self, chunk: Chunk) -> None:
         """Send a signal: what runs asks nobody."""
         self._signals.cut(chunk.slot)
-
-    # single tasks that callers give to idle workers
-
-    def lease(self, slot: Hashable) -> bool:
-        """Let callers give an idle worker single tasks."""
-        return self._leases.open(slot)
-
-    def unlease(self, slot: Hashable) -> bool:
-        """Take a worker back; false while it has a task of a caller's."""
-        return self._leases.close(slot)
-
-    def look_after_leases(self) -> bool:
-        """See to what callers may have left unfinished."""
-        return self._leases.look()
-
-    def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
-        """The tasks in flight on quick lines, each with its slot and number."""
-        return self._leases.tasks()
-
-    def listen(self, future: Future[Any]) -> None:
-        """Hear the answer to a task, since nobody may be reading it."""
-        self._leases.listen(future)
-
-    def try_quickly(self, call: Call, future: Future[Any]) -> bool:
-        """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
-        return self._leases.give(call, future)
 
 
 def _needs(classes: Classes | None, items: Any) -> list[ClassPack]:

@@ -20,10 +20,10 @@ from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
-from parmap.backends._processes.poller import WRITE, Poller
+from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.signals import Signals
 from parmap.backends._processes.worker import Worker
-from parmap.backends.base import AUTO, Backend, Broken, Died, Event, Ready
+from parmap.backends.base import AUTO, Broken, Event, Ready
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
 _STARTS = 3  # workers, or templates, in a row that may die at start
 
 
-class Staff(Backend):
+class Staff(Leases):
     """All that `Processes` does except running chunks."""
 
     death = WorkerDiedError
@@ -45,10 +45,7 @@ class Staff(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.poller = Poller()
         self.context = current()  # that of the latest call
-        self._workers: dict[Hashable, Worker] = {}
-        self._leases = Leases(self._workers, self.poller)
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -155,7 +152,7 @@ class Staff(Backend):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
-                self._leases.hear(source)
+                self._hear_line(source)
             elif isinstance(source, int):
                 if source in self._orphans:  # not buried a moment ago, for what was told with this
                     self._bury(self._orphans[source], None)
@@ -232,7 +229,7 @@ class Staff(Backend):
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
         elif message.kind in _OF_SEGMENTS:
-            worker.settle_segment(message.kind, message.fields[0])
+            worker.channel.settle(message.kind, message.fields[0])
         elif message.kind == "tracker":
             lend_tracker(message.fds)
         elif message.kind == "ready":
@@ -281,7 +278,7 @@ class Staff(Backend):
         if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
             return
         self._forget(worker)
-        died = worker.died(exitcode, Died, reason)
+        died = worker.died(exitcode, reason)
         worker.close()
         self._events.append(died)
         if not worker.ready and not worker.is_orphan:
@@ -290,7 +287,7 @@ class Staff(Backend):
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
-        self._leases.forget(worker)
+        self._end_lease(worker)
         if worker.pidfd >= 0:
             self.poller.remove(worker.pidfd)
             del self._orphans[worker.pidfd]
@@ -368,7 +365,7 @@ class Staff(Backend):
             self.poller.remove(launcher.control.sock.fileno())
             launcher.close()
         for worker in workers:
-            died = worker.died(None, Died)
+            died = worker.died(None)
             for future, _ in died.tasks:
                 future.settle_failure(died.explain(None, 0))
             worker.close()

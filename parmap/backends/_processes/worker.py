@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
@@ -17,7 +18,7 @@ from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.inherited import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends.base import Report, note_of
+from parmap.backends.base import Died, Report, note_of
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from parmap.backends._processes.functions import FunctionCall
     from parmap.backends._processes.launcher import Launcher
     from parmap.backends._processes.line.channel import Message
-    from parmap.backends.base import Died
 
 _OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started
@@ -95,9 +95,7 @@ class Worker:
     def sync(self, call: FunctionCall, context: Context, classes: Iterable[ClassPack]) -> None:
         """Tell the worker the context, and what the function and the classes of items are, if it does not know."""
         self.adapt(context)
-        if call.key not in self.known:
-            call.tell(self.channel, self.known)
-        for each in classes:
+        for each in (call, *classes):
             if each.number not in self.known:
                 each.tell(self.channel, self.known)
 
@@ -109,14 +107,14 @@ class Worker:
 
     def knows(self, call: FunctionCall, context: Context) -> bool:
         """Whether `sync` would have nothing to do."""
-        return call.key in self.known and self._context is context
+        return call.number in self.known and self._context is context
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
         number, done, failures, seconds, news = message.fields
         self.due -= 1
         for kind, name in news:
-            self.settle_segment(kind, name)
+            self.channel.settle(kind, name)
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
@@ -134,7 +132,7 @@ class Worker:
         needs = args.needs if type(args) is Packed else ()
         if any(type(need) is ClassPack and need.number not in self.known for need in needs):
             return False
-        return self.knows(call, future.lane.context) and quick.send(future, call.key)
+        return self.knows(call, future.lane.context) and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
@@ -157,24 +155,15 @@ class Worker:
                 quick.send_again(number)
         return bool(waiting)
 
-    def settle_segment(self, kind: str, name: int) -> None:
-        """One of our segments came back, or a task keeps it; or one of the worker's is no more."""
-        if kind == "free":
-            for dropped in self.channel.lender.take_back(name):
-                self.channel.answer("drop", dropped)
-        elif kind == "keep":
-            self.channel.lender.forget(name)
-        else:
-            self.channel.detach(name)
-
     # its end
 
-    def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> Died:
+    def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
         number, index, length, _ = self.page.position()
-        story = _Story(self._death, self.pid, exitcode, self.page.log(), reason)
+        stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
+        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
-        return make(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
+        return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
@@ -183,49 +172,41 @@ class Worker:
         self.page.close()
 
 
-class _Story:
-    """How a worker died."""
+def _explain(
+    death: type[WorkerDiedError],
+    pid: int | None,
+    code: int | None,
+    stack: str,
+    reason: str,
+    chunk: Chunk | None,
+    offset: int,
+) -> Failure:
+    """The failure of the item at *offset* of *chunk*, in which a worker died."""
+    signum = -code if code is not None and code < 0 else None
+    error = death(
+        reason or _how(code, signum),
+        item=None if chunk is None else chunk.job.sink.index(chunk, offset),
+        exitcode=code if signum is None else None,
+        signal=signum,
+        pid=pid,
+        stack=with_source(stack),
+    )
+    if chunk is None:
+        return Failure(error)
+    error.add_note(note_of(chunk, offset))
+    return Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
 
-    def __init__(
-        self, kind: type[WorkerDiedError], pid: int | None, exitcode: int | None, log: str, reason: str
-    ) -> None:
-        self._kind = kind
-        self._pid = pid
-        self._exitcode = exitcode
-        self._stack = _of_the_task(log.partition("\nExtension modules:")[0].strip())
-        self._reason = reason
 
-    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
-        """The failure of the item at *offset* of *chunk*."""
-        code = self._exitcode
-        signum = -code if code is not None and code < 0 else None
-        error = self._kind(
-            self._message(code, signum),
-            item=None if chunk is None else chunk.job.sink.index(chunk, offset),
-            exitcode=code if signum is None else None,
-            signal=signum,
-            pid=self._pid,
-            stack=with_source(self._stack),
-        )
-        retry_on: tuple[type[BaseException], ...] = ()
-        if chunk is not None:
-            callee = chunk.job.call.callee
-            retry_on = callee.retry_on
-            error.add_note(note_of(chunk, offset))
-        return Failure(error, retry=isinstance(error, retry_on))
-
-    def _message(self, code: int | None, signum: int | None) -> str:
-        if self._reason:
-            return self._reason
-        if signum is not None:
-            try:
-                name = signal.Signals(signum).name
-            except ValueError:
-                name = f"signal {signum}"
-            return f"the worker was killed by {name}"
-        if code is None:
-            return "the worker is gone"
-        return f"the worker exited with code {code} in the middle of the task"
+def _how(code: int | None, signum: int | None) -> str:
+    if signum is not None:
+        try:
+            name = signal.Signals(signum).name
+        except ValueError:
+            name = f"signal {signum}"
+        return f"the worker was killed by {name}"
+    if code is None:
+        return "the worker is gone"
+    return f"the worker exited with code {code} in the middle of the task"
 
 
 def _of_the_task(stack: str) -> str:

@@ -6,6 +6,7 @@ task does to them is seen by no other function, and by no later version of the s
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import os
@@ -14,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import explain
-from parmap._travel.code.by_value import FunctionUnpickler
 from parmap._travel.code.classes import arrived, fillings
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee
@@ -100,33 +100,27 @@ class Functions:
             self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
 
     def take(self, message: Message, content: bytes | None) -> None:
-        """A function has come, after its parts."""
+        """A function or class has come, after its parts."""
         number, numbers = message.fields
-        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
+        parts = [self._parts[part] for part in numbers if part in self._parts]
+        self._sizes[number] = sum(part.size for part in parts)
+
+        def load() -> Any:
+            if content is None or len(parts) < len(numbers):
+                reason = f"no descriptor was left to receive a large {message.kind}"
+                raise OSError(reason)
+            return _Unpickler(content, parts).load()
+
+        if message.kind == "class":
+            arrived[number] = _Class(load)
+            return
         try:
-            if content is None or not self._parts.keys() >= set(numbers):
-                reason = "no descriptor was left to receive a large function"
-                raise OSError(reason)  # noqa: TRY301 - told apart from nothing else
             with fillings() as self._fillings[number]:
-                find, args, rules = _load(content, [self._parts[part] for part in numbers])
+                find, args, rules = load()
                 self.callees[number] = Callee(find(*args), rules)
             Functions.active = number
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self.callees[number] = explain(error)
-
-    def take_class(self, message: Message, content: bytes | None) -> None:
-        """A class has come, after its parts."""
-        number, numbers = message.fields
-        self._sizes[number] = sum(self._parts[part].size for part in numbers if part in self._parts)
-
-        def load() -> Any:
-            if content is None:
-                reason = "no descriptor was left to receive a large class"
-                raise OSError(reason)
-            return _load(content, parts)
-
-        parts = [self._parts[part] for part in numbers if part in self._parts]
-        arrived[number] = _Class(load)
 
     def get(self, number: int) -> Callee | BaseException:
         """The function to be run now: its classes are made what they were when it was sent."""
@@ -154,7 +148,10 @@ class Functions:
             gc.collect()
 
 
-def _load(stream: bytes, parts: list[_Part]) -> Any:
-    tables = [part for part in parts if part.kind == "table"]
-    buffers = (part.load() for part in parts if part.kind != "table")
-    return FunctionUnpickler(io.BytesIO(stream), buffers, lambda number: tables[number].load()).load()
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, stream: bytes, parts: list[_Part]) -> None:
+        buffers = (part.load() for part in parts if part.kind != "table")
+        super().__init__(io.BytesIO(stream), buffers=buffers)
+        tables = [part for part in parts if part.kind == "table"]
+        # Of each there is one.
+        self.persistent_load: Any = functools.cache(lambda number: tables[number].load())

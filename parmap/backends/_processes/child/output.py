@@ -41,13 +41,14 @@ class TalkingChannel(Channel):
             self._late.append((message, more))
             return
         with self._turn:
-            if more:
-                super().send(*message, **more)
-            else:
-                self.tell(*message, wait=True)
+            super().send(*message, **more)
             while self._late:
                 message, more = self._late.pop(0)
                 super().send(*message, **more)
+
+    def answer(self, kind: str, name: int) -> None:
+        """Say what becomes of a segment."""
+        self.send(kind, name)
 
 
 class Outlet(io.TextIOBase):

@@ -16,14 +16,12 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from parmap._travel.code.by_value import cloud_dumps, initialize
-from parmap._travel.code.classes import home_classes
+from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import dump, pack
-from parmap._travel.vocabulary import Learner
+from parmap._travel.payload import pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
@@ -35,9 +33,6 @@ from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
-if TYPE_CHECKING:
-    pass
-
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
 _NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
@@ -46,7 +41,7 @@ _NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     _place.in_worker = True
-    home_classes.use(cloud_dumps)
+    go_home()
     channel = TalkingChannel(socket.socket(fileno=channel_fd))
     worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
     _prepare(worker.page)
@@ -97,7 +92,6 @@ class _Worker:
         self.page = page
         self._pid = os.getpid()
         self._functions = Functions()
-        self._learner = Learner(guests=True)
         self._modules = len(sys.modules)
         channel.on_partial = page.receive
 
@@ -161,6 +155,8 @@ class _Worker:
     def _on_function(self, message: Message) -> None:
         self._functions.take(message, self._content(message))
 
+    _on_class = _on_function
+
     def _content(self, message: Message) -> bytes | None:
         """The bytes that came with a message; its segment is given back."""
         if message.pack is None:
@@ -170,21 +166,13 @@ class _Worker:
             self._channel.send(*news)
         return content
 
-    def _on_class(self, message: Message) -> None:
-        self._functions.take_class(message, self._content(message))
-
     def _on_forget(self, message: Message) -> None:
         self._functions.forget(message.fields[0])
 
     def _on_free(self, message: Message) -> None:
-        for dropped in self._channel.lender.take_back(message.fields[0]):
-            self._channel.send("drop", dropped)
+        self._channel.settle(message.kind, message.fields[0])
 
-    def _on_keep(self, message: Message) -> None:
-        self._channel.lender.forget(message.fields[0])
-
-    def _on_drop(self, message: Message) -> None:
-        self._channel.detach(message.fields[0])
+    _on_keep = _on_drop = _on_free
 
     # chunks
 
@@ -271,7 +259,12 @@ class _Worker:
         known = self._functions.callees[key]
         callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
-        results, unsent = self._pack(number, outcome, careful)
+        if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
+            results, unsent = pack(outcome.results, before=enter)
+        else:
+            if outcome.done:
+                self.page.enter(number, 0, outcome.done, begin)
+            results, unsent = pack(outcome.results)
         told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
@@ -281,25 +274,6 @@ class _Worker:
             news = self._release(message)
         self._channel.send("report", number, outcome.done, told, seconds, news, pack=results)
         return bool(news)
-
-    def _pack(self, number: int, outcome: Outcome, careful: bool) -> tuple[Pack, dict[int, BaseException]]:
-        """Pickle the results: together, or one by one after a death that nobody in particular was to blame for."""
-        if not careful or outcome.done == 1:
-            if outcome.done:
-                self.page.enter(number, 0, outcome.done, time.monotonic_ns())
-            return pack(outcome.results, learner=self._learner)
-        packed: list[Any] = []
-        errors: dict[int, BaseException] = {}
-        self._learner.begin()
-        vocabulary = self._learner.vocabulary
-        for index, result in enumerate(outcome.results):
-            self.page.enter(number, index, 0, time.monotonic_ns())
-            try:
-                packed.append(dump(result, vocabulary, self._learner))
-            except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
-                errors[index] = error
-                packed.append(None)
-        return pack(packed)[0], errors
 
     def _release(self, message: Message) -> list[tuple[str, int]]:
         """Give the segment of the arguments back, unless the task kept a reference into it; what there is to tell."""

@@ -35,7 +35,6 @@ _CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # the processes that a t
 
 # Where the payload of a message is.
 INLINE, LENT, GIVEN = 0, 1, 2
-_NO_PAYLOAD = (None, (INLINE, 0, 0))
 
 
 class Message(NamedTuple):
@@ -78,7 +77,6 @@ class Channel:
         self._copies = copies
         self._attached: dict[int, mmap.mmap] = {}
         self._inbox = bytearray()
-        self._buffer = bytearray(_READ)
         self._fds: deque[int] = deque()
         self._outbox: deque[_Frame] = deque()
         self.on_partial: Callable[[], None] | None = None  # called when a message has begun to arrive
@@ -95,31 +93,9 @@ class Channel:
         self._outbox.append(self._frame(kind, fields, pack, fds))
         return self._push(_DONTWAIT)
 
-    def tell(self, kind: str, *fields: Any, wait: bool = False) -> bool:
-        """`post`, or `send`, a message that has no payload, in less time."""
-        meta = marshal.dumps((kind, fields, *_NO_PAYLOAD), 2)
-        data = memoryview(_HEADER.pack(len(meta), _SIGNATURE, 0) + meta)
-        flags = 0 if wait else _DONTWAIT
-        if not self._outbox:
-            try:
-                data = data[self.sock.send(data, flags) :]
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                raise ChannelClosedError(str(error)) from error
-            if not data:
-                return True
-        self._outbox.append(_Frame([data], []))
-        return self._push(flags)
-
     def flush(self) -> bool:
         """Send what stayed behind; true when nothing is left."""
         return self._push(_DONTWAIT)
-
-    def keep(self) -> None:
-        """Copy what stayed behind: it lies in memory of the caller's, who may change it."""
-        for frame in self._outbox:
-            frame.parts = [memoryview(b"".join(frame.parts))]
 
     @property
     def is_clear(self) -> bool:
@@ -130,11 +106,8 @@ class Channel:
         while self._outbox:
             frame = self._outbox[0]
             try:
-                if len(frame.parts) == 1 and not frame.fds:
-                    sent = self.sock.send(frame.parts[0], flags)
-                else:
-                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
-                    sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
+                fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
+                sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -142,9 +115,6 @@ class Channel:
                 raise ChannelClosedError(str(error)) from error
             if frame.fds:
                 frame.close_fds()  # descriptors leave with the first byte
-            if len(frame.parts) == 1 and sent == len(frame.parts[0]):
-                self._outbox.popleft()
-                continue
             frame.parts = _after(frame.parts, sent)
             if not frame.parts:
                 self._outbox.popleft()
@@ -155,51 +125,28 @@ class Channel:
         for frame in list(self._outbox):
             frame.close_fds()
 
-    def _frame(
-        self,
-        kind: str,
-        fields: tuple[Any, ...],
-        pack: Pack | None,
-        passed: tuple[int, ...] = (),
-    ) -> _Frame:
-        if pack is None and not passed:
-            meta = marshal.dumps((kind, fields, *_NO_PAYLOAD), 2)
-            return _Frame([memoryview(_HEADER.pack(len(meta), _SIGNATURE, 0) + meta)], [])
+    def _frame(self, kind: str, fields: tuple[Any, ...], pack: Pack | None, passed: tuple[int, ...]) -> _Frame:
         fds = [os.dup(fd) for fd in passed]
+        description, place = None, (INLINE, 0, 0)
         parts: list[Any] = []
-        description = None
-        place: tuple[int, int, int] = (INLINE, 0, 0)
-        size = 0
         if pack is not None:
-            description = pack.describe()
-            if not pack.buffers and len(pack.stream) < Limits.smallest:  # most messages
-                size = len(pack.stream)
-                meta = marshal.dumps((kind, fields, description, place), 2)
-                head = _HEADER.pack(len(meta), _SIGNATURE | len(fds), size)
-                return _Frame([memoryview(b"".join((head, meta, pack.stream)))], fds)
-            parts = [pack.stream, *pack.buffers]
-            offsets, size = _segments.layout(pack.stream, pack.buffers)
-            if size >= Limits.smallest:
-                through = self._through_segment(parts, offsets, size)
-                if through is not None:
-                    place, fds = through
-                    parts = []
-                    size = 0
-            if parts:
-                parts = _padded(parts, offsets)
+            description, parts = pack.describe(), pack.parts()
+            size = sum(map(len, parts))
+            if size >= Limits.smallest and (segment := self._fill_segment(parts, size)):
+                place, fds = segment
+                parts = []
         meta = marshal.dumps((kind, fields, description, place), 2)
-        head = _HEADER.pack(len(meta), _SIGNATURE | len(fds), size)
+        head = _HEADER.pack(len(meta), _SIGNATURE | len(fds), sum(map(len, parts)))
         return _Frame([memoryview(part) for part in (head + meta, *parts)], fds)
 
-    def _through_segment(
-        self, parts: list[Any], offsets: list[int], size: int
-    ) -> tuple[tuple[int, int, int], list[int]] | None:
+    def _fill_segment(self, parts: list[Any], size: int) -> tuple[tuple[int, int, int], list[int]] | None:
+        """Write a payload into a segment: its place, and the descriptor, if the other side has not got it yet."""
         handed_over = size > Limits.kept
         segment = _segments.create(0, size) if handed_over else self.lender.lend(size)
         if segment is None:
             return None
         try:
-            _segments.write(segment, parts, offsets)
+            _segments.write(segment, parts)
         except OSError:  # no memory for it: the socket takes the payload in small steps
             segment.close_fd()
             self.lender.forget(segment.name)
@@ -213,18 +160,6 @@ class Channel:
         return (LENT, segment.name, segment.size), fds
 
     # receiving
-
-    def receive(self) -> Message:
-        """Wait for the next message.
-
-        Raises:
-            ChannelClosedError: the other side has closed the line.
-        """
-        while True:
-            message = self._parse() if self._inbox else None
-            if message is not None:
-                return message
-            self._read(0)
 
     def next_received(self) -> Message | None:
         """The next message, if all of it was read before."""
@@ -243,12 +178,8 @@ class Channel:
 
     def _read(self, flags: int) -> bool:
         try:
-            data: bytes | memoryview
-            if len(self._inbox) < _READ:
-                size, ancillary, _, _ = self.sock.recvmsg_into([self._buffer], _ROOM, flags | _CLOEXEC)
-                data = memoryview(self._buffer)[:size]
-            else:
-                data, ancillary, _, _ = self.sock.recvmsg(_READ_ON, _ROOM, flags | _CLOEXEC)
+            size = _READ if len(self._inbox) < _READ else _READ_ON
+            data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | _CLOEXEC)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -305,7 +236,7 @@ class Channel:
         if where == INLINE:
             if not description[4]:
                 return Pack.restore(description, data, []), 0  # type: ignore[arg-type]
-            return self._build(description, memoryview(data)), 0
+            return Pack.lying_in(memoryview(data), description), 0
         if where == LENT and not fds:
             memory = self._attached.get(name)
         elif not fds:  # the kernel drops descriptors that don't fit under the limit of this process
@@ -317,29 +248,15 @@ class Channel:
         if memory is None:
             return None, name
         if where != LENT or not self._copies:
-            return self._build(description, memoryview(memory)), name if where == LENT else 0
+            return Pack.lying_in(memoryview(memory), description), name if where == LENT else 0
         try:
-            pack = self._build(description, memoryview(memory), copy=True)
+            pack = Pack.lying_in(memoryview(memory), description, private.copy)
         except (MemoryError, OSError):  # then it stays where it is, and the other side takes other memory
-            self.detach(name)
+            del self._attached[name]
             self.answer("keep", name)
-            return self._build(description, memoryview(memory)), 0
+            return Pack.lying_in(memoryview(memory), description), 0
         self.answer("free", name)
         return pack, 0
-
-    @staticmethod
-    def _build(description: tuple[Any, ...], memory: memoryview, *, copy: bool = False) -> Pack:
-        _, _, position, _, kinds, *_ = description
-        stream: bytes | memoryview = memory[:position]
-        buffers = []
-        for nbytes, readonly in kinds:
-            position += -position % _segments.ALIGNMENT
-            buffer = memory[position : position + nbytes]
-            buffers.append(private.copy(buffer, readonly=readonly) if copy else buffer)
-            position += nbytes
-        if copy:
-            stream = bytes(stream)
-        return Pack.restore(description, stream, buffers)
 
     def answer(self, kind: str, name: int) -> None:
         """Say what becomes of a segment; nobody need be there to hear it."""
@@ -354,12 +271,18 @@ class Channel:
         message.pack.release()
         if _segments.is_unused(self._attached[message.segment]):
             return True
-        self.detach(message.segment)
+        del self._attached[message.segment]
         return False
 
-    def detach(self, name: int) -> None:
-        """Forget a segment of the other side: it was dropped there, or something here still uses its memory."""
-        self._attached.pop(name, None)
+    def settle(self, kind: str, name: int) -> None:
+        """What the other side says of a segment: it is free again, it is kept there for good, or it is no more."""
+        if kind == "free":
+            for dropped in self.lender.take_back(name):
+                self.answer("drop", dropped)
+        elif kind == "keep":
+            self.lender.forget(name)
+        else:
+            self._attached.pop(name, None)
 
     def close(self) -> None:
         """Close the line and drop all segments."""
@@ -369,18 +292,6 @@ class Channel:
         self._close_fds()
         while self._fds:
             os.close(self._fds.popleft())
-
-
-def _padded(parts: list[Any], offsets: list[int]) -> list[Any]:
-    """The parts in a row, with the gaps that alignment left between them filled."""
-    row: list[Any] = []
-    position = 0
-    for part, offset in zip(parts, offsets, strict=True):
-        if offset > position:
-            row.append(bytes(offset - position))
-        row.append(part)
-        position = offset + len(part)
-    return row
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:

@@ -37,7 +37,7 @@ class Copies:
         self._used = 0.0  # when the last copy was made, in seconds of the monotonic clock
         self._watched = threading.Lock()  # held by the thread that sees to the end; nobody waits for it
 
-    def copy(self, view: memoryview, *, readonly: bool = False) -> memoryview:
+    def copy(self, view: memoryview, readonly: bool = False) -> memoryview:
         """A copy of *view*, writable or *readonly*, that nothing else refers to.
 
         Raises:

@@ -225,7 +225,7 @@ class QuickLine:
         future = self.flight.get(number)
         if future is None:
             return
-        message = encode(number, future.lane.call.key, future)
+        message = encode(number, future.lane.call.number, future)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
                 self.sock.send(message)

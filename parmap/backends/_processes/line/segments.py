@@ -19,9 +19,6 @@ from parmap._work.page import sealed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ALIGNMENT = 64
-"""Buffers start at multiples of so many bytes, as numpy's own do."""
-
 
 class Limits:
     """When segments are used; read by both sides, changed only by tests."""
@@ -29,17 +26,6 @@ class Limits:
     enabled = hasattr(os, "memfd_create")
     smallest = 64 * 1024  # bytes of a payload that goes through a segment
     kept = 256 << 20  # bytes of segments that a lender keeps for use again; a larger payload is handed over for good
-
-
-def layout(stream: Any, buffers: Sequence[memoryview]) -> tuple[list[int], int]:
-    """Where each part of a payload goes: the stream, then the buffers, aligned. Returns offsets and the total size."""
-    offsets = [0]
-    position = len(stream)
-    for buffer in buffers:
-        position += -position % ALIGNMENT
-        offsets.append(position)
-        position += buffer.nbytes
-    return offsets, position
 
 
 class Segment:
@@ -60,21 +46,21 @@ class Segment:
             self.fd = -1
 
 
-def write(segment: Segment, parts: Sequence[Any], offsets: Sequence[int]) -> None:
+def write(segment: Segment, parts: Sequence[Any]) -> None:
     """Copy *parts* into a segment.
 
     A fresh one is written through its descriptor: the kernel fills pages faster than they fault in, and answers a lack
     of memory with an error instead of a signal.
     """
     if segment.memory is None:
-        for part, offset in zip(parts, offsets, strict=True):
-            view = memoryview(part)
-            done = 0
-            while done < len(view):
-                done += os.pwrite(segment.fd, view[done:], offset + done)
+        with open(segment.fd, "wb", closefd=False) as file:
+            file.writelines(parts)
         return
-    for part, offset in zip(parts, offsets, strict=True):
-        segment.memory[offset : offset + len(part)] = part
+    position = 0
+    for part in parts:
+        end = position + len(part)
+        segment.memory[position:end] = part
+        position = end
 
 
 def attach(fd: int, size: int, *, private: bool = False) -> mmap.mmap:

@@ -35,7 +35,7 @@ class Shared:
         if segment is None:
             return None
         try:
-            _segments.write(segment, [content], [0])
+            _segments.write(segment, [content])
         except OSError:
             segment.close_fd()
             return None
