@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import parmap
-from parmap._core.workers import MOVES
+from parmap._core.states import MOVES
 
 TESTS = Path(__file__).resolve().parent
 REFERENCE = TESTS.parent / "docs" / "reference"

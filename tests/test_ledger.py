@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from parmap._core.job import Job
 from parmap._core.ledger import Ledger
-from parmap._core.workers import State
+from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
 from parmap.errors import PoolClosedError

@@ -16,7 +16,7 @@ from conftest import wait_until
 from parmap import parallel
 from parmap._core.job import Job
 from parmap._core.ledger import Ledger
-from parmap._core.workers import State
+from parmap._core.states import State
 from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from fake_backend import COST, Bench, paced, sizes
 from parmap._core.job import Job
 from parmap._core.pace import BYTE_CAP, CROWD, Cost, Pace
 from parmap._core.schedule import SHORT
-from parmap._core.workers import State
+from parmap._core.states import State
 
 # --- size ---------------------------------------------------------------------------------------
 

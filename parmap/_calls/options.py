@@ -347,7 +347,7 @@ class Settings:
     def _merge(self, overrides: dict[str, Any]) -> Options:
         outside = {**_check_environment(), **overrides}
         merged = {**DEFAULTS, **self.decorated, **outside, **self.chosen}
-        if _place.in_worker:
+        if _place.in_worker:  # a nested call
             merged["backend"] = outside["backend"] = "serial"
         # Serial from outside is for debugging, or because workers don't start workers: no reason to refuse the call.
         if not (merged["backend"] == "serial" == outside.get("backend")):

@@ -6,8 +6,9 @@ Two rules hold here, and make the whole of it a state machine that a test can dr
    commands come out, as calls of the backend, which does as it is told and decides nothing.
 2. It starts no thread, reads no clock and waits for nothing. `now` is always an argument.
 
-Which items make a chunk, and for which worker, is the part of `Scheduler`; here is what needs time: limits, retries,
-rescues of items that wait behind a slow one, leases of idle workers, and their end.
+Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here is what needs time
+or ends a worker: time limits, whom a death is charged to, rescues of items that wait behind a slow one, leases of idle
+workers, and the end of those that idle too long (`idle_timeout`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
 from parmap._core.schedule import Scheduler, jitter
-from parmap._core.workers import State
+from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
 from parmap.errors import TaskTimeoutError

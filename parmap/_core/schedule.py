@@ -1,8 +1,8 @@
 """The scheduler: which items go to which worker, when, and what becomes of their outcomes.
 
 Pure logic. It starts no thread, reads no clock (`now` is always an argument), does no I/O and knows nothing of
-processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries, timeouts and
-what happens after an error are decided here, once, for all backends.
+processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries and what
+happens after an error are decided here, once, for all backends.
 
 The life of an item: it waits in a `Piece` of its `Job`; `next` cuts it into a `Chunk` for a slot (a worker); then
 
@@ -19,7 +19,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
-from parmap._core.workers import FREE, Slot, State
+from parmap._core.states import FREE, Slot, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable

@@ -5,7 +5,8 @@ costs to make one is most of what a `submit` costs.
 
 How it ended is written once, by one C-level operation (`dict.setdefault`): whoever comes first has settled it, and no
 exception or signal handler can come in between. Who waits leaves a callback first and looks at the end afterwards, so
-that one of the two sees the other. Callbacks run in the engine's thread, where no signal handler can interrupt them.
+that one of the two sees the other. These run in the engine's thread, where no signal handler can interrupt
+them; what users add as done-callbacks runs in a thread of its own (`callbacks`).
 """
 
 from __future__ import annotations

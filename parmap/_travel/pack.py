@@ -1,4 +1,4 @@
-"""What travels: the streams of some items, and the buffers beside them. `_payload` makes them, here they are opened."""
+"""What travels: the streams of some items, and the buffers beside them. `payload` makes them, here they are opened."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Classes, functions and dtypes that the items of a chunk name: they travel once, for all of them.
 
-Items are pickled one by one, so that they share nothing (see `_payload`). Left alone, each stream would spell the same
+Items are pickled one by one, so that they share nothing (see `payload`). Left alone, each stream would spell the same
 names, to be looked up and verified again for every item; and a class of a script has no name that a worker knows, so
 that the whole of it would travel with each of its instances. But a class is the same for all items, and so is a
 function that goes by name, or a dtype of numpy's. Both sides therefore begin each item with a memo that holds these

@@ -1,4 +1,4 @@
-"""Where this code runs."""
+"""Whether this process is a worker, where nested calls run serially (`_calls.options` sees to that)."""
 
 import os
 

@@ -15,7 +15,7 @@ from parmap._travel.payload import Packed
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.inherited import environment
+from parmap.backends._processes.variables import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends.base import Died, Report, note_of

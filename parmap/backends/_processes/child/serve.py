@@ -1,4 +1,4 @@
-"""Everything that runs inside a worker process.
+"""The main loop of a worker process.
 
 A worker has one thread, which takes messages from its channel one after the other. It ignores Ctrl-C: the parent
 decides. It keeps functions by number, runs chunks, and leaves when its channel ends.

@@ -1,4 +1,4 @@
-"""Signals to workers, at once and later."""
+"""How workers are stopped: terminated, then killed, at once or later; or made to cut a block of short items."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers have of the program's: its environment, and the tracker of its shared memory."""
+"""The environment variables that workers start with; and the program's tracker of shared memory, which they share."""
 
 from __future__ import annotations
 
