@@ -15,9 +15,9 @@ from parmap._travel.payload import Packed
 from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.variables import environment
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
+from parmap.backends._processes.variables import environment
 from parmap.backends.base import Died, Report, note_of
 from parmap.errors import WorkerDiedError
 
