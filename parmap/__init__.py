@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._results.streams import ResultStream
     from parmap._travel.broadcast import Broadcast, broadcast
+    from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
     from parmap.errors import (
         BackendUnavailableError,
         ParmapError,
@@ -46,12 +47,14 @@ __all__ = [
     "Future",
     "ParallelFunction",
     "ParmapError",
+    "PerWorker",
     "Pool",
     "PoolClosedError",
     "RemoteError",
     "ResultStream",
     "SerializationError",
     "TaskTimeoutError",
+    "Worker",
     "WorkerDiedError",
     "__version__",
     "broadcast",
@@ -59,7 +62,9 @@ __all__ = [
     "errors",
     "override",
     "parallel",
+    "per_worker",
     "shutdown",
+    "worker",
 ]
 
 __version__ = "0.1.0"
@@ -73,6 +78,7 @@ _LAZY = {
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
     "ParmapError": "parmap.errors",
+    "PerWorker": "parmap._work.per_worker",
     "Pool": "parmap.pool",
     "ParallelFunction": "parmap._calls.function",
     "PoolClosedError": "parmap.errors",
@@ -80,11 +86,14 @@ _LAZY = {
     "ResultStream": "parmap._results.streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
+    "Worker": "parmap._work.per_worker",
     "WorkerDiedError": "parmap.errors",
     "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
+    "per_worker": "parmap._work.per_worker",
+    "worker": "parmap._work.per_worker",
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
+from conftest import Script
 from parmap import ParallelFunction, parallel
 from parmap._calls.function import ParallelCoroutine
 from parmap._calls.options import Options
@@ -406,6 +407,35 @@ def test_pickles_by_value(function: Any, args: tuple[Any, ...], result: object, 
     assert back(*args) == result
     assert repr(back) == repr(function) or "method" in repr(function)
     assert not isinstance(back.__wrapped__, ParallelFunction)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools_of_multiprocessing(script: Script, method: str):
+    """Pools of `multiprocessing`, whose processes have the same script, take decorated functions and methods."""
+    done = script.run(
+        """
+        import multiprocessing
+        from parmap import parallel
+
+        @parallel(workers=2)
+        def square(x):
+            return x * x
+
+        class Model:
+            factor = 3
+
+            @parallel(workers=2)
+            def scale(self, x):
+                return self.factor * x
+
+        if __name__ == "__main__":
+            print(square.map([1, 2]))
+            with multiprocessing.get_context("METHOD").Pool(1) as pool:
+                print(pool.map(square, [3]), pool.map(Model().scale, [3]), pool.apply(square.partial(4)))
+        """.replace("METHOD", method)
+    )
+
+    assert done.stdout.splitlines() == ["[1, 4]", "[9] [9] 16"], done.stderr
 
 
 def test_lambda_pickles_by_value():

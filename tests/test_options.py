@@ -203,6 +203,14 @@ def test_override_again():
     assert resolve().workers == parmap.cpu_count()
 
 
+def test_as_many_threads_as_in_an_executor():
+    """Threads, which wait more than they work, are as many as `ThreadPoolExecutor` has where nobody says how many."""
+    with override(backend="threads"):
+        assert resolve().workers == min(32, parmap.cpu_count() + 4)
+        with override(workers=3):
+            assert resolve().workers == 3
+
+
 def test_override_ends_with_an_error():
     """An error in the block ends the override."""
 

@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import tasks
@@ -48,6 +49,12 @@ def fails_in_turn(where: tuple[str, int]) -> int:
     if attempt == 2:
         time.sleep(3600)
     return number
+
+
+def starts_and_hangs(folder: str) -> None:
+    """Notes each attempt, none of which ends."""
+    (Path(folder) / uuid4().hex).touch()
+    time.sleep(60)
 
 
 def _items(folder: Path, count: int, every: int, times: int = 1) -> list[tuple[str, int, int]]:
@@ -118,6 +125,19 @@ def test_retry_on_decides_about_deaths(processes: dict[str, Any], tmp_path: Path
     result = parallel(dies_at_first, retries=5, retry_on=WorkerDiedError, **processes).map([(str(tmp_path), 2)])
 
     assert result == [2]
+
+
+def test_os_errors_are_no_timeouts(processes: dict[str, Any], tmp_path: Path):
+    """A timeout is an OSError by its bases only: it is tried again if timeouts are named, or everything."""
+    for number, kinds in enumerate(
+        [OSError, (OSError, ValueError), TimeoutError, (OSError, TaskTimeoutError), Exception]
+    ):
+        seen = tmp_path / str(number)
+        seen.mkdir()
+        with pytest.raises(TaskTimeoutError):
+            parallel(starts_and_hangs, retries=1, timeout=0.1, retry_on=kinds, **processes).map([str(seen)])
+
+        assert len(list(seen.iterdir())) == (1 if number < 2 else 2)
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 10])

@@ -62,6 +62,23 @@ def test_a_seed_fixes_numpy(options: dict[str, Any]):
     assert parallel(tasks.draw_with_numpy, seed=3, **options).map(range(20)) == expected
 
 
+@pytest.mark.parametrize("options", SEEDED[1:], ids=str)
+def test_a_seed_fixes_new_generators(options: dict[str, Any]):
+    """A generator that an item makes without a seed is its own, and a function without a seed has others as ever."""
+    pytest.importorskip("numpy")
+
+    def draw(_: int) -> tuple[float, float]:
+        import numpy as np
+
+        return np.random.default_rng().random(), np.random.default_rng().random()
+
+    expected = parallel(draw, seed=3, backend="serial").map(range(20))
+
+    assert len({number for pair in expected for number in pair}) == 40
+    assert parallel(draw, seed=3, **options).map(range(20)) == expected
+    assert parallel(draw, **options).map([0]) != parallel(draw, **options).map([0])
+
+
 def test_a_seed_fixes_streams(processes: dict[str, Any]):
     """Streams count their items like `map`."""
     stream = parallel(tasks.draw, seed=7, **processes).imap(range(30))

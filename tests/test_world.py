@@ -553,3 +553,17 @@ def test_no_thread_for_callbacks(
 
     assert called.wait(20)
     assert "can't start its thread 'parmap-callbacks'" in caplog.text
+
+
+def test_a_breakpoint_says_how_to_debug(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has no terminal: `breakpoint()` says what to do, unless the user has turned it off or chosen another."""
+
+    def stop(x: int) -> int:
+        breakpoint()  # noqa: T100 - what is tested
+        return x
+
+    function = parallel(stop, **processes)
+    with pytest.raises(RuntimeError, match=r'`with override\(backend="serial"\):`'):
+        function.map([1])
+    monkeypatch.setenv("PYTHONBREAKPOINT", "0")
+    assert function.map([1]) == [1]

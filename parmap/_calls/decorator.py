@@ -73,12 +73,14 @@ def parallel(
 
     Args:
         function: what to decorate; left out, a decorator is returned.
-        workers: number of workers, at least 1; None: :func:`cpu_count`.
+        workers: number of workers, at least 1; None: :func:`cpu_count`, or as many as in a `ThreadPoolExecutor`
+            where they are threads.
         backend: ``"processes"``, ``"threads"``, ``"serial"``, ``"dask"``, ``"ray"``, a backend of your own, or a
             ``concurrent.futures.Executor``.
         timeout: seconds that one item may run; then its worker is killed, and it fails with `TaskTimeoutError`.
         retries: further attempts for an item that failed.
         retry_on: the errors worth another attempt; `WorkerDiedError` and `TaskTimeoutError` may be among them.
+            `OSError` alone does not mean timeouts.
         retry_delay: seconds before the first retry; doubles each time, with jitter.
         chunksize: items that travel together; None: adapted to their measured time.
         start_method: ``"forkserver"`` (workers are forked from a clean template; default on Linux) or ``"spawn"``

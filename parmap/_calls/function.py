@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -187,9 +188,11 @@ class ParallelFunction(Batches[P, R_co]):
         return copy
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        if found_by_name(self) is self:
+        # Picklers are written in C: this is who called one. The processes of multiprocessing have the same __main__.
+        main = sys._getframe(1).f_globals.get("__name__") == "multiprocessing.reduction"  # noqa: SLF001
+        if found_by_name(self, main=main) is self:
             return str(self.__qualname__)
-        function = portable(self.__wrapped__, ParallelFunction)
+        function = portable(self.__wrapped__, ParallelFunction, main=main)
         return _rebuild, (function, *self._settings.travelling())
 
 

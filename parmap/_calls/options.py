@@ -365,7 +365,8 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _settle(merged: dict[str, Any], owner: object) -> Options:
     if merged["workers"] is None:
-        merged["workers"] = cpu_count()
+        threads = merged["backend"] == "threads"  # which wait more than they work: as many as in ThreadPoolExecutor
+        merged["workers"] = min(32, cpu_count() + 4) if threads else cpu_count()
     if merged["start_method"] is None:
         merged["start_method"] = "forkserver" if sys.platform == "linux" else "spawn"
     return Options(merged, owner)

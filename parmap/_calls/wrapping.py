@@ -49,30 +49,30 @@ def is_coroutine_function(function: Any) -> bool:
     return type(code) is CodeType and bool(code.co_flags & _CO_COROUTINE)
 
 
-def found_by_name(function: Any) -> Any:
+def found_by_name(function: Any, *, main: bool = False) -> Any:
     """Return what stands under the name of *function* in its module; None if nothing can be found there.
 
     Nothing is found in ``__main__``, which another process does not have, nor in a module that cloudpickle was told to
-    pickle by value.
+    pickle by value; but with *main*, for processes that are copies of this one.
     """
     module, qualname = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    found = sys.modules.get(module) if isinstance(module, str) and module != "__main__" else None
-    if found is None or not qualname or is_registered(str(module)):
+    found = sys.modules.get(module) if isinstance(module, str) else None
+    if found is None or not qualname or not (main or (module != "__main__" and not is_registered(str(module)))):
         return None
     for part in qualname.split("."):
         found = getattr(found, part, None)
     return found
 
 
-def portable(function: Any, kind: type[Any]) -> Any:
+def portable(function: Any, kind: type[Any], *, main: bool = False) -> Any:
     """Return what to pickle for *function*: if a *kind* holds its name, that one, which pickles by name.
 
     The plain function can't be pickled by name then: pickle finds that the name holds something else.
     """
     if type(function) is functools.partial:
-        return functools.partial(portable(function.func, kind), *function.args, **function.keywords)
+        return functools.partial(portable(function.func, kind, main=main), *function.args, **function.keywords)
     if isinstance(function, FunctionType):
-        holder = found_by_name(function)
+        holder = found_by_name(function, main=main)
         if isinstance(holder, kind) and holder.__wrapped__ is function:
             return holder
     return function

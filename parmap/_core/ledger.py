@@ -188,10 +188,10 @@ class Ledger:
         if seconds < timeout:
             self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
             return
-        error = TaskTimeoutError(
-            f"took longer than timeout={timeout:g} seconds", item=chunk.job.sink.index(chunk, offset), timeout=timeout
-        )
-        self._doom(chunk, offset, Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on)), dump=True)
+        item = chunk.job.sink.index(chunk, offset)
+        error = TaskTimeoutError(f"took longer than timeout={timeout:g} seconds", item=item, timeout=timeout)
+        kinds = tuple({*chunk.job.call.callee.retry_on} - {OSError})  # which a timeout is by birth only
+        self._doom(chunk, offset, Failure(error, retry=isinstance(error, kinds)), dump=True)
 
     def _doom(self, chunk: Chunk, offset: int, failure: Failure | None, *, dump: bool = False) -> None:
         chunk.doomed = True

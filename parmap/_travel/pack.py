@@ -35,6 +35,7 @@ class Pack:
         "buffers",
         "count",
         "kind",
+        "needs",
         "owned",
         "sizes",
         "stream",
@@ -60,6 +61,7 @@ class Pack:
         self.owned = owned or []
         self.words = words
         self.bare = bare
+        self.needs: tuple[Any, ...] = ()  # what must live until it is read
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None

@@ -141,7 +141,9 @@ def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, by
     owned += [0] * (len(streams) - len(owned)) if buffers else []
     sizes = list(map(len, streams))
     stream = b"".join([words, *streams])
-    return Pack(EACH, len(sizes), stream, sizes, buffers, owned if buffers else None, len(words), int(bare is not None))
+    made = Pack(EACH, len(sizes), stream, sizes, buffers, owned if buffers else None, len(words), int(bare is not None))
+    made.needs = held() if bare is None else (*bare.needs, *held())
+    return made
 
 
 def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | None:
@@ -171,6 +173,7 @@ def _pack_each(
     buffers: list[memoryview] = []
     owned: list[int] = []
     errors: dict[int, BaseException] = {}
+    needs: list[Any] = []
     size = 0
     packed = next((item for item in items if type(item) is Packed), None)
     vocabulary = learner.vocabulary if packed is None else packed.vocabulary
@@ -188,6 +191,7 @@ def _pack_each(
             break
         streams.append(one.stream)
         buffers += one.buffers
+        needs += one.needs
         owned.append(len(one.buffers))
         if vocabulary is None and packed is None:  # until there is one, items go without
             vocabulary, bare = learner.vocabulary, len(streams)
@@ -195,7 +199,9 @@ def _pack_each(
     stream = streams[0] if len(streams) == 1 and not head else b"".join(head + streams)
     sizes = list(map(len, streams))
     words = sum(map(len, head))
-    return Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare), errors
+    made = Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare)
+    made.needs = tuple(needs)
+    return made, errors
 
 
 def is_small(value: Any) -> bool:

@@ -17,6 +17,7 @@ class _Now:
 
     state: int | None = None
     watching = False
+    randbits: Any = None  # numpy's own
 
 
 def seeded(one: Callable[[Any], Any], seed: int, start: int, done: Sized) -> Callable[[Any], Any]:
@@ -32,7 +33,10 @@ def seeded(one: Callable[[Any], Any], seed: int, start: int, done: Sized) -> Cal
         else:  # a task that is the first to import numpy gets the numbers that it would get later
             _Now.watching = True
             when_imported("numpy.random", _seed_numpy)
-        return one(item)
+        try:
+            return one(item)
+        finally:
+            _unseed_numpy()
 
     return run
 
@@ -42,6 +46,15 @@ def _seed_numpy() -> None:
     state = _Now.state
     if numpy is not None and state is not None:
         numpy.seed([state >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+        bits = numpy.bit_generator
+        if hasattr(bits, "randbits"):  # what a generator begins with that is given no seed, as by `default_rng()`
+            _Now.randbits = _Now.randbits or bits.randbits
+            bits.randbits = sys.modules["random"].Random(state ^ 1).getrandbits
+
+
+def _unseed_numpy() -> None:
+    if _Now.randbits is not None:
+        sys.modules["numpy.random"].bit_generator.randbits = _Now.randbits
 
 
 @contextmanager

@@ -19,15 +19,17 @@ from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.per_worker import Here, PerWorker, arrive, here
 from parmap._work.run import Callee, Rules, run
 from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, note_of, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Iterable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
+    from parmap._travel.payload import Packed
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""
@@ -43,9 +45,10 @@ Wire = tuple[tuple[Any, ...], bytes, list[bytes | bytearray]]
 class ExecutorCall(Call):
     """A function as it travels with each chunk."""
 
-    def __init__(self, callee: Callee, wire: Wire, *, stable: bool) -> None:
+    def __init__(self, callee: Callee, packed: Packed, *, stable: bool) -> None:
         super().__init__(callee)
-        self.wire = wire
+        self.wire = _to_wire(pack([packed])[0])
+        self.needs = packed.needs
         self.stable = stable
 
 
@@ -71,7 +74,7 @@ class Executors(Backend):
             return super().prepare(function, rules)
         find, args, by_name = reference(function)
         packed = dump_plainly((find, args, rules)) or dump_function(function, (find, args, rules))
-        return ExecutorCall(Callee(function, rules), _to_wire(pack([packed])[0]), stable=by_name)
+        return ExecutorCall(Callee(function, rules), packed, stable=by_name)
 
     def grow(self, count: int) -> list[Hashable]:
         """The workers are the executor's: a slot is leave to give it one more chunk."""
@@ -82,10 +85,11 @@ class Executors(Backend):
         note = Note()
         unsent: dict[int, BaseException] = {}
         taken = len(chunk.items)
-        payload = None
+        payload, factories = None, {}
         try:
             if self.packs:
                 payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
+                factories = _factories((*chunk.job.call.needs, *payload.needs))
                 taken = payload.count
                 for index, problem in unsent.items():
                     problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
@@ -97,10 +101,10 @@ class Executors(Backend):
         try:
             if payload is not None:
                 future = self._executor.submit(
-                    run_packed, _HOME, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
+                    run_packed, _HOME, factories, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
                 )
             else:
-                future = self._executor.submit(run_here, chunk, mode, note)
+                future = self._executor.submit(_run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
@@ -175,6 +179,22 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
+def _run_in_thread(chunk: Chunk, mode: str, note: Note) -> Report:
+    here.begin(None)
+    here.keeper.purge()
+    return run_here(chunk, mode, note)
+
+
+def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:
+    """The factories of the tokens among *needs*, and of what these need."""
+    found: dict[bytes, Wire] = {}
+    for token in needs:
+        if type(token) is PerWorker and token.packed is not None:
+            found |= _factories(token.packed.needs)
+            found[token.token] = _to_wire(pack([token.packed])[0])
+    return found
+
+
 def _refused(error: BaseException) -> BaseException:
     if isinstance(error, concurrent.futures.BrokenExecutor):
         told: BaseException = WorkerDiedError(f"the executor is broken: {error}")
@@ -221,6 +241,7 @@ _turn = threading.RLock()  # a worker may have several threads, which share the 
 
 def run_packed(
     home: tuple[bytes, int],
+    factories: dict[bytes, Wire],
     function: Wire,
     payload: Wire,
     mode: str,
@@ -232,10 +253,13 @@ def run_packed(
 ) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
     """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
     is_home = home == (_HOME[0], os.getpid())
-    if not is_home:
+    if not is_home and not _place.in_worker:
         _place.in_worker = True
+        Here.worker = None
     begin = time.monotonic()
     items = _from_wire(payload)
+    for token, wire in factories.items():
+        arrive(token, lambda wire=wire: _from_wire(wire)[0])  # type: ignore[misc]
     try:
         callee = _callee(function)
         if is_home and callee.rules.seed is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
 from parmap._travel.failure import is_foreign
+from parmap._work.per_worker import here
 from parmap._work.seeds import preserved
 from parmap.backends.base import Backend, Broken, Event, run_here
 
@@ -57,6 +58,7 @@ class Serial(Backend):
             return []
         if self._problem is not None:
             return [Broken(self._problem)]
+        here.keeper.purge()
         chunk, mode = self._chunks.popleft()
         with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
             return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]

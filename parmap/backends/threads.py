@@ -7,14 +7,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import Cost
+from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread
 from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+    from threading import Thread
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
+
+_GRACE = 5.0  # seconds that an idle thread may take to close what it has made
 
 
 class Threads(Backend):
@@ -25,26 +29,30 @@ class Threads(Backend):
         self.cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
+        self._threads: dict[Hashable, tuple[int, Thread]] = {}  # each with its number
         self._notes: dict[int, Note] = {}
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def grow(self, count: int) -> list[Hashable]:
         """Start threads."""
         started: list[Hashable] = []
+        self._threads = {name: known for name, known in self._threads.items() if known[1].is_alive()}
         for _ in range(count):
             name = next(self._names)
             tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
             try:
-                start_thread(f"parmap-worker-{name}", self._live, tasks)
+                index = min({*range(len(self._threads) + 1)} - {taken for taken, _ in self._threads.values()})
+                thread = start_thread(f"parmap-worker-{name}", self._live, tasks, index)
             except RuntimeError as error:
                 if not self._queues:  # else those that are there do the work
                     self._events.put(Broken(error))
                 break
-            self._queues[name] = tasks
+            self._queues[name], self._threads[name] = tasks, (index, thread)
             started.append(name)
         return started
 
-    def _live(self, tasks: queue.SimpleQueue[Any]) -> None:
+    def _live(self, tasks: queue.SimpleQueue[Any], index: int) -> None:
+        here.begin(Worker(index, self.options.workers))
         initializer = self.options.initializer
         problem: BaseException | None = None
         if initializer is not None:
@@ -56,6 +64,8 @@ class Threads(Backend):
             chunk, mode, note = task
             self._events.put(self._run(chunk, mode, note, problem))
             del chunk, note, task
+            here.keeper.purge()
+        here.keeper.close_all()
 
     def _run(self, chunk: Chunk, mode: str, note: Note, problem: BaseException | None) -> Event:
         if problem is not None:
@@ -88,6 +98,7 @@ class Threads(Backend):
 
     def retire(self, slot: Hashable) -> None:
         """Let a thread end."""
+        self._threads[slot] = -1, self._threads[slot][1]  # its number is free for the one that takes its place
         self._queues.pop(slot).put(None)
 
     def wait(self, timeout: float | None) -> list[Event]:
@@ -105,8 +116,12 @@ class Threads(Backend):
         self._events.put(None)
 
     def close(self) -> None:
-        """Let all threads end; one that runs a task ends after it."""
+        """Let all threads end; one that runs a task ends after it, and nobody waits for it."""
         for tasks in self._queues.values():
             tasks.put(None)
+        if not self._notes:  # what they close may take a moment
+            for _, thread in self._threads.values():
+                thread.join(_GRACE)
         self._queues.clear()
+        self._threads.clear()
         self._notes.clear()

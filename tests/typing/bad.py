@@ -75,3 +75,8 @@ bare.map([1], ["a"])  # pyright: ignore
 bare.map(["a"])  # pyright: ignore[reportArgumentType]
 two.map([1], [2])  # pyright: ignore[reportArgumentType]
 model.score.map(["a"])  # pyright: ignore[reportArgumentType]
+
+# Wrong factories, and what they make.
+parmap.per_worker(3)  # type: ignore[call-overload]
+parmap.per_worker(bare)  # type: ignore[arg-type]
+assert_type(parmap.per_worker(str)(), int)  # type: ignore[assert-type]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import partial
+from io import StringIO
 from typing import Any, assert_type
 
 import parmap
-from parmap import Future, ParallelFunction, ResultStream, WorkerDiedError, parallel
+from parmap import Future, ParallelFunction, PerWorker, ResultStream, Worker, WorkerDiedError, parallel
 
 # --- decorating ---
 
@@ -166,6 +168,30 @@ assert_type(Model.build.map([1]), list[str])
 assert_type(model.build.map([1]), list[str])
 assert_type(Model.score(model, 1), float)
 assert_type(Model.parse("1"), int)
+
+# --- one for each worker ---
+
+made = parmap.per_worker(dict[str, int])
+assert_type(made, PerWorker[dict[str, int]])
+assert_type(made(), dict[str, int])
+assert_type(parmap.per_worker(lambda: closing(StringIO()))(), StringIO)
+
+
+@parmap.per_worker
+@contextmanager
+def entered() -> Generator[Model]:
+    yield Model()
+
+
+@parmap.per_worker
+def yielded() -> Iterator[Model]:
+    yield Model()
+
+
+assert_type(entered(), Model)
+assert_type(yielded(), Model)
+assert_type(parmap.worker(), Worker)
+assert_type(parmap.worker().index, int)
 
 # --- around ---
 

@@ -27,6 +27,7 @@ from parmap._travel.held import held, hold
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_function, dump_plainly
 from parmap._travel.text import called
+from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line.shared import Shared, same
 from parmap.backends.base import Call
@@ -101,7 +102,7 @@ class Part(_Numbered):
             return False
         return same(memoryview(self._content), content) if self._share is None else self._share.holds(content)
 
-    def tell(self, channel: Channel) -> None:
+    def tell(self, channel: Channel, _: set[int]) -> None:
         """Send it to a worker."""
         if self._share is not None:
             channel.post("part", self.number, self.kind, self.nbytes, fds=(self._share.fd,))
@@ -115,22 +116,31 @@ class ClassPack(_Numbered):
 
     kind = "class"
     stable = False
+    more: tuple[Any, ...] = ()
 
-    def __init__(self, numbers: _Numbers, packed: Packed, parts: list[Part]) -> None:
-        super().__init__(numbers, len(packed.stream) + sum(part.nbytes for part in parts))
+    def __init__(self, origin: Functions, packed: Packed, parts: list[Part]) -> None:
+        super().__init__(origin.numbers, len(packed.stream) + sum(part.nbytes for part in parts))
         self.stream = packed.stream
         self.parts = parts
         self.needs = packed.needs  # what must live until the stream is read
+        self.factories = origin.factories(packed.needs)
 
     def tell(self, channel: Channel, known: set[int]) -> None:
-        """Send it, and those of its parts that are not *known*, to a worker."""
-        for part in self.parts:
-            if part.number not in known:
-                known.add(part.number)
-                part.tell(channel)
+        """Send it, and of what it is made of what is not *known*, to a worker."""
+        before: tuple[Any, ...] = (*self.factories, *self.parts)
+        for each in before:
+            if each.number not in known:
+                known.add(each.number)
+                each.tell(channel, known)
         known.add(self.number)
         stream = Pack(EACH, 1, self.stream, [len(self.stream)])
-        channel.post(self.kind, self.number, [part.number for part in self.parts], pack=stream)
+        channel.post(self.kind, self.number, [part.number for part in self.parts], *self.more, pack=stream)
+
+
+class FactoryPack(ClassPack):
+    """A factory of `per_worker`; workers keep it, and what it made, until the program drops the token."""
+
+    kind = "factory"
 
 
 class FunctionCall(ClassPack, Call):
@@ -140,9 +150,9 @@ class FunctionCall(ClassPack, Call):
     holds = False
 
     def __init__(
-        self, numbers: _Numbers, packed: Packed, parts: list[Part], callee: Callee, mark: Mark | None, *, stable: bool
+        self, origin: Functions, packed: Packed, parts: list[Part], callee: Callee, mark: Mark | None, *, stable: bool
     ) -> None:
-        ClassPack.__init__(self, numbers, packed, parts)
+        ClassPack.__init__(self, origin, packed, parts)
         Call.__init__(self, callee)
         self.stable = stable
         self.classes = frozenset() if mark is None else mark.classes  # those by value that came with it
@@ -212,6 +222,7 @@ class Functions:
     def __init__(self) -> None:
         self.numbers = _Numbers()
         self._known: Owners[_Known] = Owners()
+        self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
         self._calls: dict[Any, ref[FunctionCall]] = {}
@@ -248,13 +259,27 @@ class Functions:
             return pack
         with self._lock:
             mark, packed, parts = self._pack(cls, cls, (cls,))
-            pack = ClassPack(self.numbers, packed, parts)
+            pack = ClassPack(self, packed, parts)
             self._keep(cls, None, pack, mark)
             return pack
 
+    def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
+        """What workers must know of the tokens of `per_worker` among *needs*."""
+        return [self._factory_of(need) for need in needs if type(need) is PerWorker]
+
+    def _factory_of(self, token: PerWorker[Any]) -> FactoryPack:
+        with self._lock:
+            pack = self._factories.find(token, None)
+            if pack is None:
+                pack = FactoryPack(self, token.packed, [*map(self._buffer, token.packed.buffers)])
+                pack.more = (token.token,)
+                self._factories.keep(token, None, pack)
+            return pack
+
     def purge(self) -> None:
-        """Drop what was kept for functions and classes that are gone."""
+        """Drop what was kept for functions, classes and tokens that are gone."""
         self._known.purge()
+        self._factories.purge()
 
     def clear(self) -> None:
         """Drop everything."""
@@ -278,7 +303,7 @@ class Functions:
         if call is None:
             self._thin_out()
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
-            call = FunctionCall(self.numbers, packed, parts, callee, mark, stable=by_name)
+            call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
             self._calls[key] = ref(call)
         self._keep(function, rules, call, mark)
         self._remember(call)

@@ -21,7 +21,7 @@ from parmap._work.place import PACKAGE
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LONGEST = 30.0
 """Seconds that modules which were guessed may take to be imported."""
@@ -66,24 +66,30 @@ class Launcher:
         """Let the template send a signal: only it knows that the process number still means that worker."""
         self.control.send("kill", name, int(signum))  # what travels by marshal is a plain number, not an enum
 
-    def close(self) -> None:
-        """Wait until the template has ended, after its workers; they have `GRACE` seconds."""
+    def close(self, lines: Mapping[int, Callable[[], bool]]) -> None:
+        """Wait until the template has ended, after its workers; they have `GRACE` seconds.
+
+        *lines*: descriptors of what may be heard meanwhile, and what hears it; false: it has ended.
+        """
         try:
             self.control.send("stop")
-            self._wait_until_gone()
+            self._wait_until_gone(lines)
         except ChannelClosedError:
             pass
         self.control.close()
         _reap(self.pid)
 
-    def _wait_until_gone(self) -> None:
+    def _wait_until_gone(self, lines: Mapping[int, Callable[[], bool]]) -> None:
         deadline = time.monotonic() + GRACE + 1
         poller = select.poll()  # `select` itself knows of no descriptor beyond 1,023
-        poller.register(self.control.sock, select.POLLIN)
+        for fd in (self.control.sock.fileno(), *lines):
+            poller.register(fd, select.POLLIN)
         while (left := deadline - time.monotonic()) > 0:
-            if poller.poll(left * 1000):
-                while self.control.poll() is not None:
-                    pass
+            for fd, _ in poller.poll(left * 1000):
+                if fd in lines and not lines[fd]():
+                    poller.unregister(fd)
+            while self.control.poll() is not None:
+                pass
 
     def abandon(self) -> None:
         """Forget a template that belongs to a process we were forked from."""

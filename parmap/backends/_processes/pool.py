@@ -98,7 +98,8 @@ class Processes(Staff):
         self._tell_gone()
         try:
             self.context = job.context or current()
-            worker.sync(call, self.context, _needs(job.learner.classes, items))
+            needs = *_needs(job.learner.classes, items), *self._functions.factories(payload.needs)
+            worker.sync(call, self.context, needs)
             worker.due += 1
             clear = worker.channel.post(
                 "run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early, pack=payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -90,11 +91,13 @@ class Staff(Leases):
         finally:
             channel.close()
             quick.close()
+        worker.index = min({*range(len(self._workers) + 1)} - {each.index for each in self._workers.values()})
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
         try:
             worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
-            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, pack=initializer)
+            place = worker.index, self.options.workers
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place, pack=initializer)
         except ChannelClosedError:  # it is dead already: that will be told
             pass
         return worker.name
@@ -132,6 +135,7 @@ class Staff(Leases):
         worker = self._workers.get(slot)
         if worker is None:  # dead since a moment ago, which will be told
             return
+        worker.index = -1  # free for the one that takes its place
         try:
             worker.channel.post("stop")
         except ChannelClosedError:
@@ -139,9 +143,8 @@ class Staff(Leases):
 
     def flush_later(self, worker: Worker) -> None:
         """Send the rest of a message when there is room."""
-        if worker in self._unheard:
-            return
-        self.poller.want_write(worker.channel.sock.fileno(), worker, on=True)
+        if worker not in self._unheard:
+            self.poller.want_write(worker.channel.sock.fileno(), worker, on=True)
 
     # events
 
@@ -269,11 +272,7 @@ class Staff(Leases):
 
     def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
         """A worker is dead: hear what it said last, then tell the engine."""
-        try:
-            while (message := worker.channel.poll()) is not None:
-                self._take_message(worker, message)
-        except ChannelClosedError:
-            pass
+        worker.hear_last(partial(self._take_message, worker))
         worker.silent = True
         if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
             return
@@ -300,7 +299,7 @@ class Staff(Leases):
         if launcher is None:
             return
         self.poller.remove(launcher.control.sock.fileno())
-        launcher.close()
+        launcher.close({})
         for worker in list(self._workers.values()):
             self._adopt(worker)
         if not launcher.has_begun and self._guess.give_up():
@@ -363,8 +362,9 @@ class Staff(Leases):
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             self.poller.remove(launcher.control.sock.fileno())
-            launcher.close()
+            launcher.close({each.channel.sock.fileno(): partial(each.hear_last, _farewell) for each in workers})
         for worker in workers:
+            worker.hear_last(_farewell)
             died = worker.died(None)
             for future, _ in died.tasks:
                 future.settle_failure(died.explain(None, 0))
@@ -381,6 +381,14 @@ class Staff(Leases):
         if self._launcher is not None:
             self._launcher.abandon()
         self.poller.close()
+
+
+def _farewell(message: Message) -> None:
+    """What a worker closes that was told to leave may print, or ask for the program's tracker."""
+    if message.kind in _OUTPUT:
+        relay.put(message.kind, message.fields)
+    elif message.kind == "tracker":
+        lend_tracker(message.fds)
 
 
 def _cannot_start(error: BaseException) -> BaseException:

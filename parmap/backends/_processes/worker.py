@@ -13,9 +13,10 @@ from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, with_source
 from parmap._travel.payload import Packed
 from parmap._work.page import Page
+from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.line.channel import Channel
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.variables import environment
 from parmap.backends.base import Died, Report, note_of
@@ -64,6 +65,7 @@ class Worker:
         self.launcher: Launcher | None = launcher  # none: its template is gone
         self.pidfd = -1
         self.silent = False  # its channel has ended
+        self.index = -1  # its number among those that live
         self.known: set[int] = set()
         self.due = 0  # chunks that it has not reported
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
@@ -92,10 +94,10 @@ class Worker:
             changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
         self.channel.post("context", changes)
 
-    def sync(self, call: FunctionCall, context: Context, classes: Iterable[ClassPack]) -> None:
-        """Tell the worker the context, and what the function and the classes of items are, if it does not know."""
+    def sync(self, call: FunctionCall, context: Context, needs: Iterable[ClassPack]) -> None:
+        """Tell the worker the context, and what the function and what items need are, if it does not know."""
         self.adapt(context)
-        for each in (call, *classes):
+        for each in (call, *needs):
             if each.number not in self.known:
                 each.tell(self.channel, self.known)
 
@@ -132,6 +134,8 @@ class Worker:
         needs = args.needs if type(args) is Packed else ()
         if any(type(need) is ClassPack and need.number not in self.known for need in needs):
             return False
+        if any(type(need) is PerWorker for need in needs):
+            return False
         return self.knows(call, future.lane.context) and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
@@ -156,6 +160,15 @@ class Worker:
         return bool(waiting)
 
     # its end
+
+    def hear_last(self, take: Callable[[Message], object]) -> bool:
+        """Read what is there; false if the channel has ended."""
+        try:
+            while (message := self.channel.poll()) is not None:
+                take(message)
+        except ChannelClosedError:
+            return False
+        return True
 
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import explain
 from parmap._travel.code.classes import arrived, fillings
 from parmap._work.outcome import Loading
+from parmap._work.per_worker import arrive, forget
 from parmap._work.run import Callee
 from parmap.backends._processes.line import segments as _segments
 
@@ -91,6 +92,7 @@ class Functions:
         self.callees: dict[int, Callee | BaseException] = {}
         self._parts: dict[int, _Part] = {}
         self._sizes: dict[int, int] = {}
+        self._tokens: dict[int, bytes] = {}  # those of `per_worker` whose factories have come
         self._dropped = 0
 
     def take_part(self, message: Message, content: bytes | None) -> None:
@@ -100,8 +102,8 @@ class Functions:
             self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
 
     def take(self, message: Message, content: bytes | None) -> None:
-        """A function or class has come, after its parts."""
-        number, numbers = message.fields
+        """A function, class or factory has come, after its parts."""
+        number, numbers, *token = message.fields
         parts = [self._parts[part] for part in numbers if part in self._parts]
         self._sizes[number] = sum(part.size for part in parts)
 
@@ -113,6 +115,10 @@ class Functions:
 
         if message.kind == "class":
             arrived[number] = _Class(load)
+            return
+        if token:
+            self._tokens[number] = token[0]
+            arrive(token[0], load)
             return
         try:
             with fillings() as self._fillings[number]:
@@ -136,6 +142,8 @@ class Functions:
             self.callees.pop(number, None)
             self._fillings.pop(number, None)
             arrived.pop(number, None)
+            if number in self._tokens:
+                forget(self._tokens.pop(number))
             self._dropped += self._sizes.pop(number, 0)
             part = self._parts.pop(number, None)
             if part is not None:

@@ -25,6 +25,7 @@ from parmap._travel.payload import pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
+from parmap._work.per_worker import Here, Worker
 from parmap._work.run import Callee, Rules, run, run_task
 from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
@@ -132,8 +133,8 @@ class _Worker:
     # messages
 
     def _on_setup(self, message: Message) -> None:
-        enabled, smallest, kept = message.fields
-        Limits.enabled, Limits.smallest, Limits.kept = enabled, smallest, kept
+        Limits.enabled, Limits.smallest, Limits.kept, *number = message.fields
+        Here.worker = Worker(*number)
         try:
             if self._problem:
                 raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
@@ -155,7 +156,7 @@ class _Worker:
     def _on_function(self, message: Message) -> None:
         self._functions.take(message, self._content(message))
 
-    _on_class = _on_function
+    _on_class = _on_factory = _on_function
 
     def _content(self, message: Message) -> bytes | None:
         """The bytes that came with a message; its segment is given back."""
@@ -168,6 +169,7 @@ class _Worker:
 
     def _on_forget(self, message: Message) -> None:
         self._functions.forget(message.fields[0])
+        self._output.flush()  # what belonged to a worker may print when it is closed
 
     def _on_free(self, message: Message) -> None:
         self._channel.settle(message.kind, message.fields[0])

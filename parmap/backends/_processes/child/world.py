@@ -25,6 +25,7 @@ class World:
         self._cwd: str | None = None
         self._authkey = b""
         self._decimal: Any = None
+        sys.breakpointhook = _explain_breakpoint
         when_imported("multiprocessing.process", self._join_family)
         when_imported("multiprocessing.resource_tracker", self._share_tracker)
         when_imported("decimal", self._calculate)
@@ -127,3 +128,11 @@ class World:
         for fd in fds:
             os.set_inheritable(fd, False)
         return fds[0] if fds else None
+
+
+def _explain_breakpoint(*args: Any, **kwargs: Any) -> Any:
+    """Stand for the debugger, which would read the empty standard input; not for one that the user has chosen."""
+    if os.environ.get("PYTHONBREAKPOINT", "") not in {"", "pdb.set_trace"}:
+        return sys.__breakpointhook__(*args, **kwargs)  # noqa: T100 - as Python does
+    message = 'breakpoint() has no terminal in a worker: debug in your own process, `with override(backend="serial"):`'
+    raise RuntimeError(message)

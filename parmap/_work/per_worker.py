@@ -1,0 +1,328 @@
+"""What each worker makes for itself, once, and closes at its end; and which worker this is.
+
+A worker is a process of a pool's or of an executor's, a thread of theirs, or the program itself, for plain and serial
+calls. What it has made is known by tokens, which travel; the factories behind them go to each worker once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from weakref import WeakValueDictionary, ref
+
+from parmap._travel.code.by_name import by_name, explain, name_of, reference
+from parmap._travel.held import held, hold
+from parmap._travel.payload import dump_function, dump_plainly
+from parmap._work import place as _place
+from parmap._work.outcome import Loading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from parmap._travel.payload import Packed
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_ASYNCHRONOUS = 0x80 | 0x200  # flags of the code of coroutines and asynchronous generators
+
+
+class Worker(NamedTuple):
+    """Which worker this is: what :func:`worker` returns."""
+
+    index: int  # type: ignore[assignment]  # the methods of tuples have no use here
+    """From 0 to `count - 1`; no other worker of the pool that lives has the same."""
+    count: int  # type: ignore[assignment]
+    """How many workers the pool may have."""
+
+
+class _Made(NamedTuple):
+    """What a worker has made, and how it is closed."""
+
+    value: Any
+    leave: Callable[[], object] | None
+    owner: _Ref
+
+
+class _Ref(ref[Any]):
+    __slots__ = ("token",)
+
+    token: bytes
+
+
+class Keeper:
+    """What one worker has made, the latest last."""
+
+    inherited: ClassVar[list[Any]] = []  # what the process made that this one was forked from: it closes it
+
+    def __init__(self) -> None:
+        self.made: dict[bytes, _Made] = {}
+        self._turns: dict[bytes, Any] = {}
+        self._gone: deque[_Ref] = deque()  # filled by C alone: of a Ctrl-C in a callback of ours nobody would hear
+        self.thread = threading.get_ident()
+        self._pid = os.getpid()
+        self._ends = False  # whether this process closes it when it ends
+
+    def make(self, owner: PerWorker[Any]) -> Any:
+        """The object of *owner*, made if there is none. Several threads of one process may want it first."""
+        self.purge()
+        token = owner.token
+        with self._turns.setdefault(token, threading.RLock()):
+            if token not in self.made:
+                begin, before = time.monotonic_ns(), Loading.nanoseconds
+                value, leave = _entered(owner.factory())
+                known = _Ref(owner, self._gone.append)
+                known.token = token
+                self.made[token] = _Made(value, leave, known)
+                if self is Here.keeper and not self._ends:
+                    self._ends = True
+                    atexit.register(self.close_all)
+                    if "multiprocessing.util" in sys.modules:  # whose processes end without `atexit`
+                        sys.modules["multiprocessing.util"].Finalize(None, self.close_all, exitpriority=100)
+                if _place.in_worker:  # no item is to be blamed for the time; what this one needs is in it
+                    Loading.nanoseconds = before + time.monotonic_ns() - begin
+            return self.made[token].value
+
+    def purge(self) -> None:
+        """Close what belongs to tokens that nobody holds any more."""
+        while self._gone and self.thread == threading.get_ident():
+            self.close(self._gone.popleft().token)
+
+    def close(self, token: bytes) -> None:
+        """Close one, if it is there."""
+        made = self.made.pop(token, None)
+        self._turns.pop(token, None)
+        if made is not None and made.leave is not None:
+            try:
+                made.leave()
+            except BaseException as error:  # noqa: BLE001 - the user's code; nobody takes it, and the others wait
+                sys.excepthook(type(error), error, error.__traceback__)
+
+    def close_all(self) -> None:
+        """Close everything, the latest first: it may use what was made before."""
+        while self.made and self._pid == os.getpid():
+            self.close(next(reversed(self.made)))
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():  # a thread that was a worker ends: here, in that thread
+            self.close_all()
+        else:
+            self.inherited.append(self.made)
+
+
+class Here(threading.local):
+    """The worker that this is: of the process, but for threads that are workers themselves."""
+
+    keeper = Keeper()
+    worker: Worker | None = Worker(0, 1)
+
+    def begin(self, number: Worker | None) -> None:
+        """This thread is a worker from now on; `None`: one that has no number."""
+        if "keeper" not in vars(self):
+            self.keeper, self.worker = Keeper(), number
+
+
+here = Here()
+_known: WeakValueDictionary[bytes, PerWorker[Any]] = WeakValueDictionary()
+_arrived: dict[bytes, PerWorker[Any]] = {}  # until the program drops them
+
+
+class PerWorker(Generic[T_co]):
+    """An object of which each worker has its own: what :func:`per_worker` returns. Call it to get the object."""
+
+    def __init__(self, factory: Callable[[], Any] | None, token: bytes, module: str = "") -> None:
+        """Made by `per_worker`. *module*: where; *factory*: none, where it is still to come."""
+        self.__wrapped__ = factory
+        self.awaits = factory is None
+        self.load: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
+        self._place = module
+        self._packed: Packed | None = None
+        self._turn = threading.RLock()
+        self._packing = False
+        self.token = token
+
+    def __call__(self) -> T_co:
+        """The object of the worker that asks; it is made if this is the first time."""
+        keeper = here.keeper
+        made = keeper.made.get(self.token)
+        value: T_co = keeper.make(self) if made is None else made.value
+        return value
+
+    def factory(self) -> Any:
+        """Call the factory, which is loaded if it came from elsewhere."""
+        if self.__wrapped__ is None:
+            if self.load is None:
+                message = "the factory of this parmap.PerWorker is not here: it goes to workers of parmap's calls only"
+                raise RuntimeError(message)
+            try:
+                find, args = self.load()
+                self.__wrapped__ = find(*args)
+            except ImportError as error:
+                explain(error)
+                raise
+        return self.__wrapped__()
+
+    @property
+    def packed(self) -> Any:
+        """The factory as it travels: as it was when it was first to do so. `None`: it came here, or is just packed.
+
+        Raises:
+            SerializationError: it can't travel.
+        """
+        if self.__wrapped__ is None or self.token in _arrived:
+            return None
+        with self._turn:
+            if self._packed is None and not self._packing:  # else it is reached by itself
+                self._pack()
+            return self._packed
+
+    def _pack(self) -> None:
+        outer = held()  # by what is pickled just now
+        self._packing = True
+        try:
+            find, args, _ = reference(self.__wrapped__)
+            packed = dump_plainly((find, args)) or dump_function(self.__wrapped__, (find, args))
+            self._packed = packed.keep()
+        finally:
+            self._packing = False
+            held()
+            for thing in outer:
+                hold(thing)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        found = self._find_name()
+        if found is not None:  # a worker that imports the module has it, too
+            return by_name, found
+        if self.packed is not None:
+            hold(self)
+        return _find, (self.token,)
+
+    def _find_name(self) -> tuple[Any, ...] | None:
+        module = sys.modules.get(self._place)
+        for name, value in [*vars(module).items()] if module is not None else ():
+            if value is self:
+                self.__module__, self.__qualname__ = self._place, name
+                return name_of(self)
+        return None
+
+    def __del__(self) -> None:
+        keeper = getattr(here, "keeper", None)  # none: at the interpreter's end, when all is closed
+        if keeper and keeper.thread == threading.get_ident() and _known.get(self.token) in {None, self}:
+            keeper.close(self.token)
+
+    def __repr__(self) -> str:
+        return f"<parmap.PerWorker of {getattr(self.__wrapped__, '__qualname__', 'a factory')}>"
+
+
+@overload
+def per_worker(factory: Callable[[], AbstractContextManager[T]]) -> PerWorker[T]: ...
+@overload
+def per_worker(factory: Callable[[], Iterator[T]]) -> PerWorker[T]: ...  # a generator function
+@overload
+def per_worker(factory: Callable[[], T]) -> PerWorker[T]: ...
+def per_worker(factory: Callable[[], Any]) -> PerWorker[Any]:
+    """Let each worker make an object of its own, once, when it first needs it: a model, a connection, a scratch folder.
+
+    What this returns is called in tasks to get the object. A worker is a process, a thread, or the program itself, for
+    plain and serial calls. It keeps the object as long as it lives and the program holds what this returned.
+
+    Args:
+        factory: called without arguments. If it returns a context manager, or is a generator function that yields once,
+            that is entered, and closed when its worker ends: idle, replaced, shut down, or with the program.
+
+    Raises:
+        TypeError: the factory can't be called, or is asynchronous.
+
+    Example:
+        >>> import sqlite3, contextlib, parmap
+        >>> connection = parmap.per_worker(lambda: contextlib.closing(sqlite3.connect(":memory:")))
+        >>> @parmap.parallel(workers=2)
+        ... def half(x: int) -> float:
+        ...     return connection().execute("select ? / 2.0", (x,)).fetchone()[0]
+        >>> half.map([1, 2])
+        [0.5, 1.0]
+    """
+    if not callable(factory):
+        message = f"per_worker() takes a function without arguments that makes the object, not {factory!r}"
+        raise TypeError(message)
+    if getattr(getattr(factory, "__code__", None), "co_flags", 0) & _ASYNCHRONOUS:
+        message = f"per_worker() can't use {factory.__qualname__}: a task has a loop of its own; use a plain def"
+        raise TypeError(message)
+    token = os.urandom(16)
+    made = _known[token] = PerWorker(factory, token, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001
+    return made
+
+
+def worker() -> Worker:
+    """Which worker this is. Outside of tasks, and in serial ones, it is number 0 of 1.
+
+    A worker keeps its number as long as it lives; one that replaces another takes the number that is free.
+
+    Raises:
+        RuntimeError: this is a worker of another library's, which knows no numbers.
+
+    Example:
+        >>> import parmap
+        >>> @parmap.parallel(workers=2)
+        ... def device(_: int) -> str:
+        ...     return f"cuda:{parmap.worker().index}"
+        >>> sorted({*device.map(range(100))} | {"cuda:0", "cuda:1"})
+        ['cuda:0', 'cuda:1']
+        >>> parmap.worker()
+        Worker(index=0, count=1)
+    """
+    if here.worker is None:
+        message = "parmap.worker() is for parmap's own workers: those of executors, Dask and Ray have no numbers"
+        raise RuntimeError(message)
+    return here.worker
+
+
+def _entered(thing: Any) -> tuple[Any, Callable[[], object] | None]:
+    """What a factory made, or what it gives when it is entered, and how it is left."""
+    import contextlib
+    from types import GeneratorType
+
+    if type(thing) is GeneratorType:
+        thing = contextlib.contextmanager(lambda: thing)()
+    if not isinstance(thing, contextlib.AbstractContextManager):
+        return thing, None
+    stack = contextlib.ExitStack()
+    return stack.enter_context(thing), stack.close
+
+
+def _begin_anew() -> None:
+    """In a process made by `os.fork()`: what was made is the parent's, which closes it."""
+    Keeper.inherited.append((Here.keeper, vars(here).pop("keeper", None)))
+    Here.keeper = Keeper()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+# --- tokens that travel ---------------------------------------------------------------------------------------------
+
+
+def arrive(token: bytes, load: Callable[[], Any]) -> None:
+    """A factory has come; *load* gives how it is found."""
+    found = _find(token)
+    if found.awaits:
+        found.awaits, found.load = False, load
+        _arrived[token] = found
+
+
+def forget(token: bytes) -> None:
+    """The program has dropped a token."""
+    here.keeper.close(token)
+    _arrived.pop(token, None)
+
+
+def _find(token: bytes) -> PerWorker[Any]:
+    known = _known.get(token)
+    return known if known is not None else _known.setdefault(token, PerWorker(None, token))
