@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from parmap._calls.options import cpu_count, override
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
+    from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
     from parmap._travel.broadcast import Broadcast, broadcast
+    from parmap._travel.tie import item_of
     from parmap.errors import (
         BackendUnavailableError,
         ParmapError,
@@ -44,6 +46,7 @@ __all__ = [
     "Broadcast",
     "Executor",
     "Future",
+    "Outcome",
     "ParallelFunction",
     "ParmapError",
     "Pool",
@@ -57,6 +60,7 @@ __all__ = [
     "broadcast",
     "cpu_count",
     "errors",
+    "item_of",
     "override",
     "parallel",
     "shutdown",
@@ -72,6 +76,7 @@ _LAZY = {
     "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
+    "Outcome": "parmap._results.outcomes",
     "ParmapError": "parmap.errors",
     "Pool": "parmap.pool",
     "ParallelFunction": "parmap._calls.function",
@@ -83,6 +88,7 @@ _LAZY = {
     "WorkerDiedError": "parmap.errors",
     "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
+    "item_of": "parmap._travel.tie",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
 }

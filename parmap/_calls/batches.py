@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Required, Unpack
 
     from parmap._results.futures import Future
+    from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
 
 __all__ = ["Batches", "engine"]
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
         buffersize: int | None
 
     class KeepStream(Keep, total=False):
+        buffersize: int | None
+
+    class Told(BatchOptions, total=False):
+        ordered: bool
         buffersize: int | None
 
 
@@ -246,6 +251,49 @@ class Batches(Generic[P, R_co]):
             ordered=False,
             buffersize=buffersize,
             return_exceptions=return_exceptions,
+        )
+
+    @overload
+    def outcomes(
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R]]: ...
+    @overload
+    def outcomes(
+        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R]]: ...
+    @overload
+    def outcomes(
+        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R_co]]: ...
+    def outcomes(
+        self,
+        iterable: Many | AsyncIterable[Any],
+        /,
+        *iterables: Many,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Return a stream that tells what became of each item, an :class:`Outcome` each; nothing stops it.
+
+        An error is an outcome, and so are the death of a worker and a timeout. In order, or with ``ordered=False`` as
+        they are completed; otherwise as :meth:`imap`.
+
+        Example:
+            >>> from parmap import parallel
+            >>> items = ["1", "2", "three"]
+            >>> [outcome.item for outcome in parallel(int, workers=2).outcomes(items) if not outcome.ok]
+            ['three']
+        """
+        options = self._options_for(chunksize, progress)
+        return engine().stream(
+            self.__wrapped__,
+            (iterable, *iterables),
+            options,
+            ordered=ordered,
+            buffersize=buffersize,
+            accounts=True,
         )
 
     # --- later ------------------------------------------------------------------------------------------------------

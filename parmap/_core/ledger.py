@@ -355,7 +355,7 @@ class Ledger:
         innocent = []
         for future, begun in died.tasks:
             if begun and not doomed:
-                future.settle_failure(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
+                future.fail(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
             elif not future.happened:
                 innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)
@@ -392,6 +392,7 @@ class Ledger:
 
 def _add_stack(failure: Failure, death: Failure) -> None:
     """Give a timeout the stack that the worker left."""
+    failure.account = death.account
     error, told = failure.exception(), death.exception()
     if isinstance(error, TaskTimeoutError):
         error.stack = getattr(told, "stack", "")

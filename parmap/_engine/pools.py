@@ -13,6 +13,7 @@ from parmap._engine.registry import engine_of
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
+from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream
@@ -60,9 +61,10 @@ def submit(
     if driver.backend.packs and not are_atoms(item):
         try:
             classes = driver.backend.item_classes(lane.call)
-            future.args = dump(item, classes=classes)  # as it is now: what changes later is not this call's
+            # As it is now: what changes later is not this call's.
+            future.args = dump(item, classes=classes).remember(item)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
-            future.settle_failure(Failure(error))
+            future.fail(Failure(error))
             return future
     if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
@@ -84,8 +86,8 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options) -> Rules:
-    return Rules(options.retry_on, options.seed, options.traceback_locals)
+def _rules(options: Options, *, accounts: bool = False) -> Rules:
+    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -130,18 +132,23 @@ def _begin(
     goes_on: bool,
     fail_fast: bool = True,
     streams: bool = False,
+    accounts: bool = False,
     engine: Engine | None,
 ) -> _Batch:
-    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
-    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
+    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end.
+
+    *accounts*: outcomes are wanted, not results.
+    """
+    kind = Accounts if accounts else Batch
+    batch = kind("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     engine = engine or engine_of(options, batch)
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
-    call = engine.backend.prepare(function, _rules(options))
+    call = engine.backend.prepare(function, _rules(options, accounts=accounts))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
-        source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
+        source: Input = AsyncInput(iterables[0], packs=engine.backend.packs, keeps=accounts)  # type: ignore[arg-type]
     else:
-        source = Input(iterables, packs=engine.backend.packs)
+        source = Input(iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -256,13 +263,14 @@ def stream(
     ordered: bool = True,
     buffersize: int | None = None,
     return_exceptions: bool = False,
+    accounts: bool = False,
     engine: Engine | None = None,
     kind: type[ResultStream[Any]] = ResultStream,
 ) -> ResultStream[Any]:
-    """The results as they come, in a stream of the given *kind*."""
-    goes_on = return_exceptions or kind.goes_on
+    """The results as they come, in a stream of the given *kind*; with *accounts*, an `Outcome` for each item."""
+    goes_on = return_exceptions or accounts or kind.goes_on
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=goes_on, streams=True, engine=engine
+        function, iterables, options, star=star, goes_on=goes_on, streams=True, accounts=accounts, engine=engine
     )
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream

@@ -31,8 +31,8 @@ class AsyncInput(Input):
     _room: asyncio.Event
     _news: asyncio.Event
 
-    def __init__(self, source: AsyncIterable[Any], *, packs: bool) -> None:
-        super().__init__((iter(()),), packs=packs)
+    def __init__(self, source: AsyncIterable[Any], *, packs: bool, keeps: bool = False) -> None:
+        super().__init__((iter(()),), packs=packs, keeps=keeps)
         self._source: AsyncIterable[Any] | None = source
         self._collected: list[Any] = []
         self._limit = 0

@@ -30,12 +30,16 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
+_REMEMBERED = 4096  # bytes of the stream of an item that costs little to be held twice
 
 
 class Packed:
     """One item that is pickled already, maybe with a vocabulary."""
 
-    __slots__ = ("buffers", "needs", "stream", "vocabulary")
+    __slots__ = ("buffers", "item", "needs", "stream", "vocabulary")
+
+    item: Any
+    """What was pickled, if it is remembered."""
 
     def __init__(
         self,
@@ -53,6 +57,12 @@ class Packed:
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
         self.buffers = [_kept(buffer) for buffer in self.buffers]
+        return self
+
+    def remember(self, item: Any) -> Packed:
+        """Remember what was pickled, if that is small, for whoever asks which item failed; returns itself."""
+        if not self.buffers and len(self.stream) <= _REMEMBERED:
+            self.item = item
         return self
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
+from parmap._work import place as _place
 from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
@@ -45,6 +46,8 @@ class Rules(NamedTuple):
     seed: int | None = None
     locals: bool = False
     """Whether tracebacks show local variables."""
+    accounts: bool = False
+    """Whether an item is to be told with the seconds it took and the worker that ran it, beside its result."""
 
 
 class Callee:
@@ -222,7 +225,8 @@ def run(
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
-    careful = careful or callee.rules.seed is not None
+    careful = careful or callee.rules.seed is not None or callee.rules.accounts
+    run_one = _run_and_account if callee.rules.accounts else _run_one
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
     page.work = work = _work(items, count, results)
@@ -233,7 +237,7 @@ def run(
         if block <= 0:
             break
         if block == 1:
-            _run_one(one, work, outcome)
+            run_one(one, work, outcome)
         else:
             _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
@@ -298,6 +302,13 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
+
+
+def _run_and_account(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
+    begin = time.monotonic_ns()
+    _run_one(one, work, outcome)
+    seconds = (time.monotonic_ns() - begin) / 1e9
+    outcome.results[-1] = outcome.results[-1], seconds, _place.worker()
 
 
 def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:

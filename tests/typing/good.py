@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, assert_type
 
 import parmap
-from parmap import Future, ParallelFunction, ResultStream, WorkerDiedError, parallel
+from parmap import Future, Outcome, ParallelFunction, ResultStream, WorkerDiedError, parallel
 
 # --- decorating ---
 
@@ -95,7 +95,20 @@ with bare.imap([1]) as stream:
     stream.close()
 
 
+assert_type(bare.outcomes([1], ordered=False, buffersize=3, progress=True), ResultStream[Outcome[float]])
+assert_type(called.outcomes([1], ["a"]), ResultStream[Outcome[list[str]]])
+assert_type(three.outcomes([1], ["a"], [b"c"]), ResultStream[Outcome[str]])
+assert_type(fetch.outcomes(["a"]), ResultStream[Outcome[bytes]])
+for outcome in bare.outcomes([1]):
+    assert_type(outcome.value, float | None)
+    assert_type(outcome.result(), float)
+    assert_type(outcome.seconds, float | None)
+    failed: BaseException | None = outcome.error
+
+
 async def consume() -> None:
+    async for each in bare.outcomes([1]):
+        assert_type(each, Outcome[float])
     async for value in bare.imap([1]):
         assert_type(value, float)
     assert_type(await bare.submit(1), float)

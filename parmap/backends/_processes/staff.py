@@ -370,7 +370,7 @@ class Staff(Backend):
         for worker in workers:
             died = worker.died(None, Died)
             for future, _ in died.tasks:
-                future.settle_failure(died.explain(None, 0))
+                future.fail(died.explain(None, 0))
             worker.close()
 
     def finish(self) -> None:

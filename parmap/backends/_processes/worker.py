@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -139,8 +140,11 @@ class Worker:
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
         number, _, failures, _, _ = message.fields
-        end = failed(Failure(encoded=failures[0][1])) if failures else returned(message.pack)
-        self.quick.finish(-number, end)
+        future = self.quick.flight.get(-number)
+        if failures and future is not None:
+            self.quick.finish(-number, failed(future.tied(Failure(encoded=failures[0][1]))))
+        else:
+            self.quick.finish(-number, returned(message.pack))
 
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.
@@ -171,8 +175,9 @@ class Worker:
 
     def died(self, exitcode: int | None, make: type[Died], reason: str = "") -> Died:
         """What to tell the engine."""
-        number, index, length, _ = self.page.position()
-        story = _Story(self._death, self.pid, exitcode, self.page.log(), reason)
+        number, index, length, since = self.page.position()
+        seconds = (time.monotonic_ns() - since) / 1e9
+        story = _Story(self._death, self.pid, exitcode, self.page.log(), reason, seconds)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         return make(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
 
@@ -187,10 +192,11 @@ class _Story:
     """How a worker died."""
 
     def __init__(
-        self, kind: type[WorkerDiedError], pid: int | None, exitcode: int | None, log: str, reason: str
+        self, kind: type[WorkerDiedError], pid: int | None, exitcode: int | None, log: str, reason: str, seconds: float
     ) -> None:
         self._kind = kind
         self._pid = pid
+        self._seconds = seconds
         self._exitcode = exitcode
         self._stack = _of_the_task(log.partition("\nExtension modules:")[0].strip())
         self._reason = reason
@@ -212,7 +218,9 @@ class _Story:
             callee = chunk.job.call.callee
             retry_on = callee.retry_on
             error.add_note(note_of(chunk, offset))
-        return Failure(error, retry=isinstance(error, retry_on))
+        failure = Failure(error, retry=isinstance(error, retry_on))
+        failure.account = self._seconds, self._pid
+        return failure
 
     def _message(self, code: int | None, signum: int | None) -> str:
         if self._reason:
