@@ -8,9 +8,11 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 * ``_core``: which item goes where and when, and what becomes of it
 * ``_results``: futures, batches and streams, and what tasks print
 * ``backends``: ways to run chunks; ``backends._processes``: worker processes
+* ``_journal``: results kept in a file, so that a batch goes on where it was stopped
 * ``_engine``: the thread that drives core and backend; the registry of pools
 * ``_calls``: the decorator, the function object, options
 * ``executor``, ``pool``, ``joblib``: stand-ins for what others know
+* ``__main__``: the command line
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from parmap._calls.decorator import parallel
     from parmap._calls.function import ParallelFunction
     from parmap._calls.options import cpu_count, override
+    from parmap._journal.keeping import Journal
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from parmap._travel.tie import item_of
     from parmap.errors import (
         BackendUnavailableError,
+        JournalError,
         ParmapError,
         PoolClosedError,
         RemoteError,
@@ -46,6 +50,8 @@ __all__ = [
     "Broadcast",
     "Executor",
     "Future",
+    "Journal",
+    "JournalError",
     "Outcome",
     "ParallelFunction",
     "ParmapError",
@@ -76,6 +82,8 @@ _LAZY = {
     "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
+    "Journal": "parmap._journal.keeping",
+    "JournalError": "parmap.errors",
     "Outcome": "parmap._results.outcomes",
     "ParmapError": "parmap.errors",
     "Pool": "parmap.pool",

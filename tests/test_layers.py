@@ -19,11 +19,13 @@ ROOMS = [
     "_core",
     "_results",
     "backends",
+    "_journal",
     "_engine",
     "_calls",
     "executor",
     "pool",
     "joblib",
+    "__main__",
     "__init__",
 ]
 MOST_NAMES = 12  # in a folder, besides its `__init__`

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, Settings
 
 if TYPE_CHECKING:
+    import os
     from types import ModuleType
-    from typing import Required, Unpack
+    from typing import Required, TypeAlias, Unpack
 
+    from parmap._journal.keeping import Journal, Keeping
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
@@ -26,6 +28,8 @@ B = TypeVar("B")
 Many = Iterable[Any]
 
 if TYPE_CHECKING:
+    JournalLike: TypeAlias = str | os.PathLike[str] | Journal | None
+
     # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
 
     class Raise(BatchOptions, total=False):
@@ -34,15 +38,24 @@ if TYPE_CHECKING:
     class Keep(BatchOptions, total=False):
         return_exceptions: Required[bool]
 
-    class RaiseStream(Raise, total=False):
+    # Those that can wait for nothing later take a journal, too.
+
+    class RaiseNow(Raise, total=False):
+        journal: JournalLike
+
+    class KeepNow(Keep, total=False):
+        journal: JournalLike
+
+    class RaiseStream(RaiseNow, total=False):
         buffersize: int | None
 
-    class KeepStream(Keep, total=False):
+    class KeepStream(KeepNow, total=False):
         buffersize: int | None
 
     class Told(BatchOptions, total=False):
         ordered: bool
         buffersize: int | None
+        journal: JournalLike
 
 
 _engine: ModuleType | None = None
@@ -74,26 +87,33 @@ class Batches(Generic[P, R_co]):
             changes["progress"] = progress
         return options.replace(**changes) if changes else options
 
+    def _keeping(self, journal: JournalLike, options: Options, *, star: bool) -> Keeping | None:
+        if journal is None:
+            return None
+        from parmap._journal.keeping import Keeping
+
+        return Keeping(journal, self.__wrapped__, star, options.seed)
+
     # --- at once ----------------------------------------------------------------------------------------------------
 
     @overload
-    def map(self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Raise]) -> list[R]: ...
+    def map(self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[RaiseNow]) -> list[R]: ...
     @overload
     def map(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Keep]
+        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[KeepNow]
     ) -> list[R | Exception]: ...
     @overload
     def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Raise]
+        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseNow]
     ) -> list[R]: ...
     @overload
     def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Keep]
+        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepNow]
     ) -> list[R | Exception]: ...
     @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     def map(
         self,
         iterable: Many,
@@ -102,11 +122,13 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> Any:
         """Return the results of the function over the items, in order, as ``list(map(f, ...))`` does.
 
         Several iterables are taken in step, until the shortest ends. The first error stops the rest and is raised at
-        once; with *return_exceptions* all items are run, and an error takes the place of its result.
+        once; with *return_exceptions* all items are run, and an error takes the place of its result. With a *journal*,
+        the path of a file or a :class:`Journal`, results are kept there as they come, and what it has is not run again.
 
         Raises:
             Exception: the first error of a task, unless *return_exceptions* is true.
@@ -119,12 +141,15 @@ class Batches(Generic[P, R_co]):
             [1, 2, 3]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
+        keeping = self._keeping(journal, options, star=len(iterables) > 0)
+        return engine().map(
+            self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions, keeping=keeping
+        )
 
     @overload
-    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     def starmap(
         self,
         iterable: Iterable[Iterable[Any]],
@@ -133,6 +158,7 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> Any:
         """Return the results in order, where each item is a tuple of arguments. Otherwise as :meth:`map`.
 
@@ -142,7 +168,10 @@ class Batches(Generic[P, R_co]):
             [8, 9]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)
+        keeping = self._keeping(journal, options, star=True)
+        return engine().map(
+            self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions, keeping=keeping
+        )
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
@@ -177,6 +206,7 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> Any:
         """Return a stream of the results, in order, as they come.
 
@@ -200,6 +230,7 @@ class Batches(Generic[P, R_co]):
             ordered=True,
             buffersize=buffersize,
             return_exceptions=return_exceptions,
+            keeping=self._keeping(journal, options, star=len(iterables) > 0),
         )
 
     @overload
@@ -235,6 +266,7 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> Any:
         """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
 
@@ -251,6 +283,7 @@ class Batches(Generic[P, R_co]):
             ordered=False,
             buffersize=buffersize,
             return_exceptions=return_exceptions,
+            keeping=self._keeping(journal, options, star=len(iterables) > 0),
         )
 
     @overload
@@ -274,6 +307,7 @@ class Batches(Generic[P, R_co]):
         buffersize: int | None = None,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> Any:
         """Return a stream that tells what became of each item, an :class:`Outcome` each; nothing stops it.
 
@@ -294,6 +328,7 @@ class Batches(Generic[P, R_co]):
             ordered=ordered,
             buffersize=buffersize,
             accounts=True,
+            keeping=self._keeping(journal, options, star=len(iterables) > 0),
         )
 
     # --- later ------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
     from parmap._engine.engine import Engine
+    from parmap._journal.keeping import Keeping
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -86,8 +87,8 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options, *, accounts: bool = False) -> Rules:
-    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts)
+def _rules(options: Options, *, accounts: bool = False, keeps: bool = False) -> Rules:
+    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -133,22 +134,26 @@ def _begin(
     fail_fast: bool = True,
     streams: bool = False,
     accounts: bool = False,
+    keeping: Keeping | None = None,
     engine: Engine | None,
 ) -> _Batch:
     """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end.
 
-    *accounts*: outcomes are wanted, not results.
+    *accounts*: outcomes are wanted, not results; *keeping*: the journal of the call.
     """
-    kind = Accounts if accounts else Batch
-    batch = kind("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
+    mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
+    batch: Batch = (Accounts if accounts else Batch)(mode, fails_late=fails_late)
+    if keeping is not None:
+        batch = keeping.batch(mode, accounts=accounts, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
-    call = engine.backend.prepare(function, _rules(options, accounts=accounts))
+    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
+    feeds: Any = (Input, AsyncInput) if keeping is None else keeping.feeds
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
-        source: Input = AsyncInput(iterables[0], packs=engine.backend.packs, keeps=accounts)  # type: ignore[arg-type]
+        source: Input = feeds[1](iterables[0], packs=engine.backend.packs, keeps=accounts)
     else:
-        source = Input(iterables, packs=engine.backend.packs, keeps=accounts)
+        source = feeds[0](iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -165,6 +170,7 @@ def _begin(
     )
     job.owner = options.owner
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
+    batch.begin(engine, job, source)
     return _Batch(engine, job, batch, source)
 
 
@@ -177,11 +183,13 @@ def map(  # noqa: A001 - the name that everybody looks for
     return_exceptions: bool = False,
     fail_fast: bool = True,
     voice: Voice = guarded,
+    keeping: Keeping | None = None,
     engine: Engine | None = None,
 ) -> list[Any]:
     """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
+    goes_on = return_exceptions
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
+        function, iterables, options, star=star, goes_on=goes_on, fail_fast=fail_fast, keeping=keeping, engine=engine
     )
     assembly = Assembly(batch, return_exceptions=return_exceptions, voice=voice)
     received = 0
@@ -190,10 +198,11 @@ def map(  # noqa: A001 - the name that everybody looks for
             ahead = source.count - received
             if not source.exhausted and (not source.count or ahead < 2 * job.appetite):
                 size = len(source.sequence) if source.sequence is not None else 4 * job.appetite + engine.workers
-                items = source.read(size)
+                source.read(size)
                 if source.error is not None:
                     raise voice(source.error)
-                engine.extend(job, items, last=source.exhausted)
+                items = source.outgoing()
+                engine.extend(job, items, last=source.exhausted, start=source.count - len(items))
                 if (
                     source.exhausted and batch.meter is None
                 ):  # from here on there is nothing to do but decode, which is better done in bulk
@@ -210,6 +219,7 @@ def map(  # noqa: A001 - the name that everybody looks for
                 engine.cancel(job)
             except PoolClosedError:
                 pass
+        batch.let_go()
 
 
 def map_async(
@@ -264,13 +274,21 @@ def stream(
     buffersize: int | None = None,
     return_exceptions: bool = False,
     accounts: bool = False,
+    keeping: Keeping | None = None,
     engine: Engine | None = None,
     kind: type[ResultStream[Any]] = ResultStream,
 ) -> ResultStream[Any]:
     """The results as they come, in a stream of the given *kind*; with *accounts*, an `Outcome` for each item."""
-    goes_on = return_exceptions or accounts or kind.goes_on
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=goes_on, streams=True, accounts=accounts, engine=engine
+        function,
+        iterables,
+        options,
+        star=star,
+        goes_on=return_exceptions or accounts or kind.goes_on,
+        streams=True,
+        accounts=accounts,
+        keeping=keeping,
+        engine=engine,
     )
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream

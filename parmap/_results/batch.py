@@ -28,7 +28,7 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from parmap._core.job import Chunk
+    from parmap._core.job import Chunk, Job
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
 
@@ -118,6 +118,9 @@ class Batch(Watched):
         self._undecoded = 0
         if self.meter is not None:
             self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
+
+    def begin(self, engine: Any, job: Job, source: Input) -> None:
+        """Called before anything is read."""
 
     def let_go(self) -> None:
         """Keep nothing that arrives: nobody wants it any more."""
@@ -353,6 +356,10 @@ class Input:
         count = self.count + len(items)
         self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
         return items
+
+    def outgoing(self) -> Any:
+        """What is to be handed over of what was read last: items that end at `count`."""
+        return self.unsent
 
     def _read_one_by_one(self, size: int) -> bool:
         """Read on; true if that was the end."""

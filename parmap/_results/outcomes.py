@@ -98,21 +98,22 @@ class Accounts(Batch):
     ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
         """All outcomes of an arrival, as values; no error is left beside them."""
         accounts, errors, problems = super().decode(arrival, voice)
-        errors |= problems
-        outcomes: list[Any] = []
-        for place, (item, account) in enumerate(zip(_originals(arrival), accounts, strict=False)):
-            if place in arrival.missing:
-                outcomes.append(None)
-                continue
-            value, seconds, worker = account or (None, *_account_of(arrival, place))
-            attempts = arrival.attempts.get(place, 1)
-            index, error = arrival.start + place, errors.get(place)
-            outcomes.append(Outcome(index, item, value, error, seconds=seconds, attempts=attempts, worker=worker))
-        return outcomes, {}, {}
+        return told(arrival, accounts, errors | problems), {}, {}
 
 
-def _originals(arrival: Arrival) -> Any:
-    return (each.item if type(each) is Packed else each for each in arrival.items)
+def told(arrival: Arrival, accounts: list[Any], errors: dict[int, BaseException]) -> list[Any]:
+    """The outcomes of an arrival; nothing stands where one is missing."""
+    outcomes: list[Any] = []
+    for place, (item, account) in enumerate(zip(arrival.items, accounts, strict=False)):
+        if place in arrival.missing:
+            outcomes.append(None)
+            continue
+        value, seconds, worker = account or (None, *_account_of(arrival, place))
+        attempts = arrival.attempts.get(place, 1)
+        given = item.item if type(item) is Packed else item
+        index, error = arrival.start + place, errors.get(place)
+        outcomes.append(Outcome(index, given, value, error, seconds=seconds, attempts=attempts, worker=worker))
+    return outcomes
 
 
 def _account_of(arrival: Arrival, place: int) -> tuple[float | None, int | None]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import dump_to_keep
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
@@ -48,6 +49,8 @@ class Rules(NamedTuple):
     """Whether tracebacks show local variables."""
     accounts: bool = False
     """Whether an item is to be told with the seconds it took and the worker that ran it, beside its result."""
+    keeps: bool = False
+    """Whether that result is to be pickled by itself, for whoever reads it years later."""
 
 
 class Callee:
@@ -226,7 +229,9 @@ def run(
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None or callee.rules.accounts
-    run_one = _run_and_account if callee.rules.accounts else _run_one
+    run_one = _run_one
+    if callee.rules.accounts:
+        run_one = _run_and_keep if callee.rules.keeps else _run_and_account
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
     page.work = work = _work(items, count, results)
@@ -309,6 +314,18 @@ def _run_and_account(one: Callable[[Any], Any], work: Work, outcome: Outcome) ->
     _run_one(one, work, outcome)
     seconds = (time.monotonic_ns() - begin) / 1e9
     outcome.results[-1] = outcome.results[-1], seconds, _place.worker()
+
+
+def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
+    _run_and_account(one, work, outcome)
+    value, *account = outcome.results[-1]
+    last = len(outcome.results) - 1
+    if last not in outcome.errors:
+        try:
+            value = dump_to_keep(value)
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code: its error is this item's
+            value, outcome.errors[last] = None, error
+    outcome.results[-1] = value, *account
 
 
 def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
