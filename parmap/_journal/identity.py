@@ -67,9 +67,13 @@ class _Walk:
     def _data(self, label: str, value: Any) -> None:
         try:
             self.values.append((label, digest(value)))
-            self.about.append(f"{label}={shorten(value)}")
-        except Exception:  # noqa: BLE001 - a lock, a connection: it is no value
-            self.values.append((label, _name_of(type(value))))
+        except Exception:  # noqa: BLE001 - it, or something in it, can't be pickled
+            self.values.append((label, _name_of(type(value))))  # all that there is to a lock, or a connection
+            if id(value) not in self._seen:
+                self._seen.add(id(value))
+                for name, part in _parts_of(value):
+                    self.value(f"{label}.{name}", part)
+        self.about.append(f"{label}={shorten(value)}")
 
     def _code(self, thing: Any) -> None:
         """Take in a function, or the methods of a class, of the module that the journal's function is in."""
@@ -97,6 +101,15 @@ class _Walk:
         captured |= thing.__kwdefaults__ or {}
         for name, value in captured.items():
             self.value(name, value)
+
+
+def _parts_of(value: Any) -> list[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return [*value.items()]
+    if isinstance(value, (list, tuple)):
+        return [*enumerate(value)]
+    slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ()) if hasattr(value, name)]
+    return [*getattr(value, "__dict__", {}).items(), *((name, getattr(value, name)) for name in slots)]
 
 
 def _name_of(thing: Any) -> str:
