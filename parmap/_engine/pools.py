@@ -142,18 +142,18 @@ def _begin(
     *accounts*: outcomes are wanted, not results; *keeping*: the journal of the call.
     """
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
-    batch: Batch = (Accounts if accounts else Batch)(mode, fails_late=fails_late)
+    kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput
     if keeping is not None:
-        batch = keeping.batch(mode, accounts=accounts, fails_late=fails_late)
+        kinds = keeping.kinds(accounts=accounts)
+    batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
-    feeds: Any = (Input, AsyncInput) if keeping is None else keeping.feeds
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
-        source: Input = feeds[1](iterables[0], packs=engine.backend.packs, keeps=accounts)
+        source: Input = kinds[2](iterables[0], packs=engine.backend.packs, keeps=accounts)
     else:
-        source = feeds[0](iterables, packs=engine.backend.packs, keeps=accounts)
+        source = kinds[1](iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(

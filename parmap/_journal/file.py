@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap.errors import JournalError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 APPLICATION = 0x7061726D  # "parm": SQLite has a place for it in the head of a file
 VERSION = 1
@@ -63,7 +64,7 @@ def connect(path: str, *, make: bool = True) -> sqlite3.Connection:
 
 
 @contextmanager
-def telling(path: str) -> Iterator[None]:
+def telling(path: str) -> Generator[None]:
     """Tell the errors of SQLite and of the system as those of a journal.
 
     Raises:
@@ -99,8 +100,8 @@ def _look(path: str) -> None:
         return
     probe = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
     try:  # somebody may be making it just now
-        is_ours = probe.execute("pragma application_id").fetchone()[0] == APPLICATION
-        if not is_ours and probe.execute("select count(*) from sqlite_master").fetchone()[0]:
+        is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]
+        if is_made and probe.execute("pragma application_id").fetchone()[0] != APPLICATION:
             message = f"{path} is a database of another program, and was left as it is: choose another path"
             raise JournalError(message)
     finally:
@@ -108,7 +109,7 @@ def _look(path: str) -> None:
 
 
 def _set_up(connection: sqlite3.Connection, path: str) -> None:
-    if connection.execute("pragma journal_mode = wal").fetchone()[0] != "wal":
+    if _mode_of(connection) != "wal":
         message = f"the journal {path} can't be written ahead of itself there: choose a path on a local disk"
         raise JournalError(message)
     connection.execute("pragma synchronous = full")
@@ -123,8 +124,20 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
         raise JournalError(message)
 
 
+def _mode_of(connection: sqlite3.Connection) -> Any:
+    """Let the journal be written ahead; for that no other program may use it, which SQLite doesn't wait for."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            return connection.execute("pragma journal_mode = wal").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
 @contextmanager
-def writing(connection: sqlite3.Connection) -> Iterator[None]:
+def writing(connection: sqlite3.Connection) -> Generator[None]:
     """All or nothing, while no other program writes."""
     connection.execute("begin immediate")
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from operator import itemgetter
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 from parmap._journal.digest import code_of, digest
@@ -12,6 +13,7 @@ from parmap._travel.broadcast import Broadcast
 from parmap._travel.code.by_value import globals_of
 from parmap._travel.text import shorten
 
+_EMPTY = CellType()
 _MOST = 300  # characters that tell of the values
 
 
@@ -27,44 +29,49 @@ class Identity(NamedTuple):
 
 def identify(function: Any, *how: Any) -> Identity:
     """The identity of a function as it is now; *how*: what else makes a difference."""
-    walk = _Walk(function)
+    walk = _Walk()
     walk.value("", function)
-    found = digest([*walk.values, ("how", how)])
     # The code of another Python can't be compared.
     code = f"{sys.version_info[0]}.{sys.version_info[1]} {digest(walk.code).hex()}"
-    return Identity(_name_of(walk.innermost), found, code, ", ".join(walk.about)[:_MOST])
+    return Identity(walk.name, digest([*walk.values, how]), code, ", ".join(walk.about)[:_MOST])
 
 
 class _Walk:
-    def __init__(self, function: Any) -> None:
+    def __init__(self) -> None:
+        self.name = ""
         self.code: list[Any] = []
         self.values: list[tuple[str, Any]] = []
         self.about: list[str] = []
-        self.innermost = function
-        while isinstance(self.innermost, functools.partial) or hasattr(self.innermost, "__wrapped__"):
-            self.innermost = getattr(self.innermost, "__wrapped__", None) or self.innermost.func
-        self._module = getattr(self.innermost, "__module__", None)
+        self._module: str | None = None  # the one whose functions and classes are looked into
         self._seen: set[int] = set()
 
     def value(self, label: str, value: Any) -> None:
-        """Take in what is called or captured under a name."""
-        while hasattr(value, "__wrapped__") and not isinstance(value, type):
-            value = value.__wrapped__
+        """Take in what is called, or captured under a name."""
+        while (inner := _inner(value)) is not None:
+            value = inner
         if isinstance(value, functools.partial):
             self.value(label, value.func)
             for place, each in [*enumerate(value.args), *value.keywords.items()]:
                 self.value(str(place), each)
-        elif isinstance(value, MethodType):
+            return
+        if isinstance(value, MethodType):
             self.value(label, value.__func__)
             self.value("self", value.__self__)
-        elif isinstance(value, (FunctionType, type)) and value.__module__ == self._module:
-            self._code(value)
+            return
+        if not self.name:
+            self.name, self._module = _name_of(value), getattr(value, "__module__", None)
+        if isinstance(value, (FunctionType, type)) and value.__module__ == self._module != "builtins":
+            self._look_into(value)
         elif isinstance(value, (FunctionType, BuiltinFunctionType, type, ModuleType)):
             self.values.append((label, _name_of(value)))
+            if not isinstance(getattr(value, "__self__", None), (ModuleType, type, NoneType)):
+                self.value("self", value.__self__)  # of a method like `"".join`
         else:
-            self._data(label, value.value if isinstance(value, Broadcast) else value)
+            self._data(label, value)
 
     def _data(self, label: str, value: Any) -> None:
+        if type(value).__module__ == self._module != "builtins":
+            self._look_into(type(value))
         try:
             self.values.append((label, digest(value)))
         except Exception:  # noqa: BLE001 - it, or something in it, can't be pickled
@@ -75,32 +82,35 @@ class _Walk:
                     self.value(f"{label}.{name}", part)
         self.about.append(f"{label}={shorten(value)}")
 
-    def _code(self, thing: Any) -> None:
-        """Take in a function, or the methods of a class, of the module that the journal's function is in."""
+    def _look_into(self, thing: Any) -> None:
+        """Take in the code of a function, or of the methods of a class, and all that this reads."""
         if id(thing) in self._seen:
             return
         self._seen.add(id(thing))
         if isinstance(thing, type):
-            for name, each in sorted(vars(thing).items()):
-                for part in (getattr(each, "__func__", each), getattr(each, "fget", None)):
-                    if isinstance(getattr(part, "__wrapped__", part), FunctionType):
-                        self.value(f"{thing.__name__}.{name}", part)
+            for name, each in sorted(vars(thing).items(), key=itemgetter(0)):
+                part = each.fget if isinstance(each, property) else getattr(each, "__func__", each)
+                if isinstance(part, FunctionType) or not name.startswith("__"):
+                    self.value(f"{thing.__qualname__}.{name}", part)
             return
         code: CodeType = thing.__code__
         self.code.append((thing.__qualname__, code_of(code, thing.__doc__)))
-        names = sorted(set(globals_of(code)) & thing.__globals__.keys())
-        captured = {name: thing.__globals__[name] for name in names}
+        captured = {name: thing.__globals__[name] for name in sorted(globals_of(code)) if name in thing.__globals__}
         for name, cell in zip(code.co_freevars, thing.__closure__ or (), strict=False):
-            try:
+            if cell != _EMPTY:
                 captured[name] = cell.cell_contents
-            except ValueError:  # it is empty
-                pass
-        arguments = code.co_varnames[: code.co_argcount]
         given = thing.__defaults__ or ()
-        captured |= dict(zip(arguments[len(arguments) - len(given) :], given, strict=True))
+        captured |= zip(code.co_varnames[code.co_argcount - len(given) : code.co_argcount], given, strict=True)
         captured |= thing.__kwdefaults__ or {}
         for name, value in captured.items():
             self.value(name, value)
+
+
+def _inner(value: Any) -> Any:
+    """What a decorator has wrapped, or a broadcast value."""
+    if isinstance(value, Broadcast):
+        return value.value
+    return None if isinstance(value, type) else getattr(value, "__dict__", {}).get("__wrapped__")
 
 
 def _parts_of(value: Any) -> list[tuple[Any, Any]]:

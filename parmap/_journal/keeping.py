@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections import deque
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._journal.digest import digest
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parmap._journal.identity import Identity
-    from parmap._journal.sink import KeptBatch
     from parmap._results.batch import Arrival
 
 __all__ = ["Journal"]
@@ -71,16 +71,17 @@ class Journal:
     def __init__(
         self, path: str | os.PathLike[str], key: Callable[[Any], object] | None = None, version: str = ""
     ) -> None:
-        if not isinstance(path, (str, os.PathLike)):
+        given: tuple[Any, ...] = path, key, version
+        if not isinstance(given[0], (str, os.PathLike)):
             message = f"journal must be the path of a file, or a parmap.Journal, not {path!r}"
             raise TypeError(message)
-        if key is not None and not callable(key):
+        if not (key is None or callable(given[1])):
             message = f"key must be a function of an item, not {key!r}"
             raise TypeError(message)
-        if not isinstance(version, str):
+        if not isinstance(given[2], str):
             message = f"version must be a string, not {version!r}"
             raise TypeError(message)
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self.key = key
         self.version = version
 
@@ -160,18 +161,11 @@ class Keeping:
             raise JournalError(message)
         self._writer.execute("update runs set code = ? where id = ?", (code, self._run))
 
-    def batch(self, mode: str, *, accounts: bool, fails_late: bool) -> KeptBatch:
-        """What takes the outcomes of the call."""
-        from parmap._journal.sink import KeptBatch
+    def kinds(self, *, accounts: bool) -> tuple[Any, ...]:
+        """What makes the batch of the call, its input, and that if it is asynchronous."""
+        from parmap._journal.sink import KeptAsyncInput, KeptBatch, KeptInput
 
-        return KeptBatch(mode, self, accounts=accounts, fails_late=fails_late)
-
-    @property
-    def feeds(self) -> Any:
-        """The classes of its input, by whether that is asynchronous."""
-        from parmap._journal.sink import KeptAsyncInput, KeptInput
-
-        return KeptInput, KeptAsyncInput
+        return partial(KeptBatch, self, accounts=accounts), KeptInput, KeptAsyncInput
 
     # items
 

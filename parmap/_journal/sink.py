@@ -24,7 +24,7 @@ _AT_ONCE = 4096  # items that are looked up before the first of them is sent
 class KeptBatch(Accounts):
     """The sink of a call with a journal."""
 
-    def __init__(self, mode: str, keeping: Keeping, *, accounts: bool, fails_late: bool = False) -> None:
+    def __init__(self, keeping: Keeping, mode: str, *, accounts: bool, fails_late: bool = False) -> None:
         """*accounts*: outcomes are wanted, not results."""
         super().__init__(mode, fails_late=fails_late)
         self.keeping = keeping
@@ -150,7 +150,7 @@ class _Sifted(Input):
             tries = {place: count for place, count in enumerate(attempts) if count > 1}
             arrival = Arrival(end - len(found), len(found), accounts, {}, set(), items, tries)
             self._sink.arrivals.append(arrival)
-            self._sink.fire()
+            self._driver.post(self._sink.fire)
             found.clear()
 
 
