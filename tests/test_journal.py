@@ -10,13 +10,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psutil
 import pytest
-from inspection import file_system_by, pids_of, pretend_file_system
+from inspection import file_system_by, kill, pids_of, pretend_file_system
 
 import parmap
 from conftest import wait_until
@@ -548,7 +550,10 @@ def kill_again_and_again(script: Script, file: str, kills: int, count: int) -> N
             process.stdout.readline()
             process.wait(random.uniform(0.0, 1.2))
         except subprocess.TimeoutExpired:
-            pass
+            started = psutil.Process(process.pid).children(recursive=True)
+            if started and random.random() < 0.3:
+                kill(random.choice(started).pid)
+                time.sleep(random.uniform(0.0, 0.1))  # not to wait for something: the moment is a random one
         process.kill()
         process.communicate()
 

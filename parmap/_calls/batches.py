@@ -94,6 +94,13 @@ class Batches(Generic[P, R_co]):
 
         return Keeping(journal, self.__wrapped__, star, options.seed)
 
+    def _stream(
+        self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, how: Any
+    ) -> Any:
+        options = self._options_for(chunksize, progress)
+        keeping = self._keeping(journal, options, star=len(iterables) > 1)
+        return engine().stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
+
     # --- at once ----------------------------------------------------------------------------------------------------
 
     @overload
@@ -222,16 +229,8 @@ class Batches(Generic[P, R_co]):
             ...     [next(stream) for _ in range(3)]
             [0, 1, 2]
         """
-        options = self._options_for(chunksize, progress)
-        return engine().stream(
-            self.__wrapped__,
-            (iterable, *iterables),
-            options,
-            ordered=True,
-            buffersize=buffersize,
-            return_exceptions=return_exceptions,
-            keeping=self._keeping(journal, options, star=len(iterables) > 0),
-        )
+        how = {"ordered": True, "buffersize": buffersize, "return_exceptions": return_exceptions}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
     def imap_unordered(
@@ -275,16 +274,8 @@ class Batches(Generic[P, R_co]):
             >>> sorted(parallel(abs, workers=2).imap_unordered([-1, 2, -3]))
             [1, 2, 3]
         """
-        options = self._options_for(chunksize, progress)
-        return engine().stream(
-            self.__wrapped__,
-            (iterable, *iterables),
-            options,
-            ordered=False,
-            buffersize=buffersize,
-            return_exceptions=return_exceptions,
-            keeping=self._keeping(journal, options, star=len(iterables) > 0),
-        )
+        how = {"ordered": False, "buffersize": buffersize, "return_exceptions": return_exceptions}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
     def outcomes(
@@ -320,16 +311,8 @@ class Batches(Generic[P, R_co]):
             >>> [outcome.item for outcome in parallel(int, workers=2).outcomes(items) if not outcome.ok]
             ['three']
         """
-        options = self._options_for(chunksize, progress)
-        return engine().stream(
-            self.__wrapped__,
-            (iterable, *iterables),
-            options,
-            ordered=ordered,
-            buffersize=buffersize,
-            accounts=True,
-            keeping=self._keeping(journal, options, star=len(iterables) > 0),
-        )
+        how = {"ordered": ordered, "buffersize": buffersize, "accounts": True}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     # --- later ------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from parmap.errors import JournalError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-APPLICATION = 0x7061726D  # "parm": SQLite has a place for it in the head of a file
+APPLICATION = 0x7061726D  # SQLite has a place in the head of a file for the number of whose it is
 VERSION = 1
 DONE, FAILED = 1, 2
 """How an item ended."""

@@ -64,8 +64,9 @@ class _Walk:
             self._look_into(value)
         elif isinstance(value, (FunctionType, BuiltinFunctionType, type, ModuleType)):
             self.values.append((label, _name_of(value)))
-            if not isinstance(getattr(value, "__self__", None), (ModuleType, type, NoneType)):
-                self.value("self", value.__self__)  # of a method like `"".join`
+            owner = getattr(value, "__self__", None)
+            if not isinstance(owner, (ModuleType, type, NoneType)):
+                self.value("self", owner)  # of a method like `"".join`
         else:
             self._data(label, value)
 

@@ -63,6 +63,9 @@ class Callee:
         self.function = function
         self.rules = rules
         self.retry_on = rules.retry_on
+        self.run_one = _run_one
+        if rules.accounts:
+            self.run_one = _run_and_keep if rules.keeps else _run_and_account
         plain = getattr(function, "__wrapped__", function)
         plain = getattr(plain, "func", plain)
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
@@ -229,9 +232,6 @@ def run(
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None or callee.rules.accounts
-    run_one = _run_one
-    if callee.rules.accounts:
-        run_one = _run_and_keep if callee.rules.keeps else _run_and_account
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
     page.work = work = _work(items, count, results)
@@ -242,7 +242,7 @@ def run(
         if block <= 0:
             break
         if block == 1:
-            run_one(one, work, outcome)
+            callee.run_one(one, work, outcome)
         else:
             _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here

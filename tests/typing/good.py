@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, assert_type
 
 import parmap
-from parmap import Future, Outcome, ParallelFunction, ResultStream, WorkerDiedError, parallel
+from parmap import Future, Journal, Outcome, ParallelFunction, ResultStream, WorkerDiedError, parallel
 
 # --- decorating ---
 
@@ -95,6 +96,13 @@ with bare.imap([1]) as stream:
     stream.close()
 
 
+assert_type(bare.map([1], journal="a.sqlite"), list[float])
+assert_type(
+    bare.map([1], journal=Journal("a", key=lambda x: x, version="2"), return_exceptions=True), list[float | Exception]
+)
+assert_type(bare.imap([1], journal=Path("a")), ResultStream[float])
+assert_type(bare.outcomes([1], journal=None), ResultStream[Outcome[float]])
+assert_type(three.starmap([(1, "a", b"c")], journal="a"), list[str])
 assert_type(bare.outcomes([1], ordered=False, buffersize=3, progress=True), ResultStream[Outcome[float]])
 assert_type(called.outcomes([1], ["a"]), ResultStream[Outcome[list[str]]])
 assert_type(three.outcomes([1], ["a"], [b"c"]), ResultStream[Outcome[str]])
