@@ -8,9 +8,11 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 * ``_core``: which item goes where and when, and what becomes of it
 * ``_results``: futures, batches and streams, and what tasks print
 * ``backends``: ways to run chunks; ``backends._processes``: worker processes
+* ``_journal``: results kept in a file, so that a batch goes on where it was stopped
 * ``_engine``: the thread that drives core and backend; the registry of pools
 * ``_calls``: the decorator, the function object, options
 * ``executor``, ``pool``, ``joblib``: stand-ins for what others know
+* ``__main__``: the command line
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ if TYPE_CHECKING:
     from parmap._calls.decorator import parallel
     from parmap._calls.function import ParallelFunction
     from parmap._calls.options import cpu_count, override
+    from parmap._journal.keeping import Journal
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
+    from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
     from parmap._travel.broadcast import Broadcast, broadcast
+    from parmap._travel.tie import item_of
     from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
     from parmap.errors import (
         BackendUnavailableError,
+        JournalError,
         ParmapError,
         PoolClosedError,
         RemoteError,
@@ -45,6 +51,9 @@ __all__ = [
     "Broadcast",
     "Executor",
     "Future",
+    "Journal",
+    "JournalError",
+    "Outcome",
     "ParallelFunction",
     "ParmapError",
     "PerWorker",
@@ -60,6 +69,7 @@ __all__ = [
     "broadcast",
     "cpu_count",
     "errors",
+    "item_of",
     "override",
     "parallel",
     "per_worker",
@@ -77,6 +87,9 @@ _LAZY = {
     "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
+    "Journal": "parmap._journal.keeping",
+    "JournalError": "parmap.errors",
+    "Outcome": "parmap._results.outcomes",
     "ParmapError": "parmap.errors",
     "PerWorker": "parmap._work.per_worker",
     "Pool": "parmap.pool",
@@ -90,6 +103,7 @@ _LAZY = {
     "WorkerDiedError": "parmap.errors",
     "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
+    "item_of": "parmap._travel.tie",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
     "per_worker": "parmap._work.per_worker",

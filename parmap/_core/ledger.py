@@ -6,9 +6,8 @@ Two rules hold here, and make the whole of it a state machine that a test can dr
    commands come out, as calls of the backend, which does as it is told and decides nothing.
 2. It starts no thread, reads no clock and waits for nothing. `now` is always an argument.
 
-Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here is what needs time
-or ends a worker: time limits, whom a death is charged to, rescues of items that wait behind a slow one, leases of idle
-workers, and the end of those that idle too long (`idle_timeout`).
+Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here are time limits,
+whom a death is charged to, rescues of items that wait behind a slow one, leases, and `idle_timeout`.
 """
 
 from __future__ import annotations
@@ -356,7 +355,7 @@ class Ledger:
         innocent = []
         for future, begun in died.tasks:
             if begun and not doomed:
-                future.settle_failure(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
+                future.fail(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
             elif not future.happened:
                 innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)
@@ -393,6 +392,7 @@ class Ledger:
 
 def _add_stack(failure: Failure, death: Failure) -> None:
     """Give a timeout the stack that the worker left."""
+    failure.account = death.account
     error, told = failure.exception(), death.exception()
     if isinstance(error, TaskTimeoutError):
         error.stack = getattr(told, "stack", "")

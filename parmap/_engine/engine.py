@@ -129,12 +129,15 @@ class Engine:
     def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
         """Give a job more items; *last*: no more will come.
 
-        With *start*, the number of the first of them, they may be given again: those that it has are left out.
+        With *start*, the number of the first of them, they may be given again: those that it has are left out. What
+        would come before them, and does not, has its outcome already.
         """
 
         def note() -> None:
             if not job.closed:
                 known = 0 if start is None else job.read - start
+                if known < 0:
+                    job.read, known = job.read - known, 0
                 if len(items) > known:
                     job.extend(items[known:] if known else items)
                 job.open_end = job.open_end and not last

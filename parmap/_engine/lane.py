@@ -72,7 +72,7 @@ class Lane:
             return
         for place, future in enumerate(futures):
             if place in failures:
-                future.settle_failure(failures[place])
+                future.fail(failures[place])
             elif place not in missing:
                 future.settle(results, place)
 

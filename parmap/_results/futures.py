@@ -21,6 +21,7 @@ from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
 from parmap._travel.failure import guarded, unloadable
+from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -306,6 +307,16 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """The task returned the value at *place* of *results*."""
         if self.publish(returned(results, place)):
             self.tell()
+
+    def fail(self, failure: Failure) -> None:
+        """The task failed, with an error of its own."""
+        self.settle_failure(self.tied(failure))
+
+    def tied(self, failure: Failure) -> Failure:
+        """Tie a failure to the arguments of this task."""
+        if self.args is not None:
+            failure.tie = Tie(self.args, is_call=True)
+        return failure
 
     def settle_failure(self, failure: Failure) -> None:
         """The task failed."""

@@ -50,6 +50,7 @@ assert_type(bare.map([1]), list[int])  # type: ignore[assert-type]
 assert_type(bare.submit(1), Future[int])  # type: ignore[assert-type]
 assert_type(bare.map([1], return_exceptions=True), list[float])  # type: ignore[assert-type]
 assert_type(model.score.map([1]), list[str])  # type: ignore[assert-type]
+assert_type(next(bare.outcomes([1])).result(), int)  # type: ignore[assert-type]
 number: float = fetch("a")  # type: ignore[assignment]
 
 # Wrong options: misspelled, or of the wrong type.
@@ -63,6 +64,10 @@ bare.options(timout=1)  # type: ignore[call-arg]
 parmap.override(backends="serial")  # type: ignore[call-arg]
 bare.map([1], chunk=2)  # type: ignore[call-overload]
 bare.map([1], buffersize=2)  # type: ignore[call-overload]
+bare.map([1], journal=2)  # type: ignore[call-overload]
+bare.map_async([1], journal="a")  # type: ignore[call-overload]
+parmap.Journal("a", version=2)  # type: ignore[arg-type]
+bare.outcomes([1], return_exceptions=True)  # type: ignore[call-overload]
 bare.map([1], return_exceptions="yes")  # type: ignore[call-overload]
 
 # Wrong iterables.
@@ -73,6 +78,7 @@ bare.starmap([1])  # type: ignore[list-item]
 # Wrong elements, or too many iterables: a limit of mypy, which pyright does not have.
 bare.map([1], ["a"])  # pyright: ignore
 bare.map(["a"])  # pyright: ignore[reportArgumentType]
+bare.outcomes(["a"])  # pyright: ignore[reportArgumentType]
 two.map([1], [2])  # pyright: ignore[reportArgumentType]
 model.score.map(["a"])  # pyright: ignore[reportArgumentType]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -141,8 +142,11 @@ class Worker:
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
         number, _, failures, _, _ = message.fields
-        end = failed(Failure(encoded=failures[0][1])) if failures else returned(message.pack)
-        self.quick.finish(-number, end)
+        future = self.quick.flight.get(-number)
+        if failures and future is not None:
+            self.quick.finish(-number, failed(future.tied(Failure(encoded=failures[0][1]))))
+        else:
+            self.quick.finish(-number, returned(message.pack))
 
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.
@@ -172,9 +176,10 @@ class Worker:
 
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
-        number, index, length, _ = self.page.position()
+        number, index, length, since = self.page.position()
+        seconds = (time.monotonic_ns() - since) / 1e9
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
-        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason)
+        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, seconds)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
 
@@ -191,6 +196,7 @@ def _explain(
     code: int | None,
     stack: str,
     reason: str,
+    seconds: float,
     chunk: Chunk | None,
     offset: int,
 ) -> Failure:
@@ -207,7 +213,9 @@ def _explain(
     if chunk is None:
         return Failure(error)
     error.add_note(note_of(chunk, offset))
-    return Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
+    failure = Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
+    failure.account = seconds, pid
+    return failure
 
 
 def _how(code: int | None, signum: int | None) -> str:

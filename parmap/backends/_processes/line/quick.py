@@ -169,7 +169,7 @@ class QuickLine:
         elif kind == PICKLE:
             end = returned(Pickled(content))
         else:
-            end = failed(Failure(encoded=content))
+            end = failed(future.tied(Failure(encoded=content)))
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
