@@ -102,3 +102,19 @@ def parts_of(function: Any) -> list[int]:
 def known_to_workers(function: Any) -> int:
     """How many functions, and parts of functions, the workers of the pool keep."""
     return sum(len(worker.known) for worker in workers_of(function))
+
+
+def known_to(report: Any) -> Any:
+    """What a report knows now."""
+    with report._gathered.held() as known:
+        return known
+
+
+def told(report: Any, passage: Any) -> None:
+    """Tell a report of a chunk, as its way back would."""
+    report._gathered.tell("passage", passage)
+
+
+def gathered_of(report: Any) -> Any:
+    """What a report keeps its knowledge in."""
+    return report._gathered

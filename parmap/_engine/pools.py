@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from weakref import ReferenceType, ref
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
 from parmap._engine.registry import engine_of
+from parmap._report.watch import Open, Watch
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
@@ -19,6 +21,7 @@ from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
+from parmap._work import place as _place
 from parmap._work.run import Rules
 from parmap._work.surroundings import current
 from parmap.errors import PoolClosedError
@@ -135,6 +138,7 @@ def _begin(
     """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
     batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
     engine = engine or engine_of(options, batch)
+    watch = Watch(name_of(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options))
@@ -157,6 +161,7 @@ def _begin(
         context=current(),
     )
     job.owner = options.owner
+    job.watch = watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     return _Batch(engine, job, batch, source)
 
@@ -267,3 +272,9 @@ def stream(
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
+
+
+if os.environ.get("PARMAP_REPORT") and not _place.in_worker:  # before anything runs: an error is told at the start
+    from parmap._report.report import open_from_environment
+
+    open_from_environment()
