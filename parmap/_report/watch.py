@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._core.job import Chunk
-    from parmap._core.workers import Slot
+    from parmap._core.states import Slot
     from parmap._report.gather import Gathered
     from parmap._results.futures import Future
     from parmap.backends.base import Backend, Report
