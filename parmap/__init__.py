@@ -6,6 +6,7 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 * ``_travel``: how functions, items, results and exceptions become bytes
 * ``_work``: running the items of a chunk, and the world a task sees
 * ``_core``: which item goes where and when, and what becomes of it
+* ``_report``: where the time goes, while somebody asks
 * ``_results``: futures, batches and streams, and what tasks print
 * ``backends``: ways to run chunks; ``backends._processes``: worker processes
 * ``_journal``: results kept in a file, so that a batch goes on where it was stopped
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from parmap._calls.function import ParallelFunction
     from parmap._calls.options import cpu_count, override
     from parmap._journal.keeping import Journal
+    from parmap._report.report import Report, report
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
@@ -60,6 +62,7 @@ __all__ = [
     "Pool",
     "PoolClosedError",
     "RemoteError",
+    "Report",
     "ResultStream",
     "SerializationError",
     "TaskTimeoutError",
@@ -73,6 +76,7 @@ __all__ = [
     "override",
     "parallel",
     "per_worker",
+    "report",
     "shutdown",
     "worker",
 ]
@@ -96,6 +100,7 @@ _LAZY = {
     "ParallelFunction": "parmap._calls.function",
     "PoolClosedError": "parmap.errors",
     "RemoteError": "parmap.errors",
+    "Report": "parmap._report.report",
     "ResultStream": "parmap._results.streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
@@ -107,6 +112,7 @@ _LAZY = {
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
     "per_worker": "parmap._work.per_worker",
+    "report": "parmap._report.report",
     "worker": "parmap._work.per_worker",
 }
 

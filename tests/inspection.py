@@ -113,3 +113,19 @@ def file_system_by(table: str, folder: str) -> str:
 def pretend_file_system(monkeypatch: Any, kind: str) -> None:
     """Let all folders lie on a file system of that kind."""
     monkeypatch.setattr(_journal_file, "file_system", lambda _: kind)
+
+
+def known_to(report: Any) -> Any:
+    """What a report knows now."""
+    with report._gathered.held() as known:
+        return known
+
+
+def told(report: Any, passage: Any) -> None:
+    """Tell a report of a chunk, as its way back would."""
+    report._gathered.tell("passage", passage)
+
+
+def gathered_of(report: Any) -> Any:
+    """What a report keeps its knowledge in."""
+    return report._gathered

@@ -17,6 +17,7 @@ ROOMS = [
     "_travel",
     "_work",
     "_core",
+    "_report",
     "_results",
     "backends",
     "_journal",

@@ -13,6 +13,7 @@ from parmap._work.page import NO_LIMIT
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
+    from parmap._report.watch import Passage, Watch
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
 
@@ -112,6 +113,7 @@ class Job:
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
         self.read = 0  # items ever added
         self.appetite = 1  # items it would like to have waiting
+        self.watch: Watch | None = None  # tells the reports that are open
         self.owner: object = None  # what was called; others may share the pool
         self.closed = False
 
@@ -207,6 +209,7 @@ class Chunk:
         "job",
         "limit",
         "number",
+        "passage",
         "place",
         "recalled",
         "sent",
@@ -236,6 +239,7 @@ class Chunk:
         self.limit = NO_LIMIT  # what it was asked to stop before, for others to take that
         self.stop = NO_LIMIT  # the first of its items that was cancelled
         self.doomed = False  # its worker is being killed for it
+        self.passage: Passage | None = None  # tells reports of it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:

@@ -163,15 +163,12 @@ class Ledger:
 
     def _start_all(self, now: float) -> None:
         while (chunk := self.scheduler.next(now, lambda slot: self._take_back(slot, now))) is not None:
-            self._start(chunk)
-
-    def _start(self, chunk: Chunk) -> None:
-        self._chunks[chunk.number] = chunk
-        taken = self._backend.start(chunk, chunk.job.sink.mode)
-        if taken < len(chunk.items):
-            self.scheduler.trim(chunk, taken)
-        if chunk.job.timeout is not None:
-            self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
+            self._chunks[chunk.number] = chunk
+            taken = self._backend.start(chunk, chunk.job.sink.mode)
+            if taken < len(chunk.items):
+                self.scheduler.trim(chunk, taken)
+            if chunk.job.timeout is not None:
+                self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
         """Kill the worker if its item is over its time; otherwise look again when it would be."""
@@ -341,6 +338,8 @@ class Ledger:
         chunk = self._chunks.pop(report.number, None)
         if chunk is None:  # its items were taken back
             return
+        if chunk.passage is not None:
+            chunk.passage.back(report)
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
         self.stop_soon(stop, now)
         slot = chunk.slot
@@ -382,10 +381,10 @@ class Ledger:
             failure = verdict[1]
             if failure is not None:
                 _add_stack(failure, died.explain(chunk, offset))
-        elif not started:
-            failure = died.explain(chunk, 0)
         else:
-            failure = died.explain(chunk, offset)
+            failure = died.explain(chunk, offset if started else 0)
+        if chunk.passage is not None and failure is not None:
+            chunk.passage.arrive(None, lost="timeouts" if chunk.doomed else "deaths")
         position = (offset, length) if started else None
         self.stop_soon(self.scheduler.died(chunk, position, failure, now), now)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.ledger import Ledger
 from parmap._engine.lane import Lane
+from parmap._report.watch import Open, started
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
@@ -341,6 +342,8 @@ class Engine:
             self._queue(self.ledger.died(event, now))
         elif isinstance(event, Ready):
             self.ledger.ready(event.slot)
+            if event.since and Open.reports and event.slot in self.ledger.scheduler.slots:
+                started(self.backend, self.ledger.scheduler.slots[event.slot], event.since)
         else:
             self.ledger.lose_all(event.error, now)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Job
+from parmap._report.watch import Open, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,6 +48,8 @@ class Lane:
             context=self.context,
         )
         job.owner = options.owner
+        if Open.reports:
+            job.watch = Watch(self.name, self.engine.backend)
         return job
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from weakref import ReferenceType, ref
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
 from parmap._engine.registry import engine_of
+from parmap._report.watch import Open, Watch
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
@@ -20,6 +22,7 @@ from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
+from parmap._work import place as _place
 from parmap._work.run import Rules
 from parmap._work.surroundings import current
 from parmap.errors import PoolClosedError
@@ -147,6 +150,7 @@ def _begin(
         kinds = keeping.kinds(accounts=accounts)
     batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
+    watch = Watch(name_of(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
@@ -169,6 +173,7 @@ def _begin(
         context=current(),
     )
     job.owner = options.owner
+    job.watch = watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
     return _Batch(engine, job, batch, source)
@@ -293,3 +298,9 @@ def stream(
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
+
+
+if os.environ.get("PARMAP_REPORT") and not _place.in_worker:  # before anything runs: an error is told at the start
+    from parmap._report.report import open_from_environment
+
+    open_from_environment()

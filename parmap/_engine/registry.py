@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
 from parmap._engine.engine import Engine
+from parmap._report.watch import Open
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
@@ -227,6 +228,8 @@ def _at_exit() -> None:
         _end(_all(), drop=_has_failed() or _is_cut_short())
     finally:
         relay.drain()
+        for save in Open.at_exit:
+            save()
 
 
 def _before_threads_end() -> None:
@@ -312,6 +315,7 @@ def _forget() -> None:
     callbacks.forget()
     forget_waiters()
     forget_output()
+    Open.forget()
 
 
 atexit.register(_at_exit)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Protocol
 
+    from parmap._report.gather import Gathered
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
 
@@ -95,6 +96,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     # What is set on the class costs nothing to set on each of a million instances.
     line: Line | None = None  # the answer comes on it, unless the engine brings it
+    measured: tuple[tuple[Gathered, ...], int] | None = None  # who hears of a task that its caller sent, and when
     _begun = False
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""

@@ -230,6 +230,12 @@ assert_type(parmap.cpu_count(), int)
 with parmap.override(backend="serial", workers=1):
     pass
 parmap.shutdown()
+with parmap.report() as report:
+    pass
+assert_type(report, parmap.Report)
+assert_type(str(report), str)
+report.summary()
+report.save("report.html")
 
 
 def died(error: WorkerDiedError) -> None:

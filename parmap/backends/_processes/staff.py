@@ -239,7 +239,7 @@ class Staff(Leases):
             worker.ready = True
             worker.pid = message.fields[0]
             self._failed_starts = 0
-            self._events.append(Ready(worker.name))
+            self._events.append(Ready(worker.name, worker.since))
         elif message.kind == "broken":
             import marshal
 

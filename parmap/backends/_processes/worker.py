@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parmap._report.clock import Times
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, with_source
 from parmap._travel.payload import Packed
@@ -52,12 +53,13 @@ class Worker:
     ) -> None:
         """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
         self.name = name
+        self.since = time.monotonic_ns()
         with ExitStack() as undo:
             ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
             near, far = (undo.enter_context(end) for end in socket_pair())
             self.page = Page.create()
             undo.callback(self.page.close)
-            self.quick = QuickLine(near, post)
+            self.quick = QuickLine(near, post, name)
             undo.pop_all()
         self.far_ends = theirs, far
         self.channel = Channel(ours, copies=True)
@@ -114,7 +116,7 @@ class Worker:
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
-        number, done, failures, seconds, news = message.fields
+        number, done, failures, seconds, news, *times = message.fields
         self.due -= 1
         for kind, name in news:
             self.channel.settle(kind, name)
@@ -122,7 +124,7 @@ class Worker:
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
                 found[index] = Failure(error)
-        return Report(number, done, message.pack, found, seconds)
+        return Report(number, done, message.pack, found, seconds, Times(*times) if times else None)
 
     # single tasks on the quick line
 
@@ -141,10 +143,13 @@ class Worker:
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
-        number, _, failures, _, _ = message.fields
-        future = self.quick.flight.get(-number)
-        if failures and future is not None:
-            self.quick.finish(-number, failed(future.tied(Failure(encoded=failures[0][1]))))
+        number, _, failures, seconds, _ = message.fields
+        task = self.quick.flight.get(-number)
+        if task is not None and task.measured:
+            took = int(seconds * 1e9)
+            self.quick.singles.add(task, self.name, time.monotonic_ns() - took, took, failed=bool(failures))
+        if failures and task is not None:
+            self.quick.finish(-number, failed(task.tied(Failure(encoded=failures[0][1]))))
         else:
             self.quick.finish(-number, returned(message.pack))
 
@@ -181,6 +186,9 @@ class Worker:
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
         explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, seconds)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
+        for task, has_begun in tasks:
+            if has_begun and task.measured:
+                self.quick.singles.add(task, self.name, since, 0, failed=True, lost="deaths")
         return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
 
     def close(self) -> None:
