@@ -4,14 +4,12 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 
 * ``errors``: the error tree
 * ``_travel``: how functions, items, results and exceptions become bytes
-* ``_work``: running the items of a chunk, and the world a task sees
+* ``_work``: running the items of a chunk, the world a task sees; ``report``: where the time goes
 * ``_core``: which item goes where and when, and what becomes of it
-* ``_report``: where the time goes, while somebody asks
 * ``_results``: futures, batches and streams, and what tasks print
 * ``backends``: ways to run chunks; ``backends._processes``: worker processes
-* ``_journal``: results kept in a file, so that a batch goes on where it was stopped
 * ``_engine``: the thread that drives core and backend; the registry of pools
-* ``_calls``: the decorator, the function object, options
+* ``_calls``: the decorator, the function object, options; ``journal``: results kept in a file
 * ``executor``, ``pool``, ``joblib``: stand-ins for what others know
 * ``__main__``: the command line
 """
@@ -24,9 +22,8 @@ if TYPE_CHECKING:
     from parmap import errors
     from parmap._calls.decorator import parallel
     from parmap._calls.function import ParallelFunction
+    from parmap._calls.journal.keeping import Journal
     from parmap._calls.options import cpu_count, override
-    from parmap._journal.keeping import Journal
-    from parmap._report.report import Report, report
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
@@ -34,6 +31,7 @@ if TYPE_CHECKING:
     from parmap._travel.broadcast import Broadcast, broadcast
     from parmap._travel.tie import item_of
     from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
+    from parmap._work.report.report import Report, report
     from parmap.errors import (
         BackendUnavailableError,
         JournalError,
@@ -91,7 +89,7 @@ _LAZY = {
     "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
-    "Journal": "parmap._journal.keeping",
+    "Journal": "parmap._calls.journal.keeping",
     "JournalError": "parmap.errors",
     "Outcome": "parmap._results.outcomes",
     "ParmapError": "parmap.errors",
@@ -100,7 +98,7 @@ _LAZY = {
     "ParallelFunction": "parmap._calls.function",
     "PoolClosedError": "parmap.errors",
     "RemoteError": "parmap.errors",
-    "Report": "parmap._report.report",
+    "Report": "parmap._work.report.report",
     "ResultStream": "parmap._results.streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
@@ -112,7 +110,7 @@ _LAZY = {
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
     "per_worker": "parmap._work.per_worker",
-    "report": "parmap._report.report",
+    "report": "parmap._work.report.report",
     "worker": "parmap._work.per_worker",
 }
 

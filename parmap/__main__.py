@@ -2,7 +2,7 @@
 
 import sys
 
-from parmap._journal.command import main
+from parmap._calls.journal.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

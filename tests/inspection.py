@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 
 from conftest import wait_until
+from parmap._calls.journal import file as _journal_file
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
-from parmap._journal import file as _journal_file
 from parmap._results.callbacks import callbacks
 
 

@@ -25,8 +25,8 @@ from tasks_that_weigh import Heavy, Unloadable, look_at, make
 
 import parmap
 from parmap import parallel
-from parmap._report.clock import Times, bucket
-from parmap._report.gather import MOST
+from parmap._work.report.clock import Times, bucket
+from parmap._work.report.gather import MOST
 
 if TYPE_CHECKING:
     from pathlib import Path

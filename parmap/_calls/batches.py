@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Required, TypeAlias, Unpack
 
-    from parmap._journal.keeping import Journal, Keeping
+    from parmap._calls.journal.keeping import Journal, Keeping
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
@@ -90,7 +90,7 @@ class Batches(Generic[P, R_co]):
     def _keeping(self, journal: JournalLike, options: Options, *, star: bool) -> Keeping | None:
         if journal is None:
             return None
-        from parmap._journal.keeping import Keeping
+        from parmap._calls.journal.keeping import Keeping
 
         return Keeping(journal, self.__wrapped__, star, options.seed)
 

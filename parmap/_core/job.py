@@ -13,8 +13,8 @@ from parmap._work.page import NO_LIMIT
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from parmap._report.watch import Passage, Watch
     from parmap._travel.failure import Failure
+    from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
 
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.ledger import Ledger
 from parmap._engine.lane import Lane
-from parmap._report.watch import Open, started
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
+from parmap._work.report.watch import Open, started
 from parmap._work.threads import start_thread
 from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError

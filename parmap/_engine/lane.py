@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Job
-from parmap._report.watch import Open, Watch
+from parmap._work.report.watch import Open, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,7 +11,6 @@ from weakref import ReferenceType, ref
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
 from parmap._engine.registry import engine_of
-from parmap._report.watch import Open, Watch
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
@@ -23,6 +22,7 @@ from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work import place as _place
+from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
 from parmap._work.surroundings import current
 from parmap.errors import PoolClosedError
@@ -30,9 +30,9 @@ from parmap.errors import PoolClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._engine.engine import Engine
-    from parmap._journal.keeping import Keeping
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -301,6 +301,6 @@ def stream(
 
 
 if os.environ.get("PARMAP_REPORT") and not _place.in_worker:  # before anything runs: an error is told at the start
-    from parmap._report.report import open_from_environment
+    from parmap._work.report.report import open_from_environment
 
     open_from_environment()

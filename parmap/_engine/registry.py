@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
 from parmap._engine.engine import Engine
-from parmap._report.watch import Open
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
+from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, undisturbed
 from parmap.backends import is_executor
 from parmap.errors import PoolClosedError

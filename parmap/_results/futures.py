@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Protocol
 
-    from parmap._report.gather import Gathered
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
+    from parmap._work.report.gather import Gathered
 
     class Line(Protocol):
         """What brings the answer of a task without the engine."""

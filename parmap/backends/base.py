@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
 from parmap._core.pace import Pace
-from parmap._report.clock import Clock
 from parmap._travel.failure import Failure, call_note, is_covered, translate
 from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
+from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, run
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._core.pace import Cost
-    from parmap._report.clock import Times
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
+    from parmap._work.report.clock import Times
     from parmap._work.run import Work
     from parmap.errors import WorkerDiedError
 

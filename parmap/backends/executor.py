@@ -12,7 +12,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import BYTE_CAP, Cost
-from parmap._report.clock import Clock, Times
 from parmap._travel.code.by_name import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
@@ -21,6 +20,7 @@ from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.per_worker import Here, PerWorker, arrive, here
+from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, run
 from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, note_of, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parmap._report.clock import Times
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, with_source
 from parmap._travel.payload import Packed
 from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
+from parmap._work.report.clock import Times
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.quick import QuickLine, socket_pair

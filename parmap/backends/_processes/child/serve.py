@@ -35,7 +35,7 @@ from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
-    from parmap._report.clock import Clock
+    from parmap._work.report.clock import Clock
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
@@ -225,7 +225,7 @@ class _Worker:
             self._report(-task.number, outcome, task.key, task.mode, items)
 
     def _clock(self) -> Clock:
-        from parmap._report.clock import Clock
+        from parmap._work.report.clock import Clock
 
         clock = Clock(self._loading, self._sending)
         self._loading = self._sending = 0

@@ -24,10 +24,10 @@ from collections import deque
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._report.watch import Open, Singles
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, is_small
+from parmap._work.report.watch import Open, Singles
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:

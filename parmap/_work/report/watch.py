@@ -11,15 +11,15 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from parmap._report.clock import Times, bucket
+from parmap._work.report.clock import Times, bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._core.job import Chunk
     from parmap._core.states import Slot
-    from parmap._report.gather import Gathered
     from parmap._results.futures import Future
+    from parmap._work.report.gather import Gathered
     from parmap.backends.base import Backend, Report
 
 

@@ -8,7 +8,7 @@ from operator import itemgetter
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
-from parmap._journal.digest import code_of, digest
+from parmap._calls.journal.digest import code_of, digest
 from parmap._travel.broadcast import Broadcast
 from parmap._travel.code.by_value import globals_of
 from parmap._travel.text import shorten

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from parmap._journal.keeping import Keyed
+from parmap._calls.journal.keeping import Keyed
 from parmap._results.async_streams import AsyncInput
 from parmap._results.batch import Arrival, Input
 from parmap._results.outcomes import Accounts, told
@@ -14,8 +14,8 @@ from parmap._travel.tie import Tie
 from parmap.errors import JournalError
 
 if TYPE_CHECKING:
+    from parmap._calls.journal.keeping import Keeping
     from parmap._core.job import Chunk, Job
-    from parmap._journal.keeping import Keeping
     from parmap._travel.failure import Failure, Voice
 
 _AT_ONCE = 4096  # items that are looked up before the first of them is sent

@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from parmap._journal.file import connect, telling, writing
+from parmap._calls.journal.file import connect, telling, writing
 from parmap.errors import JournalError
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from parmap._report.clock import FINE, SLOWEST, bucket
+from parmap._work.report.clock import FINE, SLOWEST, bucket
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from parmap._report.clock import Times
-    from parmap._report.watch import Passage
+    from parmap._work.report.clock import Times
+    from parmap._work.report.watch import Passage
 
 PARTS = ("starting", "importing", "unpacking", "running", "packing", "waiting")
 """What the time of a worker is spent on."""

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from parmap._report.advice import transport
-from parmap._report.gather import Gathered
-from parmap._report.pages import page, summary, trace
-from parmap._report.watch import Open
+from parmap._work.report.advice import transport
+from parmap._work.report.gather import Gathered
+from parmap._work.report.pages import page, summary, trace
+from parmap._work.report.watch import Open
 
 if TYPE_CHECKING:
     from types import TracebackType

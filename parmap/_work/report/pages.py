@@ -10,14 +10,14 @@ from importlib.resources import files
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from parmap._report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
-from parmap._report.gather import PARTS, quantile
+from parmap._work.report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
+from parmap._work.report.gather import PARTS, quantile
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
 
-    from parmap._report.gather import Bar, Function, Gathered
+    from parmap._work.report.gather import Bar, Function, Gathered
 
 _WIDTH = 100
 _SHOWN = 5  # slowest items
@@ -81,7 +81,7 @@ def _facts(each: Function) -> list[tuple[str, str]]:
 
 def page(known: Gathered) -> str:
     """The page, in HTML: one file, with nothing to load."""
-    template = files("parmap._report").joinpath("page.html").read_text(encoding="utf-8")
+    template = files("parmap._work.report").joinpath("page.html").read_text(encoding="utf-8")
     data = json.dumps(_data(known), ensure_ascii=False, separators=(",", ":"))
     return template.replace("{{data}}", data.replace("<", "\\u003c"))  # it lies in a script, which `</` would end
 

@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._journal.digest import digest
-from parmap._journal.file import DONE, FAILED, connect, telling, writing
-from parmap._journal.identity import identify
+from parmap._calls.journal.digest import digest
+from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
+from parmap._calls.journal.identity import identify
 from parmap._travel.text import shorten
 from parmap._work.threads import ShutdownError, start_thread
 from parmap.errors import JournalError, SerializationError
@@ -22,7 +22,7 @@ from parmap.errors import JournalError, SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._journal.identity import Identity
+    from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 
 __all__ = ["Journal"]
@@ -163,7 +163,7 @@ class Keeping:
 
     def kinds(self, *, accounts: bool) -> tuple[Any, ...]:
         """What makes the batch of the call, its input, and that if it is asynchronous."""
-        from parmap._journal.sink import KeptAsyncInput, KeptBatch, KeptInput
+        from parmap._calls.journal.sink import KeptAsyncInput, KeptBatch, KeptInput
 
         return partial(KeptBatch, self, accounts=accounts), KeptInput, KeptAsyncInput
 
