@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._core.pace import Cost
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
+from parmap._work.run import Callee
 from parmap.backends.base import Backend, Broken, Died, Ready, Report
 from parmap.errors import WorkerDiedError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap.backends.base import Event
 
-CALL: Any = SimpleNamespace(callee=SimpleNamespace(retry_on=(Exception,)))
+CALL: Any = SimpleNamespace(callee=Callee(None))
 """What jobs call: nothing, but its errors may be retried."""
 
 

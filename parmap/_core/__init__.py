@@ -1,6 +1,6 @@
 """Which item goes to which worker, when, and what becomes of its outcome: every policy, once, for all backends.
 
 It starts no thread, reads no clock and does no I/O: events and the time go in, decisions come out.
-Whether `retry_on` covers an error is judged where it was raised.
+Whether `retry_on` covers an error is judged by `_work.run.Callee`.
 The door is `ledger.Ledger`.
 """

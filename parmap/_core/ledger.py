@@ -186,8 +186,7 @@ class Ledger:
             return
         item = chunk.job.sink.index(chunk, offset)
         error = TaskTimeoutError(f"took longer than timeout={timeout:g} seconds", item=item, timeout=timeout)
-        kinds = tuple({*chunk.job.call.callee.retry_on} - {OSError})  # which a timeout is by birth only
-        self._doom(chunk, offset, Failure(error, retry=isinstance(error, kinds)), dump=True)
+        self._doom(chunk, offset, Failure(error, retry=chunk.job.call.callee.retries(error)), dump=True)
 
     def _doom(self, chunk: Chunk, offset: int, failure: Failure | None, *, dump: bool = False) -> None:
         chunk.doomed = True

@@ -237,11 +237,6 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
     return error
 
 
-def is_covered(retry_on: tuple[type[BaseException], ...], error: BaseException, public: BaseException) -> bool:
-    """Whether *retry_on* means an error, as a task raised it or in its public form."""
-    return isinstance(error, retry_on) or isinstance(public, retry_on)
-
-
 def unloadable(error: BaseException, item: int | None = None) -> BaseException:
     """The error of a result that can't be unpickled here.
 

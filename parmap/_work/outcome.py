@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import call_note, encode, is_covered, note, translate
+from parmap._travel.failure import call_note, encode, note, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ def tell_failures(
         if index not in errors:
             public.item = item  # type: ignore[attr-defined]  # a SerializationError
             note(public, _note_of_result(callee, mode, items, index, item))
-        retry = is_covered(callee.retry_on, error, public)
+        retry = callee.retries(error, public)
         told.append((index, encode(public, with_locals=callee.rules.locals), retry))
     return told
 

@@ -20,6 +20,7 @@ from parmap._work import place as _place
 from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
+from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -71,6 +72,14 @@ class Callee:
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
         is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
         self._run = _awaited(function) if is_coroutine else function
+
+    def retries(self, *forms: BaseException) -> bool:
+        """Whether `retry_on` means an error, in one of its *forms*: as it was raised, or as it is told."""
+        return any(isinstance(error, self._kinds(error)) for error in forms)
+
+    def _kinds(self, error: BaseException) -> tuple[type[BaseException], ...]:
+        # An error of parmap's own is an OSError by birth only, since TimeoutError is one.
+        return tuple({*self.retry_on} - {OSError}) if isinstance(error, TaskTimeoutError) else self.retry_on
 
     def one(self, mode: str, start: int = -1, done: Sized = ()) -> Callable[[Any], Any]:
         """The function of one item; the first is number *start*, if they have numbers, when none is *done*."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
 from parmap._core.pace import Pace
-from parmap._travel.failure import Failure, call_note, is_covered, translate
+from parmap._travel.failure import Failure, call_note, translate
 from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
@@ -257,9 +257,8 @@ def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[ty
             passes=passes,
         )
     times = None if clock is None else clock.times(outcome, packs=False)
-    retry_on = job.call.callee.retry_on
     failures = {}
     for index, error in outcome.errors.items():
         public = translate(error, job.sink.index(chunk, index))
-        failures[index] = Failure(public, retry=is_covered(retry_on, error, public))
+        failures[index] = Failure(public, retry=job.call.callee.retries(error, public))
     return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9, times)

@@ -228,7 +228,7 @@ class _Story:
         told.__cause__ = self._error
         if chunk is not None:
             told.add_note(note_of(chunk, offset))
-        return Failure(told, retry=chunk is not None and isinstance(told, chunk.job.call.callee.retry_on))
+        return Failure(told, retry=chunk is not None and chunk.job.call.callee.retries(told))
 
 
 # --- on both sides --------------------------------------------------------------------------------------------------

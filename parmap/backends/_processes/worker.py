@@ -221,7 +221,7 @@ def _explain(
     if chunk is None:
         return Failure(error)
     error.add_note(note_of(chunk, offset))
-    failure = Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
+    failure = Failure(error, retry=chunk.job.call.callee.retries(error))
     failure.account = seconds, pid
     return failure
 
