@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import ModuleType
     from typing import Required, Unpack
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
 
     from parmap._results.futures import Future
     from parmap._results.streams import ResultStream
@@ -17,14 +21,41 @@ if TYPE_CHECKING:
 __all__ = ["Batches", "engine"]
 
 P = ParamSpec("P")
-Rest = ParamSpec("Rest")
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 B = TypeVar("B")
+A_contra = TypeVar("A_contra", contravariant=True)
 Many = Iterable[Any]
+MYPY = False  # to mypy it is true
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    C_co = TypeVar("C_co", covariant=True)
+else:
+    # What a call returns where that is not the result of a task: the coroutine of an ``async def``.
+    C_co = TypeVarWithDefault("C_co", covariant=True, default=R_co)
+
+    # A function whose first arguments are taken from the iterables. It is what `self` is, seen as a callable: what a
+    # parameter is called does not matter then.
+    Of1 = Callable[Concatenate[A, ...], Any]
+    Of2 = Callable[Concatenate[A, B, ...], Any]
+
+    class Unsolved(Protocol[A_contra]):
+        """Any iterable, where mypy can't tell the parameter of a generic function and takes it for `Never`.
+
+        No other type is both a `str` and a `SupportsIndex`, as the methods of objects ask for.
+        """
+
+        def __iter__(self) -> Iterator[Any]: ...
+        def __format__(self, spec: A_contra, /) -> str: ...  # type: ignore[override]
+        def __reduce_ex__(self, protocol: A_contra, /) -> Any: ...  # type: ignore[override]
+
+        if not MYPY:  # nothing has this
+
+            def for_mypy_only(self) -> None: ...
+
+    Items = Iterable[A] | Unsolved[A]
+    Stream = Iterable[A] | AsyncIterable[A] | Unsolved[A]
+
     # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
 
     class Raise(BatchOptions, total=False):
@@ -54,11 +85,17 @@ def engine() -> Any:
     return _engine
 
 
-class Batches(Generic[P, R_co]):
+class Batches(Generic[P, R_co, C_co]):
     """The batch methods. One and two iterables have their elements checked; three and more are taken as they are."""
 
-    __wrapped__: Callable[P, R_co]
+    __wrapped__: Callable[P, C_co]
     _settings: Settings
+
+    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: let there be two or three
+        __class_getitem__ = classmethod(GenericAlias)
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
+        return self.__wrapped__(*args, **kwargs)
 
     def _options_for(self, chunksize: int | None, progress: Progress | None) -> Options:
         options = self._settings.resolve()
@@ -72,19 +109,13 @@ class Batches(Generic[P, R_co]):
     # --- at once ----------------------------------------------------------------------------------------------------
 
     @overload
-    def map(self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Raise]) -> list[R]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[Raise]) -> list[R_co]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Keep]
-    ) -> list[R | Exception]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Raise]
-    ) -> list[R]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Raise]) -> list[R_co]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Keep]
-    ) -> list[R | Exception]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
     @overload
     def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> list[R_co]: ...
     @overload
@@ -142,21 +173,15 @@ class Batches(Generic[P, R_co]):
     # --- as a stream ------------------------------------------------------------------------------------------------
 
     @overload
-    def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+    def imap(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
+    @overload
+    def imap(self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]) -> ResultStream[R_co | Exception]: ...
+    @overload
+    def imap(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
     def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
-    @overload
-    def imap(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
-    @overload
-    def imap(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
@@ -198,21 +223,19 @@ class Batches(Generic[P, R_co]):
         )
 
     @overload
-    def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+    def imap_unordered(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]
+    ) -> ResultStream[R_co]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap_unordered(
         self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]
@@ -251,21 +274,15 @@ class Batches(Generic[P, R_co]):
     # --- later ------------------------------------------------------------------------------------------------------
 
     @overload
-    def map_async(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Raise]
-    ) -> Future[list[R]]: ...
+    def map_async(self: Of1[A], a: Items[A], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
+    @overload
+    def map_async(self: Of1[A], a: Items[A], /, **batch: Unpack[Keep]) -> Future[list[R_co | Exception]]: ...
+    @overload
+    def map_async(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
     @overload
     def map_async(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Keep]
-    ) -> Future[list[R | Exception]]: ...
-    @overload
-    def map_async(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Raise]
-    ) -> Future[list[R]]: ...
-    @overload
-    def map_async(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Keep]
-    ) -> Future[list[R | Exception]]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Keep]
+    ) -> Future[list[R_co | Exception]]: ...
     @overload
     def map_async(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
     @overload
