@@ -54,7 +54,7 @@ class ParallelFunction(Batches[P, R_co, C_co]):
 
     def __init__(self, function: Callable[P, C_co], settings: Settings) -> None:
         copy_metadata(self, function)
-        self.__wrapped__ = function
+        self.__wrapped__: Callable[P, C_co] = function
         self._settings = settings
 
     # To type checkers, what is under @classmethod and @staticmethod is bound by its type, as if they were not there.

@@ -92,7 +92,7 @@ class Batch(Watched):
         self._first = sys.maxsize  # number of the first item that failed
         self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
-        self.ended = False
+        self.ended: bool = False
         self.failure: Failure | None = None
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
@@ -294,15 +294,15 @@ class Input:
     """The input of a batch, read piece by piece by the thread that consumes the results."""
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool) -> None:
-        self.sequence = as_sequence(iterables)
-        self.exhausted = False
+        self.sequence: Any = as_sequence(iterables)
+        self.exhausted: bool = False
         self.error: BaseException | None = None
-        self.count = 0
+        self.count: int = 0
         self._packs = packs
         self._items: Iterator[Any] = iter(())
         self._read: list[Any] = []  # what there is already, if the reading was interrupted
         self.unsent: Any = None
-        self.learner = Learner()
+        self.learner: Learner = Learner()
         if self.sequence is None:
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 

@@ -101,7 +101,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def __init__(self, lane: Any, args: Any) -> None:
         self.__dict__  # noqa: B018 - see Watched
         self.lane = lane
-        self.args = args
+        self.args: Any = args
 
     # waiting
 

@@ -20,8 +20,8 @@ class Meter:
 
     def __init__(self, total: int | None, tell: Callable[[int, int | None, int], object]) -> None:
         self.total = total
-        self.done = 0
-        self.failed = 0
+        self.done: int = 0
+        self.failed: int = 0
         self._tell = tell
 
     def count(self, done: int, failed: int) -> None:

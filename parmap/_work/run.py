@@ -56,7 +56,7 @@ class Callee:
     def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
         self.function = function
         self.rules = rules
-        self.retry_on = rules.retry_on
+        self.retry_on: tuple[type[BaseException], ...] = rules.retry_on
         plain = getattr(function, "__wrapped__", function)
         plain = getattr(plain, "func", plain)
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
@@ -121,7 +121,7 @@ class _Values:
     """
 
     def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
-        self.limit = count
+        self.limit: int = count
         self._values = values
         self._results = results
         self._start = 0
@@ -155,7 +155,7 @@ class _Streams:
     """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
 
     def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
-        self.limit = count
+        self.limit: int = count
         self._items = iter(items)
         self._results = results
         self._begun = 0

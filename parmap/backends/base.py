@@ -44,7 +44,7 @@ class Call:
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
-        self.pace = Pace()
+        self.pace: Pace = Pace()
 
 
 class Report(NamedTuple):

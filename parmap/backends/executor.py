@@ -61,8 +61,8 @@ class Executors(Backend):
             if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
-        self.packs = not shares_our_objects(executor)
-        self.cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
+        self.packs: bool = not shares_our_objects(executor)
+        self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
         self._names = count(1)
         self._chunks: dict[int, tuple[concurrent.futures.Future[Any], Note]] = {}
