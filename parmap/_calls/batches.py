@@ -128,7 +128,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> list[Any]:
         """Return the results of the function over the items, in order, as ``list(map(f, ...))`` does.
 
         Several iterables are taken in step, until the shortest ends. The first error stops the rest and is raised at
@@ -159,7 +159,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> list[Any]:
         """Return the results in order, where each item is a tuple of arguments. Otherwise as :meth:`map`.
 
         Example:
@@ -197,7 +197,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> ResultStream[Any]:
         """Return a stream of the results, in order, as they come.
 
         The input is read only *buffersize* items ahead of what was taken from the stream, so that endless input and
@@ -253,7 +253,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> ResultStream[Any]:
         """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
 
         Example:
@@ -297,7 +297,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> Future[list[Any]]:
         """Start :meth:`map`, and return the future of its list.
 
         Example:
@@ -324,7 +324,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> Future[list[Any]]:
         """Start :meth:`starmap`, and return the future of its list.
 
         Example:
