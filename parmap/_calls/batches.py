@@ -10,15 +10,15 @@ from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
     from typing import Required, Unpack
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from parmap._engine import pools
     from parmap._results.futures import Future
     from parmap._results.streams import ResultStream
 
-__all__ = ["Batches", "engine"]
+__all__ = ["Batches", "pools"]
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
@@ -71,18 +71,19 @@ else:
         buffersize: int | None
 
 
-_engine: ModuleType | None = None
+class _Unloaded:
+    """Stands for the module that runs calls until its first use: no import statement is on the way of each call."""
+
+    def __getattr__(self, name: str) -> Any:
+        global pools  # noqa: PLW0603 - the module itself from now on
+        from parmap._engine import pools as loaded
+
+        pools = loaded
+        return getattr(loaded, name)
 
 
-def engine() -> Any:
-    """Return the module that runs calls, imported when first needed."""
-    # Kept, because an import statement costs half a microsecond each time, a good part of what submit() may cost.
-    global _engine  # noqa: PLW0603 - a cache
-    if _engine is None:
-        from parmap._engine import pools as _pools
-
-        _engine = _pools
-    return _engine
+if not TYPE_CHECKING:
+    pools = _Unloaded()
 
 
 class Batches(Generic[P, R_co, C_co]):
@@ -145,7 +146,7 @@ class Batches(Generic[P, R_co, C_co]):
             [1, 2, 3]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
+        return pools.map(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
 
     @overload
     def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> list[R_co]: ...
@@ -168,7 +169,7 @@ class Batches(Generic[P, R_co, C_co]):
             [8, 9]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)
+        return pools.map(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
@@ -213,7 +214,7 @@ class Batches(Generic[P, R_co, C_co]):
             [0, 1, 2]
         """
         options = self._options_for(chunksize, progress)
-        return engine().stream(
+        return pools.stream(
             self.__wrapped__,
             (iterable, *iterables),
             options,
@@ -262,7 +263,7 @@ class Batches(Generic[P, R_co, C_co]):
             [1, 2, 3]
         """
         options = self._options_for(chunksize, progress)
-        return engine().stream(
+        return pools.stream(
             self.__wrapped__,
             (iterable, *iterables),
             options,
@@ -306,9 +307,7 @@ class Batches(Generic[P, R_co, C_co]):
             [1, 2]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map_async(
-            self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions
-        )
+        return pools.map_async(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
 
     @overload
     def starmap_async(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
@@ -333,6 +332,4 @@ class Batches(Generic[P, R_co, C_co]):
             [8]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map_async(
-            self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions
-        )
+        return pools.map_async(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)

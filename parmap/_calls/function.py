@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from parmap._calls.batches import Batches, C_co, P, R_co, engine
+from parmap._calls import batches as _batches
+from parmap._calls.batches import Batches, C_co, P, R_co
 from parmap._calls.options import OptionsDict, Settings
 from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, plain, portable
 
@@ -97,11 +98,10 @@ class ParallelFunction(Batches[P, R_co, C_co]):
             >>> parallel(pow, workers=2).submit(2, 5).result()
             32
         """
-        pools = engine()
+        pools = _batches.pools
         context = pools.current()
         options = self._settings.resolve(context)
-        future: Future[R_co] = pools.submit(self.__wrapped__, args, kwargs, options, context=context)
-        return future
+        return pools.submit(self.__wrapped__, args, kwargs, options, context=context)
 
     # --- variants ---------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class ParallelFunction(Batches[P, R_co, C_co]):
             >>> area.map([1, 2])
             [3, 12]
         """
-        engine().warm_up(self.__wrapped__, self._settings.resolve())
+        _batches.pools.warm_up(self.__wrapped__, self._settings.resolve())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish what was submitted, and stop the pool of this function.

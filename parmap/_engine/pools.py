@@ -20,7 +20,7 @@ from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._work.run import Rules
-from parmap._work.surroundings import current
+from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoever calls takes it from here
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def map_async(
 
 def stream(
     function: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
+    iterables: tuple[Any, ...],
     options: Options,
     *,
     star: bool = False,
