@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
+    from parmap.backends.base import Call
 
 
 class Sink(Protocol):
@@ -81,7 +82,7 @@ class Job:
 
     def __init__(
         self,
-        call: Any,
+        call: Call,
         sink: Sink,
         *,
         pace: Pace | None = None,

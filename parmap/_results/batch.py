@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._results.futures import Future
 from parmap._results.relay import relay
@@ -27,7 +27,9 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from parmap._core.job import Chunk
+    from parmap._core.job import Chunk, Job
+    from parmap._engine.engine import Engine
+    from parmap._engine.lane import Lane
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
 
@@ -272,8 +274,8 @@ class Assembly:
 class BatchFuture(Future[Any]):
     """The future of a whole batch."""
 
-    def __init__(self, engine: Any, job: Any, name: str) -> None:
-        self.lane = _Owner(engine, name)
+    def __init__(self, engine: Engine | None, job: Job | None, name: str) -> None:
+        self.lane = cast("Lane", _Owner(engine, name))  # it has none
         self._job = job
         self.args = None
 
@@ -281,12 +283,13 @@ class BatchFuture(Future[Any]):
         """Stop the batch; false if it has ended."""
         if not self.settle_cancelled():
             return False
-        self.lane.engine.cancel(self._job)
+        if self._job is not None:
+            self.lane.engine.cancel(self._job)
         return True
 
 
 class _Owner(NamedTuple):
-    engine: Any
+    engine: Engine | None
     name: str
 
 

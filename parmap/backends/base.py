@@ -107,7 +107,9 @@ class Backend(ABC):
         self.options = options
         self.lanes: Owners[Any] = Owners()
         """Where the tasks of functions wait that were submitted here."""
-        self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
+        self.post: Callable[
+            [Callable[[], object] | Future[Any]], object
+        ]  # set by the engine: leaves a note for its thread
 
     def expect(self, function: Any) -> None:
         """A function will be called soon: what workers need for it may be made ready. By any thread."""

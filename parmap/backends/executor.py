@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.code.by_name import reference
@@ -48,7 +48,7 @@ class ExecutorCall(Call):
     def __init__(self, callee: Callee, packed: Packed, *, stable: bool) -> None:
         super().__init__(callee)
         self.wire = _to_wire(pack([packed])[0])
-        self.needs = packed.needs
+        self.needs: tuple[Any, ...] = packed.needs
         self.stable = stable
 
 
@@ -100,9 +100,9 @@ class Executors(Backend):
         future: concurrent.futures.Future[Any]
         try:
             if payload is not None:
-                future = self._executor.submit(
-                    run_packed, _HOME, factories, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
-                )
+                wire = cast("ExecutorCall", chunk.job.call).wire
+                packed = _to_wire(payload)
+                future = self._executor.submit(run_packed, _HOME, factories, wire, packed, *self._how(chunk, mode))
             else:
                 future = self._executor.submit(_run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken

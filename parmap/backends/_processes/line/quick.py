@@ -22,7 +22,7 @@ import socket
 import time
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parmap._results.futures import End, Future
+    from parmap.backends._processes.functions import FunctionCall
 
 MOST = 16 * 1024
 """Bytes of a message; what is longer goes over the channel."""
@@ -225,7 +226,7 @@ class QuickLine:
         future = self.flight.get(number)
         if future is None:
             return
-        message = encode(number, future.lane.call.number, future)
+        message = encode(number, cast("FunctionCall", future.lane.call).number, future)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
                 self.sock.send(message)
