@@ -268,7 +268,7 @@ class Ledger:
         """End a job; without *kill*, what runs goes on to its end."""
         self.stop_soon(self.scheduler.cancel(job, failure), now, kill=kill)
 
-    def cancel_item(self, job: Job | None, item: Any, now: float) -> bool:
+    def cancel_item(self, job: Job | None, item: Future[Any], now: float) -> bool:
         """Take one item out of a job, whose worker is killed if it runs; false if it can't be stopped."""
         for slot, _, future in self._backend.leased():
             if future is item:

@@ -98,7 +98,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     lanes = engine.backend.lanes
     key = id(options), keywords
     known = lanes.find(function, key)
-    lane: Lane | None = known() if type(known) is ReferenceType else known
+    lane = known() if isinstance(known, ReferenceType) else known
     if lane is not None and lane.options is options:
         call = lane.call if lane.call.stable else engine.backend.prepare(function, lane.call.callee.rules)
         if call is lane.call and lane.context is context:

@@ -20,10 +20,12 @@ from parmap._work.run import Callee, Rules, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from weakref import ReferenceType
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._core.pace import Cost
+    from parmap._engine.lane import Lane
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Work
@@ -105,7 +107,7 @@ class Backend(ABC):
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.lanes: Owners[Any] = Owners()
+        self.lanes: Owners[Lane | ReferenceType[Lane]] = Owners()
         """Where the tasks of functions wait that were submitted here."""
         self.post: Callable[
             [Callable[[], object] | Future[Any]], object
