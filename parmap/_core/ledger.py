@@ -384,10 +384,8 @@ class Ledger:
             failure = verdict[1]
             if failure is not None:
                 _add_stack(failure, died.explain(chunk, offset))
-        elif not started:
-            failure = died.explain(chunk, 0)
         else:
-            failure = died.explain(chunk, offset)
+            failure = died.explain(chunk, offset if started else 0)
         position = (offset, length) if started else None
         self.stop_soon(self.scheduler.died(chunk, position, failure, now), now)
 

@@ -47,7 +47,7 @@ class ExecutorCall(Call):
 
     def __init__(self, callee: Callee, packed: Packed, *, stable: bool) -> None:
         super().__init__(callee)
-        self.wire = _to_wire(pack([packed])[0])
+        self.wire: Wire = _to_wire(pack([packed])[0])
         self.needs: tuple[Any, ...] = packed.needs
         self.stable = stable
 
@@ -83,13 +83,14 @@ class Executors(Backend):
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
         note = Note()
+        call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
         taken = len(chunk.items)
         payload, factories = None, {}
         try:
             if self.packs:
                 payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
-                factories = _factories((*chunk.job.call.needs, *payload.needs))
+                factories = _factories((*call.needs, *payload.needs))
                 taken = payload.count
                 for index, problem in unsent.items():
                     problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
@@ -100,9 +101,8 @@ class Executors(Backend):
         future: concurrent.futures.Future[Any]
         try:
             if payload is not None:
-                wire = cast("ExecutorCall", chunk.job.call).wire
                 packed = _to_wire(payload)
-                future = self._executor.submit(run_packed, _HOME, factories, wire, packed, *self._how(chunk, mode))
+                future = self._executor.submit(run_packed, _HOME, factories, call.wire, packed, *self._how(chunk, mode))
             else:
                 future = self._executor.submit(_run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
