@@ -4,13 +4,14 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 
 * ``errors``: the error tree
 * ``_travel``: how functions, items, results and exceptions become bytes
-* ``_work``: running the items of a chunk, and the world a task sees
+* ``_work``: running the items of a chunk, the world a task sees; ``report``: where the time goes
 * ``_core``: which item goes where and when, and what becomes of it
 * ``_results``: futures, batches and streams, and what tasks print
 * ``backends``: ways to run chunks; ``backends._processes``: worker processes
 * ``_engine``: the thread that drives core and backend; the registry of pools
-* ``_calls``: the decorator, the function object, options
+* ``_calls``: the decorator, the function object, options; ``journal``: results kept in a file
 * ``executor``, ``pool``, ``joblib``: stand-ins for what others know
+* ``__main__``: the command line
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
     from parmap import errors
     from parmap._calls.decorator import parallel
     from parmap._calls.function import ParallelFunction
+    from parmap._calls.journal.keeping import Journal
     from parmap._calls.options import cpu_count, override
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
+    from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
     from parmap._travel.broadcast import Broadcast, broadcast
+    from parmap._travel.tie import item_of
     from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
+    from parmap._work.report.report import Report, report
     from parmap.errors import (
         BackendUnavailableError,
+        JournalError,
         ParmapError,
         PoolClosedError,
         RemoteError,
@@ -45,12 +51,16 @@ __all__ = [
     "Broadcast",
     "Executor",
     "Future",
+    "Journal",
+    "JournalError",
+    "Outcome",
     "ParallelFunction",
     "ParmapError",
     "PerWorker",
     "Pool",
     "PoolClosedError",
     "RemoteError",
+    "Report",
     "ResultStream",
     "SerializationError",
     "TaskTimeoutError",
@@ -60,9 +70,11 @@ __all__ = [
     "broadcast",
     "cpu_count",
     "errors",
+    "item_of",
     "override",
     "parallel",
     "per_worker",
+    "report",
     "shutdown",
     "worker",
 ]
@@ -77,12 +89,16 @@ _LAZY = {
     "Broadcast": "parmap._travel.broadcast",
     "Executor": "parmap.executor",
     "Future": "parmap._results.futures",
+    "Journal": "parmap._calls.journal.keeping",
+    "JournalError": "parmap.errors",
+    "Outcome": "parmap._results.outcomes",
     "ParmapError": "parmap.errors",
     "PerWorker": "parmap._work.per_worker",
     "Pool": "parmap.pool",
     "ParallelFunction": "parmap._calls.function",
     "PoolClosedError": "parmap.errors",
     "RemoteError": "parmap.errors",
+    "Report": "parmap._work.report.report",
     "ResultStream": "parmap._results.streams",
     "SerializationError": "parmap.errors",
     "TaskTimeoutError": "parmap.errors",
@@ -90,9 +106,11 @@ _LAZY = {
     "WorkerDiedError": "parmap.errors",
     "broadcast": "parmap._travel.broadcast",
     "cpu_count": "parmap._work.cpus",
+    "item_of": "parmap._travel.tie",
     "override": "parmap._calls.options",
     "parallel": "parmap._calls.decorator",
     "per_worker": "parmap._work.per_worker",
+    "report": "parmap._work.report.report",
     "worker": "parmap._work.per_worker",
 }
 

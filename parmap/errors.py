@@ -8,6 +8,7 @@
     ├── SerializationError        also pickle.PicklingError
     ├── RemoteError               stand-in for an exception that could not travel
     ├── PoolClosedError           also RuntimeError and ValueError
+    ├── JournalError              also ValueError
     └── BackendUnavailableError   also ImportError
 
 An exception that a task raises arrives as itself; these classes are for what happens to a task from outside. All of
@@ -22,6 +23,7 @@ from typing import Any
 
 __all__ = [
     "BackendUnavailableError",
+    "JournalError",
     "ParmapError",
     "PoolClosedError",
     "RemoteError",
@@ -192,6 +194,22 @@ class PoolClosedError(ParmapError, RuntimeError, ValueError):
     Example:
         >>> from parmap import PoolClosedError
         >>> issubclass(PoolClosedError, ValueError) and issubclass(PoolClosedError, RuntimeError)
+        True
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+
+
+class JournalError(ParmapError, ValueError):
+    """Raised when a journal can't be used: another kind of file, a damaged one, or one of a function that has changed.
+
+    Args:
+        message: what is wrong with which file, and what to do.
+
+    Example:
+        >>> from parmap import JournalError, ParmapError
+        >>> issubclass(JournalError, ParmapError)
         True
     """
 

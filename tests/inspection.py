@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from conftest import wait_until
+from parmap._calls.journal import file as _journal_file
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
@@ -102,3 +103,29 @@ def parts_of(function: Any) -> list[int]:
 def known_to_workers(function: Any) -> int:
     """How many functions, and parts of functions, the workers of the pool keep."""
     return sum(len(worker.known) for worker in workers_of(function))
+
+
+def file_system_by(table: str, folder: str) -> str:
+    """The kind of the file system of a folder, as a table of mounts tells."""
+    return _journal_file.file_system(folder, table)
+
+
+def pretend_file_system(monkeypatch: Any, kind: str) -> None:
+    """Let all folders lie on a file system of that kind."""
+    monkeypatch.setattr(_journal_file, "file_system", lambda _: kind)
+
+
+def known_to(report: Any) -> Any:
+    """What a report knows now."""
+    with report._gathered.held() as known:
+        return known
+
+
+def told(report: Any, passage: Any) -> None:
+    """Tell a report of a chunk, as its way back would."""
+    report._gathered.tell("passage", passage)
+
+
+def gathered_of(report: Any) -> Any:
+    """What a report keeps its knowledge in."""
+    return report._gathered

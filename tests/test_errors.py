@@ -19,6 +19,7 @@ EXAMPLES = [
     errors.SerializationError("a lock", item=0),
     errors.RemoteError("no such row", type_name="db.Missing", traceback="Traceback ..."),
     errors.PoolClosedError("the pool is closed"),
+    errors.JournalError("damaged"),
     errors.BackendUnavailableError("needs distributed", extra="dask"),
 ]
 NAMES = [type(error).__name__ for error in EXAMPLES]

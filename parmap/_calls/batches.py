@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, Settings
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
-    from typing import Required, Unpack
+    from typing import Required, TypeAlias, Unpack
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
+    from parmap._calls.journal.keeping import Journal, Keeping
     from parmap._engine import pools
     from parmap._results.futures import Future
+    from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
 
 __all__ = ["Batches", "pools"]
@@ -56,6 +59,8 @@ else:
     Items = Iterable[A] | Unsolved[A]
     Stream = Iterable[A] | AsyncIterable[A] | Unsolved[A]
 
+    JournalLike: TypeAlias = str | os.PathLike[str] | Journal | None
+
     # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
 
     class Raise(BatchOptions, total=False):
@@ -64,11 +69,24 @@ else:
     class Keep(BatchOptions, total=False):
         return_exceptions: Required[bool]
 
-    class RaiseStream(Raise, total=False):
+    # Those that can wait for nothing later take a journal, too.
+
+    class RaiseNow(Raise, total=False):
+        journal: JournalLike
+
+    class KeepNow(Keep, total=False):
+        journal: JournalLike
+
+    class RaiseStream(RaiseNow, total=False):
         buffersize: int | None
 
-    class KeepStream(Keep, total=False):
+    class KeepStream(KeepNow, total=False):
         buffersize: int | None
+
+    class Told(BatchOptions, total=False):
+        ordered: bool
+        buffersize: int | None
+        journal: JournalLike
 
 
 class _Unloaded:
@@ -107,20 +125,34 @@ class Batches(Generic[P, R_co, C_co]):
             changes["progress"] = progress
         return options.replace(**changes) if changes else options
 
+    def _keeping(self, journal: JournalLike, options: Options, *, star: bool) -> Keeping | None:
+        if journal is None:
+            return None
+        from parmap._calls.journal.keeping import Keeping
+
+        return Keeping(journal, self.__wrapped__, star, options.seed)
+
+    def _stream(
+        self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, how: Any
+    ) -> ResultStream[Any]:
+        options = self._options_for(chunksize, progress)
+        keeping = self._keeping(journal, options, star=len(iterables) > 1)
+        return pools.stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
+
     # --- at once ----------------------------------------------------------------------------------------------------
 
     @overload
-    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     @overload
-    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     def map(
         self,
         iterable: Many,
@@ -129,11 +161,13 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> list[Any]:
         """Return the results of the function over the items, in order, as ``list(map(f, ...))`` does.
 
         Several iterables are taken in step, until the shortest ends. The first error stops the rest and is raised at
-        once; with *return_exceptions* all items are run, and an error takes the place of its result.
+        once; with *return_exceptions* all items are run, and an error takes the place of its result. With a *journal*,
+        the path of a file or a :class:`Journal`, results are kept there as they come, and what it has is not run again.
 
         Raises:
             Exception: the first error of a task, unless *return_exceptions* is true.
@@ -146,12 +180,15 @@ class Batches(Generic[P, R_co, C_co]):
             [1, 2, 3]
         """
         options = self._options_for(chunksize, progress)
-        return pools.map(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
+        keeping = self._keeping(journal, options, star=len(iterables) > 0)
+        return pools.map(
+            self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions, keeping=keeping
+        )
 
     @overload
-    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> list[R_co]: ...
+    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Keep]) -> list[R_co | Exception]: ...
+    def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     def starmap(
         self,
         iterable: Iterable[Iterable[Any]],
@@ -160,6 +197,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> list[Any]:
         """Return the results in order, where each item is a tuple of arguments. Otherwise as :meth:`map`.
 
@@ -169,7 +207,10 @@ class Batches(Generic[P, R_co, C_co]):
             [8, 9]
         """
         options = self._options_for(chunksize, progress)
-        return pools.map(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)
+        keeping = self._keeping(journal, options, star=True)
+        return pools.map(
+            self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions, keeping=keeping
+        )
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
@@ -198,6 +239,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> ResultStream[Any]:
         """Return a stream of the results, in order, as they come.
 
@@ -213,15 +255,8 @@ class Batches(Generic[P, R_co, C_co]):
             ...     [next(stream) for _ in range(3)]
             [0, 1, 2]
         """
-        options = self._options_for(chunksize, progress)
-        return pools.stream(
-            self.__wrapped__,
-            (iterable, *iterables),
-            options,
-            ordered=True,
-            buffersize=buffersize,
-            return_exceptions=return_exceptions,
-        )
+        how = {"ordered": True, "buffersize": buffersize, "return_exceptions": return_exceptions}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
     def imap_unordered(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
@@ -254,6 +289,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        journal: JournalLike = None,
     ) -> ResultStream[Any]:
         """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
 
@@ -262,15 +298,43 @@ class Batches(Generic[P, R_co, C_co]):
             >>> sorted(parallel(abs, workers=2).imap_unordered([-1, 2, -3]))
             [1, 2, 3]
         """
-        options = self._options_for(chunksize, progress)
-        return pools.stream(
-            self.__wrapped__,
-            (iterable, *iterables),
-            options,
-            ordered=False,
-            buffersize=buffersize,
-            return_exceptions=return_exceptions,
-        )
+        how = {"ordered": False, "buffersize": buffersize, "return_exceptions": return_exceptions}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
+
+    @overload
+    def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...
+    @overload
+    def outcomes(
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R_co]]: ...
+    @overload
+    def outcomes(
+        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R_co]]: ...
+    def outcomes(
+        self,
+        iterable: Many | AsyncIterable[Any],
+        /,
+        *iterables: Many,
+        ordered: bool = True,
+        buffersize: int | None = None,
+        chunksize: int | None = None,
+        progress: Progress | None = None,
+        journal: JournalLike = None,
+    ) -> ResultStream[Any]:
+        """Return a stream that tells what became of each item, an :class:`Outcome` each; nothing stops it.
+
+        An error is an outcome, and so are the death of a worker and a timeout. In order, or with ``ordered=False`` as
+        they are completed; otherwise as :meth:`imap`.
+
+        Example:
+            >>> from parmap import parallel
+            >>> items = ["1", "2", "three"]
+            >>> [outcome.item for outcome in parallel(int, workers=2).outcomes(items) if not outcome.ok]
+            ['three']
+        """
+        how = {"ordered": ordered, "buffersize": buffersize, "accounts": True}
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     # --- later ------------------------------------------------------------------------------------------------------
 

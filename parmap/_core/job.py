@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
     from parmap._travel.failure import Failure
+    from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends.base import Call
 
@@ -113,6 +114,7 @@ class Job:
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
         self.read: int = 0  # items ever added
         self.appetite = 1  # items it would like to have waiting
+        self.watch: Watch | None = None  # tells the reports that are open
         self.owner: object = None  # what was called; others may share the pool
         self.closed = False
 
@@ -208,6 +210,7 @@ class Chunk:
         "job",
         "limit",
         "number",
+        "passage",
         "place",
         "recalled",
         "sent",
@@ -237,6 +240,7 @@ class Chunk:
         self.limit: int = NO_LIMIT  # what it was asked to stop before, for others to take that
         self.stop: int = NO_LIMIT  # the first of its items that was cancelled
         self.doomed: bool = False  # its worker is being killed for it
+        self.passage: Passage | None = None  # tells reports of it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:

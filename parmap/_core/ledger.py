@@ -6,9 +6,8 @@ Two rules hold here, and make the whole of it a state machine that a test can dr
    commands come out, as calls of the backend, which does as it is told and decides nothing.
 2. It starts no thread, reads no clock and waits for nothing. `now` is always an argument.
 
-Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here is what needs time
-or ends a worker: time limits, whom a death is charged to, rescues of items that wait behind a slow one, leases of idle
-workers, and the end of those that idle too long (`idle_timeout`).
+Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here are time limits,
+whom a death is charged to, rescues of items that wait behind a slow one, leases, and `idle_timeout`.
 """
 
 from __future__ import annotations
@@ -165,15 +164,12 @@ class Ledger:
 
     def _start_all(self, now: float) -> None:
         while (chunk := self.scheduler.next(now, lambda slot: self._take_back(slot, now))) is not None:
-            self._start(chunk)
-
-    def _start(self, chunk: Chunk) -> None:
-        self._chunks[chunk.number] = chunk
-        taken = self._backend.start(chunk, chunk.job.sink.mode)
-        if taken < len(chunk.items):
-            self.scheduler.trim(chunk, taken)
-        if chunk.job.timeout is not None:
-            self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
+            self._chunks[chunk.number] = chunk
+            taken = self._backend.start(chunk, chunk.job.sink.mode)
+            if taken < len(chunk.items):
+                self.scheduler.trim(chunk, taken)
+            if chunk.job.timeout is not None:
+                self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
         """Kill the worker if its item is over its time; otherwise look again when it would be."""
@@ -343,6 +339,8 @@ class Ledger:
         chunk = self._chunks.pop(report.number, None)
         if chunk is None:  # its items were taken back
             return
+        if chunk.passage is not None:
+            chunk.passage.back(report)
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
         self.stop_soon(stop, now)
         slot = chunk.slot
@@ -357,7 +355,7 @@ class Ledger:
         innocent = []
         for future, begun in died.tasks:
             if begun and not doomed:
-                future.settle_failure(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
+                future.fail(died.explain(Chunk(future.lane.make_job(), 0, [future]), 0))
             elif not future.happened:
                 innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)
@@ -386,12 +384,15 @@ class Ledger:
                 _add_stack(failure, died.explain(chunk, offset))
         else:
             failure = died.explain(chunk, offset if started else 0)
+        if chunk.passage is not None and failure is not None:
+            chunk.passage.arrive(None, lost="timeouts" if chunk.doomed else "deaths")
         position = (offset, length) if started else None
         self.stop_soon(self.scheduler.died(chunk, position, failure, now), now)
 
 
 def _add_stack(failure: Failure, death: Failure) -> None:
     """Give a timeout the stack that the worker left."""
+    failure.account = death.account
     error, told = failure.exception(), death.exception()
     if isinstance(error, TaskTimeoutError):
         error.stack = getattr(told, "stack", "")

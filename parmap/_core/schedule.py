@@ -202,6 +202,8 @@ class Scheduler:
             state.budget -= len(chunk.items)
         state.take(chunk)
         job.flight.add(chunk)
+        if job.watch is not None:
+            chunk.passage = job.watch.leave(chunk, state)
 
     def _free_slot(self, now: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         second = None
@@ -328,6 +330,8 @@ class Scheduler:
             else:
                 failure.earlier = tuple(job.attempts.pop(chunk.start + offset, ()))
                 final[offset] = failure
+        if failures and job.watch is not None:
+            job.watch.failed(len(final), len(missing))
         if done:
             job.sink.deliver(chunk, done, results, final, missing)
         if final and job.fail_fast:

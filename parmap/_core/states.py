@@ -40,7 +40,7 @@ FREE = (State.STARTING, State.IDLE, State.LEASED)
 class Slot:
     """A worker as the scheduler sees it."""
 
-    __slots__ = ("asked_back", "budget", "flight", "rest", "state", "turn")
+    __slots__ = ("__weakref__", "asked_back", "budget", "flight", "rest", "seat", "state", "turn")
 
     def __init__(self, budget: int | None, state: State) -> None:
         self.state = state
@@ -49,6 +49,7 @@ class Slot:
         self.turn = 0
         self.asked_back = False  # it could not be taken back from callers
         self.budget = budget  # tasks it may still be given
+        self.seat: int | None = None  # its place in reports
 
     def move(self, state: State) -> None:
         """Come into another state.

@@ -19,6 +19,7 @@ from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
+from parmap._work.report.watch import Open, started
 from parmap._work.threads import start_thread
 from parmap.backends.base import Died, Ready, Report
 from parmap.errors import PoolClosedError
@@ -129,12 +130,15 @@ class Engine:
     def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
         """Give a job more items; *last*: no more will come.
 
-        With *start*, the number of the first of them, they may be given again: those that it has are left out.
+        With *start*, the number of the first of them, they may be given again: those that it has are left out. What
+        would come before them, and does not, has its outcome already.
         """
 
         def note() -> None:
             if not job.closed:
                 known = 0 if start is None else job.read - start
+                if known < 0:
+                    job.read, known = job.read - known, 0
                 if len(items) > known:
                     job.extend(items[known:] if known else items)
                 job.open_end = job.open_end and not last
@@ -338,6 +342,8 @@ class Engine:
             self._queue(self.ledger.died(event, now))
         elif isinstance(event, Ready):
             self.ledger.ready(event.slot)
+            if event.since and Open.reports and event.slot in self.ledger.scheduler.slots:
+                started(self.backend, self.ledger.scheduler.slots[event.slot], event.since)
         else:
             self.ledger.lose_all(event.error, now)
 

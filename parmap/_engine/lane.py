@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Job
+from parmap._work.report.watch import Open, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,6 +53,8 @@ class Lane:
             context=self.context,
         )
         job.owner = options.owner
+        if Open.reports:
+            job.watch = Watch(self.name, self.engine.backend)
         return job
 
     @staticmethod
@@ -77,7 +80,7 @@ class Lane:
             return
         for place, future in enumerate(futures):
             if place in failures:
-                future.settle_failure(failures[place])
+                future.fail(failures[place])
             elif place not in missing:
                 future.settle(results, place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,12 +14,15 @@ from parmap._engine.registry import engine_of
 from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
+from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
+from parmap._work import place as _place
+from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
 from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoever calls takes it from here
 from parmap.errors import PoolClosedError
@@ -26,6 +30,7 @@ from parmap.errors import PoolClosedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._engine.engine import Engine
     from parmap._travel.failure import Voice
@@ -60,9 +65,10 @@ def submit(
     if driver.backend.packs and not are_atoms(item):
         try:
             classes = driver.backend.item_classes(lane.call)
-            future.args = dump(item, classes=classes)  # as it is now: what changes later is not this call's
+            # As it is now: what changes later is not this call's.
+            future.args = dump(item, classes=classes).remember(item)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
-            future.settle_failure(Failure(error))
+            future.fail(Failure(error))
             return future
     if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
@@ -84,8 +90,8 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options) -> Rules:
-    return Rules(options.retry_on, options.seed, options.traceback_locals)
+def _rules(options: Options, *, accounts: bool = False, keeps: bool = False) -> Rules:
+    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps)
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -130,18 +136,28 @@ def _begin(
     goes_on: bool,
     fail_fast: bool = True,
     streams: bool = False,
+    accounts: bool = False,
+    keeping: Keeping | None = None,
     engine: Engine | None,
 ) -> _Batch:
-    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end."""
-    batch = Batch("star" if star or len(iterables) > 1 else "map", fails_late=not (goes_on or fail_fast))
+    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end.
+
+    *accounts*: outcomes are wanted, not results; *keeping*: the journal of the call.
+    """
+    mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
+    kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput
+    if keeping is not None:
+        kinds = keeping.kinds(accounts=accounts)
+    batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
+    watch = Watch(name_of(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
-    call = engine.backend.prepare(function, _rules(options))
+    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
     if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
-        source: Input = AsyncInput(iterables[0], packs=engine.backend.packs)  # type: ignore[arg-type]
+        source: Input = kinds[2](iterables[0], packs=engine.backend.packs, keeps=accounts)
     else:
-        source = Input(iterables, packs=engine.backend.packs)
+        source = kinds[1](iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, name_of(function))
     job = Job(
@@ -157,7 +173,9 @@ def _begin(
         context=current(),
     )
     job.owner = options.owner
+    job.watch = watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
+    batch.begin(engine, job, source)
     return _Batch(engine, job, batch, source)
 
 
@@ -170,11 +188,13 @@ def map(  # noqa: A001 - the name that everybody looks for
     return_exceptions: bool = False,
     fail_fast: bool = True,
     voice: Voice = guarded,
+    keeping: Keeping | None = None,
     engine: Engine | None = None,
 ) -> list[Any]:
     """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
+    goes_on = return_exceptions
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
+        function, iterables, options, star=star, goes_on=goes_on, fail_fast=fail_fast, keeping=keeping, engine=engine
     )
     assembly = Assembly(batch, return_exceptions=return_exceptions, voice=voice)
     received = 0
@@ -183,10 +203,11 @@ def map(  # noqa: A001 - the name that everybody looks for
             ahead = source.count - received
             if not source.exhausted and (not source.count or ahead < 2 * job.appetite):
                 size = len(source.sequence) if source.sequence is not None else 4 * job.appetite + engine.workers
-                items = source.read(size)
+                source.read(size)
                 if source.error is not None:
                     raise voice(source.error)
-                engine.extend(job, items, last=source.exhausted)
+                items = source.outgoing()
+                engine.extend(job, items, last=source.exhausted, start=source.count - len(items))
                 if (
                     source.exhausted and batch.meter is None
                 ):  # from here on there is nothing to do but decode, which is better done in bulk
@@ -203,6 +224,7 @@ def map(  # noqa: A001 - the name that everybody looks for
                 engine.cancel(job)
             except PoolClosedError:
                 pass
+        batch.let_go()
 
 
 def map_async(
@@ -256,14 +278,29 @@ def stream(
     ordered: bool = True,
     buffersize: int | None = None,
     return_exceptions: bool = False,
+    accounts: bool = False,
+    keeping: Keeping | None = None,
     engine: Engine | None = None,
     kind: type[ResultStream[Any]] = ResultStream,
 ) -> ResultStream[Any]:
-    """The results as they come, in a stream of the given *kind*."""
-    goes_on = return_exceptions or kind.goes_on
+    """The results as they come, in a stream of the given *kind*; with *accounts*, an `Outcome` for each item."""
     engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=goes_on, streams=True, engine=engine
+        function,
+        iterables,
+        options,
+        star=star,
+        goes_on=return_exceptions or accounts or kind.goes_on,
+        streams=True,
+        accounts=accounts,
+        keeping=keeping,
+        engine=engine,
     )
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)
+
+
+if os.environ.get("PARMAP_REPORT") and not _place.in_worker:  # before anything runs: an error is told at the start
+    from parmap._work.report.report import open_from_environment
+
+    open_from_environment()

@@ -20,6 +20,7 @@ from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
+from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, undisturbed
 from parmap.backends import is_executor
 from parmap.errors import PoolClosedError
@@ -227,6 +228,8 @@ def _at_exit() -> None:
         _end(_all(), drop=_has_failed() or _is_cut_short())
     finally:
         relay.drain()
+        for save in Open.at_exit:
+            save()
 
 
 def _before_threads_end() -> None:
@@ -312,6 +315,7 @@ def _forget() -> None:
     callbacks.forget()
     forget_waiters()
     forget_output()
+    Open.forget()
 
 
 atexit.register(_at_exit)

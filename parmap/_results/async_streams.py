@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from parmap._results.batch import Input
 from parmap._results.streams import ResultStream
-from parmap.errors import PoolClosedError
+from parmap.errors import ParmapError, PoolClosedError
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,8 +32,8 @@ class AsyncInput(Input):
     _room: asyncio.Event
     _news: asyncio.Event
 
-    def __init__(self, source: AsyncIterable[Any], *, packs: bool) -> None:
-        super().__init__((iter(()),), packs=packs)
+    def __init__(self, source: AsyncIterable[Any], *, packs: bool, keeps: bool = False) -> None:
+        super().__init__((iter(()),), packs=packs, keeps=keeps)
         self._source: AsyncIterable[Any] | None = source
         self._collected: list[Any] = []
         self._limit = 0
@@ -92,7 +92,7 @@ class AsyncInput(Input):
             self._pass_on()
             self.exhausted = True
             try:
-                self._engine.extend(self._job, (), last=True)
+                self._engine.extend(self._job, (), last=True, start=self.count)
             except PoolClosedError:  # nobody waits for it
                 pass
             self._news.set()
@@ -122,11 +122,12 @@ class AsyncInput(Input):
         if self._collected:
             collected, self._collected = self._collected, []
             self._items = iter(collected)
-            items = self.read(len(collected))
-            self.unsent = None
+            self.read(len(collected))
             try:
-                self._engine.extend(self._job, items, last=False)
-            except PoolClosedError as error:
+                items = self.outgoing()
+                self.unsent = None
+                self._engine.extend(self._job, items, last=False, start=self.count - len(items))
+            except ParmapError as error:
                 self.error = error
             self._news.set()
 

@@ -21,11 +21,12 @@ from parmap._travel.failure import guarded, is_foreign, unloadable
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump
+from parmap._travel.tie import Tie
 from parmap._travel.vocabulary import Learner
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from parmap._core.job import Chunk, Job
     from parmap._engine.engine import Engine
@@ -81,6 +82,13 @@ class Arrival(NamedTuple):
     results: Any
     failures: dict[int, Failure]
     missing: set[int]
+    items: Any = ()
+    attempts: Mapping[int, int] = {}
+    """How many it took, of the items that took more than one, where that is asked for."""
+
+    def item(self, place: int) -> Any:
+        """The item at a place, as it was sent."""
+        return next(iter(self.items[place : place + 1]))
 
 
 class Batch(Watched):
@@ -113,6 +121,9 @@ class Batch(Watched):
         if self.meter is not None:
             self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
 
+    def begin(self, engine: Any, job: Job, source: Input) -> None:
+        """Called before anything is read."""
+
     def let_go(self) -> None:
         """Keep nothing that arrives: nobody wants it any more."""
         self.arrivals = deque(maxlen=0)
@@ -137,12 +148,27 @@ class Batch(Watched):
             self._late = failures[min(failures)]
         if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
             results.decode_early()
-        self.arrivals.append(Arrival(chunk.start, done, results, failures, missing))
+        arrival = self.arrival(chunk, done, results, failures, missing)
+        for place, failed in failures.items():
+            failed.tie = Tie(arrival.item(place))
+        self.arrivals.append(arrival)
         if self.told is not None:
             self.told(done - len(missing), len(failures))
         self._undecoded += getattr(results, "nbytes", 0)
         if self._undecoded >= self.patience:
             self.fire()
+
+    def arrival(
+        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]
+    ) -> Arrival:
+        """What `deliver` was told."""
+        return Arrival(chunk.start, done, results, failures, missing, chunk.items)
+
+    def decode(
+        self, arrival: Arrival, voice: Voice
+    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+        """See `decode`."""
+        return decode(arrival, voice)
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
         """Nothing more will arrive."""
@@ -193,12 +219,15 @@ def _decode_all(results: Any, count: int) -> list[Any] | None:
 def _decode_each(arrival: Arrival, problems: dict[int, BaseException]) -> list[Any]:
     values: list[Any] = [None] * arrival.done
     for place in range(arrival.done):
-        if place in arrival.failures or place in arrival.missing:  # there is nothing to unpickle
+        if place in arrival.missing:  # there is nothing to unpickle
             continue
         try:
             values[place] = arrival.results[place]
         except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
-            problems[place] = unloadable(error, arrival.start + place)
+            told = unloadable(error, arrival.start + place)
+            if place not in arrival.failures:
+                problems[place] = told
+                Tie(arrival.item(place)).bind(told)
     return values
 
 
@@ -220,7 +249,7 @@ class Assembly:
         arrivals = self._batch.arrivals
         while arrivals:
             arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
-            values, errors, problems = decode(arrival, self._voice)
+            values, errors, problems = self._batch.decode(arrival, self._voice)
             if problems and not self._return_exceptions:
                 self._refuse(arrival.start + min(problems), problems[min(problems)])
             for place, error in (errors | problems).items():
@@ -296,8 +325,12 @@ class _Owner(NamedTuple):
 class Input:
     """The input of a batch, read piece by piece by the thread that consumes the results."""
 
-    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool) -> None:
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
+        """*keeps*: the items are wanted back as they were given."""
         self.sequence: Any = as_sequence(iterables)
+        self._keeps = keeps
+        if keeps and self.sequence is not None:
+            self.sequence = self.sequence[:]  # the caller may change the list later
         self.exhausted: bool = False
         self.error: BaseException | None = None
         self.count: int = 0
@@ -326,6 +359,10 @@ class Input:
         count = self.count + len(items)
         self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
         return items
+
+    def outgoing(self) -> Any:
+        """What is to be handed over of what was read last: items that end at `count`."""
+        return self.unsent
 
     def _read_one_by_one(self, size: int) -> bool:
         """Read on; true if that was the end."""
@@ -357,6 +394,9 @@ class Input:
         if are_atoms(item if type(item) is tuple else (item,)):
             return item
         try:
-            return dump(item, self.learner.vocabulary, self.learner).keep()
+            sent = dump(item, self.learner.vocabulary, self.learner).keep().remember(item)
         except SerializationError:
             return item  # fails again when its turn comes, as the error of this item
+        if self._keeps:
+            sent.item = item
+        return sent

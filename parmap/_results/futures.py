@@ -21,6 +21,7 @@ from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
 from parmap._travel.failure import guarded, unloadable
+from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
+    from parmap._work.report.gather import Gathered
 
     class Line(Protocol):
         """What brings the answer of a task without the engine."""
@@ -95,6 +97,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     # What is set on the class costs nothing to set on each of a million instances.
     line: Line | None = None  # the answer comes on it, unless the engine brings it
+    measured: tuple[tuple[Gathered, ...], int] | None = None  # who hears of a task that its caller sent, and when
     _begun = False
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
@@ -307,6 +310,16 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """The task returned the value at *place* of *results*."""
         if self.publish(returned(results, place)):
             self.tell()
+
+    def fail(self, failure: Failure) -> None:
+        """The task failed, with an error of its own."""
+        self.settle_failure(self.tied(failure))
+
+    def tied(self, failure: Failure) -> Failure:
+        """Tie a failure to the arguments of this task."""
+        if self.args is not None:
+            failure.tie = Tie(self.args, is_call=True)
+        return failure
 
     def settle_failure(self, failure: Failure) -> None:
         """The task failed."""

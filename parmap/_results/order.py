@@ -10,7 +10,7 @@ import sys
 from itertools import dropwhile, groupby, takewhile
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.batch import Arrival, decode
+from parmap._results.batch import Arrival
 
 if TYPE_CHECKING:
     from parmap._results.batch import Batch
@@ -96,7 +96,7 @@ class Order:
 
     def _decode(self, arrival: Arrival, first: int = 0) -> list[Any]:
         """What is to be handed out for the items of an arrival from place *first* on: values in lists, and errors."""
-        values, errors, problems = decode(arrival, self._voice)
+        values, errors, problems = self._batch.decode(arrival, self._voice)
         if first:
             values = values[first:]
         if not (errors or problems or arrival.missing):

@@ -285,8 +285,8 @@ class ResultStream(Generic[R_co]):
     def _send(self) -> None:
         """Give the engine what was read; it may have that already."""
         source = self._input
-        items = source.unsent
-        if items is not None:
+        if source.unsent is not None:
+            items = source.outgoing()
             self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
             source.unsent = None
 

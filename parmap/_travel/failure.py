@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from parmap._travel.tie import Tie
+
     Voice: TypeAlias = Callable[[BaseException], BaseException]
     """Gives an error the form in which whoever waits for the task gets it."""
 
@@ -85,10 +87,11 @@ class Failure:
     """What one item ended with instead of a result: an exception, or the bytes of one.
 
     `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before; `own`: not a task
-    raised it, but parmap, which means what it says.
+    raised it, but parmap, which means what it says; `tie`: the item that it is of; `account`: for how many seconds
+    it had run in which worker, if that can't tell any more.
     """
 
-    __slots__ = ("_error", "_told", "earlier", "encoded", "notes", "own", "retry")
+    __slots__ = ("_error", "_told", "account", "earlier", "encoded", "notes", "own", "retry", "tie")
 
     def __init__(
         self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False, own: bool = False
@@ -100,6 +103,8 @@ class Failure:
         self.own: bool = own
         self.notes: tuple[str, ...] = ()
         self.earlier: tuple[Failure, ...] = ()
+        self.tie: Tie | None = None
+        self.account: tuple[float | None, int | None] = (None, None)
 
     def exception(self) -> BaseException:
         """The exception as it was raised, decoded when first asked for."""
@@ -112,6 +117,8 @@ class Failure:
         if self.notes or self.earlier:
             note(self._error, *self.notes, *([_attempts(self.earlier)] if self.earlier else []))
             self.notes, self.earlier = (), ()
+        if self.tie is not None:
+            self.tie.bind(self._error)
         return self._error
 
     def told(self, voice: Voice) -> BaseException:
@@ -121,6 +128,8 @@ class Failure:
             return error
         if told is None or told[0] is not voice:
             told = self._told = voice, voice(error)
+            if self.tie is not None:
+                self.tie.bind(told[1])
         return told[1]
 
 

@@ -11,12 +11,13 @@ one list, which is several times faster.
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.code.by_name import names_stranger
+from parmap._travel.code.by_name import by_name, names_stranger
 from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.held import held
@@ -32,12 +33,17 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
+_KEPT = 900_000_000  # bytes of a value in a journal: SQLite takes a thousand million at most
+_REMEMBERED = 4096  # bytes of the stream of an item that costs little to be held twice
 
 
 class Packed:
     """One item that is pickled already, maybe with a vocabulary."""
 
-    __slots__ = ("buffers", "needs", "stream", "vocabulary")
+    __slots__ = ("buffers", "item", "needs", "stream", "vocabulary")
+
+    item: Any
+    """What was pickled, if it is remembered."""
 
     def __init__(
         self,
@@ -55,6 +61,12 @@ class Packed:
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
         self.buffers = [_kept(buffer) for buffer in self.buffers]
+        return self
+
+    def remember(self, item: Any) -> Packed:
+        """Remember what was pickled, if that is small, for whoever asks which item failed; returns itself."""
+        if not self.buffers and len(self.stream) <= _REMEMBERED:
+            self.item = item
         return self
 
 
@@ -254,6 +266,36 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         from parmap.errors import SerializationError
 
         raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
+
+
+def dump_to_keep(value: Any) -> bytes:
+    """Pickle a value for another run of the program: its own classes by name, which only it has.
+
+    Raises:
+        SerializationError: it can't be pickled, or is of a class without a name.
+    """
+    written = io.BytesIO()
+    try:
+        try:
+            plain_pickler(written).dump(value)
+        except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
+            written = io.BytesIO()
+            cloud_pickler(written, classes=_class_to_keep).dump(value)
+        if written.tell() > _KEPT:
+            raise OverflowError(f"{written.tell()} bytes are too many")  # noqa: TRY301 - told like what else is wrong
+    except Exception as error:
+        from parmap.errors import SerializationError
+
+        message = f"{_short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
+        raise SerializationError(message) from error
+    return written.getvalue()
+
+
+def _class_to_keep(cls: type) -> tuple[Any, ...]:
+    if "<locals>" in cls.__qualname__:
+        message = f"the class {cls.__qualname__} is made in a function, where another run can't find it"
+        raise TypeError(message)
+    return by_name, (cls.__module__, cls.__qualname__, 0, None)
 
 
 def dump_plainly(what: Any) -> Packed | None:

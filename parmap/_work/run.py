@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import dump_to_keep
+from parmap._work import place as _place
 from parmap._work.outcome import Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.seeds import seeded
@@ -45,6 +47,10 @@ class Rules(NamedTuple):
     seed: int | None = None
     locals: bool = False
     """Whether tracebacks show local variables."""
+    accounts: bool = False
+    """Whether an item is to be told with the seconds it took and the worker that ran it, beside its result."""
+    keeps: bool = False
+    """Whether that result is to be pickled by itself, for whoever reads it years later."""
 
 
 class Callee:
@@ -57,6 +63,9 @@ class Callee:
         self.function = function
         self.rules = rules
         self.retry_on: tuple[type[BaseException], ...] = rules.retry_on
+        self.run_one = _run_one
+        if rules.accounts:
+            self.run_one = _run_and_keep if rules.keeps else _run_and_account
         plain = getattr(function, "__wrapped__", function)
         plain = getattr(plain, "func", plain)
         code = getattr(getattr(plain, "__func__", plain), "__code__", None)
@@ -222,7 +231,7 @@ def run(
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
-    careful = careful or callee.rules.seed is not None
+    careful = careful or callee.rules.seed is not None or callee.rules.accounts
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or _Nowhere()
     page.work = work = _work(items, count, results)
@@ -233,7 +242,7 @@ def run(
         if block <= 0:
             break
         if block == 1:
-            _run_one(one, work, outcome)
+            callee.run_one(one, work, outcome)
         else:
             _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
@@ -298,6 +307,25 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
+
+
+def _run_and_account(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
+    begin = time.monotonic_ns()
+    _run_one(one, work, outcome)
+    seconds = (time.monotonic_ns() - begin) / 1e9
+    outcome.results[-1] = outcome.results[-1], seconds, _place.worker()
+
+
+def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
+    _run_and_account(one, work, outcome)
+    value, *account = outcome.results[-1]
+    last = len(outcome.results) - 1
+    if last not in outcome.errors:
+        try:
+            value = dump_to_keep(value)
+        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code: its error is this item's
+            value, outcome.errors[last] = None, error
+    outcome.results[-1] = value, *account
 
 
 def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:

@@ -16,6 +16,7 @@ from parmap._travel.failure import Failure, call_note, is_covered, translate
 from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
+from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, run
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from parmap._engine.lane import Lane
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
+    from parmap._work.report.clock import Times
     from parmap._work.run import Work
     from parmap.errors import WorkerDiedError
 
@@ -57,6 +59,8 @@ class Report(NamedTuple):
     results: Any
     failures: dict[int, Failure]
     seconds: float
+    times: Times | None = None
+    """What became of its time, where somebody wants to know."""
 
 
 class Died(NamedTuple):
@@ -85,6 +89,8 @@ class Ready(NamedTuple):
     """A worker has started."""
 
     slot: Hashable
+    since: int = 0
+    """When its start began: nanoseconds of the monotonic clock."""
 
 
 Event = Report | Died | Broken | Ready
@@ -241,6 +247,7 @@ def note_of(chunk: Chunk, offset: int) -> str:
 def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job = chunk.job
+    clock = None if chunk.passage is None else Clock()
     with arithmetic(job.decimal):
         outcome = run(
             job.call.callee,
@@ -250,12 +257,13 @@ def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[ty
             start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
             budget=chunk.budget,
             stop_early=job.fail_fast and not job.retries,
-            page=note,
+            page=clock.page(note) if clock and note else note,
             passes=passes,
         )
+    times = None if clock is None else clock.times(outcome, packs=False)
     retry_on = job.call.callee.retry_on
     failures = {}
     for index, error in outcome.errors.items():
         public = translate(error, job.sink.index(chunk, index))
         failures[index] = Failure(public, retry=is_covered(retry_on, error, public))
-    return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9)
+    return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9, times)

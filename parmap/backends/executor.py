@@ -20,6 +20,7 @@ from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.per_worker import Here, PerWorker, arrive, here
+from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, run
 from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, note_of, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
@@ -108,6 +109,8 @@ class Executors(Backend):
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
+        if chunk.passage is not None and payload is not None:
+            chunk.passage.gone(payload.nbytes)
         self._chunks[chunk.number] = future, note
         chunk.job.sink.started(chunk.items)
         future.add_done_callback(lambda future: self._events.put(self._tell(chunk, taken, unsent, future)))
@@ -116,7 +119,15 @@ class Executors(Backend):
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
         start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        return mode, start, chunk.budget, chunk.careful, job.fail_fast and not job.retries, job.decimal
+        return (
+            mode,
+            start,
+            chunk.budget,
+            chunk.careful,
+            job.fail_fast and not job.retries,
+            job.decimal,
+            bool(chunk.passage),
+        )
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
@@ -130,10 +141,10 @@ class Executors(Backend):
         if not self.packs:
             report: Report = future.result()
             return report
-        done, results, failures, seconds = future.result()
+        done, results, failures, seconds, *times = future.result()
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
-        return Report(chunk.number, done, _from_wire(results), found, seconds)
+        return Report(chunk.number, done, _from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
         """In this process, ask the note; elsewhere, all of a chunk may be running."""
@@ -250,13 +261,15 @@ def run_packed(
     careful: bool,
     stop_early: bool,
     decimal: tuple[Any, ...] | None,
-) -> tuple[int, Wire, list[tuple[int, Any, bool]], float]:
-    """Run a chunk: how many items were done, their results, their failures, and how many seconds that took."""
+    timed: bool,
+) -> tuple[Any, ...]:
+    """Run a chunk: how many items were done, their results, their failures, its seconds, its times."""
     is_home = home == (_HOME[0], os.getpid())
     if not is_home and not _place.in_worker:
         _place.in_worker = True
         Here.worker = None
     begin = time.monotonic()
+    clock = Clock() if timed else None
     items = _from_wire(payload)
     for token, wire in factories.items():
         arrive(token, lambda wire=wire: _from_wire(wire)[0])  # type: ignore[misc]
@@ -269,11 +282,19 @@ def run_packed(
     else:
         with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
             outcome = run(
-                callee, mode, items, items.count, start=start, budget=budget, careful=careful, stop_early=stop_early
+                callee,
+                mode,
+                clock.items(items) if clock else items,
+                items.count,
+                start=start,
+                budget=budget,
+                careful=careful,
+                stop_early=stop_early,
             )
     results, unsent = pack(outcome.results)
     failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
-    return outcome.done, _to_wire(results), failures, time.monotonic() - begin
+    times = clock.times(outcome, shared=False) if clock else ()
+    return outcome.done, _to_wire(results), failures, time.monotonic() - begin, *times
 
 
 def _callee(wire: Wire) -> Callee:

@@ -13,10 +13,21 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from io import StringIO
+from pathlib import Path
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, assert_type, overload
 
 import parmap
-from parmap import Future, ParallelFunction, PerWorker, ResultStream, Worker, WorkerDiedError, parallel
+from parmap import (
+    Future,
+    Journal,
+    Outcome,
+    ParallelFunction,
+    PerWorker,
+    ResultStream,
+    Worker,
+    WorkerDiedError,
+    parallel,
+)
 
 # --- decorating ---
 
@@ -108,7 +119,27 @@ with bare.imap([1]) as stream:
     stream.close()
 
 
+assert_type(bare.map([1], journal="a.sqlite"), list[float])
+assert_type(
+    bare.map([1], journal=Journal("a", key=lambda x: x, version="2"), return_exceptions=True), list[float | Exception]
+)
+assert_type(bare.imap([1], journal=Path("a")), ResultStream[float])
+assert_type(bare.outcomes([1], journal=None), ResultStream[Outcome[float]])
+assert_type(three.starmap([(1, "a", b"c")], journal="a"), list[str])
+assert_type(bare.outcomes([1], ordered=False, buffersize=3, progress=True), ResultStream[Outcome[float]])
+assert_type(called.outcomes([1], ["a"]), ResultStream[Outcome[list[str]]])
+assert_type(three.outcomes([1], ["a"], [b"c"]), ResultStream[Outcome[str]])
+assert_type(fetch.outcomes(["a"]), ResultStream[Outcome[bytes]])
+for outcome in bare.outcomes([1]):
+    assert_type(outcome.value, float | None)
+    assert_type(outcome.result(), float)
+    assert_type(outcome.seconds, float | None)
+    failed: BaseException | None = outcome.error
+
+
 async def consume() -> None:
+    async for each in bare.outcomes([1]):
+        assert_type(each, Outcome[float])
     async for value in bare.imap([1]):
         assert_type(value, float)
     assert_type(await bare.submit(1), float)
@@ -437,6 +468,12 @@ assert_type(parmap.cpu_count(), int)
 with parmap.override(backend="serial", workers=1):
     pass
 parmap.shutdown()
+with parmap.report() as report:
+    pass
+assert_type(report, parmap.Report)
+assert_type(str(report), str)
+report.summary()
+report.save("report.html")
 
 
 def died(error: WorkerDiedError) -> None:

@@ -102,12 +102,16 @@ class Processes(Staff):
             worker.sync(call, self.context, needs)
             worker.due += 1
             clear = worker.channel.post(
-                "run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early, pack=payload
+                *("run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early),
+                chunk.passage is not None,
+                pack=payload,
             )
             if not clear:
                 self.flush_later(worker)
         except ChannelClosedError:  # it is dying: its death will be told, and the chunk goes to another
             pass
+        if chunk.passage is not None:
+            chunk.passage.gone(payload.nbytes)
         job.sink.started(chunk.items)
         return payload.count
 

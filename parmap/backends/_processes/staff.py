@@ -239,7 +239,7 @@ class Staff(Leases):
             worker.ready = True
             worker.pid = message.fields[0]
             self._failed_starts = 0
-            self._events.append(Ready(worker.name))
+            self._events.append(Ready(worker.name, worker.since))
         elif message.kind == "broken":
             import marshal
 
@@ -367,7 +367,7 @@ class Staff(Leases):
             worker.hear_last(_farewell)
             died = worker.died(None)
             for future, _ in died.tasks:
-                future.settle_failure(died.explain(None, 0))
+                future.fail(died.explain(None, 0))
             worker.close()
 
     def finish(self) -> None:

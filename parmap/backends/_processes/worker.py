@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from parmap._travel.payload import Packed
 from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
+from parmap._work.report.clock import Times
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
@@ -51,12 +53,13 @@ class Worker:
     ) -> None:
         """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
         self.name = name
+        self.since = time.monotonic_ns()
         with ExitStack() as undo:
             ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
             near, far = (undo.enter_context(end) for end in socket_pair())
             self.page = Page.create()
             undo.callback(self.page.close)
-            self.quick = QuickLine(near, post)
+            self.quick = QuickLine(near, post, name)
             undo.pop_all()
         self.far_ends = theirs, far
         self.channel = Channel(ours, copies=True)
@@ -113,7 +116,7 @@ class Worker:
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
-        number, done, failures, seconds, news = message.fields
+        number, done, failures, seconds, news, *times = message.fields
         self.due -= 1
         for kind, name in news:
             self.channel.settle(kind, name)
@@ -121,7 +124,7 @@ class Worker:
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
                 found[index] = Failure(error)
-        return Report(number, done, message.pack, found, seconds)
+        return Report(number, done, message.pack, found, seconds, Times(*times) if times else None)
 
     # single tasks on the quick line
 
@@ -140,9 +143,15 @@ class Worker:
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
-        number, _, failures, _, _ = message.fields
-        end = failed(Failure(encoded=failures[0][1])) if failures else returned(message.pack)
-        self.quick.finish(-number, end)
+        number, _, failures, seconds, _ = message.fields
+        task = self.quick.flight.get(-number)
+        if task is not None and task.measured:
+            took = int(seconds * 1e9)
+            self.quick.singles.add(task, self.name, time.monotonic_ns() - took, took, failed=bool(failures))
+        if failures and task is not None:
+            self.quick.finish(-number, failed(task.tied(Failure(encoded=failures[0][1]))))
+        else:
+            self.quick.finish(-number, returned(message.pack))
 
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.
@@ -172,10 +181,14 @@ class Worker:
 
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
-        number, index, length, _ = self.page.position()
+        number, index, length, since = self.page.position()
+        seconds = (time.monotonic_ns() - since) / 1e9
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
-        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason)
+        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, seconds)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
+        for task, has_begun in tasks:
+            if has_begun and task.measured:
+                self.quick.singles.add(task, self.name, since, 0, failed=True, lost="deaths")
         return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
 
     def close(self) -> None:
@@ -191,6 +204,7 @@ def _explain(
     code: int | None,
     stack: str,
     reason: str,
+    seconds: float,
     chunk: Chunk | None,
     offset: int,
 ) -> Failure:
@@ -207,7 +221,9 @@ def _explain(
     if chunk is None:
         return Failure(error)
     error.add_note(note_of(chunk, offset))
-    return Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
+    failure = Failure(error, retry=isinstance(error, chunk.job.call.callee.retry_on))
+    failure.account = seconds, pid
+    return failure
 
 
 def _how(code: int | None, signum: int | None) -> str:

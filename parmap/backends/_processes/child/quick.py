@@ -5,6 +5,7 @@ from __future__ import annotations
 import marshal
 import pickle
 import socket
+import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.flat import SIZED
@@ -27,6 +28,7 @@ class Task(NamedTuple):
     key: int
     mode: str
     args: Any
+    timed: bool = False
 
     def load(self) -> Any:
         """The arguments."""
@@ -87,7 +89,9 @@ class QuickEnd:
                 if packed.buffers:
                     return False
                 kind, content = _PICKLE, packed.stream
-        message = marshal.dumps((task.number, kind, content), 2)
+        took = outcome.nanoseconds
+        times = (time.monotonic_ns() - took, took) if task.timed else ()
+        message = marshal.dumps((task.number, kind, content, *times), 2)
         if len(message) > _MOST:
             return False
         try:

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
@@ -33,6 +33,9 @@ from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.segments import Limits
+
+if TYPE_CHECKING:
+    from parmap._work.report.clock import Clock
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
@@ -94,6 +97,7 @@ class _Worker:
         self._pid = os.getpid()
         self._functions = Functions()
         self._modules = len(sys.modules)
+        self._loading = self._sending = 0  # nanoseconds: of functions since the last chunk, and of its results
         channel.on_partial = page.receive
 
     def serve(self) -> None:
@@ -154,7 +158,9 @@ class _Worker:
         self._functions.take_part(message, self._content(message))
 
     def _on_function(self, message: Message) -> None:
+        begin = time.monotonic_ns()
         self._functions.take(message, self._content(message))
+        self._loading += time.monotonic_ns() - begin
 
     _on_class = _on_factory = _on_function
 
@@ -181,12 +187,13 @@ class _Worker:
     def _run(self, message: Message) -> None:
         number, key = message.fields[:2]
         self.page.enter(number, 0, 1, time.monotonic_ns())
+        clock = self._clock() if message.fields[7] else None
         self._world.enter()
-        outcome = self._outcome(message, key)
+        outcome = self._outcome(message, key, clock)
         self._output.flush()
         mode, start, _, careful = message.fields[2:6]
         is_released = self._report(
-            number, outcome, key, mode, message.pack, start=start, careful=careful, message=message
+            number, outcome, key, mode, message.pack, start=start, careful=careful, message=message, clock=clock
         )
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
@@ -217,8 +224,15 @@ class _Worker:
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
             self._report(-task.number, outcome, task.key, task.mode, items)
 
-    def _outcome(self, message: Message, key: int) -> Outcome:
-        number, _, mode, start, budget, careful, stop_early = message.fields
+    def _clock(self) -> Clock:
+        from parmap._work.report.clock import Clock
+
+        clock = Clock(self._loading, self._sending)
+        self._loading = self._sending = 0
+        return clock
+
+    def _outcome(self, message: Message, key: int, clock: Clock | None) -> Outcome:
+        number, _, mode, start, budget, careful, stop_early = message.fields[:7]
         items = message.pack
         callee = self._functions.get(key)
         if items is None or isinstance(callee, BaseException):
@@ -231,14 +245,14 @@ class _Worker:
         return run(
             callee,
             mode,
-            items,
+            clock.items(items) if clock else items,
             items.count,
             number=number,
             start=start,
             budget=budget,
             careful=careful,
             stop_early=stop_early,
-            page=self.page,
+            page=clock.page(self.page) if clock else self.page,
         )
 
     def _report(
@@ -252,6 +266,7 @@ class _Worker:
         start: int = -1,
         careful: bool = True,
         message: Message | None = None,
+        clock: Clock | None = None,
     ) -> bool:
         """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
 
@@ -274,7 +289,10 @@ class _Worker:
         news: list[tuple[str, int]] = []
         if message is not None and _can_release(message.pack, results) and not told:
             news = self._release(message)
-        self._channel.send("report", number, outcome.done, told, seconds, news, pack=results)
+        times = () if clock is None else clock.times(outcome)
+        self._channel.send("report", number, outcome.done, told, seconds, news, *times, pack=results)
+        if clock is not None:
+            self._sending = time.monotonic_ns() - clock.told
         return bool(news)
 
     def _release(self, message: Message) -> list[tuple[str, int]]:

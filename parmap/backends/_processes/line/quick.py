@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any, cast
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, is_small
+from parmap._work.report.watch import Open, Singles
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from parmap._results.futures import End, Future
     from parmap.backends._processes.functions import FunctionCall
@@ -69,9 +70,11 @@ class Pickled:
 class QuickLine:
     """The program's end."""
 
-    def __init__(self, sock: socket.socket, post: Callable[[Any], object]) -> None:
-        """*post*: leaves a note for the engine."""
+    def __init__(self, sock: socket.socket, post: Callable[[Any], object], slot: Hashable) -> None:
+        """*post*: leaves a note for the engine; *slot*: the worker's."""
         self.sock = sock
+        self._slot = slot
+        self.singles = Singles()
         self.flight: dict[int, Future[Any]] = {}
         self.is_open = False  # written by the engine: whether callers may use it
         self.used = 0  # the number of the last task
@@ -86,14 +89,17 @@ class QuickLine:
 
     def send(self, future: Future[Any], key: int) -> bool:
         """Send a task, if it is small enough and the line is free; false: the engine has to."""
-        message = encode(number := next(self._numbers), key, future)
+        reports = Open.reports
+        message = encode(number := next(self._numbers), key, future, timed=bool(reports))
         if message is None or self.flight:
             return False
         future.line = self
+        if reports:
+            future.measured = reports, time.monotonic_ns()
         self.flight[number] = future
         # The engine has just taken the line back, or another thread was quicker: they see our task, or we see that.
         if (not self.is_open or [*self.flight][:1] != [number]) and _claim(future, _CALLER):
-            future.line = None
+            future.line = future.measured = None
             self.flight.pop(number, None)
             return False
         self.used = number
@@ -159,18 +165,20 @@ class QuickLine:
 
     def _settle(self, answer: bytes) -> None:
         try:
-            number, kind, content = marshal.loads(answer)
+            number, kind, content, *times = marshal.loads(answer)
         except (EOFError, ValueError, TypeError):  # a task has written into its worker's line
             return
         future = self.flight.get(number)
         if future is None:
             return
+        if times:  # before anybody hears of its end
+            self.singles.add(future, self._slot, times[0], times[1], failed=kind == FAILURE)
         if kind == VALUE:
             end = returned((content,))
         elif kind == PICKLE:
             end = returned(Pickled(content))
         else:
-            end = failed(Failure(encoded=content))
+            end = failed(future.tied(Failure(encoded=content)))
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
@@ -226,7 +234,8 @@ class QuickLine:
         future = self.flight.get(number)
         if future is None:
             return
-        message = encode(number, cast("FunctionCall", future.lane.call).number, future)
+        call = cast("FunctionCall", future.lane.call)
+        message = encode(number, call.number, future, timed=future.measured is not None)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
                 self.sock.send(message)
@@ -260,7 +269,7 @@ def _claim(future: Future[Any], who: str) -> bool:
     return first == who
 
 
-def encode(number: int, key: int, future: Future[Any]) -> bytes | None:
+def encode(number: int, key: int, future: Future[Any], *, timed: bool) -> bytes | None:
     """The message of a task: `None` if it is too long, or needs buffers."""
     args = future.args
     if type(args) is Packed:
@@ -269,5 +278,6 @@ def encode(number: int, key: int, future: Future[Any]) -> bytes | None:
         args = args.stream
     elif args is None or not all(map(is_small, args)):  # it has just ended; or before they are copied for it
         return None
-    message = marshal.dumps((number, key, future.lane.mode, args), 2)
+    fields = (number, key, future.lane.mode, args, True) if timed else (number, key, future.lane.mode, args)
+    message = marshal.dumps(fields, 2)
     return message if len(message) <= MOST else None

@@ -1,0 +1,174 @@
+"""The file of a journal: SQLite, of which other programs may read and write the same at any time."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from parmap.errors import JournalError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+APPLICATION = 0x7061726D  # SQLite has a place in the head of a file for the number of whose it is
+VERSION = 1
+DONE, FAILED = 1, 2
+"""How an item ended."""
+
+_WAIT = 60.0  # seconds that another program may take to write
+_NETWORK = re.compile(
+    r"nfs\d*|cifs|smb\w*|9p|afs|ceph|gfs2?|lustre|gpfs|beegfs|fuse\.(sshfs|s3fs|gluster\w*|rclone|ceph\S*)"
+)
+_HEAD = b"SQLite format 3\0"
+
+_TABLES = f"""
+    create table runs (
+        id integer primary key, function text, given blob, version text, code text, about text, items integer,
+        unique (function, given, version)
+    );
+    create table items (
+        run integer, key blob, nth integer, state integer, value blob, item text, seconds real, attempts integer,
+        primary key (run, key, nth)
+    );
+    pragma application_id = {APPLICATION};
+    pragma user_version = {VERSION};
+"""
+
+
+def connect(path: str, *, make: bool = True) -> sqlite3.Connection:
+    """Open a journal; with *make*, one that is not there is made.
+
+    Raises:
+        JournalError: it can't be one, or may not lie there.
+    """
+    _refuse_network(path)
+    is_new = not os.path.exists(path) or os.path.getsize(path) == 0
+    if is_new and not make:
+        message = f"there is no journal {path}"
+        raise JournalError(message)
+    with telling(path):
+        if not is_new:
+            _look(path)
+        connection = sqlite3.connect(path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        try:
+            _set_up(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def telling(path: str) -> Generator[None]:
+    """Tell the errors of SQLite and of the system as those of a journal.
+
+    Raises:
+        JournalError: instead of those.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        message = f"the journal {path} can't be used: {error}"
+        raise JournalError(message) from error
+    except sqlite3.DatabaseError as error:
+        message = f"the journal {path} is damaged: {error}. It was left as it is: move it away to begin a new one"
+        raise JournalError(message) from error
+    except OSError as error:
+        message = f"the journal {path} can't be opened: {error}"
+        raise JournalError(message) from error
+
+
+def _look(path: str) -> None:
+    """See whether a file may be a journal, before SQLite touches it."""
+    with open(path, "rb") as file:
+        head = file.read(100)
+        size = file.seek(0, os.SEEK_END)
+    if head[:16] != _HEAD[: len(head)]:
+        message = f"{path} is not a journal of parmap, and was left as it is: choose another path"
+        raise JournalError(message)
+    page = int.from_bytes(head[16:18], "big") if len(head) == 100 else 0  # noqa: PLR2004 - the head of a file of SQLite
+    page = 65536 if page == 1 else page
+    if not page or page * int.from_bytes(head[28:32], "big") > size:
+        message = f"the journal {path} is damaged: its end is missing. Move it away to begin a new one"
+        raise JournalError(message)
+    if int.from_bytes(head[68:72], "big") == APPLICATION:
+        return
+    probe = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
+    try:  # somebody may be making it just now
+        is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]
+        if is_made and probe.execute("pragma application_id").fetchone()[0] != APPLICATION:
+            message = f"{path} is a database of another program, and was left as it is: choose another path"
+            raise JournalError(message)
+    finally:
+        probe.close()
+
+
+def _set_up(connection: sqlite3.Connection, path: str) -> None:
+    if _mode_of(connection) != "wal":
+        message = f"the journal {path} can't be written ahead of itself there: choose a path on a local disk"
+        raise JournalError(message)
+    connection.execute("pragma synchronous = full")
+    if connection.execute("pragma user_version").fetchone()[0] == 0:
+        with writing(connection):
+            if connection.execute("pragma user_version").fetchone()[0] == 0:  # nobody was faster
+                for statement in _TABLES.split(";"):
+                    connection.execute(statement)
+    version = connection.execute("pragma user_version").fetchone()[0]
+    if version > VERSION:
+        message = f"the journal {path} was made by a newer parmap (format {version}): use that one, or another path"
+        raise JournalError(message)
+
+
+def _mode_of(connection: sqlite3.Connection) -> Any:
+    """Let the journal be written ahead; for that no other program may use it, which SQLite doesn't wait for."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            return connection.execute("pragma journal_mode = wal").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+@contextmanager
+def writing(connection: sqlite3.Connection) -> Generator[None]:
+    """All or nothing, while no other program writes."""
+    connection.execute("begin immediate")
+    try:
+        yield
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    connection.execute("commit")
+
+
+def _refuse_network(path: str) -> None:
+    kind = file_system(os.path.dirname(os.path.abspath(path)))
+    if _NETWORK.fullmatch(kind):
+        message = (
+            f"the journal {path} would lie on a network file system ({kind}), where SQLite can't keep two programs "
+            "apart, nor a file whole: choose a path on a local disk"
+        )
+        raise JournalError(message)
+
+
+def file_system(folder: str, table: str = "/proc/self/mountinfo") -> str:
+    """The kind of the file system that a folder lies in; empty if nobody can tell."""
+    folder = os.path.realpath(folder)
+    found, kind = -1, ""
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            mounts = [line.partition(" - ") for line in lines]
+    except OSError:  # not Linux
+        return ""
+    for before, _, after in mounts:
+        place = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), before.split()[4])
+        if len(place) >= found and (folder + "/").startswith(place.rstrip("/") + "/"):
+            found, kind = len(place), after.split()[0]
+    return kind
