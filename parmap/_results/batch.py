@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._results.futures import Future
 from parmap._results.relay import relay
@@ -28,9 +28,8 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from parmap._core.job import Chunk, Job
+    from parmap._core.job import Chunk
     from parmap._engine.engine import Engine
-    from parmap._engine.lane import Lane
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
 
@@ -303,8 +302,8 @@ class Assembly:
 class BatchFuture(Future[Any]):
     """The future of a whole batch."""
 
-    def __init__(self, engine: Engine | None, job: Job | None, name: str) -> None:
-        self.lane = cast("Lane", _Owner(engine, name))  # it has none
+    def __init__(self, engine: Engine | None, job: Any, name: str) -> None:
+        self.lane = _Owner(engine, name)  # type: ignore[assignment]  # it has none
         self._job = job
         self.args = None
 
@@ -312,8 +311,7 @@ class BatchFuture(Future[Any]):
         """Stop the batch; false if it has ended."""
         if not self.settle_cancelled():
             return False
-        if self._job is not None:
-            self.lane.engine.cancel(self._job)
+        self.lane.engine.cancel(self._job)
         return True
 
 

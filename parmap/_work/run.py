@@ -63,7 +63,7 @@ class Callee:
         self.function = function
         self.rules = rules
         self.retry_on: tuple[type[BaseException], ...] = rules.retry_on
-        self.run_one = _run_one
+        self.run_one: Callable[[Callable[[Any], Any], Work, Outcome], None] = _run_one
         if rules.accounts:
             self.run_one = _run_and_keep if rules.keeps else _run_and_account
         plain = getattr(function, "__wrapped__", function)
