@@ -28,7 +28,7 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from parmap._core.job import Chunk
+    from parmap._core.job import Chunk, Job
     from parmap._engine.engine import Engine
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
@@ -120,7 +120,7 @@ class Batch(Watched):
         if self.meter is not None:
             self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
 
-    def begin(self, engine: Any, job: Job, source: Input) -> None:
+    def begin(self, engine: Engine, job: Job, source: Input) -> None:
         """Called before anything is read."""
 
     def let_go(self) -> None:
@@ -316,7 +316,7 @@ class BatchFuture(Future[Any]):
 
 
 class _Owner(NamedTuple):
-    engine: Engine | None
+    engine: Any
     name: str
 
 
