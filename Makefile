@@ -51,9 +51,13 @@ lint: $(READY_DEV) ## format, rules and spelling; the workflow of whoever hosts 
 	$(BIN)/codespell
 	$(BIN)/zizmor --quiet --offline .github/workflows
 
-types: $(READY_DEV) ## mypy and pyright, both strict
+types: $(READY_DEV) ## mypy and pyright, both strict; what users write, in the other type checkers; what is public
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python tests/typing
+	$(BIN)/ty check --quiet --python $(VENV) --error unused-ignore-comment tests/typing/good.py
+	$(BIN)/pyrefly check --summary=none --python-interpreter-path $(BIN)/python --preset default tests/typing/good.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes parmap --ignoreexternal
 
 suite: $(READY_DEV) ## the tests; choose some with ARGS="-k name"
 	$(BIN)/$(PYTEST) $(ARGS)

@@ -50,7 +50,7 @@ class ParmapError(Exception):
     def __init__(self, message: str = "", /, *details: Any) -> None:
         # One argument only: OSError and ImportError, bases of two subclasses, give meanings of their own to more.
         super().__init__(message)
-        self.args = (message, *details)
+        self.args: tuple[Any, ...] = (message, *details)
         self.message = message
 
     def __str__(self) -> str:

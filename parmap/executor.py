@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from parmap._results.futures import Future
+    from parmap._travel.failure import Voice
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -193,7 +194,7 @@ class ExecutorMap(InTurn[R_co]):
 
     ends = True
     kills = False
-    voice = staticmethod(_in_turn)
+    voice: Voice = staticmethod(_in_turn)
     _executor: Executor | None = None
     _begun = False
 

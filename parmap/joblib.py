@@ -21,15 +21,30 @@ from parmap._results.futures import notify
 from parmap.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from parmap._results.futures import Future
 
 try:
-    from joblib.parallel import AutoBatchingMixin, ParallelBackendBase, SequentialBackend, register_parallel_backend
-except ImportError as error:
-    message = "the joblib backend 'parmap' needs the library joblib"
-    raise BackendUnavailableError(message, extra="joblib") from error
+    import joblib.parallel as _parallel
+except ImportError as _missing:
+    _message = "the joblib backend 'parmap' needs the library joblib"
+    raise BackendUnavailableError(_message, extra="joblib") from _missing
+
+if TYPE_CHECKING:  # joblib has no types: these are of what is used here
+
+    class _Base:
+        MAX_NUM_THREADS_VARS: Iterable[str]
+        inner_max_num_threads: int | None
+        nesting_level: int | None
+
+        def __init__(self, nesting_level: int | None, inner_max_num_threads: int | None) -> None: ...
+        def reset_batch_stats(self) -> None: ...
+else:
+
+    class _Base(_parallel.AutoBatchingMixin, _parallel.ParallelBackendBase):
+        pass
+
 
 __all__ = ["ParmapBackend"]
 
@@ -39,7 +54,7 @@ _OF_OTHER_BACKENDS = {"context", "max_nbytes", "mmap_mode", "prefer", "require",
 _OF_WORKERS = ("env", "idle_timeout", "initargs", "initializer", "preload", "start_method")
 
 
-class ParmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+class ParmapBackend(_Base):
     """Runs joblib's batches on parmap's workers.
 
     A worker that dies fails the call to ``joblib.Parallel`` with :class:`WorkerDiedError`, and the pool goes on; an
@@ -74,8 +89,7 @@ class ParmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         self._given = options
         self._unfinished: set[Future[Any]] = set()
 
-    # What the base class returns, type checkers guess from bodies without a return.
-    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many workers joblib's *n_jobs* means; 1 where work is done in the calling thread."""
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
@@ -86,9 +100,7 @@ class ParmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             return 1
         return n_jobs if n_jobs > 0 else max(1, settled.workers + 1 + n_jobs)
 
-    def configure(  # pyright: ignore[reportIncompatibleMethodOverride] - as above
-        self, n_jobs: int = 1, parallel: Any = None, **given: Any
-    ) -> int:
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **given: Any) -> int:
         """Prepare for the calls of *parallel*; returns the number of workers."""
         options = {name: value for name, value in given.items() if name not in _OF_OTHER_BACKENDS}
         _check(options)
@@ -129,7 +141,7 @@ class ParmapBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def get_nested_backend(self) -> tuple[Any, None]:
         """What joblib uses inside a worker: the worker."""
-        return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+        return _parallel.SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -140,4 +152,4 @@ def _check(options: dict[str, Any]) -> None:
     resolve(options)
 
 
-register_parallel_backend("parmap", ParmapBackend)
+_parallel.register_parallel_backend("parmap", ParmapBackend)

@@ -366,7 +366,11 @@ class PoolIterator(InTurn[R_co]):
             except IndexError:
                 pass
 
-    __next__ = next  # noqa: A003 - the method
+    if TYPE_CHECKING:
+
+        def __next__(self) -> R_co: ...
+    else:
+        __next__ = next  # noqa: A003 - the method
 
     def _wait(self) -> None:
         try:

@@ -16,7 +16,6 @@ import pytest
 
 from conftest import Script
 from parmap import ParallelFunction, parallel
-from parmap._calls.function import ParallelCoroutine
 from parmap._calls.options import Options
 from parmap._engine import pools as _pools
 
@@ -221,14 +220,6 @@ def test_repr():
     """The repr has the name and the options that were set."""
     assert repr(half) == f"<parmap.ParallelFunction {__name__}.half>"
     assert repr(double) == f"<parmap.ParallelFunction {__name__}.double (workers=3, retries=2)>"
-
-
-def test_coroutine_function():
-    """An ``async def`` is known as one, as a method and with arguments given, too."""
-    assert isinstance(fetch, ParallelCoroutine)
-    assert isinstance(fetch.options(workers=2), ParallelCoroutine)
-    assert isinstance(parallel(functools.partial(fetch.__wrapped__, "a")), ParallelCoroutine)
-    assert not isinstance(half, ParallelCoroutine)
 
 
 # --- what reaches the engine ---

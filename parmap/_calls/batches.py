@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, Settings
 
 if TYPE_CHECKING:
     import os
-    from types import ModuleType
+    from collections.abc import Iterator
     from typing import Required, TypeAlias, Unpack
 
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
     from parmap._calls.journal.keeping import Journal, Keeping
+    from parmap._engine import pools
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
 
-__all__ = ["Batches", "engine"]
+__all__ = ["Batches", "pools"]
 
 P = ParamSpec("P")
-Rest = ParamSpec("Rest")
-R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 B = TypeVar("B")
+A_contra = TypeVar("A_contra", contravariant=True)
 Many = Iterable[Any]
+MYPY = False  # to mypy it is true
 
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    C_co = TypeVar("C_co", covariant=True)
+else:
+    # What a call returns where that is not the result of a task: the coroutine of an ``async def``.
+    C_co = TypeVarWithDefault("C_co", covariant=True, default=R_co)
+
+    # A function whose first arguments are taken from the iterables. It is what `self` is, seen as a callable: what a
+    # parameter is called does not matter then.
+    Of1 = Callable[Concatenate[A, ...], Any]
+    Of2 = Callable[Concatenate[A, B, ...], Any]
+
+    class Unsolved(Protocol[A_contra]):
+        """Any iterable, where mypy can't tell the parameter of a generic function and takes it for `Never`.
+
+        No other type is both a `str` and a `SupportsIndex`, as the methods of objects ask for.
+        """
+
+        def __iter__(self) -> Iterator[Any]: ...
+        def __format__(self, spec: A_contra, /) -> str: ...  # type: ignore[override]
+        def __reduce_ex__(self, protocol: A_contra, /) -> Any: ...  # type: ignore[override]
+
+        if not MYPY:  # nothing has this
+
+            def for_mypy_only(self) -> None: ...
+
+    Items = Iterable[A] | Unsolved[A]
+    Stream = Iterable[A] | AsyncIterable[A] | Unsolved[A]
+
     JournalLike: TypeAlias = str | os.PathLike[str] | Journal | None
 
     # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
@@ -58,25 +89,32 @@ if TYPE_CHECKING:
         journal: JournalLike
 
 
-_engine: ModuleType | None = None
+class _Unloaded:
+    """Stands for the module that runs calls until its first use: no import statement is on the way of each call."""
+
+    def __getattr__(self, name: str) -> Any:
+        global pools  # noqa: PLW0603 - the module itself from now on
+        from parmap._engine import pools as loaded
+
+        pools = loaded
+        return getattr(loaded, name)
 
 
-def engine() -> Any:
-    """Return the module that runs calls, imported when first needed."""
-    # Kept, because an import statement costs half a microsecond each time, a good part of what submit() may cost.
-    global _engine  # noqa: PLW0603 - a cache
-    if _engine is None:
-        from parmap._engine import pools as _pools
-
-        _engine = _pools
-    return _engine
+if not TYPE_CHECKING:
+    pools = _Unloaded()
 
 
-class Batches(Generic[P, R_co]):
+class Batches(Generic[P, R_co, C_co]):
     """The batch methods. One and two iterables have their elements checked; three and more are taken as they are."""
 
-    __wrapped__: Callable[P, R_co]
+    __wrapped__: Callable[P, C_co]
     _settings: Settings
+
+    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: let there be two or three
+        __class_getitem__ = classmethod(GenericAlias)
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
+        return self.__wrapped__(*args, **kwargs)
 
     def _options_for(self, chunksize: int | None, progress: Progress | None) -> Options:
         options = self._settings.resolve()
@@ -96,27 +134,21 @@ class Batches(Generic[P, R_co]):
 
     def _stream(
         self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, how: Any
-    ) -> Any:
+    ) -> ResultStream[Any]:
         options = self._options_for(chunksize, progress)
         keeping = self._keeping(journal, options, star=len(iterables) > 1)
-        return engine().stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
+        return pools.stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
 
     # --- at once ----------------------------------------------------------------------------------------------------
 
     @overload
-    def map(self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[RaiseNow]) -> list[R]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[KeepNow]
-    ) -> list[R | Exception]: ...
+    def map(self: Of1[A], a: Items[A], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseNow]
-    ) -> list[R]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepNow]
-    ) -> list[R | Exception]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     @overload
     def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
@@ -130,7 +162,7 @@ class Batches(Generic[P, R_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
-    ) -> Any:
+    ) -> list[Any]:
         """Return the results of the function over the items, in order, as ``list(map(f, ...))`` does.
 
         Several iterables are taken in step, until the shortest ends. The first error stops the rest and is raised at
@@ -149,7 +181,7 @@ class Batches(Generic[P, R_co]):
         """
         options = self._options_for(chunksize, progress)
         keeping = self._keeping(journal, options, star=len(iterables) > 0)
-        return engine().map(
+        return pools.map(
             self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions, keeping=keeping
         )
 
@@ -166,7 +198,7 @@ class Batches(Generic[P, R_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
-    ) -> Any:
+    ) -> list[Any]:
         """Return the results in order, where each item is a tuple of arguments. Otherwise as :meth:`map`.
 
         Example:
@@ -176,28 +208,22 @@ class Batches(Generic[P, R_co]):
         """
         options = self._options_for(chunksize, progress)
         keeping = self._keeping(journal, options, star=True)
-        return engine().map(
+        return pools.map(
             self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions, keeping=keeping
         )
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
     @overload
-    def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+    def imap(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
+    @overload
+    def imap(self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]) -> ResultStream[R_co | Exception]: ...
+    @overload
+    def imap(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
     def imap(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
-    @overload
-    def imap(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
-    @overload
-    def imap(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
@@ -214,7 +240,7 @@ class Batches(Generic[P, R_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
-    ) -> Any:
+    ) -> ResultStream[Any]:
         """Return a stream of the results, in order, as they come.
 
         The input is read only *buffersize* items ahead of what was taken from the stream, so that endless input and
@@ -233,21 +259,19 @@ class Batches(Generic[P, R_co]):
         return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
-    def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+    def imap_unordered(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]
+    ) -> ResultStream[R_co]: ...
     @overload
     def imap_unordered(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R | Exception]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
+    ) -> ResultStream[R_co | Exception]: ...
     @overload
     def imap_unordered(
         self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]
@@ -266,7 +290,7 @@ class Batches(Generic[P, R_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
-    ) -> Any:
+    ) -> ResultStream[Any]:
         """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
 
         Example:
@@ -278,13 +302,11 @@ class Batches(Generic[P, R_co]):
         return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
-    def outcomes(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A] | AsyncIterable[A], /, **batch: Unpack[Told]
-    ) -> ResultStream[Outcome[R]]: ...
+    def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...
     @overload
     def outcomes(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Told]
-    ) -> ResultStream[Outcome[R]]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Told]
+    ) -> ResultStream[Outcome[R_co]]: ...
     @overload
     def outcomes(
         self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Told]
@@ -299,7 +321,7 @@ class Batches(Generic[P, R_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
-    ) -> Any:
+    ) -> ResultStream[Any]:
         """Return a stream that tells what became of each item, an :class:`Outcome` each; nothing stops it.
 
         An error is an outcome, and so are the death of a worker and a timeout. In order, or with ``ordered=False`` as
@@ -317,21 +339,15 @@ class Batches(Generic[P, R_co]):
     # --- later ------------------------------------------------------------------------------------------------------
 
     @overload
-    def map_async(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Raise]
-    ) -> Future[list[R]]: ...
+    def map_async(self: Of1[A], a: Items[A], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
+    @overload
+    def map_async(self: Of1[A], a: Items[A], /, **batch: Unpack[Keep]) -> Future[list[R_co | Exception]]: ...
+    @overload
+    def map_async(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
     @overload
     def map_async(
-        self: Batches[Concatenate[A, Rest], R], a: Iterable[A], /, **batch: Unpack[Keep]
-    ) -> Future[list[R | Exception]]: ...
-    @overload
-    def map_async(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Raise]
-    ) -> Future[list[R]]: ...
-    @overload
-    def map_async(
-        self: Batches[Concatenate[A, B, Rest], R], a: Iterable[A], b: Iterable[B], /, **batch: Unpack[Keep]
-    ) -> Future[list[R | Exception]]: ...
+        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Keep]
+    ) -> Future[list[R_co | Exception]]: ...
     @overload
     def map_async(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
     @overload
@@ -346,7 +362,7 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> Future[list[Any]]:
         """Start :meth:`map`, and return the future of its list.
 
         Example:
@@ -355,9 +371,7 @@ class Batches(Generic[P, R_co]):
             [1, 2]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map_async(
-            self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions
-        )
+        return pools.map_async(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
 
     @overload
     def starmap_async(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
@@ -373,7 +387,7 @@ class Batches(Generic[P, R_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> Future[list[Any]]:
         """Start :meth:`starmap`, and return the future of its list.
 
         Example:
@@ -382,6 +396,4 @@ class Batches(Generic[P, R_co]):
             [8]
         """
         options = self._options_for(chunksize, progress)
-        return engine().map_async(
-            self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions
-        )
+        return pools.map_async(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)

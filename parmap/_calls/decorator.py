@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, final, overload
 
-from parmap._calls.function import ParallelCoroutine, ParallelFunction, wrap
+from parmap._calls.function import ParallelFunction
 from parmap._calls.methods import watch_class_body
 from parmap._calls.options import DEFAULTS, OptionsDict, Progress, Settings, StartMethod, check
 
@@ -20,21 +20,48 @@ __all__ = ["parallel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+MYPY = False  # to mypy it is true
+
+
+@final
+class Nothing:
+    """Nobody returns one: it stands for a result of `Any`, or of a type variable, which fits everything.
+
+    Such a function is not to be taken for a coroutine function, which it fits too. If it is generic, all but pyright
+    would put this class in the place of its variable, so that its parameters are given up.
+    """
 
 
 class Decorator(Protocol):
     """What ``parallel(**options)`` returns: it may decorate many functions."""
 
+    if not MYPY:
+
+        @overload
+        def __call__(self, function: Callable[P, Nothing], /) -> ParallelFunction[P, Any]: ...
+
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> ParallelCoroutine[P, R]: ...
+    def __call__(self, function: Callable[..., Nothing], /) -> ParallelFunction[..., Any]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> ParallelFunction[P, R, Coroutine[Any, Any, R]]: ...
     @overload
     def __call__(self, function: Callable[P, R], /) -> ParallelFunction[P, R]: ...
 
 
+if not MYPY:
+
+    @overload
+    def parallel(function: Callable[P, Nothing], /, **options: Unpack[OptionsDict]) -> ParallelFunction[P, Any]: ...
+
+
+@overload
+def parallel(function: Callable[..., Nothing], /, **options: Unpack[OptionsDict]) -> ParallelFunction[..., Any]: ...
 @overload
 def parallel(
     function: Callable[P, Coroutine[Any, Any, R]], /, **options: Unpack[OptionsDict]
-) -> ParallelCoroutine[P, R]: ...
+) -> ParallelFunction[P, R, Coroutine[Any, Any, R]]: ...
 @overload
 def parallel(function: Callable[P, R], /, **options: Unpack[OptionsDict]) -> ParallelFunction[P, R]: ...
 @overload
@@ -135,4 +162,4 @@ def _decorate(function: Any, settings: Settings) -> ParallelFunction[..., Any]:
         raise TypeError(message)
     if isinstance(function, ParallelFunction):
         function = function.__wrapped__
-    return wrap(function, settings)
+    return ParallelFunction(function, settings)

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from parmap._calls.batches import Batches, engine
+from parmap._calls import batches as _batches
+from parmap._calls.batches import Batches, C_co, P, R_co
 from parmap._calls.options import OptionsDict, Settings
-from parmap._calls.wrapping import copy_metadata, found_by_name, is_coroutine_function, name_of, plain, portable
+from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, plain, portable
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from parmap._results.futures import Future
 
-__all__ = ["ParallelCoroutine", "ParallelFunction", "wrap"]
+__all__ = ["ParallelFunction"]
 
-P = ParamSpec("P")
 Rest = ParamSpec("Rest")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 Owner = TypeVar("Owner")
-MYPY = False  # to mypy it is true
+
+if TYPE_CHECKING:
+    # What a method is bound to: its first parameter.
+    Method = Callable[Concatenate[Owner, Rest], Any]
+    ClassMethod = Callable[Concatenate[type[Owner], Rest], Any]
 
 
-class ParallelFunction(Batches[P, R_co]):
+class ParallelFunction(Batches[P, R_co, C_co]):
     """A function that can also run in parallel: what :func:`parallel` returns.
 
     Called, it is the plain function, here and now. Its methods run it on the workers of a pool, which is started when
@@ -51,33 +53,29 @@ class ParallelFunction(Batches[P, R_co]):
     __name__: str
     __qualname__: str
 
-    def __init__(self, function: Callable[P, R_co], settings: Settings) -> None:
+    def __init__(self, function: Callable[P, C_co], settings: Settings) -> None:
         copy_metadata(self, function)
-        self.__wrapped__ = function
+        self.__wrapped__: Callable[P, C_co] = function
         self._settings = settings
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        return self.__wrapped__(*args, **kwargs)
-
-    # The first and the last are for @classmethod above @parallel, as type checkers see it. To mypy the first would fit
-    # every access on a class.
-    if not MYPY:
-
-        @overload
-        def __get__(
-            self: ParallelFunction[Concatenate[type[Owner], Rest], R], instance: None, owner: type[Owner], /
-        ) -> ParallelFunction[Rest, R]: ...
-
+    # To type checkers, what is under @classmethod and @staticmethod is bound by its type, as if they were not there.
+    # mypy does not see that the first parameter may be any type.
+    @overload
+    def __get__(  # type: ignore[misc]
+        self: ClassMethod[Owner, Rest], instance: None, owner: type[Owner], /
+    ) -> ParallelFunction[Rest, R_co, C_co]: ...
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
     @overload
     def __get__(
-        self: ParallelFunction[Concatenate[Owner, Rest], R], instance: Owner, owner: type[Any] | None = None, /
-    ) -> ParallelFunction[Rest, R]: ...
+        self: Method[Owner, Rest], instance: Owner, owner: type[Any] | None = None, /
+    ) -> ParallelFunction[Rest, R_co, C_co]: ...
     @overload
-    def __get__(
-        self: ParallelFunction[Concatenate[type[Owner], Rest], R], instance: Owner, owner: type[Any] | None = None, /
-    ) -> ParallelFunction[Rest, R]: ...
+    def __get__(  # type: ignore[misc]
+        self: ClassMethod[Owner, Rest], instance: Owner, owner: type[Any] | None = None, /
+    ) -> ParallelFunction[Rest, R_co, C_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> Self: ...
     def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any:
         bind = getattr(self.__wrapped__, "__get__", None)
         if instance is None or bind is None:  # a builtin or a class does not bind either
@@ -100,15 +98,14 @@ class ParallelFunction(Batches[P, R_co]):
             >>> parallel(pow, workers=2).submit(2, 5).result()
             32
         """
-        pools = engine()
+        pools = _batches.pools
         context = pools.current()
         options = self._settings.resolve(context)
-        future: Future[R_co] = pools.submit(self.__wrapped__, args, kwargs, options, context=context)
-        return future
+        return pools.submit(self.__wrapped__, args, kwargs, options, context=context)
 
     # --- variants ---------------------------------------------------------------------------------------------------
 
-    def partial(self, /, *args: Any, **kwargs: Any) -> ParallelFunction[..., R_co]:
+    def partial(self, /, *args: Any, **kwargs: Any) -> ParallelFunction[..., R_co, C_co]:
         """Return the function with some arguments given, as :func:`functools.partial`; they travel once per worker.
 
         Example:
@@ -116,7 +113,7 @@ class ParallelFunction(Batches[P, R_co]):
             >>> parallel(pow, workers=2).partial(2).map([1, 2, 3])
             [2, 4, 8]
         """
-        given: ParallelFunction[..., R_co] = self._with(functools.partial(self.__wrapped__, *args, **kwargs))
+        given: ParallelFunction[..., R_co, C_co] = self._with(functools.partial(self.__wrapped__, *args, **kwargs))
         return given
 
     def options(self, **options: Unpack[OptionsDict]) -> Self:
@@ -149,7 +146,7 @@ class ParallelFunction(Batches[P, R_co]):
             >>> area.map([1, 2])
             [3, 12]
         """
-        engine().warm_up(self.__wrapped__, self._settings.resolve())
+        _batches.pools.warm_up(self.__wrapped__, self._settings.resolve())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Finish what was submitted, and stop the pool of this function.
@@ -196,50 +193,5 @@ class ParallelFunction(Batches[P, R_co]):
         return _rebuild, (function, *self._settings.travelling())
 
 
-class ParallelCoroutine(ParallelFunction[P, R_co]):
-    """A ParallelFunction of an ``async def``: called, it returns the coroutine; in parallel, its results.
-
-    A worker runs each coroutine on an event loop of its own.
-    """
-
-    __wrapped__: Callable[P, Coroutine[Any, Any, R_co]]  # type: ignore[assignment]
-
-    if TYPE_CHECKING:
-
-        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]: ...  # type: ignore[override]
-
-        if not MYPY:
-
-            @overload
-            def __get__(
-                self: ParallelCoroutine[Concatenate[type[Owner], Rest], R], instance: None, owner: type[Owner], /
-            ) -> ParallelCoroutine[Rest, R]: ...
-
-        @overload
-        def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
-        @overload
-        def __get__(
-            self: ParallelCoroutine[Concatenate[Owner, Rest], R], instance: Owner, owner: type[Any] | None = None, /
-        ) -> ParallelCoroutine[Rest, R]: ...
-        @overload
-        def __get__(
-            self: ParallelCoroutine[Concatenate[type[Owner], Rest], R],
-            instance: Owner,
-            owner: type[Any] | None = None,
-            /,
-        ) -> ParallelCoroutine[Rest, R]: ...
-        # Each overload does fit; pyright compares them crosswise.
-        def __get__(self, instance: Any, owner: type[Any] | None = None, /) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
-        def partial(self, /, *args: Any, **kwargs: Any) -> ParallelCoroutine[..., R_co]: ...
-
-
-def wrap(function: Callable[..., Any], settings: Settings) -> ParallelFunction[..., Any]:
-    """Return *function* as a ParallelFunction of the kind that fits it."""
-    kind: type[ParallelFunction[..., Any]] = ParallelFunction
-    if is_coroutine_function(function):
-        kind = ParallelCoroutine
-    return kind(function, settings)
-
-
 def _rebuild(function: Any, decorated: dict[str, Any], chosen: dict[str, Any]) -> ParallelFunction[..., Any]:
-    return wrap(plain(function, ParallelFunction), Settings(decorated, chosen))
+    return ParallelFunction(plain(function, ParallelFunction), Settings(decorated, chosen))

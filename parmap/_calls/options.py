@@ -309,8 +309,8 @@ class Settings:
     __slots__ = ("_cache", "_owner", "chosen", "decorated")
 
     def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
-        self.decorated = decorated
-        self.chosen = chosen or {}
+        self.decorated: dict[str, Any] = decorated
+        self.chosen: dict[str, Any] = chosen or {}
         self._cache: tuple[object, bool, Context | None, object, Options] | None = None
         self._owner = object()
         check_together({**self.decorated, **self.chosen})

@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from types import CodeType, FunctionType
+from types import FunctionType
 from typing import Any
 
 from parmap._travel.code.by_name import is_registered
 
-__all__ = ["copy_metadata", "found_by_name", "is_coroutine_function", "name_of", "plain", "portable"]
-
-_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect costs 10 ms
+__all__ = ["copy_metadata", "found_by_name", "name_of", "plain", "portable"]
 
 
 def _innermost(function: Any) -> Any:
@@ -40,13 +38,6 @@ def name_of(function: Any) -> str:
     source = _innermost(function)
     name = getattr(source, "__qualname__", None)
     return f"{source.__module__}.{name}" if name and getattr(source, "__module__", None) else name or repr(function)
-
-
-def is_coroutine_function(function: Any) -> bool:
-    """Tell whether *function* is an ``async def``, or a partial or bound method of one."""
-    source = _innermost(function)
-    code = getattr(getattr(source, "__func__", source), "__code__", None)
-    return type(code) is CodeType and bool(code.co_flags & _CO_COROUTINE)
 
 
 def found_by_name(function: Any, *, main: bool = False) -> Any:

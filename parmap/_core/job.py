@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parmap._travel.failure import Failure
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
+    from parmap.backends.base import Call
 
 
 class Sink(Protocol):
@@ -82,7 +83,7 @@ class Job:
 
     def __init__(
         self,
-        call: Any,
+        call: Call,
         sink: Sink,
         *,
         pace: Pace | None = None,
@@ -97,21 +98,21 @@ class Job:
         self.call = call
         self.context = context  # what its tasks see besides their arguments
         self.sink = sink
-        self.pace = pace or Pace()
+        self.pace: Pace = pace or Pace()
         self.chunksize = chunksize
         self.timeout = timeout
         self.retries = retries
         self.retry_delay = retry_delay
         self.fail_fast = fail_fast
         self.open_end = open_end
-        self.learner = Learner()  # a class is sent as it is when the first of its instances is
+        self.learner: Learner = Learner()  # a class is sent as it is when the first of its instances is
         self.pending: deque[Piece] = deque()
-        self.waiting = 0  # items in pending
+        self.waiting: int = 0  # items in pending
         self.delayed = 0  # items that wait for a retry
         self.flight: set[Chunk] = set()
         self.attempts: dict[int, list[Failure]] = {}
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
-        self.read = 0  # items ever added
+        self.read: int = 0  # items ever added
         self.appetite = 1  # items it would like to have waiting
         self.watch: Watch | None = None  # tells the reports that are open
         self.owner: object = None  # what was called; others may share the pool
@@ -223,22 +224,22 @@ class Chunk:
     def __init__(
         self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
     ) -> None:
-        self.job = job
-        self.start = start
-        self.items = items
-        self.careful = careful
-        self.strikes = strikes
-        self.alone = alone
-        self.number = 0
-        self.place = 0  # 0 or 1: another than that of its neighbour on the same worker
+        self.job: Job = job
+        self.start: int = start
+        self.items: Any = items
+        self.careful: bool = careful
+        self.strikes: int = strikes
+        self.alone: bool = alone
+        self.number: int = 0
+        self.place: int = 0  # 0 or 1: another than that of its neighbour on the same worker
         self.slot: Hashable = None
-        self.sent = 0.0  # when it was sent, or came to be the first of its worker
+        self.sent: float = 0.0  # when it was sent, or came to be the first of its worker
         self.expected: float | None = None
         self.budget: float | None = None  # seconds after which it gives back what it has not started
-        self.recalled = False  # it was asked to give back what it has not started
-        self.limit = NO_LIMIT  # what it was asked to stop before, for others to take that
-        self.stop = NO_LIMIT  # the first of its items that was cancelled
-        self.doomed = False  # its worker is being killed for it
+        self.recalled: bool = False  # it was asked to give back what it has not started
+        self.limit: int = NO_LIMIT  # what it was asked to stop before, for others to take that
+        self.stop: int = NO_LIMIT  # the first of its items that was cancelled
+        self.doomed: bool = False  # its worker is being killed for it
         self.passage: Passage | None = None  # tells reports of it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._core.job import Job
+    from parmap._results.futures import Future
     from parmap.backends.base import Backend, Died, Report
 
 MERCY = 0.05
@@ -47,7 +48,7 @@ class Ledger:
 
     def __init__(self, backend: Backend, now: float) -> None:
         options = backend.options
-        self.scheduler = Scheduler(options.workers, backend.cost, jitter)
+        self.scheduler: Scheduler = Scheduler(options.workers, backend.cost, jitter)
         self._backend = backend
         # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
@@ -55,7 +56,7 @@ class Ledger:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
-        self.idle_since = now
+        self.idle_since: float = now
         self._next_look: float | None = None
         self._used_at = now
 
@@ -262,7 +263,7 @@ class Ledger:
         """End a job; without *kill*, what runs goes on to its end."""
         self.stop_soon(self.scheduler.cancel(job, failure), now, kill=kill)
 
-    def cancel_item(self, job: Job | None, item: Any, now: float) -> bool:
+    def cancel_item(self, job: Job | None, item: Future[Any], now: float) -> bool:
         """Take one item out of a job, whose worker is killed if it runs; false if it can't be stopped."""
         for slot, _, future in self._backend.leased():
             if future is item:
@@ -346,7 +347,7 @@ class Ledger:
             self.scheduler.remove_slot(slot)
             self._backend.retire(slot)
 
-    def died(self, died: Died, now: float) -> list[Any]:
+    def died(self, died: Died, now: float) -> list[Future[Any]]:
         """A worker is gone; returns the tasks that callers had given it, and that are to be run elsewhere."""
         # What it was killed for may have ended just before, and something else have begun: that is innocent.
         doomed = self.scheduler.is_doomed(died.slot)

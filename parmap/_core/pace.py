@@ -39,8 +39,8 @@ class Pace:
 
     def __init__(self) -> None:
         self.seconds: float | None = None
-        self.nbytes = 0.0  # of its arguments
-        self.result_nbytes = 0.0
+        self.nbytes: float = 0.0  # of its arguments
+        self.result_nbytes: float = 0.0
 
     def learn(self, items: int, seconds: float) -> None:
         """Record that *items* calls took *seconds*."""

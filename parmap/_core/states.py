@@ -43,12 +43,12 @@ class Slot:
     __slots__ = ("__weakref__", "asked_back", "budget", "flight", "rest", "seat", "state", "turn")
 
     def __init__(self, budget: int | None, state: State) -> None:
-        self.state = state
-        self.rest = state  # what it is without work: a chunk may come back before its worker has started
+        self.state: State = state
+        self.rest: State = state  # what it is without work: a chunk may come back before its worker has started
         self.flight: list[Chunk] = []
-        self.turn = 0
-        self.asked_back = False  # it could not be taken back from callers
-        self.budget = budget  # tasks it may still be given
+        self.turn: int = 0
+        self.asked_back: bool = False  # it could not be taken back from callers
+        self.budget: int | None = budget  # tasks it may still be given
         self.seat: int | None = None  # its place in reports
 
     def move(self, state: State) -> None:

@@ -43,14 +43,14 @@ class Engine:
         *told*: called before its thread starts, when it rests, and when it has ended; false: to be told again soon.
         """
         self.backend = backend
-        self.workers = backend.options.workers
-        self.pid = os.getpid()
-        self.closed = False
+        self.workers: int = backend.options.workers
+        self.pid: int = os.getpid()
+        self.closed: bool = False
         self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
         self.latest: Lane | None = None  # of the last submit, if its function can't change unseen: found in no time
         self._told = told
         self._inbox: deque[Any] = deque()
-        self.ledger = Ledger(backend, time.monotonic())
+        self.ledger: Ledger = Ledger(backend, time.monotonic())
         self._is_driven = False  # by a thread that waits
         self._asleep = False
         self._sleeps = 0  # how often its thread went to sleep
@@ -71,7 +71,7 @@ class Engine:
 
     # what callers may do, from any thread
 
-    def post(self, note: Any) -> None:
+    def post(self, note: Callable[[], object] | Future[Any]) -> None:
         """Leave a note."""
         self._inbox.append(note)
         if self.closed:
@@ -111,7 +111,7 @@ class Engine:
         except PoolClosedError:  # then it has ended
             pass
 
-    def _refuse(self, note: Any) -> None:
+    def _refuse(self, note: Callable[[], object] | Future[Any]) -> None:
         try:
             self._inbox.remove(note)
         except ValueError:  # the engine saw it before it ended

@@ -10,20 +10,25 @@ from parmap._work.report.watch import Open, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parmap._calls.options import Options
     from parmap._core.job import Chunk
+    from parmap._engine.engine import Engine
     from parmap._results.futures import Future
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
+    from parmap.backends.base import Call
 
 
 class Lane:
     """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
 
-    mode = "star"
+    mode: str = "star"
     function: Callable[[], object] = staticmethod(lambda: None)
     """Returns the function, as long as the program has it, if it is one that can't change unseen."""
 
-    def __init__(self, engine: Any, call: Any, options: Any, name: str, context: Context, *, keywords: bool) -> None:
+    def __init__(
+        self, engine: Engine, call: Call, options: Options, name: str, context: Context, *, keywords: bool
+    ) -> None:
         self.engine = engine
         self.call = call
         self.options = options
@@ -33,7 +38,7 @@ class Lane:
         self.job: Job | None = None
         # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
         limited = options.timeout is not None or options.retries or options.max_tasks_per_child is not None
-        self.direct = engine.backend.threaded and not limited
+        self.direct: bool = engine.backend.threaded and not limited
 
     def make_job(self) -> Job:
         """A job for the tasks that come now."""
@@ -79,7 +84,7 @@ class Lane:
             elif place not in missing:
                 future.settle(results, place)
 
-    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
+    def finish(self, failure: Failure | None, left: Iterable[Future[Any]]) -> None:
         """The job ended; what is *left* fails with it."""
         self.job = None  # no cycle: what the function captured shall not wait for the garbage collector
         if failure is not None:

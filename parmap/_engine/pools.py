@@ -24,7 +24,7 @@ from parmap._travel.payload import Packed, dump
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
-from parmap._work.surroundings import current
+from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoever calls takes it from here
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     lanes = engine.backend.lanes
     key = id(options), keywords
     known = lanes.find(function, key)
-    lane: Lane | None = known() if type(known) is ReferenceType else known
+    lane = known() if isinstance(known, ReferenceType) else known
     if lane is not None and lane.options is options:
         call = lane.call if lane.call.stable else engine.backend.prepare(function, lane.call.callee.rules)
         if call is lane.call and lane.context is context:
@@ -271,7 +271,7 @@ def map_async(
 
 def stream(
     function: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
+    iterables: tuple[Any, ...],
     options: Options,
     *,
     star: bool = False,

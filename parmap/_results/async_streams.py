@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator
 
     from parmap._core.job import Job
+    from parmap._engine.engine import Engine
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -44,7 +45,7 @@ class AsyncInput(Input):
         if self._task is not None:
             self._room.set()
 
-    def start(self, engine: Any, job: Job) -> None:
+    def start(self, engine: Engine, job: Job) -> None:
         """Read on, from now on, on the loop that runs."""
         if self._task is None:
             import asyncio

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from parmap._core.job import Chunk, Job
+    from parmap._engine.engine import Engine
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
 
@@ -100,7 +101,7 @@ class Batch(Watched):
         self._first = sys.maxsize  # number of the first item that failed
         self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
-        self.ended = False
+        self.ended: bool = False
         self.failure: Failure | None = None
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
@@ -119,7 +120,7 @@ class Batch(Watched):
         if self.meter is not None:
             self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
 
-    def begin(self, engine: Any, job: Job, source: Input) -> None:
+    def begin(self, engine: Engine, job: Job, source: Input) -> None:
         """Called before anything is read."""
 
     def let_go(self) -> None:
@@ -301,8 +302,8 @@ class Assembly:
 class BatchFuture(Future[Any]):
     """The future of a whole batch."""
 
-    def __init__(self, engine: Any, job: Any, name: str) -> None:
-        self.lane = _Owner(engine, name)
+    def __init__(self, engine: Engine | None, job: Any, name: str) -> None:
+        self.lane = _Owner(engine, name)  # type: ignore[assignment]  # it has none
         self._job = job
         self.args = None
 
@@ -324,18 +325,18 @@ class Input:
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
         """*keeps*: the items are wanted back as they were given."""
-        self.sequence = as_sequence(iterables)
+        self.sequence: Any = as_sequence(iterables)
         self._keeps = keeps
         if keeps and self.sequence is not None:
             self.sequence = self.sequence[:]  # the caller may change the list later
-        self.exhausted = False
+        self.exhausted: bool = False
         self.error: BaseException | None = None
-        self.count = 0
+        self.count: int = 0
         self._packs = packs
         self._items: Iterator[Any] = iter(())
         self._read: list[Any] = []  # what there is already, if the reading was interrupted
         self.unsent: Any = None
-        self.learner = Learner()
+        self.learner: Learner = Learner()
         if self.sequence is None:
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Protocol
 
+    from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
     from parmap._work.report.gather import Gathered
@@ -101,10 +102,10 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
 
-    def __init__(self, lane: Any, args: Any) -> None:
+    def __init__(self, lane: Lane, args: Any) -> None:
         self.__dict__  # noqa: B018 - see Watched
         self.lane = lane
-        self.args = args
+        self.args: Any = args
 
     # waiting
 

@@ -51,13 +51,13 @@ class Outcome(Generic[R_co]):
         worker: int | None = None,
     ) -> None:
         """Made by `outcomes`."""
-        self.index = index
-        self.item = item
-        self.value = value
-        self.error = error
-        self.seconds = seconds
-        self.attempts = attempts
-        self.worker = worker
+        self.index: int = index
+        self.item: Any = item
+        self.value: R_co | None = value
+        self.error: BaseException | None = error
+        self.seconds: float | None = seconds
+        self.attempts: int = attempts
+        self.worker: int | None = worker
 
     @property
     def ok(self) -> bool:

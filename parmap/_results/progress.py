@@ -12,6 +12,8 @@ from parmap.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parmap._calls.options import Progress
+
 _LOG_SECONDS = 10.0  # between the lines of a log file
 
 
@@ -20,8 +22,8 @@ class Meter:
 
     def __init__(self, total: int | None, tell: Callable[[int, int | None, int], object]) -> None:
         self.total = total
-        self.done = 0
-        self.failed = 0
+        self.done: int = 0
+        self.failed: int = 0
         self._tell = tell
 
     def count(self, done: int, failed: int) -> None:
@@ -51,7 +53,7 @@ class _Bar(Meter):
         self._bar.close()
 
 
-def meter(progress: Any, iterables: tuple[Iterable[Any], ...], name: str) -> Meter | None:
+def meter(progress: Progress, iterables: tuple[Iterable[Any], ...], name: str) -> Meter | None:
     """What the option `progress` asks for; `None` in a worker: there, the batch is part of one task.
 
     Raises:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from parmap._core.job import Job
+    from parmap._engine.engine import Engine
     from parmap._results.batch import Batch, Input
     from parmap._travel.failure import Voice
 
@@ -64,7 +65,7 @@ class ResultStream(Generic[R_co]):
 
     def __init__(
         self,
-        engine: Any,
+        engine: Engine,
         job: Job,
         batch: Batch,
         source: Input,
@@ -333,7 +334,7 @@ class ResultStream(Generic[R_co]):
         return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
 
 
-def abandon(engine: Any, job: Job, batch: Batch, source: Input, kill: bool) -> None:
+def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -> None:
     """Nobody will take what is left of a stream."""
     source.let_go()
     if batch.meter is not None:

@@ -99,8 +99,8 @@ class Failure:
         self._error = error
         self._told: tuple[Voice, BaseException] | None = None
         self.encoded: Any = encoded
-        self.retry = retry
-        self.own = own
+        self.retry: bool = retry
+        self.own: bool = own
         self.notes: tuple[str, ...] = ()
         self.earlier: tuple[Failure, ...] = ()
         self.tie: Tie | None = None

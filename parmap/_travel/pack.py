@@ -53,14 +53,14 @@ class Pack:
         words: int = 0,
         bare: int = 0,
     ) -> None:
-        self.kind = kind
-        self.count = count
-        self.stream = stream
-        self.sizes = sizes
-        self.buffers = buffers or []
-        self.owned = owned or []
-        self.words = words
-        self.bare = bare
+        self.kind: int = kind
+        self.count: int = count
+        self.stream: bytes | memoryview = stream
+        self.sizes: list[int] = sizes
+        self.buffers: list[memoryview] = buffers or []
+        self.owned: list[int] = owned or []
+        self.words: int = words
+        self.bare: int = bare
         self.needs: tuple[Any, ...] = ()  # what must live until it is read
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None

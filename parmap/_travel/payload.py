@@ -53,10 +53,10 @@ class Packed:
         needs: tuple[Any, ...] = (),
     ) -> None:
         """*needs*: what must live until the stream is read."""
-        self.stream = stream
-        self.buffers = buffers
-        self.vocabulary = vocabulary
-        self.needs = needs
+        self.stream: bytes = stream
+        self.buffers: list[memoryview] = buffers
+        self.vocabulary: Vocabulary | None = vocabulary
+        self.needs: tuple[Any, ...] = needs
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""

@@ -44,7 +44,7 @@ class Vocabulary:
 
     def __init__(self, words: list[tuple[Any, bytes]]) -> None:
         """*words*: each with its own stream."""
-        self.stream = marshal.dumps([stream for _, stream in words])
+        self.stream: bytes = marshal.dumps([stream for _, stream in words])
         origin = plain_pickler(io.BytesIO())
         origin.memo = {id(word): (place, word) for place, (word, _) in enumerate(words)}
         self._memo = origin.memo

@@ -27,8 +27,8 @@ class Outcome:
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.errors: dict[int, BaseException] = {}
-        self.done = 0
-        self.nanoseconds = 0
+        self.done: int = 0
+        self.nanoseconds: int = 0
         self._loaded = Loading.nanoseconds
 
     def end(self, begin: int) -> None:

@@ -138,14 +138,14 @@ class PerWorker(Generic[T_co]):
 
     def __init__(self, factory: Callable[[], Any] | None, token: bytes, module: str = "") -> None:
         """Made by `per_worker`. *module*: where; *factory*: none, where it is still to come."""
-        self.__wrapped__ = factory
-        self.awaits = factory is None
+        self.__wrapped__: Any = factory
+        self.awaits: bool = factory is None
         self.load: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._place = module
         self._packed: Packed | None = None
         self._turn = threading.RLock()
         self._packing = False
-        self.token = token
+        self.token: bytes = token
 
     def __call__(self) -> T_co:
         """The object of the worker that asks; it is made if this is the first time."""

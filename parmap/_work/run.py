@@ -63,8 +63,8 @@ class Callee:
     def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
         self.function = function
         self.rules = rules
-        self.retry_on = rules.retry_on
-        self.run_one = _run_one
+        self.retry_on: tuple[type[BaseException], ...] = rules.retry_on
+        self.run_one: Callable[[Callable[[Any], Any], Work, Outcome], None] = _run_one
         if rules.accounts:
             self.run_one = _run_and_keep if rules.keeps else _run_and_account
         plain = getattr(function, "__wrapped__", function)
@@ -139,7 +139,7 @@ class _Values:
     """
 
     def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
-        self.limit = count
+        self.limit: int = count
         self._values = values
         self._results = results
         self._start = 0
@@ -173,7 +173,7 @@ class _Streams:
     """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
 
     def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
-        self.limit = count
+        self.limit: int = count
         self._items = iter(items)
         self._results = results
         self._begun = 0

@@ -34,15 +34,18 @@ class Context:
 
     def __init__(self, before: Context | None) -> None:
         """Take it. What is as in the context *before* is shared with it."""
-        self.cwd = _cwd()
-        self.environ = dict(_environ())
-        self.path, self.argv, self.filters = [*sys.path], [*sys.argv], [*warnings.filters]
-        self.levels = _levels()
-        self.authkey = _authkey()
-        self.recursion, self.digits = _recursion(), _digits()
+        self.cwd: bytes | None = _cwd()
+        self.environ: dict[Any, Any] = dict(_environ())
+        self.path: list[str] = [*sys.path]
+        self.argv: list[str] = [*sys.argv]
+        self.filters: list[tuple[Any, ...]] = [*warnings.filters]
+        self.levels: tuple[tuple[str, int], ...] = _levels()
+        self.authkey: bytes = _authkey()
+        self.recursion: int = _recursion()
+        self.digits: int = _digits()
         self._plain = (self.recursion, self.digits, self.path, self.argv, self.filters, self.levels)
         self._decimal = decimal = _decimal()  # it must live as long as its traits
-        self.decimal = None if decimal is None else traits(decimal)
+        self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
             "path": [entry for entry in self.path if type(entry) is str],

@@ -21,10 +21,12 @@ from parmap._work.run import Callee, Rules, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
+    from weakref import ReferenceType
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._core.pace import Cost
+    from parmap._engine.lane import Lane
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.report.clock import Times
@@ -46,7 +48,7 @@ class Call:
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
-        self.pace = Pace()
+        self.pace: Pace = Pace()
 
 
 class Report(NamedTuple):
@@ -111,9 +113,11 @@ class Backend(ABC):
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.lanes: Owners[Any] = Owners()
+        self.lanes: Owners[Lane | ReferenceType[Lane]] = Owners()
         """Where the tasks of functions wait that were submitted here."""
-        self.post: Callable[[Any], object]  # set by the engine: leaves a note for its thread
+        self.post: Callable[
+            [Callable[[], object] | Future[Any]], object
+        ]  # set by the engine: leaves a note for its thread
 
     def expect(self, function: Any) -> None:
         """A function will be called soon: what workers need for it may be made ready. By any thread."""

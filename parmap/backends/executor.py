@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.code.by_name import reference
@@ -48,8 +48,8 @@ class ExecutorCall(Call):
 
     def __init__(self, callee: Callee, packed: Packed, *, stable: bool) -> None:
         super().__init__(callee)
-        self.wire = _to_wire(pack([packed])[0])
-        self.needs = packed.needs
+        self.wire: Wire = _to_wire(pack([packed])[0])
+        self.needs: tuple[Any, ...] = packed.needs
         self.stable = stable
 
 
@@ -62,8 +62,8 @@ class Executors(Backend):
             if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
-        self.packs = not shares_our_objects(executor)
-        self.cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
+        self.packs: bool = not shares_our_objects(executor)
+        self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
         self._names = count(1)
         self._chunks: dict[int, tuple[concurrent.futures.Future[Any], Note]] = {}
@@ -84,13 +84,14 @@ class Executors(Backend):
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
         note = Note()
+        call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
         taken = len(chunk.items)
         payload, factories = None, {}
         try:
             if self.packs:
                 payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
-                factories = _factories((*chunk.job.call.needs, *payload.needs))
+                factories = _factories((*call.needs, *payload.needs))
                 taken = payload.count
                 for index, problem in unsent.items():
                     problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
@@ -101,9 +102,8 @@ class Executors(Backend):
         future: concurrent.futures.Future[Any]
         try:
             if payload is not None:
-                future = self._executor.submit(
-                    run_packed, _HOME, factories, chunk.job.call.wire, _to_wire(payload), *self._how(chunk, mode)
-                )
+                packed = _to_wire(payload)
+                future = self._executor.submit(run_packed, _HOME, factories, call.wire, packed, *self._how(chunk, mode))
             else:
                 future = self._executor.submit(_run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken

@@ -27,7 +27,7 @@ class Serial(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.001, depth=1)
+        self.cost: Cost = Cost(aim=0.001, depth=1)
         self._chunks: deque[tuple[Chunk, str]] = deque()
         self._initialized = False
         self._problem: BaseException | None = None

@@ -26,7 +26,7 @@ class Threads(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.005, depth=2, most=0.01)
+        self.cost: Cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
         self._threads: dict[Hashable, tuple[int, Thread]] = {}  # each with its number

@@ -1,12 +1,13 @@
-"""Lines that type checkers must refuse. Never run: checked by mypy and pyright.
+"""Lines that type checkers must refuse. Never run: checked by mypy, pyright and basedpyright.
 
-Each wrong line carries an ignore; both checkers report an ignore that is of no use, so this file fails as soon as a
-mistake is no longer caught. Where only one of them sees the mistake, the ignore is that one's own.
+Each wrong line carries an ignore, which all of them heed; and they report an ignore that is of no use, so this file
+fails as soon as a mistake is no longer caught.
 """
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import Callable
+from typing import Any, assert_type
 
 import parmap
 from parmap import Future, parallel
@@ -32,6 +33,24 @@ class Model:
     def score(self, x: int) -> float:
         return x / 3
 
+    @classmethod
+    @parallel
+    def build(cls, size: int) -> str:
+        return cls.__name__ * size
+
+
+@parallel
+def keyword_only(*, x: int) -> int:
+    return x
+
+
+@parallel
+def load(text: str) -> Any:
+    return text
+
+
+def takes(function: Callable[[str], float]) -> None: ...
+
 
 model = Model()
 
@@ -43,6 +62,10 @@ bare.submit(1, 2)  # type: ignore[call-arg]
 two.submit(1, z="a")  # type: ignore[call-arg]
 model.score("a")  # type: ignore[arg-type]
 model.score.submit()  # type: ignore[call-arg]
+Model.build("a")  # type: ignore[arg-type]
+takes(bare)  # type: ignore[arg-type]
+parallel(3)  # type: ignore[call-overload]
+load.mapp(["a"])  # type: ignore[attr-defined]
 
 # Wrong results.
 assert_type(bare(1), int)  # type: ignore[assert-type]
@@ -52,6 +75,8 @@ assert_type(bare.map([1], return_exceptions=True), list[float])  # type: ignore[
 assert_type(model.score.map([1]), list[str])  # type: ignore[assert-type]
 assert_type(next(bare.outcomes([1])).result(), int)  # type: ignore[assert-type]
 number: float = fetch("a")  # type: ignore[assignment]
+assert_type(fetch.map(["a"]), list[str])  # type: ignore[assert-type]
+assert_type(load.map(["a"]), list[str])  # type: ignore[assert-type]
 
 # Wrong options: misspelled, or of the wrong type.
 parallel(bare, worker=2)  # type: ignore[call-overload]
@@ -75,14 +100,24 @@ bare.map(1)  # type: ignore[call-overload]
 bare.map()  # type: ignore[call-overload]
 bare.starmap([1])  # type: ignore[list-item]
 
-# Wrong elements, or too many iterables: a limit of mypy, which pyright does not have.
-bare.map([1], ["a"])  # pyright: ignore
-bare.map(["a"])  # pyright: ignore[reportArgumentType]
-bare.outcomes(["a"])  # pyright: ignore[reportArgumentType]
-two.map([1], [2])  # pyright: ignore[reportArgumentType]
-model.score.map(["a"])  # pyright: ignore[reportArgumentType]
-
 # Wrong factories, and what they make.
 parmap.per_worker(3)  # type: ignore[call-overload]
 parmap.per_worker(bare)  # type: ignore[arg-type]
 assert_type(parmap.per_worker(str)(), int)  # type: ignore[assert-type]
+
+# Wrong elements, or too many iterables.
+bare.map(["a"])  # type: ignore[list-item]
+bare.map(x for x in "ab")  # type: ignore[misc]
+bare.map("ab")  # type: ignore[arg-type]
+bare.map(["a"], return_exceptions=True)  # type: ignore[list-item]
+bare.map([1], ["a"])  # type: ignore[call-overload]
+bare.map([1], [2], [3], buffersize=2)  # type: ignore[call-overload]
+two.map([1], [2])  # type: ignore[list-item]
+bare.imap(["a"])  # type: ignore[list-item]
+bare.imap_unordered(["a"], buffersize=3)  # type: ignore[list-item]
+bare.map_async(["a"])  # type: ignore[list-item]
+bare.outcomes(["a"])  # type: ignore[list-item]
+fetch.map([1])  # type: ignore[list-item]
+model.score.map(["a"])  # type: ignore[list-item]
+Model.build.map(["a"])  # type: ignore[list-item]
+keyword_only.map([1])  # type: ignore[call-overload]

@@ -1,14 +1,20 @@
-"""Lines that type checkers must accept, with the types they must infer. Never run: checked by mypy and pyright."""
+"""Lines that type checkers must accept, with the types they must infer. Never run.
+
+Checked by mypy, pyright, basedpyright, ty and pyrefly, each as strict as it can be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterator
+import json
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, wraps
 from io import StringIO
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, assert_type, overload
 
 import parmap
 from parmap import (
@@ -39,6 +45,11 @@ def called(x: int, y: str = "", *, scale: float = 1.0) -> list[str]:
 @parallel()
 def three(a: int, b: str, c: bytes) -> str:
     return f"{a}{b}{c!r}"
+
+
+@parallel
+def two_of(x: int, y: str, *, scale: int = 1) -> str:
+    return y * x * scale
 
 
 @parallel
@@ -75,7 +86,7 @@ assert_type(two("1"), int)
 assert_type(parallel(str, workers=2)(1), str)
 doubled: Callable[[int], int] = lambda x: 2 * x  # noqa: E731
 assert_type(parallel(doubled).map([1]), list[int])
-assert_type(parallel(lambda: 3)(), int)
+assert_type(parallel(lambda: str(3))(), str)
 plain: Callable[[int], float] = bare
 
 # --- batches ---
@@ -192,13 +203,240 @@ assert_type(model.score.map([1]), list[float])
 assert_type(model.label.map([1], ["a"]), list[str])
 assert_type(model.label.submit(1, y="a"), Future[str])
 assert_type(model.load.map(["a"]), list[bytes])
-MYPY = False  # to mypy it is true
-if not MYPY:  # a limit of mypy, which does not bind to the class here; at run time it binds
-    assert_type(Model.build(1), str)
-assert_type(Model.build.map([1]), list[str])
-assert_type(model.build.map([1]), list[str])
+assert_type(Model.build(1), str)
+assert_type(Model().build(1), str)
+assert_type(Model.build.map([1]), list[str])  # ty: ignore[type-assertion-failure, invalid-argument-type]
+assert_type(model.build.map([1]), list[str])  # ty: ignore[type-assertion-failure, invalid-argument-type]
 assert_type(Model.score(model, 1), float)
 assert_type(Model.parse("1"), int)
+assert_type(model.parse("1"), int)
+assert_type(model.parse.map(["1"]), list[int])
+
+
+@dataclass(frozen=True)
+class Order:
+    amount: int
+    currency: str = "EUR"
+
+    @parallel(workers=2)
+    def priced(self, rate: float, /, *, digits: int = 2) -> float:
+        return round(self.amount * rate, digits)
+
+    @classmethod
+    @parallel
+    async def fetched(cls, number: int) -> str:
+        return cls.__name__ * number
+
+
+order = Order(3)
+assert_type(order.priced(1.5, digits=1), float)
+assert_type(order.priced.map([1.5]), list[float])
+assert_type(order.priced.partial(digits=1).map([1.5]), list[float])
+assert_type(Order.priced.map([order], [1.5]), list[float])
+assert_type(Order.fetched.map([1]), list[str])  # ty: ignore[type-assertion-failure, invalid-argument-type]
+assert_type(parallel(Order.fetched).submit(1), Future[str])
+assert_type(parallel(Order).map([1], ["USD"]), list[Order])
+
+# --- results of Any ---
+
+
+@parallel
+def load(text: str) -> Any:
+    return json.loads(text)
+
+
+@parallel(workers=2)
+def load_called(text: str, *, strict: bool = True) -> Any:
+    return json.loads(text)
+
+
+class Store:
+    @parallel
+    def load(self, key: str) -> Any:
+        return json.loads(key)
+
+
+load("{}")["key"]
+load_called("{}", strict=False).anything
+load.submit("{}").result()["key"]
+Store().load("{}")["key"]
+assert_type(load.map(["{}"]), list[Any])  # ty: ignore[type-assertion-failure]
+assert_type(load_called.imap(["{}"], buffersize=3), ResultStream[Any])  # ty: ignore[type-assertion-failure]
+assert_type(Store().load.map(["{}"]), list[Any])  # ty: ignore[type-assertion-failure]
+assert_type(parallel(json.loads).map(["{}"]), list[Any])  # ty: ignore[type-assertion-failure]
+assert_type(parallel(json.loads, workers=2).map(["{}"]), list[Any])  # ty: ignore[type-assertion-failure]
+parallel(lambda x: x)(1) + 1
+parallel(lambda x: x, workers=2).map([1])[0].anything
+parallel(lambda x, y: x + y).map([1], [2])
+parallel(lambda x: x * 2).submit(3).result()
+for element in parallel(lambda x: x * 2).imap([1]):
+    element + 1
+
+# --- builtins, classes, partials ---
+
+name: str = json.dumps("a")
+
+assert_type(parallel(math.sqrt).map([1.0, 2.0]), list[float])
+assert_type(parallel(int).map(["1"]), list[int])
+assert_type(parallel(str.upper).map(["a"]), list[str])
+assert_type(parallel(name.startswith).map(["a"]), list[bool])
+assert_type(parallel(partial(two_of, scale=3)).submit(1, "a"), Future[str])
+parallel(abs).map([-1])
+parallel(abs, workers=2).map_async([-1])
+parallel(sum).map([[1, 2]])
+parallel(pow, workers=2).map([2], [3])
+parallel(pow).starmap([(2, 3)])
+parallel(partial(pow, 2)).map([3])
+parallel(partial(two_of, scale=3)).map([1], ["a"])
+
+# --- generic functions, and libraries built on parmap ---
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@parallel
+def first(items: Sequence[T]) -> T:
+    return items[0]
+
+
+@parallel(workers=2)
+def twice(item: T) -> list[T]:
+    return [item, item]
+
+
+first([1])
+first.map([[1], [2]])
+first.submit("ab").result()
+twice(1)
+twice.map(["a"])
+
+
+class Box(Generic[T]):
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    @parallel
+    def times(self, count: int) -> list[T]:
+        return [self.value] * count
+
+
+assert_type(Box("a").times(2), list[str])
+assert_type(Box("a").times.map([2]), list[list[str]])
+
+
+def scored(function: Callable[P, R]) -> ParallelFunction[P, R]:
+    return parallel(function, workers=2)
+
+
+def everything(function: Callable[[T], R], items: list[T]) -> list[R]:
+    return parallel(function).map(items)
+
+
+def with_options(*, workers: int) -> Callable[[Callable[P, R]], ParallelFunction[P, R]]:
+    def decorate(function: Callable[P, R]) -> ParallelFunction[P, R]:
+        return parallel(workers=workers)(function)
+
+    return decorate
+
+
+@scored
+def three_times(x: int) -> int:
+    return 3 * x
+
+
+@with_options(workers=3)
+def four_times(x: int) -> int:
+    return 4 * x
+
+
+assert_type(three_times.map([1]), list[int])
+assert_type(four_times.submit(1), Future[int])
+assert_type(everything(three_times, [1]), list[int])
+assert_type(everything(len, ["a"]), list[int])
+
+# --- what stands above and below: wrappers, overloads, other decorators ---
+
+
+def logged(function: Callable[P, R]) -> Callable[P, R]:
+    @wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> R:
+        return function(*args, **kwargs)
+
+    return inner
+
+
+@parallel
+@logged
+def under(x: int) -> str:
+    return str(x)
+
+
+@logged
+@parallel
+def above(x: int) -> str:
+    return str(x)
+
+
+@wraps(bare)
+def like_bare(x: int) -> float:
+    return bare(x)
+
+
+@overload
+def either(x: int) -> int: ...
+@overload
+def either(x: str) -> str: ...
+def either(x: int | str) -> int | str:
+    return x
+
+
+assert_type(under.map([1]), list[str])
+assert_type(above(1), str)
+assert_type(like_bare(1), float)
+parallel(either)(1)
+parallel(either).map([1])
+
+# --- functions that take functions ---
+
+
+class Scorer(Protocol):
+    def __call__(self, x: int) -> float: ...
+
+
+class Named(Protocol):
+    __name__: str
+
+    def __call__(self, x: int, /) -> float: ...
+
+
+def takes(function: Callable[[int], float], scorer: Scorer, named: Named) -> None:
+    assert_type(parallel(scorer).map([1]), list[float])
+
+
+takes(bare, bare, bare)
+takes(model.score, model.score, model.score)
+sorted([1], key=bare)
+list(map(bare, [1]))
+table: dict[str, Callable[[int], float]] = {"bare": bare}
+
+# --- other inputs ---
+
+
+def numbers() -> Iterator[int]:
+    yield 1
+
+
+async def later() -> AsyncIterator[int]:
+    yield 1
+
+
+assert_type(bare.map(numbers()), list[float])
+assert_type(bare.map(x for x in range(3)), list[float])
+assert_type(bare.map({1: "a"}), list[float])
+assert_type(bare.imap(later()), ResultStream[float])
+assert_type(called.imap([1], "ab"), ResultStream[list[str]])
 
 # --- one for each worker ---
 

@@ -81,7 +81,7 @@ class Journal:
         if not isinstance(given[2], str):
             message = f"version must be a string, not {version!r}"
             raise TypeError(message)
-        self.path = os.fsdecode(path)
+        self.path: str = os.fsdecode(path)
         self.key = key
         self.version = version
 

@@ -55,10 +55,10 @@ class Watch:
 
     def __init__(self, name: str, backend: Backend, reports: tuple[Gathered, ...] = ()) -> None:
         """What is called *name* will run on *backend*; *reports*: those that hear of it, if not all that are open."""
-        self.name = name
-        self.kind = _kind(backend)
-        self.begun = time.monotonic_ns()
-        self.reports = reports or Open.reports
+        self.name: str = name
+        self.kind: str = _kind(backend)
+        self.begun: int = time.monotonic_ns()
+        self.reports: tuple[Gathered, ...] = reports or Open.reports
 
     def leave(self, chunk: Chunk, slot: Slot) -> Passage:
         """A chunk leaves for its worker."""
@@ -74,13 +74,17 @@ class Passage:
     """One chunk on its way, and what is told of it when it has come back. Times are nanoseconds."""
 
     def __init__(self, watch: Watch, slot: Slot, first: int | None) -> None:
-        self.name, self.kind, self.begun, self.reports = watch.name, watch.kind, watch.begun, watch.reports
-        self.seat = get_ident() if self.kind == "serial" else _seat(slot)  # there, each call has its own engine
+        self.name: str = watch.name
+        self.kind: str = watch.kind
+        self.begun: int = watch.begun
+        self.reports: tuple[Gathered, ...] = watch.reports
+        self.seat: int = get_ident() if self.kind == "serial" else _seat(slot)  # there, each call has its own engine
         self.first = first  # the number of its first item, if they have numbers
-        self.sent = time.monotonic_ns()
-        self.handing = self.nbytes = 0
+        self.sent: int = time.monotonic_ns()
+        self.handing: int = 0
+        self.nbytes: int = 0
         self.took = -1  # where these are single tasks: how long they ran
-        self.is_taken = False
+        self.is_taken: bool = False
 
     def take(self) -> Times | None:
         """A report takes it up; from now on it is as it is."""
@@ -102,8 +106,12 @@ class Passage:
 
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
         """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
-        self.times, self.done, self.failures, self.result_nbytes, self.lost = times, done, failures, nbytes, lost
-        self.end = time.monotonic_ns()
+        self.times: Times | None = times
+        self.done: int = done
+        self.failures: int = failures
+        self.result_nbytes: int = nbytes
+        self.lost: str = lost
+        self.end: int = time.monotonic_ns()
         reports, self.reports = self.reports, ()  # no cycle
         for each in reports:
             each.tell("passage", self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.failure import Failure
@@ -79,7 +79,7 @@ class Processes(Staff):
         worker = self._workers.get(chunk.slot)
         if worker is None:  # dead since a moment ago, which will be told
             return len(chunk.items)
-        call: FunctionCall = chunk.job.call
+        call = cast("FunctionCall", chunk.job.call)
         items = chunk.job.sink.load(chunk.items)
         try:
             payload, errors = pack(items, BYTE_CAP, chunk.job.learner)

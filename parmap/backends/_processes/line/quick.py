@@ -22,7 +22,7 @@ import socket
 import time
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._results.futures import End, Future
+    from parmap.backends._processes.functions import FunctionCall
 
 MOST = 16 * 1024
 """Bytes of a message; what is longer goes over the channel."""
@@ -233,7 +234,8 @@ class QuickLine:
         future = self.flight.get(number)
         if future is None:
             return
-        message = encode(number, future.lane.call.number, future, timed=future.measured is not None)
+        call = cast("FunctionCall", future.lane.call)
+        message = encode(number, call.number, future, timed=future.measured is not None)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
                 self.sock.send(message)
