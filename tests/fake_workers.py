@@ -63,10 +63,12 @@ class Item:
         """As `Future.happened`."""
         return self.fate.outcome is not None
 
-    def settle_failure(self, failure: Failure) -> None:
-        """As `Future.settle_failure`."""
+    def fail(self, failure: Failure) -> None:
+        """As `Future.fail`, and `Future.settle_failure`."""
         if not self.happened:
             self.fate.settle(failure)
+
+    settle_failure = fail
 
 
 class Task:
