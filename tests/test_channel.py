@@ -16,8 +16,8 @@ from test_payload import Buffered
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.parts import Numbers, Part
 from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
-from parmap.backends._processes.line.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,19 +217,18 @@ def test_result_of_a_worker_that_is_gone(line: tuple[Channel, Channel], monkeypa
         parent.poll()
 
 
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
     """Bytes written once are mapped by any number of workers, and what one writes no other sees."""
-    share = Shared.of(memoryview(bytes(200_000)))
-    if share is None:
-        pytest.skip("there is no memfd here")
+    share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))
     copies = []
     for _ in range(3):
         ours, theirs = socket.socketpair()
         parent, worker = Channel(ours), Channel(theirs)
-        parent.post("part", share.size, fds=(share.fd,))
+        share.tell(parent, set())
         message = worker.poll()
         assert message is not None
-        copy = attach(message.fds[0], message.fields[0], private=True)
+        copy = attach(message.fds[0], message.fields[2], private=True)
         assert copy[:] == bytes(200_000)
         copy[0] = 1
         copies.append(copy)
