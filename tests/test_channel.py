@@ -324,7 +324,9 @@ def test_message_to_nobody_leaves_no_descriptor(line: tuple[Channel, Channel]) -
     before = len(os.listdir("/proc/self/fd"))
 
     with pytest.raises(ChannelClosedError):
-        parent.post("run", pack=pack([Buffered(bytes(200_000))])[0])
+        parent.send("run", pack=pack([Buffered(bytes(200_000))])[0])
+    assert parent.post("run", pack=pack([Buffered(bytes(200_000))])[0])
+    assert parent.is_clear
     parent.lender.clear()
 
     assert len(os.listdir("/proc/self/fd")) == before
