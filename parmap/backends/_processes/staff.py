@@ -18,6 +18,7 @@ from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
+from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE
@@ -143,8 +144,8 @@ class Staff(Leases):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        limit = self._signals.limit(timeout)
-        for source, events in self.poller.wait(0.0 if self._events else limit):
+        limit = 0.0 if self._events else copies.limit(self._signals.limit(timeout))
+        for source, events in self.poller.wait(limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
@@ -159,6 +160,7 @@ class Staff(Leases):
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
+        copies.expire()
         happened, self._events = self._events, []
         return happened
 
@@ -340,6 +342,7 @@ class Staff(Leases):
         workers = list(self._workers.values())
         self._workers.clear()
         self._signals.clear()
+        copies.forget()
         for worker in workers:
             # Not what its page says: it may have reported, and not come to rest yet.
             if worker.due or worker.quick.flight:
