@@ -332,24 +332,6 @@ def test_message_to_nobody_leaves_no_descriptor(line: tuple[Channel, Channel]) -
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_start_of_a_message_is_told(line: tuple[Channel, Channel]) -> None:
-    """A worker notes that a message is on its way in, so that a death in between is explained."""
-    parent, worker = line
-    told: list[bool] = []
-    worker.on_partial = lambda: told.append(True)
-    recorder, tape = socket.socketpair()
-    Channel(recorder).send("run", 1)
-    data = tape.recv(1 << 16)
-    recorder.close()
-    tape.close()
-
-    parent.sock.sendall(data[:-1])
-    assert worker.poll() is None
-    assert told
-    parent.sock.sendall(data[-1:])
-    assert worker.poll() is not None
-
-
 # --- segments ---------------------------------------------------------------------------------------
 
 

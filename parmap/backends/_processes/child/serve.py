@@ -97,7 +97,6 @@ class _Worker:
         self._functions = Functions()
         self._modules = len(sys.modules)
         self._loading = self._sending = 0  # nanoseconds: of functions since the last chunk, and of its results
-        channel.on_partial = page.receive
 
     def serve(self) -> None:
         while True:

@@ -22,7 +22,6 @@ from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
@@ -79,7 +78,6 @@ class Channel:
         self._inbox = bytearray()
         self._fds: deque[int] = deque()
         self._outbox: deque[_Frame] = deque()
-        self.on_partial: Callable[[], None] | None = None  # called when a message has begun to arrive
 
     # sending
 
@@ -211,8 +209,6 @@ class Channel:
             self._hang_up()
         end = _HEADER.size + meta_size + size
         if len(inbox) < end:
-            if self.on_partial is not None:
-                self.on_partial()
             return None
         start = _HEADER.size + meta_size
         kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
