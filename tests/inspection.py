@@ -38,7 +38,7 @@ def template_of(function: Any) -> int:
 
 
 def state_of(function: Any) -> int:
-    """What the status page of the only worker says: the number of its chunk, idle or receiving."""
+    """What the status page of the only worker says: the number of its chunk, or 0."""
     (worker,) = workers_of(function)
     return worker.page.position().number
 

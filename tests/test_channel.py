@@ -16,8 +16,8 @@ from test_payload import Buffered
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.parts import Numbers, Part
 from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
-from parmap.backends._processes.line.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,19 +217,18 @@ def test_result_of_a_worker_that_is_gone(line: tuple[Channel, Channel], monkeypa
         parent.poll()
 
 
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
     """Bytes written once are mapped by any number of workers, and what one writes no other sees."""
-    share = Shared.of(memoryview(bytes(200_000)))
-    if share is None:
-        pytest.skip("there is no memfd here")
+    share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))
     copies = []
     for _ in range(3):
         ours, theirs = socket.socketpair()
         parent, worker = Channel(ours), Channel(theirs)
-        parent.post("part", share.size, fds=(share.fd,))
+        share.tell(parent, set())
         message = worker.poll()
         assert message is not None
-        copy = attach(message.fds[0], message.fields[0], private=True)
+        copy = attach(message.fds[0], message.fields[2], private=True)
         assert copy[:] == bytes(200_000)
         copy[0] = 1
         copies.append(copy)
@@ -325,28 +324,12 @@ def test_message_to_nobody_leaves_no_descriptor(line: tuple[Channel, Channel]) -
     before = len(os.listdir("/proc/self/fd"))
 
     with pytest.raises(ChannelClosedError):
-        parent.post("run", pack=pack([Buffered(bytes(200_000))])[0])
+        parent.send("run", pack=pack([Buffered(bytes(200_000))])[0])
+    assert parent.post("run", pack=pack([Buffered(bytes(200_000))])[0])
+    assert parent.is_clear
     parent.lender.clear()
 
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_start_of_a_message_is_told(line: tuple[Channel, Channel]) -> None:
-    """A worker notes that a message is on its way in, so that a death in between is explained."""
-    parent, worker = line
-    told: list[bool] = []
-    worker.on_partial = lambda: told.append(True)
-    recorder, tape = socket.socketpair()
-    Channel(recorder).send("run", 1)
-    data = tape.recv(1 << 16)
-    recorder.close()
-    tape.close()
-
-    parent.sock.sendall(data[:-1])
-    assert worker.poll() is None
-    assert told
-    parent.sock.sendall(data[-1:])
-    assert worker.poll() is not None
 
 
 # --- segments ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Script, wait_until
+from parmap import parallel
 from parmap.backends._processes.line import copies as _copies
 from parmap.backends._processes.line.copies import LARGE, Copies
 from parmap.backends._processes.line.segments import Limits
@@ -120,27 +121,35 @@ def test_threads() -> None:
 
 
 def test_dropped_memory_is_kept_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then it is forgotten, each time anew."""
+    """Then it is forgotten, each time anew, though the pool has nothing to do."""
     monkeypatch.setattr(_copies, "HOLD", 0.05)
-    copies = Copies()
-    for number in range(3):
-        copies.copy(memoryview(filled(LARGE, number)))
-        wait_until(lambda: not copies._pieces)
+    make = parallel(bytearray, workers=1)
+    for _ in range(3):
+        assert len(make.map([2 * LARGE])[0]) == 2 * LARGE
+        wait_until(lambda: not _copies.copies._pieces)
+
+
+def test_a_pool_that_ends_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would be there to forget it."""
+    monkeypatch.setattr(_copies, "HOLD", 1000.0)
+    make = parallel(bytearray, workers=1)
+    make.map([2 * LARGE])
+    assert _copies.copies._pieces
+    make.shutdown()
+
+    assert not _copies.copies._pieces
 
 
 def test_memory_of_the_parent(script: Script) -> None:
-    """A process that was forked has none of it, and sees to the end of its own."""
+    """A process that was forked has none of it."""
     done = script.run("""
-        import os, time
+        import os
         from parmap.backends._processes.line.copies import LARGE, copies
 
         copies.copy(memoryview(bytes(LARGE)))
+        assert copies._pieces
         if os.fork() == 0:
-            assert not copies._pieces
-            copies.copy(memoryview(bytes(LARGE)))
-            while copies._pieces:
-                time.sleep(0.01)
-            os._exit(0)
+            os._exit(len(copies._pieces))
         assert os.wait()[1] == 0
     """)
 

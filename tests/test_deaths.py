@@ -22,7 +22,6 @@ from tasks_that_die import (
 import parmap
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
-from parmap._work.page import RECEIVING
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.line.segments import Limits
 
@@ -223,7 +222,7 @@ def test_a_death_while_receiving(segments: bool, stopped: bool, how: str, monkey
 
     future: Any = function.submit(data) if how == "submit" else function.map_async([data])
     if not stopped:
-        while not future.done() and state_of(function) != RECEIVING:
+        while not future.done() and all(worker.channel.is_clear for worker in workers_of(function)):
             pass
     kill(victim)
 
@@ -244,7 +243,7 @@ def test_a_death_while_sending(segments: bool, how: str, monkeypatch: pytest.Mon
         future: Any = function.submit(100) if how == "submit" else function.map_async([100], return_exceptions=True)
         received = 1 << (12 + 2 * attempt)
         # Through the socket the parent sees it come; through a segment only the worker's state tells that it is at it.
-        while not future.done() and len(worker.channel._inbox) < received and not (segments and state_of(function) > 1):
+        while not future.done() and len(worker.channel._inbox) < received and not (segments and state_of(function) > 0):
             pass
         kill(worker.pid)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conftest import Script
 
 SERVICE = """\
-import atexit, signal, sys, time
+import atexit, signal, sys, threading, time
 from pathlib import Path
 import parmap
 
@@ -33,7 +33,8 @@ f.map([])
 futures = [f.submit(number) for number in range(4)]
 while not (Path("begun-0").exists() and Path("begun-1").exists()):
     time.sleep(0.01)
-print("ready", flush=True)
+# Said when the wait has begun: a signal that comes just before it is seen by Python when it has ended.
+threading.Timer(0.2, print, ["ready"], {{"flush": True}}).start()
 {wait}
 """
 

@@ -47,7 +47,7 @@ class Scheduler:
         self._hurries = False
         self._delayed: list[tuple[float, int, Job, int, Any]] = []
         self._ticket = count()
-        self._numbers = count(2)  # a status page says 0 for idle and 1 for receiving
+        self._numbers = count(1)  # a status page says 0 for idle
 
     # slots
 

@@ -21,7 +21,7 @@ CUT_SIGNAL = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else signal.SIGU
 """Makes a worker end a block of short items after the one that runs, and say on its page which that is."""
 
 SIZE = 4096
-IDLE, RECEIVING = 0, 1
+IDLE = 0
 
 NO_LIMIT = 1 << 62
 
@@ -51,7 +51,7 @@ def sealed(name: str, size: int, *, grows: bool = False) -> int:
 
 
 class Position(NamedTuple):
-    """Where a worker is: in chunk `number` (or `IDLE`, `RECEIVING`), at `length` items from `offset` on, since when.
+    """Where a worker is: in chunk `number` (or `IDLE`), at `length` items from `offset` on, since when.
 
     With a length of 0, all that will run of the chunk has run, and the outcome of the item at `offset` is made ready.
     """
@@ -89,10 +89,6 @@ class Page:
     def rest(self) -> None:
         """Say: nothing to do."""
         self.cells[_NUMBER] = IDLE
-
-    def receive(self) -> None:
-        """Say: a chunk is on its way in."""
-        self.cells[_NUMBER] = RECEIVING
 
     def enter(self, number: int, index: int, length: int, now: int) -> None:
         """Say: items *index* to *index + length* of chunk *number* begin *now*.

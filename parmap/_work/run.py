@@ -60,6 +60,9 @@ class Callee:
     `mode` is `"map"` for `f(item)`, `"star"` for `f(*item)` and `"call"` for `f(*item[0], **item[1])`.
     """
 
+    problem: BaseException | None = None
+    """Why it can't be called."""
+
     def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
         self.function = function
         self.rules = rules

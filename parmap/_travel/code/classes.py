@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
     """What says how a class travels, as a reducer does, if not as cloudpickle has it."""
 
-_residents: WeakSet[type] = WeakSet()  # classes made in this process that have travelled by value
-_guests: WeakSet[type] = WeakSet()  # classes that came here by value
+_guests: WeakSet[type] = WeakSet()  # classes that came here by value, and were made for that
 
 
 def came_by_value(cls: type) -> bool:
@@ -27,8 +26,6 @@ def came_by_value(cls: type) -> bool:
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced
-    if cls not in _guests:
-        _residents.add(cls)
     slots = vars(cls).get("__slots__")
     # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
     # (A tuple has no room for slots, and NamedTuple refuses even none.)
@@ -80,8 +77,11 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
 
     cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
     """
-    known = _known(args[-2])
-    return make(*args) if known is None else known
+    found = _known(args[-2])
+    if found is None:
+        found = make(*args)
+        _guests.add(found)
+    return found
 
 
 def _known(name: str) -> type | None:
@@ -150,8 +150,7 @@ def _fill(cls: type, state: tuple[Any, ...]) -> None:
     cloudpickle would set each of them anew: a result that comes home would undo what the user did to the class since,
     and cut its methods off the globals of their module.
     """
-    if cls not in _residents:
-        _guests.add(cls)
+    if cls in _guests:
         filling = Filling(cls, state)
         filling.apply()
         if _fillings is not None:

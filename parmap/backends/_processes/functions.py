@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections import OrderedDict, deque
-from itertools import count
+from collections import OrderedDict
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
@@ -29,7 +28,7 @@ from parmap._travel.payload import dump_function, dump_plainly
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
-from parmap.backends._processes.line.shared import Shared, same
+from parmap.backends._processes.line.parts import Numbered, Numbers, Part
 from parmap.backends.base import Call
 from parmap.errors import SerializationError
 
@@ -46,72 +45,7 @@ _HELD = 256 << 20  # bytes of functions, and what their marks hold, that are kep
 _SMALL = 64 * 1024  # bytes of a stream that pickle makes in no time
 
 
-class _Number(ref[Any]):
-    """A weak reference to what has a number."""
-
-    __slots__ = ("number",)
-
-    number: int
-
-
-class _Numbers:
-    """Gives numbers, and knows which are no longer needed."""
-
-    def __init__(self) -> None:
-        self._next = count(1)
-        self._living: dict[int, _Number] = {}
-        # Filled by C alone, whoever collects garbage: of a Ctrl-C that came in a callback of ours, nobody would hear.
-        self._gone: deque[_Number] = deque()
-
-    def take(self, owner: _Numbered) -> int:
-        """A new number."""
-        made = _Number(owner, self._gone.append)
-        made.number = next(self._next)
-        self._living[made.number] = made
-        return made.number
-
-    def take_gone(self) -> list[int]:
-        """The numbers of what was dropped since this was called last."""
-        gone = []
-        while self._gone:
-            gone.append(self._gone.popleft().number)
-            self._living.pop(gone[-1], None)
-        return gone
-
-
-class _Numbered:
-    """Something that workers keep under a number."""
-
-    def __init__(self, numbers: _Numbers, nbytes: int) -> None:
-        self.number = numbers.take(self)
-        self.nbytes = nbytes
-
-
-class Part(_Numbered):
-    """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make."""
-
-    def __init__(self, numbers: _Numbers, kind: str, content: memoryview) -> None:
-        super().__init__(numbers, content.nbytes)
-        self.kind = kind
-        self._share = Shared.of(content)
-        self._content = bytes(content) if self._share is None else b""
-
-    def holds(self, content: memoryview) -> bool:
-        """Whether it is the same as these bytes."""
-        if content.nbytes != self.nbytes:
-            return False
-        return same(memoryview(self._content), content) if self._share is None else self._share.holds(content)
-
-    def tell(self, channel: Channel, _: set[int]) -> None:
-        """Send it to a worker."""
-        if self._share is not None:
-            channel.post("part", self.number, self.kind, self.nbytes, fds=(self._share.fd,))
-        else:
-            pack = Pack(EACH, 1, self._content, [self.nbytes])
-            channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
-
-
-class ClassPack(_Numbered):
+class ClassPack(Numbered):
     """A class by value as it was packed, for items that have it."""
 
     kind = "class"
@@ -220,7 +154,7 @@ class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
     def __init__(self) -> None:
-        self.numbers = _Numbers()
+        self.numbers = Numbers()
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.

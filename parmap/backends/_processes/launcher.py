@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._work.place import PACKAGE
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
+from parmap.backends._processes.poller import Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -178,25 +179,20 @@ class _Template:
     def __init__(self, control: Channel) -> None:
         self._control = control
         self._workers: dict[int, int] = {}  # name -> process number
-        self._names: dict[int, int] = {}  # process number -> name
         self._fork = True
         self._stop_at: float | None = None
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
+        self._poller = Poller()
+        self._poller.add(control.sock.fileno(), control)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._poller.wake_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def run(self) -> None:
-        poller = select.poll()
-        poller.register(self._control.sock, select.POLLIN)
-        poller.register(self._wake_in, select.POLLIN)
         try:
             while self._stop_at is None or self._workers:
                 if self._stop_at is not None and time.monotonic() > self._stop_at:
                     break
-                poller.poll(None if self._stop_at is None else 50)
+                self._poller.wait(None if self._stop_at is None else 0.05)
                 while (message := self._control.poll()) is not None:
                     self._handle(message)
                 self._collect()
@@ -224,9 +220,8 @@ class _Template:
         sys.argv[:] = argv
         if not fork:
             return
-        problem = import_all(
-            ["parmap.backends._processes.child.serve", *preload]
-        )  # what the template has imported, no worker has to
+        # What the template has imported, no worker has to.
+        problem = import_all(["parmap.backends._processes.child.serve", *preload])
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:  # what the modules printed, or each worker would print it again
                 stream.flush()
@@ -239,17 +234,13 @@ class _Template:
 
     def _start(self, name: int, *fds: int) -> None:
         try:
-            channel_fd, page_fd, quick_fd = fds
-            start = self._forked if self._fork else self._spawned
-            pid = start(channel_fd, page_fd, quick_fd)
+            pid = self._workers[name] = self._forked(*fds) if self._fork else self._spawned(*fds)
         except (OSError, ValueError) as error:
             self._control.send("failed", name, str(error))
             return
         finally:
             for fd in fds:
                 os.close(fd)
-        self._workers[name] = pid
-        self._names[pid] = name
         self._control.send("started", name, pid)
 
     def _forked(self, *fds: int) -> int:
@@ -267,8 +258,7 @@ class _Template:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _lead_group(0)
         self._control.sock.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._poller.close()
         gc.enable()
         from parmap.backends._processes.child.serve import serve
 
@@ -279,10 +269,6 @@ class _Template:
 
     def _collect(self) -> None:
         """Report the dead."""
-        try:
-            os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            pass
         while self._workers:
             try:
                 pid, status = _reap_next()
@@ -290,8 +276,7 @@ class _Template:
                 return
             if not pid:
                 return
-            name = self._names.pop(pid, None)
-            if name is not None:
+            for name in [name for name, each in self._workers.items() if each == pid]:
                 del self._workers[name]
                 self._control.send("exited", name, os.waitstatus_to_exitcode(status))
 

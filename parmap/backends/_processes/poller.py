@@ -11,13 +11,13 @@ WRITE = selectors.EVENT_WRITE
 
 
 class Poller:
-    """What the engine's thread sleeps on."""
+    """What the engine's thread sleeps on, and the template. A byte in `wake_fd` makes `wait` return."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = os.pipe()
+        self._wake_in, self.wake_fd = os.pipe()
         os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
+        os.set_blocking(self.wake_fd, False)
         self._selector.register(self._wake_in, READ, None)
 
     def add(self, fd: int, data: Any) -> None:
@@ -54,7 +54,7 @@ class Poller:
     def wake(self) -> None:
         """Make `wait` return; from any thread, and from a signal handler."""
         try:
-            os.write(self._wake_out, b"\0")
+            os.write(self.wake_fd, b"\0")
         except (BlockingIOError, OSError):  # full: it will wake anyhow; closed: there is nobody to wake
             pass
 
@@ -63,6 +63,6 @@ class Poller:
         if self._wake_in < 0:
             return
         self._selector.close()
-        for fd in (self._wake_in, self._wake_out):
+        for fd in (self._wake_in, self.wake_fd):
             os.close(fd)
-        self._wake_in = self._wake_out = -1
+        self._wake_in = self.wake_fd = -1

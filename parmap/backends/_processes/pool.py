@@ -10,7 +10,6 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._work.surroundings import current
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
-from parmap.backends._processes.line.channel import ChannelClosedError
 from parmap.backends._processes.staff import Staff
 from parmap.backends.base import Call, Report
 
@@ -60,11 +59,8 @@ class Processes(Staff):
         gone = self._functions.numbers.take_gone()
         if gone:
             for worker in self._workers.values():
-                try:
-                    if not worker.forget(gone):
-                        self.flush_later(worker)
-                except ChannelClosedError:  # it is dying, and forgets everything
-                    pass
+                if not worker.forget(gone):
+                    self.flush_later(worker)
 
     def close(self) -> None:
         """Stop all workers; what only they know is not worth keeping."""
@@ -96,20 +92,19 @@ class Processes(Staff):
         stop_early = job.fail_fast and not job.retries
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
         self._tell_gone()
-        try:
-            self.context = job.context or current()
-            needs = *_needs(job.learner.classes, items), *self._functions.factories(payload.needs)
-            worker.sync(call, self.context, needs)
-            worker.due += 1
-            clear = worker.channel.post(
-                *("run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early),
-                chunk.passage is not None,
-                pack=payload,
-            )
-            if not clear:
-                self.flush_later(worker)
-        except ChannelClosedError:  # it is dying: its death will be told, and the chunk goes to another
-            pass
+        self.context = job.context or current()
+        worker.sync(
+            call, self.context, (*_needs(job.learner.classes, items), *self._functions.factories(payload.needs))
+        )
+        worker.due += 1
+        # One that is dying gets nothing: its death will be told, and the chunk goes to another.
+        clear = worker.channel.post(
+            *("run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early),
+            chunk.passage is not None,
+            pack=payload,
+        )
+        if not clear:
+            self.flush_later(worker)
         if chunk.passage is not None:
             chunk.passage.gone(payload.nbytes)
         job.sink.started(chunk.items)

@@ -18,6 +18,7 @@ from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
+from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE
@@ -94,12 +95,9 @@ class Staff(Leases):
         worker.index = min({*range(len(self._workers) + 1)} - {each.index for each in self._workers.values()})
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
-        try:
-            worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
-            place = worker.index, self.options.workers
-            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place, pack=initializer)
-        except ChannelClosedError:  # it is dead already: that will be told
-            pass
+        worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
+        place = worker.index, self.options.workers
+        worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place, pack=initializer)
         return worker.name
 
     def expect(self, function: Any) -> None:
@@ -133,13 +131,9 @@ class Staff(Leases):
     def retire(self, slot: Hashable) -> None:
         """Ask a worker to leave; its end is told like any other."""
         worker = self._workers.get(slot)
-        if worker is None:  # dead since a moment ago, which will be told
-            return
-        worker.index = -1  # free for the one that takes its place
-        try:
+        if worker is not None:  # else it is dead since a moment ago, which will be told
+            worker.index = -1  # free for the one that takes its place
             worker.channel.post("stop")
-        except ChannelClosedError:
-            pass
 
     def flush_later(self, worker: Worker) -> None:
         """Send the rest of a message when there is room."""
@@ -150,8 +144,8 @@ class Staff(Leases):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        limit = self._signals.limit(timeout)
-        for source, events in self.poller.wait(0.0 if self._events else limit):
+        limit = 0.0 if self._events else copies.limit(self._signals.limit(timeout))
+        for source, events in self.poller.wait(limit):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
@@ -166,6 +160,7 @@ class Staff(Leases):
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
+        copies.expire()
         happened, self._events = self._events, []
         return happened
 
@@ -174,11 +169,8 @@ class Staff(Leases):
         self.poller.wake()
 
     def _flush(self, worker: Worker) -> None:
-        try:
-            if worker.channel.flush():
-                self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
-        except ChannelClosedError:
-            self._mute(worker)
+        if worker.channel.flush():
+            self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
 
     def _hear(self, worker: Worker) -> None:
         if not self._take_messages(worker):
@@ -350,14 +342,12 @@ class Staff(Leases):
         workers = list(self._workers.values())
         self._workers.clear()
         self._signals.clear()
+        copies.forget()
         for worker in workers:
-            try:
-                # Not what its page says: it may have reported, and not come to rest yet.
-                if worker.due or worker.quick.flight:
-                    self._signals.send(worker, signal.SIGKILL)
-                worker.channel.post("stop")
-            except ChannelClosedError:
-                pass
+            # Not what its page says: it may have reported, and not come to rest yet.
+            if worker.due or worker.quick.flight:
+                self._signals.send(worker, signal.SIGKILL)
+            worker.channel.post("stop")
             self._forget(worker)
         launcher, self._launcher = self._launcher, None
         if launcher is not None:

@@ -116,10 +116,8 @@ class Worker:
 
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
-        number, done, failures, seconds, news, *times = message.fields
+        number, done, failures, seconds, *times = message.fields
         self.due -= 1
-        for kind, name in news:
-            self.channel.settle(kind, name)
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
@@ -143,7 +141,7 @@ class Worker:
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
-        number, _, failures, seconds, _ = message.fields
+        number, _, failures, seconds = message.fields
         task = self.quick.flight.get(-number)
         if task is not None and task.measured:
             took = int(seconds * 1e9)

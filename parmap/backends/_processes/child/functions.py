@@ -18,7 +18,7 @@ from parmap._travel.code.by_name import explain
 from parmap._travel.code.classes import arrived, fillings
 from parmap._work.outcome import Loading
 from parmap._work.per_worker import arrive, forget
-from parmap._work.run import Callee
+from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Functions:
 
     def __init__(self) -> None:
         self._fillings: dict[int, list[Filling]] = {}
-        self.callees: dict[int, Callee | BaseException] = {}
+        self.callees: dict[int, Callee] = {}
         self._parts: dict[int, _Part] = {}
         self._sizes: dict[int, int] = {}
         self._tokens: dict[int, bytes] = {}  # those of `per_worker` whose factories have come
@@ -126,9 +126,10 @@ class Functions:
                 self.callees[number] = Callee(find(*args), rules)
             Functions.active = number
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
-            self.callees[number] = explain(error)
+            self.callees[number] = Callee(None, Rules(()))
+            self.callees[number].problem = explain(error)
 
-    def get(self, number: int) -> Callee | BaseException:
+    def get(self, number: int) -> Callee:
         """The function to be run now: its classes are made what they were when it was sent."""
         if Functions.active != number:
             Functions.active = number

@@ -46,9 +46,10 @@ class TalkingChannel(Channel):
                 message, more = self._late.pop(0)
                 super().send(*message, **more)
 
-    def answer(self, kind: str, name: int) -> None:
-        """Say what becomes of a segment."""
-        self.send(kind, name)
+    def post(self, *message: Any, **more: Any) -> bool:
+        """As `send`: there is nobody who would `flush`."""
+        self.send(*message, **more)
+        return True
 
 
 class Outlet(io.TextIOBase):

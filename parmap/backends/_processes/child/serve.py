@@ -26,7 +26,7 @@ from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
-from parmap._work.run import Callee, Rules, run, run_task
+from parmap._work.run import Callee, run, run_task
 from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _MANY = 50  # modules that are many to be imported by one chunk
-_NONE = Callee(None, Rules(()))  # stands for a function that can't be loaded
 
 
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
@@ -98,7 +97,6 @@ class _Worker:
         self._functions = Functions()
         self._modules = len(sys.modules)
         self._loading = self._sending = 0  # nanoseconds: of functions since the last chunk, and of its results
-        channel.on_partial = page.receive
 
     def serve(self) -> None:
         while True:
@@ -169,8 +167,7 @@ class _Worker:
         if message.pack is None:
             return None
         content = bytes(message.pack.stream)
-        for news in self._release(message):
-            self._channel.send(*news)
+        self._release(message)
         return content
 
     def _on_forget(self, message: Message) -> None:
@@ -185,20 +182,17 @@ class _Worker:
     # chunks
 
     def _run(self, message: Message) -> None:
-        number, key = message.fields[:2]
+        number, key, mode, start, _, careful = message.fields[:6]
         self.page.enter(number, 0, 1, time.monotonic_ns())
         clock = self._clock() if message.fields[7] else None
         self._world.enter()
-        outcome = self._outcome(message, key, clock)
+        callee = self._functions.get(key)
+        outcome = self._outcome(message, callee, clock)
         self._output.flush()
-        mode, start, _, careful = message.fields[2:6]
-        is_released = self._report(
-            number, outcome, key, mode, message.pack, start=start, careful=careful, message=message, clock=clock
-        )
+        is_released = self._report(number, outcome, callee, mode, message.pack, start, careful, message, clock)
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
-            for news in self._release(message):
-                self._channel.send(*news)
+            self._release(message)
 
     def _run_quick_task(self) -> None:
         try:
@@ -211,18 +205,18 @@ class _Worker:
         self.page.enter(-task.number, 0, 1, time.monotonic_ns())
         self._world.enter()
         self._channel.has_talked = False
-        known = self._functions.get(task.key)
-        callee = known if isinstance(known, Callee) else _NONE
+        callee = self._functions.get(task.key)
         items: list[Any] = []
-        outcome = (
-            run_task(known, task.mode, task.load, items) if isinstance(known, Callee) else Outcome.failed(known, 1)
-        )
+        if callee.problem is None:
+            outcome = run_task(callee, task.mode, task.load, items)
+        else:
+            outcome = Outcome.failed(callee.problem, 1)
         self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
             os._exit(0)
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
-            self._report(-task.number, outcome, task.key, task.mode, items)
+            self._report(-task.number, outcome, callee, task.mode, items)
 
     def _clock(self) -> Clock:
         from parmap._work.report.clock import Clock
@@ -231,14 +225,13 @@ class _Worker:
         self._loading = self._sending = 0
         return clock
 
-    def _outcome(self, message: Message, key: int, clock: Clock | None) -> Outcome:
+    def _outcome(self, message: Message, callee: Callee, clock: Clock | None) -> Outcome:
         number, _, mode, start, budget, careful, stop_early = message.fields[:7]
         items = message.pack
-        callee = self._functions.get(key)
-        if items is None or isinstance(callee, BaseException):
-            lost = OSError("no descriptor was left to receive a large argument")
-            error = callee if isinstance(callee, BaseException) else lost
-            return Outcome.failed(error, min(items.count, _GIVEN_BACK_AT_ONCE) if items is not None else 1)
+        if items is None:
+            return Outcome.failed(OSError("no descriptor was left to receive a large argument"), 1)
+        if callee.problem is not None:
+            return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
         if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
             self.page.enter(number, 0, items.count, time.monotonic_ns())
             items.begin(careful=careful or items.count == 1)
@@ -259,10 +252,9 @@ class _Worker:
         self,
         number: int,
         outcome: Outcome,
-        key: int,
+        callee: Callee,
         mode: str,
         items: Any,
-        *,
         start: int = -1,
         careful: bool = True,
         message: Message | None = None,
@@ -273,8 +265,6 @@ class _Worker:
         def enter(index: int) -> None:
             self.page.enter(number, index, 0, time.monotonic_ns())
 
-        known = self._functions.callees[key]
-        callee = known if isinstance(known, Callee) else _NONE
         begin = time.monotonic_ns()
         if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
             results, unsent = pack(outcome.results, before=enter)
@@ -286,21 +276,20 @@ class _Worker:
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
-        news: list[tuple[str, int]] = []
-        if message is not None and _can_release(message.pack, results) and not told:
-            news = self._release(message)
+        is_released = message is not None and not told and _can_release(message.pack, results)
+        if message is not None and is_released:
+            self._release(message)
         times = () if clock is None else clock.times(outcome)
-        self._channel.send("report", number, outcome.done, told, seconds, news, *times, pack=results)
+        self._channel.send("report", number, outcome.done, told, seconds, *times, pack=results)
         if clock is not None:
             self._sending = time.monotonic_ns() - clock.told
-        return bool(news)
+        return is_released
 
-    def _release(self, message: Message) -> list[tuple[str, int]]:
-        """Give the segment of the arguments back, unless the task kept a reference into it; what there is to tell."""
-        if not message.segment or message.pack is None:
-            return []
-        free = self._channel.let_go(message)
-        return [("free" if free else "keep", message.segment)]
+    def _release(self, message: Message) -> None:
+        """Give the segment that a message lies in back, unless the task kept a reference into it."""
+        if message.segment and message.pack is not None:
+            is_free = self._channel.let_go(message)
+            self._channel.send("free" if is_free else "keep", message.segment)
 
 
 def _can_release(arguments: Pack | None, results: Pack) -> bool:

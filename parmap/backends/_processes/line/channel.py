@@ -22,7 +22,6 @@ from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
-    from collections.abc import Callable
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
@@ -79,7 +78,6 @@ class Channel:
         self._inbox = bytearray()
         self._fds: deque[int] = deque()
         self._outbox: deque[_Frame] = deque()
-        self.on_partial: Callable[[], None] | None = None  # called when a message has begun to arrive
 
     # sending
 
@@ -89,13 +87,19 @@ class Channel:
         self._push(0)
 
     def post(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> bool:
-        """Send a message, with copies of the descriptors *fds*; false if some of it stayed behind for `flush`."""
+        """Send a message, with copies of the descriptors *fds*; false if some of it stayed behind for `flush`.
+
+        Nobody need be there to get it: the end of a line is told when it is read, after all that was said before.
+        """
         self._outbox.append(self._frame(kind, fields, pack, fds))
-        return self._push(_DONTWAIT)
+        return self.flush()
 
     def flush(self) -> bool:
-        """Send what stayed behind; true when nothing is left."""
-        return self._push(_DONTWAIT)
+        """Send what stayed behind; true when nothing is left, or nobody is there to get it."""
+        try:
+            return self._push(_DONTWAIT)
+        except ChannelClosedError:
+            return True
 
     @property
     def is_clear(self) -> bool:
@@ -111,7 +115,7 @@ class Channel:
             except BlockingIOError:
                 return False
             except OSError as error:
-                self._close_fds()
+                self._drop_outbox()
                 raise ChannelClosedError(str(error)) from error
             if frame.fds:
                 frame.close_fds()  # descriptors leave with the first byte
@@ -120,10 +124,10 @@ class Channel:
                 self._outbox.popleft()
         return True
 
-    def _close_fds(self) -> None:
+    def _drop_outbox(self) -> None:
         """Nothing can be sent any more: descriptors that wait to leave are of no use."""
-        for frame in list(self._outbox):
-            frame.close_fds()
+        while self._outbox:
+            self._outbox.popleft().close_fds()
 
     def _frame(self, kind: str, fields: tuple[Any, ...], pack: Pack | None, passed: tuple[int, ...]) -> _Frame:
         fds = [os.dup(fd) for fd in passed]
@@ -205,8 +209,6 @@ class Channel:
             self._hang_up()
         end = _HEADER.size + meta_size + size
         if len(inbox) < end:
-            if self.on_partial is not None:
-                self.on_partial()
             return None
         start = _HEADER.size + meta_size
         kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
@@ -253,17 +255,10 @@ class Channel:
             pack = Pack.lying_in(memoryview(memory), description, private.copy)
         except (MemoryError, OSError):  # then it stays where it is, and the other side takes other memory
             del self._attached[name]
-            self.answer("keep", name)
+            self.post("keep", name)
             return Pack.lying_in(memoryview(memory), description), 0
-        self.answer("free", name)
+        self.post("free", name)
         return pack, 0
-
-    def answer(self, kind: str, name: int) -> None:
-        """Say what becomes of a segment; nobody need be there to hear it."""
-        try:
-            self.post(kind, name)
-        except ChannelClosedError:  # the end is told when it is read: what was sent before it counts all the same
-            pass
 
     def let_go(self, message: Message) -> bool:
         """Release the segment that *message* lies in; if something here still uses its memory, false: it is kept."""
@@ -278,7 +273,7 @@ class Channel:
         """What the other side says of a segment: it is free again, it is kept there for good, or it is no more."""
         if kind == "free":
             for dropped in self.lender.take_back(name):
-                self.answer("drop", dropped)
+                self.post("drop", dropped)
         elif kind == "keep":
             self.lender.forget(name)
         else:
@@ -289,7 +284,7 @@ class Channel:
         self.sock.close()
         self.lender.clear()
         self._attached.clear()
-        self._close_fds()
+        self._drop_outbox()
         while self._fds:
             os.close(self._fds.popleft())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 import time
 from collections import deque
 
@@ -35,7 +34,6 @@ class Copies:
         self._pieces: deque[mmap.mmap] = deque()
         self._room = min(_LARGEST, _physical_memory() // _SHARE)
         self._used = 0.0  # when the last copy was made, in seconds of the monotonic clock
-        self._watched = threading.Lock()  # held by the thread that sees to the end; nobody waits for it
 
     def copy(self, view: memoryview, readonly: bool = False) -> memoryview:
         """A copy of *view*, writable or *readonly*, that nothing else refers to.
@@ -59,10 +57,17 @@ class Copies:
         """Forget all memory; what holds results lives as long as they."""
         self._pieces.clear()
 
-    def forget_parent(self) -> None:
-        """In a process made by `os.fork()`: the memory is the parent's, and so is the thread that sees to its end."""
-        self.forget()
-        self._watched = threading.Lock()
+    def limit(self, timeout: float | None) -> float | None:
+        """Shorten a *timeout* to the time at which there is something to `expire`."""
+        if not self._pieces:
+            return timeout
+        left = max(0.0, self._used + HOLD - time.monotonic())
+        return left if timeout is None else min(timeout, left)
+
+    def expire(self) -> None:
+        """Forget all memory if none was used for a while."""
+        if self._pieces and time.monotonic() >= self._used + HOLD:
+            self.forget()
 
     def _fresh(self, size: int) -> mmap.mmap:
         try:
@@ -91,23 +96,6 @@ class Copies:
                 self._pieces.popleft()
         except (IndexError, RuntimeError):  # others do the same at this moment
             pass
-        if self._watched.acquire(blocking=False):
-            try:
-                threading.Thread(target=self._expire, name="parmap-copies", daemon=True).start()
-            except RuntimeError:  # there are too many, or the interpreter shuts down
-                self.forget()
-                self._watched.release()
-
-    def _expire(self) -> None:
-        """Forget all memory when none was used for a while."""
-        watched = self._watched
-        while True:
-            while (left := self._used + HOLD - time.monotonic()) > 0:
-                time.sleep(left)
-            self.forget()
-            watched.release()
-            if not self._pieces or not watched.acquire(blocking=False):  # some came in between
-                return
 
 
 def _physical_memory() -> int:
@@ -121,4 +109,4 @@ copies = Copies()
 """Those of this process."""
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=copies.forget_parent)
+    os.register_at_fork(after_in_child=copies.forget)

@@ -1,0 +1,106 @@
+"""What workers keep under a number until they are told to forget it; and large pieces of functions among that."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from parmap._travel.pack import EACH, Pack
+from parmap.backends._processes.line import segments as _segments
+from parmap.backends._processes.line.segments import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from parmap.backends._processes.line.channel import Channel
+
+_WORD = 8  # bytes
+
+
+class _Number(ref[Any]):
+    """A weak reference to what has a number."""
+
+    __slots__ = ("number",)
+
+    number: int
+
+
+class Numbers:
+    """Gives numbers, and knows which are no longer needed."""
+
+    def __init__(self) -> None:
+        self._next = count(1)
+        self._living: dict[int, _Number] = {}
+        # Filled by C alone, whoever collects garbage: of a Ctrl-C that came in a callback of ours, nobody would hear.
+        self._gone: deque[_Number] = deque()
+
+    def take(self, owner: Numbered) -> int:
+        """A new number."""
+        made = _Number(owner, self._gone.append)
+        made.number = next(self._next)
+        self._living[made.number] = made
+        return made.number
+
+    def take_gone(self) -> list[int]:
+        """The numbers of what was dropped since this was called last."""
+        gone = []
+        while self._gone:
+            gone.append(self._gone.popleft().number)
+            self._living.pop(gone[-1], None)
+        return gone
+
+
+class Numbered:
+    """Something that workers keep under a number."""
+
+    def __init__(self, numbers: Numbers, nbytes: int) -> None:
+        self.number = numbers.take(self)
+        self.nbytes = nbytes
+
+
+class Part(Numbered):
+    """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make.
+
+    They are written once into one segment, which any number of workers map copy-on-write; or else they are kept here.
+    """
+
+    def __init__(self, numbers: Numbers, kind: str, content: memoryview) -> None:
+        super().__init__(numbers, content.nbytes)
+        self.kind = kind
+        self._content: memoryview | None = None
+        segment = _segments.create(0, self.nbytes) if self.nbytes >= max(1, Limits.smallest) else None
+        if segment is not None:
+            try:
+                _segments.write(segment, [content])
+            except OSError:
+                segment.close_fd()
+        self._fd = -1 if segment is None else segment.fd
+        if self._fd < 0:
+            self._content = memoryview(bytes(content))
+
+    def holds(self, content: memoryview) -> bool:
+        """Whether it is the same as these bytes."""
+        if content.nbytes != self.nbytes:
+            return False
+        if self._content is None:
+            self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+        # Compared in words, which takes an eighth of the time.
+        words = self.nbytes - self.nbytes % _WORD
+        same = self._content[:words].cast("Q") == content[:words].cast("Q")
+        return same and self._content[words:] == content[words:]
+
+    def tell(self, channel: Channel, _: set[int]) -> None:
+        """Send it to a worker."""
+        if self._fd >= 0:
+            channel.post("part", self.number, self.kind, self.nbytes, fds=(self._fd,))
+        else:
+            pack = Pack(EACH, 1, self._content or b"", [self.nbytes])
+            channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone
+        if self.__dict__.get("_fd", -1) >= 0:
+            close(self._fd)
