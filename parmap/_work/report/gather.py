@@ -124,11 +124,9 @@ class Gathered:
     def tell(self, what: str, *facts: Any) -> None:
         """Hear something, from any thread."""
         self._told.append((what, *facts))
-        if len(self._told) > _MANY and self._lock.acquire(blocking=False):
-            try:
+        if len(self._told) > _MANY and not self._lock.locked():  # else by this thread, maybe, under a signal handler
+            with self._lock:
                 self._take_up()
-            finally:
-                self._lock.release()
 
     @contextmanager
     def held(self) -> Generator[Gathered, None, None]:

@@ -148,11 +148,11 @@ class Singles:
         if slot is None:  # its worker has been buried
             return
         watch = Watch(future.lane.name, engine.backend, reports)
-        last = self._last = Passage(watch, slot, None)
-        self._token = Open.token
+        last = Passage(watch, slot, None)
         last.begun, last.sent, last.took = sent, begin, took
         last.handing = 2 * (begin - sent)  # there, and back: when its result was wanted is the program's business
         last.arrive(None, done=not lost, failures=failed and not lost, lost=lost)
+        self._last, self._token = last, Open.token
         if failed:
             watch.failed(1, 0)
 
