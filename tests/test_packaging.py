@@ -70,11 +70,11 @@ def test_optional_libraries_have_extras():
 
 
 def test_wheel_holds_the_package_and_its_types(built: dict[str, set[str]]):
-    """Every module is in the wheel, with the marker that tells type checkers to look."""
+    """Every module is in the wheel, with the marker that tells type checkers to look, and the template of reports."""
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "parmap").rglob("*.py")}
 
     assert modules <= built["wheel"]
-    assert "parmap/py.typed" in built["wheel"]
+    assert {"parmap/py.typed", "parmap/_work/report/page.html"} <= built["wheel"]
 
 
 def test_wheel_holds_nothing_else(built: dict[str, set[str]]):
