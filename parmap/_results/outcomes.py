@@ -36,7 +36,7 @@ class Outcome(Generic[R_co]):
         "error": "What it failed with, the death of its worker and a timeout included; None if it did not.",
         "seconds": "How long its last attempt took, in the worker; None if nobody can tell.",
         "attempts": "How often it was tried.",
-        "worker": "The process that ran it, or the thread, where workers are threads: its number; None if unknown.",
+        "worker": "Which worker ran it: its index, as `parmap.worker` tells it there; None if nobody can tell.",
     }
 
     def __init__(

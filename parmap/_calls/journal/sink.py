@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
+from parmap._calls.journal.file import telling
 from parmap._calls.journal.keeping import Keyed
 from parmap._results.async_streams import AsyncInput
 from parmap._results.batch import Arrival, Input
@@ -108,7 +109,8 @@ class _Sifted(Input):
             message = "reading the input was interrupted: call again, and what is done isn't done again"
             raise JournalError(message)
         self._is_sifting = True
-        last = self._sift(self.count - len(self.unsent), self.unsent)
+        with telling(self._sink.keeping.path):
+            last = self._sift(self.count - len(self.unsent), self.unsent)
         self._sink.keeping.read(self.count)
         self._last, self._sifted, self._is_sifting = last, self.count, False
         return last
