@@ -10,6 +10,7 @@ from parmap._travel.text import shorten
 
 if TYPE_CHECKING:
     from parmap._core.job import Chunk
+    from parmap._results.batch import Decoded
     from parmap._travel.failure import Failure, Voice
 
 __all__ = ["Outcome"]
@@ -93,9 +94,7 @@ class Accounts(Batch):
         attempts = {place: 1 + count for place, count in earlier.items() if count}
         return super().arrival(chunk, done, results, failures, missing)._replace(attempts=attempts)
 
-    def decode(
-        self, arrival: Arrival, voice: Voice
-    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """All outcomes of an arrival, as values; no error is left beside them."""
         accounts, errors, problems = super().decode(arrival, voice)
         return told(arrival, accounts, errors | problems), {}, {}

@@ -17,6 +17,7 @@ from parmap.errors import JournalError
 if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._core.job import Chunk, Job
+    from parmap._results.batch import Decoded
     from parmap._travel.failure import Failure, Voice
 
 _AT_ONCE = 4096  # items that are looked up before the first of them is sent
@@ -50,9 +51,7 @@ class KeptBatch(Accounts):
         self.keeping.add(arrival, chunk.items)
         return arrival._replace(items=[each.item for each in chunk.items])
 
-    def decode(
-        self, arrival: Arrival, voice: Voice
-    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """The results of an arrival, unpickled, or its outcomes."""
         accounts, errors, problems = super(Accounts, self).decode(arrival, voice)
         accounts = [*accounts]  # those that were found are kept as they are, to be decoded again
