@@ -178,6 +178,21 @@ def test_items_are_those_of_the_input(calls: Calls, file: str):
     assert all(isinstance(outcome.seconds, float) for outcome in outcomes)
 
 
+def test_large_arrays(calls: Calls, file: str):
+    """Large arrays are known again by their content, whatever their layout in memory, and come back whole."""
+    numpy = pytest.importorskip("numpy")
+    arrays = [numpy.arange(200_000).reshape(400, 500), numpy.ones((300, 300), order="F"), numpy.ones((300, 300))[::2]]
+    call = parallel(lambda a: (calls.note(a.shape), a + 1)[1], workers=2)
+
+    for make in (list, iter):
+        results = call.map(make(arrays), journal=file)
+        assert all((result == array + 1).all() for result, array in zip(results, arrays, strict=True))
+
+    assert len(calls.taken()) == 3
+    assert call.map([arrays[0] + 1], journal=file)[0][0, 0] == 2
+    assert len(calls.taken()) == 1
+
+
 def test_the_order_of_a_set_does_not_matter(script: Script, file: str):
     """Items are known again by another process, whose strings have other hashes."""
     text = f"""

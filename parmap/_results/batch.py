@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
 from parmap._results.relay import relay
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from parmap._engine.engine import Engine
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
+
+    Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
 
 _SOON = 256 * 1024  # bytes of atoms that are decoded at once, while workers run: nobody will be woken for them
 
@@ -82,8 +84,7 @@ class Arrival(NamedTuple):
     failures: dict[int, Failure]
     missing: set[int]
     items: Any = ()
-    attempts: Mapping[int, int] = {}
-    """How many it took, of the items that took more than one, where that is asked for."""
+    attempts: Mapping[int, int] = {}  # of the items that took more than one, where that is asked for
 
     def item(self, place: int) -> Any:
         """The item at a place, as it was sent."""
@@ -102,6 +103,7 @@ class Batch(Watched):
         self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
         self.ended: bool = False
+        self.moved: bool = False  # a stream has taken from the arrivals since it last looked for something to hand out
         self.failure: Failure | None = None
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
@@ -112,7 +114,7 @@ class Batch(Watched):
     @property
     def happened(self) -> bool:
         """Whether something arrived, or nothing more will."""
-        return self.ended or (bool(self.arrivals) and self._undecoded >= self.patience)
+        return self.ended or self.moved or (bool(self.arrivals) and self._undecoded >= self.patience)
 
     def took(self, arrival: Arrival) -> None:
         """An arrival has left the queue."""
@@ -163,9 +165,7 @@ class Batch(Watched):
         """What `deliver` was told."""
         return Arrival(chunk.start, done, results, failures, missing, chunk.items)
 
-    def decode(
-        self, arrival: Arrival, voice: Voice
-    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """See `decode`."""
         return decode(arrival, voice)
 
@@ -179,7 +179,7 @@ class Batch(Watched):
             on_end()
 
 
-def decode(arrival: Arrival, voice: Voice) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+def decode(arrival: Arrival, voice: Voice) -> Decoded:
     """The values of an arrival in order, the errors of items that failed, and those of results that can't be unpickled.
 
     `None` stands where there is an error, or where an item is still missing.

@@ -68,6 +68,7 @@ class Order:
             while first in arrival.missing:
                 first += 1
             if arrivals and arrivals[0] is arrival:
+                self._batch.moved = True
                 del arrivals[0]
                 if first < arrival.done:
                     self.ready[arrival.start + first] = arrival
@@ -75,6 +76,7 @@ class Order:
             return
         parts = [part for part in self._decode(arrival) if part is not _MISSING]
         if arrivals and arrivals[0] is arrival and not self.parts:
+            self._batch.moved = True
             del arrivals[0]
             self.parts = parts
             self._batch.took(arrival)

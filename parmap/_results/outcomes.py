@@ -10,6 +10,7 @@ from parmap._travel.text import shorten
 
 if TYPE_CHECKING:
     from parmap._core.job import Chunk
+    from parmap._results.batch import Decoded
     from parmap._travel.failure import Failure, Voice
 
 __all__ = ["Outcome"]
@@ -36,7 +37,7 @@ class Outcome(Generic[R_co]):
         "error": "What it failed with, the death of its worker and a timeout included; None if it did not.",
         "seconds": "How long its last attempt took, in the worker; None if nobody can tell.",
         "attempts": "How often it was tried.",
-        "worker": "The process that ran it, or the thread, where workers are threads: its number; None if unknown.",
+        "worker": "Which worker ran it: its index, as `parmap.worker` tells it there; None if nobody can tell.",
     }
 
     def __init__(
@@ -93,9 +94,7 @@ class Accounts(Batch):
         attempts = {place: 1 + count for place, count in earlier.items() if count}
         return super().arrival(chunk, done, results, failures, missing)._replace(attempts=attempts)
 
-    def decode(
-        self, arrival: Arrival, voice: Voice
-    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """All outcomes of an arrival, as values; no error is left beside them."""
         accounts, errors, problems = super().decode(arrival, voice)
         return told(arrival, accounts, errors | problems), {}, {}

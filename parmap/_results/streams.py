@@ -222,6 +222,7 @@ class ResultStream(Generic[R_co]):
         """
         batch = self._batch
         has_ended = batch.ended  # looked at first: what arrives after that was there before
+        batch.moved = False  # a signal handler that uses the stream from here on may leave something: then don't wait
         if batch.failure is not None:
             self.close()
             if relay.waiting:

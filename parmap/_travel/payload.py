@@ -18,7 +18,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import by_name, names_stranger
-from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
+from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
@@ -291,7 +291,9 @@ def dump_to_keep(value: Any) -> bytes:
     return written.getvalue()
 
 
-def _class_to_keep(cls: type) -> tuple[Any, ...]:
+def _class_to_keep(cls: type) -> tuple[Any, ...] | None:
+    if not is_by_value(cls):
+        return None
     if "<locals>" in cls.__qualname__:
         message = f"the class {cls.__qualname__} is made in a function, where another run can't find it"
         raise TypeError(message)

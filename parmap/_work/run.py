@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_to_keep
-from parmap._work import place as _place
-from parmap._work.outcome import Outcome
+from parmap._work.outcome import Loading, Outcome
 from parmap._work.page import NO_LIMIT
+from parmap._work.per_worker import here
 from parmap._work.seeds import seeded
 from parmap.errors import TaskTimeoutError
 
@@ -322,10 +322,10 @@ def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
 
 
 def _run_and_account(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
-    begin = time.monotonic_ns()
+    begin, loaded, worker = time.monotonic_ns(), Loading.nanoseconds, here.worker
     _run_one(one, work, outcome)
-    seconds = (time.monotonic_ns() - begin) / 1e9
-    outcome.results[-1] = outcome.results[-1], seconds, _place.worker()
+    seconds = (time.monotonic_ns() - begin - (Loading.nanoseconds - loaded)) / 1e9
+    outcome.results[-1] = outcome.results[-1], seconds, None if worker is None else worker.index
 
 
 def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:

@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with closing(connect(chosen.file, make=False)) as file, telling(chosen.file):
             _change(file, chosen)
             for run in file.execute(_RUNS, ("",)).fetchall():
-                lines = _told(file, *run, every=chosen.failed)
-                sys.stdout.writelines(f"{line}\n" for line in lines)
+                sys.stdout.writelines(f"{line}\n" for line in _told(file, run, every=chosen.failed))
     except JournalError as error:
         parser.exit(1, f"{error}\n")
     return 0
@@ -64,18 +63,8 @@ def _change(file: sqlite3.Connection, chosen: Any) -> None:
         file.execute("pragma wal_checkpoint(truncate)")
 
 
-def _told(
-    file: sqlite3.Connection,
-    run: int,
-    function: str,
-    version: str,
-    about: str,
-    items: int,
-    done: int,
-    failed: int,
-    *,
-    every: bool,
-) -> Iterator[str]:
+def _told(file: sqlite3.Connection, row: tuple[Any, ...], *, every: bool) -> Iterator[str]:
+    run, function, version, about, items, done, failed = row
     facts = ", ".join(filter(None, (f"version {version}" if version else "", about)))
     yield f"{run}: {function} ({facts})" if facts else f"{run}: {function}"
     yield f"   {done} done, {failed} failed, {max(0, items - done - failed)} missing"

@@ -16,9 +16,8 @@ class _Hash:
     def __init__(self) -> None:
         self.state = hashlib.blake2b(digest_size=16)
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Any) -> None:
         self.state.update(data)
-        return len(data)
 
 
 class _Pickler(pickle.Pickler):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._calls.journal.digest import digest
 from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
 from parmap._calls.journal.identity import identify
+from parmap._travel.failure import is_foreign
 from parmap._travel.text import shorten
 from parmap._work.threads import ShutdownError, start_thread
 from parmap.errors import JournalError, SerializationError
@@ -105,7 +106,7 @@ class Keeping:
         """*how*: what makes a difference to the results, besides the function."""
         self._journal = journal if isinstance(journal, Journal) else Journal(journal)
         self._what = function, how
-        self._path = os.path.abspath(self._journal.path)
+        self.path = os.path.abspath(self._journal.path)
         self._run: int | None = None
         self._is_new = True  # nothing can be found in it
         self._pid = 0
@@ -125,9 +126,9 @@ class Keeping:
         function, how = self._what
         identity = identify(function, *how)
         with ExitStack() as stack:
-            self._writer = stack.enter_context(closing(connect(self._path)))
-            self._reader = stack.enter_context(closing(connect(self._path)))
-            with telling(self._path), writing(self._writer):
+            self._writer = stack.enter_context(closing(connect(self.path)))
+            self._reader = stack.enter_context(closing(connect(self.path)))
+            with telling(self.path), writing(self._writer):
                 self._find_run(identity)
             self._closes = stack.pop_all()
         self._pid = os.getpid()
@@ -173,7 +174,9 @@ class Keeping:
         """What tells an item from others; an error, if it has nothing of the kind."""
         try:
             return digest(item if self._journal.key is None else self._journal.key(item))
-        except Exception as error:  # noqa: BLE001 - the user's code: its error is this item's
+        except BaseException as error:
+            if is_foreign(error):
+                raise
             message = (
                 f"the journal can't tell this item from others: {type(error).__name__}: {error}. Say what does, by "
                 "journal=parmap.Journal(path, key=...)"
@@ -222,7 +225,7 @@ class Keeping:
                 return
             self._bytes = 0
             try:
-                with telling(self._path), writing(self._writer):
+                with telling(self.path), writing(self._writer):
                     for arrival, items in done:
                         self._writer.executemany(_WRITE, self._rows(arrival, items))
                     self._writer.execute("update runs set items = ? where id = ?", (self._count, self._run))

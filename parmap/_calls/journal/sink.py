@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
+from parmap._calls.journal.file import telling
 from parmap._calls.journal.keeping import Keyed
 from parmap._results.async_streams import AsyncInput
 from parmap._results.batch import Arrival, Input
@@ -16,6 +17,7 @@ from parmap.errors import JournalError
 if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._core.job import Chunk, Job
+    from parmap._results.batch import Decoded
     from parmap._travel.failure import Failure, Voice
 
 _AT_ONCE = 4096  # items that are looked up before the first of them is sent
@@ -49,9 +51,7 @@ class KeptBatch(Accounts):
         self.keeping.add(arrival, chunk.items)
         return arrival._replace(items=[each.item for each in chunk.items])
 
-    def decode(
-        self, arrival: Arrival, voice: Voice
-    ) -> tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]:
+    def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """The results of an arrival, unpickled, or its outcomes."""
         accounts, errors, problems = super(Accounts, self).decode(arrival, voice)
         accounts = [*accounts]  # those that were found are kept as they are, to be decoded again
@@ -108,7 +108,8 @@ class _Sifted(Input):
             message = "reading the input was interrupted: call again, and what is done isn't done again"
             raise JournalError(message)
         self._is_sifting = True
-        last = self._sift(self.count - len(self.unsent), self.unsent)
+        with telling(self._sink.keeping.path):
+            last = self._sift(self.count - len(self.unsent), self.unsent)
         self._sink.keeping.read(self.count)
         self._last, self._sifted, self._is_sifting = last, self.count, False
         return last

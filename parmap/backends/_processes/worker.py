@@ -180,9 +180,9 @@ class Worker:
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
         number, index, length, since = self.page.position()
-        seconds = (time.monotonic_ns() - since) / 1e9
+        account = (time.monotonic_ns() - since) / 1e9, self.index
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
-        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, seconds)
+        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, account)
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         for task, has_begun in tasks:
             if has_begun and task.measured:
@@ -202,7 +202,7 @@ def _explain(
     code: int | None,
     stack: str,
     reason: str,
-    seconds: float,
+    account: tuple[float, int],
     chunk: Chunk | None,
     offset: int,
 ) -> Failure:
@@ -220,7 +220,7 @@ def _explain(
         return Failure(error)
     error.add_note(note_of(chunk, offset))
     failure = Failure(error, retry=chunk.job.call.callee.retries(error))
-    failure.account = seconds, pid
+    failure.account = account
     return failure
 
 
