@@ -128,6 +128,7 @@ bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/b
 	$(PYTHON) benchmarks/environment.py
 	$(BENCH)/python benchmarks/run.py
 	$(BENCH)/python benchmarks/ablation.py
+	$(BENCH)/python benchmarks/costs.py
 
 bench-quick: ## the same with fewer peers, in two minutes; writes build/bench-quick/benchmarks.md
 	$(PYTHON) benchmarks/environment.py
