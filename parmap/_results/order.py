@@ -91,6 +91,7 @@ class Order:
         end = start + sum(map(_count, parts))
         behind = end + missing - len(rest)
         if self.next == start and not self.parts and start in self.ready and self.ready[start] is waiting:
+            self._batch.moved = True
             del self.ready[start]
             if rest:
                 self.ready[behind] = rest
