@@ -43,7 +43,7 @@ def label_cells(_app: Sphinx, page: nodes.document, _name: str) -> None:
         titles = [entry.astext() for row in head.findall(nodes.row) for entry in row.children] if head else []
         if len(titles) < _MANY or not any(titles[1:]):
             continue
-        table.parent["classes"].append("rows-as-lists")
+        table.parent["classes"] += ["rows-as-lists", f"of-{len(titles)}-columns"]
         for row in next(table.findall(nodes.tbody)).children:
             for title, entry in zip(titles[1:], row.children[1:], strict=False):
                 entry.insert(0, nodes.container("", nodes.Text(title), classes=["column"]))

@@ -15,8 +15,8 @@ from html import escape
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COLUMNS, LINE, LEFT, TOP = 66, 20, 18, 58
-WIDTH = 560
+COLUMNS, LINE, LEFT, TOP = 76, 20, 18, 58
+WIDTH = 640
 COLOURS = {
     "light": {
         "back": "#ffffff",
@@ -35,7 +35,7 @@ COLOURS = {
         "note": "#79c0ff",
     },
 }
-KINDS = {r"thumbnails:": "bar", r".*WorkerDiedError|Fatal": "bad", r"parmap: item": "note"}
+KINDS = {r"photos:": "bar", r".*WorkerDiedError|Fatal": "bad", r"parmap: item": "note"}
 """Which colour a line has, by its beginning."""
 
 
@@ -65,13 +65,14 @@ def drawn(lines: list[str], colours: dict[str, str]) -> str:
     for number, line in enumerate(lines):
         if number == 0 or len(lines[number - 1]) < COLUMNS:  # else it goes on with the line before
             kind = next((kind for begins, kind in KINDS.items() if re.match(begins, line)), "text")
-        rows.append(f'<text x="{LEFT}" y="{TOP + LINE * number}" fill="{colours[kind]}">{escape(line)}</text>')
+        text = escape(line).replace(" ", "\u00a0")
+        rows.append(f'<text x="{LEFT}" y="{TOP + LINE * number}" fill="{colours[kind]}">{text}</text>')
     edge = colours["edge"]
     dots = "".join(f'<circle cx="{LEFT + 7 + 20 * n}" cy="20" r="6" fill="{edge}"/>' for n in range(3))
     frame = f'width="{WIDTH - 1}" height="{height - 1}" rx="8" fill="{colours["back"]}" stroke="{edge}"'
     font = 'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="13"'
     size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font} style="white-space: pre">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>'
     return "\n".join([head, f'<rect x="0.5" y="0.5" {frame}/>', dots, *rows, "</svg>\n"])
 
 

@@ -8,7 +8,7 @@ import traceback
 from parmap import parallel
 
 
-@parallel(workers=2, progress="thumbnails")
+@parallel(workers=2, progress="photos")
 def thumbnail(name: str) -> str:
     """Do some work; on one photo, crash in C code."""
     time.sleep(0.002)
