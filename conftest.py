@@ -12,8 +12,10 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
+import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.document import PythonDocStringDocument
+from sybil.integration.pytest import SybilItem
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
 from sybil.parsers.myst.lexers import DirectiveLexer
 from sybil.parsers.rest import DocTestParser
@@ -61,13 +63,14 @@ def as_page(namespace: dict[str, Any]) -> None:
     as_script(namespace)
     folder = mkdtemp(prefix="parmap-page-")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     here = os.pathsep.join([folder, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
     def start(command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             split(command),
             cwd=folder,
-            env={**os.environ, "PATH": path, "PYTHONPATH": here},
+            env={**environment, "PATH": path, "PYTHONPATH": here},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -89,6 +92,17 @@ def end_of_page(namespace: dict[str, Any]) -> None:
     """Remove the page's folder."""
     rmtree(namespace["page_folder"])
 
+
+def traceback_of(item: SybilItem, info: pytest.ExceptionInfo[BaseException]) -> Any:
+    """Return what to show of an error; all of it, if no line of the page is in it, as in that of a worker's cause."""
+    try:
+        return _cut(item, info)
+    except IndexError:  # it would end the whole run
+        return info.traceback
+
+
+_cut = SybilItem._traceback_filter  # noqa: SLF001 - see above
+SybilItem._traceback_filter = traceback_of  # type: ignore[assignment,method-assign]  # noqa: SLF001
 
 # Each page is one program, and so is each module: its examples share their names, in order.
 _pages = Sybil(
