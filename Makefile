@@ -124,7 +124,7 @@ lock: ## choose releases anew for $(LOCK): the newest that fit together, for eve
 	.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --group dev --no-annotate \
 		--custom-compile-command 'make lock' --output-file $(LOCK) pyproject.toml
 
-bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/benchmarks.md and the plots
+bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/speed/benchmarks.md and the plots
 	$(PYTHON) benchmarks/environment.py
 	$(BENCH)/python benchmarks/run.py
 	$(BENCH)/python benchmarks/ablation.py

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "how-fast-and-why.md"
+PAGE = HERE.parent / "docs" / "speed" / "how-fast-and-why.md"
 BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 WORKERS = 2
 ARRAY = 32 << 20

@@ -1,4 +1,4 @@
-"""The frame of `docs/benchmarks.md`: the words around the numbers."""
+"""The frame of `docs/speed/benchmarks.md`: the words around the numbers."""
 
 PAGE = """<!-- Written by benchmarks/report.py: change that, not this page. -->
 

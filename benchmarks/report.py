@@ -1,4 +1,4 @@
-"""Writes `docs/benchmarks.md` from the results."""
+"""Writes `docs/speed/benchmarks.md` from the results."""
 
 from __future__ import annotations
 

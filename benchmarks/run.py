@@ -269,7 +269,9 @@ def main() -> int:
         "--smoke", action="store_true", help="tiny sizes: whether it runs at all; the numbers mean nothing"
     )
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="where the results go")
-    parser.add_argument("--docs", type=Path, default=HERE.parent / "docs", help="where the page and the plots go")
+    parser.add_argument(
+        "--docs", type=Path, default=HERE.parent / "docs" / "speed", help="where the page and the plots go"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="WORKLOAD", help=f"some of: {', '.join(BY_KEY)}")
     options = parser.parse_args()
     scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
