@@ -132,9 +132,13 @@ def _no_joining() -> None:
 
 
 def _no_sharing() -> None:
-    from parmap.backends._processes.line.shared import Shared
+    from parmap.backends._processes.line import parts
 
-    _set(Shared, "of", classmethod(lambda _cls, _pack: None))
+    class Without:
+        smallest = 1 << 62
+        enabled = False
+
+    _set(parts, "Limits", Without)
 
 
 def _nothing() -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "how-fast-and-why.md"
+PAGE = HERE.parent / "docs" / "speed" / "how-fast-and-why.md"
 BEGIN, END = "<!-- costs: begin -->", "<!-- costs: end -->"
 WORKERS = 2
 MILLISECOND = 0.001
@@ -57,8 +57,8 @@ def _outcomes(size: int) -> Work:
 
 def _per_worker(size: int) -> Work:
     token, table = parmap.per_worker(dict), dict[int, int]()
-    asks = parmap.parallel(lambda x: token().get(x), workers=WORKERS)
-    knows = parmap.parallel(lambda x: table.get(x), workers=WORKERS)
+    asks = parmap.parallel(lambda x: token().get(x, 0), workers=WORKERS)
+    knows = parmap.parallel(lambda x: table.get(x, 0), workers=WORKERS)
     return lambda: asks.map(range(size)), lambda: knows.map(range(size))
 
 

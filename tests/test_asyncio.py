@@ -193,6 +193,17 @@ def test_async_for(run: Run, backend: dict[str, Any], method: str) -> None:
     assert sorted(run(main())) == [x * x for x in range(100)]
 
 
+def test_async_with(run: Run, backend: dict[str, Any]) -> None:
+    """`async with` closes a stream, as `with` does."""
+
+    async def main() -> tuple[int, list[int]]:
+        async with parallel(tasks.square, **backend).imap(range(100)) as results:
+            first = await anext(results)
+        return first, [result async for result in results]
+
+    assert run(main()) == (0, [])
+
+
 def test_async_for_raises(run: Run, backend: dict[str, Any]) -> None:
     """The error of an item is raised where the stream is iterated over."""
 

@@ -124,3 +124,29 @@ def test_what_can_t_travel_says_so() -> None:
     shared = parmap.broadcast(n for n in range(3))
     with pytest.raises(parmap.SerializationError, match="generator"):
         parallel(lambda _: shared.value, workers=1).map([1])
+
+
+def shorten_broadcasts_of(pid: int) -> list[str]:
+    """Try to shorten what a process broadcasts; returns how that failed."""
+    failures = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{fd}"
+        if "parmap-broadcast" in os.readlink(path):
+            try:
+                os.truncate(path, 0)
+            except OSError as error:
+                failures.append(type(error).__name__)
+    return failures
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory files")
+def test_a_task_can_t_shorten_what_others_read(processes: dict[str, Any]) -> None:
+    """A task that cuts a broadcast value off would end all that look at it: the system refuses."""
+    shared = parmap.broadcast(bytes(range(256)) * 4096)
+    reads = parallel(lambda place: shared.value[place], **processes)
+
+    assert reads.submit(1).result() == 1
+    failures = parallel(shorten_broadcasts_of, **processes).submit(os.getpid()).result()
+    assert failures
+    assert set(failures) == {"PermissionError"}
+    assert reads.map([7, 255]) == [7, 255]

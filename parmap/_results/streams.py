@@ -324,6 +324,16 @@ class ResultStream(Generic[R_co]):
         """Close the stream."""
         self.close()
 
+    async def __aenter__(self) -> Self:
+        """Use as an asynchronous context manager: as `with`."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self.close()
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<parmap.ResultStream: {self._handed_out} results handed out, {state}>"

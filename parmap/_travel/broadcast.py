@@ -91,10 +91,16 @@ def _write(token: bytes, value: Any) -> int:
     packed, _ = pack([dump(value)])
     description = marshal.dumps(packed.describe())
     head = b"".join((token, len(description).to_bytes(8, "little"), description))
-    fd = os.memfd_create("parmap-broadcast") if hasattr(os, "memfd_create") else _temporary()
+    sealing = hasattr(os, "memfd_create")
+    fd = os.memfd_create("parmap-broadcast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if sealing else _temporary()
     try:
         with open(fd, "wb", closefd=False) as file:
             file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
+        if sealing:  # or who shortens it would end every worker that looks at it
+            import fcntl
+
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     except BaseException:
         os.close(fd)
         raise
