@@ -40,7 +40,6 @@ class Scheduler:
     def __init__(self, workers: int, cost: Cost, jitter: Callable[[], float] = lambda: 1.0) -> None:
         self.workers = workers
         self.cost = cost
-        self._longest = max(SHORT, 1.2 * cost.most)  # seconds that the first chunk of a worker with two may take
         self.slots: dict[Hashable, Slot] = {}
         self.jobs: deque[Job] = deque()
         self._jitter = jitter
@@ -122,6 +121,13 @@ class Scheduler:
             self.jobs.remove(job)
         job.sink.finish(failure, left)
         return list(job.flight)
+
+    def give_back(self, job: Job) -> None:
+        """End *job* before the items that no worker has, unless something before them is to be run again."""
+        if job.pending and job.waiting == job.read - job.pending[0].start:
+            job.pending.clear()
+            job.waiting = 0
+            self._settle(job)
 
     def find(self, job: Job, item: Any) -> Chunk | None:
         """The chunk in flight that holds *item*."""
@@ -207,6 +213,7 @@ class Scheduler:
 
     def _free_slot(self, now: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         second = None
+        longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
         for name, slot in self.slots.items():
             if slot.budget == 0 or slot.state is State.DOOMED:
                 continue
@@ -218,7 +225,7 @@ class Scheduler:
                 return name
             if second is None and 0 < len(slot.flight) < self.cost.depth:
                 first = slot.flight[0]
-                if first.expected is not None and max(first.expected, now - first.sent) < self._longest:
+                if first.expected is not None and max(first.expected, now - first.sent) < longest:
                     second = name
         return second
 
