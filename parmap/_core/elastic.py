@@ -8,7 +8,7 @@ from parmap._core.ledger import Ledger
 from parmap._core.states import FREE
 
 if TYPE_CHECKING:
-    from parmap._core.job import Sink
+    from parmap._core.job import Job, Sink
     from parmap._core.pace import Cost
     from parmap.backends.base import Lost
 
@@ -37,3 +37,10 @@ class ElasticLedger(Ledger):
         """Where the outcomes of a chunk in flight go."""
         chunk = self._chunks.get(number)
         return None if chunk is None else chunk.job.sink
+
+    def give_back(self, job: Job) -> None:
+        """End *job* before the items that no worker has, unless something before them is to be run again."""
+        if job.pending and job.waiting == job.read - job.pending[0].start:
+            job.pending.clear()
+            job.waiting = 0
+            self.scheduler.add(job)  # which looks whether it has ended

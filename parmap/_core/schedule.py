@@ -122,13 +122,6 @@ class Scheduler:
         job.sink.finish(failure, left)
         return list(job.flight)
 
-    def give_back(self, job: Job) -> None:
-        """End *job* before the items that no worker has, unless something before them is to be run again."""
-        if job.pending and job.waiting == job.read - job.pending[0].start:
-            job.pending.clear()
-            job.waiting = 0
-            self._settle(job)
-
     def find(self, job: Job, item: Any) -> Chunk | None:
         """The chunk in flight that holds *item*."""
         return next((chunk for chunk in job.flight if item in chunk.items), None)

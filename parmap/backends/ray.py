@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}
 """Ray's two names for the same."""
 
+_IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
+
 _STARTS = 3  # actors in a row that may fail to start
 
 _started: set[str] = set()
@@ -150,6 +152,12 @@ class RayCluster(Cluster):
             self.lose("Ray was shut down")
         else:
             self._actors.look()
+            self._actors.reap()
+
+    @property
+    def is_busy(self) -> bool:
+        """As long as actors have a CPU each, others wait for it: they are looked after."""
+        return super().is_busy or bool(self._actors.count)
 
     # what goes out
 
@@ -220,7 +228,7 @@ class _Actors:
         self._ray = ray
         self._session = session
         self._lock = threading.RLock()
-        self._free: list[Any] = []
+        self._free: list[tuple[Any, float]] = []  # and since when
         self._all: dict[Any, None] = {}
         self.latest: Any = None  # what will be there when something has happened
         self._waiting: deque[_Task] = deque()
@@ -247,7 +255,7 @@ class _Actors:
 
     def _go_on(self) -> None:
         while self._waiting and self._free:
-            self._run(self._waiting.popleft(), self._free.pop())
+            self._run(self._waiting.popleft(), self._free.pop()[0])
         while len(self._waiting) > self._starting and len(self._all) < max(1, self.fitting):
             self._start()
 
@@ -276,7 +284,7 @@ class _Actors:
             if error is None:
                 self.count += 1
                 self._failed = 0
-                self._free.append(actor)
+                self._free.append((actor, time.monotonic()))
                 self._go_on()
                 return
             del self._all[actor]
@@ -304,7 +312,7 @@ class _Actors:
                     del self._all[task.actor]
                     self.count -= 1
                 else:
-                    self._free.append(task.actor)
+                    self._free.append((task.actor, time.monotonic()))
                 if self._is_there:
                     self._go_on()
         task.hear(task.number, error or future.result())
@@ -323,6 +331,18 @@ class _Actors:
         if self._is_there:
             for actor in list(self._all):
                 actor.tell.remote(what, *args)
+
+    def reap(self) -> None:
+        """End those that have had nothing to do for a while: their CPUs are needed by others."""
+        with self._lock:
+            limit = time.monotonic() - _IDLE
+            late = [actor for actor, since in self._free if since < limit]
+            self._free = [(actor, since) for actor, since in self._free if since >= limit]
+            for actor in late:
+                del self._all[actor]
+            self.count -= len(late)
+        for actor in late:
+            self._ray.kill(actor)
 
     def close(self) -> None:
         """End all of them."""

@@ -136,6 +136,11 @@ class Cluster(Backend):
     def open(self) -> None:
         """It has something to do, until it is closed."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the cluster is to be looked at from time to time."""
+        return bool(self.flights) or self._employed[0] <= 1
+
     @abstractmethod
     def missing(self) -> str:
         """What to look at where no worker can be had."""
@@ -209,7 +214,7 @@ class Cluster(Backend):
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until there is an answer; look at the cluster from time to time."""
         self._tell_gone()
-        if (self.flights or self._employed[0] <= 1) and (timeout is None or timeout > PERIOD):
+        if self.is_busy and (timeout is None or timeout > PERIOD):
             timeout = PERIOD
         events: list[Event] = []
         try:

@@ -17,28 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
 from parmap._core.job import Job
-from parmap._results.relay import ROOM
 from parmap._travel.failure import encode
 from parmap._travel.payload import Packed
 from parmap._work.run import Callee, Rules
 from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
+from parmap.backends._clusters.local import Local
 from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Told, failure_to_wire, from_wire, items_of, to_wire
 from parmap.backends._processes.functions import FactoryPack, FunctionCall
 from parmap.backends._processes.line.parts import Part
-from parmap.backends._processes.pool import Processes
 from parmap.backends.base import Broken, Died, Ready, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Iterable
 
     from parmap._core.job import Chunk
     from parmap._travel.failure import Failure
-    from parmap._travel.pack import Pack
     from parmap.backends._clusters.wire import Order, Sent, Setup, Wire
-    from parmap.backends._processes.functions import Functions
-    from parmap.backends._processes.line.channel import Message
-    from parmap.backends._processes.worker import Worker
     from parmap.backends.base import Event
 
 KEPT = 1 << 30
@@ -148,59 +143,6 @@ class _Sink:
             self.ended.set()
 
 
-class _Local(Processes):
-    """The worker processes of a pilot."""
-
-    leases = False
-
-    def __init__(self, options: Any, initializer: Pack | None) -> None:
-        super().__init__(options)
-        self._setup = initializer
-        self._parked: list[Hashable] = []
-        self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # what tasks have printed and logged
-        self._room = ROOM
-        self._is_full = False
-
-    def _initializer(self) -> Pack | None:
-        return self._setup
-
-    def grow(self, count: int) -> list[Hashable]:
-        """Those that were parked come first."""
-        parked = [slot for slot in self._parked if slot in self._workers]
-        self._parked = parked[count:]
-        return parked[:count] + (super().grow(count - len(parked)) if count > len(parked) else [])
-
-    def retire(self, slot: Hashable) -> None:
-        """It is needed again soon, unless its time is over."""
-        if self.options.max_tasks_per_child is None:
-            self._parked.append(slot)
-        else:
-            super().retire(slot)
-
-    def _take_message(self, worker: Worker, message: Message) -> None:
-        if message.kind in {"print", "log"}:
-            self._room -= len(message.fields[-1])
-            if self._room > 0:
-                self.said.append((message.kind, message.fields))
-            elif not self._is_full:
-                self._is_full = True
-                self.said.append(
-                    ("print", ("stderr", "parmap: tasks have printed so much that some of it is left out\n"))
-                )
-        else:
-            super()._take_message(worker, message)
-
-    def take_said(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """What tasks have printed and logged since; in any thread."""
-        self._room, self._is_full = ROOM, False
-        return [self.said.popleft() for _ in range(len(self.said))]
-
-    @property
-    def origin(self) -> Functions:
-        """What functions belong to."""
-        return self._functions
-
-
 class Pilot:
     """Runs the chunks of one pool in this process."""
 
@@ -214,7 +156,7 @@ class Pilot:
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         initializer = None if setup.initializer is None else from_wire(pickle.loads(self._get(setup.initializer)))
-        self._backend = _Local(options, initializer)
+        self._backend = Local(options, initializer)
         self._backend.post = self._post
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
@@ -407,7 +349,7 @@ class Pilot:
                 return left
             if not sink.has_begun:
                 return sink.budget
-        self._ledger.scheduler.give_back(sink.job)
+        self._ledger.give_back(sink.job)
         return None
 
     def _handle(self, event: Event) -> None:
