@@ -233,7 +233,7 @@ class _Actors:
         self.latest: Any = None  # what will be there when something has happened
         self._waiting: deque[_Task] = deque()
         self._starting = 0
-        self._failed = 0  # in a row that did not start
+        self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
         self.look()
 
     def look(self) -> None:
@@ -283,14 +283,16 @@ class _Actors:
                 return
             if error is None:
                 self.count += 1
-                self._failed = 0
+                self._failed = None
                 self._free.append((actor, time.monotonic()))
                 self._go_on()
                 return
             del self._all[actor]
-            self._failed += 1
-            if self._failed < _STARTS:
-                self._go_on()
+            if self._failed is not None:
+                self._failed += 1
+            if self._failed is None or self._failed < _STARTS:
+                if self._is_there:
+                    self._go_on()
                 return
             self._failed = 0
             told = BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}")
