@@ -31,7 +31,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
-	test-pythons test-newest test-lowest test-wheel dist lock bench bench-quick clean
+	test-cluster test-pythons test-newest test-lowest test-wheel dist lock bench bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -83,6 +83,14 @@ coverage: $(READY_DEV) ## the tests, measured, worker processes included
 
 soak: $(READY_DEV) ## the tests that take minutes
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+# Those that look at the worker processes of this machine, or at what is printed while a task runs, are left out.
+ON_CLUSTER := map submit errors deaths output timeouts seeds initializer retries
+NOT_THERE  := idle or template or fork or bounded or quiet or chatty
+test-cluster: $(READY_DEV) ## the tests on a Dask and on a Ray cluster, of several processes on this machine
+	$(BIN)/python -m pytest -m "cluster or not cluster" tests/test_clusters.py tests/test_clusters_lost.py $(ARGS)
+	for name in dask ray; do TESTS_ON_CLUSTER=$$name $(BIN)/python -m pytest -W ignore -k "$$name and not ($(NOT_THERE))" \
+		$(ON_CLUSTER:%=tests/test_%.py) $(ARGS) || exit 1; done
 
 test-pythons: ## the tests on every CPython that can be found or made
 	$(PYTHON) .ci/test_pythons.py $(ARGS)

@@ -1,5 +1,9 @@
-"""A census of the Python standard library: every module parsed and measured, on all cores."""
+"""A census of the Python standard library: every module parsed and measured, on all cores.
 
+With ``--backend dask`` or ``--backend ray`` on all of a cluster, which is started here if there is none.
+"""
+
+import argparse
 import ast
 import sysconfig
 import time
@@ -51,6 +55,10 @@ def table(title: str, modules: list[Module]) -> None:
 
 
 paths = [p for p in LIBRARY.rglob("*.py") if not {"site-packages", "dist-packages"} & {*p.parts}]
+
+options = argparse.ArgumentParser(description=__doc__)
+options.add_argument("--backend", default="processes", choices=["processes", "threads", "serial", "dask", "ray"])
+examine = examine.options(backend=options.parse_args().backend)
 
 # All cores. Files that don't parse (the library's own tests have some) come back as exceptions.
 start = time.perf_counter()

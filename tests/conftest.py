@@ -65,11 +65,16 @@ class OneByOne(_ledger.Scheduler):
         return 1
 
 
+CLUSTER = os.environ.get("TESTS_ON_CLUSTER")
+"""The cluster, dask or ray, that what is for each backend, or for worker processes, is tested on instead."""
+
 PROCESSES: list[dict[str, Any]] = [
     {"backend": "processes", "start_method": "forkserver"},
     {"backend": "processes", "start_method": "spawn"},
 ]
 BACKENDS: list[dict[str, Any]] = [*PROCESSES, {"backend": "threads"}, {"backend": "serial"}]
+if CLUSTER:
+    PROCESSES = BACKENDS = [{"backend": CLUSTER}]
 
 
 def _name(options: dict[str, Any]) -> str:
@@ -133,11 +138,25 @@ def nothing_is_left() -> Iterator[None]:
     before = _descriptors()
     yield
     parmap.shutdown()
+    if CLUSTER:  # its library has children, threads and descriptors of its own
+        return
     wait_until(lambda: not children())
     wait_until(lambda: not _parmap_threads())
     if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
         gc.collect()
     wait_until(lambda: _descriptors() <= before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The cluster that was asked for, for the whole run."""
+    if not CLUSTER:
+        yield
+        return
+    from clusters import CLUSTERS
+
+    with CLUSTERS[CLUSTER](tmp_path_factory.mktemp("cluster")):
+        yield
 
 
 class Script:

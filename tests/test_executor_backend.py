@@ -174,16 +174,41 @@ def test_dead_worker():
     assert isinstance(results[1], WorkerDiedError)
 
 
-def test_broken_executor():
-    """Where it does not, the call fails, and does not hang."""
-    executor = EXECUTORS["processes"]()
-    f = parallel(tasks.die, workers=2, backend=executor)
+MADE = {
+    "fork": "ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('fork'))",
+    "spawn": "ProcessPoolExecutor(2, mp_context=multiprocessing.get_context('spawn'))",
+    "loky": "loky.ProcessPoolExecutor(2)",
+}
 
-    for _ in range(2):
-        with pytest.raises(WorkerDiedError):
-            f.map(["a", 3, "b", "c"])
-    parmap.shutdown()
-    executor.shutdown()
+
+@pytest.mark.parametrize("kind", list(MADE))
+def test_broken_executor(kind: str, script: Script):
+    """Where it does not, another like it is made, and the item that broke it fails alone."""
+    run = script.run(
+        f"""
+        import multiprocessing, os, string
+        from concurrent.futures import ProcessPoolExecutor
+        from joblib.externals import loky
+        import parmap
+
+        def leave(x):
+            return os._exit(x) if isinstance(x, int) else x
+
+        if __name__ == "__main__":
+            executor = {MADE[kind]}
+            letters = [*string.ascii_letters]
+            f = parmap.parallel(leave, workers=2, backend=executor)
+            for _ in range(2):
+                results = f.map([*letters, 3, *letters], return_exceptions=True)
+                assert isinstance(results.pop(len(letters)), parmap.WorkerDiedError)
+                assert results == letters * 2, results
+            parmap.shutdown()
+            executor.shutdown()
+            print("came to its end")
+        """,
+    )
+
+    assert run.stdout == "came to its end\n", run.stderr
 
 
 def test_closed_executor():

@@ -24,6 +24,7 @@ ROOMS = [
     "executor",
     "pool",
     "joblib",
+    "testing",
     "__main__",
     "__init__",
 ]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from parmap.backends import is_executor
+from parmap.backends import is_dask_client, is_executor
 
 __all__ = ["CHECKS"]
 
@@ -80,8 +80,12 @@ def _check_backend(name: str, value: Any) -> Any:
         _refuse(name, value, "an instance of a backend or executor, not its class", TypeError)
     if is_executor(value) or hasattr(value, "kills"):
         return value
+    if is_dask_client(value):
+        from parmap.backends.dask import Dask
+
+        return Dask(value)
     if not isinstance(value, str):
-        allowed = "'processes', 'threads', 'serial', 'dask', 'ray', a Backend or a concurrent.futures.Executor"
+        allowed = "'processes', 'threads', 'serial', 'dask', 'ray', a Backend, an Executor or a distributed.Client"
         _refuse(name, value, allowed, TypeError)
     return _check_backend_name(name, value)
 

@@ -15,7 +15,7 @@ from parmap._calls.checks import CHECKS
 from parmap._calls.environment import read, snapshot
 from parmap._work import place as _place
 from parmap._work.cpus import cpu_count
-from parmap.backends import is_executor
+from parmap.backends import ALL, is_executor, site_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from parmap._work.surroundings import Context
+    from parmap.backends._clusters.site import Site
 
 __all__ = ["BatchOptions", "Options", "OptionsDict", "Override", "Settings", "cpu_count", "override", "resolve"]
 
@@ -95,7 +96,7 @@ _POOL_OPTIONS = (
 class Options:
     """All options of one call, settled: immutable, compared and hashed by value."""
 
-    __slots__ = (*DEFAULTS, "owner", "pool_key")
+    __slots__ = (*DEFAULTS, "owner", "pool_key", "site")
 
     workers: int
     backend: BackendName | Executor | BackendLike
@@ -116,6 +117,8 @@ class Options:
     seed: int | None
     pool_key: tuple[Any, ...]
     """What decides which pool is shared: hashable, whatever the options are."""
+    site: Site | None
+    """The cluster that the backend is, if it is one."""
     owner: object
     """Stands for the function that they are the options of: no other has the same."""
 
@@ -123,6 +126,7 @@ class Options:
         for name in DEFAULTS:
             object.__setattr__(self, name, values[name])
         object.__setattr__(self, "owner", owner)
+        object.__setattr__(self, "site", site_of(values["backend"]))
         object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -367,6 +371,8 @@ def _settle(merged: dict[str, Any], owner: object) -> Options:
     if merged["workers"] is None:
         threads = merged["backend"] == "threads"  # which wait more than they work: as many as in ThreadPoolExecutor
         merged["workers"] = min(32, cpu_count() + 4) if threads else cpu_count()
+        if site_of(merged["backend"]) is not None:
+            merged["workers"] = ALL
     if merged["start_method"] is None:
         merged["start_method"] = "forkserver" if sys.platform == "linux" else "spawn"
     return Options(merged, owner)

@@ -40,7 +40,6 @@ class Scheduler:
     def __init__(self, workers: int, cost: Cost, jitter: Callable[[], float] = lambda: 1.0) -> None:
         self.workers = workers
         self.cost = cost
-        self._longest = max(SHORT, 1.2 * cost.most)  # seconds that the first chunk of a worker with two may take
         self.slots: dict[Hashable, Slot] = {}
         self.jobs: deque[Job] = deque()
         self._jitter = jitter
@@ -207,6 +206,7 @@ class Scheduler:
 
     def _free_slot(self, now: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         second = None
+        longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
         for name, slot in self.slots.items():
             if slot.budget == 0 or slot.state is State.DOOMED:
                 continue
@@ -218,7 +218,7 @@ class Scheduler:
                 return name
             if second is None and 0 < len(slot.flight) < self.cost.depth:
                 first = slot.flight[0]
-                if first.expected is not None and max(first.expected, now - first.sent) < self._longest:
+                if first.expected is not None and max(first.expected, now - first.sent) < longest:
                     second = name
         return second
 

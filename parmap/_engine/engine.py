@@ -14,14 +14,14 @@ from collections import deque
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from parmap._core.ledger import Ledger
+from parmap._core.elastic import ElasticLedger
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import start_thread
-from parmap.backends.base import Died, Ready, Report
+from parmap.backends.base import Broken, Capacity, Died, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -43,14 +43,13 @@ class Engine:
         *told*: called before its thread starts, when it rests, and when it has ended; false: to be told again soon.
         """
         self.backend = backend
-        self.workers: int = backend.options.workers
         self.pid: int = os.getpid()
         self.closed: bool = False
         self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
         self.latest: Lane | None = None  # of the last submit, if its function can't change unseen: found in no time
         self._told = told
         self._inbox: deque[Any] = deque()
-        self.ledger: Ledger = Ledger(backend, time.monotonic())
+        self.ledger: ElasticLedger = ElasticLedger(backend, time.monotonic())
         self._is_driven = False  # by a thread that waits
         self._asleep = False
         self._sleeps = 0  # how often its thread went to sleep
@@ -68,6 +67,11 @@ class Engine:
             except RuntimeError:  # nobody drives it
                 self._finish()
                 raise
+
+    @property
+    def workers(self) -> int:
+        """The most that there may be now."""
+        return self.ledger.scheduler.workers
 
     # what callers may do, from any thread
 
@@ -215,6 +219,8 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
+        if self.backend.options.site is not None:
+            return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
         return wait_for(lock, watched, timeout)
 
     def close(
@@ -344,8 +350,12 @@ class Engine:
             self.ledger.ready(event.slot)
             if event.since and Open.reports and event.slot in self.ledger.scheduler.slots:
                 started(self.backend, self.ledger.scheduler.slots[event.slot], event.since)
-        else:
+        elif isinstance(event, Broken):
             self.ledger.lose_all(event.error, now)
+        elif isinstance(event, Capacity):
+            self.ledger.employ(event.workers, event.cost)
+        else:
+            self.ledger.lost(event, now)
 
     def _rest(self) -> bool:
         """It is about to sleep, with or without work that goes on; false if somebody must be told of that soon."""

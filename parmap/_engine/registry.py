@@ -58,7 +58,8 @@ _waited_for: list[threading.Thread] = []  # the threads that the interpreter wai
 
 def engine_of(options: Options, batch: Batch | None = None) -> Engine:
     """The engine of the pool that these options share; made if there is none. It lives as long as *batch* goes on."""
-    engine = _shared.get(options.pool_key)
+    key = _key_of(options)
+    engine = _shared.get(key)
     if batch is None and engine is not None and not engine.closed:
         return engine
     if options.backend == "serial":
@@ -67,21 +68,26 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
         message = "no pool can be started any more: the interpreter is shutting down"
         raise PoolClosedError(message)
     with _lock:
-        engine = _shared.get(options.pool_key)
+        engine = _shared.get(key)
         if engine is None or engine.closed:
             try:
-                made = _make(options, options.pool_key, finish=True)
+                made = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
                 from parmap.backends.serial import Serial
 
                 return Engine(Serial(options))
-            engine = _share(made, options.pool_key)
+            engine = _share(made, key)
             _thin_out()
         entry = _living.get(engine)
         if batch is not None and entry is not None:
             # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
             entry.batches[:] = [*filter(_is_going_on, entry.batches), ref(batch)]
         return engine
+
+
+def _key_of(options: Options) -> Hashable:
+    """What a pool is shared under: on a cluster, also which one it is just now."""
+    return options.pool_key if options.site is None else (options.pool_key, options.site.target())
 
 
 def _is_going_on(reference: ReferenceType[Batch]) -> bool:
@@ -136,13 +142,13 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
 
     # What a cluster's library starts may be tied to the thread that started it, which must go on to live.
     engine = undisturbed(make) if options.backend in ("processes", "threads") else make()
-    if is_executor(options.backend) and type(options.backend) not in _early:
+    if _ends_early(options) and type(options.backend) not in _early:
         _early.add(type(options.backend))
         _before_threads_end()
     return engine
 
 
-def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
+def _backend(options: Options) -> Backend:
     name: Any = options.backend
     if name == "processes":
         from parmap.backends._processes.pool import Processes
@@ -156,14 +162,8 @@ def _backend(options: Options) -> Backend:  # noqa: PLR0911 - one for each
         from parmap.backends.serial import Serial
 
         return Serial(options)
-    if name == "dask":
-        from parmap.backends.dask import Dask
-
-        return Dask(options)
-    if name == "ray":
-        from parmap.backends.ray import Ray
-
-        return Ray(options)
+    if options.site is not None:
+        return options.site.open(options, options.site.target())
     if is_executor(name):
         from parmap.backends.executor import Executors
 
@@ -202,7 +202,7 @@ def shutdown(options: Options | None = None, wait: bool = True, *, cancel_future
     With *cancel_futures*, what no worker has begun is cancelled: of one pool, only what belongs to these options.
     """
     with _lock:
-        keys = None if options is None else (options.pool_key,)
+        keys = None if options is None else (_key_of(options),)
         engines = [engine for engine, entry in _living.copy().items() if keys is None or entry.key in keys]
         for engine in engines:
             _remove(engine)
@@ -243,12 +243,17 @@ def _before_threads_end() -> None:
         pass
 
 
+def _ends_early(options: Options) -> bool:
+    """Whether what it runs on closes when the interpreter waits for threads, or soon after."""
+    return is_executor(options.backend) or options.site is not None
+
+
 def _finish_executors() -> None:
     """Finish what executors of the program's have to do, as long as they take it."""
     main = threading.main_thread()
     _waited_for.extend(thread for thread in threading.enumerate() if not thread.daemon and thread is not main)
     if not _has_failed():
-        _end([engine for engine in _all() if is_executor(engine.backend.options.backend)], drop=False)
+        _end([engine for engine in _all() if _ends_early(engine.backend.options)], drop=False)
 
 
 def _end(engines: list[Engine], *, drop: bool) -> None:

@@ -6,13 +6,17 @@ import marshal
 import mmap
 import os
 import threading
-from typing import Any, Generic, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from parmap._travel.held import hold
 from parmap._travel.pack import ALIGNMENT, Pack
 from parmap._travel.payload import dump, pack
 from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,6 +45,8 @@ class Broadcast(Generic[T_co]):
         return self._value
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if getattr(_far, "away", False):
+            return _made, (self._token, self._value)
         with self._lock:
             if self._home is None:
                 self._fd = _write(self._token, self._value)
@@ -57,6 +63,22 @@ class Broadcast(Generic[T_co]):
 
 
 _known: WeakValueDictionary[bytes, Broadcast[Any]] = WeakValueDictionary()
+_far = threading.local()
+
+
+@contextmanager
+def far_away() -> Iterator[None]:
+    """Let what is pickled meanwhile have the values themselves: it goes to machines that can't read our files."""
+    before, _far.away = getattr(_far, "away", False), True
+    try:
+        yield
+    finally:
+        _far.away = before
+
+
+def _made(token: bytes, value: Any) -> Broadcast[Any]:
+    """The broadcast value of that token, that came with its value."""
+    return _known.setdefault(token, Broadcast(value, token))
 
 
 def broadcast(value: T) -> Broadcast[T]:

@@ -1,15 +1,51 @@
 """Ways to run chunks: one file each, behind the contract of `base`.
 
 A backend decides nothing: it starts a chunk, stops it, and says how it ended.
-The door is `base.Backend`.
+The door is `base.Backend`; what stands for a cluster among the options is `Dask` or `Ray`.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from parmap.backends._clusters.site import Site
+    from parmap.backends.dask import Dask
+    from parmap.backends.ray import Ray
+
+__all__ = ["Dask", "Ray"]
+
+ALL = 1 << 20
+"""Workers of a cluster where their number is not given: as many as it has."""
+
+_SITES = {"dask": "Dask", "ray": "Ray"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from importlib import import_module
+
+        return getattr(import_module(f"parmap.backends.{name.lower()}"), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
 
 
 def is_executor(backend: object) -> bool:
     """Tell whether *backend* is a ``concurrent.futures.Executor``, without importing that module."""
     module = sys.modules.get("concurrent.futures._base")
     return module is not None and isinstance(backend, module.Executor)
+
+
+def site_of(backend: Any) -> Site | None:
+    """The cluster that *backend* means, if it means one."""
+    if type(backend) is str:
+        return __getattr__(_SITES[backend])() if backend in _SITES else None
+    module = sys.modules.get("parmap.backends._clusters.site")
+    return backend if module is not None and isinstance(backend, module.Site) else None
+
+
+def is_dask_client(backend: object) -> bool:
+    """Tell whether *backend* is a ``distributed.Client``, without importing that module."""
+    module = sys.modules.get("distributed.client")
+    return module is not None and isinstance(backend, module.Client)

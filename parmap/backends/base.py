@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
-from parmap._core.pace import Pace
+from parmap._core.pace import Cost, Pace
 from parmap._travel.failure import Failure, call_note, translate
 from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
-    from parmap._core.pace import Cost
     from parmap._engine.lane import Lane
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
@@ -93,7 +92,23 @@ class Ready(NamedTuple):
     """When its start began: nanoseconds of the monotonic clock."""
 
 
-Event = Report | Died | Broken | Ready
+class Lost(NamedTuple):
+    """A chunk is lost, not its worker."""
+
+    number: int
+    length: int
+    """How many of its items may be the reason; 0: none is."""
+    explain: Callable[[Chunk | None, int], Failure]
+
+
+class Capacity(NamedTuple):
+    """There may be more workers, or fewer, or a chunk costs something else."""
+
+    workers: int
+    cost: Cost
+
+
+Event = Report | Died | Broken | Ready | Lost | Capacity
 
 
 class Backend(ABC):
@@ -158,6 +173,10 @@ class Backend(ABC):
     def wait(self, timeout: float | None) -> list[Event]:
         """Wait up to *timeout* seconds for events, or until `wake`."""
 
+    def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
+        """Wait in a thread of the user's, by calling *wait* with seconds until it says true; only asked of clusters."""
+        return wait(timeout)
+
     @abstractmethod
     def wake(self) -> None:
         """Make `wait` return; from any thread."""
@@ -194,6 +213,25 @@ class Backend(ABC):
 
     def abandon(self) -> None:
         """Forget all workers: they belong to the process that this one was forked from."""
+
+
+class Story:
+    """How a chunk was lost, where nothing is known of the process that it was in."""
+
+    def __init__(self, message: str, cause: BaseException | None = None) -> None:
+        self._message = message
+        self._cause = cause
+
+    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
+        """The failure of the item at *offset* of *chunk*."""
+        from parmap.errors import WorkerDiedError
+
+        item = None if chunk is None else chunk.job.sink.index(chunk, offset)
+        told = WorkerDiedError(self._message, item=item)
+        told.__cause__ = self._cause
+        if chunk is not None:
+            told.add_note(note_of(chunk, offset))
+        return Failure(told, retry=chunk is not None and chunk.job.call.callee.retries(told))
 
 
 class Note:

@@ -1,81 +1,313 @@
-"""Dask as a backend: the client that is there, or a cluster on this machine."""
+"""Dask as a backend: the client that is there, or a cluster on this machine.
+
+A chunk is a task of Dask's, so that its scheduler sees what waits, and moves what was on a worker that is gone. In each
+process of a worker there is a pilot.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-from typing import TYPE_CHECKING, Any, TypeVar
+import pickle
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
-from parmap.backends.executor import Executors
-from parmap.errors import BackendUnavailableError
+from parmap.backends._clusters import pilot
+from parmap.backends._clusters.client import Cluster
+from parmap.backends._clusters.site import Site
+from parmap.backends.base import Lost, Story
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from parmap._calls.options import Options
+    from parmap.backends._clusters.client import Flight
+    from parmap.backends._clusters.wire import Order, Told
+    from parmap.backends.base import Event
 
-R = TypeVar("R")
+_LARGE = 1 << 20
+"""Bytes of a chunk from which on it does not go through Dask's scheduler."""
+
+_LOST = 3.0  # seconds without the scheduler until it counts as lost
+
+_given = deque[str](maxlen=1)
+"""Where the cluster was that the program had last: after it, no other is started."""
 
 
-class Dask(Executors):
-    """Runs chunks on the current `distributed.Client`, or on one of its own if there is none."""
+def _library() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        message = "the backend 'dask' needs the library distributed"
+        raise BackendUnavailableError(message, extra="dask") from error
+    return distributed
 
-    def __init__(self, options: Options) -> None:
+
+class Dask(Site):
+    """A Dask cluster as a backend.
+
+    Args:
+        client: the `distributed.Client` of the cluster; `None`: that of the caller, as Dask's own functions find it.
+            If there is none, and never was one, a cluster is started on this machine.
+        resources: what each task needs of what the workers were started with, such as ``{"GPU": 1}``.
+        ship: names of modules that the workers lack, to be sent to them.
+
+    Example:
+        >>> import parmap.backends
+        >>> parmap.backends.Dask(resources={"GPU": 1})
+        parmap.backends.Dask(resources={'GPU': 1})
+    """
+
+    def __init__(
+        self, client: Any = None, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()
+    ) -> None:
+        super().__init__(resources, ship)
+        self.client = client
+
+    def _said(self) -> tuple[Any, ...]:
+        return *super()._said(), id(self.client)
+
+    def target(self) -> Hashable:
+        """The client."""
+        if self.client is not None:
+            return self.client  # type: ignore[no-any-return]
         try:
-            import distributed
-        except ImportError as error:
-            message = "the backend 'dask' needs the library distributed"
-            raise BackendUnavailableError(message, extra="dask") from error
-        self._clients = DaskExecutor(distributed, options.workers)
-        super().__init__(options, self._clients)
-
-    def finish(self) -> None:
-        """Stop the cluster that we have started."""
-        self._clients.stop()
-
-
-class DaskExecutor(concurrent.futures.Executor):
-    """The executor of whichever client is the current one: clients come and go."""
-
-    def __init__(self, distributed: Any, workers: int) -> None:
-        self._distributed = distributed
-        self._workers = workers
-        self._client: Any = None
-        self._executor: Any = None
-        self._own: Any = None
-        self._cluster: Any = None
-        self._choose()  # here, so that what is wrong is told to the caller
-
-    def _choose(self) -> None:
-        try:
-            client = self._distributed.get_client()
+            client: Hashable = _library().get_client()
         except ValueError:  # there is none
-            client = self._start()
-        if client is not self._client:
-            self._client = client
-            self._executor = client.get_executor(pure=False)
+            return None
+        return client
 
-    def _start(self) -> Any:
-        # Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__.
-        from distributed.deploy import subprocess
+    def open(self, options: Options, target: Any) -> Cluster:
+        """Make a pool."""
+        distributed = _library()
+        cluster = None
+        if target is None:
+            if _given:
+                message = f"there is no Dask client any more; the last one was connected to {_given[0]}"
+                raise PoolClosedError(message)
+            cluster, target = _start(distributed, options)
+        else:
+            _given.append(str(getattr(target.scheduler, "address", target)))
+        return DaskCluster(options, self, target, cluster)
 
-        self.stop()
-        self._cluster = subprocess.SubprocessCluster(
-            n_workers=self._workers,
-            threads_per_worker=1,
-            dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
+
+def _start(distributed: Any, options: Options) -> tuple[Any, Any]:
+    """A cluster on this machine, and a client that nobody else finds."""
+    # Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__.
+    import logging
+
+    from distributed.deploy import subprocess
+
+    from parmap._work.cpus import cpu_count
+
+    count = min(options.workers, cpu_count())
+    logging.getLogger("parmap").warning("no Dask client: a cluster of %d workers is started on this machine", count)
+    cluster = subprocess.SubprocessCluster(
+        n_workers=count,
+        threads_per_worker=1,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
+    )
+    return cluster, distributed.Client(cluster, set_as_default=False)
+
+
+class DaskCluster(Cluster):
+    """A pool on the workers of a Dask cluster."""
+
+    overhead = 0.005
+
+    def __init__(self, options: Options, site: Dask, client: Any, cluster: Any) -> None:
+        """*cluster*: what was started for this."""
+        self._client = client
+        self._cluster = cluster
+        self._resources = site.resources
+        self._address = str(getattr(client.scheduler, "address", "?"))
+        self._threads = 0
+        self._absent = 0.0  # seconds without the scheduler
+        self._check_status()
+        client.sync(self._count)
+        _check_workers(client)
+        super().__init__(options, site.ship)
+
+    # how large it is
+
+    async def _count(self) -> None:
+        if not self._resources:
+            self._threads = sum((await self._client.scheduler.ncores()).values())
+            return
+        workers = (await self._client.scheduler.identity())["workers"].values()
+        self._threads = sum(min(worker["nthreads"], self._fitting(worker["resources"])) for worker in workers)
+
+    def _fitting(self, resources: Mapping[str, float]) -> int:
+        return min(int(resources.get(name, 0) // need) for name, need in self._resources.items() if need)
+
+    def size(self) -> int:
+        """Its threads."""
+        return self._threads
+
+    def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
+        """A task of Dask's leaves the threads of its worker to those that it waits for, and for good."""
+        from distributed import secede
+
+        try:
+            secede()
+        except (ValueError, KeyError, AttributeError):  # it is none, or has left them already
+            pass
+        return wait(timeout)
+
+    def missing(self) -> str:
+        """What to look at where no worker can be had."""
+        if self._threads:
+            return ""
+        what = f" with {self._resources}" if self._resources else ""
+        return f"the Dask cluster at {self._address} has no worker{what}"
+
+    def look(self) -> None:
+        """Count its threads; see whether its scheduler is there."""
+        status = self._client.status
+        self._absent = 0.0 if status == "running" else self._absent + 0.5
+        if status in {"closing", "closed"}:
+            self.lose(f"the Dask client of the cluster at {self._address} was closed")
+        elif self._absent > _LOST:
+            self.lose(f"the scheduler of the Dask cluster at {self._address} is gone")
+        else:
+            self._soon(self._try_to_count)
+
+    async def _try_to_count(self) -> None:
+        try:
+            await self._count()
+        except Exception:  # noqa: BLE001, S110 - whatever it is, the client's status tells
+            pass
+
+    def _check_status(self) -> None:
+        if self._client.status in {"closing", "closed"}:
+            message = f"the Dask client of the cluster at {self._address} was closed"
+            raise PoolClosedError(message)
+
+    # what goes out
+
+    def _soon(self, function: Any, *args: Any) -> None:
+        """Have something done by the client's own thread."""
+        try:
+            self._client.loop.add_callback(function, *args)
+        except RuntimeError:  # it is closed
+            pass
+
+    def put(self, content: bytes) -> tuple[Any, Any]:
+        """Have some worker keep it."""
+        future = self._client.scatter(content, hash=False)
+        return future.key, future
+
+    def send(self, number: int, order: Order) -> Any:
+        """Submit a task."""
+        self._check_status()
+        content: Any = pickle.dumps(order)
+        if len(content) > _LARGE:
+            content = self._client.scatter(content, hash=False)
+        future = self._client.submit(
+            run_order,
+            content,
+            key=f"{order.function.name}-{self.pool}-{number}",
+            resources=self._resources or None,
+            retries=0,
+            pure=False,
         )
-        self._own = self._distributed.Client(self._cluster)
-        return self._own
-
-    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[R]:
-        """Start a task on the current client."""
-        self._choose()
-        future: concurrent.futures.Future[R] = self._executor.submit(fn, *args, **kwargs)
+        self._soon(self._follow, number, future)
         return future
 
-    def stop(self) -> None:
-        """Stop the cluster that we have started."""
-        if self._own is not None:
-            self._own.close()
+    async def _follow(self, number: int, future: Any) -> None:
+        try:
+            told: Told = await self._client.gather(future, asynchronous=True)
+        except BaseException as error:  # noqa: BLE001 - what Dask says of a task that it has lost
+            self.hear(number, error)
+        else:
+            self.hear(number, told)
+
+    def lost(self, flight: Flight, error: BaseException) -> Event | None:
+        """One that several workers did not survive is to blame. Another was moved by Dask, or its scheduler is gone."""
+        if type(error).__name__ != "KilledWorker":
+            return None
+        return Lost(flight.number, flight.taken, Story(f"Dask gave the task up: {error}", error).tell)
+
+    def halt(self, chunks: dict[int, Any]) -> None:
+        """Cancel tasks; those that run are told where they do."""
+        self.tell("stop", list(chunks))
+        futures = [future for future in chunks.values() if future is not None]
+        if futures:
+            self._soon(lambda: self._client.cancel(futures, asynchronous=True, force=True))
+
+    def tell(self, what: str, *args: Any) -> None:
+        """Call a function of `pilot` in all workers."""
+        function, pool = getattr(pilot, what), self.pool
+
+        async def ask() -> None:
+            try:
+                await self._client.run(function, pool, *args, on_error="ignore", asynchronous=True)
+            except Exception:  # noqa: BLE001, S110 - who has gone needs nothing
+                pass
+
+        self._soon(ask)
+
+    def finish(self) -> None:
+        """Stop the cluster that was started for this."""
+        if self._cluster is not None:
+            self._client.close()
             self._cluster.close()
-            self._own = None
+            self._cluster = None
+
+
+def _check_workers(client: Any) -> None:
+    """Refuse workers that can't run anything, in one sentence.
+
+    Raises:
+        BackendUnavailableError: what they lack.
+    """
+    import sys
+
+    mine = _facts()
+    try:
+        found = client.run(_facts, on_error="return")
+    except Exception:  # noqa: BLE001 - the first chunk will tell
+        return
+    for address, theirs in found.items():
+        if isinstance(theirs, BaseException) or theirs == mine:
+            continue
+        version, lacking = theirs
+        if lacking:
+            message = f"the Dask worker at {address} lacks {' and '.join(lacking)}"
+        elif version != mine[0]:
+            here = ".".join(map(str, sys.version_info[:2]))
+            message = f"the Dask worker at {address} runs Python {'.'.join(map(str, version))}, this program {here}"
+        else:
+            continue
+        raise BackendUnavailableError(message)
+
+
+def _facts() -> tuple[tuple[int, int], list[str]]:
+    import sys
+    from importlib.util import find_spec
+
+    return sys.version_info[:2], [name for name in ("parmap", "cloudpickle") if find_spec(name) is None]
+
+
+_facts.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap
+
+
+# --- in a worker of Dask's ------------------------------------------------------------------------------------------
+
+
+def run_order(content: bytes) -> Told:
+    """What Dask calls."""
+    from distributed import get_worker
+
+    order: Order = pickle.loads(content)
+    return pilot.run(order, get_worker().state.nthreads, _fetch)
+
+
+def _fetch(key: str) -> bytes:
+    from distributed import Future, get_client
+
+    client = get_client()
+    try:
+        content: bytes = client.gather(Future(key, client, state="memory"))
+    except Exception as error:
+        raise LookupError(key) from error
+    return content

@@ -9,12 +9,11 @@ import threading
 import time
 from contextlib import nullcontext
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.code.by_name import reference
 from parmap._travel.failure import Failure
-from parmap._travel.pack import Pack
 from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
@@ -22,7 +21,9 @@ from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.per_worker import Here, PerWorker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, run
-from parmap.backends.base import AUTO, Backend, Broken, Call, Died, Event, Note, Report, note_of, run_here
+from parmap.backends import broken
+from parmap.backends._clusters.wire import from_wire, to_wire
+from parmap.backends.base import AUTO, Backend, Broken, Call, Capacity, Died, Event, Lost, Note, Report, Story, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.payload import Packed
+    from parmap.backends._clusters.wire import Wire
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""
@@ -39,8 +41,21 @@ SEED_REFUSED = "seed sets the global random state, which threads share: use anot
 
 _FUNCTIONS = 32  # functions that a worker keeps
 
-Wire = tuple[tuple[Any, ...], bytes, list[bytes | bytearray]]
-"""A pack that any pickle takes: its description, its streams, its buffers."""
+
+class _Broke(NamedTuple):
+    """An executor is broken, by one of the chunks that it had."""
+
+    executor: concurrent.futures.Executor
+    error: BaseException
+
+
+class _Flight(NamedTuple):
+    """A chunk that the executor has."""
+
+    future: concurrent.futures.Future[Any]
+    note: Note
+    taken: int
+    executor: concurrent.futures.Executor
 
 
 class ExecutorCall(Call):
@@ -48,7 +63,7 @@ class ExecutorCall(Call):
 
     def __init__(self, callee: Callee, packed: Packed, *, stable: bool) -> None:
         super().__init__(callee)
-        self.wire: Wire = _to_wire(pack([packed])[0])
+        self.wire: Wire = to_wire(pack([packed])[0])
         self.needs: tuple[Any, ...] = packed.needs
         self.stable = stable
 
@@ -65,9 +80,11 @@ class Executors(Backend):
         self.packs: bool = not shares_our_objects(executor)
         self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
+        self._own: concurrent.futures.Executor | None = None  # made in the place of one that was broken
+        self._is_suspicious = False  # chunks go one by one, until the one is found that breaks it
         self._names = count(1)
-        self._chunks: dict[int, tuple[concurrent.futures.Future[Any], Note]] = {}
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._chunks: dict[int, _Flight] = {}
+        self._events: queue.SimpleQueue[Event | _Broke | None] = queue.SimpleQueue()
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, where it has to travel."""
@@ -86,11 +103,15 @@ class Executors(Backend):
         note = Note()
         call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
-        taken = len(chunk.items)
+        items = chunk.items[:1] if chunk.careful and self.packs else chunk.items
+        taken = len(items)
         payload, factories = None, {}
+        if self._is_suspicious and not (chunk.careful or chunk.strikes):
+            self._is_suspicious = False
+            self._events.put(Capacity(self.options.workers, self.cost))
         try:
             if self.packs:
-                payload, unsent = pack(chunk.job.sink.load(chunk.items), BYTE_CAP, chunk.job.learner)
+                payload, unsent = pack(chunk.job.sink.load(items), BYTE_CAP, chunk.job.learner)
                 factories = _factories((*call.needs, *payload.needs))
                 taken = payload.count
                 for index, problem in unsent.items():
@@ -99,22 +120,70 @@ class Executors(Backend):
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
-        future: concurrent.futures.Future[Any]
         try:
             if payload is not None:
-                packed = _to_wire(payload)
-                future = self._executor.submit(run_packed, _HOME, factories, call.wire, packed, *self._how(chunk, mode))
+                wire = to_wire(payload)
+                future = self._submit(run_packed, _HOME, factories, call.wire, wire, *self._how(chunk, mode))
             else:
-                future = self._executor.submit(_run_in_thread, chunk, mode, note)
+                future = self._submit(_run_in_thread, chunk, mode, note)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
         if chunk.passage is not None and payload is not None:
             chunk.passage.gone(payload.nbytes)
-        self._chunks[chunk.number] = future, note
+        self._chunks[chunk.number] = _Flight(future, note, taken, self._executor)
         chunk.job.sink.started(chunk.items)
-        future.add_done_callback(lambda future: self._events.put(self._tell(chunk, taken, unsent, future)))
+        executor = self._executor
+
+        def tell(future: concurrent.futures.Future[Any]) -> None:
+            error = None if future.cancelled() else future.exception()
+            is_broken = isinstance(error, concurrent.futures.BrokenExecutor) and broken.is_broken(executor)
+            self._events.put(_Broke(executor, error) if is_broken else self._tell(chunk, taken, unsent, future))  # type: ignore[arg-type]  # there is an error, then
+
+        future.add_done_callback(tell)
         return taken
+
+    def _submit(self, *call: Any) -> concurrent.futures.Future[Any]:
+        try:
+            return self._executor.submit(*call)
+        except concurrent.futures.BrokenExecutor:
+            if not self._make_again():
+                raise
+        return self._executor.submit(*call)
+
+    def _make_again(self) -> bool:
+        """Go on with a new executor, if the one that is broken can be made again."""
+        made = broken.made_again(self._executor) if broken.is_broken(self._executor) else None
+        if made is None:
+            return False
+        if self._own is not None:
+            self._own.shutdown(wait=False)
+        self._executor = self._own = made
+        return True
+
+    def _recover(self, broke: _Broke) -> list[Event]:
+        """Run what was lost again, one by one if it was more than one item: whoever then breaks the executor pays."""
+        lost = {
+            number: flight
+            for number, flight in self._chunks.items()
+            if flight.executor is broke.executor and not _has_result(flight.future)
+        }
+        if not lost:  # told by another of them before
+            return []
+        for number in lost:
+            del self._chunks[number]
+        if broke.executor is self._executor and not self._make_again():
+            return [Broken(_refused(broke.error))]
+        story = Story(f"the executor lost the task: {type(broke.error).__name__}: {broke.error}", broke.error)
+        is_found = len(lost) == 1
+        events: list[Event] = [
+            Lost(number, flight.taken if is_found or flight.taken > 1 else 0, story.tell)
+            for number, flight in sorted(lost.items(), reverse=True)
+        ]
+        if not is_found:
+            self._is_suspicious = True
+            events.append(Capacity(1, self.cost))  # when all of them are free
+        return events
 
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
         job = chunk.job
@@ -137,31 +206,32 @@ class Executors(Backend):
             return Report(chunk.number, 0, None, {}, 0.0)
         error = future.exception()
         if error is not None:
-            return Died(chunk.slot, chunk.number, 0, taken, _Story(error).tell)
+            story = Story(f"the executor lost the task: {type(error).__name__}: {error}", error)
+            return Died(chunk.slot, chunk.number, 0, taken, story.tell)
         if not self.packs:
             report: Report = future.result()
             return report
         done, results, failures, seconds, *times = future.result()
         found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
         found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
-        return Report(chunk.number, done, _from_wire(results), found, seconds, Times(*times) if times else None)
+        return Report(chunk.number, done, from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
         """In this process, ask the note; elsewhere, all of a chunk may be running."""
-        future, note = self._chunks.get(chunk.number, (None, None))
-        if future is None or note is None:
+        flight = self._chunks.get(chunk.number)
+        if flight is None:
             return None
         if not self.packs:
-            return note.position()
-        return (0, len(chunk.items), 0.0) if future.running() or future.done() else None
+            return flight.note.position()
+        return (0, len(chunk.items), 0.0) if flight.future.running() or flight.future.done() else None
 
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Take a chunk back that has not begun."""
-        future, note = self._chunks.get(chunk.number, (None, None))
-        if future is not None and note is not None:
-            note.recall(limit)
+        flight = self._chunks.get(chunk.number)
+        if flight is not None:
+            flight.note.recall(limit)
             if limit == 0:
-                future.cancel()
+                flight.future.cancel()
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a chunk has ended."""
@@ -169,6 +239,8 @@ class Executors(Backend):
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             return []
+        if isinstance(event, _Broke):
+            return self._recover(event)
         if isinstance(event, (Report, Died)):
             self._chunks.pop(event.number, None)
         return [] if event is None else [event]
@@ -179,9 +251,19 @@ class Executors(Backend):
 
     def close(self) -> None:
         """Take back what has not begun. The executor stays."""
-        for future, _ in list(self._chunks.values()):
-            future.cancel()
+        for flight in list(self._chunks.values()):
+            flight.future.cancel()
         self._chunks.clear()
+
+    def finish(self) -> None:
+        """End what was made in the place of a broken executor."""
+        if self._own is not None:
+            self._own.shutdown()
+            self._own = None
+
+
+def _has_result(future: concurrent.futures.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
@@ -202,7 +284,7 @@ def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:
     for token in needs:
         if type(token) is PerWorker and token.packed is not None:
             found |= _factories(token.packed.needs)
-            found[token.token] = _to_wire(pack([token.packed])[0])
+            found[token.token] = to_wire(pack([token.packed])[0])
     return found
 
 
@@ -213,35 +295,6 @@ def _refused(error: BaseException) -> BaseException:
         told = PoolClosedError(f"the executor takes no more work: {error}")
     told.__cause__ = error
     return told
-
-
-class _Story:
-    """How a chunk was lost."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def tell(self, chunk: Chunk | None, offset: int) -> Failure:
-        """The failure of the item at *offset* of *chunk*."""
-        item = None if chunk is None else chunk.job.sink.index(chunk, offset)
-        told = WorkerDiedError(f"the executor lost the task: {type(self._error).__name__}: {self._error}", item=item)
-        told.__cause__ = self._error
-        if chunk is not None:
-            told.add_note(note_of(chunk, offset))
-        return Failure(told, retry=chunk is not None and chunk.job.call.callee.retries(told))
-
-
-# --- on both sides --------------------------------------------------------------------------------------------------
-
-
-def _to_wire(payload: Pack) -> Wire:
-    buffers = [bytes(buffer) if buffer.readonly else bytearray(buffer) for buffer in payload.buffers]
-    return payload.describe(), bytes(payload.stream), buffers
-
-
-def _from_wire(wire: Wire) -> Pack:
-    description, stream, buffers = wire
-    return Pack.restore(description, stream, [memoryview(buffer) for buffer in buffers])
 
 
 # --- in a worker of the executor ------------------------------------------------------------------------------------
@@ -270,9 +323,9 @@ def run_packed(
         Here.worker = None
     begin = time.monotonic()
     clock = Clock() if timed else None
-    items = _from_wire(payload)
+    items = from_wire(payload)
     for token, wire in factories.items():
-        arrive(token, lambda wire=wire: _from_wire(wire)[0])  # type: ignore[misc]
+        arrive(token, lambda wire=wire: from_wire(wire)[0])  # type: ignore[misc]
     try:
         callee = _callee(function)
         if is_home and callee.rules.seed is not None:
@@ -294,14 +347,14 @@ def run_packed(
     results, unsent = pack(outcome.results)
     failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
     times = clock.times(outcome, shared=False) if clock else ()
-    return outcome.done, _to_wire(results), failures, time.monotonic() - begin, *times
+    return outcome.done, to_wire(results), failures, time.monotonic() - begin, *times
 
 
 def _callee(wire: Wire) -> Callee:
     key = b"".join((wire[1], *wire[2]))
     callee = _callees.get(key)
     if callee is None:
-        find, args, rules = _from_wire(wire)[0]
+        find, args, rules = from_wire(wire)[0]
         callee = _callees[key] = Callee(find(*args), rules)
         while len(_callees) > _FUNCTIONS:
             _callees.pop(next(iter(_callees)))

@@ -1,68 +1,400 @@
-"""Ray as a backend: the cluster that this process is connected to, or one on this machine."""
+"""Ray as a backend: the cluster that this process is connected to, or one on this machine.
+
+A worker is an actor of Ray's, with a pilot in it.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-from typing import TYPE_CHECKING, Any, TypeVar
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
-from parmap.backends.executor import Executors
-from parmap.errors import BackendUnavailableError
+from parmap._travel.failure import encode
+from parmap.backends._clusters import pilot
+from parmap.backends._clusters.client import PERIOD, Cluster
+from parmap.backends._clusters.site import Site
+from parmap.backends._clusters.wire import Told
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from parmap._calls.options import Options
+    from parmap.backends._clusters.wire import Order
 
-R = TypeVar("R")
+_WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}
+"""Ray's two names for the same."""
+
+_IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
+
+_STARTS = 3  # actors in a row that may fail to start
+
+_started: set[str] = set()
+"""The sessions of Ray that the program has had: after one of its own, no other is started."""
 
 
-class Ray(Executors):
-    """Runs chunks as tasks of Ray."""
+def _library() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        message = "the backend 'ray' needs the library ray"
+        raise BackendUnavailableError(message, extra="ray") from error
+    return ray
 
-    def __init__(self, options: Options) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            message = "the backend 'ray' needs the library ray"
-            raise BackendUnavailableError(message, extra="ray") from error
-        super().__init__(options, RayExecutor(ray))
-        self._ray: Any = None  # what we have started ourselves
-        if not ray.is_initialized():
-            import logging
 
-            ray.init(num_cpus=options.workers, include_dashboard=False, logging_level=logging.ERROR)
-            self._ray = ray
+def _session(ray: Any) -> str | None:
+    """What tells this connection to a cluster from others; `None`: there is none."""
+    if not ray.is_initialized():  # asked anything else, it would start a cluster
+        return None
+    worker: str = ray.get_runtime_context().get_worker_id()
+    return worker
+
+
+def _is_task(ray: Any) -> bool:
+    """Whether this is a task of Ray's."""
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+
+
+class Ray(Site):
+    """The Ray cluster that this process is connected to, as a backend.
+
+    If it is connected to none, and never was, a cluster is started on this machine.
+
+    Args:
+        resources: what each worker needs, such as ``{"num_gpus": 1}`` or ``{"CPU": 2, "special": 1}``; one CPU, unless
+            it says so.
+        ship: names of modules that the workers lack, to be sent to them.
+
+    Example:
+        >>> import parmap.backends
+        >>> parmap.backends.Ray(resources={"num_gpus": 1})
+        parmap.backends.Ray(resources={'num_gpus': 1})
+    """
+
+    def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
+        super().__init__(resources, ship)
+
+    def target(self) -> Hashable:
+        """The session."""
+        return _session(_library())
+
+    def open(self, options: Options, target: Any) -> Cluster:
+        """Make a pool."""
+        ray = _library()
+        is_own = target is None
+        if is_own:
+            if _started:
+                message = "Ray was shut down: connect to a cluster again, with ray.init()"
+                raise PoolClosedError(message)
+            _start(ray, options)
+        else:
+            _started.add(target)
+        return RayCluster(options, self, ray, is_own=is_own)
+
+
+def _start(ray: Any, options: Options) -> None:
+    import logging
+
+    from parmap._work.cpus import cpu_count
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR)
+    else:
+        count = min(options.workers, cpu_count())
+        logging.getLogger("parmap").warning("no Ray: a cluster of %d CPUs is started on this machine", count)
+        ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)
+
+
+class RayCluster(Cluster):
+    """A pool on the nodes of a Ray cluster."""
+
+    overhead = 0.001
+
+    def __init__(self, options: Options, site: Ray, ray: Any, *, is_own: bool) -> None:
+        """*is_own*: it was started for this."""
+        self._ray = ray
+        self._is_own = is_own
+        self._session = _session(ray)
+        self._actors = _actors_of(ray, self._session, site.resources)
+        if _is_task(ray):  # what it started must not hold its CPUs for long
+            options = options.replace(idle_timeout=min(1.0, options.idle_timeout or 1.0))
+        super().__init__(options, site.ship)
+
+    # how large it is
+
+    def size(self) -> int:
+        """Workers that find room on the nodes that there are."""
+        return self._actors.fitting
+
+    def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
+        """A task of Ray's leaves its CPU to those that it waits for: Ray takes it for waiting in `ray.wait` only."""
+        if not _is_task(self._ray):
+            return wait(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not wait(0.0):
+            if end is not None and time.monotonic() > end:
+                return False
+            if self._actors.latest is None:
+                time.sleep(PERIOD / 10)
+            else:
+                self._ray.wait([self._actors.latest], timeout=PERIOD / 5)
+        return True
+
+    def missing(self) -> str:
+        """What to look at where no worker can be had."""
+        return "" if self._actors.count else f"the Ray cluster has no free node with {self._actors.needs}"
+
+    def look(self) -> None:
+        """See whether it is still the same cluster."""
+        if _session(self._ray) != self._session:
+            self.lose("Ray was shut down")
+        else:
+            self._actors.look()
+            self._actors.reap()
+
+    @property
+    def is_busy(self) -> bool:
+        """As long as actors have a CPU each, others wait for it: they are looked after."""
+        return super().is_busy or bool(self._actors.count)
+
+    # what goes out
+
+    def _check_session(self) -> None:
+        if _session(self._ray) != self._session:
+            message = "Ray was shut down"
+            raise PoolClosedError(message)
+
+    def put(self, content: bytes) -> tuple[Any, Any]:
+        """Have the store of objects keep it."""
+        self._check_session()
+        place = self._ray.put(content)
+        return place, place
+
+    def send(self, number: int, order: Order) -> Any:
+        """Give it to the next actor that is free."""
+        self._check_session()
+        task = _Task(self.pool, number, order, self.hear)
+        self._actors.give(task)
+        return task
+
+    def halt(self, chunks: dict[int, Any]) -> None:
+        """Tell actors to stop what they run."""
+        for task in chunks.values():
+            self._actors.stop(task)
+
+    def tell(self, what: str, *args: Any) -> None:
+        """Call a function of `pilot` in all actors."""
+        self._actors.tell(what, self.pool, *args)
+
+    def open(self) -> None:
+        """Have a part in the actors."""
+        self._actors.pools.add(self)
+
+    def close(self) -> None:
+        """Stop what runs, and the actors, if nobody else needs them; the cluster stays."""
+        super().close()
+        self._actors.pools.discard(self)
+        if not self._actors.pools:
+            self._actors.close()
 
     def finish(self) -> None:
-        """Stop the cluster that we have started."""
-        if self._ray is not None:
+        """Stop the cluster that was started for this."""
+        if self._is_own and _session(self._ray) == self._session:
             self._ray.shutdown()
-            self._ray = None
+            self._is_own = False
 
 
-class RayExecutor(concurrent.futures.Executor):
-    """The executor that Ray does not have."""
+class _Task:
+    """A chunk that waits for an actor, or has one."""
 
-    def __init__(self, ray: Any) -> None:
-        # Ray would run a task again whose worker died; the scheduler decides that.
-        self._call = ray.remote(max_retries=0)(call)
+    def __init__(self, pool: str, number: int, order: Order, hear: Callable[[int, Any], object]) -> None:
+        self.pool = pool
+        self.number = number
+        self.order: Order | None = order
+        self.hear = hear
+        self.actor: Any = None
 
-    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[R]:
-        """Start a task."""
-        future: concurrent.futures.Future[R] = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()  # nobody tells when it begins: from here on it can't be taken back
 
-        def settle(theirs: concurrent.futures.Future[R]) -> None:
-            error = theirs.exception()
+class _Actors:
+    """The actors of this program on one cluster, each a worker: all pools that ask for the same share them."""
+
+    def __init__(self, ray: Any, session: str | None, needs: dict[str, float]) -> None:
+        self.needs = needs
+        self.pools: set[RayCluster] = set()
+        self.count = 0  # of those that have started
+        self.fitting = 0
+        self._ray = ray
+        self._session = session
+        self._lock = threading.RLock()
+        self._free: list[tuple[Any, float]] = []  # and since when
+        self._all: dict[Any, None] = {}
+        self.latest: Any = None  # what will be there when something has happened
+        self._waiting: deque[_Task] = deque()
+        self._starting = 0
+        self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
+        self.look()
+
+    def look(self) -> None:
+        """Count the workers that find room on the nodes that there are."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self.fitting = sum(
+            min(int(node.get(name, 0) // need) for name, need in self.needs.items() if need) for node in nodes
+        )
+
+    @property
+    def _is_there(self) -> bool:
+        return _session(self._ray) == self._session
+
+    def give(self, task: _Task) -> None:
+        """Run a task on the next actor that is free; start one, if there is none and room for it."""
+        with self._lock:
+            self._waiting.append(task)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and self._free:
+            self._run(self._waiting.popleft(), self._free.pop()[0])
+        while len(self._waiting) > self._starting and len(self._all) < max(1, self.fitting):
+            self._start()
+
+    def _start(self) -> None:
+        needs = dict(self.needs)
+        kind = self._ray.remote(
+            num_cpus=needs.pop("CPU"),
+            num_gpus=needs.pop("GPU", 0),
+            memory=needs.pop("memory", None),
+            resources=needs,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=100,
+        )(Actor)
+        actor = kind.remote()
+        self._all[actor] = None
+        self._starting += 1
+        self.latest = actor.is_there.remote()
+        self.latest.future().add_done_callback(lambda future: self._started(actor, future.exception()))
+
+    def _started(self, actor: Any, error: BaseException | None) -> None:
+        with self._lock:
+            self._starting -= 1
+            if actor not in self._all:  # nobody needs it any more
+                return
             if error is None:
-                future.set_result(theirs.result())
-            else:
-                future.set_exception(error)
+                self.count += 1
+                self._failed = None
+                self._free.append((actor, time.monotonic()))
+                self._go_on()
+                return
+            del self._all[actor]
+            if self._failed is not None:
+                self._failed += 1
+            if self._failed is None or self._failed < _STARTS:
+                if self._is_there:
+                    self._go_on()
+                return
+            self._failed = 0
+            told = BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}")
+            while self._waiting:
+                task = self._waiting.popleft()
+                task.hear(task.number, Told(broken=encode(told)))
 
-        self._call.remote(fn, *args, **kwargs).future().add_done_callback(settle)
-        return future
+    def _run(self, task: _Task, actor: Any) -> None:
+        task.actor = actor
+        order, task.order = task.order, None
+        self.latest = actor.run.remote(order)
+        self.latest.future().add_done_callback(lambda future: self._ran(task, future))
+
+    def _ran(self, task: _Task, future: Any) -> None:
+        error = future.exception()
+        with self._lock:
+            if task.actor in self._all:
+                if isinstance(error, self._ray.exceptions.RayActorError):
+                    del self._all[task.actor]
+                    self.count -= 1
+                else:
+                    self._free.append((task.actor, time.monotonic()))
+                if self._is_there:
+                    self._go_on()
+        task.hear(task.number, error or future.result())
+
+    def stop(self, task: _Task) -> None:
+        """Stop a task."""
+        with self._lock:
+            if task in self._waiting:
+                self._waiting.remove(task)
+                task.hear(task.number, Told(stopped=True))
+            elif self._is_there:
+                task.actor.tell.remote("stop", task.pool, [task.number])
+
+    def tell(self, what: str, *args: Any) -> None:
+        """Call a function of `pilot` in all actors."""
+        if self._is_there:
+            for actor in list(self._all):
+                actor.tell.remote(what, *args)
+
+    def reap(self) -> None:
+        """End those that have had nothing to do for a while: their CPUs are needed by others."""
+        with self._lock:
+            limit = time.monotonic() - _IDLE
+            late = [actor for actor, since in self._free if since < limit]
+            self._free = [(actor, since) for actor, since in self._free if since >= limit]
+            for actor in late:
+                del self._all[actor]
+            self.count -= len(late)
+        for actor in late:
+            self._ray.kill(actor)
+
+    def close(self) -> None:
+        """End all of them."""
+        with self._lock:
+            actors = list(self._all)
+            self._all.clear()
+            self._free.clear()
+            self.count = 0
+        if self._is_there:
+            for actor in actors:
+                self._ray.kill(actor)
 
 
-def call(function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """What Ray calls."""
-    return function(*args, **kwargs)
+_all_actors: dict[Any, _Actors] = {}
+
+
+def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) -> _Actors:
+    needs = {"CPU": 1.0} | {_WORDS.get(name, name): need for name, need in resources.items()}
+    key = session, tuple(sorted(needs.items()))
+    if key not in _all_actors:
+        for old in [each for each in _all_actors if each[0] != session]:
+            del _all_actors[old]
+        _all_actors[key] = _Actors(ray, session, needs)
+    return _all_actors[key]
+
+
+# --- on the nodes of Ray --------------------------------------------------------------------------------------------
+
+
+class Actor:
+    """What Ray runs: one worker."""
+
+    def is_there(self) -> bool:
+        """That it has started."""
+        return True
+
+    def run(self, order: Order) -> Told:
+        """Run a chunk."""
+        return pilot.run(order, 1, _fetch)
+
+    def tell(self, what: str, *args: Any) -> None:
+        """Call a function of `pilot`."""
+        getattr(pilot, what)(*args)
+
+
+def _fetch(place: Any) -> bytes:
+    import ray
+
+    try:
+        content: bytes = ray.get(place)
+    except ray.exceptions.RayError as error:
+        raise LookupError(place) from error
+    return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def explain(error: BaseException) -> BaseException:
     if isinstance(error, ModuleNotFoundError):
         error.add_note(
             f"parmap: a worker can't import the module {error.name!r}. Where it is on no path that workers have, let "
-            "its functions and classes travel by value: cloudpickle.register_pickle_by_value(module)"
+            "its functions and classes travel by value: cloudpickle.register_pickle_by_value(module); to a "
+            f"cluster it can be sent: parmap.backends.Dask(ship=[{error.name!r}]), or Ray(…)"
         )
     return error
 
@@ -99,7 +101,7 @@ def by_name(module_name: str, qualname: str, depth: int, origin: str | None) -> 
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError:
         # Test runners and plug-in loaders import files that are on no path: load the same file under the same name.
-        if origin is None:
+        if origin is None or not os.path.exists(origin):
             raise
         from importlib import util
 

@@ -118,11 +118,7 @@ class Staff(Leases):
         return launcher
 
     def _initializer(self) -> Pack | None:
-        if self.options.initializer is None:
-            return None
-        find, args, _ = reference(self.options.initializer)
-        what = find, args, self.options.initargs
-        return pack([dump_plainly(what) or dump_function(self.options.initializer, what)])[0]
+        return packed_initializer(self.options)
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""
@@ -379,6 +375,15 @@ def _farewell(message: Message) -> None:
         relay.put(message.kind, message.fields)
     elif message.kind == "tracker":
         lend_tracker(message.fds)
+
+
+def packed_initializer(options: Options) -> Pack | None:
+    """The initializer as it travels."""
+    if options.initializer is None:
+        return None
+    find, args, _ = reference(options.initializer)
+    what = find, args, options.initargs
+    return pack([dump_plainly(what) or dump_function(options.initializer, what)])[0]
 
 
 def _cannot_start(error: BaseException) -> BaseException:

@@ -93,6 +93,13 @@ class Part(Numbered):
         same = self._content[:words].cast("Q") == content[:words].cast("Q")
         return same and self._content[words:] == content[words:]
 
+    def content(self) -> bytes:
+        """A copy of the bytes."""
+        if self._content is not None:
+            return bytes(self._content)
+        with mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
+            return memory[:]
+
     def tell(self, channel: Channel, _: set[int]) -> None:
         """Send it to a worker."""
         if self._fd >= 0:

@@ -1,0 +1,379 @@
+"""The client's side of a pool on a cluster: what goes out, what comes back, and how much the cluster can take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import sys
+import time
+import uuid
+from abc import abstractmethod
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from parmap._core.pace import BYTE_CAP, Cost
+from parmap._results.relay import relay
+from parmap._travel.broadcast import far_away
+from parmap._travel.failure import Failure
+from parmap._travel.payload import pack
+from parmap._travel.text import called
+from parmap._work.surroundings import current
+from parmap.backends._clusters.site import zipped
+from parmap.backends._clusters.wire import (
+    INITIALIZER,
+    SHIPPED,
+    Joined,
+    Order,
+    Sent,
+    Setup,
+    Told,
+    failure_from_wire,
+    to_wire,
+)
+from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions
+from parmap.backends._processes.staff import packed_initializer
+from parmap.backends.base import Backend, Broken, Capacity, Died, Lost, Report, Story
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from parmap._calls.options import Options
+    from parmap._core.job import Chunk
+    from parmap._work.run import Rules
+    from parmap._work.surroundings import Context
+    from parmap.backends.base import Call, Event
+
+INLINE = 16 * 1024
+"""Bytes of a function that go with each chunk; what is larger is sent once."""
+
+PERIOD = 0.5
+"""Seconds between looks at the cluster, while it has something to do."""
+
+_PATIENCE = 30.0  # seconds without a worker until the user is told what is missing
+_TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
+_ABROAD = ("start_method", "max_tasks_per_child", "preload", "env", "idle_timeout")
+
+
+class Flight(NamedTuple):
+    """A chunk that a pilot has."""
+
+    number: int
+    slot: Hashable
+    taken: int
+    unsent: dict[int, BaseException]
+    retries: Callable[[BaseException], bool]
+    sent: float
+    is_alone: bool
+    """Whether nothing was in its way when it was sent."""
+    handle: Any
+
+
+class Cluster(Backend):
+    """Runs chunks through pilots, which are wherever the cluster has them."""
+
+    kills = True
+    packs = True
+    overhead: float
+    """Seconds that a chunk takes besides its work; a guess, until it is known."""
+
+    def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
+        """Ask the cluster, which is there, how large it is."""
+        self.most = options.workers
+        super().__init__(options.replace(max_tasks_per_child=None, workers=self._slots()))
+        self._abroad = {name: getattr(options, name) for name in _ABROAD}
+        if options.env is not None:
+            self._abroad["env"] = dict(options.env)
+        self.cost = self._cost_now()
+        self.pool = uuid.uuid4().hex
+        self.flights: dict[int, Flight] = {}
+        self.names = count(1)
+        self._halted: set[int] = set()
+        self.loss: BaseException | None = None
+        """Why there is no cluster any more."""
+        self._ship = ship
+        self._functions = Functions()
+        self._places: dict[int, tuple[Any, Any]] = {}
+        self._told: tuple[Context, dict[str, Any]] | None = None
+        self._events: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
+        self._employed = self.options.workers, self.cost
+        self._next_look = 0.0
+        self._heard_at = 0.0
+        self._has_warned = False
+
+    def _slots(self) -> int:
+        """Some more than can run, so that each worker finds the next chunk there, and whoever adds workers a need."""
+        size = self.size()
+        return self.most if size >= self.most else min(self.most, size + size // 4 + 1)
+
+    # what each kind of cluster does in its way
+
+    @abstractmethod
+    def size(self) -> int:
+        """How many chunks can run at once, as far as is known."""
+
+    @abstractmethod
+    def look(self) -> None:
+        """Find out, without waiting, how large the cluster is, and whether it is there; if it is lost, say so."""
+
+    @abstractmethod
+    def put(self, content: bytes) -> tuple[Any, Any]:
+        """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives."""
+
+    @abstractmethod
+    def send(self, number: int, order: Order) -> Any:
+        """Send a chunk to a pilot; what it answers is `hear`d. Returns what `halt` needs."""
+
+    @abstractmethod
+    def halt(self, chunks: dict[int, Any]) -> None:
+        """Stop chunks that run, or may come to run; their end is `hear`d."""
+
+    @abstractmethod
+    def tell(self, what: str, *args: Any) -> None:
+        """Call a function of `pilot` in all processes that have one of this pool."""
+
+    def open(self) -> None:
+        """It has something to do, until it is closed."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the cluster is to be looked at from time to time."""
+        return bool(self.flights) or self._employed[0] <= 1
+
+    @abstractmethod
+    def missing(self) -> str:
+        """What to look at where no worker can be had."""
+
+    # the contract
+
+    def prepare(self, function: Any, rules: Rules) -> Call:
+        """Pickle a function as it is now, unless it is what it was."""
+        known = self._functions.known(function, rules)
+        if known is not None:
+            return known
+        with far_away():
+            return self._functions.prepare(function, rules)
+
+    def grow(self, count: int) -> list[Hashable]:
+        """A slot is leave to give the cluster one more chunk."""
+        self.open()
+        return [next(self.names) for _ in range(count)]
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """Pickle a chunk and send it. After a death that somebody in it is to blame for, each item goes alone."""
+        if self.loss is not None:
+            self.post_event(Broken(self.loss))
+            return len(chunk.items)
+        job, call = chunk.job, cast("FunctionCall", chunk.job.call)
+        items = chunk.items[:1] if chunk.careful else chunk.items
+        try:
+            payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
+        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
+            self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
+            return 1
+        for index, problem in unsent.items():
+            problem.item = job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+        call.pace.learn_bytes(payload.count, payload.nbytes)
+        start = -1 if job.sink.index(chunk, 0) is None else chunk.start
+        stop_early = job.fail_fast and not job.retries
+        is_alone = len(self.flights) < self.options.workers and all(
+            each.slot != chunk.slot for each in self.flights.values()
+        )
+        try:
+            order = Order(
+                self._setup(),
+                self._sent(call, called(call.callee.function)),
+                self._context(job.context or current()),
+                *(chunk.number, mode, start, chunk.budget, job.timeout, stop_early, to_wire(payload)),
+            )
+            handle = self.send(chunk.number, order)
+        except Exception as error:  # noqa: BLE001 - each library has errors of its own for being closed or broken
+            self.lose(f"it takes no more work: {error}", error)
+            return len(chunk.items)
+        self.flights[chunk.number] = Flight(
+            chunk.number, chunk.slot, payload.count, unsent, call.callee.retries, time.monotonic(), is_alone, handle
+        )
+        job.sink.started(chunk.items)
+        return payload.count
+
+    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
+        """All of a chunk may be running. Limits of time are kept where it runs."""
+        flight = self.flights.get(chunk.number)
+        return None if flight is None else (0, flight.taken, 0.0)
+
+    def stop(self, slot: Hashable, *, dump: bool = False) -> None:  # noqa: ARG002 - the contract
+        """Stop what a slot has; the worker process that it runs in is killed."""
+        chunks = {number: flight.handle for number, flight in self.flights.items() if flight.slot == slot}
+        if chunks:
+            self._halted.update(chunks)
+            self.halt(chunks)
+        else:
+            self.post_event(Died(slot, 0, 0, 0, Story("it was stopped").tell))
+
+    def wait(self, timeout: float | None) -> list[Event]:
+        """Sleep until there is an answer; look at the cluster from time to time."""
+        self._tell_gone()
+        if self.is_busy and (timeout is None or timeout > PERIOD):
+            timeout = PERIOD
+        events: list[Event] = []
+        try:
+            found = self._events.get(timeout=timeout)
+            while True:
+                events += found()
+                found = self._events.get_nowait()
+        except queue.Empty:
+            pass
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + PERIOD
+            events += self._look(now)
+        return events
+
+    def wake(self) -> None:
+        """Interrupt `wait`."""
+        self._events.put(list)
+
+    def close(self) -> None:
+        """Stop what runs, and all pilots; the cluster stays."""
+        if self.loss is None:
+            if self.flights:
+                self.halt({number: flight.handle for number, flight in self.flights.items()})
+            self.tell("close")
+        self.pool = uuid.uuid4().hex
+        self.flights.clear()
+        self._halted.clear()
+        self.lanes.clear()
+        self._functions.clear()
+        self._places.clear()
+
+    # for those who implement it
+
+    def post_event(self, event: Event) -> None:
+        """Let the engine hear of something; from any thread."""
+        self.soon(lambda: [event])
+
+    def soon(self, act: Callable[[], list[Event]]) -> None:
+        """Have something done by the engine's thread, that may be an event; from any thread."""
+        self._events.put(act)
+
+    def lost(self, flight: Flight, error: BaseException) -> Event | None:  # noqa: ARG002 - for those who know more
+        """What it means that a chunk is lost with an *error* of the library's; `None`: that it runs elsewhere."""
+        return None
+
+    def hear(self, number: int, told: Told | BaseException) -> None:
+        """A chunk has come back, or is lost; from any thread."""
+        self.soon(lambda: self._read(number, told))
+
+    def lose(self, why: str, cause: BaseException | None = None) -> None:
+        """There is no cluster any more; from any thread."""
+        from parmap.errors import PoolClosedError
+
+        if self.loss is None:
+            self.loss = PoolClosedError(why)
+            self.loss.__cause__ = cause
+        self.post_event(Broken(self.loss))
+
+    # what comes back
+
+    def _read(self, number: int, told: Told | BaseException) -> list[Event]:
+        flight = self.flights.pop(number, None)
+        if flight is None:
+            return []
+        self._heard_at = time.monotonic()
+        for kind, fields in told.said if isinstance(told, Told) else ():
+            relay.put(kind, fields)
+        if number in self._halted:
+            self._halted.discard(number)
+            return [Died(flight.slot, number, 0, flight.taken, Story("it was stopped").tell)]
+        if not isinstance(told, Told):
+            story = Story(f"the cluster lost the task: {type(told).__name__}: {told}", told)
+            return [self.lost(flight, told) or Lost(number, 0, story.tell)]
+        if told.broken is not None:
+            return [Broken(Failure(encoded=told.broken).exception())]
+        if told.stopped or told.missing:
+            for each in told.missing:
+                self._places.pop(each, None)
+            return [Lost(number, 0, Story("the cluster lost the function").tell)]
+        self._learn(flight, told)
+        found = {index: failure_from_wire(each, flight.retries, retry=retry) for index, each, retry in told.failures}
+        found.update((index, Failure(problem)) for index, problem in flight.unsent.items() if index < told.done)
+        return [Report(number, told.done, Joined(told.pieces), found, told.seconds)]
+
+    def _learn(self, flight: Flight, told: Told) -> None:
+        """Learn what a chunk takes besides its work, if nothing else was in its way."""
+        if not flight.is_alone:
+            return
+        took = max(0.0, self._heard_at - flight.sent - told.inside)
+        self.overhead += (0.5 if took < self.overhead else 0.1) * (took - self.overhead)
+        cost = self._cost_now()
+        if not 0.8 < cost.aim / self.cost.aim < 1.25:  # noqa: PLR2004 - it matters
+            self.cost = cost
+
+    def _cost_now(self) -> Cost:
+        aim = min(1.0, max(0.02, 20 * self.overhead))
+        return Cost(aim=aim, depth=1, recalls=False, most=aim)
+
+    def _look(self, now: float) -> list[Event]:
+        self.look()
+        if self.loss is not None:
+            return []
+        if not self.flights:
+            self._heard_at = now
+        elif now > self._heard_at + _PATIENCE and not self._has_warned and (missing := self.missing()):
+            self._has_warned = True
+            logging.getLogger("parmap").warning("no worker has been found for %d s: %s", _PATIENCE, missing)
+        employed = self._slots(), self.cost
+        if employed == self._employed:
+            return []
+        self._employed = employed
+        return [Capacity(*employed)]
+
+    # what goes out
+
+    def _setup(self) -> Setup:
+        initializer = shipped = None
+        if self.options.initializer is not None:
+            initializer = self._place(INITIALIZER, self._packed_initializer)
+        if self._ship:
+            shipped = self._place(SHIPPED, lambda: zipped(self._ship))
+        return Setup(self.pool, self._abroad, initializer, shipped)
+
+    def _packed_initializer(self) -> bytes:
+        packed = packed_initializer(self.options)
+        return b"" if packed is None else pickle.dumps(to_wire(packed))
+
+    def _sent(self, pack: ClassPack, name: str = "") -> Sent:
+        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
+        factories = tuple(map(self._sent, pack.factories))
+        return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
+
+    def _place(self, number: int, make: Callable[[], bytes]) -> Any:
+        """What pilots find some bytes by; that may be the bytes themselves."""
+        found = self._places.get(number)
+        if found is None:
+            content = make()
+            found = self._places[number] = (content, None) if len(content) <= INLINE else self.put(content)
+        return found[0]
+
+    def _context(self, context: Context) -> dict[str, Any]:
+        if self._told is None or self._told[0] is not context:
+            told = {name: context.told[name] for name in _TOLD}
+            told["path"] = [entry for entry in told["path"] if not _is_installed(entry)]
+            self._told = context, told
+        return self._told[1]
+
+    def _tell_gone(self) -> None:
+        """Let the cluster forget what was dropped."""
+        self.lanes.purge()
+        self._functions.purge()
+        gone: Iterable[int] = [number for number in self._functions.numbers.take_gone() if number in self._places]
+        for number in gone:
+            del self._places[number]
+        if gone and self.loss is None:
+            self.tell("forget", gone)
+
+
+def _is_installed(entry: str) -> bool:
+    """Whether a part of the path has what is installed, which workers have of their own."""
+    return entry.endswith("-packages") or entry.startswith((sys.prefix + os.sep, sys.base_prefix + os.sep))

@@ -1,0 +1,367 @@
+"""In a process of the cluster: runs the chunks of a pool on worker processes of its own, and tells what became of them.
+
+So all that holds for worker processes at home holds here: a death costs one item, a time limit kills, and so on. Tasks
+run in processes below this one, which runs none of the user's code.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import threading
+import time
+from collections import OrderedDict, deque
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from parmap._core.elastic import ElasticLedger
+from parmap._core.job import Job
+from parmap._travel.failure import encode
+from parmap._travel.payload import Packed
+from parmap._work.run import Callee, Rules
+from parmap._work.surroundings import Context, current
+from parmap._work.threads import start_thread
+from parmap.backends._clusters.local import Local
+from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Told, failure_to_wire, from_wire, items_of, to_wire
+from parmap.backends._processes.functions import FactoryPack, FunctionCall
+from parmap.backends._processes.line.parts import Part
+from parmap.backends.base import Broken, Died, Ready, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from parmap._core.job import Chunk
+    from parmap._travel.failure import Failure
+    from parmap.backends._clusters.wire import Order, Sent, Setup, Wire
+    from parmap.backends.base import Event
+
+KEPT = 1 << 30
+"""Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""
+
+_EMPTY = 600.0  # seconds after which a pilot of which nobody has heard stops its workers
+
+_pilots: dict[str, Pilot] = {}
+_lock = threading.Lock()
+
+
+def run(order: Order, most: int, fetch: Callable[[Any], bytes]) -> Told:
+    """Run a chunk on the pilot of its pool, which has up to *most* workers; *fetch* gets what a place stands for.
+
+    What is gone is a `LookupError` of *fetch*.
+    """
+    setup = order.setup
+    with _lock:
+        pilot = _pilots.get(setup.pool)
+        if pilot is None or pilot.closed:
+            try:
+                pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
+            except LookupError:
+                return Told(missing=(INITIALIZER,))
+    return pilot.run(order)
+
+
+def stop(pool: str, numbers: Iterable[int]) -> None:
+    """Let no chunk with one of these numbers go on."""
+    pilot = _pilots.get(pool)
+    if pilot is not None:
+        pilot.stop(numbers)
+
+
+def forget(pool: str, numbers: Iterable[int]) -> None:
+    """Drop what the client has dropped."""
+    pilot = _pilots.get(pool)
+    if pilot is not None:
+        pilot.forget(numbers)
+
+
+def close(pool: str) -> None:
+    """End the pilot of a pool."""
+    with _lock:
+        pilot = _pilots.pop(pool, None)
+    if pilot is not None:
+        pilot.close()
+
+
+class _Sink:
+    """Where the outcomes of one chunk go; changed by the pilot's thread alone."""
+
+    def __init__(self, order: Order) -> None:
+        self.mode = order.mode
+        self.number = order.number
+        self.ended = threading.Event()
+        self.told = Told()
+        self.seconds = 0.0
+        self.began = time.monotonic()
+        self.budget = order.budget
+        self.job: Job | None = None
+        self._numbered = order.start >= 0
+        self._base = max(0, order.start)
+        self._hurries = order.stop_early
+        self.wants_back = False  # what no worker has is wanted elsewhere
+        self._pieces: list[tuple[int, int, Wire | None]] = []
+        self._failures: list[tuple[int, Any, bool]] = []
+
+    def begin(self, call: FunctionCall, order: Order, items: Any, context: Context) -> Job:
+        self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context)
+        self.job.read = self._base
+        self.job.extend(items)
+        return self.job
+
+    @staticmethod
+    def load(items: Any) -> Any:
+        return items
+
+    def started(self, items: Any) -> None:
+        pass
+
+    def index(self, chunk: Chunk, offset: int) -> int | None:
+        return chunk.start + offset if self._numbered else None
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:  # noqa: ARG002 - the contract
+        start = chunk.start - self._base
+        self._pieces.append((start, done, None if results is None else to_wire(results)))
+        self._failures += [(start + at, failure_to_wire(each), each.retry) for at, each in failures.items()]
+        if failures and self._hurries:
+            self.wants_back = True
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether an item has begun."""
+        return bool(self._pieces or (self.job is not None and self.job.flight))
+
+    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract
+        if failure is not None:
+            self.end(Told(broken=encode(failure.exception())))
+            return
+        pieces = sorted(self._pieces, key=lambda piece: piece[0])
+        self.end(Told(sum(done for _, done, _ in pieces), pieces, self._failures, self.seconds))
+
+    def end(self, told: Told) -> None:
+        if not self.ended.is_set():
+            self.told = told._replace(inside=time.monotonic() - self.began)
+            self.ended.set()
+
+
+class Pilot:
+    """Runs the chunks of one pool in this process."""
+
+    def __init__(self, setup: Setup, most: int, fetch: Callable[[Any], bytes]) -> None:
+        """As `run`."""
+        options = SimpleNamespace(**setup.options, workers=most, initializer=None, initargs=())
+        options.idle_timeout = _EMPTY if options.idle_timeout is None else options.idle_timeout
+        self.closed = False
+        self._most = most
+        self._fetch = fetch
+        self._shipped = setup.shipped
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        initializer = None if setup.initializer is None else from_wire(pickle.loads(self._get(setup.initializer)))
+        self._backend = Local(options, initializer)
+        self._backend.post = self._post
+        self._ledger = ElasticLedger(self._backend, time.monotonic())
+        self._inbox: deque[Callable[[], object]] = deque()
+        self._sinks: dict[int, _Sink] = {}
+        self._stopped: deque[int] = deque(maxlen=1000)  # chunks that may still come
+        # Changed with the lock only: several threads bring chunks.
+        self._turn = threading.Lock()
+        self._calls: OrderedDict[int, FunctionCall] = OrderedDict()
+        self._parts: dict[int, Part] = {}
+        self._factories: dict[int, FactoryPack] = {}
+        self._context: tuple[dict[str, Any], Context] | None = None
+        start_thread("parmap-pilot", self._live)
+
+    # in the threads of the cluster
+
+    def run(self, order: Order) -> Told:
+        """Run a chunk; returns when it has ended, or was stopped."""
+        sink = _Sink(order)
+        try:
+            with self._turn:
+                call, missing = self._call_of(order.function)
+                context = self._context_of(order)
+        except LookupError:
+            return Told(missing=(SHIPPED,))
+        if call is None:
+            return Told(missing=missing)
+        try:
+            items = items_of(from_wire(order.items))
+        except BaseException as error:  # noqa: BLE001 - an array may need what is not here
+            return Told(broken=encode(error))
+        self._post(lambda: self._begin(sink, order, call, items, context))
+        sink.ended.wait()
+        return sink.told._replace(said=self._backend.take_said())
+
+    def stop(self, numbers: Iterable[int]) -> None:
+        """As the function of that name."""
+        self._post(lambda: self._stop(numbers))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """As the function of that name."""
+        with self._turn:
+            for number in numbers:
+                self._calls.pop(number, None)
+                self._parts.pop(number, None)
+                self._factories.pop(number, None)
+
+    def close(self) -> None:
+        """Stop all workers."""
+        self.closed = True
+        self._post(lambda: None)
+
+    def _post(self, note: Any) -> None:
+        self._inbox.append(note)
+        self._backend.wake()
+
+    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, tuple[int, ...]]:
+        """A function as workers get it, or what of it can't be found."""
+        call = self._calls.get(sent.key)
+        if call is None:
+            missing: list[int] = []
+            callee = Callee(SimpleNamespace(__qualname__=sent.name), Rules(()))
+            origin = self._backend.origin
+            made = self._made(
+                sent, missing, lambda packed, parts: FunctionCall(origin, packed, parts, callee, None, stable=True)
+            )
+            if missing:
+                return None, tuple(missing)
+            call = self._calls[sent.key] = made
+        self._calls.move_to_end(sent.key)
+        while len(self._calls) > 1 and sum(each.nbytes for each in self._calls.values()) > KEPT:
+            self._calls.popitem(last=False)
+            self._parts.clear()  # those that are needed are held by their functions; others are fetched again
+        return call, ()
+
+    def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
+        """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
+        origin = self._backend.origin
+        parts: list[Part] = []
+        for number, kind, place in sent.parts:
+            if number not in self._parts:
+                try:
+                    self._parts[number] = Part(origin.numbers, kind, memoryview(self._get(place)))
+                except LookupError:
+                    missing.append(number)
+                    continue
+            parts.append(self._parts[number])
+        try:
+            stream = self._get(sent.stream)
+        except LookupError:
+            missing.append(sent.key)
+            return None
+        made = make(Packed(stream, []), parts)
+        made.more = sent.more
+        for each in sent.factories:
+            if each.key not in self._factories:
+                known = self._made(each, missing, lambda packed, parts: FactoryPack(origin, packed, parts))
+                if known is None:
+                    continue
+                self._factories[each.key] = known
+            made.factories.append(self._factories[each.key])
+        return made
+
+    def _get(self, place: Any) -> bytes:
+        return place if type(place) is bytes else self._fetch(place)
+
+    def _context_of(self, order: Order) -> Context:
+        """What tasks see besides their arguments: the caller's, as far as it means something here."""
+        if self._context is not None and self._context[0] == order.context:
+            return self._context[1]
+        context = object.__new__(Context)
+        mine = current().told
+        context.told = told = mine | order.context
+        told["path"] = [*told["path"], *(entry for entry in mine["path"] if entry not in told["path"])]
+        if self._shipped is not None:
+            told["path"].insert(0, self._unpack(self._shipped))
+        if not os.path.isdir(told["cwd"]):
+            told["cwd"] = mine["cwd"]
+        self._context = order.context, context
+        return context
+
+    def _unpack(self, place: Any) -> str:
+        """The file of what was shipped."""
+        if self._folder is None:
+            content = self._get(place)
+            self._folder = tempfile.TemporaryDirectory(prefix="parmap-")
+            with open(os.path.join(self._folder.name, "shipped.zip"), "wb") as file:
+                file.write(content)
+        return os.path.join(self._folder.name, "shipped.zip")
+
+    # in the pilot's own
+
+    def _live(self) -> None:
+        try:
+            while not self.closed:
+                self._step()
+        finally:
+            self.closed = True
+            with _lock:
+                for pool in [pool for pool, pilot in _pilots.items() if pilot is self]:
+                    del _pilots[pool]
+            while self._inbox:
+                self._inbox.popleft()()
+            for sink in list(self._sinks.values()):
+                sink.end(Told(stopped=True))
+            self._backend.close()
+            self._backend.finish()
+            if self._folder is not None:
+                self._folder.cleanup()
+
+    def _step(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+        now = time.monotonic()
+        self._ledger.ring(now)
+        self._ledger.employ(min(self._most, max(1, len(self._sinks))))
+        self._ledger.dispatch(now)
+        limits = [self._give_back(sink, now) for sink in self._sinks.values()]
+        timeout = self._ledger.timeout(time.monotonic())
+        times = [limit for limit in [timeout, *limits] if limit is not None]
+        for event in self._backend.wait(0.0 if self._inbox else min(times, default=None)):
+            self._handle(event)
+        for number in [number for number, sink in self._sinks.items() if sink.ended.is_set()]:
+            del self._sinks[number]
+
+    def _begin(self, sink: _Sink, order: Order, call: FunctionCall, items: Any, context: Context) -> None:
+        if self.closed or order.number in self._stopped:
+            sink.end(Told(stopped=True))
+            return
+        self._sinks[order.number] = sink
+        self._ledger.scheduler.add(sink.begin(call, order, items, context))
+
+    def _stop(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            sink = self._sinks.get(number)
+            if sink is None:
+                self._stopped.append(number)
+            elif sink.job is not None:
+                sink.end(Told(stopped=True))
+                self._ledger.cancel(sink.job, time.monotonic())
+
+    def _give_back(self, sink: _Sink, now: float) -> float | None:
+        """Let what no worker has be run elsewhere when the time of a chunk is over; else, seconds until it is."""
+        if sink.job is None or sink.job.closed or not sink.job.waiting:
+            return None
+        if not sink.wants_back:
+            if sink.budget is None:
+                return None
+            left = sink.began + sink.budget - now
+            if left > 0:
+                return left
+            if not sink.has_begun:
+                return sink.budget
+        self._ledger.give_back(sink.job)
+        return None
+
+    def _handle(self, event: Event) -> None:
+        now = time.monotonic()
+        if isinstance(event, Report):
+            sink = self._ledger.sink_of(event.number)
+            if isinstance(sink, _Sink):
+                sink.seconds += event.seconds
+            self._ledger.report(event, now)
+        elif isinstance(event, Died):
+            self._ledger.died(event, now)
+        elif isinstance(event, Ready):
+            self._ledger.ready(event.slot)
+        elif isinstance(event, Broken):
+            self._ledger.lose_all(event.error, now)

@@ -1,0 +1,145 @@
+"""What travels between a client and its pilots: anything that pickles them will do."""
+
+from __future__ import annotations
+
+import pickle
+from bisect import bisect_right
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._travel.failure import Failure
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import Packed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from parmap.errors import ParmapError
+
+Wire = tuple[tuple[Any, ...], bytes, list[bytes | bytearray]]
+"""A pack that any pickle takes: its description, its streams, its buffers."""
+
+
+def to_wire(payload: Pack) -> Wire:
+    """A pack as it travels."""
+    buffers = [bytes(buffer) if buffer.readonly else bytearray(buffer) for buffer in payload.buffers]
+    return payload.describe(), bytes(payload.stream), buffers
+
+
+def from_wire(wire: Wire) -> Pack:
+    """The pack that has come."""
+    description, stream, buffers = wire
+    return Pack.restore(description, stream, [memoryview(buffer) for buffer in buffers])
+
+
+class Setup(NamedTuple):
+    """What all chunks of a pool have in common."""
+
+    pool: str
+    options: dict[str, Any]
+    initializer: Any
+    """Where it is, if there is one."""
+    shipped: Any
+    """Where the zip file with the modules is that workers lack, if there are any."""
+
+
+INITIALIZER, SHIPPED = -1, -2
+"""The numbers of these, as functions and their parts have numbers."""
+
+
+class Sent(NamedTuple):
+    """A function, or a factory, and where its stream and parts are: each bytes, or what the cluster finds them by."""
+
+    key: int
+    name: str
+    stream: Any
+    parts: tuple[tuple[int, str, Any], ...]
+    """Number, kind, place."""
+    more: tuple[Any, ...]
+    factories: tuple[Sent, ...]
+
+
+class Order(NamedTuple):
+    """A chunk on its way."""
+
+    setup: Setup
+    function: Sent
+    context: dict[str, Any]
+    number: int
+    mode: str
+    start: int
+    """The number of its first item; -1: they have none."""
+    budget: float | None
+    timeout: float | None
+    stop_early: bool
+    items: Wire
+
+
+class Told(NamedTuple):
+    """What became of a chunk: outcomes of its first `done` items, in pieces."""
+
+    done: int = 0
+    pieces: list[tuple[int, int, Wire | None]] = []  # noqa: RUF012 - never changed
+    failures: list[tuple[int, Any, bool]] = []  # noqa: RUF012 - never changed
+    seconds: float = 0.0
+    """That its items ran."""
+    inside: float = 0.0
+    """Seconds from its coming to its end."""
+    said: list[tuple[str, tuple[Any, ...]]] = []  # noqa: RUF012 - never changed
+    stopped: bool = False
+    broken: Any = None
+    """Why there can be no worker, encoded."""
+    missing: tuple[int, ...] = ()
+    """What could not be found."""
+
+
+def items_of(pack: Pack) -> Any:
+    """The items of a pack as something that can be cut; what is pickled stays so."""
+    if pack.kind != EACH:
+        return pack.whole()
+    vocabulary: Any = SimpleNamespace(stream=bytes(pack.stream[: pack.words])) if pack.words else None
+    items, begin, first = [], pack.words, 0
+    for index, size in enumerate(pack.sizes):
+        count = pack.owned[index] if pack.owned else 0
+        stream = bytes(pack.stream[begin : begin + size])
+        words = vocabulary if index >= pack.bare else None
+        items.append(Packed(stream, pack.buffers[first : first + count], words))
+        begin += size
+        first += count
+    return items
+
+
+def failure_to_wire(failure: Failure) -> Any:
+    """A failure as it travels; an error of our own, as it is."""
+    return failure.encoded if failure.encoded is not None else pickle.dumps(failure.exception())
+
+
+def failure_from_wire(told: Any, retries: Callable[[BaseException], bool], *, retry: bool) -> Failure:
+    """The failure that has come. Whether one of our own is retried could not be decided where it happened."""
+    if type(told) is not bytes:
+        return Failure(encoded=told, retry=retry)
+    error: ParmapError = pickle.loads(told)
+    return Failure(error, retry=retries(error))
+
+
+class Joined:
+    """The results of a chunk that came in pieces, which are decoded when they are asked for."""
+
+    def __init__(self, pieces: Sequence[tuple[int, int, Wire | None]]) -> None:
+        self._starts = [start for start, _, _ in pieces]
+        self._counts = [count for _, count, _ in pieces]
+        self._packs = [None if wire is None else from_wire(wire) for _, _, wire in pieces]
+        self.nbytes = sum(pack.nbytes for pack in self._packs if pack is not None)
+
+    def values(self) -> list[Any]:
+        """All of them, decoded."""
+        values: list[Any] = []
+        for count, pack in zip(self._counts, self._packs, strict=True):
+            found = [None] * count if pack is None else pack.values()
+            values += found if len(found) == count else found[:count]
+        return values
+
+    def __getitem__(self, place: int) -> Any:
+        piece = bisect_right(self._starts, place) - 1
+        pack = self._packs[piece]
+        return None if pack is None else pack[place - self._starts[piece]]

@@ -1,0 +1,132 @@
+"""Clusters on this machine: Dask's with a scheduler and three workers over TCP, Ray's with two nodes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+class DaskCluster:
+    """A scheduler and three workers, each a process of its own, and a client."""
+
+    name = "dask"
+
+    def __init__(self, folder: Path, *, workers: int = 3, threads: int = 2) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.workers: list[subprocess.Popen[bytes]] = []
+        address = folder / "scheduler.json"
+        self.scheduler = self._start("dask_scheduler", "--port", "0", "--scheduler-file", str(address))
+        self._file = address
+        deadline = time.monotonic() + 60
+        while not address.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(workers):
+            self.add()
+        from distributed import Client
+
+        self.client = Client(scheduler_file=str(address))
+        self.client.wait_for_workers(workers, timeout=60)
+
+    def _start(self, what: str, *args: str) -> subprocess.Popen[bytes]:
+        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.{what}", "--host", "127.0.0.1", "--no-dashboard", *args],
+            stdout=subprocess.DEVNULL,
+            stderr=open(self.folder / "log", "ab"),
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+
+    @property
+    def address(self) -> str:
+        """Where the scheduler is."""
+        return str(self.client.scheduler.address)
+
+    def add(self, **resources: float) -> None:
+        """One more worker."""
+        told = ["--resources", " ".join(f"{name}={count}" for name, count in resources.items())] if resources else []
+        name = f"w{len(self.workers)}"
+        self.workers.append(
+            self._start(
+                "dask_worker",
+                *("--scheduler-file", str(self._file), "--nthreads", str(self.threads), "--name", name, "--no-nanny"),
+                *told,
+            )
+        )
+
+    def kill(self, which: int = -1) -> None:
+        """Kill a worker, and what is below it is left to find out."""
+        self.workers.pop(which).kill()
+
+    def pids(self) -> set[int]:
+        """The processes of the workers."""
+        return {worker.pid for worker in self.workers}
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+        for process in [*self.workers, self.scheduler]:
+            process.terminate()
+        for process in [*self.workers, self.scheduler]:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+
+
+class RayCluster:
+    """A head and one more node, two CPUs each, and this process as driver."""
+
+    name = "ray"
+
+    def __init__(self, folder: Path, *, cpus: int = 2) -> None:
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+        import ray
+        from ray.cluster_utils import Cluster
+
+        self.cpus = cpus
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+        self.workers = [self.cluster.add_node(num_cpus=cpus)]
+        ray.init(address=self.cluster.address, logging_level="ERROR", log_to_driver=False)
+        self.address = self.cluster.address
+
+    def add(self, **resources: float) -> None:
+        """One more node."""
+        self.workers.append(self.cluster.add_node(num_cpus=self.cpus, resources=resources, wait=False))
+
+    def kill(self, which: int = -1) -> None:
+        """Take a node away, at once."""
+        self.cluster.remove_node(self.workers.pop(which), allow_graceful=False)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+        self.cluster.shutdown()
+
+
+CLUSTERS: dict[str, Any] = {"dask": DaskCluster, "ray": RayCluster}
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

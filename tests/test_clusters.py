@@ -1,0 +1,329 @@
+"""Dask and Ray: what holds for worker processes at home holds on a cluster of several, whoever is lost there."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import tasks
+from clusters import CLUSTERS, is_running
+
+import parmap
+import parmap.backends
+from conftest import wait_until
+from parmap import TaskTimeoutError, WorkerDiedError, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# What the libraries themselves warn of.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
+
+slow = pytest.mark.cluster
+"""Left to `make test-cluster`."""
+
+
+@pytest.fixture(scope="module", params=["dask", "ray"])
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cluster of either kind."""
+    pytest.importorskip("distributed" if request.param == "dask" else "ray")
+    with CLUSTERS[request.param](tmp_path_factory.mktemp(request.param)) as made:
+        yield made
+        parmap.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> None:
+    """A cluster is left, for the next test."""
+
+
+def test_map_and_submit(cluster: Any):
+    """Results come in order, from other processes, of a function that only this program has."""
+    offset = 3
+    f = parallel(lambda x: (x + offset, os.getpid()), backend=cluster.name)
+    found = f.map(range(500))
+
+    assert [value for value, _ in found] == list(range(3, 503))
+    assert os.getpid() not in {pid for _, pid in found}
+    assert f.submit(1).result(60)[0] == 4
+    assert [value for value, _ in f.imap(range(50))] == list(range(3, 53))
+
+
+def test_all_of_the_cluster(cluster: Any, tmp_path: Path):
+    """Without `workers`, all of its slots are used; with it, no more than that."""
+    slots = 6 if cluster.name == "dask" else 4
+
+    def wait_for_others(x: int) -> int:
+        time.sleep(0.2)
+        return os.getpid()
+
+    f = parallel(wait_for_others, backend=cluster.name)
+    f.map(range(slots * 2))  # all are started
+    assert len(set(f.map(range(slots * 8)))) == slots
+
+    def be_alone(_: int) -> None:
+        (tmp_path / "alone").mkdir()
+        time.sleep(0.05)
+        (tmp_path / "alone").rmdir()
+
+    parallel(be_alone, backend=cluster.name, workers=1).map(range(6))
+
+
+def test_item_that_kills_its_worker(cluster: Any, tmp_path: Path):
+    """It fails alone, after as many deaths as it may have; each other item has its result."""
+
+    def die(x: int) -> int:
+        if x == 137:
+            with open(tmp_path / "deaths", "a") as file:
+                file.write("x")
+            os._exit(9)
+        return -x
+
+    results = parallel(die, backend=cluster.name, retries=1, retry_on=WorkerDiedError).map(
+        range(1000), return_exceptions=True
+    )
+
+    assert isinstance(results[137], WorkerDiedError)
+    assert (results[137].item, results[137].exitcode) == (137, 9)
+    assert [x for x, result in enumerate(results) if result != -x] == [137]
+    assert len((tmp_path / "deaths").read_text()) <= 3  # once among others, then alone, and once more
+
+
+def test_timeout(cluster: Any):
+    """An item that takes too long is killed, and no other."""
+    results = parallel(lambda x: time.sleep(100 if x == 3 else 0) or x, backend=cluster.name, timeout=1).map(
+        range(20), return_exceptions=True
+    )
+
+    assert isinstance(results.pop(3), TaskTimeoutError)
+    assert results == [x for x in range(20) if x != 3]
+
+
+def beat(path: str) -> None:
+    """Write a sign of life again and again."""
+    while True:
+        Path(path).write_text(str(os.getpid()))
+        time.sleep(0.02)
+
+
+def pid_in(path: Path) -> int:
+    """The process that has written there."""
+    wait_until(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+@pytest.mark.parametrize("how", ["cancel", "close", "fail"])
+def test_running_work_is_stopped(cluster: Any, tmp_path: Path, how: str):
+    """What nobody waits for any more ends over there, too."""
+    path = tmp_path / "beat"
+    if how == "cancel":
+        future = parallel(beat, backend=cluster.name).submit(str(path))
+        pid = pid_in(path)
+        assert future.cancel()
+    elif how == "close":
+        stream = parallel(beat, backend=cluster.name).imap([str(path)])
+        threading.Thread(target=lambda: next(stream, None), daemon=True).start()
+        pid = pid_in(path)
+        stream.close()
+    else:
+
+        def fail_or_beat(x: int) -> None:
+            if x:
+                beat(str(path))
+            while not path.exists():
+                time.sleep(0.01)
+            raise KeyError(x)
+
+        with pytest.raises(KeyError):
+            parallel(fail_or_beat, backend=cluster.name).map([0, 1])
+        pid = pid_in(path)
+    wait_until(lambda: not is_running(pid), 10)
+
+
+def test_broadcast(cluster: Any):
+    """A broadcast value that a function captures goes with it, to machines that share nothing with this one."""
+    table = parmap.broadcast({number: -number for number in range(1000)})
+    f = parallel(
+        lambda x: (table.value[x], getattr(table, "_fd", -1), getattr(table, "_home", None)), backend=cluster.name
+    )
+
+    assert f.map([1, 2]) == [(-1, -1, None), (-2, -1, None)]
+
+
+@slow
+def test_seed(cluster: Any):
+    """Random numbers are those that the processes of this machine would draw."""
+    import random
+
+    def draw(_: int) -> float:
+        return random.random()
+
+    at_home = parallel(draw, workers=2, seed=5).map(range(20))
+    parmap.shutdown()
+
+    assert parallel(draw, backend=cluster.name, seed=5).map(range(20)) == at_home
+
+
+def test_env_and_initializer(cluster: Any):
+    """Workers get the environment that was asked for, and are initialized."""
+    start = "a value"
+
+    def begin(text: str) -> None:
+        os.environ["BEGUN"] = text + start
+
+    f = parallel(
+        lambda _: (os.environ["BEGUN"], os.environ["ADDED"]),
+        backend=cluster.name,
+        env={"ADDED": "more"},
+        initializer=begin,
+        initargs=("with ",),
+    )
+
+    assert set(f.map(range(20))) == {("with a value", "more")}
+
+
+def test_initializer_that_fails(cluster: Any):
+    """Its error is that of the call."""
+
+    def begin() -> None:
+        raise ValueError("not today")
+
+    with pytest.raises(ValueError, match="not today"):
+        parallel(abs, backend=cluster.name, initializer=begin).map([1])
+
+
+def test_output(cluster: Any, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
+    """What tasks print and log comes out here, before their results."""
+
+    def speak(x: int) -> int:
+        print("says", x)
+        logging.getLogger("far").warning("logs %d", x)
+        return x
+
+    assert parallel(speak, backend=cluster.name).map([1, 2]) == [1, 2]
+    assert sorted(capsys.readouterr().out.splitlines()) == ["says 1", "says 2"]
+    assert sorted(record.getMessage() for record in caplog.records if record.name == "far") == ["logs 1", "logs 2"]
+
+
+def test_inside_a_task(cluster: Any):
+    """A task of the cluster's own may call in parallel, also where all places are taken by such tasks."""
+    if cluster.name == "dask":
+        futures = cluster.client.map(tasks.sums, ["dask"] * 6, range(6), pure=False)
+        found = cluster.client.gather(futures)
+    else:
+        import ray
+
+        task = ray.remote(tasks.sums)
+        found = ray.get([task.remote("ray", number) for number in range(4)], timeout=100)
+
+    assert found == [list(range(1, number + 1)) for number in range(len(found))]
+
+
+def test_modules_are_shipped(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A module that workers lack is sent to them; without that, the error says so."""
+    name = f"shipped_to_{cluster.name}"
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "__init__.py").write_text(f"from {name}.inner import double\n")
+    (folder / "inner.py").write_text("def double(x):\n    return 2 * x\n")
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        double = importlib.import_module(name).double
+    folder.rename(tmp_path / "elsewhere")  # workers are on this machine
+    with pytest.raises(ModuleNotFoundError, match=name) as caught:
+        parallel(double, backend=cluster.name).map([1])
+    assert "ship" in "".join(caught.value.__notes__)
+
+    (tmp_path / "elsewhere").rename(folder)
+    site = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](ship=[name])
+    f = parallel(double, backend=site)
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(str(tmp_path))
+        zipped = f.submit(1)
+        assert zipped.result(60) == 2
+
+
+def test_workers_that_lack_something():
+    """What workers lack is told in one sentence, before anything is sent."""
+    pytest.importorskip("distributed")
+    from parmap.backends.dask import _check_workers
+
+    class Client:
+        def __init__(self, *facts: Any) -> None:
+            self.facts = facts
+
+        def run(self, *_: Any, **__: Any) -> Any:
+            return {"tcp://there": self.facts}
+
+    with pytest.raises(parmap.BackendUnavailableError, match="worker at tcp://there lacks parmap"):
+        _check_workers(Client(sys.version_info[:2], ["parmap"]))
+    with pytest.raises(parmap.BackendUnavailableError, match=r"runs Python 3\.8, this program 3"):
+        _check_workers(Client((3, 8), []))
+
+
+def test_client_as_backend(cluster: Any):
+    """A client of Dask's can be given itself, or as the current one of this context."""
+    if cluster.name != "dask":
+        pytest.skip("Ray has no clients")
+    from distributed import Client
+
+    assert parallel(abs, backend=cluster.client).map([-1]) == [1]
+    with Client(cluster.address, set_as_default=False) as other, other.as_current():
+        assert parallel(abs, backend="dask").map([-2]) == [2]
+        parmap.shutdown()
+
+
+@slow
+def test_resources(cluster: Any):
+    """What tasks need is found, when there comes a worker that has it."""
+    site = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](resources={"special": 1})
+    future = parallel(abs, backend=site).map_async([-1, -2])
+    assert not future.done()
+    cluster.add(special=1)
+
+    assert future.result(100) == [1, 2]
+    cluster.kill()
+
+
+@slow
+def test_workers_come(cluster: Any):
+    """A worker that joins in the middle of a batch gets its share."""
+
+    def where(x: int) -> int:
+        time.sleep(0.1)
+        return os.getppid() and int(open(f"/proc/{os.getppid()}/stat").read().split()[3])
+
+    f = parallel(where, backend=cluster.name)
+    before = set(f.map(range(60)))
+    future = f.map_async(range(400))
+    cluster.add()
+
+    assert set(future.result(100)) - before
+
+
+@slow
+def test_workers_go(cluster: Any, tmp_path: Path):
+    """A worker, or a node, that is killed in the middle of a batch costs nothing."""
+    started = tmp_path / "started"
+
+    def slowly(x: int) -> int:
+        started.touch()
+        time.sleep(0.02)
+        return x
+
+    f = parallel(slowly, backend=cluster.name)
+    f.map(range(20))
+    started.unlink()
+    future = f.map_async(range(1500))
+    wait_until(started.exists)
+    cluster.kill()
+
+    assert future.result(110) == list(range(1500))
+    cluster.add()

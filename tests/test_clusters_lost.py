@@ -1,0 +1,214 @@
+"""The end of a cluster, and what it costs to be moved: each test has a cluster of its own, or looks into one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(150)]
+
+slow = pytest.mark.cluster
+"""Left to `make test-cluster`."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> None:
+    """The scripts have processes of their own."""
+
+
+HEAD = """
+    import os, sys, tempfile, threading, time
+    from pathlib import Path
+    sys.path.insert(0, TESTS)
+    import parmap
+    from clusters import CLUSTERS
+
+    def slowly(x):
+        time.sleep(0.1)
+        return x
+
+    def fails_within(seconds, act, future, *words):
+        time.sleep(1)
+        begin = time.monotonic()
+        act()
+        error = future.exception(60)
+        took = time.monotonic() - begin
+        assert isinstance(error, parmap.PoolClosedError), error
+        assert all(word in str(error) for word in words), error
+        assert took < seconds, took
+        print("told", round(took, 1), error)
+"""
+
+
+def run(script: Script, kind: str, text: str) -> str:
+    """Run a script with a cluster of its own to its end."""
+    import os
+    import textwrap
+
+    pytest.importorskip("distributed" if kind == "dask" else "ray")
+    head = textwrap.dedent(HEAD).replace("TESTS", repr(os.path.dirname(__file__)))
+    body = f"\nwith CLUSTERS[{kind!r}](Path(tempfile.mkdtemp())) as cluster:\n" + textwrap.indent(
+        textwrap.dedent(text), "    "
+    )
+    done = script.run(head + body + '\nprint("came to its end")\n', timeout=140)
+    assert ("came to its end" in done.stdout, done.returncode) == (True, 0), done.stdout + done.stderr
+    return done.stdout
+
+
+@slow
+def test_scheduler_is_killed(script: Script):
+    """Whoever waits is told within seconds what is lost; so is the next call, which starts no other cluster."""
+    out = run(
+        script,
+        "dask",
+        """
+        f = parmap.parallel(slowly, backend="dask")
+        assert f.map(range(10)) == list(range(10))
+        future = f.map_async(range(2000))
+        fails_within(6, cluster.scheduler.kill, future, "tcp://")
+        try:
+            f.map([1])
+        except parmap.PoolClosedError as error:
+            print("again", error)
+        """,
+    )
+    assert "again" in out
+
+
+@slow
+def test_client_is_closed(script: Script):
+    """So it is with a client that is closed; a new one serves the next call."""
+    out = run(
+        script,
+        "dask",
+        """
+        from distributed import Client
+        address = cluster.address
+        f = parmap.parallel(slowly, backend="dask")
+        future = f.map_async(range(2000))
+        fails_within(6, cluster.client.close, future, "closed")
+        try:
+            f.map([1])
+        except parmap.PoolClosedError as error:
+            print("again", error)
+        cluster.client = Client(address)
+        assert f.map(range(10)) == list(range(10))
+        """,
+    )
+    assert "again" in out
+
+
+@slow
+def test_ray_is_shut_down(script: Script):
+    """So it is with Ray; once it is connected again, calls work."""
+    out = run(
+        script,
+        "ray",
+        """
+        import ray
+        f = parmap.parallel(slowly, backend="ray")
+        assert f.map(range(10)) == list(range(10))
+        future = f.map_async(range(2000))
+        fails_within(6, ray.shutdown, future, "Ray")
+        try:
+            f.map([1])
+        except parmap.PoolClosedError as error:
+            print("again", error)
+        assert not ray.is_initialized()
+        ray.init(address=cluster.address, logging_level="ERROR")
+        assert f.map(range(10)) == list(range(10))
+        """,
+    )
+    assert "again" in out
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_ctrl_c(script: Script, kind: str):
+    """Ctrl-C ends what runs on the cluster within a second or so."""
+    run(
+        script,
+        kind,
+        """
+        import signal
+        from clusters import is_running
+        folder = Path(tempfile.mkdtemp())
+
+        def note_and_sleep(x):
+            (folder / str(x)).write_text(str(os.getpid()))
+            time.sleep(100)
+
+        def interrupt():
+            while len(list(folder.iterdir())) < 3:
+                time.sleep(0.05)
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            parmap.parallel(note_and_sleep, backend=cluster.name).map(range(3))
+        except KeyboardInterrupt:
+            begin = time.monotonic()
+        pids = [int(path.read_text()) for path in folder.iterdir()]
+        while any(map(is_running, pids)):
+            assert time.monotonic() < begin + 5
+            time.sleep(0.01)
+        print("ended after", time.monotonic() - begin)
+        """,
+    )
+
+
+@slow
+def test_sent_once_dask(script: Script):
+    """What a function captures leaves the client once, and comes to each worker once; a second call moves nothing."""
+    run(
+        script,
+        "dask",
+        """
+        import psutil
+        big = bytes(os.urandom(1 << 16)) * 1024
+        f = parmap.parallel(lambda x: x + len(big), backend="dask")
+
+        def sent():
+            return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+
+        before = sent()
+        assert f.map(range(300)) == [x + len(big) for x in range(300)]
+        first = sent()
+        assert f.map(range(300)) == [x + len(big) for x in range(300)]
+        second = sent()
+        print("first", (first - before) >> 20, "MB, then", (second - first) >> 20)
+        assert first - before < 4.5 * len(big)  # from the client to one, and from there to two more
+        assert second - first < 4 << 20
+        """,
+    )
+
+
+@slow
+def test_sent_once_ray(script: Script):
+    """On Ray it lies in the store of each node."""
+    run(
+        script,
+        "ray",
+        """
+        import psutil
+        big = bytes(os.urandom(1 << 16)) * 1024
+        f = parmap.parallel(lambda x: x + len(big), backend="ray")
+
+        def sent():
+            return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+
+        before = sent()
+        assert f.map(range(300)) == [x + len(big) for x in range(300)]
+        first = sent()
+        assert f.map(range(300)) == [x + len(big) for x in range(300)]
+        second = sent()
+        print("first", (first - before) >> 20, "MB, then", (second - first) >> 20)
+        assert first - before < 2.5 * len(big)
+        assert second - first < 4 << 20
+        """,
+    )
