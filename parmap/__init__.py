@@ -11,7 +11,7 @@ The rooms, from the ground up (one knows only those before it; a test holds that
 * ``_engine``: the thread that drives core and backend; the registry of pools
 * ``_calls``: the decorator, the function object, options; ``journal``: results kept in a file
 * ``executor``, ``pool``, ``joblib``: stand-ins for what others know
-* ``__main__``: the command line
+* ``__main__``: the command line (``_calls.journal.command``)
 """
 
 from __future__ import annotations

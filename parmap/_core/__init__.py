@@ -1,6 +1,7 @@
 """Which item goes to which worker, when, and what becomes of its outcome: every policy, once, for all backends.
 
 It starts no thread, reads no clock and does no I/O: events and the time go in, decisions come out.
-Whether `retry_on` covers an error is judged by `_work.run.Callee`.
-The door is `ledger.Ledger`.
+`schedule` decides on chunks, retries and what a death costs; `ledger` on what takes time: limits, idling, leases;
+`elastic` on workers that come and go; `pace` on how large chunks are. `job` and `states` are their data.
+Whether `retry_on` covers an error is judged by `_work.run.Callee`. The door is `ledger.Ledger`.
 """

@@ -11,7 +11,7 @@ from weakref import ReferenceType, ref
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
 from parmap._engine.registry import engine_of
-from parmap._results.async_streams import AsyncFedStream, AsyncInput, is_asynchronous
+from parmap._results.async_input import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
 from parmap._results.futures import Future
 from parmap._results.outcomes import Accounts

@@ -1,4 +1,7 @@
-"""The environment variables that workers start with; and the program's tracker of shared memory, which they share."""
+"""The environment variables that workers should have, and the program's tracker of shared memory.
+
+`worker` sends what changed since a worker began.
+"""
 
 from __future__ import annotations
 
