@@ -86,7 +86,7 @@ soak: $(READY_DEV) ## the tests that take minutes
 
 # Those that look at the worker processes of this machine, or at what is printed while a task runs, are left out.
 ON_CLUSTER := map submit errors deaths output timeouts seeds initializer retries
-NOT_THERE  := idle or template or fork or bounded or quiet or chatty
+NOT_THERE  := idle or template or fork or bounded or quiet or chatty or later or hostage or bytes_arrive or logging or at_exit
 test-cluster: $(READY_DEV) ## the tests on a Dask and on a Ray cluster, of several processes on this machine
 	$(BIN)/python -m pytest -m "cluster or not cluster" tests/test_clusters.py tests/test_clusters_lost.py $(ARGS)
 	for name in dask ray; do TESTS_ON_CLUSTER=$$name $(BIN)/python -m pytest -W ignore -k "$$name and not ($(NOT_THERE))" \
