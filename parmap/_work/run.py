@@ -20,7 +20,6 @@ from parmap._work.outcome import Loading, Outcome
 from parmap._work.page import NO_LIMIT
 from parmap._work.per_worker import here
 from parmap._work.seeds import seeded
-from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -81,8 +80,12 @@ class Callee:
         return any(isinstance(error, self._kinds(error)) for error in forms)
 
     def _kinds(self, error: BaseException) -> tuple[type[BaseException], ...]:
-        # An error of parmap's own is an OSError by birth only, since TimeoutError is one.
-        return tuple({*self.retry_on} - {OSError}) if isinstance(error, TaskTimeoutError) else self.retry_on
+        if OSError in self.retry_on and isinstance(error, TimeoutError):
+            from parmap.errors import TaskTimeoutError  # only now: it takes a worker milliseconds
+
+            if isinstance(error, TaskTimeoutError):  # which is an OSError by birth only
+                return tuple({*self.retry_on} - {OSError})
+        return self.retry_on
 
     def one(self, mode: str, start: int = -1, done: Sized = ()) -> Callable[[Any], Any]:
         """The function of one item; the first is number *start*, if they have numbers, when none is *done*."""

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.arithmetic import told, traits
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,13 +91,19 @@ _known: list[Context | None] = [None]  # the one that was returned last
 
 
 def current() -> Context:
-    """The context of a call that is made now; the same object as before if nothing has changed."""
+    """The context of a call that is made now; the same object as before if nothing has changed.
+
+    Raises:
+        PoolClosedError: the interpreter is shutting down.
+    """
     known = _known[0]
     try:
         if known is not None and known.holds():
             return known
     except AttributeError:  # a module is just being imported
         pass
+    if sys.is_finalizing():  # from a __del__: the interpreter has taken its modules apart
+        raise PoolClosedError("nothing can be started any more: the interpreter is shutting down")
     _levels()  # what it found is asked for below
     for earlier in [*_latest]:
         try:
