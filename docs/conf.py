@@ -33,7 +33,10 @@ for _name in parmap.__all__:
 
 # The standard library's documentation is not fetched, so that the build needs no network: names
 # from outside the package, and those of its modules that users don't import from, are text.
-nitpick_ignore_regex = [("py:.*", r"(?!parmap\b).*"), ("py:.*", r"parmap\.(_|joblib\._|pool\.|executor\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!parmap\b).*"),
+    ("py:.*", r"parmap\.(_|backends\._|joblib\._|pool\.|executor\.).*"),
+]
 
 
 def label_cells(_app: Sphinx, page: nodes.document, _name: str) -> None:

@@ -16,7 +16,7 @@ from parmap._travel.payload import dump, pack
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -67,7 +67,7 @@ _far = threading.local()
 
 
 @contextmanager
-def far_away() -> Iterator[None]:
+def far_away() -> Generator[None]:
     """Let what is pickled meanwhile have the values themselves: it goes to machines that can't read our files."""
     before, _far.away = getattr(_far, "away", False), True
     try:

@@ -112,7 +112,7 @@ def _start(distributed: Any, options: Options) -> tuple[Any, Any]:
 class DaskCluster(Cluster):
     """A pool on the workers of a Dask cluster."""
 
-    overhead = 0.005
+    overhead: float = 0.005
 
     def __init__(self, options: Options, site: Dask, client: Any, cluster: Any) -> None:
         """*cluster*: what was started for this."""
@@ -305,9 +305,10 @@ def run_order(content: bytes) -> Told:
 def _fetch(key: str) -> bytes:
     from distributed import Future, get_client
 
-    client = get_client()
+    client: Any = get_client()
+    known: Any = Future  # its type doesn't know of the states that it takes
     try:
-        content: bytes = client.gather(Future(key, client, state="memory"))
+        content: bytes = client.gather(known(key, client, state="memory"))
     except Exception as error:
         raise LookupError(key) from error
     return content

@@ -110,7 +110,7 @@ def _start(ray: Any, options: Options) -> None:
 class RayCluster(Cluster):
     """A pool on the nodes of a Ray cluster."""
 
-    overhead = 0.001
+    overhead: float = 0.001
 
     def __init__(self, options: Options, site: Ray, ray: Any, *, is_own: bool) -> None:
         """*is_own*: it was started for this."""
@@ -392,9 +392,10 @@ class Actor:
 
 def _fetch(place: Any) -> bytes:
     import ray
+    from ray.exceptions import RayError
 
     try:
         content: bytes = ray.get(place)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         raise LookupError(place) from error
     return content

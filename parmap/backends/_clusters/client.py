@@ -37,7 +37,7 @@ from parmap.backends._processes.staff import packed_initializer
 from parmap.backends.base import Backend, Broken, Capacity, Died, Lost, Report, Story
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -80,15 +80,15 @@ class Cluster(Backend):
 
     def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
         """Ask the cluster, which is there, how large it is."""
-        self.most = options.workers
+        self.most: int = options.workers
         super().__init__(options.replace(max_tasks_per_child=None, workers=self._slots()))
         self._abroad = {name: getattr(options, name) for name in _ABROAD}
         if options.env is not None:
             self._abroad["env"] = dict(options.env)
-        self.cost = self._cost_now()
-        self.pool = uuid.uuid4().hex
+        self.cost: Cost = self._cost_now()
+        self.pool: str = uuid.uuid4().hex
         self.flights: dict[int, Flight] = {}
-        self.names = count(1)
+        self.names: Iterator[int] = count(1)
         self._halted: set[int] = set()
         self.loss: BaseException | None = None
         """Why there is no cluster any more."""

@@ -26,8 +26,8 @@ class Site(ABC):
         if isinstance(ship, str):
             message = f"ship must be a list of names of modules, such as [{ship!r}]"
             raise TypeError(message)
-        self.resources = dict(resources or {})
-        self.ship = tuple(ship)
+        self.resources: dict[str, float] = dict(resources or {})
+        self.ship: tuple[str, ...] = tuple(ship)
 
     @abstractmethod
     def target(self) -> Hashable:
