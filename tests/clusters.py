@@ -90,6 +90,7 @@ class RayCluster:
     name = "ray"
 
     def __init__(self, folder: Path, *, cpus: int = 2) -> None:
+        self._environ = dict(os.environ)
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         )
@@ -119,6 +120,23 @@ class RayCluster:
 
         ray.shutdown()
         self.cluster.shutdown()
+        os.environ.clear()
+        os.environ.update(self._environ)
+        for process in _of_ray():  # they take their time, and the next test looks for what is left of it
+            process.kill()
+        psutil.wait_procs(_of_ray(), 10)
+
+
+def _of_ray() -> list[psutil.Process]:
+    """The processes below this one that are Ray's."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "ray" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:  # it has just ended
+            pass
+    return found
 
 
 CLUSTERS: dict[str, Any] = {"dask": DaskCluster, "ray": RayCluster}

@@ -140,7 +140,10 @@ def nothing_is_left() -> Iterator[None]:
     parmap.shutdown()
     if CLUSTER:  # its library has children, threads and descriptors of its own
         return
-    wait_until(lambda: not children())
+    try:
+        wait_until(lambda: not children())
+    except pytest.fail.Exception:
+        pytest.fail(f"processes are left: {children()}, with {[child.cmdline() for child in children()]}")
     wait_until(lambda: not _parmap_threads())
     if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
         gc.collect()

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._clusters.wire import Order
 
-_WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}
-"""Ray's two names for the same."""
+_WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 
 _IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
 
