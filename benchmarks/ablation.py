@@ -59,6 +59,13 @@ def _fresh_copies() -> None:
     Copies._remember = lambda *_: None  # type: ignore[method-assign,assignment]
 
 
+def _no_huge_pages() -> None:
+    import mmap
+
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        del mmap.MADV_HUGEPAGE
+
+
 def _no_marshal() -> None:
     from parmap._travel import payload
 
@@ -156,6 +163,11 @@ def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
 
 
+def _map_first_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    kept: list[Any] = []  # so that each has fresh memory
+    return lambda: kept.append(_function(tasks.make_array, options).map([ARRAY] * (size // 4)))
+
+
 def _map_short(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.short, options).map(range(size))
 
@@ -227,6 +239,7 @@ MECHANISMS = (
         "shared memory for large payloads", _no_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 8, 12)
     ),
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
+    Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results", _map_first_results, (2, 12, 24)),
     Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
     Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
     Mechanism(

@@ -1,7 +1,7 @@
 """Private copies of large results, in memory that is used again.
 
 Results are copied out of shared memory as they arrive, so that they are the caller's own. Fresh memory costs several
-times as much as the copy into it: so memory that the caller has dropped takes the next results. For a second, that is;
+times as much as the copy into it, half of that in huge pages: so memory that the caller has dropped takes the next results. For a second, that is;
 then it goes back to the system.
 """
 
@@ -11,6 +11,7 @@ import mmap
 import os
 import time
 from collections import deque
+from contextlib import suppress
 
 from parmap.backends._processes.line.segments import is_unused
 
@@ -71,10 +72,14 @@ class Copies:
 
     def _fresh(self, size: int) -> mmap.mmap:
         try:
-            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError:  # there is no more memory: what is kept may be what is missing
             self.forget()
-            return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # this system has none
+                piece.madvise(mmap.MADV_HUGEPAGE)
+        return piece
 
     def _dropped(self, size: int) -> mmap.mmap | None:
         """Memory that fits and that nobody refers to any more."""
