@@ -1,8 +1,8 @@
 """Private copies of large results, in memory that is used again.
 
 Results are copied out of shared memory as they arrive, so that they are the caller's own. Fresh memory costs several
-times as much as the copy into it, half of that in huge pages: so memory that the caller has dropped takes the next results. For a second, that is;
-then it goes back to the system.
+times as much as the copy into it, in huge pages half of that: so memory that the caller has dropped takes the next
+results. For a second, that is; then it goes back to the system.
 """
 
 from __future__ import annotations
