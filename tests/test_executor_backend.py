@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import sys
+import tempfile
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -267,6 +269,8 @@ def test_library_is_missing(backend: Any, library: str, monkeypatch: pytest.Monk
 def test_ray(script: Script):
     """With it, a call runs on a cluster of its own, or on the one that is there; a dead worker costs its item."""
     pytest.importorskip("ray")
+    folder = tempfile.mkdtemp(prefix="ray-")  # a short name; another test's cluster is not to be found there
+    script.environment["RAY_TMPDIR"] = folder
     run = script.run(
         """
         import os
@@ -303,6 +307,7 @@ def test_ray(script: Script):
         timeout=170,
     )
 
+    shutil.rmtree(folder, ignore_errors=True)
     # Ray speaks there, too, maybe on the same line.
     assert ("came to its end" in run.stdout, run.returncode) == (True, 0), run.stdout + run.stderr
 
