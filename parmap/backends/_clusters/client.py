@@ -20,6 +20,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
+from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import (
     INITIALIZER,
@@ -240,6 +241,7 @@ class Cluster(Backend):
             if self.flights:
                 self.halt({number: flight.handle for number, flight in self.flights.items()})
             self.tell("close")
+        close_here(self.pool)  # a worker of the cluster may be a thread of this process, whose client is closed
         self.pool = uuid.uuid4().hex
         self.flights.clear()
         self._halted.clear()
