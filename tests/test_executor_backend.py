@@ -183,7 +183,6 @@ MADE = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason="an item that runs at the same moment as the culprit may be charged with it")
 @pytest.mark.parametrize("kind", list(MADE))
 def test_broken_executor(kind: str, script: Script):
     """Where it does not, another like it is made, and the item that broke it fails alone."""

@@ -182,7 +182,7 @@ class Executors(Backend):
         ]
         if not is_found:
             self._is_suspicious = True
-            events.append(Capacity(1, self.cost))  # when all of them are free
+            events.append(Capacity(1, self.cost._replace(depth=1)))  # one in flight, when all are free
         return events
 
     def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
