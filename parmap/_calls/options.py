@@ -1,4 +1,4 @@
-"""Every option, checked in one place; the environment and ``override`` on top of what a decorator says.
+"""Every option, put together from decorator, environment, ``override`` and ``f.options()``.
 
 The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
 because the environment and the context may have changed; `Settings.resolve` makes that cheap.

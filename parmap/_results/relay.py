@@ -1,4 +1,4 @@
-"""What tasks print and log, written out in this process.
+"""What tasks print and log, caught in the worker by `child.output`, written out in this process.
 
 Whoever hears a worker hands its output over without waiting, since writing may block: on a terminal that is stopped, on
 a pipe that nobody reads. A thread writes it, to the `sys.stdout` and `sys.stderr` of the moment, so that notebooks and

@@ -1,4 +1,4 @@
-"""Object <-> payload: how arguments, results, functions and exceptions travel between processes.
+"""Object <-> payload: how arguments, results, functions (see `code`) and exceptions travel between processes.
 
 Plain pickle does the work wherever it can (C speed, protocol 5, large buffers out of band). cloudpickle takes over for
 what plain pickle refuses, and for what it would pickle by a name that means nothing in a worker: names in `__main__`.

@@ -1,4 +1,4 @@
-"""What a task sees besides its arguments: the context of a call, taken when the call is made.
+"""The context of a call, taken when it is made: working directory, environment, `sys.path`, filters, log levels.
 
 A context is a snapshot that never changes. As long as nothing changes in the program, all calls have the same one, so
 that whoever must know whether a worker has been told compares two objects by identity.

@@ -1,4 +1,7 @@
-"""Executors that a death has broken: some can be made again, as they were."""
+"""Executors that a death has broken: some can be made again, as they were.
+
+Which item broke one, `executor` finds out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The file of a journal: SQLite, of which other programs may read and write the same at any time."""
+"""The SQLite file of a journal: found fit, laid out, locked; `keeping` reads and writes its rows.
+
+Other programs may read and write the same at any time.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Journal`, and what one call does with it: looks up what is done, and writes down what gets done."""
+"""`Journal`, and what one call does with it: the key of each item, what is done, and writing what gets done."""
 
 from __future__ import annotations
 

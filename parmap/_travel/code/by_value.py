@@ -1,6 +1,6 @@
-"""How functions and classes travel: by name where workers can import them, by value where only this process has them.
+"""Functions and classes by value, where only this process has them: cloudpickle, and what it is taught here.
 
-cloudpickle does the latter. It is taught here what it does not know: the function under a decorator, a function under
+Those that workers can import go `by_name`. cloudpickle does not know: the function under a decorator, a function under
 `functools.lru_cache`, a class with `__slots__`, and that a class which comes home is left as it is.
 """
 

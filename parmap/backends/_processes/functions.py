@@ -1,4 +1,4 @@
-"""Functions as the parent knows them: what was sent of each, in which parts, and when it must be sent again.
+"""Functions as the parent knows them: what was sent of each, in which parts, and whether it must be sent again.
 
 A function by value is packed when its mark no longer holds. What is large in it travels by itself, in parts that stay
 where they are as long as they are the same: tables of atoms, and buffers. The rest is one stream. Parts and functions

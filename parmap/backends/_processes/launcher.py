@@ -1,4 +1,4 @@
-"""The template: one clean, single-threaded process from which workers are forked, or beside which they are spawned.
+"""The template: one clean process, which imports `preload` once; workers are forked from it, or spawned beside it.
 
 It exists because the user's own process can't be forked safely once it has threads. It imports what workers need, forks
 one in a millisecond, reaps them, reports exactly how each died, and kills them all when the parent ends, however it

@@ -1,4 +1,4 @@
-"""Leased workers: callers give them single tasks; the engine's thread sees that none is left unfinished."""
+"""Leased workers: callers give them single tasks; none is left unfinished, though a Ctrl-C stops its caller."""
 
 from __future__ import annotations
 

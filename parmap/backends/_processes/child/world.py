@@ -1,4 +1,4 @@
-"""What tasks in a worker see besides their arguments: made the same as in the program when they were called."""
+"""The context of a call, in a worker: working directory, environment and all else made the same as in the program."""
 
 from __future__ import annotations
 
