@@ -1,4 +1,4 @@
-"""How workers are stopped, when the ledger says so: terminated, then killed, at once or later; or made to cut a block."""
+"""How workers are stopped, when the ledger says so: terminated, then killed, at once or later; or cut off a block."""
 
 from __future__ import annotations
 
