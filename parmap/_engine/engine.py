@@ -46,7 +46,7 @@ class Engine:
         self.pid: int = os.getpid()
         self.closed: bool = False
         self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do
-        self.latest: Lane | None = None  # of the last submit, if its function can't change unseen: found in no time
+        self.latest: Lane | None = None  # of the last submit, where `pools` finds it in no time
         self._told = told
         self._inbox: deque[Any] = deque()
         self.ledger: ElasticLedger = ElasticLedger(backend, time.monotonic())
@@ -300,6 +300,7 @@ class Engine:
             self.backend.finish()
         finally:
             self.backend.post = _refuse  # no cycle: what functions captured shall not wait for the garbage collector
+            self.latest = None
             self.idle_since = None
             self._told(self)
             self._gone.set()
@@ -329,6 +330,8 @@ class Engine:
         timeout = self.ledger.timeout(time.monotonic())
         if limit is not None:
             timeout = limit if timeout is None else min(timeout, limit)
+        if self.latest is not None and self.latest.function() is None:  # what it captured is nobody's any more
+            self.latest = None
         if not (tell_late() and self._rest()):
             timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._sleeps += 1

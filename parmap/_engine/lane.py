@@ -24,7 +24,9 @@ class Lane:
 
     mode: str = "star"
     function: Callable[[], object] = staticmethod(lambda: None)
-    """Returns the function, as long as the program has it, if it is one that can't change unseen."""
+    """Returns the function, as long as the program has it, if it can be told quickly whether it is as it was."""
+    witness: Callable[[tuple[Any, ...]], bool] | None = None
+    """Tells that, of the function and the classes that its rules name; `None`: it can't change unseen."""
 
     def __init__(
         self, engine: Engine, call: Call, options: Options, name: str, context: Context, *, keywords: bool

@@ -58,6 +58,7 @@ def submit(
         or lane.context is not context
         or lane.options is not options
         or kwargs
+        or (lane.witness is not None and not lane.witness((function, *options.retry_on)))
     ):
         lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
@@ -108,6 +109,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     if lane is not None and lane.options is options:
         call = lane.call if lane.call.stable else engine.backend.prepare(function, lane.call.callee.rules)
         if call is lane.call and lane.context is context:
+            _be_latest(lane, function)
             return lane
     else:
         engine.expect(function)
@@ -115,9 +117,18 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
     if engine.backend.threaded:
         lanes.keep(function, key, ref(lane) if call.holds else lane)
-        if call.stable and not call.holds and not keywords and type(function) is FunctionType:
-            lane.function, engine.latest = ref(function), lane
+        _be_latest(lane, function)
     return lane
+
+
+def _be_latest(lane: Lane, function: Any) -> None:
+    """The next task is most likely of the same function: then its lane is found in no time."""
+    call = lane.call
+    if call.holds or lane.mode == "call" or type(function) is not FunctionType or lane.engine.closed:
+        return
+    lane.witness = None if call.stable else lane.engine.backend.witness(function, call.callee.rules)
+    if call.stable or lane.witness is not None:
+        lane.function, lane.engine.latest = ref(function), lane
 
 
 class _Batch(NamedTuple):

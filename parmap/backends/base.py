@@ -141,6 +141,10 @@ class Backend(ABC):
         """Make a function ready to run, as it is now."""
         return Call(Callee(function, rules))
 
+    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:  # noqa: ARG002
+        """What tells quickly whether a function is as it was prepared last, if anything can."""
+        return None
+
     def item_classes(self, call: Call) -> Classes | None:  # noqa: ARG002 - the contract
         """How classes travel that items have and that go by value, where they need not travel with each item."""
         return None

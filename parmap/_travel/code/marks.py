@@ -19,8 +19,8 @@ holds has a bound; beyond it streams are compared.
 from __future__ import annotations
 
 import sys
-from itertools import count
-from operator import is_
+from itertools import compress, count
+from operator import is_, is_not
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -91,9 +91,7 @@ class Look:
         kept = self._kept
         if len(values) != len(kept):
             return False
-        for value, known in zip(values, kept, strict=True):
-            if value is known:
-                continue
+        for value, known in compress(zip(values, kept, strict=True), map(is_not, values, kept)):
             kind = type(known)
             if kind is ref:
                 if value is None or known() is not value:  # one that is gone is not the same as None

@@ -6,6 +6,7 @@ import functools
 import sys
 from collections import deque
 from itertools import chain, repeat
+from operator import attrgetter
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -90,12 +91,16 @@ class _Walk:
 
     def through(self, roots: Sequence[Any]) -> None:
         """Look at everything."""
-        self._look(None, _read_roots, roots)
+        if all(isinstance(root, (FunctionType, type)) for root in roots):  # whoever asks knows them by identity
+            for root in roots:
+                self._place(root)
+        else:
+            self._look(None, _read_roots, roots)
         while self._queue or self._rest:
             while self._queue:
                 thing = self._queue.popleft()
                 if isinstance(thing, FunctionType):
-                    names = globals_of(thing.__code__)
+                    names = (*globals_of(thing.__code__), *_OF_MODULE)
                     self._look(thing, functools.partial(_read_function, names), thing)
                 else:
                     self._look(thing, _read_class, thing)
@@ -238,22 +243,22 @@ def _read_roots(roots: Sequence[Any]) -> list[Any]:
     return values
 
 
+_of_function = attrgetter(
+    "__code__", "__module__", "__name__", "__qualname__", "__doc__",
+    "__closure__", "__defaults__", "__kwdefaults__", "__annotations__", "__dict__",
+)  # fmt: skip
+
+
 def _read_function(names: tuple[str, ...], function: FunctionType) -> list[Any]:
-    variables = function.__globals__
-    values: list[Any] = [
-        function.__code__,
-        function.__module__,
-        function.__name__,
-        function.__qualname__,
-        function.__doc__,
-        *map(variables.get, names, repeat(ABSENT)),
-        *map(variables.get, _OF_MODULE, repeat(ABSENT)),
-    ]
-    if function.__closure__:
-        values += map(_content, function.__closure__)
-    values += _spread(function.__defaults__)
-    for attributes in (function.__kwdefaults__, function.__annotations__, function.__dict__):
-        values += _spread_dict(attributes) if attributes else (None,)
+    # Read before each task of `submit`: most functions have few of these, and C fetches them.
+    *values, closure, defaults, keywords, annotations, attributes = _of_function(function)
+    values += map(function.__globals__.get, names, repeat(ABSENT))
+    if closure:
+        values += map(_content, closure)
+    if defaults is not None or keywords or annotations or attributes:
+        values += _spread(defaults)
+        for each in (keywords, annotations, attributes):
+            values += _spread_dict(each) if each else (None,)
     return values
 
 

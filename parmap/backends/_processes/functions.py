@@ -33,7 +33,7 @@ from parmap.backends.base import Call
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from parmap._travel.code.marks import Mark
     from parmap._travel.code.reach import Large
@@ -171,6 +171,11 @@ class Functions:
             return None
         call: FunctionCall = known.sent
         return call
+
+    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:
+        """What tells whether a function is what it was when it was packed last; `None`: nothing does."""
+        known = self._known.find(function, rules)
+        return None if known is None else known.is_current
 
     def prepare(self, function: Any, rules: Rules) -> FunctionCall:
         """The call of a function as it is now; the same as before if it is the same, byte by byte.

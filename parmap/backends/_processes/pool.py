@@ -14,6 +14,8 @@ from parmap.backends._processes.staff import Staff
 from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.code.classes import Classes
@@ -42,6 +44,10 @@ class Processes(Staff):
             self.context = current()
             call = self._functions.prepare(function, rules)
         return call
+
+    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:
+        """Its mark, if it has one."""
+        return self._functions.witness(function, rules)
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
