@@ -223,7 +223,7 @@ def check_together(options: Mapping[str, Any]) -> None:
     """
     timeout, backend = options.get("timeout"), options.get("backend", "processes")
     if options.get("seed") is not None and (backend == "threads" or is_executor(backend)):
-        from parmap.backends.executor import SEED_REFUSED, shares_our_objects
+        from parmap.backends._executor import SEED_REFUSED, shares_our_objects
 
         if backend == "threads" or shares_our_objects(backend):
             raise ValueError(SEED_REFUSED)
