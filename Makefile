@@ -31,7 +31,7 @@ export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
-	test-cluster test-pythons test-newest test-lowest test-wheel dist lock bench bench-quick clean
+	test-cluster test-pythons test-newest test-lowest test-wheel dist lock bench bench-page bench-quick clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
@@ -137,6 +137,9 @@ bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/s
 	$(BENCH)/python benchmarks/run.py
 	$(BENCH)/python benchmarks/ablation.py
 	$(BENCH)/python benchmarks/costs.py
+
+bench-page: ## the page and the plots again, from the last results
+	$(BENCH)/python benchmarks/run.py --again
 
 bench-quick: ## the same with fewer peers, in two minutes; writes build/bench-quick/benchmarks.md
 	$(PYTHON) benchmarks/environment.py

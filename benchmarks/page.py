@@ -5,7 +5,71 @@ PAGE = """<!-- Written by benchmarks/report.py: change that, not this page. -->
 # Benchmarks
 
 {warning}
-parmap beside its peers, on one machine, in one run, taking turns. Ratios count; absolute numbers are this machine's.
+![Time of mp.Pool, futures and joblib for the same work, as a multiple of parmap's](benchmarks-summary.svg)
+
+Right of the line parmap is faster. *mp.Pool* is `multiprocessing.Pool`, the faster of fork and forkserver; *futures* is
+`concurrent.futures.ProcessPoolExecutor`. All use {workers} workers on {cores} cores, and nothing is tuned for parmap.
+Ratios count; seconds are those of this machine.
+
+## When is this faster for me?
+
+* **Items that are short, or many, or uneven, or large**: parmap is faster, by what the table says, and by more where
+  your code chooses no chunk size.
+* **Items of some milliseconds, all alike, that take and give little**: all libraries keep the cores busy, and the
+  difference is a few per cent. Choose by [what else they do](../explanation/why-and-when-not.md).
+* **A program that is over in a tenth of a second**: forked workers start sooner, in {fork} against {first}.
+  [Start fast](../workers/start-fast.md) says what helps.
+* **Items that cost less than their journey**: no library pays. A short string to a worker and a small dict back take
+  {journey}; if that is more than the work, a plain loop is faster.
+
+What the others need for the same work, as a multiple of parmap's time. Below 1, in bold, the other one is faster.
+
+{mine}
+
+## Where parmap loses
+
+{losses}
+
+## Side by side
+
+All contestants. In parentheses: time (or size) compared to parmap's. Above 1 parmap is better; below 1, in bold, the
+peer is.
+
+### Tasks in a script
+
+{scripts}
+
+![Time of each peer compared to parmap, tasks in a script](benchmarks-scripts.svg)
+
+### Tasks in a module
+
+{design}
+
+![Time of each peer compared to parmap, tasks in a module](benchmarks-ratios.svg)
+
+## Real work
+
+{real}
+
+## As work grows
+
+What an item costs should not depend on how many there are, and a stream should not fill memory.
+
+![Time per item against the number of items](benchmarks-items.svg)
+
+![Growth of the parent against the number of items](benchmarks-memory.svg)
+
+![Time against the number of workers](benchmarks-workers.svg)
+
+![Time of a call against the size of its argument](benchmarks-payload.svg)
+
+{curves}
+
+## How far from the machine's limit
+
+{physical}
+
+## How it is measured
 
 | | |
 | --- | --- |
@@ -18,8 +82,6 @@ parmap beside its peers, on one machine, in one run, taking turns. Ratios count;
 | date | {date} |
 
 {absent}
-
-## How it is measured
 
 Each measurement is a process of its own: one library, one workload. The libraries take turns within a workload, in an
 order that rotates. The first round finds the rivals, the two fastest peers of each workload (and whom a goal names); in
@@ -62,46 +124,4 @@ Nothing may be more than {behind} slower than the best peer; other goals are hig
 ### Tasks in a module
 
 {goals}
-
-### Where parmap loses
-
-{losses}
-
-## Side by side
-
-In parentheses: time (or size) compared to parmap's. Above 1 parmap is better; below 1, in bold, the peer is.
-
-### Tasks in a script
-
-{scripts}
-
-![Time of each peer compared to parmap, tasks in a script](benchmarks-scripts.svg)
-
-### Tasks in a module
-
-{design}
-
-![Time of each peer compared to parmap, tasks in a module](benchmarks-ratios.svg)
-
-## Real work
-
-{real}
-
-## How far from the machine's limit
-
-{physical}
-
-## As work grows
-
-What an item costs should not depend on how many there are, and a stream should not fill memory.
-
-![Time per item against the number of items](benchmarks-items.svg)
-
-![Growth of the parent against the number of items](benchmarks-memory.svg)
-
-![Time against the number of workers](benchmarks-workers.svg)
-
-![Time of a call against the size of its argument](benchmarks-payload.svg)
-
-{curves}
 """

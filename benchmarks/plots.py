@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 
 from contestants import PEERS
+from mine import OTHERS, WORK, ratio
+from results import Table
 from workloads import BY_KEY, DESIGN, REAL, SCRIPTS, Workload
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def medians(results: dict[str, Any], key: str) -> dict[tuple[str, int], float]:
 
 def draw(results: dict[str, Any], docs: Path) -> None:
     """Write all plots into *docs*."""
+    _draw_mine(results, docs / "benchmarks-summary.svg")
     _draw_ratios(results, SCRIPTS, "Tasks in a script", docs / "benchmarks-scripts.svg")
     _draw_ratios(results, (*DESIGN, *REAL), "Tasks in a module", docs / "benchmarks-ratios.svg")
     _draw_items(results, docs / "benchmarks-items.svg")
@@ -63,6 +66,29 @@ def _save(figure: Any, path: Path) -> None:
 
     figure.savefig(path, format="svg", metadata={"Date": None})
     plt.close(figure)
+
+
+def _draw_mine(results: dict[str, Any], path: Path) -> None:
+    """The chart at the top: narrow, with each kind of work named over its dots, so that a phone shows it as it is."""
+    table = Table(results)
+    rows = [key for key in reversed(WORK) if table.size(key)]
+    figure, axes = _figure("The same work, in other libraries", "time, as a multiple of parmap's", "", (4.3, 6.4))
+    colours = (COLOURS["multiprocessing.Pool"], "#edae49", "#6b9080")
+    for (other, marker), colour in zip(zip(OTHERS, "o^s", strict=True), colours, strict=True):
+        points = [(found, row) for row, key in enumerate(rows) if (found := ratio(table, key, other)) is not None]
+        axes.plot(*zip(*points, strict=True), marker, label=other, color=colour, markersize=6) if points else None
+    for row, key in enumerate(rows):
+        words = WORK[key].replace("`", "")
+        place = {"xycoords": ("axes fraction", "data"), "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8}}
+        axes.annotate(words, (0.005, row + 0.24), fontsize=8, color="#555555", **place)
+    axes.axvline(1.0, color=COLOURS["parmap"], linewidth=1.5, label="parmap")
+    axes.set_xscale("log")
+    axes.set_xticks([0.2, 0.5, 1, 2, 5, 10, 30], ["0.2", "0.5", "1", "2", "5", "10", "30"], minor=False)
+    axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    axes.set_yticks([])
+    axes.set_ylim(-0.5, len(rows) - 0.1)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    _save(figure, path)
 
 
 def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title: str, path: Path) -> None:

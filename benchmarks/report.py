@@ -135,6 +135,7 @@ def curves(table: Table) -> list[str]:
 
 def write(results: dict[str, Any], docs: Path) -> None:
     """Write the page into *docs*."""
+    from mine import journey, milliseconds, mine
     from page import PAGE
 
     table = Table(results)
@@ -163,6 +164,10 @@ def write(results: dict[str, Any], docs: Path) -> None:
         behind=f"{100 * (1 - NOT_BEHIND[0].number):.0f} %",
         script_goals="\n".join(goals(table, table.rows(SCRIPTS))),
         goals="\n".join(goals(table, table.rows((*DESIGN, *REAL)))),
+        mine="\n".join(mine(table)),
+        journey=journey(table),
+        fork=milliseconds(table, "multiprocessing.Pool (fork)"),
+        first=milliseconds(table, "parmap"),
         losses="\n".join(losses(table)),
         scripts="\n".join(contest(table, table.rows(SCRIPTS))),
         design="\n".join(contest(table, table.rows(DESIGN))),

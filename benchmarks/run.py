@@ -268,6 +268,9 @@ def main() -> int:
     how.add_argument(
         "--smoke", action="store_true", help="tiny sizes: whether it runs at all; the numbers mean nothing"
     )
+    how.add_argument(
+        "--again", action="store_true", help="measure nothing: write the page from the results of the last run"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "results.json", help="where the results go")
     parser.add_argument(
         "--docs", type=Path, default=HERE.parent / "docs" / "speed", help="where the page and the plots go"
@@ -275,10 +278,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], metavar="WORKLOAD", help=f"some of: {', '.join(BY_KEY)}")
     options = parser.parse_args()
     scale = SMOKE if options.smoke else QUICK_SCALE if options.quick else FULL
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        results = {"command": command_of(options, scale), **measure(scale, Path(scratch), options.only)}
     options.docs.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1))
+    if options.again:
+        results = json.loads(options.output.read_text())
+    else:
+        with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
+            results = {"command": command_of(options, scale), **measure(scale, Path(scratch), options.only)}
+        options.output.write_text(json.dumps(results, indent=1))
     from goals import goals
     from plots import draw
     from report import losses, write

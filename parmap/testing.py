@@ -15,7 +15,7 @@ def check_backend(make: Callable[[Any], Any]) -> list[str]:
 
     Args:
         make: called with settled options, returns the backend. A class that derives from
-            ``parmap.backends.base.Backend`` is such a callable.
+            :class:`parmap.backends.Backend` is such a callable.
 
     Returns:
         What was checked, in words.
@@ -24,7 +24,7 @@ def check_backend(make: Callable[[Any], Any]) -> list[str]:
         AssertionError: a promise is not kept; the message says which.
 
     Example:
-        >>> from parmap.backends.threads import Threads
+        >>> from parmap.backends import Threads
         >>> from parmap.testing import check_backend
         >>> for line in check_backend(Threads):
         ...     print(line)

@@ -10,14 +10,14 @@ from parmap._core.pace import Cost
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
 from parmap._work.run import Callee
-from parmap.backends.base import Backend, Broken, Died, Ready, Report
+from parmap.backends._base import Backend, Broken, Died, Ready, Report
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from parmap._core.job import Chunk
-    from parmap.backends.base import Event
+    from parmap.backends._base import Event
 
 CALL: Any = SimpleNamespace(callee=Callee(None))
 """What jobs call: nothing, but its errors may be retried."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import subprocess
 import sys
 
 import pytest
 
 import parmap
+import parmap.backends
 
 HEAVY = ["asyncio", "cloudpickle", "concurrent.futures", "dataclasses", "inspect", "logging", "multiprocessing"]
 HEAVY += ["subprocess", "parmap.pool", "typing_extensions", "dask", "ray", "tqdm", "numpy", "joblib"]
@@ -88,3 +90,18 @@ def test_decorating_starts_nothing():
 def test_version():
     """The version is a version."""
     assert parmap.__version__.count(".") == 2
+
+
+def test_public_modules():
+    """What has no underscore is for users: these modules, and those of clusters, which `parmap.backends` gives."""
+    modules = {module.name for module in pkgutil.walk_packages(parmap.__path__, "parmap.")}
+    public = {name for name in modules if not any(part.startswith("_") for part in name.split("."))}
+    doors = {"backends", "errors", "executor", "joblib", "pool", "testing"}
+
+    assert public == {f"parmap.{name}" for name in doors} | {"parmap.backends.dask", "parmap.backends.ray"}
+
+
+@pytest.mark.parametrize("name", parmap.backends.__all__)
+def test_backends(name: str):
+    """Every public name of ``parmap.backends`` is there, and documented."""
+    assert getattr(parmap.backends, name).__doc__

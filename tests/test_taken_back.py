@@ -9,7 +9,7 @@ from fake_backend import COST, Recorder, paced
 
 from parmap._core.job import Job
 from parmap._core.ledger import Ledger
-from parmap.backends.base import Backend, Report
+from parmap.backends._base import Backend, Report
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

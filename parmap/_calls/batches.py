@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
-from parmap._calls.options import BatchOptions, Options, OptionsDict, Progress, Settings
+from parmap._calls.options import Options, Settings
 
 if TYPE_CHECKING:
     import os
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from parmap._calls.journal.keeping import Journal, Keeping
+    from parmap._calls.typed import BatchOptions, Progress
     from parmap._engine import pools
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
@@ -118,7 +119,7 @@ class Batches(Generic[P, R_co, C_co]):
 
     def _options_for(self, chunksize: int | None, progress: Progress | None) -> Options:
         options = self._settings.resolve()
-        changes: OptionsDict = {}
+        changes: dict[str, Any] = {}
         if chunksize is not None:
             changes["chunksize"] = chunksize
         if progress is not None:

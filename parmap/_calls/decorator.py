@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, final, over
 
 from parmap._calls.function import ParallelFunction
 from parmap._calls.methods import watch_class_body
-from parmap._calls.options import DEFAULTS, OptionsDict, Progress, Settings, StartMethod, check
+from parmap._calls.options import DEFAULTS, Settings, check
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from typing import Literal, Unpack
 
-    from parmap._calls.options import BackendLike, BackendName
+    from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod, ToldOptions
 
 __all__ = ["parallel"]
 
@@ -63,10 +63,10 @@ def parallel(
     function: Callable[P, Coroutine[Any, Any, R]], /, **options: Unpack[OptionsDict]
 ) -> ParallelFunction[P, R, Coroutine[Any, Any, R]]: ...
 @overload
-def parallel(function: Callable[P, R], /, **options: Unpack[OptionsDict]) -> ParallelFunction[P, R]: ...
+def parallel(function: Callable[P, R], /, **options: Unpack[ToldOptions]) -> ParallelFunction[P, R]: ...
 @overload
-def parallel(**options: Unpack[OptionsDict]) -> Decorator: ...
-def parallel(
+def parallel(**options: Unpack[ToldOptions]) -> Decorator: ...
+def parallel(  # type: ignore[misc]  # no misfit is accepted
     function: Callable[..., Any] | None = None,
     /,
     *,

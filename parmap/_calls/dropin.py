@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor as AnyExecutor
 
-    from parmap._calls.options import BackendLike, BackendName, StartMethod
+    from parmap._calls.typed import BackendLike, BackendName, StartMethod
     from parmap._results.futures import Future
     from parmap._travel.failure import Voice
 

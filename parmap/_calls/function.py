@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from parmap._calls import batches as _batches
 from parmap._calls.batches import Batches, C_co, P, R_co
-from parmap._calls.options import OptionsDict, Settings
+from parmap._calls.options import Settings
 from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, plain, portable
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
+    from parmap._calls.typed import OptionsDict
     from parmap._results.futures import Future
 
 __all__ = ["ParallelFunction"]

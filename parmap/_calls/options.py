@@ -7,9 +7,8 @@ because the environment and the context may have changed; `Settings.resolve` mak
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._calls.checks import CHECKS
 from parmap._calls.environment import read, snapshot
@@ -18,55 +17,16 @@ from parmap._work.cpus import cpu_count
 from parmap.backends import ALL, is_executor, site_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
     from types import TracebackType
-    from typing import Self, Unpack
+    from typing import Literal, Self, Unpack
 
+    from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod
     from parmap._work.surroundings import Context
     from parmap.backends._clusters.site import Site
 
-__all__ = ["BatchOptions", "Options", "OptionsDict", "Override", "Settings", "cpu_count", "override", "resolve"]
-
-StartMethod = Literal["forkserver", "spawn"]
-BackendName = Literal["processes", "threads", "serial", "dask", "ray"]
-Progress = bool | str | Callable[[int, int | None, int], object]
-
-
-class BackendLike(Protocol):
-    """What makes an object a backend for the checks made here: it says whether it can kill a running task."""
-
-    @property
-    def kills(self) -> bool: ...
-
-
-class OptionsDict(TypedDict, total=False):
-    """The options of `parallel`, for type checkers; their meaning is documented there."""
-
-    workers: int | None
-    backend: BackendName | Executor | BackendLike
-    timeout: float | None
-    retries: int
-    retry_on: type[BaseException] | tuple[type[BaseException], ...]
-    retry_delay: float
-    chunksize: int | None
-    start_method: StartMethod | None
-    initializer: Callable[..., object] | None
-    initargs: Iterable[Any]
-    max_tasks_per_child: int | None
-    preload: Iterable[str] | Literal["auto"]
-    env: Mapping[str, str] | None
-    idle_timeout: float | None
-    progress: Progress
-    traceback_locals: bool
-    seed: int | None
-
-
-class BatchOptions(TypedDict, total=False):
-    """The options that one batch call may give: None leaves the function's own."""
-
-    chunksize: int | None
-    progress: Progress | None
-
+__all__ = ["Options", "Override", "Settings", "cpu_count", "override", "resolve"]
 
 DEFAULTS: dict[str, Any] = {
     "workers": None,
@@ -223,7 +183,7 @@ def check_together(options: Mapping[str, Any]) -> None:
     """
     timeout, backend = options.get("timeout"), options.get("backend", "processes")
     if options.get("seed") is not None and (backend == "threads" or is_executor(backend)):
-        from parmap.backends.executor import SEED_REFUSED, shares_our_objects
+        from parmap.backends._executor import SEED_REFUSED, shares_our_objects
 
         if backend == "threads" or shares_our_objects(backend):
             raise ValueError(SEED_REFUSED)

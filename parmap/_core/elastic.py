@@ -10,7 +10,7 @@ from parmap._core.states import FREE
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
     from parmap._core.pace import Cost
-    from parmap.backends.base import Lost
+    from parmap.backends._base import Lost
 
 
 class ElasticLedger(Ledger):

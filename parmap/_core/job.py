@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parmap._travel.failure import Failure
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
-    from parmap.backends.base import Call
+    from parmap.backends._base import Call
 
 
 class Sink(Protocol):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from parmap._core.job import Job
     from parmap._results.futures import Future
-    from parmap.backends.base import Backend, Died, Report
+    from parmap.backends._base import Backend, Died, Report
 
 MERCY = 0.05
 """Seconds that running work of a failed or closed job has to end by itself: cheaper than killing its worker."""

@@ -21,7 +21,7 @@ from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import start_thread
-from parmap.backends.base import Broken, Capacity, Died, Ready, Report
+from parmap.backends._base import Broken, Capacity, Died, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from parmap._core.job import Job
     from parmap._results.watched import Watched
-    from parmap.backends.base import Backend, Call, Event
+    from parmap.backends._base import Backend, Call, Event
 
 _SOON = 0.005  # seconds after which what could not be told is tried again
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
-    from parmap.backends.base import Call
+    from parmap.backends._base import Call
 
 
 class Lane:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
     from parmap._results.batch import Batch
-    from parmap.backends.base import Backend
+    from parmap.backends._base import Backend
 
 MOST_IDLE = 8
 """Shared pools that may idle; of more than these, the one that has idled longest is stopped."""
@@ -73,7 +73,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             try:
                 made = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
-                from parmap.backends.serial import Serial
+                from parmap.backends._serial import Serial
 
                 return Engine(Serial(options))
             engine = _share(made, key)
@@ -155,17 +155,17 @@ def _backend(options: Options) -> Backend:
 
         return Processes(options)
     if name == "threads":
-        from parmap.backends.threads import Threads
+        from parmap.backends._threads import Threads
 
         return Threads(options)
     if name == "serial":
-        from parmap.backends.serial import Serial
+        from parmap.backends._serial import Serial
 
         return Serial(options)
     if options.site is not None:
         return options.site.open(options, options.site.target())
     if is_executor(name):
-        from parmap.backends.executor import Executors
+        from parmap.backends._executor import Executors
 
         return Executors(options, name)
     own: Backend = name

@@ -12,7 +12,7 @@ from parmap.errors import BackendUnavailableError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from parmap._calls.options import Progress
+    from parmap._calls.typed import Progress
 
 _LOG_SECONDS = 10.0  # between the lines of a log file
 

@@ -1,7 +1,7 @@
-"""Ways to run chunks: one file each, behind the contract of `base`.
+"""Ways to run chunks: one file each, behind the contract of `Backend`.
 
 A backend decides nothing: it starts a chunk, stops it, and says how it ended.
-The door is `base.Backend`; what stands for a cluster among the options is `Dask` or `Ray`.
+What stands for a cluster among the options is `Dask` or `Ray`.
 """
 
 from __future__ import annotations
@@ -10,23 +10,27 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from parmap._core.pace import Cost
+    from parmap.backends._base import Backend, run_here
     from parmap.backends._clusters.site import Site
+    from parmap.backends._threads import Threads
     from parmap.backends.dask import Dask
     from parmap.backends.ray import Ray
 
-__all__ = ["Dask", "Ray"]
+__all__ = ["Backend", "Cost", "Dask", "Ray", "Threads", "run_here"]
 
 ALL = 1 << 20
 """Workers of a cluster where their number is not given: as many as it has."""
 
 _SITES = {"dask": "Dask", "ray": "Ray"}
+_LAZY = {"Backend": "_base", "Cost": "_base", "Dask": "dask", "Ray": "ray", "Threads": "_threads", "run_here": "_base"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(f"parmap.backends.{name.lower()}"), name)
+        return getattr(import_module(f"parmap.backends.{_LAZY[name]}"), name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)
 

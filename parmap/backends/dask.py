@@ -10,19 +10,19 @@ import pickle
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parmap.backends._base import Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import Cluster
 from parmap.backends._clusters.site import Site
-from parmap.backends.base import Lost, Story
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from parmap._calls.options import Options
+    from parmap.backends._base import Event
     from parmap.backends._clusters.client import Flight
     from parmap.backends._clusters.wire import Order, Told
-    from parmap.backends.base import Event
 
 _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go through Dask's scheduler."""

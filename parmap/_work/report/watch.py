@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from parmap._core.states import Slot
     from parmap._results.futures import Future
     from parmap._work.report.gather import Gathered
-    from parmap.backends.base import Backend, Report
+    from parmap.backends._base import Backend, Report
 
 
 _QUICK = 300_000  # nanoseconds: single tasks that take less are told with others

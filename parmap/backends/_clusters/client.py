@@ -20,6 +20,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
+from parmap.backends._base import Backend, Broken, Capacity, Died, Lost, Report, Story
 from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import (
@@ -35,7 +36,6 @@ from parmap.backends._clusters.wire import (
 )
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions
 from parmap.backends._processes.staff import packed_initializer
-from parmap.backends.base import Backend, Broken, Capacity, Died, Lost, Report, Story
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
-    from parmap.backends.base import Call, Event
+    from parmap.backends._base import Call, Event
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""

@@ -22,19 +22,19 @@ from parmap._travel.payload import Packed
 from parmap._work.run import Callee, Rules
 from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
+from parmap.backends._base import Broken, Died, Ready, Report
 from parmap.backends._clusters.local import Local
 from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Told, failure_to_wire, from_wire, items_of, to_wire
 from parmap.backends._processes.functions import FactoryPack, FunctionCall
 from parmap.backends._processes.line.parts import Part
-from parmap.backends.base import Broken, Died, Ready, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from parmap._core.job import Chunk
     from parmap._travel.failure import Failure
+    from parmap.backends._base import Event
     from parmap.backends._clusters.wire import Order, Sent, Setup, Wire
-    from parmap.backends.base import Event
 
 KEPT = 1 << 30
 """Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
     from parmap._calls.options import Options
-    from parmap.backends.base import Backend
+    from parmap.backends._base import Backend
 
 
 class Site(ABC):

@@ -28,8 +28,8 @@ from parmap._travel.payload import dump_function, dump_plainly
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
+from parmap.backends._base import Call
 from parmap.backends._processes.line.parts import Numbered, Numbers, Part
-from parmap.backends.base import Call
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:

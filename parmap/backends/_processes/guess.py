@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.needs import is_pure, modules_needed
-from parmap.backends.base import AUTO
+from parmap.backends._base import AUTO
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from parmap.backends._base import Backend
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.poller import Poller
-from parmap.backends.base import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

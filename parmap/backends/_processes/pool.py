@@ -9,9 +9,9 @@ from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._work.surroundings import current
+from parmap.backends._base import Call, Report
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
 from parmap.backends._processes.staff import Staff
-from parmap.backends.base import Call, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Rules
+    from parmap.backends._base import Event
     from parmap.backends._processes.functions import ClassPack
-    from parmap.backends.base import Event
 
 
 class Processes(Staff):

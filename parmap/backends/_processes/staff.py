@@ -14,6 +14,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
 from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work.surroundings import current
+from parmap.backends._base import AUTO, Broken, Event, Ready
 from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
@@ -25,7 +26,6 @@ from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.stopping import Signals
 from parmap.backends._processes.variables import environment, lend_tracker
 from parmap.backends._processes.worker import Worker
-from parmap.backends.base import AUTO, Broken, Event, Ready
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
+from parmap.backends._base import Died, Report, note_of
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.variables import environment
-from parmap.backends.base import Died, Report, note_of
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from parmap._core.pace import Cost
 from parmap._travel.failure import is_foreign
 from parmap._work.per_worker import here
 from parmap._work.seeds import preserved
-from parmap.backends.base import Backend, Broken, Event, run_here
+from parmap.backends._base import Backend, Broken, Event, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

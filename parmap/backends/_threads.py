@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._core.pace import Cost
 from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread
-from parmap.backends.base import Backend, Broken, Event, Note, Report, run_here
+from parmap.backends._base import Backend, Broken, Event, Note, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -21,9 +21,22 @@ from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.per_worker import Here, PerWorker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, run
-from parmap.backends import broken
+from parmap.backends._base import (
+    AUTO,
+    Backend,
+    Broken,
+    Call,
+    Capacity,
+    Died,
+    Event,
+    Lost,
+    Note,
+    Report,
+    Story,
+    run_here,
+)
+from parmap.backends._broken import is_broken, made_again
 from parmap.backends._clusters.wire import from_wire, to_wire
-from parmap.backends.base import AUTO, Backend, Broken, Call, Capacity, Died, Event, Lost, Note, Report, Story, run_here
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -137,8 +150,8 @@ class Executors(Backend):
 
         def tell(future: concurrent.futures.Future[Any]) -> None:
             error = None if future.cancelled() else future.exception()
-            is_broken = isinstance(error, concurrent.futures.BrokenExecutor) and broken.is_broken(executor)
-            self._events.put(_Broke(executor, error) if is_broken else self._tell(chunk, taken, unsent, future))  # type: ignore[arg-type]  # there is an error, then
+            broke = isinstance(error, concurrent.futures.BrokenExecutor) and is_broken(executor)
+            self._events.put(_Broke(executor, error) if broke else self._tell(chunk, taken, unsent, future))  # type: ignore[arg-type]  # there is an error, then
 
         future.add_done_callback(tell)
         return taken
@@ -153,7 +166,7 @@ class Executors(Backend):
 
     def _make_again(self) -> bool:
         """Go on with a new executor, if the one that is broken can be made again."""
-        made = broken.made_again(self._executor) if broken.is_broken(self._executor) else None
+        made = made_again(self._executor) if is_broken(self._executor) else None
         if made is None:
             return False
         if self._own is not None:

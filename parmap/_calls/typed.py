@@ -1,0 +1,62 @@
+"""The options as type checkers see them; `parallel` tells their meaning. At run time nothing of this is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Executor
+    from typing import Any, Generic, Literal, Never, Protocol, TypeAlias, TypedDict, TypeVar
+
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    StartMethod: TypeAlias = Literal["forkserver", "spawn"]
+    BackendName: TypeAlias = Literal["processes", "threads", "serial", "dask", "ray"]
+    Progress: TypeAlias = bool | str | Callable[[int, int | None, int], object]
+
+    Other = TypeVarWithDefault("Other", default=Never)
+    Other_co = TypeVar("Other_co", covariant=True)
+
+    class BackendLike(Protocol):
+        """What makes an object a backend for the checks made here: it says whether it can kill a running task."""
+
+        @property
+        def kills(self) -> bool: ...
+
+    class OptionsDict(TypedDict, Generic[Other], total=False):
+        """The options of `parallel`."""
+
+        workers: int | Other | None
+        backend: BackendName | Executor | BackendLike | Other
+        timeout: float | Other | None
+        retries: int | Other
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | Other
+        retry_delay: float | Other
+        chunksize: int | Other | None
+        start_method: StartMethod | Other | None
+        initializer: Callable[..., object] | Other | None
+        initargs: Iterable[Any] | Other
+        max_tasks_per_child: int | Other | None
+        preload: Iterable[str] | Literal["auto"] | Other
+        env: Mapping[str, str] | Other | None
+        idle_timeout: float | Other | None
+        progress: Progress | Other
+        traceback_locals: bool | Other
+        seed: int | Other | None
+
+    class Misfit(Protocol[Other_co]):
+        """Nothing; but to mypy, when it looks for the overload that was meant, any object.
+
+        So it says which value is wrong, where it would print all overloads with all their options.
+        """
+
+        def __sizeof__(self) -> Other_co: ...  # type: ignore[override]
+
+    ToldOptions: TypeAlias = OptionsDict[Misfit[Never]]
+
+    class BatchOptions(TypedDict, total=False):
+        """The options that one batch call may give: None leaves the function's own."""
+
+        chunksize: int | None
+        progress: Progress | None
