@@ -347,6 +347,8 @@ class Core(RuleBasedStateMachine):
             return
         slots = self.ledger.scheduler.slots
         assert len(slots) <= WORKERS
+        free = {name for name, slot in slots.items() if not slot.flight and slot.state is not State.DOOMED}
+        assert set(self.ledger.scheduler.vacancies.idle) == free
         for name, slot in slots.items():
             worker = self.backend.workers.get(name)
             if slot.state in {State.STARTING, State.IDLE, State.LEASED}:

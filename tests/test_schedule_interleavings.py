@@ -169,6 +169,9 @@ class Interleavings(RuleBasedStateMachine):
         assert set(self.flight) == {chunk for slot in self.bench.scheduler.slots.values() for chunk in slot.flight}
         assert all(chunk in chunk.job.flight for chunk in self.flight)
         assert all(len(slot.flight) <= 2 for slot in self.bench.scheduler.slots.values())
+        free = {name for name, slot in self.bench.scheduler.slots.items() if not slot.flight}
+        assert set(self.bench.scheduler.vacancies.idle) == free
+        assert not (self.flight and self.bench.scheduler.is_idle)
 
     @invariant()
     def time_of_a_retry_is_told(self) -> None:

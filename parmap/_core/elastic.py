@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parmap._core.ledger import Ledger
-from parmap._core.states import FREE
 
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
@@ -21,8 +20,7 @@ class ElasticLedger(Ledger):
         scheduler = self.scheduler
         scheduler.workers, scheduler.cost = count, cost or scheduler.cost
         if len(scheduler.slots) > count:
-            idle = [name for name, slot in scheduler.slots.items() if slot.state in FREE]
-            for name in idle[: len(scheduler.slots) - count]:
+            for name in [*scheduler.vacancies.idle][: len(scheduler.slots) - count]:
                 scheduler.remove_slot(name)
                 self._backend.retire(name)
 

@@ -19,7 +19,8 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
-from parmap._core.states import FREE, Slot, State
+from parmap._core.states import Slot, State
+from parmap._core.vacancies import Vacancies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -42,6 +43,8 @@ class Scheduler:
         self.cost = cost
         self.slots: dict[Hashable, Slot] = {}
         self.jobs: deque[Job] = deque()
+        self.vacancies: Vacancies = Vacancies()
+        self._held = 0  # chunks that workers have
         self._jitter = jitter
         self._hurries = False
         self._delayed: list[tuple[float, int, Job, int, Any]] = []
@@ -52,7 +55,8 @@ class Scheduler:
 
     def add_slot(self, slot: Hashable, budget: int | None = None, *, is_ready: bool = True) -> None:
         """A worker is there to take chunks, at most *budget* tasks in all; it may still be starting."""
-        self.slots[slot] = Slot(budget, State.IDLE if is_ready else State.STARTING)
+        state = self.slots[slot] = Slot(budget, State.IDLE if is_ready else State.STARTING)
+        self.vacancies.add(slot, state)
 
     def ready(self, slot: Hashable) -> None:
         """A worker has started."""
@@ -62,12 +66,15 @@ class Scheduler:
     def remove_slot(self, slot: Hashable) -> list[Chunk]:
         """A worker is gone; the chunks it held are returned, the running one first."""
         gone = self.slots.pop(slot, None)
+        self.vacancies.remove(slot)
+        self._held -= len(gone.flight) if gone else 0
         return gone.flight if gone else []
 
     def doom(self, slot: Hashable) -> None:
         """A worker is being killed: it gets nothing more to do."""
         if slot in self.slots:
             self.slots[slot].move(State.DOOMED)
+            self.vacancies.remove(slot)
 
     def is_doomed(self, slot: Hashable) -> bool:
         """Whether a worker is being killed."""
@@ -82,8 +89,10 @@ class Scheduler:
     def demand(self) -> int:
         """How many more workers would have something to do at once."""
         waiting = sum(job.waiting for job in self.jobs)
-        able = (State.STARTING, State.IDLE)  # a leased worker that could not be taken back has something to do
-        idle = sum(slot.state in able and slot.budget != 0 for slot in self.slots.values())
+        if not waiting or len(self.slots) >= self.workers:
+            return 0
+        # A leased worker that could not be taken back has something to do.
+        idle = sum(slot.state is not State.LEASED and slot.budget != 0 for slot in self.vacancies.idle.values())
         return max(0, min(waiting - idle, self.workers - len(self.slots)))
 
     @property
@@ -94,7 +103,7 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not (self.jobs or self._delayed or any(slot.flight for slot in self.slots.values()))
+        return not (self.jobs or self._delayed or self._held)
 
     # jobs
 
@@ -160,8 +169,9 @@ class Scheduler:
         *unlease* takes back a slot that is leased to callers; false if one of them has it.
         """
         self._wake(now)
+        longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
         while self.has_work:
-            slot = self._free_slot(now, unlease)
+            slot = self.vacancies.find(self.cost.depth, now, longest, unlease)
             if slot is None:
                 return None
             chunk, job = self._cut(self.slots[slot])
@@ -200,27 +210,11 @@ class Scheduler:
         if state.budget is not None:
             state.budget -= len(chunk.items)
         state.take(chunk)
+        self._held += 1
+        self.vacancies.taken(slot, state, self.cost.depth)
         job.flight.add(chunk)
         if job.watch is not None:
             chunk.passage = job.watch.leave(chunk, state)
-
-    def _free_slot(self, now: float, unlease: Callable[[Hashable], bool]) -> Hashable:
-        second = None
-        longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
-        for name, slot in self.slots.items():
-            if slot.budget == 0 or slot.state is State.DOOMED:
-                continue
-            if slot.state is State.LEASED:
-                if not unlease(name):
-                    continue
-                slot.move(State.IDLE)
-            if not slot.flight:
-                return name
-            if second is None and 0 < len(slot.flight) < self.cost.depth:
-                first = slot.flight[0]
-                if first.expected is not None and max(first.expected, now - first.sent) < longest:
-                    second = name
-        return second
 
     def _size(self, job: Job, *, is_idle: bool) -> int:
         """How many items the next chunk of *job* should have; *is_idle*: its worker waits for it."""
@@ -250,7 +244,7 @@ class Scheduler:
         """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
         if not self.cost.recalls or any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
             return None
-        if not any(slot.state in FREE for slot in self.slots.values()):
+        if not self.vacancies.idle:
             return None
         for slot in self.slots.values():
             chunk = _holder(slot)
@@ -312,6 +306,8 @@ class Scheduler:
         slot = self.slots.get(chunk.slot)
         if slot is not None and chunk in slot.flight:
             slot.let_go(chunk)
+            self._held -= 1
+            self.vacancies.given_back(chunk.slot, slot)
         chunk.job.flight.discard(chunk)
 
     def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
@@ -373,8 +369,7 @@ class Scheduler:
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
         times = [self._delayed[0][0]] if self._delayed else []
-        idle = self.cost.recalls and any(slot.state in FREE for slot in self.slots.values())
-        if idle and not any(job.waiting for job in self.jobs):
+        if self.cost.recalls and self.vacancies.idle and not any(job.waiting for job in self.jobs):
             slots = [slot for slot in self.slots.values() if _holder(slot) is not None]
             times += [slot.flight[0].sent + 2 * self.cost.aim for slot in slots]
         return min(times, default=None)

@@ -33,10 +33,6 @@ MOVES: dict[State, frozenset[State]] = {
 """From which state a worker may come into which."""
 
 
-FREE = (State.STARTING, State.IDLE, State.LEASED)
-"""The states in which a worker may have nothing to do."""
-
-
 class Slot:
     """A worker as the scheduler sees it."""
 
