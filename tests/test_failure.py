@@ -139,6 +139,29 @@ def test_traceback_arrives_as_text() -> None:
     assert "ValueError: here" in str(arrived.__cause__)
 
 
+def test_the_middle_of_a_long_traceback_is_left_out() -> None:
+    """An endless recursion tells how it began and how it ended, not each of its calls."""
+
+    def even(depth: int) -> None:
+        odd(depth + 1)
+
+    def odd(depth: int) -> None:
+        if depth > 300:
+            raise RecursionError(depth)
+        even(depth + 1)
+
+    try:
+        even(0)
+    except RecursionError as error:
+        arrived = travel(ExceptionGroup("several", [error]))
+
+    lines = str(arrived.__cause__).splitlines()
+    assert sum("in even" in line or "in odd" in line for line in lines) < 110
+    assert sum("calls left out" in line for line in lines) == 1
+    assert "test_the_middle" in "".join(lines)
+    assert "raise RecursionError(depth)" in "".join(lines)
+
+
 def test_from_none_stays() -> None:
     """A context that was suppressed stays suppressed."""
     error = ValueError("x")

@@ -40,7 +40,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             make, args = _make_enum, (kind, *_with_data(args, kind, vars(cls)["_member_map_"]))
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
-    return _find_or_make, (make, args), (fill, state, members), None, None, _fill
+    return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
 
 
 def _with_data(args: tuple[Any, ...], kind: Any, members: dict[str, Any]) -> tuple[Any, ...]:
@@ -115,9 +115,11 @@ class Filling:
         token, names = _filled.get(self._cls, (None, frozenset()))
         if token is self._token:
             return False
-        fill, attributes, members = self._state
+        fill, attributes, members, bases = self._state
         now = frozenset(attributes[0])
         _filled[self._cls] = self._token, now
+        if self._cls.__bases__ != bases:  # others since the class was made here
+            self._cls.__bases__ = bases
         fill(self._cls, attributes)
         for name in names - now:  # deleted since
             try:
