@@ -142,8 +142,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = _LAZY[name]
     except KeyError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name) from None
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name) from None
     value = getattr(import_module(module), name)
     globals()[name] = value  # found at once the next time
     return value

@@ -21,8 +21,7 @@ class _Environ(dict[str, str]):
 
 
 def _refuse(name: str, value: object, allowed: str, kind: type[Exception] = ValueError) -> NoReturn:
-    message = f"{name} must be {allowed}; got {value!r}"
-    raise kind(message)
+    raise kind(f"{name} must be {allowed}; got {value!r}")
 
 
 def _integer(least: int | None, *, none: str = "") -> Callable[[str, Any], int | None]:

@@ -155,11 +155,9 @@ def parallel(
 
 def _decorate(function: Any, settings: Settings) -> ParallelFunction[..., Any]:
     if isinstance(function, (classmethod, staticmethod)):
-        message = f"put @{type(function).__name__} above @parallel, not under it"
-        raise TypeError(message)
+        raise TypeError(f"put @{type(function).__name__} above @parallel, not under it")
     if not callable(function):
-        message = f"parallel() takes a function, and options by keyword (workers=4); got {function!r}"
-        raise TypeError(message)
+        raise TypeError(f"parallel() takes a function, and options by keyword (workers=4); got {function!r}")
     if isinstance(function, ParallelFunction):
         function = function.__wrapped__
     return ParallelFunction(function, settings)

@@ -130,8 +130,7 @@ class Options:
         object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        message = f"options are read-only: {name!r} can't be set to {value!r}; use replace()"
-        raise AttributeError(message)
+        raise AttributeError(f"options are read-only: {name!r} can't be set to {value!r}; use replace()")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name."""
@@ -196,8 +195,7 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     for name in options:
         if name not in DEFAULTS:
-            message = f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}"
-            raise TypeError(message)
+            raise TypeError(f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}")
     return {name: CHECKS[name](name, value) for name, value in options.items()}
 
 
@@ -228,16 +226,16 @@ def check_together(options: Mapping[str, Any]) -> None:
         if backend == "threads" or shares_our_objects(backend):
             raise ValueError(SEED_REFUSED)
     if timeout is not None and not can_kill(backend):
-        message = (
+        raise ValueError(
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
             f"backend={backend!r} can't: set timeout=None, or use another backend"
         )
-        raise ValueError(message)
     ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
         if options.get(name) and options[name] != DEFAULTS[name]:
-            message = f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
-            raise ValueError(message)
+            raise ValueError(
+                f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
+            )
 
 
 _FOR_PROCESSES = ("env", "preload")

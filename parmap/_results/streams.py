@@ -121,8 +121,9 @@ class ResultStream(Generic[R_co]):
 
     def _wait(self) -> None:
         if self._feeding:
-            message = "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
+            )
         left = None if self._deadline is None else self._deadline - time.monotonic()
         try:
             arrived = self._engine.wait(self._batch, left)

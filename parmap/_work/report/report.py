@@ -98,8 +98,7 @@ def report() -> Report:
 def _checked(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix not in _KINDS:
-        message = f"a report is saved as .html (a page) or .json (a trace), not as {target.name!r}"
-        raise ValueError(message)
+        raise ValueError(f"a report is saved as .html (a page) or .json (a trace), not as {target.name!r}")
     return target
 
 

@@ -78,8 +78,7 @@ class Outlet(io.TextIOBase):
 
     def write(self, text: Any, /) -> int:
         if not isinstance(text, str):
-            message = f"write() argument must be str, not {type(text).__name__}"
-            raise TypeError(message)
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         with self._turn:
             self._held += text
             if "\n" in text:

@@ -194,8 +194,7 @@ class Channel:
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._fds.extend(received)
         if not data:
-            reason = "closed"
-            raise ChannelClosedError(reason)
+            raise ChannelClosedError("closed")
         self._inbox += data
         return True
 
@@ -228,8 +227,7 @@ class Channel:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:  # it has ended already
             pass
-        message = "noise on the line"
-        raise ChannelClosedError(message)
+        raise ChannelClosedError("noise on the line")
 
     def _restore(
         self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytes | bytearray, fds: list[int]
