@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 
 from parmap.backends import is_dask_client, is_executor
 
-__all__ = ["CHECKS"]
-
 
 class _Environ(dict[str, str]):
     """Environment variables with a hash. Nothing in parmap writes to it."""

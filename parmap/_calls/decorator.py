@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import BackendLike, BackendName
 
-__all__ = ["parallel"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 MYPY = False  # to mypy it is true

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from parmap._results.futures import Future
 
-__all__ = ["ParallelFunction"]
-
 Rest = ParamSpec("Rest")
 Owner = TypeVar("Owner")
 

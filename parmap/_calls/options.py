@@ -19,13 +19,10 @@ from parmap.backends import ALL, is_executor, site_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from types import TracebackType
     from typing import Self, Unpack
 
     from parmap._work.surroundings import Context
     from parmap.backends._clusters.site import Site
-
-__all__ = ["BatchOptions", "Options", "OptionsDict", "Override", "Settings", "cpu_count", "override", "resolve"]
 
 StartMethod = Literal["forkserver", "spawn"]
 BackendName = Literal["processes", "threads", "serial", "dask", "ray"]
@@ -267,9 +264,7 @@ class Override:
         self._tokens.append(_overrides.set({**(_overrides.get() or {}), **self._options}))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _overrides.reset(self._tokens.pop())
 
     def __repr__(self) -> str:

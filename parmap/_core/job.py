@@ -200,27 +200,6 @@ def _continues(piece: Piece, before: Piece) -> bool:
 class Chunk:
     """Consecutive tasks that travel together."""
 
-    __slots__ = (
-        "alone",
-        "budget",
-        "careful",
-        "doomed",
-        "expected",
-        "items",
-        "job",
-        "limit",
-        "number",
-        "passage",
-        "place",
-        "recalled",
-        "sent",
-        "slot",
-        "start",
-        "stop",
-        "strikes",
-        "verdict",
-    )
-
     def __init__(
         self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
     ) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 from parmap._travel.payload import Packed, pack
 
-__all__ = ["item_of"]
-
 _NAME = "_parmap_item"
 
 

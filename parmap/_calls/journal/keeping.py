@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 
-__all__ = ["Journal"]
-
 _PAUSE = 0.5  # seconds between commits: with what one takes, less than a second of work can be lost
 _MOST = 64 << 20  # bytes of results that may wait for the disk
 

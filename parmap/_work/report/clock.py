@@ -124,7 +124,6 @@ class _Marked:
 class _Sampled(Pack):
     """Items each with a stream of its own, of which some are timed while they are unpacked."""
 
-    __slots__ = ("_clock",)
     _clock: Clock
 
     @classmethod
