@@ -161,8 +161,6 @@ def describe(options: Mapping[str, Any]) -> str:
 class _ByIdentity:
     """A dictionary key for a value that has no hash; holds it, so that its identity is not given to another."""
 
-    __slots__ = ("value",)
-
     def __init__(self, value: object) -> None:
         self.value = value
 
@@ -254,8 +252,6 @@ _overrides: ContextVar[dict[str, Any] | None] = ContextVar("parmap_overrides", d
 class Override:
     """What `override` returns: a context manager that may be entered again, and nested."""
 
-    __slots__ = ("_options", "_tokens")
-
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._tokens: list[Token[dict[str, Any] | None]] = []
@@ -302,8 +298,6 @@ def override(**options: Unpack[OptionsDict]) -> Override:
 
 class Settings:
     """The options of one function: what its decorator says, and what ``options()`` says."""
-
-    __slots__ = ("_cache", "_owner", "chosen", "decorated")
 
     def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
         self.decorated: dict[str, Any] = decorated

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from functools import partial
 from itertools import count
@@ -54,7 +53,6 @@ class Staff(Leases):
         self._signals = Signals(self._workers)
         self._guess = Guess(options)
         self._failed_starts = 0
-        self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
 
     # workers
@@ -146,13 +144,10 @@ class Staff(Leases):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
                 self._hear_line(source)
-            elif isinstance(source, int):
-                if source in self._orphans:  # not buried a moment ago, for what was told with this
-                    self._bury(self._orphans[source], None)
             elif events & WRITE:
                 self._flush(source)
-            else:
-                self._hear(source)
+            elif not self._take_messages(source):
+                self._mute(source)
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
@@ -167,12 +162,6 @@ class Staff(Leases):
     def _flush(self, worker: Worker) -> None:
         if worker.channel.flush():
             self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
-
-    def _hear(self, worker: Worker) -> None:
-        if not self._take_messages(worker):
-            self._mute(worker)
-        elif worker.is_orphan:  # it may just have told its process number
-            self._watch(worker)
 
     def _take_messages(self, worker: Worker) -> bool:
         """Read what is there; false if the channel has ended."""
@@ -200,16 +189,19 @@ class Staff(Leases):
                 self.poller.add(worker.channel.sock.fileno(), worker)
                 if not worker.channel.is_clear:
                     self.flush_later(worker)
-                self._hear(worker)  # what had been read with what went before
+                if not self._take_messages(worker):  # what had been read with what went before
+                    self._mute(worker)
 
     def _mute(self, worker: Worker) -> None:
         """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
-        if not worker.silent:
-            worker.silent = True
-            self.poller.remove(worker.channel.sock.fileno())
+        if worker.silent:
+            return
+        worker.silent = True
+        self.poller.remove(worker.channel.sock.fileno())
+        if worker.is_orphan:
+            self._bury(worker, None)
+        else:
             self._signals.kill_soon(worker.name)
-            if worker.is_orphan and worker.pidfd < 0:
-                self._bury(worker, None)
 
     def _take_message(self, worker: Worker, message: Message) -> None:
         if message.kind == "report":
@@ -275,11 +267,6 @@ class Staff(Leases):
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
         self._end_lease(worker)
-        if worker.pidfd >= 0:
-            self.poller.remove(worker.pidfd)
-            del self._orphans[worker.pidfd]
-            os.close(worker.pidfd)
-            worker.pidfd = -1
 
     def _lose_launcher(self) -> None:
         """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
@@ -289,30 +276,12 @@ class Staff(Leases):
         self.poller.remove(launcher.control.sock.fileno())
         launcher.close({})
         for worker in list(self._workers.values()):
-            self._adopt(worker)
+            worker.launcher = None  # its exit status is lost; its end is that of its channel
+            if worker.silent:
+                self._bury(worker, None)
         if not launcher.has_begun and self._guess.give_up():
             return
         self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
-
-    def _adopt(self, worker: Worker) -> None:
-        """Keep a worker whose template died; its exit status is lost, its end is not."""
-        worker.launcher = None
-        if worker.silent:
-            self._bury(worker, None)
-        else:
-            self._watch(worker)
-
-    def _watch(self, orphan: Worker) -> None:
-        """Wait for the end of the process, once its number is known; until then the channel's end must do."""
-        if orphan.pid is None or orphan.pidfd >= 0 or not hasattr(os, "pidfd_open"):
-            return
-        try:
-            orphan.pidfd = os.pidfd_open(orphan.pid)
-        except OSError:
-            self._bury(orphan, None)
-        else:
-            self.poller.add(orphan.pidfd, orphan.pidfd)
-            self._orphans[orphan.pidfd] = orphan
 
     def _fail_start(self, cause: BaseException) -> None:
         """Give up when workers die again and again before they are ready."""

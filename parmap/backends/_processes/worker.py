@@ -66,7 +66,6 @@ class Worker:
         self.pid: int | None = None
         self.ready = False
         self.launcher: Launcher | None = launcher  # none: its template is gone
-        self.pidfd = -1
         self.silent = False  # its channel has ended
         self.index = -1  # its number among those that live
         self.known: set[int] = set()

@@ -53,8 +53,6 @@ class ChannelClosedError(Exception):
 class _Frame:
     """A message on its way out."""
 
-    __slots__ = ("fds", "parts")
-
     def __init__(self, parts: list[memoryview], fds: list[int]) -> None:
         self.parts = parts
         self.fds = fds
