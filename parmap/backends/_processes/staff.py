@@ -146,8 +146,8 @@ class Staff(Leases):
                 self._hear_line(source)
             elif events & WRITE:
                 self._flush(source)
-            elif not self._take_messages(source):
-                self._mute(source)
+            else:
+                self._hear(source)
         if self._unheard and not relay.is_full:
             self._listen_again()
         self._signals.send_due()
@@ -163,24 +163,19 @@ class Staff(Leases):
         if worker.channel.flush():
             self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
 
-    def _take_messages(self, worker: Worker) -> bool:
-        """Read what is there; false if the channel has ended."""
-        try:
-            while (message := worker.channel.poll()) is not None:
-                self._take_message(worker, message)
-                if message.kind in _OUTPUT and relay.is_full:
-                    self._stop_listening(worker)
-                    break
-        except ChannelClosedError:
-            return False
-        return True
+    def _hear(self, worker: Worker) -> None:
+        def take(message: Message) -> bool:
+            self._take_message(worker, message)
+            return worker in self._unheard
+
+        if not worker.channel.hear(take):
+            self._mute(worker)
 
     def _stop_listening(self, worker: Worker) -> None:
         """Let a worker that prints too much wait in `print`, until what it printed is written."""
-        if worker not in self._unheard:
-            self._unheard[worker] = None
-            self.poller.remove(worker.channel.sock.fileno())
-            relay.when_room(self.poller.wake)
+        self._unheard[worker] = None
+        self.poller.remove(worker.channel.sock.fileno())
+        relay.when_room(self.poller.wake)
 
     def _listen_again(self) -> None:
         unheard, self._unheard = self._unheard, {}
@@ -189,8 +184,7 @@ class Staff(Leases):
                 self.poller.add(worker.channel.sock.fileno(), worker)
                 if not worker.channel.is_clear:
                     self.flush_later(worker)
-                if not self._take_messages(worker):  # what had been read with what went before
-                    self._mute(worker)
+                self._hear(worker)  # what had been read with what went before
 
     def _mute(self, worker: Worker) -> None:
         """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
@@ -211,6 +205,8 @@ class Staff(Leases):
                 self._events.append(worker.finish(message))
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
+            if relay.is_full and not worker.silent:
+                self._stop_listening(worker)
         elif message.kind in _OF_SEGMENTS:
             worker.channel.settle(message.kind, message.fields[0])
         elif message.kind == "tracker":
@@ -227,33 +223,32 @@ class Staff(Leases):
 
     def _hear_launcher(self) -> None:
         launcher = self._launcher
-        if launcher is None:
-            return
-        try:
-            while (message := launcher.control.poll()) is not None:
-                kind, fields = message.kind, message.fields
-                if kind == "begun":
-                    launcher.has_begun = True
-                    continue
-                if kind == "unfit":
-                    self._break(ImportError(fields[0]))
-                    return
-                worker = self._workers.get(fields[0])
-                if worker is None:
-                    continue
-                if kind == "started":
-                    worker.pid = fields[1]
-                elif kind == "exited":
-                    self._bury(worker, fields[1])
-                elif kind == "failed":
-                    self._bury(worker, None, f"a worker process can't be started: {fields[1]}")
-        except ChannelClosedError:
+        if launcher is not None and not launcher.control.hear(partial(self._take_news, launcher)):
             self._lose_launcher()
+
+    def _take_news(self, launcher: Launcher, message: Message) -> bool:
+        """Do what a message of the template says; true if nothing more is to be heard of it."""
+        kind, (what, *more) = message.kind, message.fields or (None,)
+        worker = self._workers.get(what)
+        if kind == "begun":
+            launcher.has_begun = True
+        elif kind == "unfit":
+            self._break(ImportError(what))
+            return True
+        elif worker is None:
+            pass
+        elif kind == "started":
+            (worker.pid,) = more
+        elif kind == "exited":
+            self._bury(worker, *more)
+        elif kind == "failed":
+            self._bury(worker, None, f"a worker process can't be started: {more[0]}")
+        return False
 
     def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
         """A worker is dead: hear what it said last, then tell the engine."""
-        worker.hear_last(partial(self._take_message, worker))
         worker.silent = True
+        worker.channel.hear(partial(self._take_message, worker))
         if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
             return
         self._forget(worker)
@@ -271,7 +266,7 @@ class Staff(Leases):
     def _lose_launcher(self) -> None:
         """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
         launcher, self._launcher = self._launcher, None
-        if launcher is None:
+        if launcher is None:  # a call was broken by what it said last
             return
         self.poller.remove(launcher.control.sock.fileno())
         launcher.close({})
@@ -317,9 +312,9 @@ class Staff(Leases):
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             self.poller.remove(launcher.control.sock.fileno())
-            launcher.close({each.channel.sock.fileno(): partial(each.hear_last, _farewell) for each in workers})
+            launcher.close({each.channel.sock.fileno(): partial(each.channel.hear, _farewell) for each in workers})
         for worker in workers:
-            worker.hear_last(_farewell)
+            worker.channel.hear(_farewell)
             died = worker.died(None)
             for future, _ in died.tasks:
                 future.fail(died.explain(None, 0))

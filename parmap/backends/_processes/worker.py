@@ -18,7 +18,7 @@ from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.variables import environment
 from parmap.backends.base import Died, Report, note_of
@@ -166,15 +166,6 @@ class Worker:
         return bool(waiting)
 
     # its end
-
-    def hear_last(self, take: Callable[[Message], object]) -> bool:
-        """Read what is there; false if the channel has ended."""
-        try:
-            while (message := self.channel.poll()) is not None:
-                take(message)
-        except ChannelClosedError:
-            return False
-        return True
 
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""

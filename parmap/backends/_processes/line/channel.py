@@ -22,6 +22,7 @@ from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
@@ -177,6 +178,16 @@ class Channel:
         while message is None and self._read(_DONTWAIT):
             message = self._parse()
         return message
+
+    def hear(self, take: Callable[[Message], object]) -> bool:
+        """Give *take* what is there, until it says that this is enough; false if the line has ended."""
+        try:
+            while (message := self.poll()) is not None:
+                if take(message):
+                    break
+        except ChannelClosedError:
+            return False
+        return True
 
     def _read(self, flags: int) -> bool:
         try:
