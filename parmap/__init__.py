@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from parmap._calls.decorator import parallel
     from parmap._calls.function import ParallelFunction
     from parmap._calls.journal.keeping import Journal
-    from parmap._calls.options import cpu_count, override
+    from parmap._calls.options import override
     from parmap._results.async_result import AsyncResult
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
     from parmap._results.streams import ResultStream
     from parmap._travel.broadcast import Broadcast, broadcast
     from parmap._travel.tie import item_of
+    from parmap._work.cpus import cpu_count
     from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
     from parmap._work.report.report import Report, report
     from parmap.errors import (
@@ -83,36 +84,26 @@ __version__ = "0.1.0"
 
 # Where the names are: each is loaded when it is first asked for. The processes that run tasks import this package too,
 # and need nothing of it.
-_LAZY = {
-    "AsyncResult": "parmap._results.async_result",
-    "BackendUnavailableError": "parmap.errors",
-    "Broadcast": "parmap._travel.broadcast",
-    "Executor": "parmap.executor",
-    "Future": "parmap._results.futures",
-    "Journal": "parmap._calls.journal.keeping",
-    "JournalError": "parmap.errors",
-    "Outcome": "parmap._results.outcomes",
-    "ParmapError": "parmap.errors",
-    "PerWorker": "parmap._work.per_worker",
-    "Pool": "parmap.pool",
-    "ParallelFunction": "parmap._calls.function",
-    "PoolClosedError": "parmap.errors",
-    "RemoteError": "parmap.errors",
-    "Report": "parmap._work.report.report",
-    "ResultStream": "parmap._results.streams",
-    "SerializationError": "parmap.errors",
-    "TaskTimeoutError": "parmap.errors",
-    "Worker": "parmap._work.per_worker",
-    "WorkerDiedError": "parmap.errors",
-    "broadcast": "parmap._travel.broadcast",
-    "cpu_count": "parmap._work.cpus",
-    "item_of": "parmap._travel.tie",
-    "override": "parmap._calls.options",
-    "parallel": "parmap._calls.decorator",
-    "per_worker": "parmap._work.per_worker",
-    "report": "parmap._work.report.report",
-    "worker": "parmap._work.per_worker",
+_HOMES = {
+    "parmap._calls.decorator": "parallel",
+    "parmap._calls.function": "ParallelFunction",
+    "parmap._calls.journal.keeping": "Journal",
+    "parmap._calls.options": "override",
+    "parmap._results.async_result": "AsyncResult",
+    "parmap._results.futures": "Future",
+    "parmap._results.outcomes": "Outcome",
+    "parmap._results.streams": "ResultStream",
+    "parmap._travel.broadcast": "Broadcast broadcast",
+    "parmap._travel.tie": "item_of",
+    "parmap._work.cpus": "cpu_count",
+    "parmap._work.per_worker": "PerWorker Worker per_worker worker",
+    "parmap._work.report.report": "Report report",
+    "parmap.errors": "BackendUnavailableError JournalError ParmapError PoolClosedError RemoteError SerializationError "
+    "TaskTimeoutError WorkerDiedError",
+    "parmap.executor": "Executor",
+    "parmap.pool": "Pool",
 }
+_LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
 def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -142,8 +133,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = _LAZY[name]
     except KeyError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name) from None
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name) from None
     value = getattr(import_module(module), name)
     globals()[name] = value  # found at once the next time
     return value

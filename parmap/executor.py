@@ -10,10 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parmap._calls.dropin import InTurn, Owned, OwnOptions
-from parmap._calls.options import cpu_count
 from parmap._engine import pools as _pools
 from parmap._results.streams import abandon
 from parmap._travel.failure import guarded
+from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:

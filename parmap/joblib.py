@@ -147,8 +147,7 @@ class ParmapBackend(_Base):
 def _check(options: dict[str, Any]) -> None:
     for name in options:
         if name not in _OF_WORKERS:
-            message = f"unknown option {name!r} for joblib's backend 'parmap': use {', '.join(_OF_WORKERS)}"
-            raise TypeError(message)
+            raise TypeError(f"unknown option {name!r} for joblib's backend 'parmap': use {', '.join(_OF_WORKERS)}")
     resolve(options)
 
 

@@ -9,14 +9,13 @@ from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parmap._calls.dropin import InTurn, Owned, OwnOptions
-from parmap._calls.options import cpu_count
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.futures import notify
+from parmap._work.cpus import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
     from typing import Self, Unpack
 
     from parmap._results.futures import Future
@@ -236,9 +235,7 @@ class Pool:
         self._check()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Terminate the pool."""
         self.terminate()
 

@@ -47,8 +47,7 @@ def check_backend(make: Callable[[Any], Any]) -> list[str]:
         try:
             check(engine, options)
         except AssertionError as error:
-            message = f"not kept: {words}: {error}"
-            raise AssertionError(message) from error
+            raise AssertionError(f"not kept: {words}: {error}") from error
         finally:
             engine.close(wait=True, cancel=True)
         told.append(words)

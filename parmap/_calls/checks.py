@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 
 from parmap.backends import is_dask_client, is_executor
 
-__all__ = ["CHECKS"]
-
 
 class _Environ(dict[str, str]):
     """Environment variables with a hash. Nothing in parmap writes to it."""
@@ -21,8 +19,7 @@ class _Environ(dict[str, str]):
 
 
 def _refuse(name: str, value: object, allowed: str, kind: type[Exception] = ValueError) -> NoReturn:
-    message = f"{name} must be {allowed}; got {value!r}"
-    raise kind(message)
+    raise kind(f"{name} must be {allowed}; got {value!r}")
 
 
 def _integer(least: int | None, *, none: str = "") -> Callable[[str, Any], int | None]:

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod, ToldOptions
 
-__all__ = ["parallel"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 MYPY = False  # to mypy it is true
@@ -155,11 +153,9 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
 
 def _decorate(function: Any, settings: Settings) -> ParallelFunction[..., Any]:
     if isinstance(function, (classmethod, staticmethod)):
-        message = f"put @{type(function).__name__} above @parallel, not under it"
-        raise TypeError(message)
+        raise TypeError(f"put @{type(function).__name__} above @parallel, not under it")
     if not callable(function):
-        message = f"parallel() takes a function, and options by keyword (workers=4); got {function!r}"
-        raise TypeError(message)
+        raise TypeError(f"parallel() takes a function, and options by keyword (workers=4); got {function!r}")
     if isinstance(function, ParallelFunction):
         function = function.__wrapped__
     return ParallelFunction(function, settings)

@@ -136,8 +136,7 @@ def start_method_of(context: Any) -> str:
     """
     ask = getattr(context, "get_start_method", None)
     if ask is None:
-        message = f"the context must come from multiprocessing.get_context(), or be None; got {context!r}"
-        raise TypeError(message)
+        raise TypeError(f"the context must come from multiprocessing.get_context(), or be None; got {context!r}")
     if ask() == "spawn" or sys.platform != "linux":
         return "spawn"
     return "forkserver"  # for "fork" too: parmap never forks its caller

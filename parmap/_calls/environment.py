@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["read", "snapshot"]
-
 
 def _flag(text: str) -> bool | str:
     return {

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from parmap._calls.typed import OptionsDict
     from parmap._results.futures import Future
 
-__all__ = ["ParallelFunction"]
-
 Rest = ParamSpec("Rest")
 Owner = TypeVar("Owner")
 

@@ -10,8 +10,6 @@ from parmap._calls.function import ParallelFunction
 if TYPE_CHECKING:
     from types import FrameType
 
-__all__ = ["watch_class_body"]
-
 _NAME = "__parmap_class_body__"
 
 

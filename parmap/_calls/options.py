@@ -19,14 +19,12 @@ from parmap.backends import ALL, is_executor, site_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
-    from types import TracebackType
     from typing import Literal, Self, Unpack
 
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod
     from parmap._work.surroundings import Context
     from parmap.backends._clusters.site import Site
 
-__all__ = ["Options", "Override", "Settings", "cpu_count", "override", "resolve"]
 
 DEFAULTS: dict[str, Any] = {
     "workers": None,
@@ -90,8 +88,7 @@ class Options:
         object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        message = f"options are read-only: {name!r} can't be set to {value!r}; use replace()"
-        raise AttributeError(message)
+        raise AttributeError(f"options are read-only: {name!r} can't be set to {value!r}; use replace()")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options by name."""
@@ -125,8 +122,6 @@ def describe(options: Mapping[str, Any]) -> str:
 class _ByIdentity:
     """A dictionary key for a value that has no hash; holds it, so that its identity is not given to another."""
 
-    __slots__ = ("value",)
-
     def __init__(self, value: object) -> None:
         self.value = value
 
@@ -156,8 +151,7 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     for name in options:
         if name not in DEFAULTS:
-            message = f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}"
-            raise TypeError(message)
+            raise TypeError(f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}")
     return {name: CHECKS[name](name, value) for name, value in options.items()}
 
 
@@ -188,16 +182,16 @@ def check_together(options: Mapping[str, Any]) -> None:
         if backend == "threads" or shares_our_objects(backend):
             raise ValueError(SEED_REFUSED)
     if timeout is not None and not can_kill(backend):
-        message = (
+        raise ValueError(
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
             f"backend={backend!r} can't: set timeout=None, or use another backend"
         )
-        raise ValueError(message)
     ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
         if options.get(name) and options[name] != DEFAULTS[name]:
-            message = f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
-            raise ValueError(message)
+            raise ValueError(
+                f"{name} can't be given with backend={backend!r}: it is for worker processes of parmap's own"
+            )
 
 
 _FOR_PROCESSES = ("env", "preload")
@@ -219,8 +213,6 @@ _overrides: ContextVar[dict[str, Any] | None] = ContextVar("parmap_overrides", d
 class Override:
     """What `override` returns: a context manager that may be entered again, and nested."""
 
-    __slots__ = ("_options", "_tokens")
-
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
         self._tokens: list[Token[dict[str, Any] | None]] = []
@@ -229,9 +221,7 @@ class Override:
         self._tokens.append(_overrides.set({**(_overrides.get() or {}), **self._options}))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         _overrides.reset(self._tokens.pop())
 
     def __repr__(self) -> str:
@@ -269,8 +259,6 @@ def override(**options: Unpack[OptionsDict]) -> Override:
 
 class Settings:
     """The options of one function: what its decorator says, and what ``options()`` says."""
-
-    __slots__ = ("_cache", "_owner", "chosen", "decorated")
 
     def __init__(self, decorated: dict[str, Any], chosen: dict[str, Any] | None = None) -> None:
         self.decorated: dict[str, Any] = decorated

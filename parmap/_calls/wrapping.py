@@ -10,8 +10,6 @@ from typing import Any
 
 from parmap._travel.code.by_name import is_registered
 
-__all__ = ["copy_metadata", "found_by_name", "name_of", "plain", "portable"]
-
 
 def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):

@@ -44,8 +44,6 @@ class Sink(Protocol):
 class Piece:
     """Consecutive items that wait; `items` is anything with a length that can be sliced."""
 
-    __slots__ = ("_items", "_taken", "alone", "careful", "start", "strikes")
-
     def __init__(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         self._items = items
         self._taken = 0  # the items before are gone; they are not cut off, which would copy all the others each time
@@ -199,27 +197,6 @@ def _continues(piece: Piece, before: Piece) -> bool:
 
 class Chunk:
     """Consecutive tasks that travel together."""
-
-    __slots__ = (
-        "alone",
-        "budget",
-        "careful",
-        "doomed",
-        "expected",
-        "items",
-        "job",
-        "limit",
-        "number",
-        "passage",
-        "place",
-        "recalled",
-        "sent",
-        "slot",
-        "start",
-        "stop",
-        "strikes",
-        "verdict",
-    )
 
     def __init__(
         self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False

@@ -35,8 +35,6 @@ class Cost(NamedTuple):
 class Pace:
     """What was learnt of a function: seconds and bytes of one call, as moving averages."""
 
-    __slots__ = ("nbytes", "result_nbytes", "seconds")
-
     def __init__(self) -> None:
         self.seconds: float | None = None
         self.nbytes: float = 0.0  # of its arguments

@@ -36,8 +36,6 @@ MOVES: dict[State, frozenset[State]] = {
 class Slot:
     """A worker as the scheduler sees it."""
 
-    __slots__ = ("__weakref__", "asked_back", "budget", "flight", "rest", "seat", "state", "turn")
-
     def __init__(self, budget: int | None, state: State) -> None:
         self.state: State = state
         self.rest: State = state  # what it is without work: a chunk may come back before its worker has started

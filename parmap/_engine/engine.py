@@ -208,13 +208,15 @@ class Engine:
             PoolClosedError: the work belongs to the process that this one was forked from.
         """
         if os.getpid() != self.pid:
-            message = "this work belongs to the parent process: a process made by os.fork() can't wait for it"
-            raise PoolClosedError(message)
+            raise PoolClosedError(
+                "this work belongs to the parent process: a process made by os.fork() can't wait for it"
+            )
         if not self.backend.threaded:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
-            message = "can't wait for parmap in its own thread, where __reduce__, __getstate__ or __del__ may run"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                "can't wait for parmap in its own thread, where __reduce__, __getstate__ or __del__ may run"
+            )
         lock = threading.Lock()
         lock.acquire()
         if not watched.watch(lock.release):
@@ -392,5 +394,4 @@ class Engine:
 
 
 def _refuse(_: Any) -> None:
-    message = "the pool is closed"
-    raise PoolClosedError(message)
+    raise PoolClosedError("the pool is closed")

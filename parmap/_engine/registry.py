@@ -65,8 +65,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
     if options.backend == "serial":
         return Engine(_backend(options))
     if sys.is_finalizing():  # from a __del__: a new thread would never run, and starting it never return
-        message = "no pool can be started any more: the interpreter is shutting down"
-        raise PoolClosedError(message)
+        raise PoolClosedError("no pool can be started any more: the interpreter is shutting down")
     with _lock:
         engine = _shared.get(key)
         if engine is None or engine.closed:
@@ -106,8 +105,7 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
         try:
             return _make(options, None, finish=finish)
         except ShutdownError as error:
-            message = f"no pool can be started any more: {error}"
-            raise PoolClosedError(message) from error
+            raise PoolClosedError(f"no pool can be started any more: {error}") from error
 
 
 def _share(made: Engine, key: Hashable) -> Engine:

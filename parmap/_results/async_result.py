@@ -60,8 +60,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
             ValueError: it has not ended.
         """
         if not self.ready():
-            message = f"{self!r} not ready"
-            raise ValueError(message)
+            raise ValueError(f"{self!r} not ready")
         return not self._future.cancelled() and self._future.exception() is None
 
     def __repr__(self) -> str:
@@ -73,5 +72,4 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
         return card("parmap.AsyncResult", repr(self._future), [("ready", self.ready())])
 
     def __reduce__(self) -> Any:
-        message = "an AsyncResult can't be pickled: it belongs to the process that made it"
-        raise TypeError(message)
+        raise TypeError("an AsyncResult can't be pickled: it belongs to the process that made it")

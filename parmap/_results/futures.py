@@ -241,8 +241,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             run_callback(fn, self)
 
     def __reduce__(self) -> Any:
-        message = "a Future can't be pickled or copied: it belongs to the process that made it"
-        raise TypeError(message)
+        raise TypeError("a Future can't be pickled or copied: it belongs to the process that made it")
 
     @property
     def _state_in_words(self) -> str:

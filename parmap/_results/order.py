@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 class Raised:
     """The error of an item, where a value would be."""
 
-    __slots__ = ("error",)
-
     def __init__(self, error: BaseException) -> None:
         self.error = error
 

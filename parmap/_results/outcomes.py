@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from parmap._results.batch import Decoded
     from parmap._travel.failure import Failure, Voice
 
-__all__ = ["Outcome"]
-
 R_co = TypeVar("R_co", covariant=True)
 
 

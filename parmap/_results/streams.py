@@ -15,7 +15,6 @@ from parmap._travel.failure import guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from types import TracebackType
     from typing import Self
 
     from parmap._core.job import Job
@@ -121,8 +120,9 @@ class ResultStream(Generic[R_co]):
 
     def _wait(self) -> None:
         if self._feeding:
-            message = "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
-            raise RuntimeError(message)
+            raise RuntimeError(
+                "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
+            )
         left = None if self._deadline is None else self._deadline - time.monotonic()
         try:
             arrived = self._engine.wait(self._batch, left)
@@ -318,9 +318,7 @@ class ResultStream(Generic[R_co]):
         """Use as a context manager: leaving the block closes the stream."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the stream."""
         self.close()
 
@@ -328,9 +326,7 @@ class ResultStream(Generic[R_co]):
         """Use as an asynchronous context manager: as `with`."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the stream."""
         self.close()
 

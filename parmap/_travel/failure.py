@@ -330,8 +330,7 @@ def _revive(form: str, stream: bytes) -> BaseException:
     value = pickle.loads(stream)
     if form == "pickle":
         if not isinstance(value, BaseException):
-            message = "not an exception"
-            raise TypeError(message)
+            raise TypeError("not an exception")
         return value
     if form == "group":
         kind, message, members, notes = value

@@ -27,21 +27,6 @@ class Pack:
     come `words` bytes of a vocabulary, which the first `bare` items don't need.
     """
 
-    __slots__ = (
-        "_ends",
-        "_reader",
-        "_values",
-        "bare",
-        "buffers",
-        "count",
-        "kind",
-        "needs",
-        "owned",
-        "sizes",
-        "stream",
-        "words",
-    )
-
     def __init__(
         self,
         kind: int,

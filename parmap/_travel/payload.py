@@ -249,8 +249,7 @@ def dump(
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
-        raise SerializationError(message) from error
+        raise SerializationError(f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}") from error
 
 
 def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None) -> Packed:
@@ -286,8 +285,9 @@ def dump_to_keep(value: Any) -> bytes:
     except Exception as error:
         from parmap.errors import SerializationError
 
-        message = f"{_short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
-        raise SerializationError(message) from error
+        raise SerializationError(
+            f"{_short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
+        ) from error
     return written.getvalue()
 
 
@@ -295,8 +295,7 @@ def _class_to_keep(cls: type) -> tuple[Any, ...] | None:
     if not is_by_value(cls):
         return None
     if "<locals>" in cls.__qualname__:
-        message = f"the class {cls.__qualname__} is made in a function, where another run can't find it"
-        raise TypeError(message)
+        raise TypeError(f"the class {cls.__qualname__} is made in a function, where another run can't find it")
     return by_name, (cls.__module__, cls.__qualname__, 0, None)
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from parmap._travel.payload import Packed, pack
 
-__all__ = ["item_of"]
-
 _NAME = "_parmap_item"
 
 
@@ -47,8 +45,7 @@ def _unpacked(item: Any) -> Any:
     try:
         return pack([item])[0][0]
     except Exception as error:
-        message = "the item can't be unpickled here: give the items in a list, or use `outcomes`"
-        raise LookupError(message) from error
+        raise LookupError("the item can't be unpickled here: give the items in a list, or use `outcomes`") from error
 
 
 def item_of(error: BaseException) -> Any:
@@ -70,6 +67,7 @@ def item_of(error: BaseException) -> Any:
     """
     tie = getattr(error, "__dict__", {}).get(_NAME)
     if not isinstance(tie, Tie):
-        message = f"this {type(error).__name__} isn't tied to an item: no method of a parallel function gave it for one"
-        raise LookupError(message)  # noqa: TRY004 - its type is right; what it lacks is an item
+        raise LookupError(  # noqa: TRY004 - its type is right; what it lacks is an item
+            f"this {type(error).__name__} isn't tied to an item: no method of a parallel function gave it for one"
+        )
     return tie.item

@@ -40,8 +40,6 @@ _MEMORIZE = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 class Vocabulary:
     """Some words, as we call all these: how they travel, and the memo that a pickler begins with."""
 
-    __slots__ = ("_memo", "stream")
-
     def __init__(self, words: list[tuple[Any, bytes]]) -> None:
         """*words*: each with its own stream."""
         self.stream: bytes = marshal.dumps([stream for _, stream in words])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["cpu_count"]
-
 
 def cpu_count() -> int:
     """Return the number of CPUs that this process may use, at least 1.

@@ -22,8 +22,6 @@ class Loading:
 class Outcome:
     """What became of the first `done` items of a chunk: a result each, or an error."""
 
-    __slots__ = ("_loaded", "done", "errors", "nanoseconds", "results")
-
     def __init__(self) -> None:
         self.results: list[Any] = []
         self.errors: dict[int, BaseException] = {}

@@ -158,8 +158,9 @@ class PerWorker(Generic[T_co]):
         """Call the factory, which is loaded if it came from elsewhere."""
         if self.__wrapped__ is None:
             if self.load is None:
-                message = "the factory of this parmap.PerWorker is not here: it goes to workers of parmap's calls only"
-                raise RuntimeError(message)
+                raise RuntimeError(
+                    "the factory of this parmap.PerWorker is not here: it goes to workers of parmap's calls only"
+                )
             try:
                 find, args = self.load()
                 self.__wrapped__ = find(*args)
@@ -249,11 +250,9 @@ def per_worker(factory: Callable[[], Any]) -> PerWorker[Any]:
         [0.5, 1.0]
     """
     if not callable(factory):
-        message = f"per_worker() takes a function without arguments that makes the object, not {factory!r}"
-        raise TypeError(message)
+        raise TypeError(f"per_worker() takes a function without arguments that makes the object, not {factory!r}")
     if getattr(getattr(factory, "__code__", None), "co_flags", 0) & _ASYNCHRONOUS:
-        message = f"per_worker() can't use {factory.__qualname__}: a task has a loop of its own; use a plain def"
-        raise TypeError(message)
+        raise TypeError(f"per_worker() can't use {factory.__qualname__}: a task has a loop of its own; use a plain def")
     token = os.urandom(16)
     made = _known[token] = PerWorker(factory, token, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001
     return made
@@ -278,8 +277,9 @@ def worker() -> Worker:
         Worker(index=0, count=1)
     """
     if here.worker is None:
-        message = "parmap.worker() is for parmap's own workers: those of executors, Dask and Ray have no numbers"
-        raise RuntimeError(message)
+        raise RuntimeError(
+            "parmap.worker() is for parmap's own workers: those of executors, Dask and Ray have no numbers"
+        )
     return here.worker
 
 

@@ -36,11 +36,10 @@ def _start(name: str, start: Callable[[], object]) -> None:
     except RuntimeError as error:
         if sys.is_finalizing() or "shutdown" in str(error):
             raise ShutdownError(*error.args) from error
-        message = (
+        raise RuntimeError(
             f"parmap can't start its thread {name!r}, beside the {threading.active_count()} of this process: {error}. "
             "Let some threads end, or raise the limit of threads and processes: `ulimit -u`, or that of the container"
-        )
-        raise RuntimeError(message) from error
+        ) from error
 
 
 def undisturbed(make: Callable[[], T]) -> T:

@@ -241,8 +241,6 @@ class Story:
 class Note:
     """Which items of a chunk run now, and how many may: the status page of a thread."""
 
-    __slots__ = ("_cut", "_limit", "_now", "work")
-
     def __init__(self) -> None:
         self.work: Work | None = None
         self._cut: Work | None = None

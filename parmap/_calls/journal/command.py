@@ -50,8 +50,7 @@ def _change(file: sqlite3.Connection, chosen: Any) -> None:
         for name in filter(None, (chosen.accept, chosen.drop)):
             runs = [run[0] for run in file.execute(_RUNS, (int(name) if name.isdigit() else name,))]
             if not runs:
-                message = f"there is nothing of {name!r} in {chosen.file}"
-                raise JournalError(message)
+                raise JournalError(f"there is nothing of {name!r} in {chosen.file}")
             for run in runs:
                 if name == chosen.accept:
                     file.execute("update runs set code = null where id = ?", (run,))

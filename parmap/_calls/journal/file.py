@@ -52,8 +52,7 @@ def connect(path: str, *, make: bool = True) -> sqlite3.Connection:
     _refuse_network(path)
     is_new = not os.path.exists(path) or os.path.getsize(path) == 0
     if is_new and not make:
-        message = f"there is no journal {path}"
-        raise JournalError(message)
+        raise JournalError(f"there is no journal {path}")
     with telling(path):
         if not is_new:
             _look(path)
@@ -76,14 +75,13 @@ def telling(path: str) -> Generator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        message = f"the journal {path} can't be used: {error}"
-        raise JournalError(message) from error
+        raise JournalError(f"the journal {path} can't be used: {error}") from error
     except sqlite3.DatabaseError as error:
-        message = f"the journal {path} is damaged: {error}. It was left as it is: move it away to begin a new one"
-        raise JournalError(message) from error
+        raise JournalError(
+            f"the journal {path} is damaged: {error}. It was left as it is: move it away to begin a new one"
+        ) from error
     except OSError as error:
-        message = f"the journal {path} can't be opened: {error}"
-        raise JournalError(message) from error
+        raise JournalError(f"the journal {path} can't be opened: {error}") from error
 
 
 def _look(path: str) -> None:
@@ -92,29 +90,25 @@ def _look(path: str) -> None:
         head = file.read(100)
         size = file.seek(0, os.SEEK_END)
     if head[:16] != _HEAD[: len(head)]:
-        message = f"{path} is not a journal of parmap, and was left as it is: choose another path"
-        raise JournalError(message)
+        raise JournalError(f"{path} is not a journal of parmap, and was left as it is: choose another path")
     page = int.from_bytes(head[16:18], "big") if len(head) == 100 else 0  # noqa: PLR2004 - the head of a file of SQLite
     page = 65536 if page == 1 else page
     if not page or page * int.from_bytes(head[28:32], "big") > size:
-        message = f"the journal {path} is damaged: its end is missing. Move it away to begin a new one"
-        raise JournalError(message)
+        raise JournalError(f"the journal {path} is damaged: its end is missing. Move it away to begin a new one")
     if int.from_bytes(head[68:72], "big") == APPLICATION:
         return
     probe = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
     try:  # somebody may be making it just now
         is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]
         if is_made and probe.execute("pragma application_id").fetchone()[0] != APPLICATION:
-            message = f"{path} is a database of another program, and was left as it is: choose another path"
-            raise JournalError(message)
+            raise JournalError(f"{path} is a database of another program, and was left as it is: choose another path")
     finally:
         probe.close()
 
 
 def _set_up(connection: sqlite3.Connection, path: str) -> None:
     if _mode_of(connection) != "wal":
-        message = f"the journal {path} can't be written ahead of itself there: choose a path on a local disk"
-        raise JournalError(message)
+        raise JournalError(f"the journal {path} can't be written ahead of itself there: choose a path on a local disk")
     connection.execute("pragma synchronous = full")
     if connection.execute("pragma user_version").fetchone()[0] == 0:
         with writing(connection):
@@ -123,8 +117,9 @@ def _set_up(connection: sqlite3.Connection, path: str) -> None:
                     connection.execute(statement)
     version = connection.execute("pragma user_version").fetchone()[0]
     if version > VERSION:
-        message = f"the journal {path} was made by a newer parmap (format {version}): use that one, or another path"
-        raise JournalError(message)
+        raise JournalError(
+            f"the journal {path} was made by a newer parmap (format {version}): use that one, or another path"
+        )
 
 
 def _mode_of(connection: sqlite3.Connection) -> Any:
@@ -154,11 +149,10 @@ def writing(connection: sqlite3.Connection) -> Generator[None]:
 def _refuse_network(path: str) -> None:
     kind = file_system(os.path.dirname(os.path.abspath(path)))
     if _NETWORK.fullmatch(kind):
-        message = (
+        raise JournalError(
             f"the journal {path} would lie on a network file system ({kind}), where SQLite can't keep two programs "
             "apart, nor a file whole: choose a path on a local disk"
         )
-        raise JournalError(message)
 
 
 def file_system(folder: str, table: str = "/proc/self/mountinfo") -> str:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 
-__all__ = ["Journal"]
-
 _PAUSE = 0.5  # seconds between commits: with what one takes, less than a second of work can be lost
 _MOST = 64 << 20  # bytes of results that may wait for the disk
 
@@ -74,14 +72,11 @@ class Journal:
     ) -> None:
         given: tuple[Any, ...] = path, key, version
         if not isinstance(given[0], (str, os.PathLike)):
-            message = f"journal must be the path of a file, or a parmap.Journal, not {path!r}"
-            raise TypeError(message)
+            raise TypeError(f"journal must be the path of a file, or a parmap.Journal, not {path!r}")
         if not (key is None or callable(given[1])):
-            message = f"key must be a function of an item, not {key!r}"
-            raise TypeError(message)
+            raise TypeError(f"key must be a function of an item, not {key!r}")
         if not isinstance(given[2], str):
-            message = f"version must be a string, not {version!r}"
-            raise TypeError(message)
+            raise TypeError(f"version must be a string, not {version!r}")
         self.path: str = os.fsdecode(path)
         self.key = key
         self.version = version
@@ -154,12 +149,11 @@ class Keeping:
 
     def _take_code(self, name: str, known: str | None, code: str) -> None:
         if known is not None and known.partition(" ")[0] == code.partition(" ")[0]:
-            message = (
+            raise JournalError(
                 f"the code of {name} is not that of the results in {self._journal.path}. To run everything anew, give "
                 f"another version: journal=parmap.Journal({self._journal.path!r}, version='2'). If those results are "
                 f"still right: python -m parmap journal {self._journal.path} --accept {name}"
             )
-            raise JournalError(message)
         self._writer.execute("update runs set code = ? where id = ?", (code, self._run))
 
     def kinds(self, *, accounts: bool) -> tuple[Any, ...]:

@@ -105,8 +105,7 @@ class _Sifted(Input):
         if self._sifted == self.count or self.unsent is None:
             return self._last
         if self._is_sifting:  # an exception came in between: nobody knows how far that had come
-            message = "reading the input was interrupted: call again, and what is done isn't done again"
-            raise JournalError(message)
+            raise JournalError("reading the input was interrupted: call again, and what is done isn't done again")
         self._is_sifting = True
         with telling(self._sink.keeping.path):
             last = self._sift(self.count - len(self.unsent), self.unsent)

@@ -103,8 +103,6 @@ def tracker_of(cls: type) -> str:
 class Filling:
     """What a class that came by value was given, to give it once more when another version of it was there."""
 
-    __slots__ = ("_cls", "_state", "_token")
-
     def __init__(self, cls: type, state: tuple[Any, ...]) -> None:
         self._cls = cls
         self._state = state

@@ -44,8 +44,6 @@ REST = object()
 class Table:
     """Atoms in a list, dict or set: what they were."""
 
-    __slots__ = ("__weakref__", "keys", "kind", "nbytes", "part", "values")
-
     def __init__(self, kind: Any, keys: tuple[Any, ...], values: tuple[Any, ...] | None, nbytes: int) -> None:
         self.kind = kind
         self.keys = keys
@@ -71,8 +69,6 @@ class Table:
 
 class Look:
     """One function or class by value: how its parts are read, and what they were."""
-
-    __slots__ = ("_kept", "_read", "_thing", "_unborn")
 
     def __init__(
         self, thing: ref[Any] | None, read: Callable[[Any], list[Any]], kept: list[Any], unborn: tuple[str, ...]
@@ -151,8 +147,6 @@ class Mark:
 
 class Round:
     """What was pickled: the stream, or its digest, and the buffers beside it."""
-
-    __slots__ = ("_buffers", "_copies", "_stream")
 
     def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
         self._stream = _digest(stream)

@@ -13,10 +13,7 @@ from parmap._work.report.pages import page, summary, trace
 from parmap._work.report.watch import Open
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self, TextIO
-
-__all__ = ["Report", "report"]
 
 _VARIABLE = "PARMAP_REPORT"
 _KINDS = {".html": page, ".json": trace}
@@ -44,9 +41,7 @@ class Report:
         Open.change((*Open.reports, self._gathered))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it: calls that are made from now on are not in it."""
         Open.change(tuple(each for each in Open.reports if each is not self._gathered))
         with self._gathered.held() as known:
@@ -98,8 +93,7 @@ def report() -> Report:
 def _checked(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if target.suffix not in _KINDS:
-        message = f"a report is saved as .html (a page) or .json (a trace), not as {target.name!r}"
-        raise ValueError(message)
+        raise ValueError(f"a report is saved as .html (a page) or .json (a trace), not as {target.name!r}")
     return target
 
 
@@ -131,7 +125,7 @@ def open_from_environment() -> None:
     opened = Report().__enter__()
 
     def save() -> None:
-        opened.__exit__(None, None, None)
+        opened.__exit__()
         try:
             opened.save(target)
         except OSError as error:

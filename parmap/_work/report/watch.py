@@ -51,8 +51,6 @@ class Open:
 class Watch:
     """Of one job, or of a task that its caller sends."""
 
-    __slots__ = ("begun", "kind", "name", "reports")
-
     def __init__(self, name: str, backend: Backend, reports: tuple[Gathered, ...] = ()) -> None:
         """What is called *name* will run on *backend*; *reports*: those that hear of it, if not all that are open."""
         self.name: str = name

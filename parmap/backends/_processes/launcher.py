@@ -117,8 +117,7 @@ def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int
     a terminal's Ctrl-C stays with the parent), standard input.
     """
     if not sys.executable:
-        message = "sys.executable does not say which interpreter to start"
-        raise FileNotFoundError(message)
+        raise FileNotFoundError("sys.executable does not say which interpreter to start")
     path = [entry for entry in sys.path if type(entry) is str]
     home = os.path.dirname(PACKAGE)
     if home not in path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from functools import partial
 from itertools import count
@@ -54,7 +53,6 @@ class Staff(Leases):
         self._signals = Signals(self._workers)
         self._guess = Guess(options)
         self._failed_starts = 0
-        self._orphans: dict[int, Worker] = {}
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
 
     # workers
@@ -146,9 +144,6 @@ class Staff(Leases):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):
                 self._hear_line(source)
-            elif isinstance(source, int):
-                if source in self._orphans:  # not buried a moment ago, for what was told with this
-                    self._bury(self._orphans[source], None)
             elif events & WRITE:
                 self._flush(source)
             else:
@@ -169,29 +164,18 @@ class Staff(Leases):
             self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
 
     def _hear(self, worker: Worker) -> None:
-        if not self._take_messages(worker):
-            self._mute(worker)
-        elif worker.is_orphan:  # it may just have told its process number
-            self._watch(worker)
+        def take(message: Message) -> bool:
+            self._take_message(worker, message)
+            return worker in self._unheard
 
-    def _take_messages(self, worker: Worker) -> bool:
-        """Read what is there; false if the channel has ended."""
-        try:
-            while (message := worker.channel.poll()) is not None:
-                self._take_message(worker, message)
-                if message.kind in _OUTPUT and relay.is_full:
-                    self._stop_listening(worker)
-                    break
-        except ChannelClosedError:
-            return False
-        return True
+        if not worker.channel.hear(take):
+            self._mute(worker)
 
     def _stop_listening(self, worker: Worker) -> None:
         """Let a worker that prints too much wait in `print`, until what it printed is written."""
-        if worker not in self._unheard:
-            self._unheard[worker] = None
-            self.poller.remove(worker.channel.sock.fileno())
-            relay.when_room(self.poller.wake)
+        self._unheard[worker] = None
+        self.poller.remove(worker.channel.sock.fileno())
+        relay.when_room(self.poller.wake)
 
     def _listen_again(self) -> None:
         unheard, self._unheard = self._unheard, {}
@@ -204,12 +188,14 @@ class Staff(Leases):
 
     def _mute(self, worker: Worker) -> None:
         """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
-        if not worker.silent:
-            worker.silent = True
-            self.poller.remove(worker.channel.sock.fileno())
+        if worker.silent:
+            return
+        worker.silent = True
+        self.poller.remove(worker.channel.sock.fileno())
+        if worker.is_orphan:
+            self._bury(worker, None)
+        else:
             self._signals.kill_soon(worker.name)
-            if worker.is_orphan and worker.pidfd < 0:
-                self._bury(worker, None)
 
     def _take_message(self, worker: Worker, message: Message) -> None:
         if message.kind == "report":
@@ -219,6 +205,8 @@ class Staff(Leases):
                 self._events.append(worker.finish(message))
         elif message.kind in _OUTPUT:
             relay.put(message.kind, message.fields)
+            if relay.is_full and not worker.silent:
+                self._stop_listening(worker)
         elif message.kind in _OF_SEGMENTS:
             worker.channel.settle(message.kind, message.fields[0])
         elif message.kind == "tracker":
@@ -235,33 +223,32 @@ class Staff(Leases):
 
     def _hear_launcher(self) -> None:
         launcher = self._launcher
-        if launcher is None:
-            return
-        try:
-            while (message := launcher.control.poll()) is not None:
-                kind, fields = message.kind, message.fields
-                if kind == "begun":
-                    launcher.has_begun = True
-                    continue
-                if kind == "unfit":
-                    self._break(ImportError(fields[0]))
-                    return
-                worker = self._workers.get(fields[0])
-                if worker is None:
-                    continue
-                if kind == "started":
-                    worker.pid = fields[1]
-                elif kind == "exited":
-                    self._bury(worker, fields[1])
-                elif kind == "failed":
-                    self._bury(worker, None, f"a worker process can't be started: {fields[1]}")
-        except ChannelClosedError:
+        if launcher is not None and not launcher.control.hear(partial(self._take_news, launcher)):
             self._lose_launcher()
+
+    def _take_news(self, launcher: Launcher, message: Message) -> bool:
+        """Do what a message of the template says; true if nothing more is to be heard of it."""
+        kind, (what, *more) = message.kind, message.fields or (None,)
+        worker = self._workers.get(what)
+        if kind == "begun":
+            launcher.has_begun = True
+        elif kind == "unfit":
+            self._break(ImportError(what))
+            return True
+        elif worker is None:
+            pass
+        elif kind == "started":
+            (worker.pid,) = more
+        elif kind == "exited":
+            self._bury(worker, *more)
+        elif kind == "failed":
+            self._bury(worker, None, f"a worker process can't be started: {more[0]}")
+        return False
 
     def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
         """A worker is dead: hear what it said last, then tell the engine."""
-        worker.hear_last(partial(self._take_message, worker))
         worker.silent = True
+        worker.channel.hear(partial(self._take_message, worker))
         if self._workers.pop(worker.name, None) is None:  # its last word was that nothing works
             return
         self._forget(worker)
@@ -275,44 +262,21 @@ class Staff(Leases):
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
         self._end_lease(worker)
-        if worker.pidfd >= 0:
-            self.poller.remove(worker.pidfd)
-            del self._orphans[worker.pidfd]
-            os.close(worker.pidfd)
-            worker.pidfd = -1
 
     def _lose_launcher(self) -> None:
         """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
         launcher, self._launcher = self._launcher, None
-        if launcher is None:
+        if launcher is None:  # a call was broken by what it said last
             return
         self.poller.remove(launcher.control.sock.fileno())
         launcher.close({})
         for worker in list(self._workers.values()):
-            self._adopt(worker)
+            worker.launcher = None  # its exit status is lost; its end is that of its channel
+            if worker.silent:
+                self._bury(worker, None)
         if not launcher.has_begun and self._guess.give_up():
             return
         self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
-
-    def _adopt(self, worker: Worker) -> None:
-        """Keep a worker whose template died; its exit status is lost, its end is not."""
-        worker.launcher = None
-        if worker.silent:
-            self._bury(worker, None)
-        else:
-            self._watch(worker)
-
-    def _watch(self, orphan: Worker) -> None:
-        """Wait for the end of the process, once its number is known; until then the channel's end must do."""
-        if orphan.pid is None or orphan.pidfd >= 0 or not hasattr(os, "pidfd_open"):
-            return
-        try:
-            orphan.pidfd = os.pidfd_open(orphan.pid)
-        except OSError:
-            self._bury(orphan, None)
-        else:
-            self.poller.add(orphan.pidfd, orphan.pidfd)
-            self._orphans[orphan.pidfd] = orphan
 
     def _fail_start(self, cause: BaseException) -> None:
         """Give up when workers die again and again before they are ready."""
@@ -348,9 +312,9 @@ class Staff(Leases):
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             self.poller.remove(launcher.control.sock.fileno())
-            launcher.close({each.channel.sock.fileno(): partial(each.hear_last, _farewell) for each in workers})
+            launcher.close({each.channel.sock.fileno(): partial(each.channel.hear, _farewell) for each in workers})
         for worker in workers:
-            worker.hear_last(_farewell)
+            worker.channel.hear(_farewell)
             died = worker.died(None)
             for future, _ in died.tasks:
                 future.fail(died.explain(None, 0))

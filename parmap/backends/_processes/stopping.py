@@ -81,9 +81,7 @@ class Signals:
         try:
             if worker.launcher is not None:
                 worker.launcher.kill(worker.name, int(signum))
-            elif worker.pid is not None:
-                if worker.pidfd >= 0:
-                    signal.pidfd_send_signal(worker.pidfd, 0)  # raises if the number may mean another process by now
+            elif worker.pid is not None:  # its channel has not ended, so the number still means it
                 kill_group(worker.pid, signum)
-        except (OSError, ChannelClosedError):  # it is gone, or the template is
+        except ChannelClosedError:  # the template is gone
             pass

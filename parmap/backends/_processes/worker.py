@@ -19,7 +19,7 @@ from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
 from parmap.backends._base import Died, Report, note_of
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.variables import environment
 from parmap.errors import WorkerDiedError
@@ -66,7 +66,6 @@ class Worker:
         self.pid: int | None = None
         self.ready = False
         self.launcher: Launcher | None = launcher  # none: its template is gone
-        self.pidfd = -1
         self.silent = False  # its channel has ended
         self.index = -1  # its number among those that live
         self.known: set[int] = set()
@@ -167,15 +166,6 @@ class Worker:
         return bool(waiting)
 
     # its end
-
-    def hear_last(self, take: Callable[[Message], object]) -> bool:
-        """Read what is there; false if the channel has ended."""
-        try:
-            while (message := self.channel.poll()) is not None:
-                take(message)
-        except ChannelClosedError:
-            return False
-        return True
 
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""

@@ -109,8 +109,7 @@ class Functions:
 
         def load() -> Any:
             if content is None or len(parts) < len(numbers):
-                reason = f"no descriptor was left to receive a large {message.kind}"
-                raise OSError(reason)
+                raise OSError(f"no descriptor was left to receive a large {message.kind}")
             return _Unpickler(content, parts).load()
 
         if message.kind == "class":

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import socket
 
 _MOST = 200  # characters that stand for what a record holds and can't be sent
+_ERRORS = "surrogateescape"
 
 
 class TalkingChannel(Channel):
@@ -52,48 +53,34 @@ class TalkingChannel(Channel):
         return True
 
 
-class Outlet(io.TextIOBase):
-    """Stands for `sys.stdout` or `sys.stderr`: sends whole lines."""
-
-    encoding = "utf-8"
-    errors = "surrogateescape"
-    mode = "w"
+class _Lines(io.BufferedIOBase):
+    """The bytes under `sys.stdout` or `sys.stderr`: sends whole lines."""
 
     def __init__(self, channel: Channel, name: str, original: Any) -> None:
         self._channel = channel
         self._stream = name
         self._original = original
-        self._fd = 1 if name == "stdout" else 2
-        self._held = ""
+        self._held = b""
         self._turn = _thread.RLock()  # tasks may have threads
         self.name = f"<{name}>"
-        self._bytes: _Bytes | None = None
 
-    @property
-    def buffer(self) -> _Bytes:
-        """The same stream for bytes."""
-        if self._bytes is None:
-            self._bytes = _Bytes(self)
-        return self._bytes
-
-    def write(self, text: Any, /) -> int:
-        if not isinstance(text, str):
-            message = f"write() argument must be str, not {type(text).__name__}"
-            raise TypeError(message)
+    def write(self, data: Any, /) -> int:
         with self._turn:
-            self._held += text
-            if "\n" in text:
-                lines, newline, self._held = self._held.rpartition("\n")
-                self._send(lines + newline)
-        return len(text)
+            lines, newline, rest = bytes(data).rpartition(b"\n")
+            if newline:
+                lines, self._held = self._held + lines + newline, b""
+                self._send(lines)
+            self._held += rest
+        return len(data)
 
     def flush(self) -> None:
         if self._held:
             with self._turn:
-                text, self._held = self._held, ""
-                self._send(text)
+                held, self._held = self._held, b""
+                self._send(held)
 
-    def _send(self, text: str) -> None:
+    def _send(self, lines: bytes) -> None:
+        text = lines.decode("utf-8", _ERRORS)
         try:
             self._channel.send("print", self._stream, text)
         except ChannelClosedError:  # the worker is being stopped: an atexit callback prints
@@ -106,36 +93,18 @@ class Outlet(io.TextIOBase):
 
     def isatty(self) -> bool:
         try:
-            return os.isatty(self._fd)
+            return os.isatty(self.fileno())
         except OSError:
             return False
 
     def fileno(self) -> int:
-        return self._fd
-
-    def reconfigure(self, **_: Any) -> None:
-        """Nothing to set: what is sent is text."""
+        return 1 if self._stream == "stdout" else 2
 
 
-class _Bytes(io.BufferedIOBase):
-    def __init__(self, text: Outlet) -> None:
-        import codecs
-
-        self._text = text
-        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-
-    def write(self, data: Any, /) -> int:
-        self._text.write(self._decoder.decode(bytes(data)))
-        return len(data)
-
-    def flush(self) -> None:
-        self._text.flush()
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._text.fileno()
+def _outlet(channel: Channel, name: str) -> io.TextIOWrapper:
+    """Stands for `sys.stdout` or `sys.stderr`."""
+    lines: Any = _Lines(channel, name, getattr(sys, name))
+    return io.TextIOWrapper(lines, "utf-8", _ERRORS, write_through=True)
 
 
 class Output:
@@ -144,8 +113,7 @@ class Output:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._originals = sys.stdout, sys.stderr
-        self._out = Outlet(channel, "stdout", sys.stdout)
-        self._err = Outlet(channel, "stderr", sys.stderr)
+        self._out, self._err = _outlet(channel, "stdout"), _outlet(channel, "stderr")
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
         self._filters: list[bytes] = []

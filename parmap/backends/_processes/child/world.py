@@ -134,5 +134,6 @@ def _explain_breakpoint(*args: Any, **kwargs: Any) -> Any:
     """Stand for the debugger, which would read the empty standard input; not for one that the user has chosen."""
     if os.environ.get("PYTHONBREAKPOINT", "") not in {"", "pdb.set_trace"}:
         return sys.__breakpointhook__(*args, **kwargs)  # noqa: T100 - as Python does
-    message = 'breakpoint() has no terminal in a worker: debug in your own process, `with override(backend="serial"):`'
-    raise RuntimeError(message)
+    raise RuntimeError(
+        'breakpoint() has no terminal in a worker: debug in your own process, `with override(backend="serial"):`'
+    )

@@ -22,6 +22,7 @@ from parmap.backends._processes.line.segments import Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
 _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors and signature, length of the payload
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
@@ -52,8 +53,6 @@ class ChannelClosedError(Exception):
 
 class _Frame:
     """A message on its way out."""
-
-    __slots__ = ("fds", "parts")
 
     def __init__(self, parts: list[memoryview], fds: list[int]) -> None:
         self.parts = parts
@@ -180,6 +179,16 @@ class Channel:
             message = self._parse()
         return message
 
+    def hear(self, take: Callable[[Message], object]) -> bool:
+        """Give *take* what is there, until it says that this is enough; false if the line has ended."""
+        try:
+            while (message := self.poll()) is not None:
+                if take(message):
+                    break
+        except ChannelClosedError:
+            return False
+        return True
+
     def _read(self, flags: int) -> bool:
         try:
             size = _READ if len(self._inbox) < _READ else _READ_ON
@@ -194,8 +203,7 @@ class Channel:
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._fds.extend(received)
         if not data:
-            reason = "closed"
-            raise ChannelClosedError(reason)
+            raise ChannelClosedError("closed")
         self._inbox += data
         return True
 
@@ -228,8 +236,7 @@ class Channel:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:  # it has ended already
             pass
-        message = "noise on the line"
-        raise ChannelClosedError(message)
+        raise ChannelClosedError("noise on the line")
 
     def _restore(
         self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytes | bytearray, fds: list[int]

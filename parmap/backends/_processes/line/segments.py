@@ -31,8 +31,6 @@ class Limits:
 class Segment:
     """A piece of shared memory, mapped in this process."""
 
-    __slots__ = ("fd", "memory", "name", "size")
-
     def __init__(self, name: int, fd: int, size: int) -> None:
         self.name = name
         self.fd = fd
