@@ -147,6 +147,43 @@ def test_running_work_is_stopped(cluster: Any, tmp_path: Path, how: str):
     wait_until(lambda: not is_running(pid), 10)
 
 
+def wait_for(path: Path) -> None:
+    """Wait for what somebody else does."""
+    while not path.exists():
+        time.sleep(0.01)
+
+
+def test_results_do_not_wait_for_a_slow_item(cluster: Any, tmp_path: Path):
+    """What has ended is there, though an item of the same chunk goes on."""
+
+    def end_or_wait(x: int) -> int:
+        if x == 5:
+            wait_for(tmp_path / "the others are there")
+        time.sleep(0.03)
+        return x
+
+    stream = parallel(end_or_wait, backend=cluster.name).imap_unordered(range(10), chunksize=10)
+    assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
+    (tmp_path / "the others are there").touch()
+    assert list(stream) == [5, 6, 7, 8, 9]
+
+
+def test_item_that_waits_for_one_behind_it(cluster: Any, tmp_path: Path):
+    """It does not keep that one from being run, be it of its own chunk."""
+
+    def wait_for_the_next(x: int) -> int:
+        if x in {10, 220}:
+            wait_for(tmp_path / str(x + 1))
+        (tmp_path / str(x)).touch()
+        return x
+
+    f = parallel(wait_for_the_next, backend=cluster.name)
+    f.map(range(1011, 1041))  # now it is known to be quick
+    assert f.map(range(200)) == list(range(200))
+    futures = [f.submit(x) for x in range(211, 300)]
+    assert [future.result(60) for future in futures] == list(range(211, 300))
+
+
 def test_broadcast(cluster: Any):
     """A broadcast value that a function captures goes with it, to machines that share nothing with this one."""
     table = parmap.broadcast({number: -number for number in range(1000)})

@@ -7,20 +7,24 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 import tasks
-from fake_backend import Bench, Recorder
+from fake_backend import Bench, Recorder, failed
 from fake_workers import CALL, FakeBackend, FakeWorker, Task
 from inspection import pids_of, wait_until_leased
 from test_ledger import Sink
 
 from conftest import wait_until
 from parmap import parallel
+from parmap._core.elastic import ElasticLedger
 from parmap._core.job import Job
 from parmap._core.ledger import Ledger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
+from parmap.backends._base import Part, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from parmap._core.job import Chunk
 
 
 class Desk:
@@ -147,3 +151,39 @@ def test_a_task_that_a_dead_worker_had_not_begun_runs_elsewhere() -> None:
     wait_until(lambda: pids_of(f) not in ([], [pid]))
 
     assert future.result(timeout=20) == 0.3
+
+
+def test_parts_of_a_chunk():
+    """Each item has one outcome, though parts come twice, or of a second run that was cut in another way."""
+
+    class Cluster(FakeBackend):
+        leases = False
+
+        def start(self, chunk: Chunk, mode: str) -> int:
+            return len(chunk.items)
+
+    ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
+    job = Job(CALL, Recorder(), chunksize=10)
+    job.extend(range(10))
+    ledger.scheduler.add(job)
+    ledger.dispatch(100.0)
+    (chunk,) = job.flight
+    for start, length, has_run, failures in [
+        (2, 3, True, {}),
+        (0, 4, True, {3: failed()}),  # it has ended well already
+        (7, 2, False, {}),
+        (7, 2, False, {}),
+        (6, 4, True, {3: failed()}),  # two of these are to be run elsewhere
+    ]:
+        ledger.part(Part(chunk.number, start, length, has_run, None, failures), 100.1)
+    assert sorted(job.sink.outcomes) == [0, 1, 2, 3, 4, 6, 9]
+    assert job.sink.outcomes[9] != "ok"
+    assert job.waiting == 2
+
+    ledger.report(Report(chunk.number, 0, None, {}, 0.0), 100.2)
+    assert [piece.items for piece in job.pending] == [range(5, 6), range(7, 9)]
+    while not job.sink.ended:
+        ledger.dispatch(100.3)
+        for left in list(job.flight):
+            ledger.report(Report(left.number, len(left.items), None, {}, 0.1), 100.4)
+    assert len(job.sink.outcomes) == 10

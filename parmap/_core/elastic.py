@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
+from parmap._core.job import Chunk
 from parmap._core.ledger import Ledger
 
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
     from parmap._core.pace import Cost
-    from parmap.backends._base import Lost
+    from parmap.backends._base import Lost, Part
+
+
+class _Rest:
+    """The results of a part from some place on: those before were told already."""
+
+    def __init__(self, results: Any, first: int) -> None:
+        self._results = results
+        self._first = first
+
+    def values(self) -> list[Any]:
+        """All of them, decoded."""
+        values: list[Any] = self._results.values()[self._first :]
+        return values
+
+    def __getitem__(self, place: int) -> Any:
+        return self._results[self._first + place]
 
 
 class ElasticLedger(Ledger):
@@ -31,14 +49,49 @@ class ElasticLedger(Ledger):
             position = (0, min(lost.length, len(chunk.items))) if lost.length else None
             self.stop_soon(self.scheduler.died(chunk, position, lost.explain(chunk, 0), now), now)
 
+    def part(self, part: Part, now: float) -> None:
+        """Some items of a chunk have ended, or were given back. What is told twice counts once."""
+        chunk = self._chunks.get(part.number)
+        if chunk is None or chunk.job.closed:
+            return
+        for first, end in chunk.left(part.start, min(part.start + part.length, len(chunk.items))):
+            if not part.has_run:
+                chunk.put_back(first, end)
+                chunk.gone = (*chunk.gone, (first, end))
+                self.scheduler.add(chunk.job)
+                continue
+            before = first - part.start
+            results = part.results if not before or part.results is None else _Rest(part.results, before)
+            failures = {at - before: each for at, each in part.failures.items() if 0 <= at - before < end - first}
+            seconds = part.seconds * (end - first) / part.length
+            if chunk.passage is not None:
+                chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0))
+            chunk.gone = (*chunk.gone, (first, end))
+            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end])
+            self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)
+
     def sink_of(self, number: int) -> Sink | None:
         """Where the outcomes of a chunk in flight go."""
         chunk = self._chunks.get(number)
         return None if chunk is None else chunk.job.sink
 
-    def give_back(self, job: Job) -> None:
-        """End *job* before the items that no worker has, unless something before them is to be run again."""
-        if job.pending and job.waiting == job.read - job.pending[0].start:
-            job.pending.clear()
-            job.waiting = 0
+    def give_back(self, job: Job, now: float) -> list[tuple[int, int]]:
+        """Have done with the items of *job* that no worker has: the first of each run of them, and how many it has.
+
+        Those that wait behind a slow one are taken from its worker, for the next time.
+        """
+        for chunk in list(job.flight):
+            if len(chunk.items) > 1 and not (chunk.recalled or chunk.doomed) and now > chunk.sent + self._late:
+                self._rescue(chunk, now)
+        kept = [piece for piece in job.pending if piece.careful or piece.strikes]  # somebody has to find the culprit
+        given = [(piece.start, len(piece)) for piece in job.pending if piece not in kept and len(piece)]
+        job.pending = deque(kept)
+        job.waiting -= sum(count for _, count in given)
+        if given:
             self.scheduler.add(job)  # which looks whether it has ended
+        return given
+
+    @property
+    def _late(self) -> float:
+        """Seconds after which a chunk has run for much longer than it should."""
+        return 2 * self.scheduler.cost.aim

@@ -216,12 +216,23 @@ class Chunk:
         self.recalled: bool = False  # it was asked to give back what it has not started
         self.limit: int = NO_LIMIT  # what it was asked to stop before, for others to take that
         self.stop: int = NO_LIMIT  # the first of its items that was cancelled
+        self.gone: tuple[tuple[int, int], ...] = ()  # items that it has no more, though it is in flight: from, to
         self.doomed: bool = False  # its worker is being killed for it
         self.passage: Passage | None = None  # tells reports of it
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
         """Let the items from *first* to *end* wait again, as what they are."""
-        items = self.items[first:end]
         careful = careful or self.careful
-        self.job.put_back(self.start + first, items, careful=careful, strikes=strikes, alone=self.alone)
+        for begin, stop in reversed(self.left(first, len(self.items) if end is None else end)):
+            items = self.items[begin:stop]
+            self.job.put_back(self.start + begin, items, careful=careful, strikes=strikes, alone=self.alone)
+
+    def left(self, first: int, end: int) -> list[tuple[int, int]]:
+        """What it still has of the items from *first* to *end*."""
+        left = []
+        for begin, stop in sorted(self.gone):
+            if first < min(begin, end):
+                left.append((first, min(begin, end)))
+            first = max(first, stop)
+        return [*left, (first, end)] if first < end else left

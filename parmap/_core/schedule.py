@@ -133,7 +133,10 @@ class Scheduler:
 
     def find(self, job: Job, item: Any) -> Chunk | None:
         """The chunk in flight that holds *item*."""
-        return next((chunk for chunk in job.flight if item in chunk.items), None)
+        for chunk in job.flight:
+            if item in chunk.items and chunk.left(at := chunk.items.index(item), at + 1):
+                return chunk
+        return None
 
     def drop(self, job: Job, item: Any) -> None:
         """Take an item that waits out of *job*."""

@@ -21,7 +21,7 @@ from parmap._results.watched import HAS_GIL, Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import start_thread
-from parmap.backends._base import Broken, Capacity, Died, Ready, Report
+from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -359,6 +359,8 @@ class Engine:
             self.ledger.lose_all(event.error, now)
         elif isinstance(event, Capacity):
             self.ledger.employ(event.workers, event.cost)
+        elif isinstance(event, Part):
+            self.ledger.part(event, now)
         else:
             self.ledger.lost(event, now)
 

@@ -101,6 +101,19 @@ class Lost(NamedTuple):
     explain: Callable[[Chunk | None, int], Failure]
 
 
+class Part(NamedTuple):
+    """Some items of a chunk have come back, while others run."""
+
+    number: int
+    start: int
+    length: int
+    has_run: bool
+    """Whether they have outcomes; else no worker has begun them."""
+    results: Any = None
+    failures: dict[int, Failure] = {}  # noqa: RUF012 - never changed
+    seconds: float = 0.0
+
+
 class Capacity(NamedTuple):
     """There may be more workers, or fewer, or a chunk costs something else."""
 
@@ -108,7 +121,7 @@ class Capacity(NamedTuple):
     cost: Cost
 
 
-Event = Report | Died | Broken | Ready | Lost | Capacity
+Event = Report | Died | Broken | Ready | Lost | Part | Capacity
 
 
 class Backend(ABC):

@@ -234,13 +234,16 @@ class DaskCluster(Cluster):
         if futures:
             self._soon(lambda: self._client.cancel(futures, asynchronous=True, force=True))
 
-    def tell(self, what: str, *args: Any) -> None:
+    def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
         """Call a function of `pilot` in all workers."""
         function, pool = getattr(pilot, what), self.pool
 
         async def ask() -> None:
             try:
-                await self._client.run(function, pool, *args, on_error="ignore", asynchronous=True)
+                found = await self._client.run(function, pool, *args, on_error="ignore", asynchronous=True)
+                for answer in found.values():
+                    if then is not None:
+                        then(answer)
             except Exception:  # noqa: BLE001, S110 - who has gone needs nothing
                 pass
 

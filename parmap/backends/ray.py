@@ -183,9 +183,9 @@ class RayCluster(Cluster):
         for task in chunks.values():
             self._actors.stop(task)
 
-    def tell(self, what: str, *args: Any) -> None:
+    def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
         """Call a function of `pilot` in all actors."""
-        self._actors.tell(what, self.pool, *args)
+        self._actors.tell(then, what, self.pool, *args)
 
     def open(self) -> None:
         """Have a part in the actors."""
@@ -327,11 +327,14 @@ class _Actors:
             elif self._is_there:
                 task.actor.tell.remote("stop", task.pool, [task.number])
 
-    def tell(self, what: str, *args: Any) -> None:
-        """Call a function of `pilot` in all actors."""
-        if self._is_there:
-            for actor in list(self._all):
-                actor.tell.remote(what, *args)
+    def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
+        """Call a function of `pilot` in all actors; *then* takes each answer."""
+        if not self._is_there:
+            return
+        for actor in list(self._all):
+            answer = actor.tell.remote(what, *args)
+            if then is not None:
+                answer.future().add_done_callback(lambda done: then(done.result()) if not done.exception() else None)
 
     def reap(self) -> None:
         """End those that have had nothing to do for a while: their CPUs are needed by others."""
@@ -384,9 +387,9 @@ class Actor:
         """Run a chunk."""
         return pilot.run(order, 1, _fetch)
 
-    def tell(self, what: str, *args: Any) -> None:
+    def tell(self, what: str, *args: Any) -> Any:
         """Call a function of `pilot`."""
-        getattr(pilot, what)(*args)
+        return getattr(pilot, what)(*args)
 
 
 def _fetch(place: Any) -> bytes:

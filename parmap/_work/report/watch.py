@@ -81,6 +81,7 @@ class Passage:
         self.sent: int = time.monotonic_ns()
         self.handing: int = 0
         self.nbytes: int = 0
+        self.told = 0, 0, 0  # of its parts: what `part` adds up
         self.took = -1  # where these are single tasks: how long they ran
         self.is_taken: bool = False
 
@@ -97,6 +98,11 @@ class Passage:
         self.handing = time.monotonic_ns() - self.sent
         self.nbytes = nbytes
 
+    def part(self, done: int, failures: int, nbytes: int) -> None:
+        """A part of it came back."""
+        before = self.told
+        self.told = before[0] + done, before[1] + failures, before[2] + nbytes
+
     def back(self, report: Report) -> None:
         """It came back."""
         size = getattr(report.results, "nbytes", 0)
@@ -105,9 +111,9 @@ class Passage:
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
         """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
         self.times: Times | None = times
-        self.done: int = done
-        self.failures: int = failures
-        self.result_nbytes: int = nbytes
+        self.done: int = done + self.told[0]
+        self.failures: int = failures + self.told[1]
+        self.result_nbytes: int = nbytes + self.told[2]
         self.lost: str = lost
         self.end: int = time.monotonic_ns()
         reports, self.reports = self.reports, ()  # no cycle

@@ -20,18 +20,18 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Backend, Broken, Capacity, Died, Lost, Report, Story
+from parmap.backends._base import Backend, Broken, Capacity, Died, Lost, Part, Report, Story
 from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import (
     INITIALIZER,
     SHIPPED,
-    Joined,
     Order,
     Sent,
     Setup,
     Told,
     failure_from_wire,
+    from_wire,
     to_wire,
 )
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions
@@ -52,6 +52,8 @@ INLINE = 16 * 1024
 PERIOD = 0.5
 """Seconds between looks at the cluster, while it has something to do."""
 
+_ASK = 0.1  # seconds after which a chunk that should have ended is asked for what has become of its items
+
 _PATIENCE = 30.0  # seconds without a worker until the user is told what is missing
 _TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
 _ABROAD = ("start_method", "max_tasks_per_child", "preload", "env", "idle_timeout")
@@ -66,6 +68,10 @@ class Flight(NamedTuple):
     unsent: dict[int, BaseException]
     retries: Callable[[BaseException], bool]
     sent: float
+    late: float
+    """When it should have ended."""
+    known: list[int]
+    """The starts of pieces that have come."""
     is_alone: bool
     """Whether nothing was in its way when it was sent."""
     handle: Any
@@ -100,6 +106,7 @@ class Cluster(Backend):
         self._events: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
         self._employed = self.options.workers, self.cost
         self._next_look = 0.0
+        self._next_question = 0.0  # when chunks that are late may be asked what has become of their items
         self._heard_at = 0.0
         self._has_warned = False
 
@@ -131,8 +138,11 @@ class Cluster(Backend):
         """Stop chunks that run, or may come to run; their end is `hear`d."""
 
     @abstractmethod
-    def tell(self, what: str, *args: Any) -> None:
-        """Call a function of `pilot` in all processes that have one of this pool."""
+    def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
+        """Call a function of `pilot` in all processes that have one of this pool; *then* takes each answer, some time.
+
+        Where nobody can be asked it does nothing.
+        """
 
     def open(self) -> None:
         """It has something to do, until it is closed."""
@@ -189,11 +199,13 @@ class Cluster(Backend):
                 *(chunk.number, mode, start, chunk.budget, job.timeout, stop_early, to_wire(payload)),
             )
             handle = self.send(chunk.number, order)
+            now, late = time.monotonic(), 0.0 if chunk.budget is None else chunk.budget / 2
         except Exception as error:  # noqa: BLE001 - each library has errors of its own for being closed or broken
             self.lose(f"it takes no more work: {error}", error)
             return len(chunk.items)
         self.flights[chunk.number] = Flight(
-            chunk.number, chunk.slot, payload.count, unsent, call.callee.retries, time.monotonic(), is_alone, handle
+            *(chunk.number, chunk.slot, payload.count, unsent, call.callee.retries, now, now + max(_ASK, late), []),
+            *(is_alone, handle),
         )
         job.sink.started(chunk.items)
         return payload.count
@@ -215,8 +227,9 @@ class Cluster(Backend):
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until there is an answer; look at the cluster from time to time."""
         self._tell_gone()
-        if self.is_busy and (timeout is None or timeout > PERIOD):
-            timeout = PERIOD
+        if self.is_busy:
+            rest = self._ask(time.monotonic())
+            timeout = rest if timeout is None else min(timeout, rest)
         events: list[Event] = []
         try:
             found = self._events.get(timeout=timeout)
@@ -278,13 +291,42 @@ class Cluster(Backend):
 
     # what comes back
 
+    def _ask(self, now: float) -> float:
+        """Ask for what has become of chunks that should have ended; returns the seconds until that may be due again."""
+        due = [flight for flight in self.flights.values() if flight.taken > 1]
+        when = max(min((flight.late for flight in due), default=now + PERIOD), self._next_question)
+        if when > now or self.loss is not None:
+            return max(0.0, min(PERIOD, when - now))
+        late = {flight.number: flight.known for flight in due if flight.late <= now}
+        self._next_question = now + 10 * PERIOD  # if the answer is lost
+        self.tell("parts", late, then=lambda found: self.soon(lambda: self._hear_parts(found, now)))
+        return PERIOD
+
+    def _hear_parts(self, found: list[tuple[int, Told]], asked: float) -> list[Event]:
+        now = time.monotonic()
+        self._next_question = now + max(_ASK, min(10 * (now - asked), 2 * PERIOD))  # the slower, the less often
+        events: list[Event] = []
+        for number, told in found:
+            _say(told)
+            if (flight := self.flights.get(number)) is not None:
+                events += self._parts_of(flight, told)
+        return events
+
+    def _parts_of(self, flight: Flight, told: Told) -> Iterator[Event]:
+        for start, length, has_run, wire, failures, seconds in told.pieces:
+            flight.known.append(start)
+            found = {at: failure_from_wire(each, flight.retries, retry=retry) for at, each, retry in failures}
+            found.update((at - start, Failure(each)) for at, each in flight.unsent.items() if 0 <= at - start < length)
+            results = None if wire is None else from_wire(wire)
+            yield Part(flight.number, start, length, has_run, results, found, seconds)
+
     def _read(self, number: int, told: Told | BaseException) -> list[Event]:
         flight = self.flights.pop(number, None)
         if flight is None:
             return []
         self._heard_at = time.monotonic()
-        for kind, fields in told.said if isinstance(told, Told) else ():
-            relay.put(kind, fields)
+        if isinstance(told, Told):
+            _say(told)
         if number in self._halted:
             self._halted.discard(number)
             return [Died(flight.slot, number, 0, flight.taken, Story("it was stopped").tell)]
@@ -298,9 +340,7 @@ class Cluster(Backend):
                 self._places.pop(each, None)
             return [Lost(number, 0, Story("the cluster lost the function").tell)]
         self._learn(flight, told)
-        found = {index: failure_from_wire(each, flight.retries, retry=retry) for index, each, retry in told.failures}
-        found.update((index, Failure(problem)) for index, problem in flight.unsent.items() if index < told.done)
-        return [Report(number, told.done, Joined(told.pieces), found, told.seconds)]
+        return [*self._parts_of(flight, told), Report(number, 0, None, {}, 0.0)]
 
     def _learn(self, flight: Flight, told: Told) -> None:
         """Learn what a chunk takes besides its work, if nothing else was in its way."""
@@ -374,6 +414,11 @@ class Cluster(Backend):
             del self._places[number]
         if gone and self.loss is None:
             self.tell("forget", gone)
+
+
+def _say(told: Told) -> None:
+    for kind, fields in told.said:
+        relay.put(kind, fields)
 
 
 def _is_installed(entry: str) -> bool:

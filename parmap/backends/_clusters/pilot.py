@@ -24,7 +24,16 @@ from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
 from parmap.backends._base import Broken, Died, Ready, Report
 from parmap.backends._clusters.local import Local
-from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Told, failure_to_wire, from_wire, items_of, to_wire
+from parmap.backends._clusters.wire import (
+    INITIALIZER,
+    SHIPPED,
+    Piece,
+    Told,
+    failure_to_wire,
+    from_wire,
+    items_of,
+    to_wire,
+)
 from parmap.backends._processes.functions import FactoryPack, FunctionCall
 from parmap.backends._processes.line.parts import Part
 
@@ -34,10 +43,13 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._travel.failure import Failure
     from parmap.backends._base import Event
-    from parmap.backends._clusters.wire import Order, Sent, Setup, Wire
+    from parmap.backends._clusters.wire import Order, Sent, Setup
 
 KEPT = 1 << 30
 """Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""
+
+PAUSE = 0.05
+"""Seconds between looks at a chunk that takes longer than it should."""
 
 _EMPTY = 600.0  # seconds after which a pilot of which nobody has heard stops its workers
 
@@ -68,6 +80,12 @@ def stop(pool: str, numbers: Iterable[int]) -> None:
         pilot.stop(numbers)
 
 
+def parts(pool: str, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
+    """What has become of chunks that run still, without the pieces whose starts are known."""
+    pilot = _pilots.get(pool)
+    return [] if pilot is None else pilot.parts(known)
+
+
 def forget(pool: str, numbers: Iterable[int]) -> None:
     """Drop what the client has dropped."""
     pilot = _pilots.get(pool)
@@ -91,19 +109,17 @@ class _Sink:
         self.number = order.number
         self.ended = threading.Event()
         self.told = Told()
-        self.seconds = 0.0
+        self.seconds = 0.0  # that the part ran that is delivered now
+        self.known: list[int] = []  # starts of pieces that the client has
         self.began = time.monotonic()
         self.budget = order.budget
         self.job: Job | None = None
         self._numbered = order.start >= 0
         self._base = max(0, order.start)
-        self._hurries = order.stop_early
-        self.wants_back = False  # what no worker has is wanted elsewhere
-        self._pieces: list[tuple[int, int, Wire | None]] = []
-        self._failures: list[tuple[int, Any, bool]] = []
+        self._pieces: list[Piece] = []  # other threads read it, while it grows
 
     def begin(self, call: FunctionCall, order: Order, items: Any, context: Context) -> Job:
-        self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context)
+        self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context, fail_fast=order.stop_early)
         self.job.read = self._base
         self.job.extend(items)
         return self.job
@@ -120,10 +136,19 @@ class _Sink:
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:  # noqa: ARG002 - the contract
         start = chunk.start - self._base
-        self._pieces.append((start, done, None if results is None else to_wire(results)))
-        self._failures += [(start + at, failure_to_wire(each), each.retry) for at, each in failures.items()]
-        if failures and self._hurries:
-            self.wants_back = True
+        told = tuple((at, failure_to_wire(each), each.retry) for at, each in failures.items())
+        wire = None if results is None else to_wire(results)
+        seconds, self.seconds = self.seconds, 0.0
+        self._pieces.append(Piece(start, done, True, wire, told, seconds))
+
+    def give_back(self, given: list[tuple[int, int]]) -> None:
+        """Let some items be run elsewhere."""
+        self._pieces += [Piece(start - self._base, count, has_run=False) for start, count in given]
+
+    @property
+    def pieces(self) -> list[Piece]:
+        """What has become of its items, as far as that is news; in any thread."""
+        return [piece for piece in list(self._pieces) if piece.start not in self.known]
 
     @property
     def has_begun(self) -> bool:
@@ -131,11 +156,8 @@ class _Sink:
         return bool(self._pieces or (self.job is not None and self.job.flight))
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract
-        if failure is not None:
-            self.end(Told(broken=encode(failure.exception())))
-            return
-        pieces = sorted(self._pieces, key=lambda piece: piece[0])
-        self.end(Told(sum(done for _, done, _ in pieces), pieces, self._failures, self.seconds))
+        is_broken = failure is not None and not any(piece.failures for piece in self._pieces)
+        self.end(Told(broken=encode(failure.exception())) if failure and is_broken else Told(self.pieces))
 
     def end(self, told: Told) -> None:
         if not self.ended.is_set():
@@ -194,6 +216,17 @@ class Pilot:
     def stop(self, numbers: Iterable[int]) -> None:
         """As the function of that name."""
         self._post(lambda: self._stop(numbers))
+
+    def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
+        """As the function of that name."""
+        found = []
+        for number, starts in known.items():
+            sink = self._sinks.get(number)
+            if sink is not None:
+                sink.known = starts
+                if sink.pieces:
+                    found.append((number, Told(sink.pieces, said=self._backend.take_said())))
+        return found
 
     def forget(self, numbers: Iterable[int]) -> None:
         """As the function of that name."""
@@ -312,8 +345,8 @@ class Pilot:
         now = time.monotonic()
         self._ledger.ring(now)
         self._ledger.employ(min(self._most, max(1, len(self._sinks))))
-        self._ledger.dispatch(now)
         limits = [self._give_back(sink, now) for sink in self._sinks.values()]
+        self._ledger.dispatch(now)
         timeout = self._ledger.timeout(time.monotonic())
         times = [limit for limit in [timeout, *limits] if limit is not None]
         for event in self._backend.wait(0.0 if self._inbox else min(times, default=None)):
@@ -338,26 +371,26 @@ class Pilot:
                 self._ledger.cancel(sink.job, time.monotonic())
 
     def _give_back(self, sink: _Sink, now: float) -> float | None:
-        """Let what no worker has be run elsewhere when the time of a chunk is over; else, seconds until it is."""
-        if sink.job is None or sink.job.closed or not sink.job.waiting:
+        """Let what no worker has be run elsewhere when the time of a chunk is over; returns when to ask again."""
+        job = sink.job
+        if job is None or job.closed or sink.budget is None:
             return None
-        if not sink.wants_back:
-            if sink.budget is None:
-                return None
-            left = sink.began + sink.budget - now
-            if left > 0:
-                return left
-            if not sink.has_begun:
-                return sink.budget
-        self._ledger.give_back(sink.job)
-        return None
+        if not job.waiting and all(len(chunk.items) < 2 for chunk in job.flight):  # noqa: PLR2004 - one, which runs
+            return None
+        left = sink.began + sink.budget - now
+        if left > 0:
+            return left
+        if not sink.has_begun:
+            return sink.budget
+        sink.give_back(self._ledger.give_back(job, now))
+        return PAUSE
 
     def _handle(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, Report):
             sink = self._ledger.sink_of(event.number)
             if isinstance(sink, _Sink):
-                sink.seconds += event.seconds
+                sink.seconds = event.seconds
             self._ledger.report(event, now)
         elif isinstance(event, Died):
             self._ledger.died(event, now)

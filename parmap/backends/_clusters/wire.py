@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from bisect import bisect_right
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +11,7 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from parmap.errors import ParmapError
 
@@ -75,14 +74,22 @@ class Order(NamedTuple):
     items: Wire
 
 
-class Told(NamedTuple):
-    """What became of a chunk: outcomes of its first `done` items, in pieces."""
+class Piece(NamedTuple):
+    """What became of some items of a chunk."""
 
-    done: int = 0
-    pieces: list[tuple[int, int, Wire | None]] = []  # noqa: RUF012 - never changed
-    failures: list[tuple[int, Any, bool]] = []  # noqa: RUF012 - never changed
+    start: int
+    length: int
+    has_run: bool
+    results: Wire | None = None
+    failures: tuple[tuple[int, Any, bool], ...] = ()
+    """The place of each, counted from `start`, what it is, and whether it is to be tried again."""
     seconds: float = 0.0
-    """That its items ran."""
+
+
+class Told(NamedTuple):
+    """What became of a chunk: the items that are in no piece, now or before, can be run elsewhere."""
+
+    pieces: list[Piece] = []  # noqa: RUF012 - never changed
     inside: float = 0.0
     """Seconds from its coming to its end."""
     said: list[tuple[str, tuple[Any, ...]]] = []  # noqa: RUF012 - never changed
@@ -120,26 +127,3 @@ def failure_from_wire(told: Any, retries: Callable[[BaseException], bool], *, re
         return Failure(encoded=told, retry=retry)
     error: ParmapError = pickle.loads(told)
     return Failure(error, retry=retries(error))
-
-
-class Joined:
-    """The results of a chunk that came in pieces, which are decoded when they are asked for."""
-
-    def __init__(self, pieces: Sequence[tuple[int, int, Wire | None]]) -> None:
-        self._starts = [start for start, _, _ in pieces]
-        self._counts = [count for _, count, _ in pieces]
-        self._packs = [None if wire is None else from_wire(wire) for _, _, wire in pieces]
-        self.nbytes = sum(pack.nbytes for pack in self._packs if pack is not None)
-
-    def values(self) -> list[Any]:
-        """All of them, decoded."""
-        values: list[Any] = []
-        for count, pack in zip(self._counts, self._packs, strict=True):
-            found = [None] * count if pack is None else pack.values()
-            values += found if len(found) == count else found[:count]
-        return values
-
-    def __getitem__(self, place: int) -> Any:
-        piece = bisect_right(self._starts, place) - 1
-        pack = self._packs[piece]
-        return None if pack is None else pack[place - self._starts[piece]]
