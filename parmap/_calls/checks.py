@@ -151,6 +151,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "workers": _integer(1, none="all usable CPUs"),
     "backend": _check_backend,
     "timeout": _seconds(zero=False, none="no limit"),
+    "deadline": _seconds(zero=False, none="no limit"),
     "retries": _integer(0),
     "retry_on": _check_retry_on,
     "retry_delay": _seconds(zero=True),

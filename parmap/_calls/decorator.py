@@ -73,6 +73,7 @@ def parallel(
     workers: int | None = None,
     backend: BackendName | Executor | BackendLike = "processes",
     timeout: float | None = None,
+    deadline: float | None = None,
     retries: int = 0,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
     retry_delay: float = 0.0,
@@ -105,6 +106,8 @@ def parallel(
         backend: ``"processes"``, ``"threads"``, ``"serial"``, ``"dask"``, ``"ray"``, a backend of your own, or a
             ``concurrent.futures.Executor``.
         timeout: seconds that one item may run; then its worker is killed, and it fails with `TaskTimeoutError`.
+        deadline: seconds that a whole call of ``map`` or its like may take; what has no outcome then fails with
+            `TaskTimeoutError`, and what runs is stopped, where that can be.
         retries: further attempts for an item that failed.
         retry_on: the errors worth another attempt; `WorkerDiedError` and `TaskTimeoutError` may be among them.
             `OSError` alone does not mean timeouts.

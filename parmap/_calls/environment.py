@@ -40,6 +40,7 @@ FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "workers": _number,
     "backend": str,
     "timeout": _number,
+    "deadline": _number,
     "retries": _number,
     "retry_delay": _number,
     "chunksize": _number,

@@ -45,6 +45,7 @@ class OptionsDict(TypedDict, total=False):
     workers: int | None
     backend: BackendName | Executor | BackendLike
     timeout: float | None
+    deadline: float | None
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_delay: float
@@ -72,6 +73,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": None,
     "backend": "processes",
     "timeout": None,
+    "deadline": None,
     "retries": 0,
     "retry_on": (Exception,),
     "retry_delay": 0.0,
@@ -101,6 +103,7 @@ class Options:
     workers: int
     backend: BackendName | Executor | BackendLike
     timeout: float | None
+    deadline: float | None
     retries: int
     retry_on: tuple[type[BaseException], ...]
     retry_delay: float
