@@ -19,8 +19,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from parmap._core.deadline import TimedLedger
 from parmap._core.job import Job
+from parmap._core.limits import LimitedLedger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
@@ -96,13 +96,14 @@ class Core(RuleBasedStateMachine):
 
     @initialize(
         budget=st.sampled_from([None, None, 1, 5]),
+        memory=st.sampled_from([None, None, 2]),
         idle_timeout=st.sampled_from([None, 0.5, 5.0]),
         recalls=st.booleans(),
     )
-    def begin(self, budget: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
-        self.backend = FakeBackend(WORKERS, budget, idle_timeout, recalls=recalls)
+    def begin(self, budget: int | None, memory: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
+        self.backend = FakeBackend(WORKERS, budget, idle_timeout, recalls=recalls, memory=memory)
         self.now = 100.0
-        self.ledger = TimedLedger(self.backend, self.now)
+        self.ledger = LimitedLedger(self.backend, self.now)
         self.jobs: list[Job] = []
         self.lane = Sink(singles=True)
         self.lane_job: Job | None = None

@@ -82,6 +82,7 @@ def parallel(
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
     max_tasks_per_child: int | None = None,
+    max_memory_per_child: int | None = None,
     preload: Iterable[str] | Literal["auto"] = "auto",
     env: Mapping[str, str] | None = None,
     idle_timeout: float | None = 60.0,
@@ -118,6 +119,8 @@ def parallel(
         initializer: called once in each worker before its first task.
         initargs: arguments of the initializer.
         max_tasks_per_child: tasks after which a worker is replaced; None: never.
+        max_memory_per_child: bytes of resident memory beyond which a worker is replaced, when a chunk has ended; None:
+            no limit. On Linux.
         preload: names of modules that are imported once and shared by all workers, such as ``("numpy",)``; "auto":
             those that the first functions need, of the standard library and of installed distributions.
         env: environment variables of the workers, on top of those of this process.

@@ -46,6 +46,7 @@ FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "chunksize": _number,
     "start_method": str,
     "max_tasks_per_child": _number,
+    "max_memory_per_child": _number,
     "preload": _modules,
     "idle_timeout": _number,
     "progress": _flag,

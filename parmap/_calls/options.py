@@ -54,6 +54,7 @@ class OptionsDict(TypedDict, total=False):
     initializer: Callable[..., object] | None
     initargs: Iterable[Any]
     max_tasks_per_child: int | None
+    max_memory_per_child: int | None
     preload: Iterable[str] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
@@ -82,6 +83,7 @@ DEFAULTS: dict[str, Any] = {
     "initializer": None,
     "initargs": (),
     "max_tasks_per_child": None,
+    "max_memory_per_child": None,
     "preload": "auto",
     "env": None,
     "idle_timeout": 60.0,
@@ -90,9 +92,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": None,
 }
 # What two functions must agree on to share a pool.
-_POOL_OPTIONS = (
-    "workers backend start_method initializer initargs max_tasks_per_child preload env idle_timeout".split()  # noqa: SIM905
-)
+_POOL_OPTIONS = """workers backend start_method initializer initargs max_tasks_per_child max_memory_per_child
+    preload env idle_timeout""".split()  # noqa: SIM905
 
 
 class Options:
@@ -112,6 +113,7 @@ class Options:
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     max_tasks_per_child: int | None
+    max_memory_per_child: int | None
     preload: tuple[str, ...] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
@@ -243,8 +245,8 @@ def check_together(options: Mapping[str, Any]) -> None:
             raise ValueError(message)
 
 
-_FOR_PROCESSES = ("env", "preload")
-_FOR_OWN_WORKERS = ("env", "preload", "initializer", "max_tasks_per_child")
+_FOR_PROCESSES = ("env", "preload", "max_memory_per_child")
+_FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 
 
 def _check_environment() -> dict[str, Any]:

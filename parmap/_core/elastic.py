@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from parmap._core.deadline import TimedLedger
+from parmap._core.limits import LimitedLedger
 from parmap._core.states import FREE
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parmap.backends.base import Lost
 
 
-class ElasticLedger(TimedLedger):
+class ElasticLedger(LimitedLedger):
     """A ledger whose workers come and go."""
 
     def employ(self, count: int, cost: Cost | None = None) -> None:

@@ -1,4 +1,4 @@
-"""`deadline`: what of a batch has no outcome when its time is over has one at once, and what runs of it is stopped."""
+"""Limits on a whole job, whose time may be over, and on a whole worker, which may have grown too large."""
 
 from __future__ import annotations
 
@@ -11,10 +11,29 @@ from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:
     from parmap._core.job import Job
+    from parmap.backends.base import Backend, Report
 
 
-class TimedLedger(Ledger):
-    """A ledger that ends whole jobs in time."""
+class LimitedLedger(Ledger):
+    """A ledger that ends whole jobs in time, and replaces workers that have grown."""
+
+    def __init__(self, backend: Backend, now: float) -> None:
+        super().__init__(backend, now)
+        self._most_memory = backend.options.max_memory_per_child
+        self._lends = self._lends and self._most_memory is None  # what callers give a worker is not weighed
+
+    def report(self, report: Report, now: float) -> None:
+        """A chunk came back; its worker gets no more if it takes too much memory."""
+        chunk = None if self._most_memory is None else self._chunks.get(report.number)
+        super().report(report, now)
+        slot = chunk and self.scheduler.slots.get(chunk.slot)
+        if chunk and slot and self._backend.memory(chunk.slot) > (self._most_memory or 0):
+            slot.budget = 0
+            if self.scheduler.is_spent(chunk.slot):
+                self.scheduler.remove_slot(chunk.slot)
+                self._backend.retire(chunk.slot)
+
+    # A job that ends too late: what of it has no outcome has one at once, and what runs is stopped.
 
     def limit(self, job: Job, seconds: float, now: float) -> None:
         """Give a job so many seconds."""
