@@ -68,7 +68,9 @@ def _rebuild(cls: type[ParmapError], args: tuple[Any, ...]) -> ParmapError:
 
 
 class TaskTimeoutError(ParmapError, TimeoutError):
-    """Raised when one item ran longer than ``timeout``; its worker was killed, all other items went on.
+    """Raised when one item ran longer than ``timeout``: its worker was killed, all other items went on.
+
+    It is also the error of what had not ended when the ``deadline`` of its batch passed.
 
     Args:
         message: what happened, in one sentence.

@@ -125,6 +125,7 @@ class FakeWorker:
         self.flight: dict[int, Task] = {}
         self.numbers = 0
         self.budget: int | None = None
+        self.reports = 0
 
     def settle_answers(self) -> None:
         """Somebody reads what was answered."""
@@ -152,10 +153,12 @@ class FakeBackend(Backend):
     kills = True
     leases = True
 
-    def __init__(self, workers: int, budget: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
-        super().__init__(
-            SimpleNamespace(workers=workers, idle_timeout=idle_timeout, max_tasks_per_child=budget)  # type: ignore[arg-type]
-        )
+    def __init__(
+        self, workers: int, budget: int | None, idle_timeout: float | None, *, recalls: bool, memory: int | None = None
+    ) -> None:
+        options: Any = SimpleNamespace(workers=workers, idle_timeout=idle_timeout)
+        options.max_tasks_per_child, options.max_memory_per_child = budget, memory
+        super().__init__(options)
         self.cost = Cost(aim=0.005, depth=2, recalls=recalls)
         self.now = 0.0
         self.workers: dict[Hashable, FakeWorker] = {}
@@ -237,6 +240,10 @@ class FakeBackend(Backend):
             assert not self.workers[slot].chunks
             self.workers[slot].is_retired = True
 
+    def memory(self, slot: Hashable) -> int:
+        """It grows with each report."""
+        return self.workers[slot].reports if slot in self.workers else 0
+
     def lease(self, slot: Hashable) -> bool:
         """Open it to callers."""
         worker = self.workers.get(slot)
@@ -306,6 +313,7 @@ class FakeBackend(Backend):
     def report(self, worker: FakeWorker, done: int, failed: dict[int, Failure]) -> None:
         """A worker has done the first items of its first chunk, and gives the others back."""
         running = worker.chunks.pop(0)
+        worker.reports += 1
         if worker.budget is not None:
             worker.budget -= done
         for offset, failure in failed.items():

@@ -136,6 +136,9 @@ class Bench:
 
     def works(self) -> None:
         """See whether the pools answer."""
+        # What an interrupted run left on the loop, asyncio's own call of `stop` among it, would end the next one.
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
         one, two, three = self.new(3)
         assert self.f.submit(*one).result(timeout=5) == -one[0]
         assert self.f.starmap([two, three]) == [-two[0], -three[0]]

@@ -142,3 +142,18 @@ def note_and_return_late(path: str, number: int) -> Any:
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{number}\n")
     return number if number < 0 else _Late(number)
+
+
+def die_or_hang(how: str | int) -> None:
+    """Ends its worker, or hangs."""
+    if how == "die":
+        os._exit(3)
+    if how == "hang":
+        time.sleep(3600)
+
+
+def fail_if_one(number: int) -> int:
+    """Fails for one."""
+    if number == 1:
+        raise LookupError
+    return number

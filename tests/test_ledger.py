@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from parmap._core.job import Job
-from parmap._core.ledger import Ledger
+from parmap._core.limits import LimitedLedger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
@@ -96,13 +96,14 @@ class Core(RuleBasedStateMachine):
 
     @initialize(
         budget=st.sampled_from([None, None, 1, 5]),
+        memory=st.sampled_from([None, None, 2]),
         idle_timeout=st.sampled_from([None, 0.5, 5.0]),
         recalls=st.booleans(),
     )
-    def begin(self, budget: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
-        self.backend = FakeBackend(WORKERS, budget, idle_timeout, recalls=recalls)
+    def begin(self, budget: int | None, memory: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
+        self.backend = FakeBackend(WORKERS, budget, idle_timeout, recalls=recalls, memory=memory)
         self.now = 100.0
-        self.ledger = Ledger(self.backend, self.now)
+        self.ledger = LimitedLedger(self.backend, self.now)
         self.jobs: list[Job] = []
         self.lane = Sink(singles=True)
         self.lane_job: Job | None = None
@@ -186,6 +187,13 @@ class Core(RuleBasedStateMachine):
     def cancel_job(self, data: st.DataObject, *, kill: bool) -> None:
         job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
         self.ledger.cancel(job, self.now, Failure(PoolClosedError()) if job.sink is self.lane else None, kill=kill)
+        self.turn()
+
+    @precondition(lambda self: any(not job.closed and job.sink is not self.lane for job in self.jobs))
+    @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.01, 0.3]))
+    def set_deadline(self, data: st.DataObject, seconds: float) -> None:
+        jobs = [job for job in self.jobs if not job.closed and job.sink is not self.lane]
+        self.ledger.limit(data.draw(st.sampled_from(jobs)), seconds, self.now)
         self.turn()
 
     @rule(count=st.integers(1, 8), retries=st.sampled_from([0, 0, 2]), timeout=st.sampled_from([None, 0.3]))
@@ -369,7 +377,9 @@ class Core(RuleBasedStateMachine):
         flights = [chunk for slot in self.ledger.scheduler.slots.values() for chunk in slot.flight]
         assert len(flights) == len(set(flights))
         assert set(self.ledger._chunks.values()) == set(flights)
-        assert {chunk for job in self.jobs for chunk in job.flight} == set(flights)
+        # One of which all was taken back is nobody's any more, but keeps its place until its worker knows.
+        own = {chunk for job in self.jobs for chunk in job.flight}
+        assert own == {chunk for chunk in flights if len(chunk.items) or chunk in own}
 
     @invariant()
     def counts_agree(self) -> None:

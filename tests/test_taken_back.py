@@ -23,7 +23,9 @@ class Slow(Backend):
     cost = COST
 
     def __init__(self) -> None:
-        options: Any = SimpleNamespace(workers=2, idle_timeout=None, max_tasks_per_child=None)
+        options: Any = SimpleNamespace(
+            workers=2, idle_timeout=None, max_tasks_per_child=None, max_memory_per_child=None
+        )
         super().__init__(options)
         self.sent: dict[Hashable, list[Chunk]] = {1: [], 2: []}
 

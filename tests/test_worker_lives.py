@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 def lines(path: Path) -> list[str]:
     """What initializers noted."""
     return path.read_text().split()
+
+
+KEPT: list[bytes] = []
+
+
+def grow(megabytes: int) -> int:
+    """A task that keeps memory, and tells in which process."""
+    KEPT.append(b"x" * (megabytes << 20))
+    return pid()
 
 
 def variables(*names: str) -> list[str | None]:
@@ -146,6 +156,37 @@ def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
     counts = collections.Counter(function.map(range(20), chunksize=10))
 
     assert max(counts.values()) <= 2
+
+
+@pytest.mark.parametrize("way", ["map", "submit"])
+def test_a_worker_that_has_grown_is_replaced(processes: dict[str, Any], way: str) -> None:
+    """It ends when the chunk has in which it came to take more than `max_memory_per_child`; no result is lost."""
+    function = parallel(grow, max_memory_per_child=300 << 20, **{**processes, "workers": 1})
+
+    if way == "map":
+        used = function.map([0, 0, 400, 0, 0], chunksize=1)
+    else:
+        used = [function.submit(size).result(timeout=60) for size in [0, 0, 400, 0, 0]]
+
+    assert used[0] == used[1] == used[2]
+    assert used[4] != used[2]  # the one behind it may have been sent to the same worker before
+    wait_until(lambda: is_gone(used[2]))
+
+
+def test_workers_that_always_are_too_large() -> None:
+    """Each does its chunk all the same, as with `max_tasks_per_child`; what is per worker is closed."""
+    used = parallel(pid, workers=2, max_memory_per_child=1).map(range(6), chunksize=1)
+
+    assert len({*used}) >= 3  # each had at most one more waiting
+
+
+@pytest.mark.parametrize("backend", ["threads", "serial"])
+def test_memory_is_that_of_worker_processes(backend: Any) -> None:
+    """Elsewhere there is nothing to replace: it is refused, in one sentence."""
+    with pytest.raises(ValueError, match=r"max_memory_per_child can't be given with backend='.*worker processes"):
+        parallel(pid, max_memory_per_child=1 << 30, backend=backend)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="max_memory_per_child can't be given"):
+        parallel(pid, max_memory_per_child=1 << 30, backend=executor)
 
 
 def test_an_initializer_runs_once_in_each_worker(processes: dict[str, Any], tmp_path: Path) -> None:

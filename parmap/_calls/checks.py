@@ -100,6 +100,12 @@ def _check_retry_on(name: str, value: Any) -> tuple[type[BaseException], ...]:
     return kinds
 
 
+def _check_memory(name: str, value: Any) -> int | None:
+    if value is not None and not os.path.exists("/proc/self/statm"):
+        _refuse(name, value, "None on this system, which has no /proc to tell how large a worker is")
+    return _integer(1, none="no limit")(name, value)
+
+
 def _check_initializer(name: str, value: Any) -> Any:
     return value if value is None or callable(value) else _refuse(name, value, "a callable or None", TypeError)
 
@@ -148,6 +154,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "workers": _integer(1, none="all usable CPUs"),
     "backend": _check_backend,
     "timeout": _seconds(zero=False, none="no limit"),
+    "deadline": _seconds(zero=False, none="no limit"),
     "retries": _integer(0),
     "retry_on": _check_retry_on,
     "retry_delay": _seconds(zero=True),
@@ -156,6 +163,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "initializer": _check_initializer,
     "initargs": _check_initargs,
     "max_tasks_per_child": _integer(1, none="no limit"),
+    "max_memory_per_child": _check_memory,
     "preload": _check_preload,
     "env": _check_env,
     "idle_timeout": _seconds(zero=True, none="never"),

@@ -71,6 +71,7 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
     workers: int | None = None,
     backend: BackendName | Executor | BackendLike = "processes",
     timeout: float | None = None,
+    deadline: float | None = None,
     retries: int = 0,
     retry_on: type[BaseException] | tuple[type[BaseException], ...] = (Exception,),
     retry_delay: float = 0.0,
@@ -79,6 +80,7 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
     max_tasks_per_child: int | None = None,
+    max_memory_per_child: int | None = None,
     preload: Iterable[str] | Literal["auto"] = "auto",
     env: Mapping[str, str] | None = None,
     idle_timeout: float | None = 60.0,
@@ -103,6 +105,8 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
         backend: ``"processes"``, ``"threads"``, ``"serial"``, ``"dask"``, ``"ray"``, a backend of your own, or a
             ``concurrent.futures.Executor``.
         timeout: seconds that one item may run; then its worker is killed, and it fails with `TaskTimeoutError`.
+        deadline: seconds that a whole call of ``map`` or its like may take; what has no outcome then fails with
+            `TaskTimeoutError`, and what runs is stopped, where that can be.
         retries: further attempts for an item that failed.
         retry_on: the errors worth another attempt; `WorkerDiedError` and `TaskTimeoutError` may be among them.
             `OSError` alone does not mean timeouts.
@@ -113,6 +117,8 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
         initializer: called once in each worker before its first task.
         initargs: arguments of the initializer.
         max_tasks_per_child: tasks after which a worker is replaced; None: never.
+        max_memory_per_child: bytes of resident memory beyond which a worker is replaced, when a chunk has ended; None:
+            no limit. On Linux.
         preload: names of modules that are imported once and shared by all workers, such as ``("numpy",)``; "auto":
             those that the first functions need, of the standard library and of installed distributions.
         env: environment variables of the workers, on top of those of this process.

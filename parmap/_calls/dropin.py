@@ -33,6 +33,7 @@ class OwnOptions(TypedDict, total=False):
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_delay: float
     start_method: StartMethod
+    max_memory_per_child: int | None
     preload: Iterable[str] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "workers": None,
     "backend": "processes",
     "timeout": None,
+    "deadline": None,
     "retries": 0,
     "retry_on": (Exception,),
     "retry_delay": 0.0,
@@ -38,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "initializer": None,
     "initargs": (),
     "max_tasks_per_child": None,
+    "max_memory_per_child": None,
     "preload": "auto",
     "env": None,
     "idle_timeout": 60.0,
@@ -46,9 +48,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": None,
 }
 # What two functions must agree on to share a pool.
-_POOL_OPTIONS = (
-    "workers backend start_method initializer initargs max_tasks_per_child preload env idle_timeout".split()  # noqa: SIM905
-)
+_POOL_OPTIONS = """workers backend start_method initializer initargs max_tasks_per_child max_memory_per_child
+    preload env idle_timeout""".split()  # noqa: SIM905
 
 
 class Options:
@@ -59,6 +60,7 @@ class Options:
     workers: int
     backend: BackendName | Executor | BackendLike
     timeout: float | None
+    deadline: float | None
     retries: int
     retry_on: tuple[type[BaseException], ...]
     retry_delay: float
@@ -67,6 +69,7 @@ class Options:
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
     max_tasks_per_child: int | None
+    max_memory_per_child: int | None
     preload: tuple[str, ...] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
@@ -194,8 +197,8 @@ def check_together(options: Mapping[str, Any]) -> None:
             )
 
 
-_FOR_PROCESSES = ("env", "preload")
-_FOR_OWN_WORKERS = ("env", "preload", "initializer", "max_tasks_per_child")
+_FOR_PROCESSES = ("env", "preload", "max_memory_per_child")
+_FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 
 
 def _check_environment() -> dict[str, Any]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         workers: int | Other | None
         backend: BackendName | Executor | BackendLike | Other
         timeout: float | Other | None
+        deadline: float | Other | None
         retries: int | Other
         retry_on: type[BaseException] | tuple[type[BaseException], ...] | Other
         retry_delay: float | Other
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         initializer: Callable[..., object] | Other | None
         initargs: Iterable[Any] | Other
         max_tasks_per_child: int | Other | None
+        max_memory_per_child: int | Other | None
         preload: Iterable[str] | Literal["auto"] | Other
         env: Mapping[str, str] | Other | None
         idle_timeout: float | Other | None

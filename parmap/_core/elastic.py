@@ -6,7 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
-from parmap._core.ledger import Ledger
+from parmap._core.limits import LimitedLedger
 
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
@@ -30,7 +30,7 @@ class _Rest:
         return self._results[self._first + place]
 
 
-class ElasticLedger(Ledger):
+class ElasticLedger(LimitedLedger):
     """A ledger whose workers come and go."""
 
     def employ(self, count: int, cost: Cost | None = None) -> None:

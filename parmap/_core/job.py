@@ -7,13 +7,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
+from parmap._travel.failure import Failure
 from parmap._travel.vocabulary import Learner
 from parmap._work.page import NO_LIMIT
+from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
-    from parmap._travel.failure import Failure
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
@@ -115,12 +116,27 @@ class Job:
         self.watch: Watch | None = None  # tells the reports that are open
         self.owner: object = None  # what was called; others may share the pool
         self.closed = False
+        self.late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
 
     def extend(self, items: Any) -> None:
         """Add items behind those that wait."""
-        self.pending.append(Piece(self.read, items))
+        if self.late is None:
+            self.pending.append(Piece(self.read, items))
+            self.waiting += len(items)
+        else:
+            self.fail_late(self.read, items, self.late)
         self.read += len(items)
-        self.waiting += len(items)
+
+    def fail_late(self, start: int, items: Any, seconds: float, begun: int = 0) -> None:
+        """Fail items without an outcome, of which a worker has *begun* so many: their deadline has passed."""
+        failures: dict[int, Failure] = {}
+        for offset in range(len(items)):
+            failure = failures[offset] = Failure(too_late("the item", seconds, start + offset))
+            failure.earlier, failure.begun = tuple(self.attempts.pop(start + offset, ())), offset < begun
+        if self.watch is not None:
+            self.watch.failed(len(failures), 0)
+        if failures:
+            self.sink.deliver(Chunk(self, start, items), len(failures), None, failures, set())
 
     def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         """Put items in front of those that wait."""
@@ -181,6 +197,12 @@ class Job:
     def is_done(self) -> bool:
         """Whether nothing waits, nothing runs and nothing can come."""
         return not (self.open_end or self.waiting or self.flight or self.delayed)
+
+
+def too_late(what: str, seconds: float, item: int | None = None) -> TaskTimeoutError:
+    """The error of what had not ended when the deadline of its batch passed."""
+    message = f"the deadline of the batch, {seconds:g} seconds, passed before {what} had ended"
+    return TaskTimeoutError(message, item=item, timeout=seconds)
 
 
 def _continues(piece: Piece, before: Piece) -> bool:

@@ -53,6 +53,7 @@ class Ledger:
         # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
         self._budget = options.max_tasks_per_child
+        self._lends = backend.leases and self._budget is None
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
@@ -156,7 +157,7 @@ class Ledger:
         if demand:
             self.warm_up(len(self.scheduler.slots) + demand)
             self._start_all(now)
-        if self._backend.leases and self._budget is None and not self.scheduler.has_work:
+        if self._lends and not self.scheduler.has_work:
             for name, slot in self.scheduler.slots.items():
                 if slot.state is State.IDLE and self._backend.lease(name):
                     slot.move(State.LEASED)

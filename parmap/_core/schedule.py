@@ -117,15 +117,11 @@ class Scheduler:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
         if job.closed:
             return []
-        left = chain(job.left(), *[entry[4] for entry in self._delayed if entry[2] is job])
+        left = chain(job.left(), *[items for _, items in self.take_delayed(job)])
         job.closed = True
         job.pending.clear()
         job.dropped.clear()
-        job.waiting = 0
-        job.open_end = False
-        self._delayed = [entry for entry in self._delayed if entry[2] is not job]
-        heapq.heapify(self._delayed)
-        job.delayed = 0
+        job.waiting, job.open_end = 0, False
         if job in self.jobs:
             self.jobs.remove(job)
         job.sink.finish(failure, left)
@@ -148,6 +144,14 @@ class Scheduler:
                 self._settle(job)
                 return
         job.dropped.add(item)
+
+    def take_delayed(self, job: Job) -> list[tuple[int, Any]]:
+        """Take the items out of *job* that wait for a retry, each with its number."""
+        mine = [entry[3:] for entry in self._delayed if entry[2] is job]
+        self._delayed = [entry for entry in self._delayed if entry[2] is not job]
+        heapq.heapify(self._delayed)
+        job.delayed = 0
+        return mine
 
     def waiting_items(self, job: Job) -> list[Any]:
         """The items of *job* that no worker has."""

@@ -39,7 +39,7 @@ class Lane:
         self.mode = "call" if keywords else "star"
         self.job: Job | None = None
         # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
-        limited = options.timeout is not None or options.retries or options.max_tasks_per_child is not None
+        limited = options.timeout or options.retries or options.max_tasks_per_child or options.max_memory_per_child
         self.direct: bool = engine.backend.threaded and not limited
 
     def make_job(self) -> Job:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
@@ -187,6 +189,8 @@ def _begin(
     job.watch = watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
+    if options.deadline is not None:
+        engine.post(partial(engine.ledger.limit, job, options.deadline, time.monotonic()))
     return _Batch(engine, job, batch, source)
 
 

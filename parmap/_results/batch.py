@@ -84,7 +84,7 @@ class Arrival(NamedTuple):
     failures: dict[int, Failure]
     missing: set[int]
     items: Any = ()
-    attempts: Mapping[int, int] = {}  # of the items that took more than one, where that is asked for
+    attempts: Mapping[int, int] = {}  # of the items that did not take one, where that is asked for
 
     def item(self, place: int) -> Any:
         """The item at a place, as it was sent."""

@@ -34,7 +34,7 @@ class Outcome(Generic[R_co]):
         "value": "What the function returned; None if it failed.",
         "error": "What it failed with, the death of its worker and a timeout included; None if it did not.",
         "seconds": "How long its last attempt took, in the worker; None if nobody can tell.",
-        "attempts": "How often it was tried.",
+        "attempts": "How often it was tried; 0 if a deadline came first.",
         "worker": "Which worker ran it: its index, as `parmap.worker` tells it there; None if nobody can tell.",
     }
 
@@ -86,10 +86,10 @@ class Accounts(Batch):
         self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]
     ) -> Arrival:
         """What `deliver` was told, with the attempts of each item."""
-        earlier = {place: len(failure.earlier) for place, failure in failures.items()}
+        tries = {place: len(failure.earlier) + failure.begun for place, failure in failures.items()}
         if chunk.job.retries and not failures and not missing:
-            earlier = {place: len(chunk.job.attempts.pop(chunk.start + place, ())) for place in range(done)}
-        attempts = {place: 1 + count for place, count in earlier.items() if count}
+            tries = {place: 1 + len(chunk.job.attempts.pop(chunk.start + place, ())) for place in range(done)}
+        attempts = {place: count for place, count in tries.items() if count != 1}
         return super().arrival(chunk, done, results, failures, missing)._replace(attempts=attempts)
 
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:

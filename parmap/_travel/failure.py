@@ -89,10 +89,10 @@ class Failure:
 
     `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before; `own`: not a task
     raised it, but parmap, which means what it says; `tie`: the item that it is of; `account`: for how many seconds
-    it had run in which worker, if that can't tell any more.
+    it had run in which worker, if that can't tell any more; `begun`: whether a worker had it.
     """
 
-    __slots__ = ("_error", "_told", "account", "earlier", "encoded", "notes", "own", "retry", "tie")
+    __slots__ = ("_error", "_told", "account", "begun", "earlier", "encoded", "notes", "own", "retry", "tie")
 
     def __init__(
         self, error: BaseException | None = None, encoded: Any = None, *, retry: bool = False, own: bool = False
@@ -106,6 +106,7 @@ class Failure:
         self.earlier: tuple[Failure, ...] = ()
         self.tie: Tie | None = None
         self.account: tuple[float | None, int | None] = (None, None)
+        self.begun: bool = True
 
     def exception(self) -> BaseException:
         """The exception as it was raised, decoded when first asked for."""

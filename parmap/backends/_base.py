@@ -186,6 +186,10 @@ class Backend(ABC):
     def retire(self, slot: Hashable) -> None:
         """Let an idle worker go."""
 
+    def memory(self, slot: Hashable) -> int:  # noqa: ARG002 - the contract
+        """Bytes that a worker has in memory; 0: nobody can tell."""
+        return 0
+
     @abstractmethod
     def wait(self, timeout: float | None) -> list[Event]:
         """Wait up to *timeout* seconds for events, or until `wake`."""

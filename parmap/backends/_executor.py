@@ -86,7 +86,7 @@ class Executors(Backend):
 
     def __init__(self, options: Options, executor: concurrent.futures.Executor) -> None:
         super().__init__(options)
-        for name in ("initializer", "max_tasks_per_child", "env", "preload"):
+        for name in ("initializer", "max_tasks_per_child", "max_memory_per_child", "env", "preload"):
             if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)

@@ -231,9 +231,9 @@ class Keeping:
     def _rows(self, arrival: Arrival, items: list[Keyed]) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
         for place, item in enumerate(items[: arrival.done]):
-            if place in arrival.missing or isinstance(item.key, BaseException):
-                continue
             attempts = arrival.attempts.get(place, 1)
+            if place in arrival.missing or isinstance(item.key, BaseException) or not attempts:
+                continue
             if place in arrival.failures:
                 failure = arrival.failures[place]
                 text = "".join(traceback.format_exception_only(failure.exception()))

@@ -56,7 +56,7 @@ _ASK = 0.1  # seconds after which a chunk that should have ended is asked for wh
 
 _PATIENCE = 30.0  # seconds without a worker until the user is told what is missing
 _TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
-_ABROAD = ("start_method", "max_tasks_per_child", "preload", "env", "idle_timeout")
+_ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
 
 
 class Flight(NamedTuple):
@@ -88,7 +88,7 @@ class Cluster(Backend):
     def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
         """Ask the cluster, which is there, how large it is."""
         self.most: int = options.workers
-        super().__init__(options.replace(max_tasks_per_child=None, workers=self._slots()))
+        super().__init__(options.replace(max_tasks_per_child=None, max_memory_per_child=None, workers=self._slots()))
         self._abroad = {name: getattr(options, name) for name in _ABROAD}
         if options.env is not None:
             self._abroad["env"] = dict(options.env)

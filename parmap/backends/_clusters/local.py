@@ -41,7 +41,7 @@ class Local(Processes):
 
     def retire(self, slot: Hashable) -> None:
         """It is needed again soon, unless its time is over."""
-        if self.options.max_tasks_per_child is None:
+        if self.options.max_tasks_per_child is None is self.options.max_memory_per_child:
             self._parked.append(slot)
         else:
             super().retire(slot)

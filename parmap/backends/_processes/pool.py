@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
@@ -14,7 +15,7 @@ from parmap.backends._processes.functions import ClassPack, FunctionCall, Functi
 from parmap.backends._processes.staff import Staff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -131,6 +132,15 @@ class Processes(Staff):
         worker = self._workers.get(chunk.slot)
         if worker is not None:
             worker.page.recall(chunk.number, chunk.place, limit)
+
+    def memory(self, slot: Hashable) -> int:
+        """Ask the system."""
+        worker = self._workers.get(slot)
+        try:
+            with open(f"/proc/{worker and worker.pid}/statm", "rb") as file:
+                return int(file.read().split()[1]) * PAGESIZE
+        except OSError:  # dead since a moment ago, which will be told
+            return 0
 
     def cut(self, chunk: Chunk) -> None:
         """Send a signal: what runs asks nobody."""

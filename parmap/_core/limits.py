@@ -1,0 +1,67 @@
+"""Limits on a whole job, whose time may be over, and on a whole worker, which may have grown too large."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from parmap._core.job import too_late
+from parmap._core.ledger import Ledger
+from parmap._travel.failure import Failure
+
+if TYPE_CHECKING:
+    from parmap._core.job import Job
+    from parmap.backends.base import Backend, Report
+
+
+class LimitedLedger(Ledger):
+    """A ledger that ends whole jobs in time, and replaces workers that have grown."""
+
+    def __init__(self, backend: Backend, now: float) -> None:
+        super().__init__(backend, now)
+        self._most_memory = backend.options.max_memory_per_child
+        self._lends = self._lends and self._most_memory is None  # what callers give a worker is not weighed
+
+    def report(self, report: Report, now: float) -> None:
+        """A chunk came back; its worker gets no more if it takes too much memory."""
+        chunk = None if self._most_memory is None else self._chunks.get(report.number)
+        super().report(report, now)
+        slot = chunk and self.scheduler.slots.get(chunk.slot)
+        if chunk and slot and self._backend.memory(chunk.slot) > (self._most_memory or 0):
+            slot.budget = 0
+            if self.scheduler.is_spent(chunk.slot):
+                self.scheduler.remove_slot(chunk.slot)
+                self._backend.retire(chunk.slot)
+
+    # A job that ends too late: what of it has no outcome has one at once, and what runs is stopped.
+
+    def limit(self, job: Job, seconds: float, now: float) -> None:
+        """Give a job so many seconds."""
+        known = ref(job)  # it may have ended long before
+
+        def ring(now: float) -> None:
+            late = known()
+            if late is not None and not late.closed:
+                self._expire(late, seconds, now)
+
+        self._at(now + seconds, ring)
+
+    def _expire(self, job: Job, seconds: float, now: float) -> None:
+        if job.fail_fast:
+            self.cancel(job, now, Failure(too_late("all of it", seconds)))
+            return
+        job.late = seconds
+        running = list(job.flight)
+        for chunk in running:
+            place = self._backend.position(chunk)
+            job.fail_late(chunk.start, chunk.items, seconds, place[0] + place[1] if place else 0)
+            chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
+            job.flight.discard(chunk)
+        for start, items in self.scheduler.take_delayed(job):
+            job.fail_late(start, items, seconds)
+        for piece in job.pending:
+            job.fail_late(piece.start, piece.items, seconds)
+        job.pending.clear()
+        job.waiting = 0
+        self.scheduler.add(job)  # which looks whether it has ended
+        self.stop_soon(running, now)
