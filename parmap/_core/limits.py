@@ -11,7 +11,7 @@ from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:
     from parmap._core.job import Job
-    from parmap.backends.base import Backend, Report
+    from parmap.backends._base import Backend, Report
 
 
 class LimitedLedger(Ledger):
