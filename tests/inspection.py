@@ -12,6 +12,7 @@ import psutil
 
 from conftest import wait_until
 from parmap._calls.journal import file as _journal_file
+from parmap._core.states import State
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
@@ -30,6 +31,16 @@ def workers_of(function: Any) -> list[Any]:
 def pids_of(function: Any) -> list[int]:
     """The processes of the pool that run now."""
     return [worker.pid for worker in workers_of(function) if worker.pid]
+
+
+def ready_pids_of(function: Any) -> list[int]:
+    """Those that have started."""
+    workers, slots = (
+        list(engine_of(function).backend._workers.items()),
+        dict(engine_of(function).ledger.scheduler.slots),
+    )
+    starting = {name for name, slot in slots.items() if slot.state is State.STARTING}
+    return [worker.pid for name, worker in workers if worker.pid and name not in starting]
 
 
 def template_of(function: Any) -> int:
