@@ -108,6 +108,20 @@ def test_wrap_future(run: Run, backend: dict[str, Any]) -> None:
     assert run(main()) == 16
 
 
+def test_asyncio_wait_says_what_it_takes(run: Run, backend: dict[str, Any]) -> None:
+    """`asyncio.wait` would take a future of parmap for one of its loop, and never hear of its end: it is told."""
+
+    async def main() -> None:
+        future = parallel(tasks.square, **backend).submit(3)
+        with pytest.raises(TypeError, match="asyncio.wrap_future"):
+            await asyncio.wait([future])
+        assert await future == 9
+        done, _ = await asyncio.wait([asyncio.wrap_future(future)])
+        assert [each.result() for each in done] == [9]
+
+    run(main())
+
+
 def test_the_loop_goes_on_while_a_task_runs(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
     """Other coroutines run while one awaits: one of them lets the task end."""
     path = str(tmp_path / "go")

@@ -235,8 +235,11 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         A callback may submit, wait and raise: what it raises is logged, as `concurrent.futures` does.
         """
-        if getattr(fn, "__module__", "") == "asyncio.futures":  # it is awaited
+        module = getattr(fn, "__module__", "")
+        if module == "asyncio.futures":  # it is awaited
             self.voice = guarded
+        elif module == "asyncio.tasks":  # `asyncio.wait`, which would never wake up
+            raise TypeError("asyncio.wait() takes futures of its event loop: give it asyncio.wrap_future(future)")
         if not self.watch(lambda: callbacks.run(fn, self)):
             run_callback(fn, self)
 
