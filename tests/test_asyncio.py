@@ -113,7 +113,7 @@ def test_asyncio_wait_says_what_it_takes(run: Run, backend: dict[str, Any]) -> N
 
     async def main() -> None:
         future = parallel(tasks.square, **backend).submit(3)
-        with pytest.raises(TypeError, match="asyncio.wrap_future"):
+        with pytest.raises(TypeError, match=r"asyncio\.wrap_future"):
             await asyncio.wait([future])
         assert await future == 9
         done, _ = await asyncio.wait([asyncio.wrap_future(future)])

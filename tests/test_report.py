@@ -45,6 +45,11 @@ def square_serially(number: int) -> list[int]:
     return parallel(square, backend="serial").map([number])
 
 
+def look_up(table: dict[int, Any], key: int) -> Any:
+    """Needs little of something large."""
+    return table[key]
+
+
 def leave(code: int) -> int:
     """Ends its worker, unless the code is 0."""
     if code:
@@ -344,6 +349,18 @@ def test_advice_on_short_work() -> None:
         told(report, passage_of(number))
 
     assert "a plain loop would be about 3.0 times faster" in " ".join(str(report).split())
+
+
+def test_advice_on_large_arguments() -> None:
+    """What is large is to be passed in another way, not in larger blocks; a partial has its function's name."""
+    with parmap.report() as report:
+        parallel(len, workers=1).map([bytes(3_000_000)] * 20)
+    arguments = " ".join(str(report).split())
+    with parmap.report() as report:
+        parallel(look_up, workers=1).partial({1: "one"}).map([1])
+
+    assert "a block of items" not in arguments
+    assert list(known_to(report).functions) == ["look_up"]
 
 
 def test_advice_on_one_item() -> None:

@@ -23,6 +23,7 @@ from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
+from parmap._travel.text import called
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
@@ -97,11 +98,6 @@ def _rules(options: Options, *, accounts: bool = False, keeps: bool = False) -> 
     return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps)
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """What a function is called."""
-    return getattr(function, "__qualname__", type(function).__qualname__)
-
-
 def _lane(function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine) -> Lane:
     """The lane of a function as it is now: the same as long as nothing that it captures has changed."""
     lanes = engine.backend.lanes
@@ -116,7 +112,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     else:
         engine.expect(function)
         call = engine.backend.prepare(function, _rules(options))
-    lane = Lane(engine, call, options, name_of(function), context, keywords=keywords)
+    lane = Lane(engine, call, options, called(function), context, keywords=keywords)
     if engine.backend.threaded:
         lanes.keep(function, key, ref(lane) if call.holds else lane)
         _be_latest(lane, function)
@@ -163,7 +159,7 @@ def _begin(
         kinds = keeping.kinds(accounts=accounts)
     batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
-    watch = Watch(name_of(function), engine.backend) if Open.reports else None  # now: from here on it takes time
+    watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
@@ -172,7 +168,7 @@ def _begin(
     else:
         source = kinds[1](iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
-        batch.meter = meter(options.progress, iterables, name_of(function))
+        batch.meter = meter(options.progress, iterables, called(function))
     job = Job(
         call,
         batch,
@@ -262,7 +258,7 @@ def map_async(
             raise guarded(source.error)
     else:
         items = source.sequence[:]  # the caller may change the list later
-    future = BatchFuture(engine, job, name_of(function))
+    future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=return_exceptions)
 
     progress, batch.meter = batch.meter, None

@@ -6,6 +6,7 @@ No `__repr__` of the user's is called: it may be large, slow, secret, or never r
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ def describe(function: Any, mode: str, args: Any) -> str:
 
 def called(function: Any) -> str:
     """What a function is called, or the class of what is none."""
+    while type(function) is partial:
+        function = function.func
     name = getattr(function, "__qualname__", None)
     return name if type(name) is str and name else _name(type(function))
 

@@ -92,11 +92,12 @@ def transport(known: Gathered) -> Iterator[str]:
                 yield f"{where}: {of_bytes(size)} an item. {_WAYS[what, size >= _LARGE]}"
     running = shares.spent["running"]
     is_short = all(each.took(0.5) < _SHORT for each in known.functions.values())
+    is_large = any(each.sums["nbytes"] >= _LARGE * max(1, each.sums["items"]) for each in known.functions.values())
     moving = known.handing + (shares.spent["unpacking"] + shares.spent["packing"]) / max(1, len(known.workers))
     if is_short and moving >= shares.wall / 2 >= _LITTLE / 2 and shares.wall >= _FASTER * running > 0:
         yield (
             "This work is shorter than its transport: a plain loop would be about "
-            f"{shares.wall / running:.1f} times faster. Give each task more to do: a block of items instead of one."
+            f"{shares.wall / running:,.1f} times faster. {_WAYS['arguments', is_large]}"
         )
 
 
@@ -123,12 +124,14 @@ def _workers(known: Gathered, shares: Shares) -> Iterator[str]:
         )
     if shares.of("importing") >= _MUCH:
         yield (
-            f"{shares.of('importing'):.0%} of the workers' time was spent loading functions and what they import. "
-            "Name the modules in `preload`: then they are imported once for all workers."
+            f"{shares.of('importing'):.0%} of the workers' time was spent loading functions, with what they capture "
+            "and import. Give large data by `parmap.broadcast`, name large modules in `preload`: then it is done once."
         )
     if shares.of("waiting") >= _MUCH:
         reason = "for items that the program read slowly, for results that it took slowly, or for the last item."
-        if known.handing >= shares.wall / 2:
+        if any(kind == "thread" for kind, _ in known.workers):
+            reason = "for the program, or for each other: of threads that compute in Python, one runs at a time."
+        elif known.handing >= shares.wall / 2:
             reason = "for what the program had to pack and send. Pass less with each item, or more items at once."
         elif any(each.sums["items"] < 2 * len(known.workers) for each in known.functions.values()):
             reason = "there were hardly more items than workers. Split the work finer, or take fewer workers."
