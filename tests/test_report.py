@@ -359,7 +359,7 @@ def test_advice_on_large_arguments() -> None:
     with parmap.report() as report:
         parallel(look_up, workers=1).partial({1: "one"}).map([1])
 
-    assert "a block of items" not in arguments
+    assert "a block of items, as one" not in arguments
     assert list(known_to(report).functions) == ["look_up"]
 
 
