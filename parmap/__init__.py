@@ -80,7 +80,7 @@ __all__ = [
     "worker",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where the names are: each is loaded when it is first asked for. The processes that run tasks import this package too,
 # and need nothing of it.

@@ -81,7 +81,7 @@ class Passage:
         self.sent: int = time.monotonic_ns()
         self.handing: int = 0
         self.nbytes: int = 0
-        self.told = 0, 0, 0  # of its parts: what `part` adds up
+        self.told: tuple[int, int, int] = 0, 0, 0  # of its parts: what `part` adds up
         self.took = -1  # where these are single tasks: how long they ran
         self.is_taken: bool = False
 
