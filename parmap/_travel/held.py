@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 _local = threading.local()
 
@@ -17,3 +21,15 @@ def held() -> tuple[Any, ...]:
     """What the streams pickled by this thread since it last asked need."""
     things = _local.__dict__
     return tuple(things.pop("things")) if things else ()
+
+
+@contextmanager
+def held_apart() -> Generator[None]:
+    """Let what is pickled meanwhile, in the midst of something else, have needs of its own."""
+    outer = held()
+    try:
+        yield
+    finally:
+        held()
+        if outer:
+            _local.things = [*outer]
