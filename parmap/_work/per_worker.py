@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, o
 from weakref import KeyedRef, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, explain, name_of, reference
-from parmap._travel.held import held_apart, hold
 from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
 
