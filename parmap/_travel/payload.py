@@ -222,10 +222,7 @@ def is_small(value: Any) -> bool:
 
 
 def dump(
-    item: Any,
-    vocabulary: Vocabulary | None = None,
-    learner: Learner | None = None,
-    classes: Classes | None = None,
+    item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None, classes: Classes | None = None
 ) -> Packed:
     """Pickle one object, with a *vocabulary*; its own words go to the *learner*. *classes*: how those by value travel.
 
