@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import parmap
-from parmap._calls.options import DEFAULTS, Options, Settings, override, resolve
+from parmap._calls.checks import DEFAULTS
+from parmap._calls.options import Options, Settings, override, resolve
 from parmap._work import place as _place
 from parmap._work.cpus import cgroup_quota
 

@@ -260,48 +260,30 @@ class Batches(Generic[P, R_co, C_co]):
         how = {"ordered": True, "buffersize": buffersize, "return_exceptions": return_exceptions}
         return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
-    @overload
-    def imap_unordered(self: Of1[A], a: Stream[A], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
-    @overload
-    def imap_unordered(
-        self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R_co | Exception]: ...
-    @overload
-    def imap_unordered(
-        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R_co]: ...
-    @overload
-    def imap_unordered(
-        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R_co | Exception]: ...
-    @overload
-    def imap_unordered(
-        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]
-    ) -> ResultStream[R_co]: ...
-    @overload
-    def imap_unordered(
-        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R_co | Exception]: ...
-    def imap_unordered(
-        self,
-        iterable: Many | AsyncIterable[Any],
-        /,
-        *iterables: Many,
-        buffersize: int | None = None,
-        return_exceptions: bool = False,
-        chunksize: int | None = None,
-        progress: Progress | None = None,
-        journal: JournalLike = None,
-    ) -> ResultStream[Any]:
-        """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
+    if TYPE_CHECKING:
+        imap_unordered = imap  # of the same types
+    else:
 
-        Example:
-            >>> from parmap import parallel
-            >>> sorted(parallel(abs, workers=2).imap_unordered([-1, 2, -3]))
-            [1, 2, 3]
-        """
-        how = {"ordered": False, "buffersize": buffersize, "return_exceptions": return_exceptions}
-        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
+        def imap_unordered(
+            self,
+            iterable: Many | AsyncIterable[Any],
+            /,
+            *iterables: Many,
+            buffersize: int | None = None,
+            return_exceptions: bool = False,
+            chunksize: int | None = None,
+            progress: Progress | None = None,
+            journal: JournalLike = None,
+        ) -> ResultStream[Any]:
+            """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
+
+            Example:
+                >>> from parmap import parallel
+                >>> sorted(parallel(abs, workers=2).imap_unordered([-1, 2, -3]))
+                [1, 2, 3]
+            """
+            how = {"ordered": False, "buffersize": buffersize, "return_exceptions": return_exceptions}
+            return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
     def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...

@@ -1,4 +1,4 @@
-"""The check of each option: returns the value in its settled form, or says what is allowed."""
+"""All options in one table. The check of each returns the value in its settled form, or says what is allowed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from parmap.backends import is_dask_client, is_executor
 
@@ -150,24 +150,62 @@ def _check_flag(name: str, value: Any) -> bool:
     return value if isinstance(value, bool) else _refuse(name, value, "True or False", TypeError)
 
 
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "workers": _integer(1, none="all usable CPUs"),
-    "backend": _check_backend,
-    "timeout": _seconds(zero=False, none="no limit"),
-    "deadline": _seconds(zero=False, none="no limit"),
-    "retries": _integer(0),
-    "retry_on": _check_retry_on,
-    "retry_delay": _seconds(zero=True),
-    "chunksize": _integer(1, none="adaptive"),
-    "start_method": _check_start_method,
-    "initializer": _check_initializer,
-    "initargs": _check_initargs,
-    "max_tasks_per_child": _integer(1, none="no limit"),
-    "max_memory_per_child": _check_memory,
-    "preload": _check_preload,
-    "env": _check_env,
-    "idle_timeout": _seconds(zero=True, none="never"),
-    "progress": _check_progress,
-    "traceback_locals": _check_flag,
-    "seed": _integer(None, none="not seeded"),
+# How the text of an environment variable reads; what it should be, the check says.
+
+
+def _as_number(text: str) -> float | str | None:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return None if text.lower() == "none" else text
+
+
+def _as_flag(text: str) -> bool | str:
+    word = text.lower()
+    return word in _YES if word in _YES | _NO else text
+
+
+_YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
+
+
+def _as_modules(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+class Option(NamedTuple):
+    """An option of `parallel`."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+    """Called with the name under which it was given, and the value."""
+    read: Callable[[str], Any] | None = None
+    """How the text of its environment variable reads; `None`: it makes no sense as text."""
+    is_of_pool: bool = False
+    """Whether two functions must agree on it to share a pool."""
+
+
+OPTIONS: dict[str, Option] = {
+    "workers": Option(None, _integer(1, none="all usable CPUs"), _as_number, is_of_pool=True),
+    "backend": Option("processes", _check_backend, str, is_of_pool=True),
+    "timeout": Option(None, _seconds(zero=False, none="no limit"), _as_number),
+    "deadline": Option(None, _seconds(zero=False, none="no limit"), _as_number),
+    "retries": Option(0, _integer(0), _as_number),
+    "retry_on": Option((Exception,), _check_retry_on),
+    "retry_delay": Option(0.0, _seconds(zero=True), _as_number),
+    "chunksize": Option(None, _integer(1, none="adaptive"), _as_number),
+    "start_method": Option(None, _check_start_method, str, is_of_pool=True),
+    "initializer": Option(None, _check_initializer, is_of_pool=True),
+    "initargs": Option((), _check_initargs, is_of_pool=True),
+    "max_tasks_per_child": Option(None, _integer(1, none="no limit"), _as_number, is_of_pool=True),
+    "max_memory_per_child": Option(None, _check_memory, _as_number, is_of_pool=True),
+    "preload": Option("auto", _check_preload, _as_modules, is_of_pool=True),
+    "env": Option(None, _check_env, is_of_pool=True),
+    "idle_timeout": Option(60.0, _seconds(zero=True, none="never"), _as_number, is_of_pool=True),
+    "progress": Option(False, _check_progress, _as_flag),
+    "traceback_locals": Option(False, _check_flag, _as_flag),
+    "seed": Option(None, _integer(None, none="not seeded"), _as_number),
 }
+
+DEFAULTS: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}

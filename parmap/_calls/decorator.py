@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, final, overload
 
+from parmap._calls.checks import DEFAULTS
 from parmap._calls.function import ParallelFunction
 from parmap._calls.methods import watch_class_body
-from parmap._calls.options import DEFAULTS, Settings, check
+from parmap._calls.options import Settings, check
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -3,55 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
+from parmap._calls.checks import OPTIONS
 
-def _flag(text: str) -> bool | str:
-    return {
-        "1": True,
-        "true": True,
-        "yes": True,
-        "on": True,
-        "0": False,
-        "false": False,
-        "no": False,
-        "off": False,
-    }.get(text.lower(), text)
-
-
-def _number(text: str) -> float | str | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None if text.lower() == "none" else text
-
-
-def _modules(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-# Those that make sense as text.
-FROM_TEXT: dict[str, Callable[[str], Any]] = {
-    "workers": _number,
-    "backend": str,
-    "timeout": _number,
-    "deadline": _number,
-    "retries": _number,
-    "retry_delay": _number,
-    "chunksize": _number,
-    "start_method": str,
-    "max_tasks_per_child": _number,
-    "max_memory_per_child": _number,
-    "preload": _modules,
-    "idle_timeout": _number,
-    "progress": _flag,
-    "traceback_locals": _flag,
-    "seed": _number,
-}
-VARIABLES = {f"PARMAP_{name.upper()}": name for name in FROM_TEXT}
+VARIABLES = {f"PARMAP_{name.upper()}": option.read for name, option in OPTIONS.items() if option.read}
 # os.environ encodes at each access, which would cost more than all the rest of a submit(): look into the dictionary
 # under it, which has encoded keys.
 RAW_NAMES: tuple[Any, ...] = tuple(map(getattr(os.environ, "encodekey", str), VARIABLES))
@@ -72,11 +28,11 @@ def read() -> dict[str, tuple[str, Any]]:
     for variable, text in os.environ.items():
         if not variable.startswith("PARMAP_") or not text.strip():
             continue
-        name = VARIABLES.get(variable)
-        if name is None:
+        read_text = VARIABLES.get(variable)
+        if read_text is None:
             _warn_if_misspelled(variable)
         else:
-            found[name] = variable, FROM_TEXT[name](text.strip())
+            found[variable.removeprefix("PARMAP_").lower()] = variable, read_text(text.strip())
     return found
 
 

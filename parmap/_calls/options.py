@@ -10,7 +10,7 @@ import sys
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from parmap._calls.checks import CHECKS
+from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
 from parmap._work import place as _place
 from parmap._work.cpus import cpu_count
@@ -24,32 +24,6 @@ if TYPE_CHECKING:
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod
     from parmap._work.surroundings import Context
     from parmap.backends._clusters.site import Site
-
-
-DEFAULTS: dict[str, Any] = {
-    "workers": None,
-    "backend": "processes",
-    "timeout": None,
-    "deadline": None,
-    "retries": 0,
-    "retry_on": (Exception,),
-    "retry_delay": 0.0,
-    "chunksize": None,
-    "start_method": None,
-    "initializer": None,
-    "initargs": (),
-    "max_tasks_per_child": None,
-    "max_memory_per_child": None,
-    "preload": "auto",
-    "env": None,
-    "idle_timeout": 60.0,
-    "progress": False,
-    "traceback_locals": False,
-    "seed": None,
-}
-# What two functions must agree on to share a pool.
-_POOL_OPTIONS = """workers backend start_method initializer initargs max_tasks_per_child max_memory_per_child
-    preload env idle_timeout""".split()  # noqa: SIM905
 
 
 class Options:
@@ -88,7 +62,8 @@ class Options:
             object.__setattr__(self, name, values[name])
         object.__setattr__(self, "owner", owner)
         object.__setattr__(self, "site", site_of(values["backend"]))
-        object.__setattr__(self, "pool_key", tuple(_key(values[name]) for name in _POOL_OPTIONS))
+        of_pool = (values[name] for name, option in OPTIONS.items() if option.is_of_pool)
+        object.__setattr__(self, "pool_key", tuple(map(_key, of_pool)))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"options are read-only: {name!r} can't be set to {value!r}; use replace()")
@@ -155,7 +130,7 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name in options:
         if name not in DEFAULTS:
             raise TypeError(f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}")
-    return {name: CHECKS[name](name, value) for name, value in options.items()}
+    return {name: OPTIONS[name].check(name, value) for name, value in options.items()}
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -203,7 +178,7 @@ _FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 
 def _check_environment() -> dict[str, Any]:
     try:
-        return {name: CHECKS[name](variable, value) for name, (variable, value) in read().items()}
+        return {name: OPTIONS[name].check(variable, value) for name, (variable, value) in read().items()}
     except TypeError as error:  # text has but one type: what is wrong is its value
         raise ValueError(*error.args) from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
-from weakref import ref
+from weakref import KeyedRef
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -26,7 +26,7 @@ class Owners(Generic[T]):
     def __init__(self) -> None:
         self._entries: dict[Any, _Entry] = {}
         # Filled by C alone: of a Ctrl-C that came in a callback of ours, nobody would hear.
-        self._gone: deque[_Ref] = deque()
+        self._gone: deque[KeyedRef[Any, Any]] = deque()
 
     def find(self, function: Any, more: Hashable) -> T | None:
         """What was kept for *function* and *more*."""
@@ -44,10 +44,9 @@ class Owners(Generic[T]):
         self.purge()
         gone = self._gone.append
         try:
-            entry = _Entry(_Ref(owner, gone), _Ref(owner if part is None else part, gone), value)
+            entry = _Entry(KeyedRef(owner, gone, key), KeyedRef(owner if part is None else part, gone, key), value)
         except TypeError:
             return
-        entry.owner.key = entry.part.key = key
         self._entries.pop(key, None)  # so that it stands last
         self._entries[key] = entry
         while len(self._entries) > _MOST:
@@ -80,15 +79,7 @@ class Owners(Generic[T]):
         self._entries.clear()
 
 
-class _Ref(ref[Any]):
-    """A weak reference that knows where it stands."""
-
-    __slots__ = ("key",)
-
-    key: Any
-
-
 class _Entry(NamedTuple):
-    owner: _Ref
-    part: _Ref
+    owner: KeyedRef[Any, Any]
+    part: KeyedRef[Any, Any]
     value: Any

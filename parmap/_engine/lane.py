@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from parmap._calls.options import Options
-    from parmap._core.job import Chunk
+    from parmap._core.job import Chunk, Sink
     from parmap._engine.engine import Engine
     from parmap._results.futures import Future
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
+
+
+def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Context, **more: bool) -> Job:
+    """A job with these options; *more*: what else makes it."""
+    timeout = options.timeout if engine.backend.kills else None
+    retries, delay = options.retries, options.retry_delay
+    job = Job(call, sink, pace=call.pace, timeout=timeout, retries=retries, retry_delay=delay, context=context, **more)
+    job.owner = options.owner
+    return job
 
 
 class Lane:
@@ -44,17 +53,7 @@ class Lane:
 
     def make_job(self) -> Job:
         """A job for the tasks that come now."""
-        options = self.options
-        job = Job(
-            self.call,
-            self,
-            pace=self.call.pace,
-            timeout=options.timeout if self.engine.backend.kills else None,
-            retries=options.retries,
-            retry_delay=options.retry_delay,
-            context=self.context,
-        )
-        job.owner = options.owner
+        job = job_of(self.engine, self.call, self, self.options, self.context)
         if Open.reports:
             job.watch = Watch(self.name, self.engine.backend)
         return job

@@ -10,8 +10,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
-from parmap._core.job import Job
-from parmap._engine.lane import Lane
+from parmap._engine.lane import Lane, job_of
 from parmap._engine.registry import engine_of
 from parmap._results.async_input import AsyncFedStream, AsyncInput, is_asynchronous
 from parmap._results.batch import Assembly, Batch, BatchFuture, Input
@@ -32,9 +31,11 @@ from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypedDict, Unpack
 
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
+    from parmap._core.job import Job
     from parmap._engine.engine import Engine
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
@@ -129,6 +130,19 @@ def _be_latest(lane: Lane, function: Any) -> None:
         lane.function, lane.engine.latest = ref(function), lane
 
 
+if TYPE_CHECKING:
+
+    class How(TypedDict, total=False):
+        """How a batch runs, besides what its options say."""
+
+        star: bool  # each item is a tuple of arguments
+        return_exceptions: bool  # an item that fails ends nothing. Else the first that does
+        fail_fast: bool  # ends all, at once; without this, when the others have run
+        accounts: bool  # outcomes are wanted, not results
+        keeping: Keeping | None  # the journal of the call
+        engine: Engine | None  # instead of the one that the options share
+
+
 class _Batch(NamedTuple):
     engine: Engine
     job: Job
@@ -141,18 +155,17 @@ def _begin(
     iterables: tuple[Iterable[Any], ...],
     options: Options,
     *,
-    star: bool,
-    goes_on: bool,
+    star: bool = False,
+    return_exceptions: bool = False,
+    goes_on: bool = False,
     fail_fast: bool = True,
     streams: bool = False,
     accounts: bool = False,
     keeping: Keeping | None = None,
-    engine: Engine | None,
+    engine: Engine | None = None,
 ) -> _Batch:
-    """*goes_on*: an item that fails ends nothing. Else the first ends all at once; without *fail_fast*, at the end.
-
-    *accounts*: outcomes are wanted, not results; *keeping*: the journal of the call.
-    """
+    """*goes_on*: an item that fails ends nothing, though errors are raised. For the others, see `How`."""
+    goes_on = goes_on or return_exceptions or accounts
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
     kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput
     if keeping is not None:
@@ -169,19 +182,9 @@ def _begin(
         source = kinds[1](iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
-    job = Job(
-        call,
-        batch,
-        pace=call.pace,
-        chunksize=options.chunksize,
-        timeout=options.timeout if engine.backend.kills else None,
-        retries=options.retries,
-        retry_delay=options.retry_delay,
-        fail_fast=fail_fast and not goes_on,
-        open_end=True,
-        context=current(),
-    )
-    job.owner = options.owner
+    fail_fast = fail_fast and not goes_on
+    job = job_of(engine, call, batch, options, current(), fail_fast=fail_fast, open_end=True)
+    job.chunksize = options.chunksize
     job.watch = watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
@@ -195,19 +198,12 @@ def map(  # noqa: A001 - the name that everybody looks for
     iterables: tuple[Iterable[Any], ...],
     options: Options,
     *,
-    star: bool = False,
-    return_exceptions: bool = False,
-    fail_fast: bool = True,
     voice: Voice = guarded,
-    keeping: Keeping | None = None,
-    engine: Engine | None = None,
+    **how: Unpack[How],
 ) -> list[Any]:
-    """The results of all items, in order. Without *fail_fast*, an error is raised when all other items have run."""
-    goes_on = return_exceptions
-    engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=goes_on, fail_fast=fail_fast, keeping=keeping, engine=engine
-    )
-    assembly = Assembly(batch, return_exceptions=return_exceptions, voice=voice)
+    """The results of all items, in order."""
+    engine, job, batch, source = _begin(function, iterables, options, **how)
+    assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False), voice=voice)
     received = 0
     try:
         while not batch.ended:
@@ -219,9 +215,7 @@ def map(  # noqa: A001 - the name that everybody looks for
                     raise voice(source.error)
                 items = source.outgoing()
                 engine.extend(job, items, last=source.exhausted, start=source.count - len(items))
-                if (
-                    source.exhausted and batch.meter is None
-                ):  # from here on there is nothing to do but decode, which is better done in bulk
+                if source.exhausted and batch.meter is None:  # what is left to do is to decode, better in bulk
                     batch.patience = _PATIENCE
             else:
                 engine.wait(batch)
@@ -239,19 +233,10 @@ def map(  # noqa: A001 - the name that everybody looks for
 
 
 def map_async(
-    function: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
-    options: Options,
-    *,
-    star: bool = False,
-    return_exceptions: bool = False,
-    fail_fast: bool = True,
-    engine: Engine | None = None,
+    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once."""
-    engine, job, batch, source = _begin(
-        function, iterables, options, star=star, goes_on=return_exceptions, fail_fast=fail_fast, engine=engine
-    )
+    engine, job, batch, source = _begin(function, iterables, options, **how)
     if source.sequence is None:
         items = source.read(sys.maxsize)
         if source.error is not None:
@@ -259,7 +244,7 @@ def map_async(
     else:
         items = source.sequence[:]  # the caller may change the list later
     future = BatchFuture(engine, job, called(function))
-    assembly = Assembly(batch, return_exceptions=return_exceptions)
+    assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
 
     progress, batch.meter = batch.meter, None
     if progress is not None:  # nobody may be waiting: it is told of like output
@@ -285,27 +270,14 @@ def stream(
     iterables: tuple[Any, ...],
     options: Options,
     *,
-    star: bool = False,
     ordered: bool = True,
     buffersize: int | None = None,
-    return_exceptions: bool = False,
-    accounts: bool = False,
-    keeping: Keeping | None = None,
-    engine: Engine | None = None,
     kind: type[ResultStream[Any]] = ResultStream,
+    **how: Unpack[How],
 ) -> ResultStream[Any]:
-    """The results as they come, in a stream of the given *kind*; with *accounts*, an `Outcome` for each item."""
-    engine, job, batch, source = _begin(
-        function,
-        iterables,
-        options,
-        star=star,
-        goes_on=return_exceptions or accounts or kind.goes_on,
-        streams=True,
-        accounts=accounts,
-        keeping=keeping,
-        engine=engine,
-    )
+    """The results as they come, in a stream of the given *kind*."""
+    engine, job, batch, source = _begin(function, iterables, options, goes_on=kind.goes_on, streams=True, **how)
+    return_exceptions = how.get("return_exceptions", False)
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream
     return kind(engine, job, batch, source, ordered=ordered, buffersize=buffersize, return_exceptions=return_exceptions)

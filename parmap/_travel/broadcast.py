@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-from parmap._travel.held import hold
+from parmap._travel.memory import anonymous_file, seal
 from parmap._travel.pack import ALIGNMENT, Pack
 from parmap._travel.payload import dump, pack
+from parmap._travel.stream import hold
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -113,27 +114,15 @@ def _write(token: bytes, value: Any) -> int:
     packed, _ = pack([dump(value)])
     description = marshal.dumps(packed.describe())
     head = b"".join((token, len(description).to_bytes(8, "little"), description))
-    sealing = hasattr(os, "memfd_create")
-    fd = os.memfd_create("parmap-broadcast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING) if sealing else _temporary()
+    fd = anonymous_file("parmap-broadcast")
     try:
         with open(fd, "wb", closefd=False) as file:
             file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
-        if sealing:  # or who shortens it would end every worker that looks at it
-            import fcntl
-
-            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        seal(fd, changes=False)
     except BaseException:
         os.close(fd)
         raise
     return fd
-
-
-def _temporary() -> int:
-    import tempfile
-
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
 
 
 def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:

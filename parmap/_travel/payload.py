@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import by_name, names_stranger
 from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
-from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
-from parmap._travel.stream import OUT_OF_BAND, Stream
+from parmap._travel.stream import OUT_OF_BAND, Stream, held
 from parmap._travel.text import called
 from parmap._travel.vocabulary import Learner, Vocabulary
 
@@ -223,10 +222,7 @@ def is_small(value: Any) -> bool:
 
 
 def dump(
-    item: Any,
-    vocabulary: Vocabulary | None = None,
-    learner: Learner | None = None,
-    classes: Classes | None = None,
+    item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None, classes: Classes | None = None
 ) -> Packed:
     """Pickle one object, with a *vocabulary*; its own words go to the *learner*. *classes*: how those by value travel.
 

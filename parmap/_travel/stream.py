@@ -1,9 +1,17 @@
-"""What picklers write into: a stream, and beside it, uncopied, what is large: buffers, bytes, bytearrays, strings."""
+"""What picklers write into: a stream, and beside it, uncopied, what is large: buffers, bytes, bytearrays, strings.
+
+Of some objects only a name is pickled: whoever sends the stream must hold them until it was read.
+"""
 
 from __future__ import annotations
 
 import pickle
-from typing import Any
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
@@ -101,3 +109,29 @@ def _size_of_header(part: bytes) -> int:
         end += _HEAD_OF_FRAME + int.from_bytes(part[end + 1 : end + _HEAD_OF_FRAME], "little")
     left = len(part) - end
     return 0 if left < _SHORT_HEADER else _SHORT_HEADER if left < _LONG_HEADER else _LONG_HEADER
+
+
+_local = threading.local()
+
+
+def hold(thing: Any) -> None:
+    """Say that what this thread is pickling needs *thing* to live."""
+    _local.__dict__.setdefault("things", []).append(thing)
+
+
+def held() -> tuple[Any, ...]:
+    """What the streams pickled by this thread since it last asked need."""
+    things = _local.__dict__
+    return tuple(things.pop("things")) if things else ()
+
+
+@contextmanager
+def held_apart() -> Generator[None]:
+    """Let what is pickled meanwhile, in the midst of something else, have needs of its own."""
+    outer = held()
+    try:
+        yield
+    finally:
+        held()
+        if outer:
+            _local.things = [*outer]

@@ -14,6 +14,8 @@ import signal
 import time
 from typing import Any, NamedTuple
 
+from parmap._travel.memory import sealed
+
 DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 """Makes a worker write the stack of its running task behind its page; handled in C: a stuck task can't block it."""
 
@@ -27,27 +29,6 @@ NO_LIMIT = 1 << 62
 
 _NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
 _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its number, its limit
-
-
-def sealed(name: str, size: int, *, grows: bool = False) -> int:
-    """An anonymous file of *size* bytes, which no process that gets it can make shorter.
-
-    Whoever has it mapped would be killed by the system when it reads what was cut off.
-
-    Raises:
-        OSError: there is no space, or no descriptor.
-    """
-    import fcntl
-
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(fd, size)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL | (0 if grows else fcntl.F_SEAL_GROW)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 class Position(NamedTuple):
@@ -75,14 +56,7 @@ class Page:
     @classmethod
     def create(cls) -> Page:
         """A fresh page."""
-        if hasattr(os, "memfd_create"):
-            return cls(sealed("parmap-status", SIZE, grows=True))
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-        os.ftruncate(fd, SIZE)
-        return cls(fd)
+        return cls(sealed("parmap-status", SIZE, grows=True))
 
     # the worker's side
 

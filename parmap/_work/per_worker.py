@@ -13,11 +13,11 @@ import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
-from weakref import WeakValueDictionary, ref
+from weakref import KeyedRef, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, explain, name_of, reference
-from parmap._travel.held import held, hold
 from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
 
@@ -47,13 +47,7 @@ class _Made(NamedTuple):
 
     value: Any
     leave: Callable[[], object] | None
-    owner: _Ref
-
-
-class _Ref(ref[Any]):
-    __slots__ = ("token",)
-
-    token: bytes
+    owner: KeyedRef[bytes, PerWorker[Any]]
 
 
 class Keeper:
@@ -64,7 +58,8 @@ class Keeper:
     def __init__(self) -> None:
         self.made: dict[bytes, _Made] = {}
         self._turns: dict[bytes, Any] = {}
-        self._gone: deque[_Ref] = deque()  # filled by C alone: of a Ctrl-C in a callback of ours nobody would hear
+        # Filled by C alone: of a Ctrl-C in a callback of ours nobody would hear.
+        self._gone: deque[KeyedRef[bytes, PerWorker[Any]]] = deque()
         self.thread = threading.get_ident()
         self._pid = os.getpid()
         self._ends = False  # whether this process closes it when it ends
@@ -77,9 +72,7 @@ class Keeper:
             if token not in self.made:
                 begin, before = time.monotonic_ns(), Loading.nanoseconds
                 value, leave = _entered(owner.factory())
-                known = _Ref(owner, self._gone.append)
-                known.token = token
-                self.made[token] = _Made(value, leave, known)
+                self.made[token] = _Made(value, leave, KeyedRef(owner, self._gone.append, token))
                 if self is Here.keeper and not self._ends:
                     self._ends = True
                     atexit.register(self.close_all)
@@ -92,7 +85,7 @@ class Keeper:
     def purge(self) -> None:
         """Close what belongs to tokens that nobody holds any more."""
         while self._gone and self.thread == threading.get_ident():
-            self.close(self._gone.popleft().token)
+            self.close(self._gone.popleft().key)
 
     def close(self, token: bytes) -> None:
         """Close one, if it is there."""
@@ -184,17 +177,14 @@ class PerWorker(Generic[T_co]):
             return self._packed
 
     def _pack(self) -> None:
-        outer = held()  # by what is pickled just now
         self._packing = True
         try:
-            find, args, _ = reference(self.__wrapped__)
-            packed = dump_plainly((find, args)) or dump_function(self.__wrapped__, (find, args))
-            self._packed = packed.keep()
+            with held_apart():
+                find, args, _ = reference(self.__wrapped__)
+                packed = dump_plainly((find, args)) or dump_function(self.__wrapped__, (find, args))
+                self._packed = packed.keep()
         finally:
             self._packing = False
-            held()
-            for thing in outer:
-                hold(thing)
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = self._find_name()

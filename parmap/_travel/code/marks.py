@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
-from parmap._travel.held import held
-from parmap._travel.stream import Stream
+from parmap._travel.stream import Stream, held
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -24,17 +24,7 @@ from weakref import ref
 
 from parmap._travel.code.by_value import globals_of, is_by_value
 from parmap._travel.code.classes import tracker_of
-from parmap._travel.code.marks import (
-    DIGESTED,
-    MANY,
-    REST,
-    Look,
-    Mark,
-    Packer,
-    Round,
-    Table,
-    pattern_of,
-)
+from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -22,9 +22,9 @@ from parmap._travel.code.by_value import PROTOCOL, is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.marks import Table
 from parmap._travel.code.reach import apart_of, mark
-from parmap._travel.held import held, hold
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.stream import held_apart, hold
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
@@ -121,15 +121,11 @@ class ItemClasses:
             return None
         if self._call.classes and (name := tracker_of(cls)) in self._call.classes:
             return name
-        outer = held()  # by what is pickled just now
         try:
-            pack = self._functions.prepare_class(cls)
+            with held_apart():
+                pack = self._functions.prepare_class(cls)
         except SerializationError:  # told once more by whoever pickles it with its instance
             return None
-        finally:
-            held()
-            for thing in outer:
-                hold(thing)
         self.needs.append(pack)
         return pack
 

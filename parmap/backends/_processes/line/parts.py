@@ -6,8 +6,8 @@ import mmap
 import os
 from collections import deque
 from itertools import count
-from typing import TYPE_CHECKING, Any
-from weakref import ref
+from typing import TYPE_CHECKING
+from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
@@ -21,35 +21,26 @@ if TYPE_CHECKING:
 _WORD = 8  # bytes
 
 
-class _Number(ref[Any]):
-    """A weak reference to what has a number."""
-
-    __slots__ = ("number",)
-
-    number: int
-
-
 class Numbers:
     """Gives numbers, and knows which are no longer needed."""
 
     def __init__(self) -> None:
         self._next = count(1)
-        self._living: dict[int, _Number] = {}
+        self._living: dict[int, KeyedRef[int, Numbered]] = {}
         # Filled by C alone, whoever collects garbage: of a Ctrl-C that came in a callback of ours, nobody would hear.
-        self._gone: deque[_Number] = deque()
+        self._gone: deque[KeyedRef[int, Numbered]] = deque()
 
     def take(self, owner: Numbered) -> int:
         """A new number."""
-        made = _Number(owner, self._gone.append)
-        made.number = next(self._next)
-        self._living[made.number] = made
-        return made.number
+        number = next(self._next)
+        self._living[number] = KeyedRef(owner, self._gone.append, number)
+        return number
 
     def take_gone(self) -> list[int]:
         """The numbers of what was dropped since this was called last."""
         gone = []
         while self._gone:
-            gone.append(self._gone.popleft().number)
+            gone.append(self._gone.popleft().key)
             self._living.pop(gone[-1], None)
         return gone
 

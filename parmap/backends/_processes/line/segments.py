@@ -14,7 +14,7 @@ import os
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.page import sealed
+from parmap._travel.memory import HAS_MEMORY_FILES, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Limits:
     """When segments are used; read by both sides, changed only by tests."""
 
-    enabled = hasattr(os, "memfd_create")
+    enabled = HAS_MEMORY_FILES
     smallest = 64 * 1024  # bytes of a payload that goes through a segment
     kept = 256 << 20  # bytes of segments that a lender keeps for use again; a larger payload is handed over for good
 

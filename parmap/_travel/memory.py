@@ -1,0 +1,50 @@
+"""Files without a name, in memory where the system has such: what several processes map."""
+
+from __future__ import annotations
+
+import os
+
+HAS_MEMORY_FILES = hasattr(os, "memfd_create")
+
+
+def anonymous_file(name: str) -> int:
+    """A file that no other process finds; *name* is for people.
+
+    Raises:
+        OSError: there is no space, or no descriptor.
+    """
+    if HAS_MEMORY_FILES:
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def seal(fd: int, *, grows: bool = False, changes: bool = True) -> None:
+    """Let no process make a file shorter, nor longer unless it *grows*, nor, unless it *changes*, write to it.
+
+    Whoever has it mapped would be killed by the system when it reads what was cut off.
+    """
+    if HAS_MEMORY_FILES:
+        import fcntl
+
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        seals |= (0 if grows else fcntl.F_SEAL_GROW) | (0 if changes else fcntl.F_SEAL_WRITE)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+
+
+def sealed(name: str, size: int, *, grows: bool = False) -> int:
+    """An anonymous file of *size* bytes, which is sealed.
+
+    Raises:
+        OSError: there is no space, or no descriptor.
+    """
+    fd = anonymous_file(name)
+    try:
+        os.ftruncate(fd, size)
+        seal(fd, grows=grows)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
