@@ -97,7 +97,11 @@ def test_item_that_kills_its_worker(cluster: Any, tmp_path: Path):
 
 
 def test_timeout(cluster: Any):
-    """An item that takes too long is killed, and no other."""
+    """An item that takes too long is killed, and no other; its outcome says how long it took."""
+    *_, late = parallel(time.sleep, backend=cluster.name, timeout=0.5).outcomes([0, 100])
+    assert isinstance(late.error, TaskTimeoutError)
+    assert late.seconds >= 0.5
+
     results = parallel(lambda x: time.sleep(100 if x == 3 else 0) or x, backend=cluster.name, timeout=1).map(
         range(20), return_exceptions=True
     )
@@ -192,6 +196,17 @@ def test_broadcast(cluster: Any):
     )
 
     assert f.map([1, 2]) == [(-1, -1, None), (-2, -1, None)]
+    assert parallel(lambda same: getattr(same, "_home", None), backend=cluster.name).map([table]) == [None]
+
+
+def test_tokens_as_arguments(cluster: Any):
+    """What each worker makes once can be asked for by a token that is given to a task; its factory goes there once."""
+    start = [5]
+    token = parmap.per_worker(lambda: list(start))
+    f = parallel(lambda same, x: (same()[0] + x, same), backend=cluster.name)
+
+    assert f.starmap([(token, x) for x in range(20)]) == [(5 + x, token) for x in range(20)]
+    assert f.submit(token, 1).result(60) == (6, token)
 
 
 @slow

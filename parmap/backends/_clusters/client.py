@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._results.relay import relay
+from parmap._travel.broadcast import far_away
 from parmap._travel.failure import Failure
 from parmap._travel.payload import pack
 from parmap._travel.text import called
@@ -135,7 +136,8 @@ class Cluster(Outgoing):
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
         items = chunk.items[:1] if chunk.careful else chunk.items
         try:
-            payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
+            with far_away():
+                payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
@@ -153,6 +155,7 @@ class Cluster(Outgoing):
                 self._sent(call, called(call.callee.function)),
                 self._context(job.context or current()),
                 *(chunk.number, mode, start, chunk.budget, job.timeout, stop_early, to_wire(payload)),
+                tuple(map(self._sent, self._functions.factories(payload.needs))),
             )
             handle = self.send(chunk.number, order)
             now, late = time.monotonic(), 0.0 if chunk.budget is None else chunk.budget / 2
@@ -266,7 +269,7 @@ class Cluster(Outgoing):
     def _parts_of(self, flight: Flight, told: Told) -> Iterator[Event]:
         for start, length, has_run, wire, failures, seconds in told.pieces:
             flight.known.append(start)
-            found = {at: failure_from_wire(each, flight.retries, retry=retry) for at, each, retry in failures}
+            found = {at: failure_from_wire(flight.retries, *each) for at, each in failures}
             found.update((at - start, Failure(each)) for at, each in flight.unsent.items() if 0 <= at - start < length)
             results = None if wire is None else from_wire(wire)
             yield Part(flight.number, start, length, has_run, results, found, seconds)

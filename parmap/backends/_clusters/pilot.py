@@ -131,13 +131,14 @@ class Pilot:
         try:
             with self._turn:
                 call, missing = self._call_of(order.function)
+                needs = self._factories_of(order.needs, missing)
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
-        if call is None:
-            return Told(missing=missing)
+        if call is None or missing:
+            return Told(missing=tuple(missing))
         try:
-            items = items_of(from_wire(order.items))
+            items = items_of(from_wire(order.items), tuple(needs))
         except BaseException as error:  # noqa: BLE001 - an array may need what is not here
             return Told(broken=encode(error))
         self._post(lambda: self._begin(sink, order, call, items, context))
@@ -176,24 +177,24 @@ class Pilot:
         self._inbox.append(note)
         self._backend.wake()
 
-    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, tuple[int, ...]]:
+    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, list[int]]:
         """A function as workers get it, or what of it can't be found."""
         call = self._calls.get(sent.key)
+        missing: list[int] = []
         if call is None:
-            missing: list[int] = []
             callee = Callee(SimpleNamespace(__qualname__=sent.name), Rules(()))
             origin = self._backend.origin
             made = self._made(
                 sent, missing, lambda packed, parts: FunctionCall(origin, packed, parts, callee, None, stable=True)
             )
             if missing:
-                return None, tuple(missing)
+                return None, missing
             call = self._calls[sent.key] = made
         self._calls.move_to_end(sent.key)
         while len(self._calls) > 1 and sum(each.nbytes for each in self._calls.values()) > KEPT:
             self._calls.popitem(last=False)
             self._parts.clear()  # those that are needed are held by their functions; others are fetched again
-        return call, ()
+        return call, missing
 
     def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
         """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
@@ -214,14 +215,17 @@ class Pilot:
             return None
         made = make(Packed(stream, []), parts)
         made.more = sent.more
-        for each in sent.factories:
+        made.factories += self._factories_of(sent.factories, missing)
+        return made
+
+    def _factories_of(self, sent: Iterable[Sent], missing: list[int]) -> list[FactoryPack]:
+        origin = self._backend.origin
+        for each in sent:
             if each.key not in self._factories:
                 known = self._made(each, missing, lambda packed, parts: FactoryPack(origin, packed, parts))
-                if known is None:
-                    continue
-                self._factories[each.key] = known
-            made.factories.append(self._factories[each.key])
-        return made
+                if known is not None:
+                    self._factories[each.key] = known
+        return [self._factories[each.key] for each in sent if each.key in self._factories]
 
     def _get(self, place: Any) -> bytes:
         return place if type(place) is bytes else self._fetch(place)

@@ -59,7 +59,7 @@ class ChunkSink:
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:  # noqa: ARG002 - the contract
         """Take outcomes."""
         start = chunk.start - self._base
-        told = tuple((at, failure_to_wire(each), each.retry) for at, each in failures.items())
+        told = tuple((at, failure_to_wire(each)) for at, each in failures.items())
         wire = None if results is None else to_wire(results)
         seconds, self.seconds = self.seconds, 0.0
         self._pieces.append(Piece(start, done, True, wire, told, seconds))
