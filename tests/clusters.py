@@ -21,6 +21,7 @@ class DaskCluster:
         self.folder = folder
         self.threads = threads
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._names = 0
         address = folder / "scheduler.json"
         self.scheduler = self._start("dask_scheduler", "--port", "0", "--scheduler-file", str(address))
         self._file = address
@@ -52,7 +53,8 @@ class DaskCluster:
     def add(self, **resources: float) -> None:
         """One more worker."""
         told = ["--resources", " ".join(f"{name}={count}" for name, count in resources.items())] if resources else []
-        name = f"w{len(self.workers)}"
+        name = f"w{self._names}"
+        self._names += 1
         self.workers.append(
             self._start(
                 "dask_worker",
@@ -64,6 +66,10 @@ class DaskCluster:
     def kill(self, which: int = -1) -> None:
         """Kill a worker, and what is below it is left to find out."""
         self.workers.pop(which).kill()
+
+    def retire(self) -> None:
+        """Let a worker go, with what it has in its memory kept by others."""
+        self.client.retire_workers(names=[f"w{self._names - 1}"])
 
     def pids(self) -> set[int]:
         """The processes of the workers."""
@@ -111,6 +117,10 @@ class RayCluster:
     def kill(self, which: int = -1) -> None:
         """Take a node away, at once."""
         self.cluster.remove_node(self.workers.pop(which), allow_graceful=False)
+
+    def retire(self) -> None:
+        """Let a node go."""
+        self.cluster.remove_node(self.workers.pop(), allow_graceful=True)
 
     def __enter__(self) -> Any:
         return self

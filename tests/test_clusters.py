@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import parmap
 import parmap.backends
 from conftest import wait_until
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
+from parmap.backends._clusters import site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,11 @@ def test_item_that_kills_its_worker(cluster: Any, tmp_path: Path):
 
 
 def test_timeout(cluster: Any):
-    """An item that takes too long is killed, and no other."""
+    """An item that takes too long is killed, and no other; its outcome says how long it took."""
+    *_, late = parallel(time.sleep, backend=cluster.name, timeout=0.5).outcomes([0, 100])
+    assert isinstance(late.error, TaskTimeoutError)
+    assert late.seconds >= 0.5
+
     results = parallel(lambda x: time.sleep(100 if x == 3 else 0) or x, backend=cluster.name, timeout=1).map(
         range(20), return_exceptions=True
     )
@@ -192,6 +196,17 @@ def test_broadcast(cluster: Any):
     )
 
     assert f.map([1, 2]) == [(-1, -1, None), (-2, -1, None)]
+    assert parallel(lambda same: getattr(same, "_home", None), backend=cluster.name).map([table]) == [None]
+
+
+def test_tokens_as_arguments(cluster: Any):
+    """What each worker makes once can be asked for by a token that is given to a task; its factory goes there once."""
+    start = [5]
+    token = parmap.per_worker(lambda: list(start))
+    f = parallel(lambda same, x: (same()[0] + x, same), backend=cluster.name)
+
+    assert f.starmap([(token, x) for x in range(20)]) == [(5 + x, token) for x in range(20)]
+    assert f.submit(token, 1).result(60) == (6, token)
 
 
 @slow
@@ -279,30 +294,26 @@ def test_modules_are_shipped(cluster: Any, tmp_path: Path, monkeypatch: pytest.M
     assert "ship" in "".join(caught.value.__notes__)
 
     (tmp_path / "elsewhere").rename(folder)
-    site = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](ship=[name])
-    f = parallel(double, backend=site)
+    backend = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](ship=[name])
+    f = parallel(double, backend=backend)
     with monkeypatch.context() as patched:
         patched.syspath_prepend(str(tmp_path))
         zipped = f.submit(1)
         assert zipped.result(60) == 2
 
 
-def test_workers_that_lack_something():
-    """What workers lack is told in one sentence, before anything is sent."""
-    pytest.importorskip("distributed")
-    from parmap.backends.dask import _check_workers
+def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPatch):
+    """What workers lack is told in one sentence, before anything is run; they can be used once it is there."""
+    parmap.shutdown()
+    f = parallel(abs, backend=cluster.name)
+    with monkeypatch.context() as patched:
+        patched.setattr(f"parmap.backends.{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
+        with pytest.raises(parmap.BackendUnavailableError, match=r"(worker at|node of).* lacks what_is_not_there$"):
+            f.map([-1])
+    assert f.map([-1]) == [1]
 
-    class Client:
-        def __init__(self, *facts: Any) -> None:
-            self.facts = facts
-
-        def run(self, *_: Any, **__: Any) -> Any:
-            return {"tcp://there": self.facts}
-
-    with pytest.raises(parmap.BackendUnavailableError, match="worker at tcp://there lacks parmap"):
-        _check_workers(Client(sys.version_info[:2], ["parmap"]))
-    with pytest.raises(parmap.BackendUnavailableError, match=r"runs Python 3\.8, this program 3"):
-        _check_workers(Client((3, 8), []))
+    with pytest.raises(parmap.BackendUnavailableError, match=r"^it runs Python 3\.8, this program 3"):
+        site.check("it", ((3, 8), []))
 
 
 def test_client_as_backend(cluster: Any):
@@ -320,8 +331,8 @@ def test_client_as_backend(cluster: Any):
 @slow
 def test_resources(cluster: Any):
     """What tasks need is found, when there comes a worker that has it."""
-    site = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](resources={"special": 1})
-    future = parallel(abs, backend=site).map_async([-1, -2])
+    backend = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name](resources={"special": 1})
+    future = parallel(abs, backend=backend).map_async([-1, -2])
     assert not future.done()
     cluster.add(special=1)
 

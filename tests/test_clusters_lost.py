@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -212,3 +215,52 @@ def test_sent_once_ray(script: Script):
         assert second - first < 4 << 20
         """,
     )
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_ten_thousand_items(script: Script, kind: str):
+    """Whatever becomes of workers in a large batch, each item has its outcome; one that kills its own fails alone."""
+    run(
+        script,
+        kind,
+        """
+        folder = Path(tempfile.mkdtemp())
+
+        def count_or_die(x):
+            if x == 7777:
+                with open(folder / "deaths", "a") as file:
+                    file.write("x")
+                os._exit(9)
+            time.sleep(0.002)
+            return -x
+
+        f = parmap.parallel(count_or_die, backend=cluster.name, retries=1, retry_on=parmap.WorkerDiedError)
+        batch = f.map_async(range(10_000), return_exceptions=True)
+        time.sleep(3)
+        cluster.add()
+        cluster.kill(0)
+        time.sleep(2)
+        cluster.retire()
+        results = batch.result(120)
+        assert [x for x, result in enumerate(results) if result != -x] == [7777], results
+        assert isinstance(results[7777], parmap.WorkerDiedError)
+        assert len((folder / "deaths").read_text()) <= 3  # once among others, then alone, and once more
+        """,
+    )
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_census(script: Script, kind: str):
+    """The example prints on a cluster what it prints at home."""
+    pytest.importorskip("distributed" if kind == "dask" else "ray")
+    census = Path(__file__).parent.parent / "examples" / "census.py"
+    tables = []
+    for backend in ("processes", kind):
+        command = [sys.executable, str(census), "--backend", backend, "--package", "email"]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=140, env=script.environment, check=False)
+        assert out.returncode == 0, out.stderr
+        tables.append(out.stdout.partition("plain loop")[0])
+    assert "most complex" in tables[0]
+    assert tables[0] == tables[1]

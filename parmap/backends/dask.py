@@ -7,14 +7,13 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import pickle
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parmap.backends._base import Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import Cluster
-from parmap.backends._clusters.site import Site
-from parmap.errors import BackendUnavailableError, PoolClosedError
+from parmap.backends._clusters.site import NEEDED, Site, check, facts
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -28,18 +27,6 @@ _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go through Dask's scheduler."""
 
 _LOST = 3.0  # seconds without the scheduler until it counts as lost
-
-_given = deque[str](maxlen=1)
-"""Where the cluster was that the program had last: after it, no other is started."""
-
-
-def _library() -> Any:
-    try:
-        import distributed
-    except ImportError as error:
-        message = "the backend 'dask' needs the library distributed"
-        raise BackendUnavailableError(message, extra="dask") from error
-    return distributed
 
 
 class Dask(Site):
@@ -57,6 +44,10 @@ class Dask(Site):
         parmap.backends.Dask(resources={'GPU': 1})
     """
 
+    module = "distributed"
+    unit = "workers"
+    gone = "there is no Dask client any more; the last one was connected to {}"
+
     def __init__(
         self, client: Any = None, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()
     ) -> None:
@@ -71,42 +62,25 @@ class Dask(Site):
         if self.client is not None:
             return self.client  # type: ignore[no-any-return]
         try:
-            client: Hashable = _library().get_client()
+            client: Hashable = self.library().get_client()
         except ValueError:  # there is none
             return None
         return client
 
-    def open(self, options: Options, target: Any) -> Cluster:
-        """Make a pool."""
-        distributed = _library()
-        cluster = None
-        if target is None:
-            if _given:
-                message = f"there is no Dask client any more; the last one was connected to {_given[0]}"
-                raise PoolClosedError(message)
-            cluster, target = _start(distributed, options)
-        else:
-            _given.append(str(getattr(target.scheduler, "address", target)))
-        return DaskCluster(options, self, target, cluster)
+    def start(self, count: int) -> Any:
+        """Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__."""
+        from distributed.deploy import subprocess
 
+        return subprocess.SubprocessCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
+        )
 
-def _start(distributed: Any, options: Options) -> tuple[Any, Any]:
-    """A cluster on this machine, and a client that nobody else finds."""
-    # Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__.
-    import logging
-
-    from distributed.deploy import subprocess
-
-    from parmap._work.cpus import cpu_count
-
-    count = min(options.workers, cpu_count())
-    logging.getLogger("parmap").warning("no Dask client: a cluster of %d workers is started on this machine", count)
-    cluster = subprocess.SubprocessCluster(
-        n_workers=count,
-        threads_per_worker=1,
-        dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
-    )
-    return cluster, distributed.Client(cluster, set_as_default=False)
+    def pool(self, options: Options, target: Any, own: Any) -> Cluster:
+        """Make a pool; nobody else finds the client of a cluster of its own."""
+        client = target or self.library().Client(own, set_as_default=False)
+        return DaskCluster(options, self, client, own)
 
 
 class DaskCluster(Cluster):
@@ -179,8 +153,7 @@ class DaskCluster(Cluster):
 
     def _check_status(self) -> None:
         if self._client.status in {"closing", "closed"}:
-            message = f"the Dask client of the cluster at {self._address} was closed"
-            raise PoolClosedError(message)
+            raise PoolClosedError(f"the Dask client of the cluster at {self._address} was closed")
 
     # what goes out
 
@@ -258,40 +231,14 @@ class DaskCluster(Cluster):
 
 
 def _check_workers(client: Any) -> None:
-    """Refuse workers that can't run anything, in one sentence.
-
-    Raises:
-        BackendUnavailableError: what they lack.
-    """
-    import sys
-
-    mine = _facts()
+    """Refuse workers that can't run anything."""
     try:
-        found = client.run(_facts, on_error="return")
+        found = client.run(facts, NEEDED, on_error="return")
     except Exception:  # noqa: BLE001 - the first chunk will tell
         return
-    for address, theirs in found.items():
-        if isinstance(theirs, BaseException) or theirs == mine:
-            continue
-        version, lacking = theirs
-        if lacking:
-            message = f"the Dask worker at {address} lacks {' and '.join(lacking)}"
-        elif version != mine[0]:
-            here = ".".join(map(str, sys.version_info[:2]))
-            message = f"the Dask worker at {address} runs Python {'.'.join(map(str, version))}, this program {here}"
-        else:
-            continue
-        raise BackendUnavailableError(message)
-
-
-def _facts() -> tuple[tuple[int, int], list[str]]:
-    import sys
-    from importlib.util import find_spec
-
-    return sys.version_info[:2], [name for name in ("parmap", "cloudpickle") if find_spec(name) is None]
-
-
-_facts.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap
+    for address, told in found.items():
+        if not isinstance(told, BaseException):
+            check(f"the Dask worker at {address}", told)
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------

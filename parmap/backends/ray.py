@@ -5,6 +5,7 @@ A worker is an actor of Ray's, with a pilot in it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -12,9 +13,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
-from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import Site
+from parmap.backends._clusters.site import NEEDED, Site, check, facts
 from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -29,18 +29,6 @@ _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 _IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
 
 _STARTS = 3  # actors in a row that may fail to start
-
-_started: set[str] = set()
-"""The sessions of Ray that the program has had: after one of its own, no other is started."""
-
-
-def _library() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        message = "the backend 'ray' needs the library ray"
-        raise BackendUnavailableError(message, extra="ray") from error
-    return ray
 
 
 def _session(ray: Any) -> str | None:
@@ -72,38 +60,29 @@ class Ray(Site):
         parmap.backends.Ray(resources={'num_gpus': 1})
     """
 
+    module = "ray"
+    unit = "CPUs"
+    gone = "Ray was shut down: connect to a cluster again, with ray.init()"
+
     def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
         super().__init__(resources, ship)
 
     def target(self) -> Hashable:
         """The session."""
-        return _session(_library())
+        return _session(self.library())
 
-    def open(self, options: Options, target: Any) -> Cluster:
-        """Make a pool."""
-        ray = _library()
-        is_own = target is None
-        if is_own:
-            if _started:
-                message = "Ray was shut down: connect to a cluster again, with ray.init()"
-                raise PoolClosedError(message)
-            _start(ray, options)
+    def start(self, count: int) -> Any:
+        """Where Ray is told of a cluster, that one is meant."""
+        ray = self.library()
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.ERROR)
         else:
-            _started.add(target)
-        return RayCluster(options, self, ray, is_own=is_own)
+            ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)
+        return ray
 
-
-def _start(ray: Any, options: Options) -> None:
-    import logging
-
-    from parmap._work.cpus import cpu_count
-
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
-    else:
-        count = min(options.workers, cpu_count())
-        logging.getLogger("parmap").warning("no Ray: a cluster of %d CPUs is started on this machine", count)
-        ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)
+    def pool(self, options: Options, target: Any, own: Any) -> Cluster:  # noqa: ARG002 - the contract
+        """Make a pool."""
+        return RayCluster(options, self, self.library(), is_own=own is not None)
 
 
 class RayCluster(Cluster):
@@ -162,8 +141,7 @@ class RayCluster(Cluster):
 
     def _check_session(self) -> None:
         if _session(self._ray) != self._session:
-            message = "Ray was shut down"
-            raise PoolClosedError(message)
+            raise PoolClosedError("Ray was shut down")
 
     def put(self, content: bytes) -> tuple[Any, Any]:
         """Have the store of objects keep it."""
@@ -272,15 +250,22 @@ class _Actors:
         actor = kind.remote()
         self._all[actor] = None
         self._starting += 1
-        self.latest = actor.is_there.remote()
-        self.latest.future().add_done_callback(lambda future: self._started(actor, future.exception()))
+        self.latest = actor.facts.remote(facts, NEEDED)
+        self.latest.future().add_done_callback(lambda future: self._started(actor, future))
 
-    def _started(self, actor: Any, error: BaseException | None) -> None:
+    def _started(self, actor: Any, future: Any) -> None:
+        error = future.exception()
         with self._lock:
             self._starting -= 1
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
+                try:
+                    check("a node of the Ray cluster", future.result())
+                except BackendUnavailableError as lack:
+                    del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
+                    self._refuse(lack)
+                    return
                 self.count += 1
                 self._failed = None
                 self._free.append((actor, time.monotonic()))
@@ -293,11 +278,14 @@ class _Actors:
                 if self._is_there:
                     self._go_on()
                 return
-            self._failed = 0
-            told = BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}")
-            while self._waiting:
-                task = self._waiting.popleft()
-                task.hear(task.number, Told(broken=encode(told)))
+            self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
+
+    def _refuse(self, told: BackendUnavailableError) -> None:
+        """No worker can be had: whoever waits for one is told why."""
+        self._failed = 0
+        while self._waiting:
+            task = self._waiting.popleft()
+            task.hear(task.number, Told(broken=encode(told)))
 
     def _run(self, task: _Task, actor: Any) -> None:
         task.actor = actor
@@ -379,25 +367,34 @@ def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) ->
 class Actor:
     """What Ray runs: one worker."""
 
-    def is_there(self) -> bool:
-        """That it has started."""
-        return True
+    def facts(self, find: Callable[..., Any], needed: tuple[str, ...]) -> Any:
+        """That it has started, and what with."""
+        return find(needed)
 
     def run(self, order: Order) -> Told:
         """Run a chunk."""
-        return pilot.run(order, 1, _fetch)
+        from parmap.backends._clusters import pilot
+
+        return pilot.run(order, 1, self.fetch)
 
     def tell(self, what: str, *args: Any) -> Any:
         """Call a function of `pilot`."""
+        from parmap.backends._clusters import pilot
+
         return getattr(pilot, what)(*args)
 
+    @staticmethod
+    def fetch(place: Any) -> bytes:
+        """The bytes that a place stands for."""
+        import ray
+        from ray.exceptions import RayError
 
-def _fetch(place: Any) -> bytes:
-    import ray
-    from ray.exceptions import RayError
+        try:
+            content: bytes = ray.get(place)
+        except RayError as error:
+            raise LookupError(place) from error
+        return content
 
-    try:
-        content: bytes = ray.get(place)
-    except RayError as error:
-        raise LookupError(place) from error
-    return content
+
+for _each in (Actor, Actor.facts, Actor.run, Actor.tell, Actor.fetch):
+    _each.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
-import pickle
 import queue
-import sys
 import time
-import uuid
 from abc import abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -20,34 +16,24 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Backend, Broken, Capacity, Died, Lost, Part, Report, Story
+from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story
+from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
-from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import (
-    INITIALIZER,
-    SHIPPED,
     Order,
-    Sent,
-    Setup,
     Told,
     failure_from_wire,
     from_wire,
     to_wire,
 )
-from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions
-from parmap.backends._processes.staff import packed_initializer
+from parmap.backends._processes.functions import FunctionCall
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
-    from parmap._work.run import Rules
-    from parmap._work.surroundings import Context
-    from parmap.backends._base import Call, Event
-
-INLINE = 16 * 1024
-"""Bytes of a function that go with each chunk; what is larger is sent once."""
+    from parmap.backends._base import Event
 
 PERIOD = 0.5
 """Seconds between looks at the cluster, while it has something to do."""
@@ -55,8 +41,6 @@ PERIOD = 0.5
 _ASK = 0.1  # seconds after which a chunk that should have ended is asked for what has become of its items
 
 _PATIENCE = 30.0  # seconds without a worker until the user is told what is missing
-_TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
-_ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
 
 
 class Flight(NamedTuple):
@@ -77,7 +61,7 @@ class Flight(NamedTuple):
     handle: Any
 
 
-class Cluster(Backend):
+class Cluster(Outgoing):
     """Runs chunks through pilots, which are wherever the cluster has them."""
 
     kills = True
@@ -88,21 +72,13 @@ class Cluster(Backend):
     def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
         """Ask the cluster, which is there, how large it is."""
         self.most: int = options.workers
-        super().__init__(options.replace(max_tasks_per_child=None, max_memory_per_child=None, workers=self._slots()))
-        self._abroad = {name: getattr(options, name) for name in _ABROAD}
-        if options.env is not None:
-            self._abroad["env"] = dict(options.env)
+        super().__init__(options, ship, self._slots())
         self.cost: Cost = self._cost_now()
-        self.pool: str = uuid.uuid4().hex
         self.flights: dict[int, Flight] = {}
         self.names: Iterator[int] = count(1)
         self._halted: set[int] = set()
         self.loss: BaseException | None = None
         """Why there is no cluster any more."""
-        self._ship = ship
-        self._functions = Functions()
-        self._places: dict[int, tuple[Any, Any]] = {}
-        self._told: tuple[Context, dict[str, Any]] | None = None
         self._events: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
         self._employed = self.options.workers, self.cost
         self._next_look = 0.0
@@ -126,23 +102,12 @@ class Cluster(Backend):
         """Find out, without waiting, how large the cluster is, and whether it is there; if it is lost, say so."""
 
     @abstractmethod
-    def put(self, content: bytes) -> tuple[Any, Any]:
-        """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives."""
-
-    @abstractmethod
     def send(self, number: int, order: Order) -> Any:
         """Send a chunk to a pilot; what it answers is `hear`d. Returns what `halt` needs."""
 
     @abstractmethod
     def halt(self, chunks: dict[int, Any]) -> None:
         """Stop chunks that run, or may come to run; their end is `hear`d."""
-
-    @abstractmethod
-    def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
-        """Call a function of `pilot` in all processes that have one of this pool; *then* takes each answer, some time.
-
-        Where nobody can be asked it does nothing.
-        """
 
     def open(self) -> None:
         """It has something to do, until it is closed."""
@@ -158,14 +123,6 @@ class Cluster(Backend):
 
     # the contract
 
-    def prepare(self, function: Any, rules: Rules) -> Call:
-        """Pickle a function as it is now, unless it is what it was."""
-        known = self._functions.known(function, rules)
-        if known is not None:
-            return known
-        with far_away():
-            return self._functions.prepare(function, rules)
-
     def grow(self, count: int) -> list[Hashable]:
         """A slot is leave to give the cluster one more chunk."""
         self.open()
@@ -179,7 +136,8 @@ class Cluster(Backend):
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
         items = chunk.items[:1] if chunk.careful else chunk.items
         try:
-            payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
+            with far_away():
+                payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
@@ -197,6 +155,7 @@ class Cluster(Backend):
                 self._sent(call, called(call.callee.function)),
                 self._context(job.context or current()),
                 *(chunk.number, mode, start, chunk.budget, job.timeout, stop_early, to_wire(payload)),
+                tuple(map(self._sent, self._functions.factories(payload.needs))),
             )
             handle = self.send(chunk.number, order)
             now, late = time.monotonic(), 0.0 if chunk.budget is None else chunk.budget / 2
@@ -250,17 +209,12 @@ class Cluster(Backend):
 
     def close(self) -> None:
         """Stop what runs, and all pilots; the cluster stays."""
-        if self.loss is None:
-            if self.flights:
-                self.halt({number: flight.handle for number, flight in self.flights.items()})
-            self.tell("close")
+        if self.flights and self.loss is None:
+            self.halt({number: flight.handle for number, flight in self.flights.items()})
         close_here(self.pool)  # a worker of the cluster may be a thread of this process, whose client is closed
-        self.pool = uuid.uuid4().hex
+        super().close()
         self.flights.clear()
         self._halted.clear()
-        self.lanes.clear()
-        self._functions.clear()
-        self._places.clear()
 
     # for those who implement it
 
@@ -315,7 +269,7 @@ class Cluster(Backend):
     def _parts_of(self, flight: Flight, told: Told) -> Iterator[Event]:
         for start, length, has_run, wire, failures, seconds in told.pieces:
             flight.known.append(start)
-            found = {at: failure_from_wire(each, flight.retries, retry=retry) for at, each, retry in failures}
+            found = {at: failure_from_wire(flight.retries, *each) for at, each in failures}
             found.update((at - start, Failure(each)) for at, each in flight.unsent.items() if 0 <= at - start < length)
             results = None if wire is None else from_wire(wire)
             yield Part(flight.number, start, length, has_run, results, found, seconds)
@@ -371,56 +325,7 @@ class Cluster(Backend):
         self._employed = employed
         return [Capacity(*employed)]
 
-    # what goes out
-
-    def _setup(self) -> Setup:
-        initializer = shipped = None
-        if self.options.initializer is not None:
-            initializer = self._place(INITIALIZER, self._packed_initializer)
-        if self._ship:
-            shipped = self._place(SHIPPED, lambda: zipped(self._ship))
-        return Setup(self.pool, self._abroad, initializer, shipped)
-
-    def _packed_initializer(self) -> bytes:
-        packed = packed_initializer(self.options)
-        return b"" if packed is None else pickle.dumps(to_wire(packed))
-
-    def _sent(self, pack: ClassPack, name: str = "") -> Sent:
-        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
-        factories = tuple(map(self._sent, pack.factories))
-        return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
-
-    def _place(self, number: int, make: Callable[[], bytes]) -> Any:
-        """What pilots find some bytes by; that may be the bytes themselves."""
-        found = self._places.get(number)
-        if found is None:
-            content = make()
-            found = self._places[number] = (content, None) if len(content) <= INLINE else self.put(content)
-        return found[0]
-
-    def _context(self, context: Context) -> dict[str, Any]:
-        if self._told is None or self._told[0] is not context:
-            told = {name: context.told[name] for name in _TOLD}
-            told["path"] = [entry for entry in told["path"] if not _is_installed(entry)]
-            self._told = context, told
-        return self._told[1]
-
-    def _tell_gone(self) -> None:
-        """Let the cluster forget what was dropped."""
-        self.lanes.purge()
-        self._functions.purge()
-        gone: Iterable[int] = [number for number in self._functions.numbers.take_gone() if number in self._places]
-        for number in gone:
-            del self._places[number]
-        if gone and self.loss is None:
-            self.tell("forget", gone)
-
 
 def _say(told: Told) -> None:
     for kind, fields in told.said:
         relay.put(kind, fields)
-
-
-def _is_installed(entry: str) -> bool:
-    """Whether a part of the path has what is installed, which workers have of their own."""
-    return entry.endswith("-packages") or entry.startswith((sys.prefix + os.sep, sys.base_prefix + os.sep))

@@ -16,7 +16,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
-from parmap._core.job import Job
 from parmap._travel.failure import encode
 from parmap._travel.payload import Packed
 from parmap._work.run import Callee, Rules
@@ -24,15 +23,13 @@ from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
 from parmap.backends._base import Broken, Died, Ready, Report
 from parmap.backends._clusters.local import Local
+from parmap.backends._clusters.sink import ChunkSink
 from parmap.backends._clusters.wire import (
     INITIALIZER,
     SHIPPED,
-    Piece,
     Told,
-    failure_to_wire,
     from_wire,
     items_of,
-    to_wire,
 )
 from parmap.backends._processes.functions import FactoryPack, FunctionCall
 from parmap.backends._processes.line.parts import Part
@@ -40,8 +37,6 @@ from parmap.backends._processes.line.parts import Part
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from parmap._core.job import Chunk
-    from parmap._travel.failure import Failure
     from parmap.backends._base import Event
     from parmap.backends._clusters.wire import Order, Sent, Setup
 
@@ -101,70 +96,6 @@ def close(pool: str) -> None:
         pilot.close()
 
 
-class _Sink:
-    """Where the outcomes of one chunk go; changed by the pilot's thread alone."""
-
-    def __init__(self, order: Order) -> None:
-        self.mode = order.mode
-        self.number = order.number
-        self.ended = threading.Event()
-        self.told = Told()
-        self.seconds = 0.0  # that the part ran that is delivered now
-        self.known: list[int] = []  # starts of pieces that the client has
-        self.began = time.monotonic()
-        self.budget = order.budget
-        self.job: Job | None = None
-        self._numbered = order.start >= 0
-        self._base = max(0, order.start)
-        self._pieces: list[Piece] = []  # other threads read it, while it grows
-
-    def begin(self, call: FunctionCall, order: Order, items: Any, context: Context) -> Job:
-        self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context, fail_fast=order.stop_early)
-        self.job.read = self._base
-        self.job.extend(items)
-        return self.job
-
-    @staticmethod
-    def load(items: Any) -> Any:
-        return items
-
-    def started(self, items: Any) -> None:
-        pass
-
-    def index(self, chunk: Chunk, offset: int) -> int | None:
-        return chunk.start + offset if self._numbered else None
-
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:  # noqa: ARG002 - the contract
-        start = chunk.start - self._base
-        told = tuple((at, failure_to_wire(each), each.retry) for at, each in failures.items())
-        wire = None if results is None else to_wire(results)
-        seconds, self.seconds = self.seconds, 0.0
-        self._pieces.append(Piece(start, done, True, wire, told, seconds))
-
-    def give_back(self, given: list[tuple[int, int]]) -> None:
-        """Let some items be run elsewhere."""
-        self._pieces += [Piece(start - self._base, count, has_run=False) for start, count in given]
-
-    @property
-    def pieces(self) -> list[Piece]:
-        """What has become of its items, as far as that is news; in any thread."""
-        return [piece for piece in list(self._pieces) if piece.start not in self.known]
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether an item has begun."""
-        return bool(self._pieces or (self.job is not None and self.job.flight))
-
-    def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract
-        is_broken = failure is not None and not any(piece.failures for piece in self._pieces)
-        self.end(Told(broken=encode(failure.exception())) if failure and is_broken else Told(self.pieces))
-
-    def end(self, told: Told) -> None:
-        if not self.ended.is_set():
-            self.told = told._replace(inside=time.monotonic() - self.began)
-            self.ended.set()
-
-
 class Pilot:
     """Runs the chunks of one pool in this process."""
 
@@ -182,7 +113,7 @@ class Pilot:
         self._backend.post = self._post
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
-        self._sinks: dict[int, _Sink] = {}
+        self._sinks: dict[int, ChunkSink] = {}
         self._stopped: deque[int] = deque(maxlen=1000)  # chunks that may still come
         # Changed with the lock only: several threads bring chunks.
         self._turn = threading.Lock()
@@ -196,17 +127,18 @@ class Pilot:
 
     def run(self, order: Order) -> Told:
         """Run a chunk; returns when it has ended, or was stopped."""
-        sink = _Sink(order)
+        sink = ChunkSink(order)
         try:
             with self._turn:
                 call, missing = self._call_of(order.function)
+                needs = self._factories_of(order.needs, missing)
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
-        if call is None:
-            return Told(missing=missing)
+        if call is None or missing:
+            return Told(missing=tuple(missing))
         try:
-            items = items_of(from_wire(order.items))
+            items = items_of(from_wire(order.items), tuple(needs))
         except BaseException as error:  # noqa: BLE001 - an array may need what is not here
             return Told(broken=encode(error))
         self._post(lambda: self._begin(sink, order, call, items, context))
@@ -245,24 +177,24 @@ class Pilot:
         self._inbox.append(note)
         self._backend.wake()
 
-    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, tuple[int, ...]]:
+    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, list[int]]:
         """A function as workers get it, or what of it can't be found."""
         call = self._calls.get(sent.key)
+        missing: list[int] = []
         if call is None:
-            missing: list[int] = []
             callee = Callee(SimpleNamespace(__qualname__=sent.name), Rules(()))
             origin = self._backend.origin
             made = self._made(
                 sent, missing, lambda packed, parts: FunctionCall(origin, packed, parts, callee, None, stable=True)
             )
             if missing:
-                return None, tuple(missing)
+                return None, missing
             call = self._calls[sent.key] = made
         self._calls.move_to_end(sent.key)
         while len(self._calls) > 1 and sum(each.nbytes for each in self._calls.values()) > KEPT:
             self._calls.popitem(last=False)
             self._parts.clear()  # those that are needed are held by their functions; others are fetched again
-        return call, ()
+        return call, missing
 
     def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
         """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
@@ -283,14 +215,17 @@ class Pilot:
             return None
         made = make(Packed(stream, []), parts)
         made.more = sent.more
-        for each in sent.factories:
+        made.factories += self._factories_of(sent.factories, missing)
+        return made
+
+    def _factories_of(self, sent: Iterable[Sent], missing: list[int]) -> list[FactoryPack]:
+        origin = self._backend.origin
+        for each in sent:
             if each.key not in self._factories:
                 known = self._made(each, missing, lambda packed, parts: FactoryPack(origin, packed, parts))
-                if known is None:
-                    continue
-                self._factories[each.key] = known
-            made.factories.append(self._factories[each.key])
-        return made
+                if known is not None:
+                    self._factories[each.key] = known
+        return [self._factories[each.key] for each in sent if each.key in self._factories]
 
     def _get(self, place: Any) -> bytes:
         return place if type(place) is bytes else self._fetch(place)
@@ -354,7 +289,7 @@ class Pilot:
         for number in [number for number, sink in self._sinks.items() if sink.ended.is_set()]:
             del self._sinks[number]
 
-    def _begin(self, sink: _Sink, order: Order, call: FunctionCall, items: Any, context: Context) -> None:
+    def _begin(self, sink: ChunkSink, order: Order, call: FunctionCall, items: Any, context: Context) -> None:
         if self.closed or order.number in self._stopped:
             sink.end(Told(stopped=True))
             return
@@ -370,7 +305,7 @@ class Pilot:
                 sink.end(Told(stopped=True))
                 self._ledger.cancel(sink.job, time.monotonic())
 
-    def _give_back(self, sink: _Sink, now: float) -> float | None:
+    def _give_back(self, sink: ChunkSink, now: float) -> float | None:
         """Let what no worker has be run elsewhere when the time of a chunk is over; returns when to ask again."""
         job = sink.job
         if job is None or job.closed or sink.budget is None:
@@ -389,7 +324,7 @@ class Pilot:
         now = time.monotonic()
         if isinstance(event, Report):
             sink = self._ledger.sink_of(event.number)
-            if isinstance(sink, _Sink):
+            if isinstance(sink, ChunkSink):
                 sink.seconds = event.seconds
             self._ledger.report(event, now)
         elif isinstance(event, Died):

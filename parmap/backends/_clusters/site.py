@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import sys
 import zipfile
 from abc import ABC, abstractmethod
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from parmap._work.cpus import cpu_count
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
@@ -14,18 +20,28 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._base import Backend
 
+NEEDED = "parmap", "cloudpickle"
+"""What must be there on each machine of a cluster."""
+
+_last: dict[type[Site], str] = {}
+"""Which cluster the program had last: after it, no other is started."""
+
 
 class Site(ABC):
     """A cluster as a value: two that say the same are equal, and share a pool."""
 
     kills = True
     """Whether running tasks can be stopped."""
-    name: str
+    module: str
+    """The name of the library."""
+    unit: str
+    """What is counted in a cluster."""
+    gone: str
+    """What to say where there was a cluster before."""
 
     def __init__(self, resources: Mapping[str, float] | None, ship: Iterable[str]) -> None:
         if isinstance(ship, str):
-            message = f"ship must be a list of names of modules, such as [{ship!r}]"
-            raise TypeError(message)
+            raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
         self.ship: tuple[str, ...] = tuple(ship)
 
@@ -34,8 +50,43 @@ class Site(ABC):
         """Which cluster that is now, for this caller; `None`: there is none."""
 
     @abstractmethod
+    def start(self, count: int) -> Any:
+        """Start a cluster of that size on this machine; returns what it stops by."""
+
+    @abstractmethod
+    def pool(self, options: Options, target: Any, own: Any) -> Backend:
+        """Make a pool on a cluster; *own*: what `start` returned, if it was started for this."""
+
+    def library(self) -> Any:
+        """The library.
+
+        Raises:
+            BackendUnavailableError: it is not there.
+        """
+        try:
+            return import_module(self.module)
+        except ImportError as error:
+            name = type(self).__name__.lower()
+            raise BackendUnavailableError(
+                f"the backend {name!r} needs the library {self.module}", extra=name
+            ) from error
+
     def open(self, options: Options, target: Any) -> Backend:
-        """Make a pool on that cluster; if there is none and never was one, on one of its own."""
+        """Make a pool on that cluster; if there is none and never was one, on one of its own.
+
+        Raises:
+            PoolClosedError: there was one.
+        """
+        self.library()
+        if target is not None:
+            _last[type(self)] = str(getattr(getattr(target, "scheduler", None), "address", target))
+            return self.pool(options, target, None)
+        if type(self) in _last:
+            raise PoolClosedError(self.gone.format(_last[type(self)]))
+        count = min(options.workers, cpu_count())
+        what = f"no {type(self).__name__} cluster: one of %d {self.unit} is started on this machine"
+        logging.getLogger("parmap").warning(what, count)
+        return self.pool(options, None, self.start(count))
 
     def _said(self) -> tuple[Any, ...]:
         return type(self), tuple(sorted(self.resources.items())), self.ship
@@ -52,6 +103,30 @@ class Site(ABC):
         return f"parmap.backends.{type(self).__name__}({told})"
 
 
+def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
+    """What matters of this process: the version of Python, and what it lacks of the modules that are needed."""
+    from importlib.util import find_spec
+
+    return sys.version_info[:2], [name for name in needed if find_spec(name) is None]
+
+
+facts.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap
+
+
+def check(where: str, found: tuple[tuple[int, int], list[str]]) -> None:
+    """Refuse a worker that can't run anything, in one sentence; *found*: what `facts` says there.
+
+    Raises:
+        BackendUnavailableError: what it lacks.
+    """
+    version, lacking = found
+    if lacking:
+        raise BackendUnavailableError(f"{where} lacks {' and '.join(lacking)}")
+    if version != sys.version_info[:2]:
+        there, here = (".".join(map(str, each)) for each in (version, sys.version_info[:2]))
+        raise BackendUnavailableError(f"{where} runs Python {there}, this program {here}")
+
+
 def zipped(modules: Iterable[str]) -> bytes:
     """The files of modules, as a zip file from which they can be imported.
 
@@ -65,8 +140,7 @@ def zipped(modules: Iterable[str]) -> bytes:
         for name in modules:
             spec = find_spec(name.partition(".")[0])
             if spec is None or not (spec.origin or spec.submodule_search_locations):
-                message = f"ship: there is no module {name!r} here that could be sent"
-                raise ModuleNotFoundError(message, name=name)
+                raise ModuleNotFoundError(f"ship: there is no module {name!r} here that could be sent", name=name)
             for root in spec.submodule_search_locations or ():
                 for folder, _, files in os.walk(root):
                     for each in files:

@@ -72,6 +72,8 @@ class Order(NamedTuple):
     timeout: float | None
     stop_early: bool
     items: Wire
+    needs: tuple[Sent, ...]
+    """The factories of tokens among them."""
 
 
 class Piece(NamedTuple):
@@ -81,8 +83,8 @@ class Piece(NamedTuple):
     length: int
     has_run: bool
     results: Wire | None = None
-    failures: tuple[tuple[int, Any, bool], ...] = ()
-    """The place of each, counted from `start`, what it is, and whether it is to be tried again."""
+    failures: tuple[tuple[int, Any], ...] = ()
+    """The place of each, counted from `start`, and what it is."""
     seconds: float = 0.0
 
 
@@ -100,8 +102,8 @@ class Told(NamedTuple):
     """What could not be found."""
 
 
-def items_of(pack: Pack) -> Any:
-    """The items of a pack as something that can be cut; what is pickled stays so."""
+def items_of(pack: Pack, needs: tuple[Any, ...]) -> Any:
+    """The items of a pack as something that can be cut; what is pickled stays so, and *needs* something."""
     if pack.kind != EACH:
         return pack.whole()
     vocabulary: Any = SimpleNamespace(stream=bytes(pack.stream[: pack.words])) if pack.words else None
@@ -110,20 +112,26 @@ def items_of(pack: Pack) -> Any:
         count = pack.owned[index] if pack.owned else 0
         stream = bytes(pack.stream[begin : begin + size])
         words = vocabulary if index >= pack.bare else None
-        items.append(Packed(stream, pack.buffers[first : first + count], words))
+        items.append(Packed(stream, pack.buffers[first : first + count], words, needs))
         begin += size
         first += count
     return items
 
 
-def failure_to_wire(failure: Failure) -> Any:
+def failure_to_wire(failure: Failure) -> tuple[Any, bool, tuple[float | None, int | None]]:
     """A failure as it travels; an error of our own, as it is."""
-    return failure.encoded if failure.encoded is not None else pickle.dumps(failure.exception())
+    told = failure.encoded if failure.encoded is not None else pickle.dumps(failure.exception())
+    return told, failure.retry, failure.account
 
 
-def failure_from_wire(told: Any, retries: Callable[[BaseException], bool], *, retry: bool) -> Failure:
+def failure_from_wire(
+    retries: Callable[[BaseException], bool], told: Any, retry: bool, account: tuple[float | None, int | None]
+) -> Failure:
     """The failure that has come. Whether one of our own is retried could not be decided where it happened."""
-    if type(told) is not bytes:
-        return Failure(encoded=told, retry=retry)
-    error: ParmapError = pickle.loads(told)
-    return Failure(error, retry=retries(error))
+    if type(told) is bytes:
+        error: ParmapError = pickle.loads(told)
+        failure = Failure(error, retry=retries(error))
+    else:
+        failure = Failure(encoded=told, retry=retry)
+    failure.account = account
+    return failure

@@ -151,4 +151,4 @@ def _needs(classes: Classes | None, items: Any) -> list[ClassPack]:
     """The classes that must be there before *items*: those of the job or, where each item comes by itself, of each."""
     if isinstance(classes, ItemClasses):
         return classes.needs
-    return [need for item in items if type(item) is Packed for need in item.needs if type(need) is ClassPack]
+    return [need for item in items if type(item) is Packed for need in item.needs if isinstance(need, ClassPack)]

@@ -1,0 +1,121 @@
+"""The client's side of a pool on a cluster: what goes out, each thing once."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import uuid
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.broadcast import far_away
+from parmap.backends._base import Backend
+from parmap.backends._clusters.site import zipped
+from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Sent, Setup, to_wire
+from parmap.backends._processes.functions import Functions
+from parmap.backends._processes.staff import packed_initializer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from parmap._calls.options import Options
+    from parmap._work.run import Rules
+    from parmap._work.surroundings import Context
+    from parmap.backends._base import Call
+    from parmap.backends._processes.functions import ClassPack
+
+INLINE = 16 * 1024
+"""Bytes of a function that go with each chunk; what is larger is sent once."""
+
+_TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
+_ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
+
+
+class Outgoing(Backend):
+    """What pilots are sent besides items."""
+
+    def __init__(self, options: Options, ship: tuple[str, ...], workers: int) -> None:
+        super().__init__(options.replace(max_tasks_per_child=None, max_memory_per_child=None, workers=workers))
+        self._abroad = {name: getattr(options, name) for name in _ABROAD}
+        if options.env is not None:
+            self._abroad["env"] = dict(options.env)
+        self.pool: str = uuid.uuid4().hex
+        self._ship = ship
+        self._functions = Functions()
+        self._places: dict[int, tuple[Any, Any]] = {}
+        self._told: tuple[Context, dict[str, Any]] | None = None
+
+    @abstractmethod
+    def put(self, content: bytes) -> tuple[Any, Any]:
+        """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives."""
+
+    @abstractmethod
+    def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
+        """Call a function of `pilot` in all processes that have one of this pool; *then* takes each answer, some time.
+
+        Where nobody can be asked it does nothing.
+        """
+
+    def prepare(self, function: Any, rules: Rules) -> Call:
+        """Pickle a function as it is now, unless it is what it was."""
+        known = self._functions.known(function, rules)
+        if known is not None:
+            return known
+        with far_away():
+            return self._functions.prepare(function, rules)
+
+    def close(self) -> None:
+        """Forget what was sent."""
+        self.tell("close")
+        self.pool = uuid.uuid4().hex
+        self.lanes.clear()
+        self._functions.clear()
+        self._places.clear()
+
+    def _setup(self) -> Setup:
+        initializer = shipped = None
+        if self.options.initializer is not None:
+            initializer = self._place(INITIALIZER, self._packed_initializer)
+        if self._ship:
+            shipped = self._place(SHIPPED, lambda: zipped(self._ship))
+        return Setup(self.pool, self._abroad, initializer, shipped)
+
+    def _packed_initializer(self) -> bytes:
+        packed = packed_initializer(self.options)
+        return b"" if packed is None else pickle.dumps(to_wire(packed))
+
+    def _sent(self, pack: ClassPack, name: str = "") -> Sent:
+        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
+        factories = tuple(map(self._sent, pack.factories))
+        return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
+
+    def _place(self, number: int, make: Callable[[], bytes]) -> Any:
+        """What pilots find some bytes by; that may be the bytes themselves."""
+        found = self._places.get(number)
+        if found is None:
+            content = make()
+            found = self._places[number] = (content, None) if len(content) <= INLINE else self.put(content)
+        return found[0]
+
+    def _context(self, context: Context) -> dict[str, Any]:
+        if self._told is None or self._told[0] is not context:
+            told = {name: context.told[name] for name in _TOLD}
+            told["path"] = [entry for entry in told["path"] if not _is_installed(entry)]
+            self._told = context, told
+        return self._told[1]
+
+    def _tell_gone(self) -> None:
+        """Let the cluster forget what was dropped."""
+        self.lanes.purge()
+        self._functions.purge()
+        gone: Iterable[int] = [number for number in self._functions.numbers.take_gone() if number in self._places]
+        for number in gone:
+            del self._places[number]
+        if gone:
+            self.tell("forget", gone)
+
+
+def _is_installed(entry: str) -> bool:
+    """Whether a part of the path has what is installed, which workers have of their own."""
+    return entry.endswith("-packages") or entry.startswith((sys.prefix + os.sep, sys.base_prefix + os.sep))
