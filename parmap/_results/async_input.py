@@ -39,6 +39,10 @@ class AsyncInput(Input):
         self._limit = 0
         self._task: asyncio.Task[None] | None = None
 
+    def left(self) -> int | None:
+        """Nobody can tell before the end."""
+        return 0 if self.exhausted else None
+
     def allow(self, limit: int) -> None:
         """Items may be read up to number *limit*."""
         self._limit = limit

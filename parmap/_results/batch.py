@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from itertools import islice
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
@@ -379,6 +380,15 @@ class Input:
             if foreign:
                 raise
         return self.error is not None or len(items) - before < size
+
+    def left(self) -> int | None:
+        """How many items are still to be read; `None` if nobody can tell."""
+        if self.exhausted:
+            return 0
+        if self.sequence is not None:
+            return len(self.sequence) - self.count
+        left = length_hint(self._items, -1)
+        return None if left < 0 else left + len(self._read)
 
     def let_go(self) -> None:
         """Read no more, and hold nothing of it."""

@@ -99,6 +99,12 @@ class ResultStream(Generic[R_co]):
         """Iterate: the stream is its own iterator."""
         return self
 
+    def __length_hint__(self) -> int:
+        """How many results are to come, where the input tells: a stream over this one knows its total by that."""
+        left = 0 if self._closed else self._input.left()
+        waiting = 0 if self._closed else self._input.count - self._handed_out
+        return NotImplemented if left is None else left + waiting
+
     def __next__(self) -> R_co:
         """The next result; waits for it."""
         result: R_co
