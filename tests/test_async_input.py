@@ -1,14 +1,19 @@
-"""Asynchronous input of streams: read on the event loop, no further ahead than the window allows."""
+"""Input on an event loop: read there if it is asynchronous, or else in a thread; no further than the window allows."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tasks
 
+from conftest import wait_until
 from parmap import parallel
 
 METHODS = ["imap", "imap_unordered"]
@@ -174,3 +179,166 @@ def test_the_loop_goes_on(processes: dict[str, Any]):
             yield 0.2
 
     assert asyncio.run(consume()) > 10
+
+
+# --- input that is read in a thread, since it may block ---------------------------------------------------------------
+
+THREADED = [{"backend": "processes"}, {"backend": "processes", "start_method": "spawn"}, {"backend": "threads"}]
+
+
+class Blocking:
+    """A generator of numbers that blocks half way until it is let go on, and what is known of it."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.is_blocked = threading.Event()
+        self.may_go_on = threading.Event()
+        self.read = 0
+        self._fails = fails
+
+    def items(self) -> Iterator[int]:
+        """0, 1, 2; then it blocks; 3, 4, 5."""
+        for number in range(6):
+            if number == 3:
+                self.is_blocked.set()
+                assert self.may_go_on.wait(60)
+                if self._fails:
+                    raise LookupError("no more")
+            self.read += 1
+            yield number
+
+    async def let_go_on(self) -> None:
+        """What else the loop has to do: only if it is not held up, the generator goes on."""
+        while not self.is_blocked.is_set():
+            await asyncio.sleep(0.001)
+        self.may_go_on.set()
+
+
+def _reading() -> bool:
+    return any(thread.name == "parmap-input" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("options", THREADED, ids=str)
+@pytest.mark.parametrize("method", [*METHODS, "outcomes"])
+@pytest.mark.parametrize("where", ["on the loop", "before"])
+def test_a_generator_does_not_hold_up_the_loop(options: dict[str, Any], method: str, where: str):
+    """While it blocks, the loop goes on, and what it gave before arrives."""
+    source = Blocking()
+    make = getattr(parallel(tasks.square, workers=2, **options), method)
+    made = make(source.items(), buffersize=2) if where == "before" else None  # of which the first two are read there
+
+    async def consume() -> list[Any]:
+        stream = made if made is not None else make(source.items())
+        values = [await anext(stream) for _ in range(3)]
+        task = asyncio.ensure_future(source.let_go_on())
+        values += [value async for value in stream]
+        await task
+        return values
+
+    values = asyncio.run(consume())
+    squares = [getattr(value, "value", value) for value in values]
+    assert (sorted(squares) if method == "imap_unordered" else squares) == [0, 1, 4, 9, 16, 25]
+    wait_until(lambda: not _reading())
+
+
+@pytest.mark.parametrize("options", THREADED, ids=str)
+def test_a_batch_of_a_generator_does_not_hold_up_the_loop(options: dict[str, Any]):
+    """Nor does `map_async`, where the future is made, or where it is awaited."""
+    source = Blocking()
+    f = parallel(tasks.square, workers=2, **options)
+
+    async def consume() -> list[int]:
+        future = f.map_async(source.items())
+        values, _ = await asyncio.gather(future, source.let_go_on())
+        return values
+
+    assert asyncio.run(consume()) == [0, 1, 4, 9, 16, 25]
+
+
+def test_the_error_of_a_generator_read_in_a_thread():
+    """It is raised behind the results of what came before, and by the future of a batch."""
+    f = parallel(tasks.square, workers=2)
+
+    async def consume() -> list[int]:
+        source = Blocking(fails=True)
+        stream = f.imap(source.items())
+        values = [await anext(stream) for _ in range(3)]
+        await source.let_go_on()
+        with pytest.raises(LookupError, match="no more"):
+            await anext(stream)
+        source.may_go_on.set()
+        with pytest.raises(LookupError, match="no more"):
+            await f.map_async(source.items())
+        return values
+
+    assert asyncio.run(consume()) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("end", ["close", "drop", "cancel"])
+def test_a_stream_ends_while_its_generator_blocks(end: str):
+    """At once, however it ends; the thread goes when the generator lets it."""
+    source = Blocking()
+    f = parallel(tasks.square, workers=2)
+
+    async def consume() -> None:
+        stream = f.imap(source.items())
+        assert [await anext(stream) for _ in range(3)] == [0, 1, 4]
+        if end == "close":
+            stream.close()
+        elif end == "cancel":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 0.1)
+
+    asyncio.run(consume())
+    assert source.is_blocked.wait(60)
+    source.may_go_on.set()
+    wait_until(lambda: not _reading())
+    assert source.read <= 4
+
+
+def test_the_window_of_a_generator_holds():
+    """It is read only so far ahead of what was taken, by whichever kind of loop; and ends with the loop."""
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in itertools.count():
+            read.append(number)
+            yield number
+
+    async def consume() -> None:
+        with parallel(tasks.identity, workers=2).imap(items(), buffersize=5) as stream:
+            for taken in range(1, 30):
+                await anext(stream)
+                await asyncio.sleep(0.001)
+                assert len(read) <= taken + 5
+            assert next(stream) == 29
+
+    asyncio.run(consume())
+    wait_until(lambda: not _reading())
+
+
+def test_streams_of_streams_on_a_loop(tmp_path: Path):
+    """A stream as the input of another one is taken from in the thread, too; with a journal and context variables."""
+    name = ContextVar("name", default="nobody")
+    f = parallel(tasks.identity, workers=2)
+    seen: list[str] = []
+
+    def items() -> Iterator[int]:
+        for number in range(300):
+            seen.append(name.get())
+            yield number
+
+    async def consume() -> list[int]:
+        name.set("somebody")
+        return [value async for value in f.imap(f.imap(items()), journal=str(tmp_path / "journal"))]
+
+    assert asyncio.run(consume()) == asyncio.run(consume()) == list(range(300))
+    assert set(seen) == {"somebody"}
+
+
+def test_many_items_of_a_generator():
+    """Order and number are right, and what comes soon travels together."""
+
+    async def consume() -> list[int]:
+        return [value async for value in parallel(abs, workers=2).imap(number for number in range(20_000))]
+
+    assert asyncio.run(consume()) == list(range(20_000))

@@ -536,7 +536,9 @@ BATCH = """
 
     if __name__ == "__main__":
         print("begun", flush=True)
-        assert slow.map(list(range({count})), journal={file!r}) == [(n * n, "x" * n) for n in range({count})]
+        items = range({count})
+        results = [*slow.{method}({items}, journal={file!r})]
+        assert [getattr(each, "value", each) for each in results] == [(n * n, "x" * n) for n in items]
         print("done", flush=True)
 """
 
@@ -552,6 +554,12 @@ def test_kills(script: Script, file: str):
     kill_again_and_again(script, file, kills=10, count=300)
 
 
+@pytest.mark.parametrize("method", ["imap", "outcomes"])
+def test_kills_of_streams(script: Script, file: str, method: str):
+    """So does one that takes its results one by one, and reads its items from a generator."""
+    kill_again_and_again(script, file, kills=4, count=150, method=method, items="(n for n in items)")
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_many_kills(script: Script, file: str):
@@ -559,9 +567,11 @@ def test_many_kills(script: Script, file: str):
     kill_again_and_again(script, file, kills=200, count=20_000)
 
 
-def kill_again_and_again(script: Script, file: str, kills: int, count: int) -> None:
+def kill_again_and_again(
+    script: Script, file: str, kills: int, count: int, method: str = "map", items: str = "[*items]"
+) -> None:
     """Run a batch; kill it, or what it has started, at random moments; then let it come to its end."""
-    text = BATCH.format(count=count, file=file)
+    text = BATCH.format(count=count, file=file, method=method, items=items)
     for _ in range(kills):
         process = script.start(text)
         try:
@@ -606,7 +616,7 @@ def test_workers_that_are_killed(file: str):
 
 def test_two_programs_at_once(script: Script, file: str):
     """Two programs make the same journal at the same time: both end well, and each item is there once."""
-    text = BATCH.format(count=150, file=file)
+    text = BATCH.format(count=150, file=file, method="map", items="[*items]")
     script.write(text)
 
     programs = [script.start(text) for _ in range(2)]

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -474,7 +474,89 @@ def test_initializer_knows_the_number(backend: dict[str, Any], log: Path) -> Non
     assert numbers == (["0"] if backend["backend"] == "serial" else ["0", "1"])
 
 
+EXECUTORS = {
+    "threads": lambda: ThreadPoolExecutor(2),
+    "spawn": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("spawn")),
+    "fork": lambda: ProcessPoolExecutor(2, multiprocessing.get_context("fork")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", EXECUTORS)
+def test_workers_of_executors_have_numbers(kind: str) -> None:
+    """Each has its own, whichever function runs there, and outcomes tell it."""
+    with EXECUTORS[kind]() as executor:
+        function = parallel(place, backend=executor, workers=2)
+        known = set(function.map([0.05] * 12))
+        more = [outcome for outcome in function.options(retries=1).outcomes([0.05] * 4) if outcome.ok]
+
+        assert {worker for _, worker in known} <= {(0, 2), (1, 2)}
+        assert len({name for name, _ in known}) == len({worker for _, worker in known})
+        assert {outcome.value for outcome in more} | known == known or len(known) == 1
+        assert all(outcome.worker == outcome.value[1].index for outcome in more)
+        with EXECUTORS[kind]() as other:  # which has numbers of its own
+            assert {w for _, w in parallel(place, backend=other, workers=2).map([0.05] * 8)} <= {(0, 2), (1, 2)}
+    assert parmap.worker() == (0, 1)
+
+
+def test_workers_of_loky_have_numbers(script: Script) -> None:
+    """Functions of a script too, and other executors in the same program have numbers of their own."""
+    pytest.importorskip("joblib")
+    done = script.run("""
+        import os, time
+        import parmap
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        if __name__ == "__main__":
+            def place(n):
+                time.sleep(0.05)
+                return os.getpid(), parmap.worker()
+
+            for _ in range(2):
+                with ProcessPoolExecutor(2) as executor:
+                    known = set(parmap.parallel(place, backend=executor, workers=2).map(range(8)))
+                    assert len({pid for pid, _ in known}) == len({worker for _, worker in known}) == len(known)
+                    assert {worker for _, worker in known} <= {(0, 2), (1, 2)}
+            print("fine")
+    """)
+
+    assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_number_of_a_worker_of_an_executor_that_died() -> None:
+    """It is free for those that come after it, in the executor that is made in the place of the broken one."""
+
+    def task(item: int) -> int:
+        if item == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
+        return parmap.worker().index
+
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+        function = parallel(task, backend=executor, workers=2, chunksize=1)
+        results = function.map(range(10), return_exceptions=True)
+
+    assert {each for each in results if type(each) is int} <= {0, 1}
+    assert sum(type(each) is int for each in results) >= 8
+
+
+class Unknown(Executor):
+    """An executor of which nothing is known but that it can run what it is given, in another process."""
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+
+    def submit(self, *call: Any) -> Any:  # type: ignore[override]
+        """Give it to another one."""
+        return self._pool.submit(*call)
+
+    def shutdown(self, *args: Any, **how: Any) -> None:
+        """End it."""
+        self._pool.shutdown(*args, **how)
+
+
 def test_workers_of_others_have_no_number() -> None:
-    """In a worker that is not parmap's own the number is not known, and that is said."""
-    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="have no numbers"):
+    """In a worker that nothing is known of, that is said."""
+    with Unknown() as executor, pytest.raises(RuntimeError, match="this worker has no number"):
         parallel(place, backend=executor).map([0])

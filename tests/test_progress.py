@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
+import itertools
+import operator
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -69,6 +72,32 @@ def test_streams_tell(backend: dict[str, Any], method: str):
     list(getattr(f, method)((number for number in range(100)), progress=told))
 
     assert told[-1] == (100, None, 0)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered", "outcomes"])
+def test_streams_over_streams_know_their_total(backend: dict[str, Any], method: str):
+    """A stream whose input is another one has as many items as that has still to give, if anybody knows."""
+    told = Calls()
+    f = parallel(tasks.square, **backend)
+    with f.imap(range(100)) as inner:
+        assert [next(inner), next(inner)] == [0, 1]
+        assert operator.length_hint(inner) == 98
+        outer = getattr(f, method)(f.imap(f.imap_unordered(inner)), progress=told)
+        assert len(list(outer)) == 98
+
+    assert told[-1] == (98, 98, 0)
+    assert (operator.length_hint(inner), operator.length_hint(outer)) == (0, 0)
+    with f.imap(number for number in range(9)) as unknown:
+        assert operator.length_hint(unknown, -1) == -1
+
+
+def test_a_total_of_several_inputs(processes: dict[str, Any]):
+    """The shortest of those that have a length counts, whatever they are."""
+    told = Calls()
+    f = parallel(pow, **processes)
+
+    list(f.imap(f.imap(range(7), [1] * 9), itertools.count(), progress=told))
+    assert told[-1] == (7, 7, 0)
 
 
 def test_async_streams_tell(processes: dict[str, Any]):
@@ -180,6 +209,59 @@ def test_output_without_end_that_waits_together(script: Script):
 def _lines(text: str) -> set[str]:
     """What is seen of each line in the end."""
     return {line.rpartition("\r")[2].strip() for line in text.replace("\r\n", "\n").split("\n")}
+
+
+@pytest.mark.parametrize(
+    ("work", "bars"),
+    [
+        ("for _ in f.imap(f.imap(f.imap(range(30), progress='a'), progress='b'), progress='c'): pass", "a b c"),
+        ("for _ in zip(f.imap(range(30), progress='a'), f.imap(range(10), progress='b')): pass", "b a"),
+        ("with ThreadPoolExecutor(3) as e: [*e.map(lambda n: f.map(range(n), progress=str(n)), [9, 3, 27])]", "3 9 27"),
+        ("[x.result() for x in [f.map_async(range(n), progress=str(n)) for n in [9, 3, 27]]]", "3 9 27"),
+    ],
+    ids=["nested", "in step", "threads", "later"],
+)
+def test_several_bars_stay_whole(script: Script, work: str, bars: str):
+    """Each has its own line, from its beginning to its end; what is printed meanwhile stands above; nothing is left."""
+    path = script.write(f"""
+        import time
+        from concurrent.futures import ThreadPoolExecutor
+        from parmap import parallel
+
+        @parallel(workers=2)
+        def f(x):
+            time.sleep(0.03)
+            if x % 9 == 4:
+                print("task", x)
+            return x
+
+        {work}
+        print("end")
+    """)
+    lines = [line for line in _screen(_in_terminal(path)) if line]
+
+    shown = [line for line in lines if not line.startswith("task ")]
+    assert shown[-1] == "end"
+    assert sorted(line.partition(":")[0] for line in shown[:-1]) == sorted(bars.split())
+    assert all(re.fullmatch(r"\w+: +\d+%\|.*\| \d+/\d+ \[.* items/s\]", line) for line in shown[:-1]), lines
+    assert all(re.fullmatch(r"task \d+", line) for line in lines if line not in shown)
+
+
+def _screen(text: str) -> list[str]:
+    """What is seen in the end, where the cursor moves up and down."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[A|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\x1b[A":
+            row -= 1
+        elif part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row == len(lines))
+        else:
+            lines[row] = lines[row].ljust(column)[:column] + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines]
 
 
 def test_several_bars_in_a_log_file(script: Script):

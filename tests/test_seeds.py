@@ -64,17 +64,19 @@ def test_a_seed_fixes_numpy(options: dict[str, Any]):
 
 @pytest.mark.parametrize("options", SEEDED[1:], ids=str)
 def test_a_seed_fixes_new_generators(options: dict[str, Any]):
-    """A generator that an item makes without a seed is its own, and a function without a seed has others as ever."""
+    """What an item makes without a seed is its own, and a function without a seed has others as ever."""
     pytest.importorskip("numpy")
 
-    def draw(_: int) -> tuple[float, float]:
+    def draw(_: int) -> tuple[float, ...]:
         import numpy as np
 
-        return np.random.default_rng().random(), np.random.default_rng().random()
+        sequences = np.random.SeedSequence(), np.random.SeedSequence().spawn(2)[1]
+        made = [np.random.default_rng(), np.random.default_rng(), *map(np.random.default_rng, sequences)]
+        return tuple(generator.random() for generator in made)
 
     expected = parallel(draw, seed=3, backend="serial").map(range(20))
 
-    assert len({number for pair in expected for number in pair}) == 40
+    assert len({number for each in expected for number in each}) == 80
     assert parallel(draw, seed=3, **options).map(range(20)) == expected
     assert parallel(draw, **options).map([0]) != parallel(draw, **options).map([0])
 

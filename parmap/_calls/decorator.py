@@ -127,8 +127,9 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
         progress: True or a description for a progress bar (needs the extra ``progress``), or a
             ``callable(done, total, failed)``.
         traceback_locals: whether the tracebacks of tasks show local variables, shortened. They may hold secrets.
-        seed: gives each item of a batch its own reproducible state of ``random`` and of numpy's global generator,
-            whatever the workers and chunks. Tasks of ``submit`` have no number, and are not seeded.
+        seed: gives each item of a batch its own reproducible state of ``random`` and of numpy's global generator, and
+            own generators where it calls ``numpy.random.default_rng()``, whatever the workers and chunks. Tasks of
+            ``submit`` have no number, and are not seeded.
 
     Returns:
         The decorated function; without *function*, a decorator.

@@ -12,13 +12,13 @@ from weakref import ReferenceType, ref
 
 from parmap._engine.lane import Lane, job_of
 from parmap._engine.registry import engine_of
-from parmap._results.async_input import AsyncFedStream, AsyncInput, is_asynchronous
-from parmap._results.batch import Assembly, Batch, BatchFuture, Input
+from parmap._results.batch import Assembly, Batch, BatchFuture
 from parmap._results.futures import Future
+from parmap._results.input import AsyncFedStream, AsyncInput, Input, Reader, is_asynchronous
 from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay
-from parmap._results.streams import ResultStream
+from parmap._results.streams import ResultStream, on_event_loop
 from parmap._travel.failure import Failure, guarded
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
@@ -235,14 +235,10 @@ def map(  # noqa: A001 - the name that everybody looks for
 def map_async(
     function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
 ) -> Future[list[Any]]:
-    """The future of the results of all items. The input is read at once."""
+    """The future of the results of all items. The input is read at once; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
-    if source.sequence is None:
-        items = source.read(sys.maxsize)
-        if source.error is not None:
-            raise guarded(source.error)
-    else:
-        items = source.sequence[:]  # the caller may change the list later
+    apart = source.must_be_read and engine.backend.threaded and on_event_loop()
+    items = () if apart else _all_of(source)
     future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
 
@@ -253,16 +249,30 @@ def map_async(
     def end() -> None:
         if progress is not None:
             relay.put("call", (progress.close, (), b""))
-        if batch.failure is not None:
-            future.settle_failure(batch.failure)
+        failure = batch.failure
+        if failure is None and source.error is not None:
+            failure = Failure(source.error)
+        if failure is not None:
+            future.settle_failure(failure)
         else:
             future.settle(assembly, 0)
 
     batch.on_end = end
-    engine.extend(job, items, last=True)
+    engine.extend(job, items, last=not apart)
+    if apart:
+        Reader(engine, job, source, sys.maxsize)
     if not engine.backend.threaded:
         engine.wait(future)
     return future
+
+
+def _all_of(source: Input) -> Any:
+    if source.sequence is not None:
+        return source.sequence[:]  # the caller may change the list later
+    items = source.read(sys.maxsize)
+    if source.error is not None:
+        raise guarded(source.error)
+    return items
 
 
 def stream(

@@ -1,4 +1,4 @@
-"""One call of `map` or its like: where its items come from, where its outcomes go, and how they are put in order.
+"""One call of `map` or its like: where its outcomes go, and how they are put in order.
 
 The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
 stream is read by the thread that consumes it, only so far ahead of what was handed out, so that neither an infinite
@@ -11,25 +11,21 @@ import sys
 import threading
 import time
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
 from parmap._travel.failure import guarded, is_foreign, unloadable
-from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Pack
-from parmap._travel.payload import dump
 from parmap._travel.tie import Tie
-from parmap._travel.vocabulary import Learner
-from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from parmap._core.job import Chunk, Job
     from parmap._engine.engine import Engine
+    from parmap._results.input import Input
     from parmap._results.progress import Meter
     from parmap._travel.failure import Failure, Voice
 
@@ -318,83 +314,3 @@ class BatchFuture(Future[Any]):
 class _Owner(NamedTuple):
     engine: Any
     name: str
-
-
-class Input:
-    """The input of a batch, read piece by piece by the thread that consumes the results."""
-
-    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
-        """*keeps*: the items are wanted back as they were given."""
-        self.sequence: Any = as_sequence(iterables)
-        self._keeps = keeps
-        if keeps and self.sequence is not None:
-            self.sequence = self.sequence[:]  # the caller may change the list later
-        self.exhausted: bool = False
-        self.error: BaseException | None = None
-        self.count: int = 0
-        self._packs = packs
-        self._items: Iterator[Any] = iter(())
-        self._read: list[Any] = []  # what there is already, if the reading was interrupted
-        self.unsent: Any = None
-        self.learner: Learner = Learner()
-        if self.sequence is None:
-            self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
-
-    def read(self, size: int) -> Any:
-        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one.
-
-        They are in `unsent` too, so that whoever is interrupted before they are handed over finds them there.
-
-        Raises:
-            BaseException: what a signal handler raised meanwhile: no item is lost.
-        """
-        if self.sequence is not None:
-            items = self.sequence[self.count : self.count + size]
-            exhausted = self.count + size >= len(self.sequence)
-        else:
-            exhausted = self._read_one_by_one(max(0, size - len(self._read)))
-            items = self._read
-        count = self.count + len(items)
-        self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
-        return items
-
-    def outgoing(self) -> Any:
-        """What is to be handed over of what was read last: items that end at `count`."""
-        return self.unsent
-
-    def _read_one_by_one(self, size: int) -> bool:
-        """Read on; true if that was the end."""
-        items, before = self._read, len(self._read)
-        try:
-            if not self._packs:
-                items.extend(islice(self._items, size))
-            else:
-                for item in islice(self._items, size):
-                    items.append(item)
-                    items[-1] = self._as_it_is(item)
-        except BaseException as error:
-            foreign = is_foreign(error)
-            if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
-                self.error = error  # told when what came before it is delivered
-            if foreign:
-                raise
-        return self.error is not None or len(items) - before < size
-
-    def let_go(self) -> None:
-        """Read no more, and hold nothing of it."""
-        self.exhausted = True
-        self._items, self._read, self.unsent = iter(()), [], None
-        if self.sequence is not None:
-            self.sequence = ()
-
-    def _as_it_is(self, item: Any) -> Any:
-        """An item that stays as it is now: a generator may hand out one object again and again, changed each time."""
-        if are_atoms(item if type(item) is tuple else (item,)):
-            return item
-        try:
-            sent = dump(item, self.learner.vocabulary, self.learner).keep().remember(item)
-        except SerializationError:
-            return item  # fails again when its turn comes, as the error of this item
-        if self._keeps:
-            sent.item = item
-        return sent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sized
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from parmap._work import place as _place
@@ -50,7 +50,10 @@ class _Bar(Meter):
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        self._bar.close()
+        if not self._bar.disable:
+            # It comes to rest above the others, which are drawn anew: else they would leave traces where they stood.
+            with self._bar.external_write_mode(file=getattr(self._bar, "fp", None)):
+                self._bar.close()
 
 
 def meter(progress: Progress, iterables: tuple[Iterable[Any], ...], name: str) -> Meter | None:
@@ -61,8 +64,7 @@ def meter(progress: Progress, iterables: tuple[Iterable[Any], ...], name: str) -
     """
     if _place.in_worker:
         return None
-    sizes = [len(each) for each in iterables if isinstance(each, Sized)]
-    total = min(sizes) if sizes else None
+    total = min((size for each in iterables if (size := length_hint(each, -1)) >= 0), default=None)
     if callable(progress):
         return Meter(total, progress)
     return _Bar(total, progress if isinstance(progress, str) and progress else name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
-    from parmap._results.batch import Batch, Input
+    from parmap._results.batch import Batch
+    from parmap._results.input import Input
     from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
@@ -90,6 +92,8 @@ class ResultStream(Generic[R_co]):
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._when_dropped(abandon, engine, job, batch, source, self.kills)
+        if on_event_loop():
+            self._read_apart()
         self._feed()
 
     # handing out
@@ -97,6 +101,12 @@ class ResultStream(Generic[R_co]):
     def __iter__(self) -> Self:
         """Iterate: the stream is its own iterator."""
         return self
+
+    def __length_hint__(self) -> int:
+        """How many results are to come, where the input tells: a stream over this one knows its total by that."""
+        left = 0 if self._closed else self._input.left()
+        waiting = 0 if self._closed else self._input.count - self._handed_out
+        return NotImplemented if left is None else left + waiting
 
     def __next__(self) -> R_co:
         """The next result; waits for it."""
@@ -155,6 +165,7 @@ class ResultStream(Generic[R_co]):
         """As `_prepare`; whoever awaits must not take an error for a signal, whatever the voice of the stream."""
         try:
             with self._guard:
+                self._read_apart()
                 return self._prepare()
         except BaseException as error:
             told = guarded(error)
@@ -264,6 +275,11 @@ class ResultStream(Generic[R_co]):
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""
+        if self._input.reader is not None:
+            handed_out, window = self._handed_out + bool(self._values), self._window
+            self._input.reader.allow(handed_out + window)
+            self._hungry_at = handed_out + max(1, window // 4)
+            return
         if self._feeding:  # a signal handler has interrupted it, and uses the stream
             return
         self._feeding = True
@@ -290,6 +306,14 @@ class ResultStream(Generic[R_co]):
             items = source.outgoing()
             self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
             source.unsent = None
+
+    def _read_apart(self) -> None:
+        """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
+        source = self._input
+        if type(self) is ResultStream and source.must_be_read and self._engine.backend.threaded:
+            from parmap._results.input import Reader
+
+            Reader(self._engine, self._job, source)
 
     # ending
 
@@ -339,6 +363,12 @@ class ResultStream(Generic[R_co]):
 
         state = "closed" if self._closed else "open"
         return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
+
+
+def on_event_loop() -> bool:
+    """Whether an event loop runs in this thread, which must not be held up."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
 
 
 def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -> None:

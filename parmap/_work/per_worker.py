@@ -115,9 +115,14 @@ class Here(threading.local):
     keeper = Keeper()
     worker: Worker | None = Worker(0, 1)
 
+    @property
+    def is_of_process(self) -> bool:
+        """Whether this thread is no worker by itself."""
+        return "keeper" not in vars(self)
+
     def begin(self, number: Worker | None) -> None:
         """This thread is a worker from now on; `None`: one that has no number."""
-        if "keeper" not in vars(self):
+        if self.is_of_process:
             self.keeper, self.worker = Keeper(), number
 
 
@@ -254,7 +259,8 @@ def worker() -> Worker:
     A worker keeps its number as long as it lives; one that replaces another takes the number that is free.
 
     Raises:
-        RuntimeError: this is a worker of another library's, which knows no numbers.
+        RuntimeError: this is a worker of an executor that knows no numbers: any but `ThreadPoolExecutor` and, on Linux,
+            `ProcessPoolExecutor` and loky's.
 
     Example:
         >>> import parmap
@@ -268,7 +274,8 @@ def worker() -> Worker:
     """
     if here.worker is None:
         raise RuntimeError(
-            "parmap.worker() is for parmap's own workers: those of executors, Dask and Ray have no numbers"
+            "this worker has no number, or none yet: parmap.worker() knows those of parmap's own workers, "
+            "of a ThreadPoolExecutor and, on Linux, of a ProcessPoolExecutor or loky's"
         )
     return here.worker
 

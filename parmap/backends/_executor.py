@@ -18,7 +18,7 @@ from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
-from parmap._work.per_worker import Here, PerWorker, arrive, here
+from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, run
 from parmap.backends._base import (
@@ -37,10 +37,11 @@ from parmap.backends._base import (
 )
 from parmap.backends._broken import is_broken, made_again
 from parmap.backends._clusters.wire import from_wire, to_wire
+from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Iterator
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -138,7 +139,7 @@ class Executors(Backend):
                 wire = to_wire(payload)
                 future = self._submit(run_packed, _HOME, factories, call.wire, wire, *self._how(chunk, mode))
             else:
-                future = self._submit(_run_in_thread, chunk, mode, note)
+                future = self._submit(_run_in_thread, chunk, mode, note, numbers_of_threads(self._executor))
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
@@ -209,6 +210,7 @@ class Executors(Backend):
             job.fail_fast and not job.retries,
             job.decimal,
             bool(chunk.passage),
+            name_of_seats(self._executor),
         )
 
     def _tell(
@@ -285,8 +287,10 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def _run_in_thread(chunk: Chunk, mode: str, note: Note) -> Report:
-    here.begin(None)
+def _run_in_thread(chunk: Chunk, mode: str, note: Note, numbers: tuple[Iterator[int], int] | None) -> Report:
+    if here.is_of_process:
+        index, most = (next(numbers[0]), numbers[1]) if numbers else (0, 0)
+        here.begin(Worker(index, most) if index < most else None)
     here.keeper.purge()
     return run_here(chunk, mode, note)
 
@@ -328,12 +332,15 @@ def run_packed(
     stop_early: bool,
     decimal: tuple[Any, ...] | None,
     timed: bool,
+    seats: tuple[str, int] | None,
 ) -> tuple[Any, ...]:
     """Run a chunk: how many items were done, their results, their failures, its seconds, its times."""
     is_home = home == (_HOME[0], os.getpid())
     if not is_home and not _place.in_worker:
         _place.in_worker = True
         Here.worker = None
+    if not is_home and Here.worker is None and seats is not None:
+        Here.worker = take_seat(*seats)
     begin = time.monotonic()
     clock = Clock() if timed else None
     items = from_wire(payload)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._calls.journal.file import telling
 from parmap._calls.journal.keeping import Keyed
-from parmap._results.async_input import AsyncInput
-from parmap._results.batch import Arrival, Input
+from parmap._results.batch import Arrival
+from parmap._results.input import AsyncInput, Input
 from parmap._results.outcomes import Accounts, told
 from parmap._travel.failure import unloadable
 from parmap._travel.tie import Tie

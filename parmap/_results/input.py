@@ -1,0 +1,337 @@
+"""The input of a call, and how it is read so that no event loop is held up.
+
+By whoever wants the results; on an event loop by a task of its own, if the input is asynchronous, or else by a thread.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextvars import copy_context
+from itertools import islice
+from operator import length_hint
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from parmap._results.batch import as_sequence
+from parmap._results.streams import ResultStream
+from parmap._travel.failure import is_foreign
+from parmap._travel.flat import are_atoms
+from parmap._travel.payload import dump
+from parmap._travel.vocabulary import Learner
+from parmap._work.threads import start_thread
+from parmap.errors import ParmapError, PoolClosedError, SerializationError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+
+    from parmap._core.job import Job
+    from parmap._engine.engine import Engine
+
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Input:
+    """The input of a batch, read piece by piece by the thread that consumes the results."""
+
+    reader: Reader | None = None  # what reads it instead
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
+        """*keeps*: the items are wanted back as they were given."""
+        self.sequence: Any = as_sequence(iterables)
+        self._keeps = keeps
+        if keeps and self.sequence is not None:
+            self.sequence = self.sequence[:]  # the caller may change the list later
+        self.exhausted: bool = False
+        self.error: BaseException | None = None
+        self.count: int = 0
+        self._packs = packs
+        self._items: Iterator[Any] = iter(())
+        self._read: list[Any] = []  # what there is already, if the reading was interrupted
+        self.unsent: Any = None
+        self.learner: Learner = Learner()
+        if self.sequence is None:
+            self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+
+    def read(self, size: int) -> Any:
+        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one.
+
+        They are in `unsent` too, so that whoever is interrupted before they are handed over finds them there.
+
+        Raises:
+            BaseException: what a signal handler raised meanwhile: no item is lost.
+        """
+        if self.sequence is not None:
+            items = self.sequence[self.count : self.count + size]
+            exhausted = self.count + size >= len(self.sequence)
+        else:
+            exhausted = self._read_one_by_one(max(0, size - len(self._read)))
+            items = self._read
+        count = self.count + len(items)
+        self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
+        return items
+
+    def outgoing(self) -> Any:
+        """What is to be handed over of what was read last: items that end at `count`."""
+        return self.unsent
+
+    def _read_one_by_one(self, size: int) -> bool:
+        """Read on; true if that was the end."""
+        items, before = self._read, len(self._read)
+        try:
+            if not self._packs:
+                items.extend(islice(self._items, size))
+            else:
+                for item in islice(self._items, size):
+                    items.append(item)
+                    items[-1] = self._as_it_is(item)
+        except BaseException as error:
+            foreign = is_foreign(error)
+            if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
+                self.error = error  # told when what came before it is delivered
+            if foreign:
+                raise
+        return self.error is not None or len(items) - before < size
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether reading on may take long, and nobody sees to that."""
+        return self.sequence is None and self.reader is None and not self.exhausted
+
+    def left(self) -> int | None:
+        """How many items are still to be read; `None` if nobody can tell."""
+        if self.exhausted:
+            return 0
+        if self.sequence is not None:
+            return len(self.sequence) - self.count
+        left = length_hint(self._items, -1)
+        return None if left < 0 else left + len(self._read)
+
+    def let_go(self) -> None:
+        """Read no more, and hold nothing of it."""
+        self.exhausted = True
+        if self.reader is not None:
+            self.reader.stop()
+        self._items, self._read, self.unsent = iter(()), [], None
+        if self.sequence is not None:
+            self.sequence = ()
+
+    def _as_it_is(self, item: Any) -> Any:
+        """An item that stays as it is now: a generator may hand out one object again and again, changed each time."""
+        if are_atoms(item if type(item) is tuple else (item,)):
+            return item
+        try:
+            sent = dump(item, self.learner.vocabulary, self.learner).keep().remember(item)
+        except SerializationError:
+            return item  # fails again when its turn comes, as the error of this item
+        if self._keeps:
+            sent.item = item
+        return sent
+
+
+class Reader:
+    """Reads what is no sequence in a thread of its own, while an event loop goes on."""
+
+    def __init__(self, engine: Engine, job: Job, source: Input, limit: int = 0) -> None:
+        """Read on, up to item number *limit* and those that are allowed later."""
+        self._engine, self._job = engine, job
+        self._limit = limit
+        self._news: SimpleQueue[None] = SimpleQueue()  # whoever drops a stream may do so anywhere: this never blocks
+        self._stopped = False
+        self._collected: deque[tuple[int, list[Any], bool]] = deque()
+        self._is_told = False  # that there is something collected
+        source.reader = self
+        start_thread("parmap-input", copy_context().run, self._live, source)
+
+    def allow(self, limit: int) -> None:
+        """Items may be read up to number *limit*."""
+        if limit > self._limit:
+            self._limit = limit
+            self._news.put(None)
+
+    def stop(self) -> None:
+        """Read no more than the item that is being read."""
+        self._stopped = True
+        self._news.put(None)
+
+    def _live(self, source: Input) -> None:
+        try:
+            while not self._stopped:
+                if source.unsent is not None:
+                    items, source.unsent = source.outgoing(), None
+                    self._collect(source.count - len(items), items, last=source.exhausted)
+                if source.exhausted:
+                    break
+                if source.count < self._limit:
+                    source.read(1)
+                else:
+                    self._news.get()
+        except BaseException as error:  # noqa: BLE001 - it is told when what came before it is delivered
+            source.error, source.exhausted = error, True
+            self._collect(source.count, [], last=True)
+
+    def _collect(self, *piece: Any, last: bool) -> None:
+        self._collected.append((*piece, last))
+        if not self._is_told:
+            self._is_told = True
+            try:
+                self._engine.post(self._pass_on)
+            except PoolClosedError:  # nobody waits for it
+                self._stopped = True
+
+    def _pass_on(self) -> None:
+        """Let what was collected until now travel together; in the engine's thread."""
+        self._is_told = False  # first: what is collected from here on is told again, or taken below
+        while self._collected:
+            start, items, last = self._collected.popleft()
+            while self._collected and self._collected[0][0] == start + len(items):
+                _, more, last = self._collected.popleft()
+                items += more
+            try:
+                self._engine.extend(self._job, items, last=last, start=start)
+            except PoolClosedError:
+                self._stopped = True
+
+
+_MANY = 256  # items after which a source that never waits lets others have the loop
+
+
+def is_asynchronous(iterable: object) -> bool:
+    """Whether *iterable* can only be read by `async for`."""
+    return hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__")
+
+
+class AsyncInput(Input):
+    """Reads an asynchronous iterable as far as it is allowed to, in a task of its own."""
+
+    _loop: asyncio.AbstractEventLoop
+    _room: asyncio.Event
+    _news: asyncio.Event
+
+    def __init__(self, source: AsyncIterable[Any], *, packs: bool, keeps: bool = False) -> None:
+        super().__init__((iter(()),), packs=packs, keeps=keeps)
+        self._source: AsyncIterable[Any] | None = source
+        self._collected: list[Any] = []
+        self._limit = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def left(self) -> int | None:
+        """Nobody can tell before the end."""
+        return 0 if self.exhausted else None
+
+    def allow(self, limit: int) -> None:
+        """Items may be read up to number *limit*."""
+        self._limit = limit
+        if self._task is not None:
+            self._room.set()
+
+    def start(self, engine: Engine, job: Job) -> None:
+        """Read on, from now on, on the loop that runs."""
+        if self._task is None:
+            import asyncio
+
+            self._engine, self._job = engine, job
+            self._room, self._news = asyncio.Event(), asyncio.Event()
+            self._loop = asyncio.get_running_loop()
+            self._task = self._loop.create_task(self._read_on())
+
+    def stop(self) -> None:
+        """Read no more; from any thread."""
+        task, self._task = self._task, None
+        if task is not None:
+            try:
+                self._loop.call_soon_threadsafe(task.cancel)
+            except RuntimeError:  # the loop is closed, and has cancelled its tasks
+                pass
+
+    def let_go(self) -> None:
+        """Read no more, and hold nothing of it."""
+        super().let_go()
+        self.stop()
+        self._source = None
+
+    async def wait_for_more(self) -> None:
+        """Wait until something was read, or the end was."""
+        self._news.clear()
+        await self._news.wait()
+
+    async def _read_on(self) -> None:
+        if self._source is None:
+            return
+        items = aiter(self._source)
+        try:
+            while await self._collect(items):
+                pass
+        except BaseException as error:
+            if self._task is None:  # nobody wants more
+                raise
+            self.error = error  # told when what came before it is delivered
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+        finally:
+            self._pass_on()
+            self.exhausted = True
+            try:
+                self._engine.extend(self._job, (), last=True, start=self.count)
+            except PoolClosedError:  # nobody waits for it
+                pass
+            self._news.set()
+            close = getattr(items, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _collect(self, items: AsyncIterator[Any]) -> bool:
+        """Read an item as soon as there is room for it; false at the end."""
+        while self.count + len(self._collected) >= self._limit:
+            self._room.clear()
+            await self._room.wait()
+        try:
+            item = await anext(items)
+        except StopAsyncIteration:
+            return False
+        if not self._collected:  # what comes without waiting travels together
+            self._loop.call_soon(self._pass_on)
+        self._collected.append(item)
+        if len(self._collected) >= _MANY:
+            import asyncio
+
+            await asyncio.sleep(0)
+        return True
+
+    def _pass_on(self) -> None:
+        if self._collected:
+            collected, self._collected = self._collected, []
+            self._items = iter(collected)
+            self.read(len(collected))
+            try:
+                items = self.outgoing()
+                self.unsent = None
+                self._engine.extend(self._job, items, last=False, start=self.count - len(items))
+            except ParmapError as error:
+                self.error = error
+            self._news.set()
+
+
+class AsyncFedStream(ResultStream[R_co]):
+    """The results for items that come by `async for`; they go out the same way."""
+
+    _input: AsyncInput
+
+    def __next__(self) -> NoReturn:
+        """Refuse: reading the input takes an event loop."""
+        message = "the input is asynchronous: use 'async for'"
+        raise TypeError(message)
+
+    async def __anext__(self) -> R_co:
+        """The next result; the event loop goes on while it is awaited."""
+        if not self._closed:
+            self._input.start(self._engine, self._job)
+            if (
+                not self._engine.backend.threaded
+            ):  # waiting would run what there is, and block the loop where nothing is
+                while not self._input.exhausted and self._input.count <= self._handed_out:
+                    await self._input.wait_for_more()
+        return await super().__anext__()
+
+    def _feed(self) -> None:
+        self._input.allow(self._handed_out + bool(self._values) + self._window)
