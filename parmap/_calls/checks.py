@@ -6,11 +6,12 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from parmap.backends import is_dask_client, is_executor
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "check_buffersize"]
 
 
 class _Environ(dict[str, str]):
@@ -166,3 +167,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "traceback_locals": _check_flag,
     "seed": _integer(None, none="not seeded"),
 }
+
+check_buffersize: Callable[[Any], int | None] = partial(
+    _integer(1, none="as many as keep the workers busy"), "buffersize"
+)
+"""The check of how far a stream may read ahead; with 0 it would never begin."""
