@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Script
 
 HEAD = """
@@ -133,5 +135,40 @@ def connect(value):
 
 assert parallel(lambda x: type(table).__name__, initializer=connect).map([1, 2]) == ["lock"] * 2
 """)
+
+    assert run.stderr == ""
+
+
+SURROUNDED = """
+import decimal, os
+from parmap import parallel
+
+def initialize():
+    decimal.getcontext().prec = 5
+    os.chdir({place!r})
+
+def look(x):
+    try:
+        return str(decimal.Decimal(1) / 3), os.path.samefile(".", {place!r})
+    finally:
+        decimal.getcontext().prec = 2  # a task's own business
+        os.chdir("/")
+
+f = parallel(look, workers=2, initializer=initialize, chunksize=1, {option})
+for _ in range(2):
+    for number, is_there in [*f.map(range(8)), f.submit(3).result()]:
+        assert number == "0.33333"
+        assert is_there or {is_shared}
+    os.chdir("..")
+    decimal.getcontext().prec = 7
+"""
+
+
+@pytest.mark.parametrize("option", ['start_method="forkserver"', 'start_method="spawn"', 'backend="threads"'])
+def test_surroundings_that_it_chooses(script: Script, option: str, tmp_path: Path):
+    """The directory and the decimal arithmetic that it sets are those of each task, whatever the program does."""
+    place = tmp_path / "place"
+    place.mkdir()
+    run = script.run(SURROUNDED.format(place=str(place), option=option, is_shared="threads" in option))
 
     assert run.stderr == ""

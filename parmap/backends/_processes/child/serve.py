@@ -142,7 +142,7 @@ class _Worker:
                 raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
             if message.pack is not None:
                 find, args, initargs = message.pack[0]
-                initialize(find(*args), initargs)
+                self._world.initialize(lambda: initialize(find(*args), initargs))
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
             self._output.flush()
             self._channel.send("broken", marshal.dumps(encode(translate(error))))
