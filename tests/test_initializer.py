@@ -172,3 +172,61 @@ def test_surroundings_that_it_chooses(script: Script, option: str, tmp_path: Pat
     run = script.run(SURROUNDED.format(place=str(place), option=option, is_shared="threads" in option))
 
     assert run.stderr == ""
+
+
+ATTRIBUTES = """
+import parmap
+
+class Model:
+    kind = None
+    names = []
+    other = 1
+
+    @classmethod
+    def load(cls, kind):
+        cls.kind = kind
+        cls.names.append(kind)
+
+    def read(self):
+        return self.kind
+
+class Holder:
+    value = None
+
+holder = Holder()
+holder.value = holder.other = 1
+
+def helper():
+    return helper.value
+
+helper.value = None
+
+def look(x):
+    return look.value, helper(), Model().read(), Model.names, holder.value
+
+look.value = None
+
+def remember(value):
+    look.value = helper.value = holder.value = value
+    Model.load(value)
+
+f = parmap.parallel(look, workers=2, initargs=(5,), initializer={initializer}, {option})
+for _ in range(2):
+    assert f.map(range(4)) == [{expected}] * 4
+    assert f.submit(3).result() == {expected}
+    Model.other = holder.other = look.other = 2  # another version is sent
+assert (look.value, helper.value, Model.kind, Model.names, holder.value) == (None, None, None, [], 1)
+"""
+
+
+@pytest.mark.parametrize("option", ['start_method="forkserver"', 'start_method="spawn"'])
+@pytest.mark.parametrize(
+    ("initializer", "expected"),
+    [("remember", "(5, 5, 5, [5], 5)"), ("Model.load", "(None, None, 5, [5], 1)")],
+    ids=["function", "method"],
+)
+def test_attributes_that_it_sets(script: Script, option: str, initializer: str, expected: str):
+    """What it sets on functions, classes and objects of a script is there in each task, as in the standard pools."""
+    run = script.run(ATTRIBUTES.format(option=option, initializer=initializer, expected=expected))
+
+    assert run.stderr == ""

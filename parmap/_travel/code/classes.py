@@ -121,7 +121,10 @@ class Filling:
         if self._cls.__bases__ != bases:  # others since the class was made here
             self._cls.__bases__ = bases
         fill(self._cls, attributes)
-        for name in names - now:  # deleted since
+        own = chosen.get(self._cls, {})
+        for name, value in own.items():
+            setattr(self._cls, name, value)
+        for name in names - now - own.keys():  # deleted since
             try:
                 type.__delattr__(self._cls, name)
             except (AttributeError, TypeError):  # a task has done it before, or the class is made of it
@@ -130,6 +133,9 @@ class Filling:
             getattr(self._cls.__members__[name], "__dict__", {}).update(values)  # type: ignore[attr-defined]
         return True
 
+
+chosen: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+"""What the initializer of this worker has set on classes: it stays, whatever they are given later."""
 
 _filled: WeakKeyDictionary[type, tuple[object, frozenset[str]]] = WeakKeyDictionary()
 _fillings: list[Filling] | None = None  # those of what is loaded just now, if somebody wants to know
