@@ -110,6 +110,21 @@ def test_a_task_that_closes_all_descriptors(call: str) -> None:
     assert parallel(square, workers=2).map(range(10)) == [number * number for number in range(10)]
 
 
+def close_everything_at_one(number: int) -> int:
+    """Close all descriptors, if it is that number."""
+    if number == 1:
+        os.closerange(0, 4096)
+    return number
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 60}, {"chunksize": 20}], ids=str)
+def test_the_items_beside_one_that_closes_all_descriptors(options: dict[str, Any]) -> None:
+    """The worker dies when it is to report, items later: that costs the item that did it, and no other."""
+    results = parallel(close_everything_at_one, workers=2, **options).map(range(20), return_exceptions=True)
+
+    assert [type(result) for result in results] == [int, WorkerDiedError, *[int] * 18]
+
+
 def test_a_task_that_changes_its_surroundings(tmp_path: Path) -> None:
     """Working directory, signal handlers, recursion limit and output of one task don't hurt the next."""
 

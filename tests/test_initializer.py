@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Script
 
 HEAD = """
@@ -133,5 +135,98 @@ def connect(value):
 
 assert parallel(lambda x: type(table).__name__, initializer=connect).map([1, 2]) == ["lock"] * 2
 """)
+
+    assert run.stderr == ""
+
+
+SURROUNDED = """
+import decimal, os
+from parmap import parallel
+
+def initialize():
+    decimal.getcontext().prec = 5
+    os.chdir({place!r})
+
+def look(x):
+    try:
+        return str(decimal.Decimal(1) / 3), os.path.samefile(".", {place!r})
+    finally:
+        decimal.getcontext().prec = 2  # a task's own business
+        os.chdir("/")
+
+f = parallel(look, workers=2, initializer=initialize, chunksize=1, {option})
+for _ in range(2):
+    for number, is_there in [*f.map(range(8)), f.submit(3).result()]:
+        assert number == "0.33333"
+        assert is_there or {is_shared}
+    os.chdir("..")
+    decimal.getcontext().prec = 7
+"""
+
+
+@pytest.mark.parametrize("option", ['start_method="forkserver"', 'start_method="spawn"', 'backend="threads"'])
+def test_surroundings_that_it_chooses(script: Script, option: str, tmp_path: Path):
+    """The directory and the decimal arithmetic that it sets are those of each task, whatever the program does."""
+    place = tmp_path / "place"
+    place.mkdir()
+    run = script.run(SURROUNDED.format(place=str(place), option=option, is_shared="threads" in option))
+
+    assert run.stderr == ""
+
+
+ATTRIBUTES = """
+import parmap
+
+class Model:
+    kind = None
+    names = []
+    other = 1
+
+    @classmethod
+    def load(cls, kind):
+        cls.kind = kind
+        cls.names.append(kind)
+
+    def read(self):
+        return self.kind
+
+class Holder:
+    value = None
+
+holder = Holder()
+holder.value = holder.other = 1
+
+def helper():
+    return helper.value
+
+helper.value = None
+
+def look(x):
+    return look.value, helper(), Model().read(), Model.names, holder.value
+
+look.value = None
+
+def remember(value):
+    look.value = helper.value = holder.value = value
+    Model.load(value)
+
+f = parmap.parallel(look, workers=2, initargs=(5,), initializer={initializer}, {option})
+for _ in range(2):
+    assert f.map(range(4)) == [{expected}] * 4
+    assert f.submit(3).result() == {expected}
+    Model.other = holder.other = look.other = 2  # another version is sent
+assert (look.value, helper.value, Model.kind, Model.names, holder.value) == (None, None, None, [], 1)
+"""
+
+
+@pytest.mark.parametrize("option", ['start_method="forkserver"', 'start_method="spawn"'])
+@pytest.mark.parametrize(
+    ("initializer", "expected"),
+    [("remember", "(5, 5, 5, [5], 5)"), ("Model.load", "(None, None, 5, [5], 1)")],
+    ids=["function", "method"],
+)
+def test_attributes_that_it_sets(script: Script, option: str, initializer: str, expected: str):
+    """What it sets on functions, classes and objects of a script is there in each task, as in the standard pools."""
+    run = script.run(ATTRIBUTES.format(option=option, initializer=initializer, expected=expected))
 
     assert run.stderr == ""

@@ -239,6 +239,64 @@ def test_a_class_attribute_that_changed(notebook: Notebook) -> None:
     assert names["seen"] == [1, 2, 3]
 
 
+REGISTERED = """
+import parmap
+from registry import Part
+
+class Plugin:
+    names = []
+
+    def __init_subclass__(cls, *, tag, **more):
+        super().__init_subclass__(**more)
+        assert tag not in Plugin.names, "registered twice"
+        Plugin.names.append(tag)
+        cls.tag = tag
+
+class Kind(type):
+    made = []
+
+    def __new__(cls, name, bases, variables, *, size):
+        Kind.made.append(size)
+        return super().__new__(cls, name, bases, variables)
+
+    def __init__(cls, name, bases, variables, *, size):
+        super().__init__(name, bases, variables)
+        cls.size = size
+
+class One(Plugin, tag="one"): pass
+class Two(One, tag="two"): pass
+class Sized(metaclass=Kind, size=3): pass
+class Slow(Part, speed=1): pass
+
+@parmap.parallel(workers=2, start_method={method!r})
+def look(item):
+    seen = [Two.tag, One().tag, Plugin.names, Sized().size, Kind.made, Slow.speed]
+    return seen, type(item) in (One, Two, Sized, Slow), item
+
+EXPECTED = ["two", "one", ["one", "two"], 3, [3], 1]
+for kind in (One, Two, Sized, Slow):
+    for seen, is_known, item in [*look.map([kind(), kind()]), look.submit(kind()).result()]:
+        assert seen == EXPECTED and is_known and type(item) is kind, (seen, is_known, item)
+assert [*Plugin.names, *Kind.made] == ["one", "two", 3]
+"""
+
+REGISTRY = """
+class Part:
+    def __init_subclass__(cls, *, speed):
+        cls.speed = speed
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_classes_that_are_registered_with_arguments(script: Script, method: str) -> None:
+    """What runs when a class is made has run at home: in a worker it does not run again, without its arguments."""
+    (script.folder / "registry.py").write_text(REGISTRY)
+
+    done = script.run(REGISTERED.format(method=method))
+
+    assert done.stderr == ""
+
+
 def test_a_cached_function_of_main(notebook: Notebook) -> None:
     """A recursive function under `lru_cache`, and one that uses it, work from `__main__`."""
     names = notebook.run("""

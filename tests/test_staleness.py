@@ -253,6 +253,7 @@ GLOBALS = {
     "class": "class O:\n  value = 'old'\nsee = lambda _: O.value\nchange = lambda: setattr(O, 'value', 'new')",
     "method": "class O:\n  def f(self): return 'old'\nsee = lambda _: O().f()\nchange = lambda: setattr(O, 'f', lambda self: 'new')",
     "base": "class B:\n  v = 'old'\nclass O(B): pass\nsee = lambda _: O.v\nchange = lambda: setattr(B, 'v', 'new')",
+    "attribute": "from parmap import parallel\n@parallel\ndef see(_): return see.v\nsee.v = 'old'\nchange = lambda: setattr(see, 'v', 'new')",
     "bases": "class A:\n  v = 'old'\nclass B:\n  v = 'new'\nclass O(A): pass\no = O()\nsee = lambda _: o.v\nchange = lambda: setattr(O, '__bases__', (B,))",
     "default": "def see(_, a=['old']): return a[-1]\nchange = lambda: see.__defaults__[0].append('new')",
     "new": "def see(_):\n  try: return value\n  except NameError: return 'old'\nchange = lambda: globals().update(value='new')",

@@ -64,6 +64,14 @@ def test_an_infinite_input(stream: Callable[..., Any], buffersize: int | None) -
     assert len(set(taken)) == 10
 
 
+@pytest.mark.parametrize("method", [*ORDERS, "outcomes"])
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("3", TypeError)])
+def test_a_bad_buffersize(method: str, size: Any, error: type[Exception]) -> None:
+    """A stream that could never begin, since it may read nothing ahead, is refused at once."""
+    with pytest.raises(error, match="buffersize must be an int of at least 1"):
+        getattr(parallel(tasks.square, workers=2), method)([1], buffersize=size)
+
+
 class Meter:
     """Counts what is read from an input."""
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, Callable, Iterable
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
+from parmap._calls.checks import check_buffersize
 from parmap._calls.options import Options, Settings
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ class Batches(Generic[P, R_co, C_co]):
             ...     [next(stream) for _ in range(3)]
             [0, 1, 2]
         """
-        how = {"ordered": True, "buffersize": buffersize, "return_exceptions": return_exceptions}
+        how = {"ordered": True, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
         return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     if TYPE_CHECKING:
@@ -282,7 +283,7 @@ class Batches(Generic[P, R_co, C_co]):
                 >>> sorted(parallel(abs, workers=2).imap_unordered([-1, 2, -3]))
                 [1, 2, 3]
             """
-            how = {"ordered": False, "buffersize": buffersize, "return_exceptions": return_exceptions}
+            how = {"ordered": False, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
             return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     @overload
@@ -317,7 +318,7 @@ class Batches(Generic[P, R_co, C_co]):
             >>> [outcome.item for outcome in parallel(int, workers=2).outcomes(items) if not outcome.ok]
             ['three']
         """
-        how = {"ordered": ordered, "buffersize": buffersize, "accounts": True}
+        how = {"ordered": ordered, "buffersize": check_buffersize(buffersize), "accounts": True}
         return self._stream((iterable, *iterables), chunksize, progress, journal, how)
 
     # --- later ------------------------------------------------------------------------------------------------------

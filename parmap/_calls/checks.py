@@ -6,6 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from parmap.backends import is_dask_client, is_executor
@@ -209,3 +210,8 @@ OPTIONS: dict[str, Option] = {
 }
 
 DEFAULTS: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}
+
+check_buffersize: Callable[[Any], int | None] = partial(
+    _integer(1, none="as many as keep the workers busy"), "buffersize"
+)
+"""The check of how far a stream may read ahead; with 0 it would never begin."""

@@ -189,7 +189,10 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         if found_by_name(self, main=main) is self:
             return str(self.__qualname__)
         function = portable(self.__wrapped__, ParallelFunction, main=main)
-        return _rebuild, (function, *self._settings.travelling())
+        inner = self.__wrapped__
+        own = {name: value for name, value in vars(self).items() if getattr(inner, name, self) is not value}
+        own = {name: value for name, value in own.items() if not name.startswith("__") and name != "_settings"}
+        return _rebuild, (function, *self._settings.travelling()), own or None
 
 
 def _rebuild(function: Any, decorated: dict[str, Any], chosen: dict[str, Any]) -> ParallelFunction[..., Any]:

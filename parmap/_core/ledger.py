@@ -183,7 +183,7 @@ class Ledger:
             self._at_for(chunk, now + timeout, self._check_time)
             return
         offset, _, seconds = place
-        if seconds < timeout:
+        if offset < 0 or seconds < timeout:  # below 0, it is sending what it has done
             self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
             return
         item = chunk.job.sink.index(chunk, offset)
@@ -374,6 +374,8 @@ class Ledger:
             return
         started = died.number == chunk.number and died.offset < len(chunk.items)
         offset, length = died.offset, min(died.length, len(chunk.items) - died.offset)
+        if offset < 0:  # all had run: any may be to blame
+            offset, length = 0, len(chunk.items)
         if chunk.doomed:
             verdict = chunk.verdict
             if not started or verdict is None or verdict[0] != offset or length != 1:

@@ -286,7 +286,7 @@ class Scheduler:
         """The worker of *chunk* died while items `position = (offset, length)` were running; `None`: none was yet.
 
         With one item running, it ends with *failure* (`None`: it was cancelled). With several, all are run again one
-        by one, to find the culprit. The other items of the chunk wait again.
+        by one, to find the culprit; in chunks of their own, if that was tried. The other items of the chunk wait again.
         """
         job = chunk.job
         self.release(chunk)
@@ -298,8 +298,12 @@ class Scheduler:
         offset, length = position
         end = offset + length
         chunk.put_back(end)
-        if length > 1:
+        if length > 1 and not chunk.careful:
             chunk.put_back(offset, end, careful=True)
+        elif length > 1:  # it died of one that had run: each gets a worker of its own
+            for index in range(end - 1, offset - 1, -1):
+                items = chunk.items[index : index + 1]
+                job.put_back(chunk.start + index, items, careful=True, alone=True)
         chunk.put_back(0, offset)
         if failure is None:
             job.dropped.difference_update(chunk.items[offset:end])

@@ -261,7 +261,7 @@ def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...
     import traceback
 
     try:
-        told = traceback.TracebackException.from_exception(error, lookup_lines=False)
+        told = traceback.TracebackException.from_exception(error)
         if with_locals:
             _add_locals(told, error)
         _leave_out(told)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from operator import attrgetter
+from threading import local
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,9 +33,28 @@ def made(told: tuple[Any, ...]) -> Any:
     return make(*numbers, [], [getattr(decimal, name) for name in traps])
 
 
+def chosen(base: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
+    """The arithmetic of this thread, if somebody has chosen another than *base*; `None` is the usual one."""
+    decimal: Any = sys.modules.get("decimal")
+    if decimal is None:
+        return None
+    now = told(decimal.getcontext())
+    return None if now == (base or told(decimal.DefaultContext)) else now
+
+
+class _Own(local):
+    """What the initializer of a thread has chosen for all tasks there."""
+
+    arithmetic: tuple[Any, ...] | None = None
+
+
+own = _Own()
+
+
 @contextmanager
 def arithmetic(told: tuple[Any, ...] | None) -> Generator[None]:
     """Let the decimal arithmetic of this thread be the caller's; what tasks change of it ends with them."""
+    told = own.arithmetic or told
     if told is None:  # the caller has none
         yield
         return

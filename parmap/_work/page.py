@@ -27,6 +27,9 @@ IDLE = 0
 
 NO_LIMIT = 1 << 62
 
+ALL = -1
+"""In the place of an offset: the outcomes of all items that ran are ready, and are being sent."""
+
 _NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
 _LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its number, its limit
 

@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import Cost
+from parmap._work.arithmetic import chosen, own
 from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread
 from parmap.backends._base import Backend, Broken, Event, Note, Report, run_here
@@ -58,6 +59,7 @@ class Threads(Backend):
         if initializer is not None:
             try:
                 initializer(*self.options.initargs)
+                own.arithmetic = chosen(None)
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
                 problem = error
         while (task := tasks.get()) is not None:

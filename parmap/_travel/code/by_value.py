@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
-from parmap._travel.code.classes import at_home, came_by_value, class_reduced, tracker_of
+from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.remade import remake, remake_fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from _typeshed import SupportsWrite
 
@@ -204,7 +204,8 @@ def home_class(cls: type) -> tuple[Any, ...] | None:
 
 # --- functions by value, and what an initializer has set for them ----------------------------------
 
-_initialized: dict[str, dict[str, Any]] = {}  # by module: globals that the initializer of this worker has set
+_initialized: dict[tuple[str, str], dict[str, Any]] = {}
+"""What the initializer of this worker has set: globals by module and "", attributes of functions by module and name."""
 
 
 def _fill_function(function: FunctionType, state: tuple[Callable[[FunctionType, Any], object], Any]) -> None:
@@ -216,23 +217,44 @@ def _fill_function(function: FunctionType, state: tuple[Callable[[FunctionType, 
     fill, attributes = state
     fill(function, attributes)
     if _initialized:
-        function.__globals__.update(_initialized.get(function.__module__, {}))
+        function.__globals__.update(_initialized.get((function.__module__, ""), {}))
+        function.__dict__.update(_initialized.get((function.__module__, function.__qualname__), {}))
 
 
 def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
-    """Call the initializer of a worker, and keep the globals that it sets if it came by value."""
+    """Call the initializer of a worker; keep what it sets if it came by value.
+
+    That is globals, and attributes of the functions and classes among these.
+    """
     plain: Any = function
     while isinstance(plain, functools.partial):
         plain = plain.func
+    owner = getattr(plain, "__self__", None)
     plain = getattr(plain, "__func__", plain)
     module = getattr(plain, "__module__", None)
     variables = getattr(plain, "__globals__", {})
     if variables is getattr(sys.modules.get(str(module)), "__dict__", None):  # by name: tasks have the same globals
         function(*args)
         return
-    before = {name: (value, _content(value)) for name, value in variables.items() if not name.startswith("__")}
+    things = [owner, *variables.values()]
+    functions = [thing for thing in things if type(thing) is FunctionType and thing.__module__ == module]
+    classes = [thing for thing in things if isinstance(thing, type) and came_by_value(thing)]
+    places = [variables, *map(vars, functions), *map(vars, classes)]
+    before = list(map(_contents, places))
     function(*args)
-    _initialized[str(module)] = {
+    changes = [_changes(*each) for each in zip(before, places, strict=True)]
+    names = [(str(module), ""), *((str(module), thing.__qualname__) for thing in functions)]
+    _initialized.update(zip(names, changes, strict=False))
+    chosen.update(zip(classes, changes[len(names) :], strict=True))
+
+
+def _contents(variables: Mapping[str, Any]) -> dict[str, tuple[Any, bytes | None]]:
+    return {name: (value, _content(value)) for name, value in variables.items() if not name.startswith("__")}
+
+
+def _changes(before: dict[str, tuple[Any, bytes | None]], variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that were set, or changed in place, since."""
+    return {
         name: value
         for name, value in variables.items()
         if not name.startswith("__")
@@ -245,6 +267,8 @@ def _content(value: Any) -> bytes | None:
     if isinstance(value, (FunctionType, type, ModuleType)):
         return None
     try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception:  # noqa: BLE001 - it was sent by value: what is in it, pickle does not know
+        with io.BytesIO() as file:
+            cloud_pickler(file, fresh=True, place=id).dump(value)
+            return file.getvalue()
+    except Exception:  # noqa: BLE001 - the initializer has made it; or what is in it, pickle does not know
         return None

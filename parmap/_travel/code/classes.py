@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -79,9 +80,47 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """
     found = _known(args[-2])
     if found is None:
+        from cloudpickle import cloudpickle
+
+        if make is cloudpickle._make_skeleton_class:  # noqa: SLF001 - no public way
+            args = partial(_make_quietly, args[0]), *args[1:]
         found = make(*args)
         _guests.add(found)
     return found
+
+
+def _make_quietly(kind: Any, name: str, bases: tuple[type, ...], variables: dict[str, Any]) -> type:
+    """Make a class without the user's code that runs when one is made: `__init_subclass__`, and that of metaclasses.
+
+    It ran at home, maybe with arguments that nobody knows any more; what it did there comes along.
+    """
+    plain = next(each for each in kind.__mro__ if each not in _guests)
+    try:
+        with _hooks_off(bases, of_guests=True):
+            made: type = plain.__new__(kind, name, bases, variables)
+    except TypeError:  # from the hook of an importable class, maybe: it has arguments, too
+        with _hooks_off(bases, of_guests=False):
+            made = plain.__new__(kind, name, bases, variables)
+    plain.__init__(made, name, bases, variables)
+    return made
+
+
+@contextmanager
+def _hooks_off(bases: tuple[type, ...], *, of_guests: bool) -> Generator[None]:
+    """Let `__init_subclass__` of some classes, and of what they inherit from, do nothing but call the next one."""
+    every = {base for each in bases for base in each.__mro__[:-1] if "__init_subclass__" in vars(base)}
+    hooks = {base: vars(base)["__init_subclass__"] for base in every if not of_guests or base in _guests}
+    try:
+        for base in hooks:
+            type.__setattr__(base, "__init_subclass__", classmethod(partial(_pass_on, base)))
+        yield
+    finally:
+        for base, hook in hooks.items():
+            type.__setattr__(base, "__init_subclass__", hook)
+
+
+def _pass_on(base: Any, cls: type) -> None:
+    super(base, cls).__init_subclass__()
 
 
 def _known(name: str) -> type | None:
@@ -119,7 +158,10 @@ class Filling:
         if self._cls.__bases__ != bases:  # others since the class was made here
             self._cls.__bases__ = bases
         fill(self._cls, attributes)
-        for name in names - now:  # deleted since
+        own = chosen.get(self._cls, {})
+        for name, value in own.items():
+            setattr(self._cls, name, value)
+        for name in names - now - own.keys():  # deleted since
             try:
                 type.__delattr__(self._cls, name)
             except (AttributeError, TypeError):  # a task has done it before, or the class is made of it
@@ -128,6 +170,9 @@ class Filling:
             getattr(self._cls.__members__[name], "__dict__", {}).update(values)  # type: ignore[attr-defined]
         return True
 
+
+chosen: WeakKeyDictionary[type, dict[str, Any]] = WeakKeyDictionary()
+"""What the initializer of this worker has set on classes: it stays, whatever they are given later."""
 
 _filled: WeakKeyDictionary[type, tuple[object, frozenset[str]]] = WeakKeyDictionary()
 _fillings: list[Filling] | None = None  # those of what is loaded just now, if somebody wants to know

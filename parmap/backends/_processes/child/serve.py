@@ -24,7 +24,7 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
-from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
+from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
 from parmap._work.run import Callee, run, run_task
 from parmap.backends._processes.child.functions import Functions
@@ -142,7 +142,7 @@ class _Worker:
                 raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
             if message.pack is not None:
                 find, args, initargs = message.pack[0]
-                initialize(find(*args), initargs)
+                self._world.initialize(lambda: initialize(find(*args), initargs))
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
             self._output.flush()
             self._channel.send("broken", marshal.dumps(encode(translate(error))))
@@ -273,6 +273,7 @@ class _Worker:
                 self.page.enter(number, 0, outcome.done, begin)
             results, unsent = pack(outcome.results)
         told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
+        self.page.enter(number, ALL, 0, time.monotonic_ns())
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9

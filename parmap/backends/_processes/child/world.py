@@ -7,10 +7,12 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.arithmetic import made
+from parmap._work.arithmetic import chosen, made
 from parmap._work.imports import when_imported
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from parmap.backends._processes.child.output import Output
     from parmap.backends._processes.line.channel import Channel
 
@@ -25,6 +27,7 @@ class World:
         self._cwd: str | None = None
         self._authkey = b""
         self._decimal: Any = None
+        self._own: set[str] = set()  # what the initializer has chosen, whatever the program says later
         sys.breakpointhook = _explain_breakpoint
         when_imported("multiprocessing.process", self._join_family)
         when_imported("multiprocessing.resource_tracker", self._share_tracker)
@@ -33,8 +36,20 @@ class World:
     def change(self, changes: dict[str, Any]) -> None:
         """Take over what has changed in the program."""
         for name, value in changes.items():
-            getattr(self, "_set_" + name)(value)
+            if name not in self._own:
+                getattr(self, "_set_" + name)(value)
         self.enter()
+
+    def initialize(self, initializer: Callable[[], None]) -> None:
+        """Call it. The working directory and the arithmetic that it chooses are those of all tasks."""
+        before = _cwd()
+        initializer()
+        if _cwd() != before:
+            self._cwd = _cwd()
+            self._own.add("cwd")
+        if (numbers := chosen(self._decimal)) is not None:
+            self._decimal = numbers
+            self._own.add("decimal")
 
     def enter(self) -> None:
         """Begin a chunk: undo what tasks did to the working directory, and to the arithmetic of this thread."""
@@ -43,7 +58,7 @@ class World:
         if self._cwd is None:
             return
         try:
-            if os.getcwd() != self._cwd:
+            if _cwd() != self._cwd:
                 os.chdir(self._cwd)
         except OSError:  # it is gone: the task's own business
             pass
@@ -128,6 +143,13 @@ class World:
         for fd in fds:
             os.set_inheritable(fd, False)
         return fds[0] if fds else None
+
+
+def _cwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # it is gone
+        return None
 
 
 def _explain_breakpoint(*args: Any, **kwargs: Any) -> Any:
