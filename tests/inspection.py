@@ -12,7 +12,6 @@ import psutil
 
 from conftest import wait_until
 from parmap._calls.journal import file as _journal_file
-from parmap._core.states import State
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
@@ -35,12 +34,7 @@ def pids_of(function: Any) -> list[int]:
 
 def ready_pids_of(function: Any) -> list[int]:
     """Those that have started."""
-    workers, slots = (
-        list(engine_of(function).backend._workers.items()),
-        dict(engine_of(function).ledger.scheduler.slots),
-    )
-    starting = {name for name, slot in slots.items() if slot.state is State.STARTING}
-    return [worker.pid for name, worker in workers if worker.pid and name not in starting]
+    return [worker.pid for worker in workers_of(function) if worker.ready]
 
 
 def template_of(function: Any) -> int:
