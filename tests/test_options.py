@@ -105,6 +105,27 @@ def test_misspelled_when_decorating():
         parmap.parallel(worker=3)  # type: ignore[call-overload]
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("worker", "workers"), ("n_jobs", "workers"), ("retry", "retries"), ("timout", "timeout")]
+)
+def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None:
+    """So do the decorator, and names that other libraries have."""
+    with pytest.raises(TypeError, match=f"no option '{given}'; did you mean '{meant}'"):
+        parallel(abs, **{given: 2})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "method", ["map", "starmap", "imap", "imap_unordered", "outcomes", "map_async", "starmap_async"]
+)
+def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:
+    """Whoever gives `timeout` to a call is told where it belongs, and of a misspelling what was meant."""
+    call = getattr(parallel(abs), method)
+    with pytest.raises(TypeError, match=r"use f\.options\(timeout=…\)"):
+        call([1], timeout=3)
+    with pytest.raises(TypeError, match="did you mean 'chunksize'"):
+        call([1], chunk_size=3)
+
+
 def test_unknown_option_lists_all():
     """An option that is like no other is refused with the list of all."""
     with pytest.raises(TypeError, match="no option 'xyz'; it has backend, chunksize"):

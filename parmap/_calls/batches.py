@@ -7,7 +7,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize
-from parmap._calls.options import Options, Settings
+from parmap._calls.options import Options, Settings, refuse_for_one_call
 
 if TYPE_CHECKING:
     import os
@@ -118,7 +118,9 @@ class Batches(Generic[P, R_co, C_co]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
         return self.__wrapped__(*args, **kwargs)
 
-    def _options_for(self, chunksize: int | None, progress: Progress | None) -> Options:
+    def _options_for(self, chunksize: int | None, progress: Progress | None, unknown: dict[str, Any]) -> Options:
+        if unknown:
+            refuse_for_one_call(unknown)
         options = self._settings.resolve()
         changes: dict[str, Any] = {}
         if chunksize is not None:
@@ -135,9 +137,10 @@ class Batches(Generic[P, R_co, C_co]):
         return Keeping(journal, self.__wrapped__, star, options.seed)
 
     def _stream(
-        self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, how: Any
+        self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, *more: Any
     ) -> ResultStream[Any]:
-        options = self._options_for(chunksize, progress)
+        how, unknown = more
+        options = self._options_for(chunksize, progress, unknown)
         keeping = self._keeping(journal, options, star=len(iterables) > 1)
         return pools.stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
 
@@ -164,6 +167,7 @@ class Batches(Generic[P, R_co, C_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
+        **unknown: Any,
     ) -> list[Any]:
         """Return the results of the function over the items, in order, as ``list(map(f, ...))`` does.
 
@@ -181,7 +185,7 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(abs, workers=2).map([-1, 2, -3])
             [1, 2, 3]
         """
-        options = self._options_for(chunksize, progress)
+        options = self._options_for(chunksize, progress, unknown)
         keeping = self._keeping(journal, options, star=len(iterables) > 0)
         return pools.map(
             self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions, keeping=keeping
@@ -200,6 +204,7 @@ class Batches(Generic[P, R_co, C_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
+        **unknown: Any,
     ) -> list[Any]:
         """Return the results in order, where each item is a tuple of arguments. Otherwise as :meth:`map`.
 
@@ -208,7 +213,7 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(pow, workers=2).starmap([(2, 3), (3, 2)])
             [8, 9]
         """
-        options = self._options_for(chunksize, progress)
+        options = self._options_for(chunksize, progress, unknown)
         keeping = self._keeping(journal, options, star=True)
         return pools.map(
             self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions, keeping=keeping
@@ -242,6 +247,7 @@ class Batches(Generic[P, R_co, C_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
+        **unknown: Any,
     ) -> ResultStream[Any]:
         """Return a stream of the results, in order, as they come.
 
@@ -259,7 +265,7 @@ class Batches(Generic[P, R_co, C_co]):
             [0, 1, 2]
         """
         how = {"ordered": True, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
-        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     if TYPE_CHECKING:
         imap_unordered = imap  # of the same types
@@ -275,6 +281,7 @@ class Batches(Generic[P, R_co, C_co]):
             chunksize: int | None = None,
             progress: Progress | None = None,
             journal: JournalLike = None,
+            **unknown: Any,
         ) -> ResultStream[Any]:
             """Return a stream of the results as they are completed. Otherwise as :meth:`imap`.
 
@@ -284,7 +291,7 @@ class Batches(Generic[P, R_co, C_co]):
                 [1, 2, 3]
             """
             how = {"ordered": False, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
-            return self._stream((iterable, *iterables), chunksize, progress, journal, how)
+            return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     @overload
     def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...
@@ -306,6 +313,7 @@ class Batches(Generic[P, R_co, C_co]):
         chunksize: int | None = None,
         progress: Progress | None = None,
         journal: JournalLike = None,
+        **unknown: Any,
     ) -> ResultStream[Any]:
         """Return a stream that tells what became of each item, an :class:`Outcome` each; nothing stops it.
 
@@ -319,7 +327,7 @@ class Batches(Generic[P, R_co, C_co]):
             ['three']
         """
         how = {"ordered": ordered, "buffersize": check_buffersize(buffersize), "accounts": True}
-        return self._stream((iterable, *iterables), chunksize, progress, journal, how)
+        return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     # --- later ------------------------------------------------------------------------------------------------------
 
@@ -347,6 +355,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        **unknown: Any,
     ) -> Future[list[Any]]:
         """Start :meth:`map`, and return the future of its list.
 
@@ -355,7 +364,7 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(abs, workers=2).map_async([-1, 2]).result()
             [1, 2]
         """
-        options = self._options_for(chunksize, progress)
+        options = self._options_for(chunksize, progress, unknown)
         return pools.map_async(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
 
     @overload
@@ -372,6 +381,7 @@ class Batches(Generic[P, R_co, C_co]):
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
+        **unknown: Any,
     ) -> Future[list[Any]]:
         """Start :meth:`starmap`, and return the future of its list.
 
@@ -380,5 +390,5 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(pow, workers=2).starmap_async([(2, 3)]).result()
             [8]
         """
-        options = self._options_for(chunksize, progress)
+        options = self._options_for(chunksize, progress, unknown)
         return pools.map_async(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)

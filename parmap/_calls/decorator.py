@@ -65,7 +65,7 @@ def parallel(
 def parallel(function: Callable[P, R], /, **options: Unpack[ToldOptions]) -> ParallelFunction[P, R]: ...
 @overload
 def parallel(**options: Unpack[ToldOptions]) -> Decorator: ...
-def parallel(  # type: ignore[misc]  # no misfit is accepted
+def parallel(  # type: ignore[misc]  # noqa: D417 - no misfit, and nothing unknown, is accepted
     function: Callable[..., Any] | None = None,
     /,
     *,
@@ -88,6 +88,7 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
     progress: Progress = False,
     traceback_locals: bool = False,
     seed: int | None = None,
+    **unknown: Any,
 ) -> Any:
     """Make *function* run in parallel: it gets ``map``, ``submit`` and the other methods of :class:`ParallelFunction`.
 
@@ -147,7 +148,7 @@ def parallel(  # type: ignore[misc]  # no misfit is accepted
         [0, 1, 4, 9, 16]
     """
     given = locals()
-    settings = Settings(check({name: given[name] for name in DEFAULTS}, "parallel"))
+    settings = Settings(check({name: given[name] for name in DEFAULTS} | unknown, "parallel"))
 
     def decorate(function: Callable[..., Any], /) -> ParallelFunction[..., Any]:
         watch_class_body(sys._getframe(1))  # noqa: SLF001 - there is no other way to know where it stands

@@ -19,7 +19,7 @@ from parmap.backends import ALL, is_executor, site_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
-    from typing import Literal, Self, Unpack
+    from typing import Literal, NoReturn, Self, Unpack
 
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod
     from parmap._work.surroundings import Context
@@ -133,10 +133,27 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {name: OPTIONS[name].check(name, value) for name, value in options.items()}
 
 
+def refuse_for_one_call(given: Mapping[str, Any]) -> NoReturn:
+    """Say why one call does not take these arguments."""
+    name = next(iter(given))
+    if name in DEFAULTS:
+        raise TypeError(f"{name} is an option of the function, not of one call: use f.options({name}=…)")
+    taken = ("return_exceptions", "chunksize", "progress", "journal", "buffersize", "ordered")
+    raise TypeError(f"this call has no argument {name!r}{_did_you_mean(name, dict.fromkeys([*taken, *DEFAULTS]))}")
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("n_jobs", "processes", "num_cpus", "n_workers"), "workers"),
+    "batch_size": "chunksize",
+    "retry": "retries",
+    "max_retries": "retries",
+}
+
+
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(name, known, n=2, cutoff=0.7)
+    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, known, n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; it has {', '.join(sorted(known))}"
 
 
