@@ -74,7 +74,7 @@ def _draw_mine(results: dict[str, Any], path: Path) -> None:
     """The chart at the top: narrow, with each kind of work named over its dots, so that a phone shows it as it is."""
     table = Table(results)
     rows = [key for key in reversed(WORK) if table.size(key)]
-    figure, axes = _figure("The same work, in other libraries", "time, as a multiple of parmap's", "", (4.3, 6.4))
+    figure, axes = new_plot("The same work, in other libraries", "time, as a multiple of parmap's", "", (4.3, 6.4))
     colours = (COLOURS["multiprocessing.Pool"], "#edae49", "#6b9080")
     for (other, marker), colour in zip(zip(OTHERS, "o^s", strict=True), colours, strict=True):
         points = [(found, row) for row, key in enumerate(rows) if (found := ratio(table, key, other)) is not None]
@@ -90,7 +90,7 @@ def _draw_mine(results: dict[str, Any], path: Path) -> None:
     axes.set_yticks([])
     axes.set_ylim(-0.5, len(rows) - 0.1)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title: str, path: Path) -> None:

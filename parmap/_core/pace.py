@@ -32,6 +32,12 @@ class Cost(NamedTuple):
     """
 
 
+def cost_on_cluster(trip: float, workers: int) -> Cost:
+    """What a cluster says, whose workers are a *trip* away, in seconds there and back; one client has to feed all."""
+    aim = min(1.0, max(0.02, 20 * trip, 0.00025 * workers))
+    return Cost(aim=aim, depth=1, recalls=False, most=aim)
+
+
 class Pace:
     """What was learnt of a function: seconds and bytes of one call, as moving averages."""
 
