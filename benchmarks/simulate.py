@@ -34,16 +34,22 @@ class Setting(NamedTuple):
     name: str
     kind: Kind
     size: int
+    more: float = 0.0
+    """Seconds that a chunk costs the client besides."""
 
 
 HERE = Setting("8 processes here", PROCESSES, 8)
-SETTINGS = (HERE, *(Setting(f"cluster of {size:,}", CLUSTER, size) for size in (10, 100, 1000, 10_000)))
+SETTINGS = (
+    HERE,
+    *(Setting(f"cluster of {size:,}", CLUSTER, size) for size in (10, 100, 1000, 10_000)),
+    *(Setting(f"cluster of {size:,}, and 0.5 ms a chunk", CLUSTER, size, 0.0005) for size in (100, 1000, 10_000)),
+)
 Curves = dict[tuple[str, float], Found]
 
 
 def items_for(setting: Setting, length: float, scale: int) -> int:
-    """Enough for each worker to run for about a second, and to have five items."""
-    seconds = (0.01, 0.3, 1.0)[scale]
+    """Enough for each worker to run for about five seconds, and to have five items."""
+    seconds = (0.01, 0.5, 5.0)[scale]
     return max(5 * setting.size, int(setting.size * seconds / length))
 
 
@@ -52,7 +58,7 @@ def run(setting: Setting, length: float, scale: int, draw: Callable[[Random], fl
     gc.collect()
     gc.freeze()  # what other batches left is not looked through again
     engine = Engine(setting.kind, setting.size, Lengths(draw, length, SEED))
-    return drive(engine, items_for(setting, length, scale), charged=True)
+    return drive(engine, items_for(setting, length, scale), charged=True, more=setting.more)
 
 
 def measure(scale: int) -> Curves:
@@ -114,11 +120,12 @@ def table_of_clients(found: Curves) -> list[str]:
         if (setting.name, TOLD[0]) not in found:
             continue
         each = found[setting.name, 1e-3]
-        items = each.ended / each.client
+        cost = each.client / each.chunks
+        ends = 1 / (cost + setting.more)
         lines.append(
             f"| {setting.name} | {'' if setting is HERE else pays_from(found, setting)} | {busy_from(found, setting)} "
-            f"| {each.client / each.chunks * 1e6:.0f} µs | {each.chunks / each.client:,.0f} "
-            f"| {round(items, -4):,.0f} | {memory(setting) / 1024:.1f} kB |"
+            f"| {cost * 1e6:.0f} µs | {ends:,.0f} | {round(ends * each.ended / each.chunks, -4):,.0f} "
+            f"| {memory(setting) / 1024:.1f} kB |"
         )
         print(lines[-1], flush=True)
     return lines

@@ -207,11 +207,12 @@ class Engine(Backend):
 
     # what happens
 
-    def send_off(self) -> None:
-        """What the client has sent is on its way."""
-        for chunk in self.sent:
+    def send_off(self, taken: float) -> None:
+        """What the client has sent is on its way, or will be, one after the other, within the seconds *taken*."""
+        for number, chunk in enumerate(self.sent, 1):
             running = self.chunks[chunk.number] = Running(chunk)
-            self.at(self.now + self.kind.trip, lambda running=running: self._arrive(running))  # type: ignore[misc]
+            when = self.now + taken * number / len(self.sent) + self.kind.trip
+            self.at(when, lambda running=running: self._arrive(running))  # type: ignore[misc]
         self.sent.clear()
 
     def _arrive(self, running: Running) -> None:

@@ -75,8 +75,11 @@ class Found(NamedTuple):
     sink: Sink
 
 
-def drive(engine: Engine, size: int, *, charged: bool, each: bool = False) -> Found:
-    """Run *size* items to their end; *charged*: the clock goes on by what the ledger takes; *each*: count each item."""
+def drive(engine: Engine, size: int, *, charged: bool, more: float = 0.0, each: bool = False) -> Found:
+    """Run *size* items to their end; *each*: count each item.
+
+    If *charged*, the clock goes on by what the ledger takes, and by *more* seconds for each chunk.
+    """
     sink = Sink(size, each=each)
     ledger = ElasticLedger(engine, engine.now)
     job = Job(CALL, sink)
@@ -95,9 +98,10 @@ def drive(engine: Engine, size: int, *, charged: bool, each: bool = False) -> Fo
         timeout = ledger.timeout(now)
         taken = time.thread_time() - begin
         client += taken
-        engine.go_on(now + (taken if charged else 1e-6), deaf=True)  # two looks at a clock differ
+        taken = taken + more * len(engine.sent) if charged else 1e-6  # two looks at a clock differ
         chunks += len(engine.sent)
-        engine.send_off()
+        engine.send_off(taken)
+        engine.go_on(now + taken, deaf=True)
         if busy is None and not job.waiting:
             busy = engine.busy_until_now() / max(engine.now, 1e-9)
         if not sink.is_over:
