@@ -41,8 +41,6 @@ LOOK = 0.03
 
 _QUIET = 1.0  # seconds without use after which there are no more looks: the next caller wakes the engine first
 _AT_ONCE = 32  # chunks that are started until the engine listens again: the first of a call tell how large others are
-    32  # chunks that are started until the engine listens again: the first of a call tell how large others may be
-)
 
 
 class Ledger:
