@@ -137,6 +137,7 @@ bench: ## the speed of parmap beside its peers, in twenty minutes; writes docs/s
 	$(BENCH)/python benchmarks/run.py
 	$(BENCH)/python benchmarks/ablation.py
 	$(BENCH)/python benchmarks/costs.py
+	$(BENCH)/python benchmarks/simulate.py
 
 bench-page: ## the page and the plots again, from the last results
 	$(BENCH)/python benchmarks/run.py --again

@@ -1,38 +1,23 @@
-"""What each mechanism of parmap buys: the same work with the mechanism on and off.
+"""What each mechanism of parmap buys: the same work with it on, and switched off through parmap's internals.
 
-Usage: ablation.py [--quick | --smoke] [--page PAGE]
-       ablation.py OUTPUT --cell MECHANISM on|off SIZE REPEATS
-
-Each measurement is a process of its own; on and off take turns. The mechanism is switched off through parmap's
-internals: in this process before the pool is made, and in the workers by an initializer. Writes the table into the page
-of the documentation, between its markers.
+See `pairs` for how it is run.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
-import tempfile
-import time
 from importlib import import_module
-from itertools import repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import items
 import tasks
+from pairs import Comparison
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HERE = Path(__file__).resolve().parent
-PAGE = HERE.parent / "docs" / "speed" / "how-fast-and-why.md"
-BEGIN, END = "<!-- ablation: begin -->", "<!-- ablation: end -->"
 WORKERS = 2
 ARRAY = 32 << 20
-BUDGET = 100.0
-"""Seconds for all measurements; those that come too late are told as missing."""
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
@@ -138,14 +123,10 @@ def _no_joining() -> None:
     _set(Lane, "make_job", make_job)
 
 
-def _no_sharing() -> None:
-    from parmap.backends._processes.line import parts
+def _no_marks() -> None:
+    from parmap._travel.code.marks import Mark
 
-    class Without:
-        smallest = 1 << 62
-        enabled = False
-
-    _set(parts, "Limits", Without)
+    _set(Mark, "holds", lambda *_: False)
 
 
 def _nothing() -> None:
@@ -199,11 +180,9 @@ def _map_surprise(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.busy, options).map(seconds)
 
 
-def _map_closure(options: dict[str, Any], size: int) -> Callable[[], Any]:
-    import numpy as np
-
-    look_up = tasks.capture(np.arange(ARRAY // 4, dtype=float))
-    return lambda: _function(look_up, options).map(range(size))
+def _submit_closure(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    function = _function(tasks.capture(list(range(100))), options)
+    return lambda: [function.submit(number % 100).result() for number in range(size)]
 
 
 def _submit_many(options: dict[str, Any], size: int) -> Callable[[], Any]:
@@ -241,7 +220,13 @@ MECHANISMS = (
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
     Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results", _map_first_results, (2, 12, 24)),
     Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
-    Mechanism("a closure is written once", _no_sharing, "closure over a 64 MB array", _map_closure, (20, 1000, 2000)),
+    Mechanism(
+        "nothing unchanged is packed again",
+        _no_marks,
+        "`submit().result()` of a closure over a list",
+        _submit_closure,
+        (20, 500, 1000),
+    ),
     Mechanism(
         "chunks follow the clock", _nothing, "tasks of about 50 µs", _map_short, (200, 5000, 20_000), ("chunksize", 1)
     ),
@@ -256,76 +241,26 @@ MECHANISMS = (
         "the waiter reads", _no_reading, "one `submit().result()` at a time", _submit_one_by_one, (20, 500, 1000)
     ),
 )
-BY_NAME = {mechanism.name: mechanism for mechanism in MECHANISMS}
 
 
-def run_cell(output: str, name: str, state: str, size: int, repeats: int) -> None:
-    """Measure one mechanism in one state; writes a list of seconds."""
-    mechanism = BY_NAME[name]
+def prepare(mechanism: Mechanism, state: str, size: int) -> Callable[[], Any]:
+    """The work with a mechanism on or off: here, before there is a pool, and in the workers by an initializer."""
     options: dict[str, Any] = {}
     if state == "off":
         mechanism.off()
         options["initializer"] = mechanism.off
         options |= dict([mechanism.option] if mechanism.option else [])
-    work = mechanism.make(options, size)
-    work()  # starts the workers, and makes what is used again
-    seconds = []
-    for _ in repeat(None, repeats):
-        begin = time.perf_counter()
-        result = work()
-        seconds.append(time.perf_counter() - begin)
-        del result
-    part = Path(f"{output}.part")
-    part.write_text(json.dumps(seconds))
-    part.rename(output)
-
-
-def measure(scale: int, scratch: Path) -> list[str]:
-    """The rows of the table."""
-    from process import run_python
-
-    end = time.perf_counter() + BUDGET
-    lines = ["| mechanism | work | with | without | buys |", "| --- | --- | --- | --- | --- |"]
-    for mechanism in MECHANISMS:
-        size = mechanism.sizes[scale]
-        found: dict[str, list[float]] = {"on": [], "off": []}
-        failure = ""
-        for state in ("on", "off") * (1, 1, 2)[scale]:
-            left = end - time.perf_counter()
-            arguments = ["ablation.py", "--cell", mechanism.name, state, str(size), str((1, 2, 3)[scale])]
-            answers, wrong = run_python(arguments, scratch, min(20.0, left)) if left > 1 else ([], "no time was left")
-            found[state] += answers  # type: ignore[arg-type]
-            failure = failure or wrong
-        lines.append(_row(mechanism, size, found, failure))
-        print(lines[-1], flush=True)
-    return lines
-
-
-def _row(mechanism: Mechanism, size: int, found: dict[str, list[float]], failure: str) -> str:
-    begin = f"| {mechanism.name} | {size:,} × {mechanism.work}"
-    if not (found["on"] and found["off"]):
-        return f"{begin} | | | {failure} |"
-    on, off = statistics.median(found["on"]), statistics.median(found["off"])
-    return f"{begin} | {on * 1e3:.1f} ms | {off * 1e3:.1f} ms | {off / on:.2f} × |"
-
-
-def main() -> int:
-    """Measure one cell, or everything."""
-    if "--cell" in sys.argv:
-        output, _, name, state, size, repeats = sys.argv[1:]
-        run_cell(output, name, state, int(size), int(repeats))
-        return 0
-    scale = 0 if "--smoke" in sys.argv else 1 if "--quick" in sys.argv else 2
-    page = Path(sys.argv[sys.argv.index("--page") + 1]) if "--page" in sys.argv else PAGE
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as scratch:
-        lines = measure(scale, Path(scratch))
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join([BEGIN, "", *lines, "", END])
-    page.write_text(before + table + after)
-    return 0
+    return mechanism.make(options, size)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(
+        Comparison(
+            "ablation.py",
+            MECHANISMS,
+            ("on", "off"),
+            prepare,
+            "| mechanism | work | with | without | buys |",
+            lambda on, off: f"{on * 1e3:.1f} ms | {off * 1e3:.1f} ms | {off / on:.2f} ×",
+        ).main()
+    )

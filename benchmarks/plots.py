@@ -51,7 +51,8 @@ def draw(results: dict[str, Any], docs: Path) -> None:
     _draw_payload(results, docs / "benchmarks-payload.svg")
 
 
-def _figure(title: str, x: str, y: str, size: tuple[float, float] = (7.0, 3.6)) -> tuple[Any, Any]:
+def new_plot(title: str, x: str, y: str, size: tuple[float, float] = (7.0, 3.6)) -> tuple[Any, Any]:
+    """An empty plot, and its axes."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=size, layout="constrained")
@@ -61,7 +62,8 @@ def _figure(title: str, x: str, y: str, size: tuple[float, float] = (7.0, 3.6)) 
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """Write a plot into a file."""
     from matplotlib import pyplot as plt
 
     figure.savefig(path, format="svg", metadata={"Date": None})
@@ -72,7 +74,7 @@ def _draw_mine(results: dict[str, Any], path: Path) -> None:
     """The chart at the top: narrow, with each kind of work named over its dots, so that a phone shows it as it is."""
     table = Table(results)
     rows = [key for key in reversed(WORK) if table.size(key)]
-    figure, axes = _figure("The same work, in other libraries", "time, as a multiple of parmap's", "", (4.3, 6.4))
+    figure, axes = new_plot("The same work, in other libraries", "time, as a multiple of parmap's", "", (4.3, 6.4))
     colours = (COLOURS["multiprocessing.Pool"], "#edae49", "#6b9080")
     for (other, marker), colour in zip(zip(OTHERS, "o^s", strict=True), colours, strict=True):
         points = [(found, row) for row, key in enumerate(rows) if (found := ratio(table, key, other)) is not None]
@@ -88,7 +90,7 @@ def _draw_mine(results: dict[str, Any], path: Path) -> None:
     axes.set_yticks([])
     axes.set_ylim(-0.5, len(rows) - 0.1)
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title: str, path: Path) -> None:
@@ -98,7 +100,7 @@ def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title
         for work in workloads
         if work.unit != "MB" and ("parmap", _size(results, work.key)) in medians(results, work.key)
     ]
-    figure, axes = _figure(title, "time, as a multiple of parmap's", "", (9.0, 6.0))
+    figure, axes = new_plot(title, "time, as a multiple of parmap's", "", (9.0, 6.0))
     for number, name in enumerate(name for name in PEERS if any(name in work.peers for work in rows)):
         xs, ys = [], []
         for row, workload in enumerate(reversed(rows)):
@@ -113,14 +115,15 @@ def _draw_ratios(results: dict[str, Any], workloads: tuple[Workload, ...], title
     axes.set_yticks(range(len(rows)), [workload.title.replace("`", "") for workload in reversed(rows)])
     if rows:
         figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _size(results: dict[str, Any], key: str) -> int:
     return next((int(cell["size"]) for cell in results["cells"] if cell["workload"] == key), 0)
 
 
-def _curve(axes: Any, points: dict[tuple[str, int], float], value: Callable[[int, float], float]) -> None:
+def curve(axes: Any, points: dict[tuple[str, int], float], value: Callable[[int, float], float]) -> None:
+    """Draw a line for each name."""
     for name in dict.fromkeys(name for name, _ in points):
         sizes = sorted(size for other, size in points if other == name)
         axes.plot(
@@ -131,38 +134,38 @@ def _curve(axes: Any, points: dict[tuple[str, int], float], value: Callable[[int
 
 
 def _draw_items(results: dict[str, Any], path: Path) -> None:
-    figure, axes = _figure("Cost of an item: `map`, tiny tasks", "items", "time per item (µs)")
-    _curve(axes, medians(results, "curve items"), lambda size, seconds: seconds / size * 1e6)
+    figure, axes = new_plot("Cost of an item: `map`, tiny tasks", "items", "time per item (µs)")
+    curve(axes, medians(results, "curve items"), lambda size, seconds: seconds / size * 1e6)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_memory(results: dict[str, Any], path: Path) -> None:
-    figure, axes = _figure("Growth of the parent: `imap`, tiny tasks", "items", "growth (MB)")
+    figure, axes = new_plot("Growth of the parent: `imap`, tiny tasks", "items", "growth (MB)")
     reached: dict[tuple[str, int], float] = {}  # by the items that came through in time
     for cell in results["cells"]:
         if cell["workload"] == "curve stream" and "values" in cell:
             reached[cell["contestant"], cell["items"]] = cell["values"][0]
-    _curve(axes, reached, lambda _, grown: grown / 1e6)
+    curve(axes, reached, lambda _, grown: grown / 1e6)
     axes.set_xscale("log")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _draw_workers(results: dict[str, Any], path: Path) -> None:
     title = f"{BY_KEY['curve workers'].title.capitalize()}, on {results['machine']['cores']} cores"
-    figure, axes = _figure(title, "workers", "seconds")
+    figure, axes = new_plot(title, "workers", "seconds")
     work = medians(results, "curve workers")
-    _curve(axes, {(f"{name}: 4,000 short tasks", size): value for (name, size), value in work.items()}, _as_is)
+    curve(axes, {(f"{name}: 4,000 short tasks", size): value for (name, size), value in work.items()}, _as_is)
     starts = {
         (f"{cell['contestant']}: start", cell["size"]): cell["start"]
         for cell in results["cells"]
         if cell["workload"] == "curve workers" and "start" in cell
     }
-    _curve(axes, starts, _as_is)
+    curve(axes, starts, _as_is)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _as_is(_: int, value: float) -> float:
@@ -170,9 +173,9 @@ def _as_is(_: int, value: float) -> float:
 
 
 def _draw_payload(results: dict[str, Any], path: Path) -> None:
-    figure, axes = _figure("One call with a growing argument", "bytes", "seconds")
+    figure, axes = new_plot("One call with a growing argument", "bytes", "seconds")
     points = medians(results, "curve payload")
-    _curve(axes, points, _as_is)
+    curve(axes, points, _as_is)
     sizes = sorted({size for _, size in points})
     speed = results["reference"]["memcpy"]
     axes.plot(sizes, [size / speed for size in sizes], ":", color="grey", label="one copy in memory")
@@ -180,4 +183,4 @@ def _draw_payload(results: dict[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-5)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)

@@ -111,7 +111,7 @@ def test_misspelled_when_decorating():
 def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None:
     """So do the decorator, and names that other libraries have."""
     with pytest.raises(TypeError, match=f"no option '{given}'; did you mean '{meant}'"):
-        parallel(abs, **{given: 2})  # type: ignore[call-overload]
+        parmap.parallel(abs, **{given: 2})  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None
 )
 def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:
     """Whoever gives `timeout` to a call is told where it belongs, and of a misspelling what was meant."""
-    call = getattr(parallel(abs), method)
+    call = getattr(parmap.parallel(abs), method)
     with pytest.raises(TypeError, match=r"use f\.options\(timeout=…\)"):
         call([1], timeout=3)
     with pytest.raises(TypeError, match="did you mean 'chunksize'"):

@@ -39,8 +39,8 @@ SETTLE = 0.002
 LOOK = 0.03
 """Seconds between looks at leased workers, as long as callers use them."""
 
-_QUIET = 1.0
-"""Seconds without use after which there are no more looks: the next caller wakes the engine first."""
+_QUIET = 1.0  # seconds without use after which there are no more looks: the next caller wakes the engine first
+_AT_ONCE = 32  # chunks that are started until the engine listens again: the first of a call tell how large others are
 
 
 class Ledger:
@@ -60,6 +60,7 @@ class Ledger:
         self.idle_since: float = now
         self._next_look: float | None = None
         self._used_at = now
+        self._has_more = False  # to start, when the engine has listened
 
     # time
 
@@ -82,14 +83,15 @@ class Ledger:
         """Do what is due."""
         while self._timers and self._timers[0][0] <= now:
             heapq.heappop(self._timers)[2](now)
-        late = self.scheduler.hostages(now)
-        if late is not None:
+        if (late := self.scheduler.hostages(now)) is not None:
             self._rescue(late, now)
         if self._next_look is not None and now >= self._next_look:
             self._look(now)
 
     def timeout(self, now: float) -> float | None:
-        """Seconds until `ring` has something to do; `None`: nothing, unless something happens."""
+        """Seconds until `ring` or `dispatch` have something to do; `None`: nothing, unless something happens."""
+        if self._has_more:
+            return 0.0
         times = [self._timers[0][0]] if self._timers else []
         times += [when for when in (self.scheduler.next_time(), self._next_look) if when is not None]
         if not self.scheduler.is_idle or self._backend.leased():
@@ -105,8 +107,7 @@ class Ledger:
     def _fall_asleep(self, now: float) -> None:
         """Stop the workers; they come back when they are needed."""
         if self.take_back_leases(now):
-            for slot in list(self.scheduler.slots):
-                self.scheduler.remove_slot(slot)
+            self.scheduler.remove_all_slots()
             self._backend.close()
 
     # leases
@@ -153,8 +154,7 @@ class Ledger:
     def dispatch(self, now: float) -> None:
         """Start what can be started; let callers have the workers that are left."""
         self._start_all(now)
-        demand = self.scheduler.demand
-        if demand:
+        if demand := self.scheduler.demand:
             self.warm_up(len(self.scheduler.slots) + demand)
             self._start_all(now)
         if self._lends and not self.scheduler.has_work:
@@ -164,13 +164,17 @@ class Ledger:
                     slot.asked_back = False
 
     def _start_all(self, now: float) -> None:
-        while (chunk := self.scheduler.next(now, lambda slot: self._take_back(slot, now))) is not None:
+        for _ in range(_AT_ONCE):
+            chunk = self.scheduler.next(now, lambda slot: self._take_back(slot, now))
+            if chunk is None:
+                break
             self._chunks[chunk.number] = chunk
             taken = self._backend.start(chunk, chunk.job.sink.mode)
             if taken < len(chunk.items):
                 self.scheduler.trim(chunk, taken)
             if chunk.job.timeout is not None:
                 self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
+        self._has_more = chunk is not None
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
         """Kill the worker if its item is over its time; otherwise look again when it would be."""
@@ -272,8 +276,7 @@ class Ledger:
                 return True
         if job is None:
             return False
-        chunk = self.scheduler.find(job, item)
-        if chunk is None:
+        if (chunk := self.scheduler.find(job, item)) is None:
             self.scheduler.drop(job, item)
         elif not self._backend.kills:
             return False
@@ -325,8 +328,7 @@ class Ledger:
         for chunk in self._chunks.values():
             self.scheduler.release(chunk)
         self._chunks.clear()
-        for slot in list(self.scheduler.slots):
-            self.scheduler.remove_slot(slot)
+        self.scheduler.remove_all_slots()
 
     # what happened
 
@@ -343,10 +345,9 @@ class Ledger:
             chunk.passage.back(report)
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
         self.stop_soon(stop, now)
-        slot = chunk.slot
-        if slot in self.scheduler.slots and self.scheduler.is_spent(slot):
-            self.scheduler.remove_slot(slot)
-            self._backend.retire(slot)
+        if chunk.slot in self.scheduler.slots and self.scheduler.is_spent(chunk.slot):
+            self.scheduler.remove_slot(chunk.slot)
+            self._backend.retire(chunk.slot)
 
     def died(self, died: Died, now: float) -> list[Future[Any]]:
         """A worker is gone; returns the tasks that callers had given it, and that are to be run elsewhere."""

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from parmap._core.pace import BYTE_CAP, Cost
+from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
 from parmap._results.relay import relay
 from parmap._travel.broadcast import far_away
 from parmap._travel.failure import Failure
@@ -146,9 +146,7 @@ class Cluster(Outgoing):
         call.pace.learn_bytes(payload.count, payload.nbytes)
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
         stop_early = job.fail_fast and not job.retries
-        is_alone = len(self.flights) < self.options.workers and all(
-            each.slot != chunk.slot for each in self.flights.values()
-        )
+        is_alone = len(self.flights) < self.options.workers
         try:
             order = Order(
                 self._setup(),
@@ -307,8 +305,7 @@ class Cluster(Outgoing):
             self.cost = cost
 
     def _cost_now(self) -> Cost:
-        aim = min(1.0, max(0.02, 20 * self.overhead))
-        return Cost(aim=aim, depth=1, recalls=False, most=aim)
+        return cost_on_cluster(self.overhead, self._slots())
 
     def _look(self, now: float) -> list[Event]:
         self.look()
@@ -319,6 +316,8 @@ class Cluster(Outgoing):
         elif now > self._heard_at + _PATIENCE and not self._has_warned and (missing := self.missing()):
             self._has_warned = True
             logging.getLogger("parmap").warning("no worker has been found for %d s: %s", _PATIENCE, missing)
+        if self._slots() != self._employed[0]:
+            self.cost = self._cost_now()
         employed = self._slots(), self.cost
         if employed == self._employed:
             return []
