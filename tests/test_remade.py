@@ -144,6 +144,24 @@ def test_what_can_not_travel_is_named(script: Script, name: str) -> None:
         assert "socket" in line
 
 
+@pytest.mark.parametrize("name", ["Lock", "Value", "Event"])
+def test_what_multiprocessing_shares_by_inheritance(processes: dict[str, Any], name: str) -> None:
+    """As an argument, a captured variable or an initializer's argument it is refused; a manager is the way out."""
+    import multiprocessing
+
+    arguments = ("i", 0) if name == "Value" else ()
+    shared = getattr(multiprocessing.get_context("spawn"), name)(*arguments)
+    calls = [
+        lambda: parallel(id, **processes).map([shared]),
+        lambda: parallel(lambda _: shared, **processes).submit(1).result(),
+        lambda: parallel(abs, initializer=lambda _: None, initargs=(shared,), **processes).map([1]),
+    ]
+
+    for call in calls:
+        with pytest.raises(SerializationError, match=r"through inheritance; .*multiprocessing.Manager\(\)"):
+            call()
+
+
 def test_a_lock_as_an_argument_is_refused(processes: dict[str, Any]) -> None:
     """It would lock nobody out."""
     import threading

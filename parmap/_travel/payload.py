@@ -23,7 +23,7 @@ from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers
 from parmap._travel.held import held
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import OUT_OF_BAND, Stream
-from parmap._travel.text import called
+from parmap._travel.text import called, reason_of
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def dump(
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        message = f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}"
+        message = f"{_short_type(item)} can't be pickled: {reason_of(error)}"
         raise SerializationError(message) from error
 
 
