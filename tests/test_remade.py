@@ -144,6 +144,30 @@ def test_what_can_not_travel_is_named(script: Script, name: str) -> None:
         assert "socket" in line
 
 
+def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
+    """As an argument, a captured variable or an initializer's argument it is refused; a manager is the way out."""
+    done = script.run("""
+        import multiprocessing
+        from parmap import SerializationError, parallel
+
+        for shared in multiprocessing.Lock(), multiprocessing.Value("i", 0), multiprocessing.Queue():
+            for call in (
+                lambda: parallel(id, workers=1).map([shared]),
+                lambda: parallel(lambda _: shared, workers=1).submit(1).result(),
+                lambda: parallel(abs, workers=1, initializer=lambda _: None, initargs=(shared,)).map([1]),
+            ):
+                try:
+                    call()
+                except SerializationError as error:
+                    told = str(error)
+                    assert "inheritance; take one of a multiprocessing.Manager(), which can be sent" in told, told
+                else:
+                    assert False
+    """)
+
+    assert done.stderr == ""
+
+
 def test_a_lock_as_an_argument_is_refused(processes: dict[str, Any]) -> None:
     """It would lock nobody out."""
     import threading

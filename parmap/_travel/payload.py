@@ -22,7 +22,7 @@ from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value,
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import OUT_OF_BAND, Stream, held
-from parmap._travel.text import called
+from parmap._travel.text import called, reason_of
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def dump(
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        raise SerializationError(f"{_short_type(item)} can't be pickled: {type(error).__name__}: {error}") from error
+        raise SerializationError(f"{_short_type(item)} can't be pickled: {reason_of(error)}") from error
 
 
 def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None) -> Packed:

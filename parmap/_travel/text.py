@@ -147,3 +147,11 @@ def _field(value: Any, place: Any, name: str) -> Any:
         if type(place) is MemberDescriptorType
         else object.__getattribute__(value, "__dict__")[name]
     )
+
+
+def reason_of(error: BaseException, otherwise: str = "") -> str:
+    """Why something can't be pickled, and a way out: *otherwise*, if none is known."""
+    told = f"{type(error).__name__}: {error}"
+    if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
+        otherwise = "take one of a multiprocessing.Manager(), which can be sent"
+    return f"{told}; {otherwise}" if otherwise else told

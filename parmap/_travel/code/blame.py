@@ -8,7 +8,7 @@ from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, Meth
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_value import cloud_dumps, globals_of, is_by_value
-from parmap._travel.text import called
+from parmap._travel.text import called, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,7 @@ _WAY_OUT = "make it in the task itself, or in an initializer=, or give the task 
 
 def blame(function: Any, error: BaseException) -> str:
     """Say what in *function*, or in the functions and classes that it reaches, *error* came from."""
-    told = f"{type(error).__name__}: {error}"
+    told = reason_of(error)
     if isinstance(error, RecursionError):
         return told
     left = deque([function])
@@ -35,8 +35,7 @@ def blame(function: Any, error: BaseException) -> str:
             try:
                 cloud_dumps(value)
             except Exception as problem:  # noqa: BLE001 - the user's code
-                reason = f"{type(problem).__name__}: {problem}"
-                return f"{what} of {called(thing)} can't be pickled ({reason}); {_WAY_OUT}"
+                return f"{what} of {called(thing)} can't be pickled: {reason_of(problem, _WAY_OUT)}"
     return told
 
 
