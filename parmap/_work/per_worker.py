@@ -15,8 +15,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
-from parmap._travel.code.by_name import by_name, explain, name_of, reference
-from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.code.by_name import by_name, explain, name_of
+from parmap._travel.payload import dump_call
 from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
@@ -185,9 +185,7 @@ class PerWorker(Generic[T_co]):
         self._packing = True
         try:
             with held_apart():
-                find, args, _ = reference(self.__wrapped__)
-                packed = dump_plainly((find, args)) or dump_function(self.__wrapped__, (find, args))
-                self._packed = packed.keep()
+                self._packed = dump_call(self.__wrapped__).keep()
         finally:
             self._packing = False
 
