@@ -168,7 +168,7 @@ class PerWorker(Generic[T_co]):
         return self.__wrapped__()
 
     @property
-    def packed(self) -> Any:
+    def packed(self) -> Packed | None:
         """The factory as it travels: as it was when it was first to do so. `None`: it came here, or is just packed.
 
         Raises:
@@ -178,16 +178,13 @@ class PerWorker(Generic[T_co]):
             return None
         with self._turn:
             if self._packed is None and not self._packing:  # else it is reached by itself
-                self._pack()
+                self._packing = True
+                try:
+                    with held_apart():
+                        self._packed = dump_call(self.__wrapped__).keep()
+                finally:
+                    self._packing = False
             return self._packed
-
-    def _pack(self) -> None:
-        self._packing = True
-        try:
-            with held_apart():
-                self._packed = dump_call(self.__wrapped__).keep()
-        finally:
-            self._packing = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = self._find_name()
