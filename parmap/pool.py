@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parmap._calls.dropin import InTurn, Owned, OwnOptions
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
+from parmap._results.callbacks import callbacks
 from parmap._results.futures import notify
 from parmap._work.cpus import cpu_count
 
@@ -72,7 +73,6 @@ class Pool:
         self._owned = Owned("Pool", values, context, finish=False)
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
-        self._callbacks: set[_Notified[Any]] = set()
 
     # one task
 
@@ -155,11 +155,10 @@ class Pool:
         return self._result(future, callback, error_callback)
 
     def _result(self, future: Future[Any], callback: Any, error_callback: Any) -> AsyncResult[Any]:
-        if callback is None and error_callback is None:
-            result = future.async_result
-            result.owner = self
-            return result
-        return _Notified(future, self, callback, error_callback)
+        has_callbacks = callback is not None or error_callback is not None
+        result = _Notified(future, callback, error_callback) if has_callbacks else future.async_result
+        result.owner = self
+        return result
 
     # as they come
 
@@ -227,8 +226,7 @@ class Pool:
         for stream in list(self._streams):
             stream.read_all()
         self._owned.close(wait=True)
-        for result in list(self._callbacks):
-            result.wait()
+        callbacks.join(None)
 
     def __enter__(self) -> Self:
         """Use as a context manager: leaving the block terminates the pool."""
@@ -277,14 +275,6 @@ class Pool:
                 if self._owned.closed and not self._streams:
                     self._owned.close()
 
-    def expect(self, result: _Notified[Any]) -> None:
-        """A result has callbacks that :meth:`join` waits for."""
-        self._callbacks.add(result)
-
-    def forget(self, result: _Notified[Any]) -> None:
-        """The callbacks of a result have run."""
-        self._callbacks.discard(result)
-
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and value >= 1
@@ -298,13 +288,11 @@ def _read(iterable: Iterable[Any]) -> Iterable[Any]:
 class _Notified(AsyncResult[R]):
     """A result with callbacks: it is ready when they have run."""
 
-    def __init__(self, future: Future[R], pool: Pool, callback: Any, error_callback: Any) -> None:
+    def __init__(self, future: Future[R], callback: Any, error_callback: Any) -> None:
         super().__init__(future)
-        self._pool: Pool | None = pool
         self._callback = callback
         self._error_callback = error_callback
         self._event = threading.Event()
-        pool.expect(self)
         notify(self._notify, future)
 
     def _notify(self, future: Future[R]) -> None:
@@ -317,9 +305,6 @@ class _Notified(AsyncResult[R]):
                 self._callback(future.result())
         finally:
             self._event.set()
-            if self._pool is not None:
-                self._pool.forget(self)
-            self._pool = None
 
     def ready(self) -> bool:
         """Whether the task has ended and its callback has run."""

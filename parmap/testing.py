@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
+
+from parmap._calls.options import resolve
+from parmap._engine import pools
+from parmap._engine.engine import Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +44,6 @@ def check_backend(make: Callable[[Any], Any]) -> list[str]:
         it can be used again after it was idle
         nothing is left waiting at the end
     """
-    from parmap._calls.options import resolve
-    from parmap._engine.engine import Engine
-
     told = []
     for words, check in _CHECKS:
         options = resolve({"workers": 2, "backend": "threads", "idle_timeout": 0.05})
@@ -59,34 +63,22 @@ def _inverse(x: int) -> float:
 
 
 def _order(engine: Any, options: Any) -> None:
-    from parmap._engine import pools
-
     found = pools.map(_double, (range(1000),), options, engine=engine)
     assert found == [2 * x for x in range(1000)], "map returned something else"  # noqa: S101 - that is what it is for
 
 
 def _stream(engine: Any, options: Any) -> None:
-    from itertools import count
-
-    from parmap._engine import pools
-
     with pools.stream(_double, (count(),), options, engine=engine) as stream:
         assert [next(stream) for _ in range(50)] == [2 * x for x in range(50)], "imap yielded something else"  # noqa: S101
 
 
 def _errors(engine: Any, options: Any) -> None:
-    from parmap._engine import pools
-
     found = pools.map(_inverse, ([1, 0, 2, 0, 4],), options, return_exceptions=True, engine=engine)
     kinds = [type(each).__name__ for each in found]
     assert kinds == ["float", "ZeroDivisionError", "float", "ZeroDivisionError", "float"], str(kinds)  # noqa: S101
 
 
 def _retries(engine: Any, options: Any) -> None:
-    import tempfile
-
-    from parmap._engine import pools
-
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{folder}/{number}" for number in range(5)]
         found = pools.map(_fail_once, (paths,), options.replace(retries=1), engine=engine)
@@ -103,8 +95,6 @@ def _fail_once(path: str) -> str:
 
 
 def _fail_fast(engine: Any, options: Any) -> None:
-    from parmap._engine import pools
-
     try:
         pools.map(_inverse, ([1, 0, 2],), options, engine=engine)
     except ZeroDivisionError:
@@ -113,8 +103,6 @@ def _fail_fast(engine: Any, options: Any) -> None:
 
 
 def _submit(engine: Any, options: Any) -> None:
-    from parmap._engine import pools
-
     futures = [pools.submit(_double, (number,), {}, options, engine=engine) for number in range(50)]
     found = [future.result(30) for future in futures]
     assert found == [2 * number for number in range(50)], "a future has another result"  # noqa: S101
@@ -125,16 +113,12 @@ def _double(x: int) -> int:
 
 
 def _idle(engine: Any, options: Any) -> None:
-    import time
-
     _order(engine, options)
     time.sleep(0.2)
     _order(engine, options)
 
 
 def _end(engine: Any, options: Any) -> None:
-    from parmap._engine import pools
-
     future = pools.submit(_double, (1,), {}, options, engine=engine)
     engine.close(wait=False)
     assert future.result(30) == 2, "what was submitted before the end has no result"  # noqa: S101, PLR2004

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.code.by_name import by_name, names_stranger
+from parmap._travel.code.by_name import by_name, names_stranger, reference
 from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value, plain_pickler
 from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
@@ -293,6 +293,17 @@ def _class_to_keep(cls: type) -> tuple[Any, ...] | None:
     if "<locals>" in cls.__qualname__:
         raise TypeError(f"the class {cls.__qualname__} is made in a function, where another run can't find it")
     return by_name, (cls.__module__, cls.__qualname__, 0, None)
+
+
+def dump_call(function: Any, *more: Any) -> Packed:
+    """Pickle how a function is found, with which arguments, and what goes with it.
+
+    Raises:
+        SerializationError: there is something in it that no other process can have.
+    """
+    find, args, _ = reference(function)
+    what = find, args, *more
+    return dump_plainly(what) or dump_function(function, what)
 
 
 def dump_plainly(what: Any) -> Packed | None:

@@ -15,8 +15,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
-from parmap._travel.code.by_name import by_name, explain, name_of, reference
-from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.code.by_name import by_name, explain, name_of
+from parmap._travel.payload import dump_call
 from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
@@ -168,7 +168,7 @@ class PerWorker(Generic[T_co]):
         return self.__wrapped__()
 
     @property
-    def packed(self) -> Any:
+    def packed(self) -> Packed | None:
         """The factory as it travels: as it was when it was first to do so. `None`: it came here, or is just packed.
 
         Raises:
@@ -178,18 +178,13 @@ class PerWorker(Generic[T_co]):
             return None
         with self._turn:
             if self._packed is None and not self._packing:  # else it is reached by itself
-                self._pack()
+                self._packing = True
+                try:
+                    with held_apart():
+                        self._packed = dump_call(self.__wrapped__).keep()
+                finally:
+                    self._packing = False
             return self._packed
-
-    def _pack(self) -> None:
-        self._packing = True
-        try:
-            with held_apart():
-                find, args, _ = reference(self.__wrapped__)
-                packed = dump_plainly((find, args)) or dump_function(self.__wrapped__, (find, args))
-                self._packed = packed.keep()
-        finally:
-            self._packing = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         found = self._find_name()

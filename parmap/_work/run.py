@@ -23,7 +23,7 @@ from parmap._work.seeds import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-    from typing import Protocol, TypeAlias
+    from typing import Protocol
 
     class Page(Protocol):
         """Where it is noted which items run, and up to which they may: `_page.Page`, or the like for a thread."""
@@ -138,8 +138,8 @@ def _awaited(function: Any) -> Callable[..., Any]:
     return run
 
 
-class _Values:
-    """Items that need no decoding, or can't fail to decode.
+class Work:
+    """The items of a run, which need no decoding, or can't fail to decode.
 
     A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
     """
@@ -175,20 +175,14 @@ class _Values:
         return self._values[len(self._results) - 1]
 
 
-class _Streams:
+class _Streams(Work):
     """Items that are decoded when they are asked for; an error of the decoding is told from one of the task."""
 
     def __init__(self, items: Pack, count: int, results: list[Any]) -> None:
-        self.limit: int = count
+        super().__init__((), count, results)
         self._items = iter(items)
-        self._results = results
         self._begun = 0
         self._last: Any = None
-
-    @property
-    def running(self) -> int:
-        """Which item runs."""
-        return len(self._results)
 
     def one(self, _: int) -> Any:
         return next(self)
@@ -210,16 +204,8 @@ class _Streams:
             self._begun += 1
         return self._last
 
-    def cut(self) -> None:
-        """Let no other item begin than the one that runs."""
-        self.limit = min(self.limit, self.running + 1)
-
     def last(self) -> Any:
         return self._last
-
-
-if TYPE_CHECKING:
-    Work: TypeAlias = _Values | _Streams
 
 
 def run(
@@ -310,10 +296,10 @@ class _Nowhere:
 
 def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
     if not isinstance(items, Pack):
-        return _Values(items, count, results)
+        return Work(items, count, results)
     if items.kind == EACH:
         return _Streams(items, count, results)
-    return _Values(items.whole(), count, results)
+    return Work(items.whole(), count, results)
 
 
 def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from operator import itemgetter
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType, NoneType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any, NamedTuple
 
 from parmap._calls.journal.digest import code_of, digest
 from parmap._travel.broadcast import Broadcast
-from parmap._travel.code.by_value import globals_of
+from parmap._travel.code.by_value import variables_of
 from parmap._travel.text import shorten
 
-_EMPTY = CellType()
 _MOST = 300  # characters that tell of the values
 
 
@@ -96,14 +95,7 @@ class _Walk:
             return
         code: CodeType = thing.__code__
         self.code.append((thing.__qualname__, code_of(code, thing.__doc__)))
-        captured = {name: thing.__globals__[name] for name in sorted(globals_of(code)) if name in thing.__globals__}
-        for name, cell in zip(code.co_freevars, thing.__closure__ or (), strict=False):
-            if cell != _EMPTY:
-                captured[name] = cell.cell_contents
-        given = thing.__defaults__ or ()
-        captured |= zip(code.co_varnames[code.co_argcount - len(given) : code.co_argcount], given, strict=True)
-        captured |= thing.__kwdefaults__ or {}
-        for name, value in captured.items():
+        for _, name, value in variables_of(thing):
             self.value(name, value)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.code.by_value import cloud_dumps, globals_of, is_by_value
+from parmap._travel.code.by_value import cloud_dumps, is_by_value, variables_of
 from parmap._travel.text import called, reason_of
 
 if TYPE_CHECKING:
@@ -50,25 +50,8 @@ def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
     elif not isinstance(thing, (FunctionType, type)):
         yield "the state", thing
     elif is_by_value(thing):
-        yield from _of_function(thing) if isinstance(thing, FunctionType) else _of_class(thing)
-
-
-def _of_class(cls: type) -> Iterator[tuple[str, Any]]:
-    for name, value in vars(cls).items():
-        if name != "_abc_impl" and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType)):
-            yield f"the attribute {name!r}", getattr(value, "__func__", getattr(value, "fget", value))
-
-
-def _of_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    for name in globals_of(function.__code__):
-        if name in function.__globals__:
-            yield f"the global {name!r}", function.__globals__[name]
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield f"the captured variable {name!r}", cell.cell_contents
-        except ValueError:  # empty
-            continue
-    for value in function.__defaults__ or ():
-        yield "a default value", value
-    for name, value in {**(function.__kwdefaults__ or {}), **vars(function)}.items():
-        yield f"the attribute or default {name!r}", value
+        if isinstance(thing, FunctionType):
+            yield from ((f"the {kind} {name!r}", value) for kind, name, value in variables_of(thing))
+        for name, value in vars(thing).items():
+            if name != "_abc_impl" and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType)):
+                yield f"the attribute {name!r}", getattr(value, "__func__", getattr(value, "fget", value))

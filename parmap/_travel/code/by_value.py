@@ -11,7 +11,7 @@ import io
 import pickle
 import sys
 from collections import ChainMap
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from parmap._travel.code.classes import at_home, came_by_value, chosen, class_re
 from parmap._travel.code.remade import remake, remake_fresh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from _typeshed import SupportsWrite
 
@@ -175,6 +175,24 @@ def globals_of(code: CodeType) -> tuple[str, ...]:
     from cloudpickle import cloudpickle
 
     return tuple(cloudpickle._extract_code_globals(code))  # noqa: SLF001 - what it sends, and no other
+
+
+def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """What a function by value reads besides its arguments: of which kind it is, its name and its value."""
+    code = function.__code__
+    for name in sorted(globals_of(code)):
+        if name in function.__globals__:
+            yield "global", name, function.__globals__[name]
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
+        if cell != _EMPTY:
+            yield "captured variable", name, cell.cell_contents
+    given = function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
+    for name, value in [*zip(names, given, strict=True), *(function.__kwdefaults__ or {}).items()]:
+        yield "default of", name, value
+
+
+_EMPTY = CellType()
 
 
 # --- classes that go home ---------------------------------------------------------------------------

@@ -30,6 +30,8 @@ from parmap._travel.stream import Stream, held
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from parmap.backends._processes.line.parts import Part
+
 MANY = 1000
 """A list, dict or set of so many atoms, or more, travels by itself."""
 
@@ -48,7 +50,7 @@ class Table:
         self.keys = keys
         self.values = values
         self.nbytes = nbytes
-        self.part: Any = None  # what it was sent as
+        self.part: Part | None = None  # what it was sent as
 
     @property
     def is_large(self) -> bool:
@@ -139,7 +141,7 @@ class Mark:
             rest = []
         return pattern_of(boxes) == self._pattern
 
-    def bind(self, parts: list[Any]) -> bool:
+    def bind(self, parts: Sequence[Part]) -> bool:
         """Compare with what was sent from now on: *parts* have the large buffers. False if one is not among them."""
         return all(step.bind(parts) for step in self._steps if type(step) is Round)
 
@@ -150,9 +152,9 @@ class Round:
     def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
         self._stream = _digest(stream)
         self._buffers = buffers
-        self._copies: list[Any] = []
+        self._copies: list[Part] = []
 
-    def bind(self, parts: list[Any]) -> bool:
+    def bind(self, parts: Sequence[Part]) -> bool:
         buffers, self._buffers = self._buffers, []
         for buffer in buffers:
             copy = next((part for part in parts if part.nbytes == buffer.nbytes and part.holds(buffer)), None)

@@ -206,7 +206,9 @@ class Functions:
         with self._lock:
             pack = self._factories.find(token, None)
             if pack is None:
-                pack = FactoryPack(self, token.packed, [*map(self._buffer, token.packed.buffers)])
+                packed = token.packed
+                assert packed is not None  # noqa: S101 - a token is needed only by what was pickled with it
+                pack = FactoryPack(self, packed, [*map(self._buffer, packed.buffers)])
                 pack.more = (token.token,)
                 self._factories.keep(token, None, pack)
             return pack
@@ -293,8 +295,7 @@ class Functions:
         if table.part is None:
             table.part = self._part("table", memoryview(pickle.dumps(table.copy(), PROTOCOL)))
             self._tables.setdefault((table.kind, len(table.keys)), []).append(ref(table))
-        found: Part = table.part
-        return found
+        return table.part
 
     def _part(self, kind: str, content: memoryview) -> Part:
         """The part with that content; made if there is none."""

@@ -233,7 +233,8 @@ class _Template:
 
     def _start(self, name: int, *fds: int) -> None:
         try:
-            pid = self._workers[name] = self._forked(*fds) if self._fork else self._spawned(*fds)
+            pid = self._forked(*fds) if self._fork else _spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
+            self._workers[name] = pid
         except (OSError, ValueError) as error:
             self._control.send("failed", name, str(error))
             return
@@ -262,9 +263,6 @@ class _Template:
         from parmap.backends._processes.child.serve import serve
 
         serve(channel_fd, page_fd, quick_fd)
-
-    def _spawned(self, *fds: int) -> int:
-        return _spawn(f"worker({fds!r}, {tuple(self._preload)!r})", fds, os.environ)
 
     def _collect(self) -> None:
         """Report the dead."""

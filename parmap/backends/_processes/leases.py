@@ -59,11 +59,6 @@ class Leases(Backend):
         worker.quick.is_open = False
         self._open = tuple(other for other in self._open if other is not worker)
 
-    def _end_lease(self, worker: Worker) -> None:
-        """A worker is gone."""
-        self._shut(worker)
-        self._stop_listening_to(worker.quick)
-
     def leased(self) -> list[tuple[Hashable, int, Future[Any]]]:
         """The tasks in flight on quick lines, each with its slot and number."""
         workers = list(self._workers.values())

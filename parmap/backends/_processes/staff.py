@@ -8,10 +8,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
-from parmap._travel.code.by_name import reference
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack
-from parmap._travel.payload import dump_function, dump_plainly, pack
+from parmap._travel.payload import dump_call, pack
 from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Event, Ready
 from parmap.backends._processes.guess import Guess
@@ -70,12 +69,14 @@ class Staff(Leases):
                 started.append(self._start_worker(self._launcher or self._launch(), initializer))
             except ChannelClosedError:  # the template has just died: hear its last words, then go on with another
                 self._hear_launcher()
-                if self._is_broken:
+                if self._events and isinstance(self._events[-1], Broken):
                     return []
             except OSError as error:
                 if self._workers:
                     break
-                self._events.append(Broken(_cannot_start(error)))
+                told = WorkerDiedError(f"worker processes can't be started: {error}")
+                told.__cause__ = error
+                self._events.append(Broken(told))
                 return []
         return started
 
@@ -145,7 +146,8 @@ class Staff(Leases):
             elif isinstance(source, QuickLine):
                 self._hear_line(source)
             elif events & WRITE:
-                self._flush(source)
+                if source.channel.flush():
+                    self.poller.want_write(source.channel.sock.fileno(), source, on=False)
             else:
                 self._hear(source)
         if self._unheard and not relay.is_full:
@@ -158,10 +160,6 @@ class Staff(Leases):
     def wake(self) -> None:
         """Interrupt `wait`."""
         self.poller.wake()
-
-    def _flush(self, worker: Worker) -> None:
-        if worker.channel.flush():
-            self.poller.want_write(worker.channel.sock.fileno(), worker, on=False)
 
     def _hear(self, worker: Worker) -> None:
         def take(message: Message) -> bool:
@@ -261,7 +259,8 @@ class Staff(Leases):
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
         self.poller.remove(worker.channel.sock.fileno())
-        self._end_lease(worker)
+        self._shut(worker)
+        self._stop_listening_to(worker.quick)
 
     def _lose_launcher(self) -> None:
         """The template died. Workers that run go on to the end of what they have; new ones come from a new template."""
@@ -290,10 +289,6 @@ class Staff(Leases):
         self._failed_starts = 0
         self.close()
         self._events.append(Broken(error))
-
-    @property
-    def _is_broken(self) -> bool:
-        return bool(self._events) and isinstance(self._events[-1], Broken)
 
     # the end
 
@@ -345,12 +340,4 @@ def packed_initializer(options: Options) -> Pack | None:
     """The initializer as it travels."""
     if options.initializer is None:
         return None
-    find, args, _ = reference(options.initializer)
-    what = find, args, options.initargs
-    return pack([dump_plainly(what) or dump_function(options.initializer, what)])[0]
-
-
-def _cannot_start(error: BaseException) -> BaseException:
-    told = WorkerDiedError(f"worker processes can't be started: {error}")
-    told.__cause__ = error
-    return told
+    return pack([dump_call(options.initializer, options.initargs)])[0]
