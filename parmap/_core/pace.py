@@ -7,9 +7,6 @@ from typing import NamedTuple
 BYTE_CAP = 4 << 20
 """Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
 
-FLOOR = 0.001
-"""Seconds of work below which cutting a chunk finer costs more than it balances."""
-
 CROWD = 16 * 1024
 """Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
 
@@ -30,6 +27,8 @@ class Cost(NamedTuple):
 
     A trip costs more than its own code: it takes the caches of the processor from the tasks.
     """
+    floor: float = 0.001
+    """Seconds of work below which cutting a chunk finer costs more than it balances."""
 
 
 class Pace:
@@ -70,7 +69,7 @@ class Pace:
         if not is_idle:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
-        least = max(1, int(FLOOR / each))
+        least = max(1, int(cost.floor / each))
         least = -(-waiting // -(-waiting // least))  # as many chunks as that makes, but all of one size
         size = min(size, max(share, least))
         nbytes = max(self.nbytes, self.result_nbytes)

@@ -308,7 +308,7 @@ class Cluster(Outgoing):
 
     def _cost_now(self) -> Cost:
         aim = min(1.0, max(0.02, 20 * self.overhead))
-        return Cost(aim=aim, depth=1, recalls=False, most=aim)
+        return Cost(aim=aim, depth=1, recalls=False, most=aim, floor=aim / 10)
 
     def _look(self, now: float) -> list[Event]:
         self.look()
