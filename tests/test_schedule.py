@@ -115,6 +115,20 @@ def test_tail_of_tiny_items_is_not_cut_to_crumbs() -> None:
     assert sizes(bench.cut_all()) == [100]
 
 
+def test_tail_of_a_far_backend_is_cut_less_finely() -> None:
+    """Where a trip is long, no chunk is worth less than the floor that the backend tells."""
+    bench = Bench(workers=2, cost=Cost(aim=0.1, depth=1, floor=0.02))
+    job = bench.job(range(100), pace=paced(0.001))
+
+    cut = []
+    while job.waiting:
+        cut += sizes(chunks := bench.cut_all())
+        for chunk in chunks:
+            bench.finish(chunk, each=0.001)
+    assert len(cut) == 5
+    assert min(cut) >= 18
+
+
 def test_given_chunksize_is_kept() -> None:
     """With `chunksize`, every chunk has that size, but the last."""
     bench = Bench(workers=2)

@@ -7,9 +7,6 @@ from typing import NamedTuple
 BYTE_CAP = 4 << 20
 """Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
 
-FLOOR = 0.001
-"""Seconds of work below which cutting a chunk finer costs more than it balances, where a trip is short."""
-
 CROWD = 16 * 1024
 """Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
 
@@ -30,12 +27,14 @@ class Cost(NamedTuple):
 
     A trip costs more than its own code: it takes the caches of the processor from the tasks.
     """
+    floor: float = 0.001
+    """Seconds of work below which cutting a chunk finer costs more than it balances."""
 
 
 def cost_on_cluster(trip: float, workers: int) -> Cost:
     """What a cluster says, whose workers are a *trip* away, in seconds there and back; one client has to feed all."""
     aim = min(1.0, max(0.02, 20 * trip, 0.0005 * workers))
-    return Cost(aim=aim, depth=1, recalls=False, most=aim)
+    return Cost(aim=aim, depth=1, recalls=False, most=aim, floor=aim / 10)  # two trips, or more
 
 
 class Pace:
@@ -76,7 +75,7 @@ class Pace:
         if not is_idle:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
-        least = max(1, int(max(FLOOR, cost.aim / 10) / each))  # a tenth of the aim: two trips, or more
+        least = max(1, int(cost.floor / each))
         least = -(-waiting // -(-waiting // least))  # as many chunks as that makes, but all of one size
         size = min(size, max(share, least))
         nbytes = max(self.nbytes, self.result_nbytes)

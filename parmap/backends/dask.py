@@ -72,6 +72,7 @@ class Dask(Site):
         from distributed.deploy import subprocess
 
         return subprocess.SubprocessCluster(
+            worker_class="distributed.Worker",  # tasks can't end it, and a nanny might start another while all end
             n_workers=count,
             threads_per_worker=1,
             dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str

@@ -41,7 +41,7 @@ def _session(ray: Any) -> str | None:
 
 def _is_task(ray: Any) -> bool:
     """Whether this is a task of Ray's."""
-    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+    return ray.is_initialized() and bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 class Ray(Site):
