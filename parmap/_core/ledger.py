@@ -52,14 +52,12 @@ class Ledger:
         self._backend = backend
         # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
-        self._budget = options.max_tasks_per_child
-        self._lends = backend.leases and self._budget is None
+        self._budget, self._lends = options.max_tasks_per_child, backend.leases and options.max_tasks_per_child is None
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
-        self.idle_since: float = now
+        self.idle_since = self._used_at = now
         self._next_look: float | None = None
-        self._used_at = now
         self._has_more = False  # to start, when the engine has listened
 
     # time

@@ -53,8 +53,9 @@ class LimitedLedger(Ledger):
         job.late = seconds
         running = list(job.flight)
         for chunk in running:
-            place = self._backend.position(chunk)
-            job.fail_late(chunk.start, chunk.items, seconds, place[0] + place[1] if place else 0)
+            offset, length, _ = self._backend.position(chunk) or (0, 0, 0.0)
+            begun = offset + length if offset >= 0 else len(chunk.items)  # below 0, it is sending what it has done
+            job.fail_late(chunk.start, chunk.items, seconds, begun)
             chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
             job.flight.discard(chunk)
         for start, items in self.scheduler.take_delayed(job):

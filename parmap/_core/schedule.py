@@ -87,8 +87,7 @@ class Scheduler:
 
     def is_spent(self, slot: Hashable) -> bool:
         """Whether a worker has done the tasks of its life."""
-        state = self.slots[slot]
-        return state.budget == 0 and not state.flight
+        return self.slots[slot].budget == 0 and not self.slots[slot].flight
 
     @property
     def demand(self) -> int:
@@ -307,8 +306,7 @@ class Scheduler:
             chunk.put_back(offset, end, careful=True)
         elif length > 1:  # it died of one that had run: each gets a worker of its own
             for index in range(end - 1, offset - 1, -1):
-                items = chunk.items[index : index + 1]
-                job.put_back(chunk.start + index, items, careful=True, alone=True)
+                job.put_back(chunk.start + index, chunk.items[index : index + 1], careful=True, alone=True)
         chunk.put_back(0, offset)
         if failure is None:
             job.dropped.difference_update(chunk.items[offset:end])
