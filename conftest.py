@@ -59,9 +59,10 @@ def as_script(namespace: dict[str, Any]) -> None:
 
 
 def as_page(namespace: dict[str, Any]) -> None:
-    """As a script; its examples can skip where a library is not installed, and run commands in the page's folder."""
+    """As a script in the page's folder; its examples can run commands there, and skip where a library is missing."""
     as_script(namespace)
-    folder = mkdtemp(prefix="parmap-page-")
+    folder, before = mkdtemp(prefix="parmap-page-"), Path.cwd()
+    os.chdir(folder)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     here = os.pathsep.join([folder, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -85,11 +86,12 @@ def as_page(namespace: dict[str, Any]) -> None:
     def missing(*libraries: str) -> bool:
         return any(find_spec(library) is None for library in libraries)
 
-    namespace.update(page_folder=folder, start=start, run=run, missing=missing)
+    namespace.update(page_folder=folder, folder_before=before, start=start, run=run, missing=missing)
 
 
 def end_of_page(namespace: dict[str, Any]) -> None:
-    """Remove the page's folder."""
+    """Leave the page's folder, and remove it."""
+    os.chdir(namespace["folder_before"])
     rmtree(namespace["page_folder"])
 
 

@@ -1,6 +1,25 @@
 """parmap: any function, on all cores, by a decorator.
 
-The rooms, from the ground up (one knows only those before it; a test holds that):
+Example:
+    >>> from parmap import parallel
+    >>> @parallel
+    ... def score(word: str) -> float:
+    ...     return sum(map(ord, word)) / len(word)
+    >>> score("abc")  # still the plain function, here and now
+    98.0
+    >>> score.map(["abc", "bcd", "cde"])  # in order, on worker processes
+    [98.0, 99.0, 100.0]
+
+Where to look next:
+
+* ``help(parmap.parallel)``: the decorator and its options
+* ``help(parmap.ParallelFunction)``: what a parallel function can do, from ``map`` to ``submit``
+* ``help(parmap.Future)``: what ``submit`` returns
+* ``help(parmap.per_worker)``, ``help(parmap.broadcast)``: what each worker makes once, and what is sent to it once
+* ``help(parmap.errors)``: what can go wrong
+* ``docs/tutorial.md`` in the source: a first parallel loop, step by step
+
+For those who read the code, the rooms, from the ground up (one knows only those before it; a test holds that):
 
 * ``errors``: the error tree
 * ``_travel``: how functions, items, results and exceptions become bytes

@@ -306,6 +306,22 @@ def test_the_working_directory(call: Both, tmp_path: Path, monkeypatch: pytest.M
     assert seen == expected
 
 
+def test_a_working_directory_that_is_left_and_removed(call: Both, tmp_path: Path) -> None:
+    """Workers that were in it follow their caller to the next one."""
+    home, seen = os.getcwd(), []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        folder.mkdir()
+        os.chdir(folder)
+        try:
+            seen.append(call(here))
+        finally:
+            os.chdir(home)
+        folder.rmdir()
+
+    assert [*seen, call(here)] == [str(tmp_path / "a"), str(tmp_path / "b"), home]
+
+
 def go_elsewhere(folder: str) -> str:
     """A task that changes its working directory."""
     os.chdir(folder)
