@@ -376,12 +376,10 @@ class Ledger:
         if offset < 0:  # all had run: any may be to blame
             offset, length = 0, len(chunk.items)
         if chunk.doomed:
-            verdict = chunk.verdict
-            if not started or verdict is None or verdict[0] != offset or length != 1:
+            if not started or (verdict := chunk.verdict) is None or verdict[0] != offset or length != 1:
                 self.scheduler.put_back(chunk)  # it had gone on, or ended, before it could be stopped: innocent
                 return
-            failure = verdict[1]
-            if failure is not None:
+            if (failure := verdict[1]) is not None:
                 _add_stack(failure, died.explain(chunk, offset))
         else:
             failure = died.explain(chunk, offset if started else 0)

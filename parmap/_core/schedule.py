@@ -70,11 +70,6 @@ class Scheduler:
         self._held -= len(gone.flight) if gone else 0
         return gone.flight if gone else []
 
-    def remove_all_slots(self) -> None:
-        """All workers are gone."""
-        for slot in list(self.slots):
-            self.remove_slot(slot)
-
     def doom(self, slot: Hashable) -> None:
         """A worker is being killed: it gets nothing more to do."""
         if slot in self.slots:
