@@ -96,17 +96,13 @@ class Ledger:
             self.idle_since = now
         if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
             when = self.idle_since + self._idle_timeout
-            if now >= when:
-                self._fall_asleep(now)
-            else:
+            if now < when:
                 times.append(when)
+            elif self.take_back_leases(now):  # workers come back when they are needed
+                for slot in [*self.scheduler.slots]:
+                    self.scheduler.remove_slot(slot)
+                self._backend.close()
         return max(0.0, min(times) - now) if times else None
-
-    def _fall_asleep(self, now: float) -> None:
-        """Stop the workers; they come back when they are needed."""
-        if self.take_back_leases(now):
-            self.scheduler.remove_all_slots()
-            self._backend.close()
 
     # leases
 
@@ -326,7 +322,8 @@ class Ledger:
         for chunk in self._chunks.values():
             self.scheduler.release(chunk)
         self._chunks.clear()
-        self.scheduler.remove_all_slots()
+        for slot in [*self.scheduler.slots]:
+            self.scheduler.remove_slot(slot)
 
     # what happened
 
