@@ -253,14 +253,19 @@ def _item(item: int | None) -> str | None:
 def _signal(number: int | None) -> str | None:
     if number is None:
         return None
+    name = signal_name(number).removeprefix("signal ")
+    hint = ", often the system's answer to too much memory" if name == "SIGKILL" else ""
+    return f"signal {name}{hint}"
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called; a real-time one has a number and no name."""
     from signal import Signals
 
     try:
-        name = Signals(number).name
-    except ValueError:  # a real-time signal has a number and no name
+        return Signals(number).name
+    except ValueError:
         return f"signal {number}"
-    hint = ", often the system's answer to too much memory" if name == "SIGKILL" else ""
-    return f"signal {name}{hint}"
 
 
 def _text(message: str, facts: tuple[str | None, ...], stack: str = "", title: str = "") -> str:

@@ -17,7 +17,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
-from parmap._core.schedule import Scheduler, jitter
+from parmap._core.pace import jitter
+from parmap._core.schedule import Scheduler
 from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
@@ -307,10 +308,8 @@ class Ledger:
 
     def end_all(self, error: BaseException, now: float) -> None:
         """Fail all that waits and runs with *error*."""
-        jobs = {id(job): job for job in self.scheduler.jobs}
-        jobs |= {id(chunk.job): chunk.job for chunk in self._chunks.values()}
-        jobs |= {id(job): job for job in self.scheduler.waiting_for_retry()}
-        for job in jobs.values():
+        running = [chunk.job for chunk in self._chunks.values()]
+        for job in dict.fromkeys([*self.scheduler.jobs, *running, *self.scheduler.waiting_for_retry()]):
             self.cancel(job, now, Failure(error))
         for slot, _, future in self._backend.leased():
             future.settle_failure(Failure(error))

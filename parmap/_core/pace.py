@@ -1,4 +1,4 @@
-"""How much makes a good chunk: from what was learnt of a function, and what a backend says about itself. Pure logic."""
+"""How much makes a good chunk: what was learnt of a function, what a backend says of itself; and how retries spread."""
 
 from __future__ import annotations
 
@@ -87,3 +87,10 @@ class Pace:
 def _follow(average: float, each: float) -> float:
     """The moving average of a size: quick to grow, slow to shrink."""
     return each if each > average else 0.5 * (average + each)
+
+
+def jitter() -> float:
+    """Between one half and one and a half, so that retries of many items don't come all at once."""
+    import random
+
+    return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

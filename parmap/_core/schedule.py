@@ -391,10 +391,3 @@ def _holder(slot: Slot) -> Chunk | None:
         if not asked and len(chunk.items) > (place == 0):
             return chunk
     return None
-
-
-def jitter() -> float:
-    """Between one half and one and a half, so that retries of many items don't come all at once."""
-    import random
-
-    return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

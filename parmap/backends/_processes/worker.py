@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import time
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.variables import environment
-from parmap.errors import WorkerDiedError
+from parmap.errors import WorkerDiedError, signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -216,11 +215,7 @@ def _explain(
 
 def _how(code: int | None, signum: int | None) -> str:
     if signum is not None:
-        try:
-            name = signal.Signals(signum).name
-        except ValueError:
-            name = f"signal {signum}"
-        return f"the worker was killed by {name}"
+        return f"the worker was killed by {signal_name(signum)}"
     if code is None:
         return "the worker is gone"
     return f"the worker exited with code {code} in the middle of the task"
