@@ -17,6 +17,12 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def doze(seconds: float) -> float:
+    """The same, as another function, of which other times are known."""
+    time.sleep(seconds)
+    return seconds
+
+
 def busy(seconds: float) -> float:
     """Keep a core busy for so many seconds."""
     end = time.perf_counter() + seconds

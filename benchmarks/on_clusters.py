@@ -56,7 +56,7 @@ WORKLOADS = (
     Workload("20,000 no-ops", tasks.inc, 20_000, lambda n: list(range(n)), singles=20),
     Workload("5,000 × 1 ms, asleep", tasks.sleep, 5000, lambda n: [0.001] * n, singles=5),
     Workload("2,000 × 1 ms, computing", tasks.busy, 2000, lambda n: [0.001] * n, singles=4),
-    Workload("200 × 50 ms, asleep", tasks.sleep, 200, lambda n: [0.05] * n),
+    Workload("200 × 50 ms, asleep", tasks.doze, 200, lambda n: [0.05] * n),
     Workload("24 × 8 MB, in and out", tasks.turn, 24, lambda n: [np.ones(1 << 20) for _ in range(n)]),
     Workload("500 × 1 ms, with 64 MB captured", tasks.look, 500, lambda n: list(range(n)), BIG),
 )

@@ -173,23 +173,22 @@ class DaskCluster(Cluster):
     def send(self, number: int, order: Order) -> Any:
         """Submit a task."""
         self._check_status()
-        content: Any = pickle.dumps(order)
-        if len(content) > _LARGE:
-            content = self._client.scatter(content, hash=False)
-        future = self._client.submit(
-            run_order,
-            content,
-            key=f"{order.function.name}-{self.pool}-{number}",
-            resources=self._resources or None,
-            retries=0,
-            pure=False,
-        )
-        self._soon(self._follow, number, future)
-        return future
+        futures: list[Any] = []
+        self._soon(self._run, number, pickle.dumps(order), f"{order.function.name}-{self.pool}-{number}", futures)
+        return futures
 
-    async def _follow(self, number: int, future: Any) -> None:
+    async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
+        """In the client's own thread: what is large is on its way while others are packed."""
         try:
-            told: Told = await self._client.gather(future, asynchronous=True)
+            if len(content) > _LARGE:
+                content = await self._client.scatter(content, hash=False, asynchronous=True)
+            needs = self._resources or None
+            futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
+        except Exception as error:  # noqa: BLE001 - whatever it says where it is closed or broken
+            self.lose(f"the Dask cluster at {self._address} takes no more work: {error}", error)
+            return
+        try:
+            told: Told = await self._client.gather(futures[0], asynchronous=True)
         except BaseException as error:  # noqa: BLE001 - what Dask says of a task that it has lost
             self.hear(number, error)
         else:
@@ -204,7 +203,7 @@ class DaskCluster(Cluster):
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
         self.tell("stop", list(chunks))
-        futures = [future for future in chunks.values() if future is not None]
+        futures = [future for sent in chunks.values() for future in sent]
         if futures:
             self._soon(lambda: self._client.cancel(futures, asynchronous=True, force=True))
 
