@@ -7,9 +7,9 @@ from bisect import bisect_right
 from collections import deque
 from heapq import heappop, heappush
 from itertools import accumulate, count
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
+from parmap._calls.options import DEFAULTS, Options
 from parmap._core.pace import Cost, cost_on_cluster
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
@@ -106,7 +106,7 @@ class Engine(Backend):
 
     def __init__(self, kind: Kind, size: int, lengths: Lengths, deadly: frozenset[int] = frozenset()) -> None:
         most = _slots(size) if kind.queue else size
-        super().__init__(SimpleNamespace(workers=most, idle_timeout=None, max_tasks_per_child=None))  # type: ignore[arg-type]
+        super().__init__(Options({**DEFAULTS, "workers": most, "idle_timeout": None}))
         self.cost = kind.cost(size)
         self.kind = kind
         self.size = size
