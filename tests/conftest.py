@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -102,12 +103,15 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
+_OF_MULTIPROCESSING = re.compile(r"multiprocessing\.(resource_tracker|forkserver) import")
+
+
 def children() -> list[psutil.Process]:
     """The processes of this one, but for the standard library's own, which `multiprocessing` keeps to the end."""
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
-            own = "multiprocessing.resource_tracker" in " ".join(child.cmdline())
+            own = _OF_MULTIPROCESSING.search(" ".join(child.cmdline())) is not None
         except psutil.Error:  # it has just ended, or is about to: the next look tells
             own = False
         if not own:

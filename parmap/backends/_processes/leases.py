@@ -32,7 +32,10 @@ class Leases(Backend):
 
     def try_quickly(self, call: Any, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
-        return any(worker.try_quickly(call, future) for worker in self._open)
+        for worker in self._open:  # no generator: a Ctrl-C that comes while one is closed is swallowed
+            if worker.try_quickly(call, future):
+                return True
+        return False
 
     def lease(self, slot: Hashable) -> bool:
         """Let callers give an idle worker single tasks; false if it is about to end."""
