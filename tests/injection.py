@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from inspect import CORO_CREATED, getcoroutinestate
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +115,16 @@ class Bench:
         self.f = self.parallel(workers=1)
         self.executor = parmap.Executor(1)
         self.pool = parmap.Pool(1)
-        self.loop = asyncio.new_event_loop()
-        self.loop.set_exception_handler(lambda *_: None)  # it complains of tasks that were interrupted
+        self.loop = self.new_loop()
         self.handled: list[int] = []
         self.stream: Any = None
         self.has_run = True  # a call that was not interrupted has run all its tasks
+
+    @staticmethod
+    def new_loop() -> Any:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # it complains of tasks that were interrupted
+        return loop
 
     def parallel(self, **options: Any) -> Any:
         return parmap.parallel(tasks_that_count.count, **options)
@@ -136,6 +142,11 @@ class Bench:
 
     def works(self) -> None:
         """See whether the pools answer."""
+        if self.loop.is_running():  # it was interrupted where it begins, and can't be used any more
+            asyncio._set_running_loop(None)
+            self.loop._thread_id = None
+            self.loop.close()
+            self.loop = self.new_loop()
         # What an interrupted run left on the loop, asyncio's own call of `stop` among it, would end the next one.
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
@@ -217,11 +228,14 @@ class Bench:
             (args,) = self.new()
             return bool(await self.f.submit(*args) == -args[0])
 
+        waiting = main()
         try:
-            return self.loop.run_until_complete(main())
+            return self.loop.run_until_complete(waiting)
         finally:
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
+            if getcoroutinestate(waiting) == CORO_CREATED:
+                waiting.close()
 
     def first_use(self) -> bool:
         """The pool doesn't exist yet."""

@@ -32,7 +32,7 @@ class Leases(Backend):
 
     def try_quickly(self, call: Any, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker that knows the function; false: there is none."""
-        for worker in self._open:  # no generator: a Ctrl-C that comes while one is closed is swallowed
+        for worker in self._open:  # noqa: SIM110 - a Ctrl-C that comes while a generator is closed is swallowed
             if worker.try_quickly(call, future):
                 return True
         return False
