@@ -100,6 +100,77 @@ def test_of_a_script(script: Script) -> None:
     assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
 
 
+def test_enumerations_with_other_names_for_members(script: Script) -> None:
+    """Aliases, flags that are made of flags, and none of them."""
+    done = script.run("""
+        import enum
+        from parmap import parallel
+
+        class Level(enum.Enum):
+            LOW = 1
+            SMALL = 1
+            HIGH = 2
+
+        class Mode(enum.IntFlag):
+            READ = enum.auto()
+            WRITE = enum.auto()
+            BOTH = READ | WRITE
+            NONE = 0
+
+        class Named(str, enum.Enum):
+            A = "a"
+            B = "a"
+
+        def look(each):
+            assert Level.SMALL is Level.LOW and Level["SMALL"] is Level(1) and Named.B is Named.A
+            assert Mode.READ | Mode.WRITE is Mode.BOTH and ~Mode.READ is Mode.WRITE and not Mode.NONE
+            assert [list(kind.__members__) for kind in (Level, Mode)] == NAMES
+            return each, len(Level), len(Mode)
+
+        NAMES = [list(kind.__members__) for kind in (Level, Mode)]
+        every = [Level.SMALL, Level.HIGH, Mode.BOTH, Mode.NONE, Mode.READ, Named.B]
+        for method in "forkserver", "spawn":
+            f = parallel(look, workers=2, start_method=method)
+            for each, (result, *lengths) in zip(every * 2, f.map(every) + [f.submit(each).result() for each in every]):
+                assert result is each and lengths == [2, 2], (result, lengths)
+    """)
+
+    assert done.stderr == ""
+
+
+def test_types_of_a_script(script: Script) -> None:
+    """New types, and parameters of types, in annotations and as values; `type` statements where there are any."""
+    done = script.run("""
+        import dataclasses, sys, typing
+        from parmap import parallel
+
+        Key = typing.NewType("Key", int)
+        Long = typing.NewType("Long", Key)
+        P, T, Ts = typing.ParamSpec("P"), typing.TypeVar("T", bound=Key), typing.TypeVarTuple("Ts")
+        Keys = list[Long]
+        Call = typing.Callable[P, T]
+        Alias = list
+        if sys.version_info >= (3, 12):
+            exec("type Alias = list[Key]")
+
+        @dataclasses.dataclass
+        class Row:
+            key: Key
+            keys: Keys = dataclasses.field(default_factory=list)
+
+        def look(key: Key, call: Call | None = None, *more: typing.Unpack[Ts]) -> Alias:
+            assert Row.__annotations__["key"] is Key and Long.__supertype__ is Key and T.__bound__ is Key
+            assert str(Call) == "typing.Callable[~P, ~T]" and P.__module__ == Key.__module__ == "__main__"
+            return Row(Key(key)), key, repr(Alias)
+
+        for each in Key(3), Key, Long, P, T, Ts, Keys:
+            for row, item, alias in [*parallel(look, workers=1).map([each]), parallel(look, workers=1).submit(each).result()]:
+                assert row == Row(each) and item == each and alias == repr(Alias), (row, item, alias)
+    """)
+
+    assert done.stderr == ""
+
+
 REFUSED = {
     "global": ("LINE = socket.socket()\ndef talk(x): return LINE.fileno()", "global 'LINE' of talk"),
     "captured": (

@@ -57,6 +57,18 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
     return None
 
 
+def is_found(thing: Any) -> bool:
+    """Whether workers, too, find a thing under its name in its module, as pickle sends it."""
+    name = getattr(thing, "__module__", None)
+    module = sys.modules.get(str(name))
+    return (
+        name not in {"__main__", "__mp_main__"}
+        and getattr(module, "__spec__", None) is not None
+        and not is_registered(str(name))
+        and getattr(module, thing.__name__, None) is thing
+    )
+
+
 def is_only_here(thing: Any) -> bool:
     """Whether it is a module that nobody can import, made by the program, or a function or class that is in one."""
     name = getattr(thing, "__name__" if type(thing) is ModuleType else "__module__", None)

@@ -35,10 +35,15 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     enum = sys.modules.get("enum")
     members = None
     if enum is not None and issubclass(cls, enum.Enum):
-        members = {name: dict(getattr(member, "__dict__", {})) for name, member in vars(cls)["_member_map_"].items()}
+        every = vars(cls)["_member_map_"]
+        members = {name: dict(getattr(member, "__dict__", {})) for name, member in every.items()}
+        # cloudpickle sends no other names of members, nor what is made of several flags.
+        args = (*args[:3], {name: member.value for name, member in every.items()}, *args[4:])
+        for name in every:
+            state[0].pop(name, None)
         kind = vars(cls).get("_member_type_")
         if "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__"):
-            make, args = _make_enum, (kind, *_with_data(args, kind, vars(cls)["_member_map_"]))
+            make, args = _make_enum, (kind, *_with_data(args, kind, every))
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill

@@ -13,6 +13,9 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from parmap._travel.code.by_name import is_found
+from parmap._travel.code.classes import tracker_of
+
 _cached_property = functools.cached_property
 
 
@@ -25,7 +28,37 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
+    if kind.__module__ == "typing" and (parts := _of_typing(thing, kind)) is not None and not is_found(thing):
+        return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
     return None
+
+
+def _of_typing(thing: Any, kind: type) -> tuple[Any, ...] | None:
+    """What makes a thing of `typing` that is pickled by its name: arguments and variables; `None` for others."""
+    import typing
+
+    if kind is typing.NewType:
+        return (thing.__name__, thing.__supertype__), {}, dict(vars(thing))
+    if kind is typing.ParamSpec:
+        options = {name: getattr(thing, f"__{name}__") for name in ("bound", "covariant", "contravariant")}
+        return (thing.__name__,), options, {"__module__": thing.__module__}
+    if kind is typing.TypeVarTuple:
+        return (thing.__name__,), {}, {"__module__": thing.__module__}
+    if kind is getattr(typing, "TypeAliasType", None):
+        return (thing.__name__, thing.__value__), {"type_params": thing.__type_params__}, {}
+    return None
+
+
+def _make_known(
+    name: str | None, kind: Any, args: tuple[Any, ...], options: dict[str, Any], variables: dict[str, Any]
+) -> Any:
+    """Make it, or find what was made under *name* before: there shall be one only, as of a class."""
+    from cloudpickle import cloudpickle
+
+    made = kind(*args, **options)
+    for variable, value in variables.items():
+        setattr(made, variable, value)
+    return made if name is None else cloudpickle._lookup_class_or_track(name, made)  # noqa: SLF001 - no public way
 
 
 def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
