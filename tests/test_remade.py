@@ -138,6 +138,24 @@ def test_enumerations_with_other_names_for_members(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_formats_and_the_system_s_randomness(script: Script) -> None:
+    """A `struct.Struct` and a `random.SystemRandom`, which refuse to be pickled, are made anew; back, too."""
+    done = script.run("""
+        import random, struct
+        from parmap import parallel
+
+        head, chance = struct.Struct("<IQ"), random.SystemRandom()
+
+        def look(form):
+            return form.pack(1, 2), head.pack(3, 4), 0 <= chance.random() < 1, form
+
+        for packed, other, is_random, form in [*parallel(look, workers=1).map([head]), look(head)]:
+            assert (packed, other, form.format) == (head.pack(1, 2), head.pack(3, 4), head.format) and is_random
+    """)
+
+    assert done.stderr == ""
+
+
 def test_types_of_a_script(script: Script) -> None:
     """New types, and parameters of types, in annotations and as values; `type` statements where there are any."""
     done = script.run("""

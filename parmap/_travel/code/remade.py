@@ -10,11 +10,14 @@ from __future__ import annotations
 import functools
 import sys
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import is_found
 from parmap._travel.code.classes import tracker_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _cached_property = functools.cached_property
 
@@ -28,9 +31,18 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
+    if (made := _SIMPLE.get((kind.__module__, kind.__name__))) is not None:
+        return kind, made(thing)
     if kind.__module__ == "typing" and (parts := _of_typing(thing, kind)) is not None and not is_found(thing):
         return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
     return None
+
+
+_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
+    ("_struct", "Struct"): lambda thing: (thing.format,),
+    ("random", "SystemRandom"): lambda _: (),
+}
+"""What is made of its class and these arguments, but refuses to be pickled."""
 
 
 def _of_typing(thing: Any, kind: type) -> tuple[Any, ...] | None:
