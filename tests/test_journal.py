@@ -514,7 +514,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "2 done, 1 failed, 0 missing" in shown
     assert "1 done, 1 failed, 190 missing" in shown
     assert "failed: 7: ValueError: 7\n" in shown
-    assert "parmap: item 1: partial(7)" in command(monkeypatch, file, "--failed")
+    assert "parmap: item 1: point(7)" in command(monkeypatch, file, "--failed")
 
     assert "version old" not in command(monkeypatch, file, "--drop", "1", "--compact")
     assert len(rows(file)) == 2
