@@ -106,7 +106,7 @@ def test_misspelled_when_decorating():
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"), [("worker", "workers"), ("n_jobs", "workers"), ("retry", "retries"), ("timout", "timeout")]
+    ("given", "meant"), [("worker", "workers"), ("n_jobs", "workers"), ("retry", "retries"), ("time_out", "timeout")]
 )
 def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None:
     """So do the decorator, and names that other libraries have."""
