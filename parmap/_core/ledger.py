@@ -159,17 +159,18 @@ class Ledger:
                     slot.asked_back = False
 
     def _start_all(self, now: float) -> None:
+        self._has_more = False
         for _ in range(_AT_ONCE):
             chunk = self.scheduler.next(now, lambda slot: self._take_back(slot, now))
             if chunk is None:
-                break
+                return
             self._chunks[chunk.number] = chunk
             taken = self._backend.start(chunk, chunk.job.sink.mode)
             if taken < len(chunk.items):
                 self.scheduler.trim(chunk, taken)
             if chunk.job.timeout is not None:
                 self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
-        self._has_more = chunk is not None
+        self._has_more = True
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
         """Kill the worker if its item is over its time; otherwise look again when it would be."""
