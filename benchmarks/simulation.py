@@ -78,7 +78,7 @@ class Found(NamedTuple):
 def drive(engine: Engine, size: int, *, charged: bool, more: float = 0.0, each: bool = False) -> Found:
     """Run *size* items to their end; *each*: count each item.
 
-    If *charged*, the clock goes on by what the ledger takes, and by *more* seconds for each chunk.
+    The clock goes on by *more* seconds for each chunk that is sent, and, if *charged*, by what the ledger takes.
     """
     sink = Sink(size, each=each)
     ledger = ElasticLedger(engine, engine.now)
@@ -98,7 +98,7 @@ def drive(engine: Engine, size: int, *, charged: bool, more: float = 0.0, each: 
         timeout = ledger.timeout(now)
         taken = time.thread_time() - begin
         client += taken
-        taken = taken + more * len(engine.sent) if charged else 1e-6  # two looks at a clock differ
+        taken = (taken if charged else 1e-6) + more * len(engine.sent)  # two looks at a clock differ
         chunks += len(engine.sent)
         engine.send_off(taken)
         engine.go_on(now + taken, deaf=True)

@@ -71,6 +71,15 @@ def test_workers_are_kept_busy(simulated: Any):
         assert found.busy > 0.95
 
 
+def test_the_engine_listens_while_it_sends(simulated: Any):
+    """What the first of a thousand workers tell of very short items is heard before each has been sent one."""
+    from simulation import drive
+
+    engine = simulated.Engine(simulated.CLUSTER, 1000, simulated.Lengths(simulated.lognormal, 1e-5, seed=3))
+
+    assert drive(engine, 100_000, charged=False, more=0.0005).chunks < 500
+
+
 def test_a_chunk_takes_the_client_no_longer_with_many_workers(simulated: Any):
     """It looks at as few of a thousand workers as of fifty: the lines of code that run for a chunk are as many."""
     lines: Counter[int] = Counter()
