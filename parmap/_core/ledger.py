@@ -57,7 +57,8 @@ class Ledger:
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
-        self.idle_since = self._used_at = now
+        self.idle_since: float = now
+        self._used_at: float = now
         self._next_look: float | None = None
         self._has_more = False  # to start, when the engine has listened
 

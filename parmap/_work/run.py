@@ -184,10 +184,10 @@ class _Streams(Work):
         self._begun = 0
         self._last: Any = None
 
-    def one(self, _: int) -> Any:
+    def one(self, index: int) -> Any:  # noqa: ARG002 - the next one it is
         return next(self)
 
-    def block(self, _: int, length: int) -> Iterable[Any]:
+    def block(self, index: int, length: int) -> Iterable[Any]:  # noqa: ARG002 - as above
         return islice(self, length)
 
     def __iter__(self) -> Iterator[Any]:
