@@ -156,14 +156,16 @@ class Work:
         """Which item runs."""
         return len(self._results)
 
-    def one(self, index: int) -> Any:
-        return self._values[index]
+    def one(self) -> Any:
+        """The next item."""
+        return self._values[len(self._results)]
 
-    def block(self, index: int, length: int) -> Iterable[Any]:
-        self._start = index
-        block = self._values[index : index + length]
+    def block(self, length: int) -> Iterable[Any]:
+        """The next *length* items."""
+        self._start = start = self.running
+        block = self._values[start : start + length]
         self._block = block if type(block) is list else list(block)
-        del self._block[self.limit - index :]
+        del self._block[self.limit - start :]
         return self._block
 
     def cut(self) -> None:
@@ -184,10 +186,10 @@ class _Streams(Work):
         self._begun = 0
         self._last: Any = None
 
-    def one(self, index: int) -> Any:  # noqa: ARG002 - the next one it is
+    def one(self) -> Any:
         return next(self)
 
-    def block(self, index: int, length: int) -> Iterable[Any]:  # noqa: ARG002 - as above
+    def block(self, length: int) -> Iterable[Any]:
         return islice(self, length)
 
     def __iter__(self) -> Iterator[Any]:
@@ -304,7 +306,7 @@ def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
 
 def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:
     try:
-        outcome.results.append(one(work.one(len(outcome.results))))
+        outcome.results.append(one(work.one()))
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
@@ -332,7 +334,7 @@ def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> No
 def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
     index = len(outcome.results)
     try:
-        callee.add(mode, work.block(index, length), outcome.results)
+        callee.add(mode, work.block(length), outcome.results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)
