@@ -82,7 +82,7 @@ def told(seconds: float) -> str:
 
 def table_of_workers(found: Curves) -> list[str]:
     """How many workers are kept busy."""
-    lines = [f"| items of | {' | '.join(told(length) for length in TOLD)} |", f"| --- | {'--- | ' * len(TOLD)}"]
+    lines = [f"| items of | {' | '.join(told(length) for length in TOLD)} |", f"| --- |{' --- |' * len(TOLD)}"]
     for setting in SETTINGS:
         if (setting.name, TOLD[0]) in found:
             cells = [f"{found[setting.name, length].busy * setting.size:,.0f}" for length in TOLD]
