@@ -186,10 +186,14 @@ def draw_plots(found: Curves, folder: Path) -> None:
         ("workers", "Workers that are kept busy", busy),
         ("items", "Items a second", {(name, length): count / length for (name, length), count in busy.items()}),
     ):
-        figure, axes = new_plot(f"{title}: simulated engines, one client", "seconds an item takes", title.lower())
+        figure, axes = new_plot(
+            f"{title}: simulated engines, one client", "seconds an item takes", title.lower(), (7.0, 4.2)
+        )
         curve(axes, values, lambda _, value: value)  # type: ignore[arg-type]  # where others have sizes, these have seconds
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.get_legend().remove()  # below, where no line runs
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         save(figure, folder / f"simulation-{file}.svg")
 
 
