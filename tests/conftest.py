@@ -134,6 +134,10 @@ def _the_library_s_own_process() -> None:
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
+    if sys.version_info >= (3, 14):  # its executors are forked from a server then, by default
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)
