@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from inspection import engine_of
 
 from parmap import parallel
 
@@ -358,3 +359,23 @@ def test_the_command_line(call: Both, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.argv.append("--two")
 
     assert (first[-1], call(arguments)) == ("--one", ["prog", "--one", "--two"])
+
+
+def test_another_thread_submits_what_has_just_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two steps of one `submit` the function changes and another thread submits it: the next task sees that."""
+    numbers = [1]
+    function = parallel(lambda: numbers[-1], workers=1)
+    backend = engine_of(function).backend
+    prepare = backend.prepare
+
+    def change_in_between(*args: Any) -> Any:
+        call = prepare(*args)
+        monkeypatch.undo()
+        numbers.append(2)
+        prepare(*args)
+        return call
+
+    monkeypatch.setattr(backend, "prepare", change_in_between)
+    function.submit().result()
+
+    assert function.submit().result() == 2

@@ -154,8 +154,8 @@ class Backend(ABC):
         """Make a function ready to run, as it is now."""
         return Call(Callee(function, rules))
 
-    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:  # noqa: ARG002
-        """What tells quickly whether a function is as it was prepared last, if anything can."""
+    def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:  # noqa: ARG002
+        """What tells quickly whether a function is still as it was when prepared as *call*, if anything can."""
         return None
 
     def item_classes(self, call: Call) -> Classes | None:  # noqa: ARG002 - the contract

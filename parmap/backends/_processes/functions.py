@@ -168,10 +168,11 @@ class Functions:
         call: FunctionCall = known.sent
         return call
 
-    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:
-        """What tells whether a function is what it was when it was packed last; `None`: nothing does."""
-        known = self._known.find(function, rules)
-        return None if known is None else known.is_current
+    def witness(self, function: Any, call: FunctionCall) -> Callable[[tuple[Any, ...]], bool] | None:
+        """What tells whether a function is still what it was when it was packed as *call*; `None`: nothing does."""
+        known = self._known.find(function, call.callee.rules)
+        # Another thread, or a signal handler, may have packed it since, as something else.
+        return known.is_current if known is not None and known.sent is call else None
 
     def prepare(self, function: Any, rules: Rules) -> FunctionCall:
         """The call of a function as it is now; the same as before if it is the same, byte by byte.

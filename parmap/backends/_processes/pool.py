@@ -46,9 +46,10 @@ class Processes(Staff):
             call = self._functions.prepare(function, rules)
         return call
 
-    def witness(self, function: Any, rules: Rules) -> Callable[[tuple[Any, ...]], bool] | None:
+    def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:
         """Its mark, if it has one."""
-        return self._functions.witness(function, rules)
+        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
+        return self._functions.witness(function, call)
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
