@@ -38,10 +38,9 @@ def modules_needed(function: Any) -> set[str]:
         elif isinstance(thing, (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
             found.add(str(thing.__module__))
         elif isinstance(thing, FunctionType):
-            found.add("cloudpickle")  # which unpickles it
             waiting += _named_by(thing)
         elif isinstance(thing, type):
-            found.add("cloudpickle")
+            found.add("cloudpickle")  # which unpickles it
             waiting += [*thing.__bases__, *vars(thing).values()]
         elif (inner := getattr(thing, "__wrapped__", None) or getattr(thing, "__func__", None)) is not None:
             waiting += [inner, type(getattr(thing, "__self__", None))]
@@ -61,11 +60,20 @@ def _named_by(function: FunctionType) -> Iterator[Any]:
             if step.opname == "IMPORT_NAME" and step.argval in sys.modules:
                 yield sys.modules[step.argval]
     yield from (function.__globals__[name] for name in names & function.__globals__.keys())
+    yield from _annotated(function)
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
         except ValueError:  # it is empty yet
             continue
+
+
+def _annotated(function: FunctionType) -> Iterator[Any]:
+    """The classes that it says it takes and gives."""
+    try:
+        yield from [each for each in function.__annotations__.values() if isinstance(each, type)]
+    except Exception:  # noqa: BLE001 - from 3.14 on they are evaluated now, and may name what is not there
+        return
 
 
 def is_pure(name: str) -> bool:

@@ -17,6 +17,14 @@ from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
 from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
+from parmap._travel.code.functions import (
+    fill_function,
+    find_module,
+    initialized,
+    make_cell,
+    make_code,
+    make_function,
+)
 from parmap._travel.code.remade import remake, remake_fresh
 
 if TYPE_CHECKING:
@@ -82,10 +90,14 @@ def _pickler_class() -> Any:
         cloudpickle.register_pickle_by_value(script)
 
     table = cast("Any", cloudpickle.Pickler.dispatch_table)
-    code_reduced = functools.partial(_code_reduced, table[CodeType])
+    ours = {
+        CodeType: functools.partial(_code_reduced, table[CodeType]),
+        ModuleType: functools.partial(_module_reduced, table[ModuleType]),
+        CellType: lambda cell: (make_cell, () if cell == _EMPTY else (cell.cell_contents,)),
+    }
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap({CodeType: code_reduced}, table)
+        dispatch_table: ClassVar[Any] = ChainMap(ours, table)
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = _reduced_otherwise(self, obj)
@@ -136,8 +148,8 @@ def _reduced(thing: Any, reduced: Any) -> Any:
         return reduced
     if isinstance(thing, type):
         return class_reduced(thing, reduced)
-    make, args, state, _, _, fill = reduced
-    return make, args, (fill, state), None, None, _fill_function
+    _, args, state, *_ = reduced
+    return make_function, args, state, None, None, fill_function
 
 
 _OF_MODULES = frozenset({FunctionType, ModuleType})
@@ -146,12 +158,17 @@ _WITH_SETTER = 6  # parts of what a reducer returns, if the last says how to set
 
 def _code_reduced(reduced: Callable[[CodeType], Any], code: CodeType) -> tuple[Any, ...]:
     """How code travels: as cloudpickle has it, but with the name of its file, which some of its releases leave out."""
-    make, args = reduced(code)
+    _, args = reduced(code)
     # A copy, as cloudpickle makes of other names: whether two objects share one must not change the bytes.
-    return make, (*args[:_FILE], "".join(code.co_filename), *args[_FILE + 1 :])
+    return make_code, (*args[:_FILE], "".join(code.co_filename), *args[_FILE + 1 :])
 
 
 _FILE = 10  # the place of the file among the arguments of `CodeType`
+
+
+def _module_reduced(reduced: Callable[[ModuleType], Any], module: ModuleType) -> Any:
+    make, args = reduced(module)
+    return (find_module, args) if len(args) == 1 else (make, args)  # else all that is in it comes along
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:
@@ -220,23 +237,7 @@ def home_class(cls: type) -> tuple[Any, ...] | None:
     return at_home, (tracker_of(cls), stream)
 
 
-# --- functions by value, and what an initializer has set for them ----------------------------------
-
-_initialized: dict[tuple[str, str], dict[str, Any]] = {}
-"""What the initializer of this worker has set: globals by module and "", attributes of functions by module and name."""
-
-
-def _fill_function(function: FunctionType, state: tuple[Callable[[FunctionType, Any], object], Any]) -> None:
-    """Give a function that came by value its globals: those that it was sent with, but for what belongs to the worker.
-
-    Each function brings globals of its own, as they are when it is called. What the initializer has set for its module,
-    the caller does not have: these stay.
-    """
-    fill, attributes = state
-    fill(function, attributes)
-    if _initialized:
-        function.__globals__.update(_initialized.get((function.__module__, ""), {}))
-        function.__dict__.update(_initialized.get((function.__module__, function.__qualname__), {}))
+# --- what an initializer has set for functions by value ----------------------------------------------
 
 
 def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -262,7 +263,7 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     function(*args)
     changes = [_changes(*each) for each in zip(before, places, strict=True)]
     names = [(str(module), ""), *((str(module), thing.__qualname__) for thing in functions)]
-    _initialized.update(zip(names, changes, strict=False))
+    initialized.update(zip(names, changes, strict=False))
     chosen.update(zip(classes, changes[len(names) :], strict=True))
 
 

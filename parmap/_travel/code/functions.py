@@ -1,0 +1,70 @@
+"""Functions that came by value, made again.
+
+cloudpickle could do it, but a worker that has nothing else of it to unpickle need not import it, which takes longer
+than to start the worker.
+"""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from types import CellType, CodeType, FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+initialized: dict[tuple[str, str], dict[str, Any]] = {}
+"""What the initializer of this worker has set: globals by module and "", attributes of functions by module and name."""
+
+
+def make_code(*parts: Any) -> CodeType:
+    """Code, which has no name that pickle finds."""
+    return CodeType(*parts)
+
+
+def make_cell(*content: Any) -> CellType:
+    """The cell of a captured variable; without content, an empty one."""
+    return CellType(*content)
+
+
+def find_module(name: str) -> ModuleType:
+    """A module that can be imported."""
+    __import__(name)
+    return sys.modules[name]
+
+
+def make_function(
+    code: CodeType,
+    variables: dict[str, Any],
+    name: str | None,
+    defaults: tuple[Any, ...] | None,
+    cells: tuple[CellType, ...] | None,
+) -> FunctionType:
+    """A function without its state, which may refer to it."""
+    variables["__builtins__"] = vars(builtins)
+    return FunctionType(code, variables, name, defaults, cells)
+
+
+def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Give a function its state: those globals that it was sent with, but for what belongs to the worker.
+
+    Each function brings globals of its own, as they are when it is called. What the initializer has set for its module,
+    the caller does not have: these stay.
+    """
+    variables, attributes = state
+    function.__dict__.update(variables)
+    function.__globals__.update(attributes.pop("__globals__"))
+    function.__globals__["__builtins__"] = vars(builtins)
+    del attributes["_cloudpickle_submodules"]  # are imported when they are unpickled
+    for cell, sent in zip(function.__closure__ or (), attributes.pop("__closure__") or (), strict=True):
+        if sent != _EMPTY:
+            cell.cell_contents = sent.cell_contents
+    for name, value in attributes.items():
+        setattr(function, name, value)
+    if initialized:
+        function.__globals__.update(initialized.get((function.__module__, ""), {}))
+        function.__dict__.update(initialized.get((function.__module__, function.__qualname__), {}))
+
+
+_EMPTY = CellType()
