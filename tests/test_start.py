@@ -176,3 +176,35 @@ def test_pool_and_executor_warm_up() -> None:
         pool.warm_up()
     with pytest.raises(RuntimeError, match="shutdown"):
         executor.warm_up()
+
+
+FIRST_CALL = """
+import psutil
+from parmap import parallel
+
+@parallel(workers=2, env={"COLOUR": "red"})
+def f(x):
+    import os
+    return x, os.environ["COLOUR"], os.getppid()
+
+def children():
+    return [child.pid for child in psutil.Process().children()]
+
+if __name__ == "__main__":
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "templates"),
+    [
+        ("print(len({each[2] for each in f.map([1, 2])} | set(children())))", "1"),
+        ("print(len({f.submit(1).result()[2]} | set(children())))", "1"),
+        ("print(f.map([]), f.shutdown(), children())", "[] None []"),
+        ("try: f.map(5)\n    except TypeError: print(f.shutdown(), children())", "None []"),
+        ("print(f.options(backend='threads', env=None, workers=1).warm_up(), children())", "None []"),
+    ],
+)
+def test_the_first_call_starts_one_template_or_none(script: Script, call: str, templates: str) -> None:
+    """It starts before the call is looked at: what turns out not to need it has nothing left of it."""
+    done = script.run(FIRST_CALL + f"    {call}\n")
+    assert done.stdout.strip() == templates, done.stderr

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterable, Callable, Iterable
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize
 from parmap._calls.options import Options, Settings, refuse_for_one_call
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
-    from typing import Required, TypeAlias, Unpack
+    from typing import Unpack
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from parmap._calls.journal.keeping import Journal, Keeping
-    from parmap._calls.typed import BatchOptions, Progress
+    from parmap._calls.journal.keeping import Keeping
+    from parmap._calls.typed import (
+        JournalLike,
+        Keep,
+        KeepNow,
+        KeepStream,
+        Progress,
+        Raise,
+        RaiseNow,
+        RaiseStream,
+        Told,
+    )
     from parmap._engine import pools
     from parmap._results.futures import Future
     from parmap._results.outcomes import Outcome
@@ -61,45 +71,27 @@ else:
     Items = Iterable[A] | Unsolved[A]
     Stream = Iterable[A] | AsyncIterable[A] | Unsolved[A]
 
-    JournalLike: TypeAlias = str | os.PathLike[str] | Journal | None
-
-    # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
-
-    class Raise(BatchOptions, total=False):
-        return_exceptions: Literal[False]
-
-    class Keep(BatchOptions, total=False):
-        return_exceptions: Required[bool]
-
-    # Those that can wait for nothing later take a journal, too.
-
-    class RaiseNow(Raise, total=False):
-        journal: JournalLike
-
-    class KeepNow(Keep, total=False):
-        journal: JournalLike
-
-    class RaiseStream(RaiseNow, total=False):
-        buffersize: int | None
-
-    class KeepStream(KeepNow, total=False):
-        buffersize: int | None
-
-    class Told(BatchOptions, total=False):
-        ordered: bool
-        buffersize: int | None
-        journal: JournalLike
-
 
 class _Unloaded:
     """Stands for the module that runs calls until its first use: no import statement is on the way of each call."""
 
+    def current(self) -> None:
+        """Leave it to the call to take its context."""
+
     def __getattr__(self, name: str) -> Any:
-        global pools  # noqa: PLW0603 - the module itself from now on
+        return functools.partial(_first, name)
+
+
+def _first(name: str, *args: Any, **how: Any) -> Any:
+    """Run the first call: a template starts while what runs calls is imported."""
+    global pools  # noqa: PLW0603 - the module itself from now on
+    from parmap.backends._processes.spawning import Early
+
+    with Early(next(each for each in args if isinstance(each, Options))):
         from parmap._engine import pools as loaded
 
         pools = loaded
-        return getattr(loaded, name)
+        return getattr(loaded, name)(*args, **how)
 
 
 if not TYPE_CHECKING:

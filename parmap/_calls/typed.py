@@ -1,15 +1,18 @@
-"""The options as type checkers see them; `parallel` tells their meaning. At run time nothing of this is there."""
+"""The options of functions and of calls as type checkers see them; at run time nothing of this is there."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
-    from typing import Any, Generic, Literal, Never, Protocol, TypeAlias, TypedDict, TypeVar
+    from typing import Any, Generic, Literal, Never, Protocol, Required, TypeAlias, TypedDict, TypeVar
 
     from typing_extensions import TypeVar as TypeVarWithDefault
+
+    from parmap._calls.journal.keeping import Journal
 
     StartMethod: TypeAlias = Literal["forkserver", "spawn"]
     BackendName: TypeAlias = Literal["processes", "threads", "serial", "dask", "ray"]
@@ -62,3 +65,32 @@ if TYPE_CHECKING:
 
         chunksize: int | None
         progress: Progress | None
+
+    JournalLike: TypeAlias = str | os.PathLike[str] | Journal | None
+
+    # The keyword arguments, for the overloads: errors are raised, or kept in the place of results.
+
+    class Raise(BatchOptions, total=False):
+        return_exceptions: Literal[False]
+
+    class Keep(BatchOptions, total=False):
+        return_exceptions: Required[bool]
+
+    # Those that can wait for nothing later take a journal, too.
+
+    class RaiseNow(Raise, total=False):
+        journal: JournalLike
+
+    class KeepNow(Keep, total=False):
+        journal: JournalLike
+
+    class RaiseStream(RaiseNow, total=False):
+        buffersize: int | None
+
+    class KeepStream(KeepNow, total=False):
+        buffersize: int | None
+
+    class Told(BatchOptions, total=False):
+        ordered: bool
+        buffersize: int | None
+        journal: JournalLike

@@ -15,14 +15,16 @@ import signal
 import socket
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from parmap._work.place import PACKAGE
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
 from parmap.backends._processes.poller import Poller
+from parmap.backends._processes.spawning import reap, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from parmap.backends._processes.spawning import Newborn
 
 LONGEST = 30.0
 """Seconds that modules which were guessed may take to be imported."""
@@ -36,24 +38,15 @@ GRACE = 5.0
 class Launcher:
     """The template process, seen from the parent."""
 
-    def __init__(
-        self, *, fork: bool, preload: Sequence[str], guessed: Sequence[str], environment: dict[str, str]
-    ) -> None:
-        """Start it, and with it the environment that workers begin with.
+    def __init__(self, born: Newborn, *, fork: bool, preload: Sequence[str], guessed: Sequence[str]) -> None:
+        """Tell it what to import.
 
         *guessed*: modules that nobody asked for, but that will be of use; without them, if they do harm.
         """
         self.has_begun = False
-        ours, theirs = socket.socketpair()
-        self.environment = environment
-        try:
-            self.pid = _spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self.control = Channel(ours)
+        self.pid = born.pid
+        self.environment = born.environment  # that workers begin with
+        self.control = Channel(born.line)
         try:
             self.control.send("begin", fork, tuple(preload), tuple(guessed), sys.argv)
         except ChannelClosedError:  # it is dead already: that is heard like a later death
@@ -78,7 +71,7 @@ class Launcher:
         except ChannelClosedError:
             pass
         self.control.close()
-        _reap(self.pid)
+        reap(self.pid)
 
     def _wait_until_gone(self, lines: Mapping[int, Callable[[], bool]]) -> None:
         deadline = time.monotonic() + GRACE + 1
@@ -95,63 +88,6 @@ class Launcher:
     def abandon(self) -> None:
         """Forget a template that belongs to a process we were forked from."""
         self.control.close()
-
-
-def _reap(pid: int) -> None:
-    """Collect the exit status of the template, so that it does not stay a zombie."""
-    deadline = time.monotonic() + 1.0
-    while True:
-        try:
-            done, _ = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # SIGCHLD is ignored, or somebody waits for any child
-            return
-        if done or time.monotonic() > deadline:
-            return
-        time.sleep(0.001)
-
-
-def _spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
-    """Start a fresh interpreter that runs *call* of this module; returns its process number.
-
-    `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
-    a terminal's Ctrl-C stays with the parent), standard input.
-    """
-    if not sys.executable:
-        raise FileNotFoundError("sys.executable does not say which interpreter to start")
-    path = [entry for entry in sys.path if type(entry) is str]
-    home = os.path.dirname(PACKAGE)
-    if home not in path:
-        path.append(home)
-    code = f"import sys; sys.path[:] = {path!r}; from {__name__} import {call.partition('(')[0]}; {call}"
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, *_interpreter_flags(), "-c", code],
-        environment,
-        # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),
-        ],
-        setpgroup=0,
-        setsigmask=[],
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1],
-    )
-
-
-def _interpreter_flags() -> list[str]:
-    """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
-    import subprocess  # only now: it takes a millisecond
-
-    make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
-    return [*make(), *([] if _has_cwd() else ["-P"])]  # some stumble over a working directory that is gone
-
-
-def _has_cwd() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
 
 
 # The template's side
@@ -233,7 +169,7 @@ class _Template:
 
     def _start(self, name: int, *fds: int) -> None:
         try:
-            pid = self._forked(*fds) if self._fork else _spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
+            pid = self._forked(*fds) if self._fork else spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
             self._workers[name] = pid
         except (OSError, ValueError) as error:
             self._control.send("failed", name, str(error))

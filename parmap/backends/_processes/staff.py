@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,8 @@ from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE
+from parmap.backends._processes.spawning import environment, newborn, take_early
 from parmap.backends._processes.stopping import Signals
-from parmap.backends._processes.variables import environment, lend_tracker
 from parmap.backends._processes.worker import Worker
 from parmap.errors import WorkerDiedError
 
@@ -46,6 +47,7 @@ class Staff(Leases):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.context = current()  # that of the latest call
+        self._early = take_early()
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -106,12 +108,13 @@ class Staff(Leases):
 
     def _launch(self) -> Launcher:
         options = self.options
-        variables = environment(self.context, options)
+        variables = environment(self.context.told["environ"], options)
+        early, self._early = self._early, None
         launcher = self._launcher = Launcher(
+            newborn(variables, early),
             fork=options.start_method == "forkserver",
             preload=() if options.preload == AUTO else options.preload,
             guessed=self._guess.modules(variables),
-            environment=variables,
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
@@ -317,12 +320,16 @@ class Staff(Leases):
 
     def finish(self) -> None:
         """Give the poller's descriptors back."""
+        if self._early is not None:
+            self._early.drop()
         self.poller.close()
 
     def abandon(self) -> None:
         """Close our copies of everything, so that the parent's end is seen as its end."""
         for worker in list(self._workers.values()):
             worker.close()
+        if self._early is not None:
+            self._early.line.close()
         if self._launcher is not None:
             self._launcher.abandon()
         self.poller.close()
@@ -341,3 +348,16 @@ def packed_initializer(options: Options) -> Pack | None:
     if options.initializer is None:
         return None
     return pack([dump_call(options.initializer, options.initargs)])[0]
+
+
+def lend_tracker(fds: tuple[int, ...]) -> None:
+    """Send the way to this program's tracker of resources over a line that a worker has sent; start it, if need be."""
+    for fd in fds:
+        with socket.socket(fileno=fd) as line:
+            try:
+                from multiprocessing.resource_tracker import getfd
+
+                tracker: Any = getfd()
+                socket.send_fds(line, [b"\0"], [tracker])
+            except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
+                pass

@@ -20,7 +20,7 @@ from parmap.backends._base import Died, Report, note_of
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.variables import environment
+from parmap.backends._processes.spawning import environment
 from parmap.errors import WorkerDiedError, signal_name
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Worker:
         changes = context.since(self._context)
         self._context = context
         if "environ" in changes:
-            before, self._environment = self._environment, environment(context, self._options)
+            before, self._environment = self._environment, environment(context.told["environ"], self._options)
             changed = dict(self._environment.items() - before.items())
             changes["environ"] = changed | dict.fromkeys(before.keys() - self._environment.keys())
         self.channel.post("context", changes)

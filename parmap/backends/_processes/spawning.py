@@ -1,0 +1,170 @@
+"""Fresh interpreters: how one is started, with which environment; the first template, which can't start too soon.
+
+Nothing of this needs the rest of parmap, which takes as long to import as an interpreter to start: a program's first
+call does both at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parmap._work import cpus as _cpus
+from parmap._work.place import PACKAGE
+from parmap._work.threads import undisturbed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from parmap._calls.options import Options
+
+_BLAS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def environment(variables: Mapping[str, str], options: Options) -> dict[str, str]:
+    """The program's environment, with what the options add, and limits on the threads of numeric libraries.
+
+    A worker is sent later what changed since it began.
+    """
+    chosen = {**variables, **(options.env or {})}
+    # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
+    limit = chosen.get("OMP_NUM_THREADS", str(max(1, _cpus.cpu_count() // options.workers)))
+    return dict.fromkeys(_BLAS, limit) | chosen
+
+
+class Newborn(NamedTuple):
+    """A template that was told nothing yet."""
+
+    pid: int
+    line: socket.socket
+    environment: dict[str, str]
+
+    def drop(self) -> None:
+        """It ends when its line does."""
+        self.line.close()
+        reap(self.pid)
+
+
+_early: list[Newborn] = []
+
+
+def take_early() -> Newborn | None:
+    """The template that was started early, if nobody has taken it."""
+    try:
+        return _early.pop()
+    except IndexError:
+        return None
+
+
+def newborn(environment: dict[str, str], early: Newborn | None) -> Newborn:
+    """A template with this environment: *early*, if that fits."""
+    if early is not None:
+        if early.environment == environment:
+            return early
+        early.drop()
+    return _born(environment)
+
+
+class Early:
+    """While it lasts a template starts, for a call with these options that is about to need one."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+
+    def __enter__(self) -> None:
+        if self._options.backend == "processes":
+            undisturbed(self._start)
+
+    def _start(self) -> None:
+        try:
+            _early.append(_born(environment(os.environ, self._options)))
+        except OSError:  # it will be told to whoever needs a worker
+            pass
+
+    def __exit__(self, *_: object) -> None:
+        unneeded = take_early()
+        if unneeded is not None:
+            unneeded.drop()
+
+
+def _born(environment: dict[str, str]) -> Newborn:
+    ours, theirs = socket.socketpair()
+    try:
+        pid = spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return Newborn(pid, ours, environment)
+
+
+def reap(pid: int) -> None:
+    """Collect the exit status of a template, so that it does not stay a zombie."""
+    deadline = time.monotonic() + 1.0
+    while True:
+        try:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # SIGCHLD is ignored, or somebody waits for any child
+            return
+        if done or time.monotonic() > deadline:
+            return
+        time.sleep(0.001)
+
+
+def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
+    """Start a fresh interpreter that runs *call* of the launcher's; returns its process number.
+
+    `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
+    a terminal's Ctrl-C stays with the parent), standard input.
+    """
+    if not sys.executable:
+        raise FileNotFoundError("sys.executable does not say which interpreter to start")
+    path = [entry for entry in sys.path if type(entry) is str]
+    home = os.path.dirname(PACKAGE)
+    if home not in path:
+        path.append(home)
+    code = f"import sys; sys.path[:] = {path!r}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *_interpreter_flags(), "-c", code],
+        environment,
+        # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),
+        ],
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1],
+    )
+
+
+def _interpreter_flags() -> list[str]:
+    """The command-line flags that this interpreter runs with: `-O`, `-W`, `-X`, `-I` and the like."""
+    import subprocess  # only now: it takes a millisecond
+
+    make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
+    return [*make(), *([] if _has_cwd() else ["-P"])]  # some stumble over a working directory that is gone
+
+
+def _has_cwd() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+_LAUNCHER = f"{__package__}.launcher"
