@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.arithmetic import chosen, made
@@ -123,14 +124,16 @@ class World:
         """
         module: Any = sys.modules["multiprocessing.resource_tracker"]
         tracker = module._resource_tracker  # noqa: SLF001 - there is no other way to it
-        start = tracker.ensure_running
+        for name in ("ensure_running", "_ensure_running_and_write"):  # the second one from late releases of 3.14 on
+            start = getattr(tracker, name, None)
+            if start is not None:
+                setattr(tracker, name, partial(self._start_tracker, tracker, start))
+        module.ensure_running = tracker.ensure_running
 
-        def ensure_running() -> None:
-            if tracker._fd is None and os.getpid() == self._pid:  # noqa: SLF001 - see above
-                tracker._fd = self._ask_for_tracker()  # noqa: SLF001
-            start()
-
-        tracker.ensure_running = module.ensure_running = ensure_running
+    def _start_tracker(self, tracker: Any, start: Callable[..., Any], *args: Any) -> Any:
+        if tracker._fd is None and os.getpid() == self._pid:  # noqa: SLF001 - there is no other way to it
+            tracker._fd = self._ask_for_tracker()  # noqa: SLF001
+        return start(*args)
 
     def _ask_for_tracker(self) -> int | None:
         """The descriptor of the program's tracker, over a line of its own: a task waits for it, in any thread."""
