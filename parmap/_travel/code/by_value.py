@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
 from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.remade import remake, remake_fresh
+from parmap._travel.text import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -244,9 +245,7 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
 
     That is globals, and attributes of the functions and classes among these.
     """
-    plain: Any = function
-    while isinstance(plain, functools.partial):
-        plain = plain.func
+    plain = innermost(function)
     owner = getattr(plain, "__self__", None)
     plain = getattr(plain, "__func__", plain)
     module = getattr(plain, "__module__", None)
@@ -254,16 +253,16 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     if variables is getattr(sys.modules.get(str(module)), "__dict__", None):  # by name: tasks have the same globals
         function(*args)
         return
-    things = [owner, *variables.values()]
-    functions = [thing for thing in things if type(thing) is FunctionType and thing.__module__ == module]
-    classes = [thing for thing in things if isinstance(thing, type) and came_by_value(thing)]
-    places = [variables, *map(vars, functions), *map(vars, classes)]
-    before = list(map(_contents, places))
+    places: dict[Any, Mapping[str, Any]] = {(str(module), ""): variables}
+    for thing in (owner, *variables.values()):
+        if type(thing) is FunctionType and thing.__module__ == module:
+            places[str(module), thing.__qualname__] = vars(thing)
+        elif isinstance(thing, type) and came_by_value(thing):
+            places[thing] = vars(thing)
+    before = {place: _contents(each) for place, each in places.items()}
     function(*args)
-    changes = [_changes(*each) for each in zip(before, places, strict=True)]
-    names = [(str(module), ""), *((str(module), thing.__qualname__) for thing in functions)]
-    _initialized.update(zip(names, changes, strict=False))
-    chosen.update(zip(classes, changes[len(names) :], strict=True))
+    for place, each in places.items():
+        (chosen if isinstance(place, type) else _initialized)[place] = _changes(before[place], each)
 
 
 def _contents(variables: Mapping[str, Any]) -> dict[str, tuple[Any, bytes | None]]:
