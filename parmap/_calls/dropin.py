@@ -11,6 +11,7 @@ from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, as_raised
+from parmap._travel.text import called
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
@@ -68,20 +69,19 @@ class Owned:
 
     def submit(self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
         """Start one task; a function that can't travel is the task's own error."""
-        try:
-            future = _pools.submit(function, tuple(args), dict(kwargs), self.options, engine=self.engine)
-        except SerializationError as error:
-            return self._failed(function, error)
-        future.voice = self.voice
-        return future
+        return self._started(_pools.submit, function, tuple(args), dict(kwargs), self.options)
 
     def submit_map(self, function: Callable[..., Any], items: Any, chunksize: int | None, *, star: bool) -> Future[Any]:
         """Start a batch whose items are all run, whatever becomes of the others."""
         options = self.with_chunksize(chunksize)
+        return self._started(_pools.map_async, function, (items,), options, star=star, fail_fast=False)
+
+    def _started(self, start: Callable[..., Future[Any]], function: Any, *call: Any, **how: bool) -> Future[Any]:
         try:
-            future = _pools.map_async(function, (items,), options, star=star, fail_fast=False, engine=self.engine)
+            future = start(function, *call, engine=self.engine, **how)
         except SerializationError as error:
-            return self._failed(function, error)
+            future = BatchFuture(self.engine, None, called(function))
+            future.settle_failure(Failure(error))
         future.voice = self.voice
         return future
 
@@ -93,11 +93,6 @@ class Owned:
         made = _pools.stream(function, iterables, options, kind=kind, engine=self.engine, **how)
         assert isinstance(made, kind)  # noqa: S101 - of the kind that was asked for
         return made
-
-    def _failed(self, function: Callable[..., Any], error: BaseException) -> Future[Any]:
-        future = BatchFuture(self.engine, None, getattr(function, "__qualname__", type(function).__qualname__))
-        future.settle_failure(Failure(error))
-        return future
 
     def with_chunksize(self, chunksize: int | None) -> Options:
         """The options of one batch."""
