@@ -38,66 +38,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from parmap import errors
-    from parmap._calls.decorator import parallel
-    from parmap._calls.function import ParallelFunction
-    from parmap._calls.journal.keeping import Journal
-    from parmap._calls.options import override
-    from parmap._results.async_result import AsyncResult
-    from parmap._results.futures import Future
-    from parmap._results.outcomes import Outcome
-    from parmap._results.streams import ResultStream
-    from parmap._travel.broadcast import Broadcast, broadcast
-    from parmap._travel.tie import item_of
-    from parmap._work.cpus import cpu_count
-    from parmap._work.per_worker import PerWorker, Worker, per_worker, worker
-    from parmap._work.report.report import Report, report
-    from parmap.errors import (
-        BackendUnavailableError,
-        JournalError,
-        ParmapError,
-        PoolClosedError,
-        RemoteError,
-        SerializationError,
-        TaskTimeoutError,
-        WorkerDiedError,
-    )
-    from parmap.executor import Executor
-    from parmap.pool import Pool
-
-__all__ = [
-    "AsyncResult",
-    "BackendUnavailableError",
-    "Broadcast",
-    "Executor",
-    "Future",
-    "Journal",
-    "JournalError",
-    "Outcome",
-    "ParallelFunction",
-    "ParmapError",
-    "PerWorker",
-    "Pool",
-    "PoolClosedError",
-    "RemoteError",
-    "Report",
-    "ResultStream",
-    "SerializationError",
-    "TaskTimeoutError",
-    "Worker",
-    "WorkerDiedError",
-    "__version__",
-    "broadcast",
-    "cpu_count",
-    "errors",
-    "item_of",
-    "override",
-    "parallel",
-    "per_worker",
-    "report",
-    "shutdown",
-    "worker",
-]
+    from parmap import errors as errors
+    from parmap._calls.decorator import parallel as parallel
+    from parmap._calls.function import ParallelFunction as ParallelFunction
+    from parmap._calls.journal.keeping import Journal as Journal
+    from parmap._calls.options import override as override
+    from parmap._results.async_result import AsyncResult as AsyncResult
+    from parmap._results.futures import Future as Future
+    from parmap._results.outcomes import Outcome as Outcome
+    from parmap._results.streams import ResultStream as ResultStream
+    from parmap._travel.broadcast import Broadcast as Broadcast
+    from parmap._travel.broadcast import broadcast as broadcast
+    from parmap._travel.tie import item_of as item_of
+    from parmap._work.cpus import cpu_count as cpu_count
+    from parmap._work.per_worker import PerWorker as PerWorker
+    from parmap._work.per_worker import Worker as Worker
+    from parmap._work.per_worker import per_worker as per_worker
+    from parmap._work.per_worker import worker as worker
+    from parmap._work.report.report import Report as Report
+    from parmap._work.report.report import report as report
+    from parmap.errors import BackendUnavailableError as BackendUnavailableError
+    from parmap.errors import JournalError as JournalError
+    from parmap.errors import ParmapError as ParmapError
+    from parmap.errors import PoolClosedError as PoolClosedError
+    from parmap.errors import RemoteError as RemoteError
+    from parmap.errors import SerializationError as SerializationError
+    from parmap.errors import TaskTimeoutError as TaskTimeoutError
+    from parmap.errors import WorkerDiedError as WorkerDiedError
+    from parmap.executor import Executor as Executor
+    from parmap.pool import Pool as Pool
 
 __version__ = "0.2.0"
 
@@ -123,6 +92,10 @@ _HOMES = {
     "parmap.pool": "Pool",
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself
+    __all__ = ["__version__", "errors", "shutdown", *_LAZY]  # noqa: PLE0604 - the rest are strings, too
+    __all__.sort()
 
 
 def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -159,4 +132,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_LAZY, "errors"})

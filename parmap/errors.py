@@ -199,9 +199,6 @@ class PoolClosedError(ParmapError, RuntimeError, ValueError):
         True
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message)
-
 
 class JournalError(ParmapError, ValueError):
     """Raised when a journal can't be used: another kind of file, a damaged one, or one of a function that has changed.
@@ -214,9 +211,6 @@ class JournalError(ParmapError, ValueError):
         >>> issubclass(JournalError, ParmapError)
         True
     """
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message)
 
 
 class BackendUnavailableError(ParmapError, ImportError):

@@ -9,8 +9,7 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parmap._calls.dropin import InTurn, Owned, OwnOptions
-from parmap._engine import pools as _pools
+from parmap._calls.dropin import InTurn, Owned, OwnOptions, OwnsWorkers
 from parmap._results.streams import abandon
 from parmap._travel.failure import guarded
 from parmap._work.cpus import cpu_count
@@ -43,11 +42,7 @@ def _in_turn(error: BaseException) -> BaseException:
     return guarded(_as_raised(error))
 
 
-class _Owned(Owned):
-    voice = staticmethod(_as_raised)
-
-
-class Executor(concurrent.futures.Executor):
+class Executor(OwnsWorkers, concurrent.futures.Executor):
     """Drop-in for `concurrent.futures.ProcessPoolExecutor`: the same methods, arguments and errors.
 
     A worker that dies breaks the one future it was running, with :class:`WorkerDiedError`; the executor goes on.
@@ -70,6 +65,8 @@ class Executor(concurrent.futures.Executor):
         1024
     """
 
+    _when_closed = "cannot schedule new futures after shutdown"
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -91,7 +88,7 @@ class Executor(concurrent.futures.Executor):
             "initargs": initargs,
             "max_tasks_per_child": max_tasks_per_child,
         }
-        self._owned = _Owned("Executor", values, mp_context, finish=True)
+        self._owned = Owned(values, mp_context, finish=True, voice=_as_raised)
         retry_on = self._owned.options.retry_on
         if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(WorkerDiedError, retry_on):
             # Until an executor tells it, a death is what it is everywhere.
@@ -131,21 +128,9 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check()
-        stream = _pools.stream(
-            fn,
-            iterables or ((),),
-            self._owned.with_chunksize(chunksize),
-            buffersize=buffersize or sys.maxsize,
-            engine=self._owned.engine,
-            kind=ExecutorMap,
-        )
-        assert isinstance(stream, ExecutorMap)  # noqa: S101 - of the kind that was asked for
+        buffersize = buffersize or sys.maxsize
+        stream = self._owned.stream(ExecutorMap, fn, iterables or ((),), chunksize, buffersize=buffersize)
         return stream.begin(self, deadline)
-
-    def warm_up(self) -> None:
-        """Start the workers in the background, so that the first call finds them."""
-        self._check()
-        self._owned.warm_up()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more work; finish what was submitted, then stop the workers.
@@ -178,15 +163,6 @@ class Executor(concurrent.futures.Executor):
         owned = self.__dict__.get("_owned")
         if owned is not None and not owned.closed:
             owned.close()
-
-    def __repr__(self) -> str:
-        return repr(self._owned)
-
-    def _repr_html_(self) -> str:
-        return self._owned.html()
-
-    def _check(self) -> None:
-        self._owned.check("cannot schedule new futures after shutdown")
 
 
 class ExecutorMap(InTurn[R_co]):

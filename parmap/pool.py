@@ -8,7 +8,7 @@ import time
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parmap._calls.dropin import InTurn, Owned, OwnOptions
+from parmap._calls.dropin import InTurn, Owned, OwnOptions, OwnsWorkers
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
@@ -26,7 +26,7 @@ R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 
 
-class Pool:
+class Pool(OwnsWorkers):
     """Drop-in for `multiprocessing.Pool`: the same methods, arguments and errors, on workers that can't hang it.
 
     A worker that dies costs the one item it was running, which raises :class:`WorkerDiedError`. Lambdas, closures and
@@ -48,6 +48,8 @@ class Pool:
         [1, 2, 3]
     """
 
+    _when_closed = "Pool not running"
+
     def __init__(
         self,
         processes: int | None = None,
@@ -61,7 +63,8 @@ class Pool:
             processes = cpu_count()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None and not _is_count(maxtasksperchild):
+        limit: object = maxtasksperchild
+        if limit is not None and not (isinstance(limit, int) and limit >= 1):
             raise ValueError("maxtasksperchild must be a positive int or None")
         values = {
             **options,
@@ -70,7 +73,7 @@ class Pool:
             "initargs": initargs,
             "max_tasks_per_child": maxtasksperchild,
         }
-        self._owned = Owned("Pool", values, context, finish=False)
+        self._owned = Owned(values, context, finish=False)
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
 
@@ -182,16 +185,8 @@ class Pool:
         self, func: Callable[..., R], iterable: Iterable[Any], chunksize: int | None, *, ordered: bool
     ) -> PoolIterator[R]:
         self._check()
-        stream = _pools.stream(
-            func,
-            (iterable,),
-            self._owned.with_chunksize(chunksize),
-            ordered=ordered,
-            buffersize=sys.maxsize if hasattr(iterable, "__len__") else None,
-            engine=self._owned.engine,
-            kind=PoolIterator,
-        )
-        assert isinstance(stream, PoolIterator)  # noqa: S101 - of the kind that was asked for
+        buffersize = sys.maxsize if hasattr(iterable, "__len__") else None
+        stream = self._owned.stream(PoolIterator, func, (iterable,), chunksize, ordered=ordered, buffersize=buffersize)
         stream.enter(self)
         return stream
 
@@ -203,11 +198,6 @@ class Pool:
             self._owned.refuse()
             if not self._streams:
                 self._owned.close()
-
-    def warm_up(self) -> None:
-        """Start the workers in the background, so that the first call finds them."""
-        self._check()
-        self._owned.warm_up()
 
     def terminate(self) -> None:
         """Stop the workers at once; what is not finished raises :class:`PoolClosedError`."""
@@ -253,15 +243,6 @@ class Pool:
         """Refuse to be pickled, as the original does."""
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
-    def __repr__(self) -> str:
-        return repr(self._owned)
-
-    def _repr_html_(self) -> str:
-        return self._owned.html()
-
-    def _check(self) -> None:
-        self._owned.check("Pool not running")
-
     def keep(self, stream: PoolIterator[Any]) -> None:
         """A stream has input to read: it keeps a closed pool from ending."""
         with self._lock:
@@ -274,10 +255,6 @@ class Pool:
                 self._streams.remove(stream)
                 if self._owned.closed and not self._streams:
                     self._owned.close()
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
 
 
 def _read(iterable: Iterable[Any]) -> Iterable[Any]:

@@ -139,8 +139,8 @@ def test_traceback_arrives_as_text() -> None:
     assert "ValueError: here" in str(arrived.__cause__)
 
 
-def test_the_middle_of_a_long_traceback_is_left_out() -> None:
-    """An endless recursion tells how it began and how it ended, not each of its calls."""
+def test_a_long_traceback_is_cut() -> None:
+    """An endless recursion tells how it ended, not each of its calls."""
 
     def even(depth: int) -> None:
         odd(depth + 1)
@@ -157,8 +157,6 @@ def test_the_middle_of_a_long_traceback_is_left_out() -> None:
 
     lines = str(arrived.__cause__).splitlines()
     assert sum("in even" in line or "in odd" in line for line in lines) < 110
-    assert sum("calls left out" in line for line in lines) == 1
-    assert "test_the_middle" in "".join(lines)
     assert "raise RecursionError(depth)" in "".join(lines)
 
 

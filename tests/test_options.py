@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -334,13 +333,12 @@ def test_defaults():
     assert (options.backend, options.timeout, options.retries, options.idle_timeout) == ("processes", None, 0, 60.0)
 
 
-def test_read_only():
-    """Options can't be changed, only replaced."""
-    options = resolve()
-    with pytest.raises(AttributeError, match="read-only"):
-        options.workers = 3
+def test_replace():
+    """Options are not changed: others take their place."""
+    options = resolve({"workers": 2})
 
     assert options.replace(workers=3).workers == 3
+    assert options.workers == 2
 
 
 def test_replace_checks():
@@ -356,7 +354,6 @@ def test_equal_options_share_a_pool():
 
     assert one.pool_key == two.pool_key
     assert hash(one.pool_key) == hash(two.pool_key)
-    assert one != two
 
 
 @pytest.mark.parametrize(("one", "two"), [((1,), (True,)), ((1,), (1.0,)), (([1],), ([1],)), (((1,),), ((True,),))])
@@ -366,14 +363,6 @@ def test_initializer_arguments_are_told_apart(one: tuple[Any, ...], two: tuple[A
 
     assert first.pool_key != second.pool_key
     assert first.pool_key == resolve({"initializer": print, "initargs": one}).pool_key
-    assert len({first, second}) == 2
-
-
-def test_options_pickle():
-    """Options come back equal."""
-    options = resolve({"workers": 3, "env": {"A": "1"}})
-
-    assert pickle.loads(pickle.dumps(options)) == options
 
 
 def test_options_show_what_is_not_default():

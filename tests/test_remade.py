@@ -61,9 +61,9 @@ def test_of_a_script(script: Script) -> None:
             MARS = (0.6, 3.3)
             def __init__(self, mass, radius):
                 self.mass, self.radius = mass, radius
-        class Code(bytes, enum.Enum):
+        class Code(int, enum.Enum):
             def __new__(cls, value, label):
-                made = bytes.__new__(cls, [value])
+                made = int.__new__(cls, value)
                 made._value_, made.label = value, label
                 return made
             OK = (1, "fine")
@@ -136,6 +136,30 @@ def test_enumerations_with_other_names_for_members(script: Script) -> None:
     """)
 
     assert done.stderr == ""
+
+
+def test_an_enumeration_whose_members_are_made_of_other_data(script: Script) -> None:
+    """It is refused by its name, with what to do about it."""
+    done = script.run("""
+        import enum
+        from parmap import SerializationError, parallel
+
+        class Code(bytes, enum.Enum):
+            def __new__(cls, value):
+                made = bytes.__new__(cls, [value])
+                made._value_ = value
+                return made
+            OK = 1
+
+        for send in (lambda: parallel(lambda _: Code.OK, workers=1).map([0]), lambda: parallel(id, workers=1).map([Code.OK])):
+            try:
+                send()
+            except SerializationError as error:
+                assert "the enumeration Code are made of something else" in str(error), error
+                print("refused")
+    """)
+
+    assert (done.stdout, done.stderr) == ("refused\nrefused\n", "")
 
 
 def test_formats_and_the_system_s_randomness(script: Script) -> None:

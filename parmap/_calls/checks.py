@@ -23,38 +23,37 @@ def _refuse(name: str, value: object, allowed: str, kind: type[Exception] = Valu
     raise kind(f"{name} must be {allowed}; got {value!r}")
 
 
-def _integer(least: int | None, *, none: str = "") -> Callable[[str, Any], int | None]:
-    allowed = (
-        "an int" + (f" of at least {least}" if least is not None else "") + (f", or None ({none})" if none else "")
-    )
+def _number(
+    convert: Callable[[Any], Any], by: str, fits: Callable[[Any], bool], allowed: str, none: str
+) -> Callable[[str, Any], Any]:
+    """The check of what has the method *by*; *none*: what None means, if it may be that."""
+    allowed += f", or None ({none})" if none else ""
 
-    def check_integer(name: str, value: Any) -> int | None:
+    def check_number(name: str, value: Any) -> Any:
         if none and value is None:
             return None
-        if value is None or isinstance(value, bool) or not hasattr(value, "__index__"):
+        if isinstance(value, (bool, str, bytes)) or not hasattr(value, by):
             _refuse(name, value, allowed, TypeError)
-        number = operator.index(value)  # numpy's integers are welcome
-        if least is not None and number < least:
-            _refuse(name, value, allowed)
-        return number
+        number = convert(value)
+        return number if fits(number) else _refuse(name, value, allowed)
 
-    return check_integer
+    return check_number
 
 
-def _seconds(*, zero: bool, none: str = "") -> Callable[[str, Any], float | None]:
-    allowed = f"seconds, {'not negative' if zero else 'more than 0'}" + (f", or None ({none})" if none else "")
+def _integer(least: float, *, none: str = "") -> Callable[[str, Any], Any]:
+    allowed = "an int" + (f" of at least {least}" if math.isfinite(least) else "")
+    return _number(operator.index, "__index__", lambda number: bool(number >= least), allowed, none)  # numpy's, too
 
-    def check_seconds(name: str, value: Any) -> float | None:
-        if none and value is None:
-            return None
-        if value is None or isinstance(value, (bool, str, bytes)) or not hasattr(value, "__float__"):
-            _refuse(name, value, allowed, TypeError)
-        number = float(value)
-        if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-            _refuse(name, value, allowed)
-        return number
 
-    return check_seconds
+def _seconds(*, zero: bool, none: str = "") -> Callable[[str, Any], Any]:
+    def fits(number: float) -> bool:
+        return math.isfinite(number) and (number > 0 or (zero and number == 0))
+
+    return _number(float, "__float__", fits, f"seconds, {'not negative' if zero else 'more than 0'}", none)
+
+
+def _such(fits: Callable[[Any], bool], allowed: str) -> Callable[[str, Any], Any]:
+    return lambda name, value: value if fits(value) else _refuse(name, value, allowed, TypeError)
 
 
 def _one_of(*names: str, none: bool = False) -> Callable[[str, Any], Any]:
@@ -101,19 +100,15 @@ def _check_retry_on(name: str, value: Any) -> tuple[type[BaseException], ...]:
     return kinds
 
 
-def _check_memory(name: str, value: Any) -> int | None:
+def _check_memory(name: str, value: Any) -> Any:
     if value is not None and not os.path.exists("/proc/self/statm"):
         _refuse(name, value, "None on this system, which has no /proc to tell how large a worker is")
     return _integer(1, none="no limit")(name, value)
 
 
-def _check_initializer(name: str, value: Any) -> Any:
-    return value if value is None or callable(value) else _refuse(name, value, "a callable or None", TypeError)
-
-
-def _check_initargs(name: str, value: Any) -> tuple[Any, ...]:
+def _check_tuple(name: str, value: Any, allowed: str = "a tuple of arguments for the initializer") -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-        _refuse(name, value, "a tuple of arguments for the initializer", TypeError)
+        _refuse(name, value, allowed, TypeError)
     return tuple(value)
 
 
@@ -121,9 +116,7 @@ def _check_preload(name: str, value: Any) -> tuple[str, ...] | str:
     allowed = "a tuple of module names, such as ('numpy',), or 'auto'"
     if value == "auto":
         return "auto"
-    if isinstance(value, (str, bytes)) or not hasattr(value, "__iter__"):
-        _refuse(name, value, allowed, TypeError)
-    modules = tuple(value)
+    modules = _check_tuple(name, value, allowed)
     if not all(isinstance(module, str) for module in modules):
         _refuse(name, value, allowed, TypeError)
     if not all(part.isidentifier() for module in modules for part in module.split(".")):
@@ -139,16 +132,6 @@ def _check_env(name: str, value: Any) -> Mapping[str, str] | None:
     if any(not key or "=" in key or "\0" in key + text for key, text in value.items()):
         _refuse(name, value, "a mapping whose names are not empty and hold no '=', with no null character anywhere")
     return _Environ(value)
-
-
-def _check_progress(name: str, value: Any) -> Any:
-    if isinstance(value, (bool, str)) or callable(value):
-        return value
-    return _refuse(name, value, "True, False, a description or a callable(done, total, failed)", TypeError)
-
-
-def _check_flag(name: str, value: Any) -> bool:
-    return value if isinstance(value, bool) else _refuse(name, value, "True or False", TypeError)
 
 
 # How the text of an environment variable reads; what it should be, the check says.
@@ -197,16 +180,25 @@ OPTIONS: dict[str, Option] = {
     "retry_delay": Option(0.0, _seconds(zero=True), _as_number),
     "chunksize": Option(None, _integer(1, none="adaptive"), _as_number),
     "start_method": Option(None, _check_start_method, str, is_of_pool=True),
-    "initializer": Option(None, _check_initializer, is_of_pool=True),
-    "initargs": Option((), _check_initargs, is_of_pool=True),
+    "initializer": Option(
+        None, _such(lambda value: value is None or callable(value), "a callable or None"), is_of_pool=True
+    ),
+    "initargs": Option((), _check_tuple, is_of_pool=True),
     "max_tasks_per_child": Option(None, _integer(1, none="no limit"), _as_number, is_of_pool=True),
     "max_memory_per_child": Option(None, _check_memory, _as_number, is_of_pool=True),
     "preload": Option("auto", _check_preload, _as_modules, is_of_pool=True),
     "env": Option(None, _check_env, is_of_pool=True),
     "idle_timeout": Option(60.0, _seconds(zero=True, none="never"), _as_number, is_of_pool=True),
-    "progress": Option(False, _check_progress, _as_flag),
-    "traceback_locals": Option(False, _check_flag, _as_flag),
-    "seed": Option(None, _integer(None, none="not seeded"), _as_number),
+    "progress": Option(
+        False,
+        _such(
+            lambda value: isinstance(value, (bool, str)) or callable(value),
+            "True, False, a description or a callable(done, total, failed)",
+        ),
+        _as_flag,
+    ),
+    "traceback_locals": Option(False, _such(lambda value: isinstance(value, bool), "True or False"), _as_flag),
+    "seed": Option(None, _integer(-math.inf, none="not seeded"), _as_number),
 }
 
 DEFAULTS: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}

@@ -11,6 +11,7 @@ from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, as_raised
+from parmap._travel.text import called
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S", bound=ResultStream[Any])
 
 
 class OwnOptions(TypedDict, total=False):
@@ -42,11 +44,9 @@ class OwnOptions(TypedDict, total=False):
 class Owned:
     """An engine of one's own: not shared with anybody, and closed for good."""
 
-    voice: Voice = staticmethod(as_raised)
-    """How the errors of its tasks are told."""
-
-    def __init__(self, what: str, options: Mapping[str, Any], context: Any, *, finish: bool) -> None:
+    def __init__(self, options: Mapping[str, Any], context: Any, *, finish: bool, voice: Voice = as_raised) -> None:
         """Make the engine. *context*: of `multiprocessing`, or `None`; *finish*: at exit, finish what was submitted."""
+        self.voice = voice  # how the errors of its tasks are told
         chosen = {"idle_timeout": None, **options}  # what workers have loaded stays, as long as the pool is open
         if context is not None:
             chosen.setdefault("start_method", start_method_of(context))
@@ -54,7 +54,6 @@ class Owned:
         if settled.backend == "serial" and settled.initializer is not None:
             settled.initializer(*settled.initargs)  # once: there is but one worker, the caller
             settled = settled.replace(initializer=None, initargs=())
-        self.what = what
         self.options: Options = settled
         self.engine = own_engine(settled, finish=finish)
         self._refuses = False
@@ -68,47 +67,36 @@ class Owned:
         """Take no more work."""
         self._refuses = True
 
-    def check(self, problem: str) -> None:
-        """Refuse work when closed.
-
-        Raises:
-            PoolClosedError: it is closed.
-        """
-        if self.closed:
-            raise PoolClosedError(problem)
-
     def submit(self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
         """Start one task; a function that can't travel is the task's own error."""
-        try:
-            future = _pools.submit(function, tuple(args), dict(kwargs), self.options, engine=self.engine)
-        except SerializationError as error:
-            return self._failed(function, error)
-        future.voice = self.voice
-        return future
+        return self._started(_pools.submit, function, tuple(args), dict(kwargs), self.options)
 
     def submit_map(self, function: Callable[..., Any], items: Any, chunksize: int | None, *, star: bool) -> Future[Any]:
         """Start a batch whose items are all run, whatever becomes of the others."""
         options = self.with_chunksize(chunksize)
+        return self._started(_pools.map_async, function, (items,), options, star=star, fail_fast=False)
+
+    def _started(self, start: Callable[..., Future[Any]], function: Any, *call: Any, **how: bool) -> Future[Any]:
         try:
-            future = _pools.map_async(function, (items,), options, star=star, fail_fast=False, engine=self.engine)
+            future = start(function, *call, engine=self.engine, **how)
         except SerializationError as error:
-            return self._failed(function, error)
+            future = BatchFuture(self.engine, None, called(function))
+            future.settle_failure(Failure(error))
         future.voice = self.voice
         return future
 
-    def _failed(self, function: Callable[..., Any], error: BaseException) -> Future[Any]:
-        future = BatchFuture(self.engine, None, getattr(function, "__qualname__", type(function).__qualname__))
-        future.settle_failure(Failure(error))
-        return future
+    def stream(
+        self, kind: type[S], function: Callable[..., Any], iterables: tuple[Any, ...], chunksize: int | None, **how: Any
+    ) -> S:
+        """Start a batch whose results are given as they come, by a stream of that *kind*."""
+        options = self.with_chunksize(chunksize)
+        made = _pools.stream(function, iterables, options, kind=kind, engine=self.engine, **how)
+        assert isinstance(made, kind)  # noqa: S101 - of the kind that was asked for
+        return made
 
     def with_chunksize(self, chunksize: int | None) -> Options:
         """The options of one batch."""
         return self.options if chunksize is None else self.options.replace(chunksize=chunksize)
-
-    def warm_up(self) -> None:
-        """Start the workers now."""
-        if self.engine is not None:
-            self.engine.expect(None, self.engine.workers)
 
     def close(self, *, wait: bool = False, cancel: bool = False, told: BaseException | None = None) -> None:
         """Take no more work; finish what was submitted, or with *cancel* drop it, and stop the workers."""
@@ -116,17 +104,39 @@ class Owned:
         if self.engine is not None:
             self.engine.close(wait=wait, cancel=cancel, told=told)
 
-    def __repr__(self) -> str:
-        state = "closed" if self.closed else "open"
-        return f"<parmap.{self.what}: {self.options.workers} workers, backend {self.options.backend!r}, {state}>"
 
-    def html(self) -> str:
-        """What notebooks show."""
+class OwnsWorkers:
+    """What a pool and an executor have in common to those who use them."""
+
+    _owned: Owned
+    _when_closed: str
+    """What is said of a call after the end."""
+
+    def warm_up(self) -> None:
+        """Start the workers in the background, so that the first call finds them."""
+        self._check()
+        engine = self._owned.engine
+        if engine is not None:
+            engine.expect(None, engine.workers)
+
+    def _check(self) -> None:
+        if self._owned.closed:
+            raise PoolClosedError(self._when_closed)
+
+    @property
+    def _state(self) -> str:
+        return "closed" if self._owned.closed else "open"
+
+    def __repr__(self) -> str:
+        options = self._owned.options
+        return f"<parmap.{type(self).__name__}: {options.workers} workers, backend {options.backend!r}, {self._state}>"
+
+    def _repr_html_(self) -> str:
         from parmap._results.display import card
 
-        state = "closed" if self.closed else "open"
-        facts = [("workers", self.options.workers), ("backend", self.options.backend), ("state", state)]
-        return card(f"parmap.{self.what}", "", facts)
+        options = self._owned.options
+        facts = [("workers", options.workers), ("backend", options.backend), ("state", self._state)]
+        return card(f"parmap.{type(self).__name__}", "", facts)
 
 
 def start_method_of(context: Any) -> str:

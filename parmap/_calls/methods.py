@@ -13,13 +13,7 @@ if TYPE_CHECKING:
 _NAME = "__parmap_class_body__"
 
 
-if TYPE_CHECKING:
-    _ClassMethod = classmethod[Any, ..., Any]
-else:
-    _ClassMethod = classmethod  # which has no [] in every Python
-
-
-class BindingClassMethod(_ClassMethod):
+class BindingClassMethod(classmethod):  # type: ignore[type-arg]  # which has no [] in every Python
     """A classmethod whose `map` knows the class: a plain one gives that of the unbound function."""
 
     def __get__(self, instance: Any, owner: Any = None, /) -> Any:

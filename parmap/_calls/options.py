@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 class Options:
-    """All options of one call, settled: immutable, compared and hashed by value."""
-
-    __slots__ = (*DEFAULTS, "owner", "pool_key", "site")
+    """All options of one call, settled. Nobody writes to them: `replace` makes others."""
 
     workers: int
     backend: BackendName | Executor | BackendLike
@@ -58,38 +56,18 @@ class Options:
     """Stands for the function that they are the options of: no other has the same."""
 
     def __init__(self, values: Mapping[str, Any], owner: object = None) -> None:
-        for name in DEFAULTS:
-            object.__setattr__(self, name, values[name])
-        object.__setattr__(self, "owner", owner)
-        object.__setattr__(self, "site", site_of(values["backend"]))
-        of_pool = (values[name] for name, option in OPTIONS.items() if option.is_of_pool)
-        object.__setattr__(self, "pool_key", tuple(map(_key, of_pool)))
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"options are read-only: {name!r} can't be set to {value!r}; use replace()")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the options by name."""
-        return {name: getattr(self, name) for name in DEFAULTS}
+        vars(self).update(values)
+        self._values = values
+        self.owner = owner
+        self.site = site_of(self.backend)
+        self.pool_key = tuple(_key(values[name]) for name, option in OPTIONS.items() if option.is_of_pool)
 
     def replace(self, **changes: Unpack[OptionsDict]) -> Options:
         """Return the same options with *changes*, which are checked."""
-        return _settle({**self.as_dict(), **check(changes, "replace")}, self.owner)
-
-    def __eq__(self, other: object) -> bool:
-        return self._keys() == other._keys() if isinstance(other, Options) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self._keys())
-
-    def _keys(self) -> tuple[object, ...]:
-        return tuple(map(_key, self.as_dict().values()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Options, (self.as_dict(),)
+        return _settle({**self._values, **check(changes, "replace")}, self.owner)
 
     def __repr__(self) -> str:
-        return f"Options({describe(self.as_dict())})"
+        return f"Options({describe(self._values)})"
 
 
 def describe(options: Mapping[str, Any]) -> str:
@@ -157,13 +135,6 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; it has {', '.join(sorted(known))}"
 
 
-def can_kill(backend: object) -> bool:
-    """Tell whether *backend* can end a task that is running."""
-    if isinstance(backend, str):
-        return backend not in {"threads", "serial"}
-    return not is_executor(backend) and bool(getattr(backend, "kills", False))
-
-
 def check_together(options: Mapping[str, Any]) -> None:
     """Refuse what the backend would have to ignore: a `timeout` that nothing can enforce, a `seed` that threads share.
 
@@ -176,7 +147,8 @@ def check_together(options: Mapping[str, Any]) -> None:
 
         if backend == "threads" or shares_our_objects(backend):
             raise ValueError(SEED_REFUSED)
-    if timeout is not None and not can_kill(backend):
+    kills = backend not in {"threads", "serial"} if isinstance(backend, str) else getattr(backend, "kills", False)
+    if timeout is not None and not kills:
         raise ValueError(
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
             f"backend={backend!r} can't: set timeout=None, or use another backend"
@@ -306,7 +278,7 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in options.items()
-        if not (name == "backend" and not isinstance(value, str)) and not (name == "progress" and callable(value))
+        if isinstance(value, str) or not (name == "backend" or (name == "progress" and callable(value)))
     }
 
 

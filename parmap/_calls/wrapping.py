@@ -9,17 +9,12 @@ from types import FunctionType
 from typing import Any
 
 from parmap._travel.code.by_name import is_registered
-
-
-def _innermost(function: Any) -> Any:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
+from parmap._travel.text import innermost
 
 
 def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
     """Do what `functools.update_wrapper` does, without letting attributes of the function hide methods of *wrapper*."""
-    source = _innermost(function)  # a partial has no name of its own
+    source = innermost(function)  # a partial has no name of its own
     functools.update_wrapper(wrapper, source, updated=())  # type: ignore[arg-type]
     if sys.version_info >= (3, 14):  # where update_wrapper hands on what makes them, which an instance doesn't ask
         try:
@@ -33,7 +28,7 @@ def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
 
 def name_of(function: Any) -> str:
     """Return the full name of *function*, or its repr if it has none."""
-    source = _innermost(function)
+    source = innermost(function)
     name = getattr(source, "__qualname__", None)
     return f"{source.__module__}.{name}" if name and getattr(source, "__module__", None) else name or repr(function)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Voice: TypeAlias = Callable[[BaseException], BaseException]
     """Gives an error the form in which whoever waits for the task gets it."""
 
-_FRAMES = 50  # at either end of a traceback; to format one takes as long as many short tasks
+_FRAMES = 100  # of a traceback that are shown, the innermost; to format one takes as long as many short tasks
 _CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
 
 
@@ -261,35 +261,21 @@ def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...
     import traceback
 
     try:
-        told = traceback.TracebackException.from_exception(error)
+        told = traceback.TracebackException.from_exception(error, limit=-_FRAMES)
         if with_locals:
             _add_locals(told, error)
-        _leave_out(told)
-        text = re.sub(f'File "{_GAP}", line 0, in', "…", "".join(told.format()))
+        text = "".join(told.format())
     except BaseException:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = f"{type(error).__name__}: <its text could not be made>"
     return (text, _encode_chain(error, 0))
-
-
-_GAP = "<parmap: left out>"
-
-
-def _leave_out(told: traceback.TracebackException) -> None:
-    """Take the middle out of long stacks: those of an endless recursion say no more there."""
-    stack = told.stack
-    if left_out := max(0, len(stack) - 2 * _FRAMES):
-        gap = type(stack[0])(_GAP, 0, f"{left_out} calls left out", lookup_line=False, line="")
-        stack[_FRAMES:-_FRAMES] = [gap]
-    for below in (told.__cause__, told.__context__, *(getattr(told, "exceptions", None) or ())):
-        if below is not None:
-            _leave_out(below)
 
 
 def _add_locals(told: traceback.TracebackException, error: BaseException) -> None:
     """Show local variables, each shortened: the standard library would show all of a list of a million."""
     import traceback
 
-    for summary, (frame, _) in zip(told.stack, traceback.walk_tb(error.__traceback__), strict=False):
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for summary, frame in zip(told.stack, frames[-_FRAMES:], strict=False):
         summary.locals = {name: shorten(value) for name, value in frame.f_locals.items()}
     for cause in ("__cause__", "__context__"):
         below, reason = getattr(told, cause), getattr(error, cause)

@@ -10,6 +10,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import name_of
+from parmap._travel.code.by_value import variables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,22 +51,15 @@ def modules_needed(function: Any) -> set[str]:
 
 
 def _named_by(function: FunctionType) -> Iterator[Any]:
-    names: set[str] = set()
+    yield from (value for _, _, value in variables_of(function))
     codes = [function.__code__]
     while codes:
         code = codes.pop()
-        names.update(code.co_names)
         codes += [each for each in code.co_consts if isinstance(each, CodeType)]
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME" and step.argval in sys.modules:
                 yield sys.modules[step.argval]
-    yield from (function.__globals__[name] for name in names & function.__globals__.keys())
     yield from _annotated(function)
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # it is empty yet
-            continue
 
 
 def _annotated(function: FunctionType) -> Iterator[Any]:
@@ -82,12 +76,9 @@ def is_pure(name: str) -> bool:
 
 
 def _is_shared(name: str) -> bool:
-    if name == "cloudpickle":  # this program may not have imported it yet
-        return True
-    module = sys.modules.get(name)
-    origin = getattr(getattr(module, "__spec__", None), "origin", None)
-    if name.partition(".")[0] in sys.stdlib_module_names:
+    if is_pure(name):  # cloudpickle, too, which this program may not have imported yet
         return name not in {"builtins", "__main__"}
+    origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
     return isinstance(origin, str) and origin.startswith(_homes())
 
 

@@ -126,17 +126,16 @@ class Pack:
 
     def decode_early(self) -> None:
         """Decode atoms before anybody asks for them. Not what holds them: garbage might be collected for its sake."""
-        if not self.is_flat or self.kind == ROWS:
-            return
-        try:
-            self.whole()
-        except MemoryError:  # told to whoever asks for them
-            pass
+        if self.is_flat and self.kind != ROWS:
+            try:
+                self.whole()
+            except MemoryError:  # told to whoever asks for them
+                pass
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""
-        names = self.words, self.bare
-        return self.kind, self.count, len(self.stream), self.sizes, _kinds(self.buffers), self.owned, *names
+        kinds = [(buffer.nbytes, buffer.readonly) for buffer in self.buffers]
+        return self.kind, self.count, len(self.stream), self.sizes, kinds, self.owned, self.words, self.bare
 
     @classmethod
     def restore(cls, description: tuple[Any, ...], stream: bytes | memoryview, buffers: list[memoryview]) -> Pack:
@@ -184,7 +183,3 @@ def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
     if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
         return whole
     return memoryview(buffer)
-
-
-def _kinds(buffers: list[memoryview]) -> list[tuple[int, bool]]:
-    return [(buffer.nbytes, buffer.readonly) for buffer in buffers]

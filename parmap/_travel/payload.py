@@ -128,8 +128,7 @@ def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, by
         streams.append(bare.stream)
         buffers += bare.buffers
         owned.append(len(buffers))
-    words = vocabulary.stream if vocabulary else b""
-    size = len(words) + sum(map(len, streams + buffers))
+    size = (len(vocabulary.stream) if vocabulary else 0) + sum(map(len, streams + buffers))
     for item in items[len(streams) :]:
         if vocabulary is None:
             pickler.clear_memo()
@@ -149,11 +148,24 @@ def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, by
                 del owned[place:]
                 break
         buffers += beside
-    owned += [0] * (len(streams) - len(owned)) if buffers else []
+    owned += [0] * (len(streams) - len(owned))
+    needs = held() if bare is None else (*bare.needs, *held())
+    return _pack_of(streams, buffers, owned, vocabulary, int(bare is not None), needs)
+
+
+def _pack_of(
+    streams: list[Any],
+    buffers: list[memoryview],
+    owned: list[int],
+    vocabulary: Vocabulary | None,
+    bare: int,
+    needs: tuple[Any, ...],
+) -> Pack:
+    words = vocabulary.stream if vocabulary else b""
+    stream = streams[0] if len(streams) == 1 and not words else b"".join([words, *streams])
     sizes = list(map(len, streams))
-    stream = b"".join([words, *streams])
-    made = Pack(EACH, len(sizes), stream, sizes, buffers, owned if buffers else None, len(words), int(bare is not None))
-    made.needs = held() if bare is None else (*bare.needs, *held())
+    made = Pack(EACH, len(sizes), stream, sizes, buffers, owned if buffers else None, len(words), bare)
+    made.needs = needs
     return made
 
 
@@ -206,13 +218,7 @@ def _pack_each(
         owned.append(len(one.buffers))
         if vocabulary is None and packed is None:  # until there is one, items go without
             vocabulary, bare = learner.vocabulary, len(streams)
-    head = [vocabulary.stream] if vocabulary else []
-    stream = streams[0] if len(streams) == 1 and not head else b"".join(head + streams)
-    sizes = list(map(len, streams))
-    words = sum(map(len, head))
-    made = Pack(EACH, len(streams), stream, sizes, buffers, owned if buffers else None, words, bare)
-    made.needs = tuple(needs)
-    return made, errors
+    return _pack_of(streams, buffers, owned, vocabulary, bare, tuple(needs)), errors
 
 
 def is_small(value: Any) -> bool:
@@ -229,12 +235,9 @@ def dump(
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    try:
-        packed = _dump_with(plain_pickler, item, vocabulary, learner)
-        if not names_stranger(packed.stream):
-            return packed
-    except Exception:  # noqa: BLE001, S110 - cloudpickle has the second try, and its error is the one that tells
-        pass
+    packed = dump_plainly(item, vocabulary, learner)
+    if packed is not None:
+        return packed
     try:
         if learner is not None:
             classes = learner.classes
@@ -255,7 +258,7 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         SerializationError: there is something in it that no other process can have.
     """
     try:
-        return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what, None, None)
+        return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what)
     except Exception as error:
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
@@ -306,16 +309,16 @@ def dump_call(function: Any, *more: Any) -> Packed:
     return dump_plainly(what) or dump_function(function, what)
 
 
-def dump_plainly(what: Any) -> Packed | None:
+def dump_plainly(what: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed | None:
     """Pickle *what* as pickle does; `None` if it can't, or if workers could not read it."""
     try:
-        packed = _dump_with(plain_pickler, what, None, None)
-    except Exception:  # noqa: BLE001 - it has to travel by value
+        packed = _dump_with(plain_pickler, what, vocabulary, learner)
+    except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
         return None
     return None if names_stranger(packed.stream) else packed
 
 
-def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None, learner: Learner | None) -> Packed:
+def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
     written = Stream()
     pickler: pickle.Pickler = make(written, written.keep)
     if vocabulary is not None:

@@ -48,10 +48,16 @@ def describe(function: Any, mode: str, args: Any) -> str:
     return f"{_cut(name, _MOST)}({', '.join(parts)})"
 
 
+def innermost(function: Any) -> Any:
+    """The function under partials."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
 def called(function: Any) -> str:
     """What a function is called, or the class of what is none."""
-    while type(function) is partial:
-        function = function.func
+    function = innermost(function)
     name = getattr(function, "__qualname__", None)
     return name if type(name) is str and name else _name(type(function))
 

@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ _WAIT = 60.0  # seconds that another program may take to write
 _NETWORK = re.compile(
     r"nfs\d*|cifs|smb\w*|9p|afs|ceph|gfs2?|lustre|gpfs|beegfs|fuse\.(sshfs|s3fs|gluster\w*|rclone|ceph\S*)"
 )
-_HEAD = b"SQLite format 3\0"
 
 _TABLES = f"""
     create table runs (
@@ -78,32 +77,19 @@ def telling(path: str) -> Generator[None]:
         raise JournalError(f"the journal {path} can't be used: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalError(
-            f"the journal {path} is damaged: {error}. It was left as it is: move it away to begin a new one"
+            f"{path} is not a journal of parmap, or is damaged: {error}. It was left as it is: choose another path, or "
+            "move it away to begin a new one"
         ) from error
     except OSError as error:
         raise JournalError(f"the journal {path} can't be opened: {error}") from error
 
 
 def _look(path: str) -> None:
-    """See whether a file may be a journal, before SQLite touches it."""
-    with open(path, "rb") as file:
-        head = file.read(100)
-        size = file.seek(0, os.SEEK_END)
-    if head[:16] != _HEAD[: len(head)]:
-        raise JournalError(f"{path} is not a journal of parmap, and was left as it is: choose another path")
-    page = int.from_bytes(head[16:18], "big") if len(head) == 100 else 0  # noqa: PLR2004 - the head of a file of SQLite
-    page = 65536 if page == 1 else page
-    if not page or page * int.from_bytes(head[28:32], "big") > size:
-        raise JournalError(f"the journal {path} is damaged: its end is missing. Move it away to begin a new one")
-    if int.from_bytes(head[68:72], "big") == APPLICATION:
-        return
-    probe = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)
-    try:  # somebody may be making it just now
-        is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]
+    """See whether a file is a journal, before anything can write to it."""
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)) as probe:
+        is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]  # or somebody makes it just now
         if is_made and probe.execute("pragma application_id").fetchone()[0] != APPLICATION:
             raise JournalError(f"{path} is a database of another program, and was left as it is: choose another path")
-    finally:
-        probe.close()
 
 
 def _set_up(connection: sqlite3.Connection, path: str) -> None:

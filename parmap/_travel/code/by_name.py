@@ -30,12 +30,12 @@ def identity(thing: Any) -> Any:
 
 
 def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
-    """How a worker can find *function* by importing: module, qualified name, decorators above it, file.
+    """How a worker can find *function*, or the like, by importing: module, qualified name, decorators above it, file.
 
     `None` where it can't: a lambda, a nested function, anything in `__main__`, a module that exists only here.
     """
     module_name = getattr(function, "__module__", None)
-    qualname = getattr(function, "__qualname__", None)
+    qualname = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)  # a type variable's
     if not module_name or not qualname or module_name in {"__main__", "__mp_main__"} or "<" in qualname:
         return None
     module = sys.modules.get(module_name)
@@ -55,18 +55,6 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
         if found is None:
             return None
     return None
-
-
-def is_found(thing: Any) -> bool:
-    """Whether workers, too, find a thing under its name in its module, as pickle sends it."""
-    name = getattr(thing, "__module__", None)
-    module = sys.modules.get(str(name))
-    return (
-        name not in {"__main__", "__mp_main__"}
-        and getattr(module, "__spec__", None) is not None
-        and not is_registered(str(name))
-        and getattr(module, thing.__name__, None) is thing
-    )
 
 
 def is_only_here(thing: Any) -> bool:

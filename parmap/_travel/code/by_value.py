@@ -26,6 +26,7 @@ from parmap._travel.code.functions import (
     make_function,
 )
 from parmap._travel.code.remade import remake, remake_fresh
+from parmap._travel.text import innermost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -245,9 +246,7 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
 
     That is globals, and attributes of the functions and classes among these.
     """
-    plain: Any = function
-    while isinstance(plain, functools.partial):
-        plain = plain.func
+    plain = innermost(function)
     owner = getattr(plain, "__self__", None)
     plain = getattr(plain, "__func__", plain)
     module = getattr(plain, "__module__", None)
@@ -255,16 +254,16 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     if variables is getattr(sys.modules.get(str(module)), "__dict__", None):  # by name: tasks have the same globals
         function(*args)
         return
-    things = [owner, *variables.values()]
-    functions = [thing for thing in things if type(thing) is FunctionType and thing.__module__ == module]
-    classes = [thing for thing in things if isinstance(thing, type) and came_by_value(thing)]
-    places = [variables, *map(vars, functions), *map(vars, classes)]
-    before = list(map(_contents, places))
+    places: dict[Any, Mapping[str, Any]] = {(str(module), ""): variables}
+    for thing in (owner, *variables.values()):
+        if type(thing) is FunctionType and thing.__module__ == module:
+            places[str(module), thing.__qualname__] = vars(thing)
+        elif isinstance(thing, type) and came_by_value(thing):
+            places[thing] = vars(thing)
+    before = {place: _contents(each) for place, each in places.items()}
     function(*args)
-    changes = [_changes(*each) for each in zip(before, places, strict=True)]
-    names = [(str(module), ""), *((str(module), thing.__qualname__) for thing in functions)]
-    initialized.update(zip(names, changes, strict=False))
-    chosen.update(zip(classes, changes[len(names) :], strict=True))
+    for place, each in places.items():
+        (chosen if isinstance(place, type) else initialized)[place] = _changes(before[place], each)
 
 
 def _contents(variables: Mapping[str, Any]) -> dict[str, tuple[Any, bytes | None]]:

@@ -41,41 +41,15 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         args = (*args[:3], {name: member.value for name, member in every.items()}, *args[4:])
         for name in every:
             state[0].pop(name, None)
-        kind = vars(cls).get("_member_type_")
-        if "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__"):
-            make, args = _make_enum, (kind, *_with_data(args, kind, every))
+        is_made_otherwise = "__new_member__" in vars(cls) and hasattr(vars(cls)["_member_type_"], "__getnewargs__")
+        if is_made_otherwise and any(member != member.value for member in every.values()):
+            raise TypeError(
+                f"members of the enumeration {cls.__qualname__} are made of something else than their values, by a "
+                "__new__: move it into a module, which workers import"
+            )
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
-
-
-def _with_data(args: tuple[Any, ...], kind: Any, members: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments that make an enumeration, with what each member is made of beside its value."""
-    bases, name, qualname, values, *rest = args
-    made = {key: (kind.__getnewargs__(members[key]), value) for key, value in values.items()}
-    return (bases, name, qualname, made, *rest)
-
-
-def _make_enum(
-    kind: Any, bases: tuple[Any, ...], name: str, qualname: str, members: dict[str, Any], module: str, *rest: Any
-) -> type:
-    """As cloudpickle, an enumeration of numbers or strings whose members a `__new__` of its own has made."""
-    from cloudpickle import cloudpickle
-
-    def new(cls: type, args: tuple[Any, ...], value: Any) -> Any:
-        member = kind.__new__(cls, *args)
-        member._value_ = value
-        return member
-
-    metaclass: Any = type(bases[-1])
-    variables = metaclass.__prepare__(name, bases)
-    variables["__new__"] = new
-    for key, value in members.items():
-        variables[key] = value
-    made = metaclass.__new__(metaclass, name, bases, variables)
-    made.__module__, made.__qualname__ = module, qualname
-    found: type = cloudpickle._lookup_class_or_track(rest[0], made)  # noqa: SLF001 - no public way
-    return found
 
 
 def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:

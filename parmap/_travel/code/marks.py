@@ -18,7 +18,6 @@ holds has a bound; beyond it streams are compared.
 
 from __future__ import annotations
 
-import sys
 from itertools import compress, count
 from operator import is_, is_not
 from typing import TYPE_CHECKING, Any
@@ -71,13 +70,10 @@ class Table:
 class Look:
     """One function or class by value: how its parts are read, and what they were."""
 
-    def __init__(
-        self, thing: ref[Any] | None, read: Callable[[Any], list[Any]], kept: list[Any], unborn: tuple[str, ...]
-    ) -> None:
+    def __init__(self, thing: ref[Any] | None, read: Callable[[Any], list[Any]], kept: list[Any]) -> None:
         self._thing = thing
         self._read = read
         self._kept = kept
-        self._unborn = unborn  # submodules that the function would have, too, if they were imported
 
     def same(self, roots: Any, boxes: list[Any], rest: list[Any]) -> bool:
         """Whether all parts are the same; containers, and what has to be pickled, are added to the lists."""
@@ -101,7 +97,7 @@ class Look:
                 rest.append(value)
             else:
                 return False
-        return not self._unborn or not any(map(sys.modules.__contains__, self._unborn))
+        return True
 
 
 class Mark:

@@ -100,8 +100,7 @@ class _Walk:
     def _look(self, thing: Any, read: Callable[[Any], list[Any]], source: Any) -> None:
         values = read(source)
         kept = [self._keep(value) for value in values]
-        unborn = _unborn(thing, values) if isinstance(thing, FunctionType) else ()
-        self.steps.append(Look(None if thing is None else ref(thing), read, kept, unborn))
+        self.steps.append(Look(None if thing is None else ref(thing), read, kept))
 
     def _pack(self) -> None:
         if self.packer is None:
@@ -296,19 +295,3 @@ def _registered_in(cls: type) -> list[Any]:
 
     found = [each() for each in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]  # noqa: SLF001 - as cloudpickle
     return [each for each in found if each is not None]
-
-
-def _unborn(function: FunctionType, values: list[Any]) -> tuple[str, ...]:
-    """Submodules that the code of a function seems to use and nobody has imported: it would bring them, too."""
-    packages = [value.__name__ for value in values if type(value) is ModuleType and getattr(value, "__package__", None)]
-    unborn: list[str] = []
-    while packages:
-        package = packages.pop()
-        for name in function.__code__.co_names:
-            found = f"{package}.{name}"
-            if found in sys.modules:
-                if found not in packages and found.count(".") < 9:  # noqa: PLR2004 - a.a.a…: no package is that deep
-                    packages.append(found)
-            else:
-                unborn.append(found)
-    return tuple(unborn)

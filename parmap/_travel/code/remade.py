@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.code.by_name import is_found
+from parmap._travel.code.by_name import name_of
 from parmap._travel.code.classes import tracker_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
     if (made := _SIMPLE.get((kind.__module__, kind.__name__))) is not None:
         return kind, made(thing)
-    if kind.__module__ == "typing" and (parts := _of_typing(thing, kind)) is not None and not is_found(thing):
+    if kind.__module__ == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
         return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
     return None
 
