@@ -53,6 +53,21 @@ class Rules(NamedTuple):
     """Whether that result is to be pickled by itself, for whoever reads it years later."""
 
 
+class Terms(NamedTuple):
+    """How the items of a chunk are run."""
+
+    mode: str
+    """How the function takes an item: see `Callee`."""
+    start: int = -1
+    """The number of the first; -1: they have none."""
+    budget: float | None = None
+    """Seconds after which those that have not begun are given back."""
+    careful: bool = False
+    """Whether they run one by one, so that it is known which one runs."""
+    stop_early: bool = False
+    """Whether an error ends the chunk, since it ends the whole job."""
+
+
 class Callee:
     """A function, how it takes its arguments, and what to do about its errors.
 
@@ -212,23 +227,20 @@ class _Streams(Work):
 
 def run(
     callee: Callee,
-    mode: str,
+    terms: Terms,
     items: Sequence[Any] | Pack,
     count: int,
     *,
     number: int = 0,
-    start: int = 0,
-    budget: float | None = None,
-    careful: bool = False,
-    stop_early: bool = False,
     page: Page | None = None,
     passes: tuple[type[BaseException], ...] = (),
 ) -> Outcome:
-    """Run up to *count* items; stop early when *budget* seconds are over or the parent wants the rest back.
+    """Run up to *count* items; stop early when the time is over or the parent wants the rest back.
 
-    `stop_early`: an error ends the chunk, since it ends the whole job. `passes`: what is raised here instead of
-    becoming the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
+    `passes`: what is raised here instead of becoming the outcome of an item (Ctrl-C, where the task runs in the
+    caller's own thread).
     """
+    mode, start, budget, careful, stop_early = terms
     outcome = Outcome()
     results = outcome.results
     begin = now = time.monotonic_ns()

@@ -17,7 +17,7 @@ from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import NO_LIMIT
 from parmap._work.report.clock import Clock
-from parmap._work.run import Callee, Rules, run
+from parmap._work.run import Callee, Rules, Terms, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -301,6 +301,14 @@ def note_of(chunk: Chunk, offset: int) -> str:
     return call_note(chunk.job.call.callee.function, mode, item, sink.index(chunk, offset))
 
 
+def terms_of(chunk: Chunk, mode: str) -> Terms:
+    """How the items of a chunk are to be run."""
+    job = chunk.job
+    start = -1 if job.sink.index(chunk, 0) is None else chunk.start
+    careful = chunk.careful or job.timeout is not None
+    return Terms(mode, start, chunk.budget, careful, job.fail_fast and not job.retries)
+
+
 def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job = chunk.job
@@ -308,12 +316,9 @@ def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[ty
     with arithmetic(job.decimal):
         outcome = run(
             job.call.callee,
-            mode,
+            terms_of(chunk, mode),
             job.sink.load(chunk.items),
             len(chunk.items),
-            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-            budget=chunk.budget,
-            stop_early=job.fail_fast and not job.retries,
             page=clock.page(note) if clock and note else note,
             passes=passes,
         )

@@ -20,7 +20,7 @@ from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
-from parmap._work.run import Callee, Rules, run
+from parmap._work.run import Callee, Rules, Terms, run
 from parmap.backends._base import (
     AUTO,
     Backend,
@@ -34,6 +34,7 @@ from parmap.backends._base import (
     Report,
     Story,
     run_here,
+    terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
 from parmap.backends._clusters.wire import from_wire, to_wire
@@ -136,8 +137,9 @@ class Executors(Backend):
             return 1
         try:
             if payload is not None:
-                wire = to_wire(payload)
-                future = self._submit(run_packed, _HOME, factories, call.wire, wire, *self._how(chunk, mode))
+                seats, timed = name_of_seats(self._executor), chunk.passage is not None
+                what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
+                future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
             else:
                 future = self._submit(_run_in_thread, chunk, mode, note, numbers_of_threads(self._executor))
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
@@ -198,20 +200,6 @@ class Executors(Backend):
             self._is_suspicious = True
             events.append(Capacity(1, self.cost._replace(depth=1)))  # one in flight, when all are free
         return events
-
-    def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
-        job = chunk.job
-        start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        return (
-            mode,
-            start,
-            chunk.budget,
-            chunk.careful,
-            job.fail_fast and not job.retries,
-            job.decimal,
-            bool(chunk.passage),
-            name_of_seats(self._executor),
-        )
 
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
@@ -325,11 +313,7 @@ def run_packed(
     factories: dict[bytes, Wire],
     function: Wire,
     payload: Wire,
-    mode: str,
-    start: int,
-    budget: float | None,
-    careful: bool,
-    stop_early: bool,
+    terms: Terms,
     decimal: tuple[Any, ...] | None,
     timed: bool,
     seats: tuple[str, int] | None,
@@ -354,18 +338,9 @@ def run_packed(
         callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
         with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
-            outcome = run(
-                callee,
-                mode,
-                clock.items(items) if clock else items,
-                items.count,
-                start=start,
-                budget=budget,
-                careful=careful,
-                stop_early=stop_early,
-            )
+            outcome = run(callee, terms, clock.items(items) if clock else items, items.count)
     results, unsent = pack(outcome.results)
-    failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
+    failures = tell_failures(callee, terms, items, outcome.errors, unsent)
     times = clock.times(outcome, shared=False) if clock else ()
     return outcome.done, to_wire(results), failures, time.monotonic() - begin, *times
 

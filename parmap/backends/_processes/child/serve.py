@@ -26,7 +26,7 @@ from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
-from parmap._work.run import Callee, run, run_task
+from parmap._work.run import Callee, Terms, run, run_task
 from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
@@ -182,14 +182,15 @@ class _Worker:
     # chunks
 
     def _run(self, message: Message) -> None:
-        number, key, mode, start, _, careful = message.fields[:6]
+        number, key, timed, *how = message.fields
+        terms = Terms(*how)
         self.page.enter(number, 0, 1, time.monotonic_ns())
-        clock = self._clock() if message.fields[7] else None
+        clock = self._clock() if timed else None
         self._world.enter()
         callee = self._functions.get(key)
-        outcome = self._outcome(message, callee, clock)
+        outcome = self._outcome(number, message.pack, callee, terms, clock)
         self._output.flush()
-        is_released = self._report(number, outcome, callee, mode, message.pack, start, careful, message, clock)
+        is_released = self._report(number, outcome, callee, terms, message.pack, message, clock)
         del outcome  # a result may lie in the memory of its argument
         if not is_released:
             self._release(message)
@@ -216,7 +217,7 @@ class _Worker:
             os._exit(0)
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
-            self._report(-task.number, outcome, callee, task.mode, items)
+            self._report(-task.number, outcome, callee, Terms(task.mode, careful=True), items)
 
     def _clock(self) -> Clock:
         from parmap._work.report.clock import Clock
@@ -225,38 +226,24 @@ class _Worker:
         self._loading = self._sending = 0
         return clock
 
-    def _outcome(self, message: Message, callee: Callee, clock: Clock | None) -> Outcome:
-        number, _, mode, start, budget, careful, stop_early = message.fields[:7]
-        items = message.pack
+    def _outcome(self, number: int, items: Pack | None, callee: Callee, terms: Terms, clock: Clock | None) -> Outcome:
         if items is None:
             return Outcome.failed(OSError("no descriptor was left to receive a large argument"), 1)
         if callee.problem is not None:
             return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
         if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
             self.page.enter(number, 0, items.count, time.monotonic_ns())
-            items.begin(careful=careful or items.count == 1)
-        return run(
-            callee,
-            mode,
-            clock.items(items) if clock else items,
-            items.count,
-            number=number,
-            start=start,
-            budget=budget,
-            careful=careful,
-            stop_early=stop_early,
-            page=clock.page(self.page) if clock else self.page,
-        )
+            items.begin(careful=terms.careful or items.count == 1)
+        page, timed = (clock.page(self.page), clock.items(items)) if clock else (self.page, items)
+        return run(callee, terms, timed, items.count, number=number, page=page)
 
     def _report(
         self,
         number: int,
         outcome: Outcome,
         callee: Callee,
-        mode: str,
+        terms: Terms,
         items: Any,
-        start: int = -1,
-        careful: bool = True,
         message: Message | None = None,
         clock: Clock | None = None,
     ) -> bool:
@@ -266,13 +253,13 @@ class _Worker:
             self.page.enter(number, index, 0, time.monotonic_ns())
 
         begin = time.monotonic_ns()
-        if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
+        if terms.careful and outcome.done > 1:  # a death that nobody in particular was to blame for
             results, unsent = pack(outcome.results, before=enter)
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
             results, unsent = pack(outcome.results)
-        told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
+        told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
