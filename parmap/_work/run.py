@@ -17,7 +17,7 @@ from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_to_keep
 from parmap._work.outcome import Loading, Outcome
-from parmap._work.page import NO_LIMIT
+from parmap._work.page import Note
 from parmap._work.per_worker import here
 from parmap._work.seeds import seeded
 
@@ -248,7 +248,7 @@ def run(
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None or callee.rules.accounts
     block, pid = 1, 0 if page is None else os.getpid()
-    page = page or _Nowhere()
+    page = page or Note()
     page.work = work = _work(items, count, results)
     while (index := len(results)) < work.limit:
         block = min(block, work.limit - index)
@@ -294,18 +294,6 @@ def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any
         _tell(error, callee.function, mode, items[0] if items else None, -1)
     outcome.end(begin)
     return outcome
-
-
-class _Nowhere:
-    """The page of a run that nobody watches."""
-
-    work: Work | None = None
-
-    def enter(self, *_: int) -> None:
-        pass
-
-    def limit(self, _: int) -> int:
-        return NO_LIMIT
 
 
 def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:

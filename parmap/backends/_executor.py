@@ -18,6 +18,7 @@ from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.page import Note
 from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
@@ -30,7 +31,6 @@ from parmap.backends._base import (
     Died,
     Event,
     Lost,
-    Note,
     Report,
     Story,
     run_here,
@@ -68,7 +68,6 @@ class _Flight(NamedTuple):
     """A chunk that the executor has."""
 
     future: concurrent.futures.Future[Any]
-    note: Note
     taken: int
     executor: concurrent.futures.Executor
 
@@ -115,7 +114,6 @@ class Executors(Backend):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
-        note = Note()
         call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
         items = chunk.items[:1] if chunk.careful and self.packs else chunk.items
@@ -141,13 +139,14 @@ class Executors(Backend):
                 what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
                 future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
             else:
-                future = self._submit(_run_in_thread, chunk, mode, note, numbers_of_threads(self._executor))
+                chunk.note = Note()
+                future = self._submit(_run_in_thread, chunk, mode, numbers_of_threads(self._executor))
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
         if chunk.passage is not None and payload is not None:
             chunk.passage.gone(payload.nbytes)
-        self._chunks[chunk.number] = _Flight(future, note, taken, self._executor)
+        self._chunks[chunk.number] = _Flight(future, taken, self._executor)
         chunk.job.sink.started(chunk.items)
         executor = self._executor
 
@@ -220,21 +219,19 @@ class Executors(Backend):
         return Report(chunk.number, done, from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
-        """In this process, ask the note; elsewhere, all of a chunk may be running."""
-        flight = self._chunks.get(chunk.number)
-        if flight is None:
-            return None
+        """Elsewhere than in this process, all of a chunk may be running."""
         if not self.packs:
-            return flight.note.position()
-        return (0, len(chunk.items), 0.0) if flight.future.running() or flight.future.done() else None
+            return super().position(chunk)
+        flight = self._chunks.get(chunk.number)
+        has_begun = flight is not None and (flight.future.running() or flight.future.done())
+        return (0, len(chunk.items), 0.0) if has_begun else None
 
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Take a chunk back that has not begun."""
+        super().recall(chunk, limit)
         flight = self._chunks.get(chunk.number)
-        if flight is not None:
-            flight.note.recall(limit)
-            if limit == 0:
-                flight.future.cancel()
+        if flight is not None and limit == 0:
+            flight.future.cancel()
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a chunk has ended."""
@@ -275,12 +272,12 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def _run_in_thread(chunk: Chunk, mode: str, note: Note, numbers: tuple[Iterator[int], int] | None) -> Report:
+def _run_in_thread(chunk: Chunk, mode: str, numbers: tuple[Iterator[int], int] | None) -> Report:
     if here.is_of_process:
         index, most = (next(numbers[0]), numbers[1]) if numbers else (0, 0)
         here.begin(Worker(index, most) if index < most else None)
     here.keeper.purge()
-    return run_here(chunk, mode, note)
+    return run_here(chunk, mode)
 
 
 def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:
