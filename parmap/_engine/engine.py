@@ -87,6 +87,14 @@ class Engine:
             self.backend.wake()
             self._woken = sleep  # only now: whoever is interrupted before wakes it twice, not never
 
+    def offer(self, note: Callable[[], object]) -> bool:
+        """Leave a note, if there is still somebody to read it."""
+        try:
+            self.post(note)
+        except PoolClosedError:
+            return False
+        return True
+
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker; false: post it."""
         # Only while the engine sleeps and has nothing to read: so this task overtakes nobody that it knows of.
@@ -100,20 +108,14 @@ class Engine:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
             self.backend.expect(function)
-            try:
-                self.post(lambda: self.ledger.warm_up(count))
-            except PoolClosedError:  # whoever called is told when the call is made
-                pass
+            self.offer(lambda: self.ledger.warm_up(count))
 
     def _alert(self) -> None:
         self.ledger.alert(time.monotonic())
 
     def listen(self, future: Future[Any]) -> None:
         """Hear the answer to a task on a quick line, since nobody may be reading it."""
-        try:
-            self.post(lambda: self.backend.listen(future))
-        except PoolClosedError:  # then it has ended
-            pass
+        self.offer(lambda: self.backend.listen(future))
 
     def _refuse(self, note: Callable[[], object] | Future[Any]) -> None:
         try:
@@ -152,7 +154,7 @@ class Engine:
 
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
-        self.post(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
+        self.offer(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
         if not self.backend.threaded and not self._is_driven:  # nobody may wait any more, and so move it
             self._read_inbox()
 
@@ -170,10 +172,7 @@ class Engine:
                 else:
                     self.ledger.cancel(job, time.monotonic(), Failure(CancelledError(), own=True), kill=False)
 
-        try:
-            self.post(note)
-        except PoolClosedError:
-            pass  # it has ended: nothing waits
+        self.offer(note)
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
@@ -187,9 +186,7 @@ class Engine:
             answer.append(self._cancel_future(future))
             lock.release()
 
-        try:
-            self.post(note)
-        except PoolClosedError:
+        if not self.offer(note):
             return False
         while not lock.acquire(timeout=1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
@@ -244,10 +241,7 @@ class Engine:
                 if job.open_end:  # nobody will read on
                     self.ledger.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
 
-        try:
-            self.post(note)
-        except PoolClosedError:
-            pass
+        self.offer(note)
         if self._thread is None:
             self._finish()
         elif wait:
