@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from parmap._core.elastic import ElasticLedger
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
-from parmap._results.watched import HAS_GIL, Latch, wait_for
+from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
-from parmap._work.threads import start_thread
+from parmap._work.threads import HAS_GIL, start_thread
 from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 

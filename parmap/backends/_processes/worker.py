@@ -106,10 +106,6 @@ class Worker:
         self.known -= known
         return not known or self.silent or self.channel.post("forget", list(known))
 
-    def knows(self, call: FunctionCall, context: Context) -> bool:
-        """Whether `sync` would have nothing to do."""
-        return call.number in self.known and self._context is context
-
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
         number, done, failures, seconds, *times = message.fields
@@ -133,7 +129,8 @@ class Worker:
             return False
         if any(type(need) is PerWorker for need in needs):
             return False
-        return self.knows(call, future.lane.context) and quick.send(future, call.number)
+        # Only what `sync` would have nothing to do for.
+        return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""

@@ -190,10 +190,9 @@ class _Worker:
         callee = self._functions.get(key)
         outcome = self._outcome(number, message.pack, callee, terms, clock)
         self._output.flush()
-        is_released = self._report(number, outcome, callee, terms, message.pack, message, clock)
+        self._report(number, outcome, callee, terms, message.pack, clock)
         del outcome  # a result may lie in the memory of its argument
-        if not is_released:
-            self._release(message)
+        self._release(message)
 
     def _run_quick_task(self) -> None:
         try:
@@ -238,16 +237,9 @@ class _Worker:
         return run(callee, terms, timed, items.count, number=number, page=page)
 
     def _report(
-        self,
-        number: int,
-        outcome: Outcome,
-        callee: Callee,
-        terms: Terms,
-        items: Any,
-        message: Message | None = None,
-        clock: Clock | None = None,
-    ) -> bool:
-        """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
+        self, number: int, outcome: Outcome, callee: Callee, terms: Terms, items: Any, clock: Clock | None = None
+    ) -> None:
+        """Tell what became of a chunk."""
 
         def enter(index: int) -> None:
             self.page.enter(number, index, 0, time.monotonic_ns())
@@ -264,25 +256,13 @@ class _Worker:
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
-        is_released = message is not None and not told and _can_release(message.pack, results)
-        if message is not None and is_released:
-            self._release(message)
         times = () if clock is None else clock.times(outcome)
         self._channel.send("report", number, outcome.done, told, seconds, *times, pack=results)
         if clock is not None:
             self._sending = time.monotonic_ns() - clock.told
-        return is_released
 
     def _release(self, message: Message) -> None:
         """Give the segment that a message lies in back, unless the task kept a reference into it."""
         if message.segment and message.pack is not None:
             is_free = self._channel.let_go(message)
             self._channel.send("free" if is_free else "keep", message.segment)
-
-
-def _can_release(arguments: Pack | None, results: Pack) -> bool:
-    """Whether the arguments may be released before the results are sent: these can't lie in their memory.
-
-    Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
-    """
-    return arguments is not None and arguments.kind == EACH and results.is_flat
