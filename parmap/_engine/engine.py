@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
@@ -138,6 +139,9 @@ class Engine:
 
         With *start*, the number of the first of them, they may be given again: those that it has are left out. What
         would come before them, and does not, has its outcome already.
+
+        Raises:
+            PoolClosedError: nobody is there to take them. The job has ended with that, whoever waits for it.
         """
 
         def note() -> None:
@@ -150,7 +154,13 @@ class Engine:
                 job.open_end = job.open_end and not last
                 self._add(job)
 
-        self.post(note)
+        try:
+            self.post(note)
+        except PoolClosedError as error:
+            end = partial(self.ledger.scheduler.cancel, job, Failure(error))
+            if not self._gone.watch(end):  # until then its thread may be at it
+                end()
+            raise
 
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""

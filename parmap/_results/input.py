@@ -186,7 +186,8 @@ class Reader:
         self._collected.append((*piece, last))
         if not self._is_told:
             self._is_told = True
-            self._stopped = self._stopped or not self._engine.offer(self._pass_on)
+            if not self._engine.offer(self._pass_on):
+                self._pass_on()  # by which whoever waits hears that nobody will take it
 
     def _pass_on(self) -> None:
         """Let what was collected until now travel together; in the engine's thread."""
