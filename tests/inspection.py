@@ -134,3 +134,8 @@ def told(report: Any, passage: Any) -> None:
 def gathered_of(report: Any) -> Any:
     """What a report keeps its knowledge in."""
     return report._gathered
+
+
+def owns(lender: Any, name: int) -> bool:
+    """Whether a segment may come back to whoever lends, or is free."""
+    return name in lender._lent or any(segment.name == name for segment in lender._free)

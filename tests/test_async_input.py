@@ -14,7 +14,7 @@ import pytest
 import tasks
 
 from conftest import wait_until
-from parmap import parallel
+from parmap import PoolClosedError, parallel
 
 METHODS = ["imap", "imap_unordered"]
 
@@ -51,6 +51,35 @@ def test_all_items_arrive(backend: dict[str, Any], method: str, waits: bool):
 
     values = asyncio.run(consume())
     assert (values if method == "imap" else sorted(values)) == [number**2 for number in range(1000)]
+
+
+@pytest.mark.parametrize("how", ["blocking", "asynchronous", "map_async"])
+def test_the_pool_is_shut_down_before_the_first_item(processes: dict[str, Any], how: str):
+    """Whoever waits for results is told, once there is an item that nobody takes."""
+    function = parallel(tasks.square, **processes)
+    is_down = threading.Event()
+
+    def blocking() -> Iterator[int]:
+        is_down.wait(60)
+        yield 1
+
+    async def asynchronous() -> AsyncIterator[int]:
+        await asyncio.to_thread(is_down.wait, 60)
+        yield 1
+
+    async def consume() -> None:
+        if how == "map_async":
+            results: Any = function.map_async(blocking())
+        else:
+            results = anext(function.imap(asynchronous() if how == "asynchronous" else blocking()))
+        waits = asyncio.ensure_future(results)
+        await asyncio.sleep(0)  # it has begun
+        await asyncio.to_thread(function.shutdown)
+        is_down.set()
+        with pytest.raises(PoolClosedError):
+            await asyncio.wait_for(waits, 60)
+
+    asyncio.run(consume())
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from inspection import owns
 from test_payload import Buffered
 
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
@@ -153,7 +154,7 @@ def test_results_give_their_segment_back_by_themselves(line: tuple[Channel, Chan
 
     assert freed is not None
     assert freed.kind == "free"
-    assert worker.lender.owns(freed.fields[0])
+    assert owns(worker.lender, freed.fields[0])
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
@@ -361,7 +362,7 @@ def test_lender_keeps_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) ->
         assert segment is not None
         lender.take_back(segment.name)
 
-    assert sum(lender.owns(segment.name) for segment in segments if segment is not None) == 2
+    assert sum(owns(lender, segment.name) for segment in segments if segment is not None) == 2
     lender.take_back(12345)  # a name that was never lent is nobody's
     lender.clear()
 

@@ -230,8 +230,10 @@ def test_a_death_while_receiving(segments: bool, stopped: bool, how: str, monkey
             pass
     kill(victim)
 
-    value = future.result(timeout=60)
-    assert value == (len(data) if how == "submit" else [len(data)])
+    value = future.exception(timeout=60) or future.result()
+    may_have_begun = segments and not stopped  # a descriptor is on its way for too short a time to hit it for sure
+    expected = len(data) if how == "submit" else [len(data)]
+    assert value == expected or (may_have_begun and isinstance(value, WorkerDiedError))
 
 
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "socket"])

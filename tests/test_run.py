@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from parmap._travel.payload import pack
 from parmap._work import run as _run
 from parmap._work.page import Page
-from parmap._work.run import Callee, run
+from parmap._work.run import Callee, Terms, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,9 +28,26 @@ def page() -> Iterator[Page]:
     made.close()
 
 
-def ran(function: Callable[..., Any], items: Any, mode: str = "map", **options: Any) -> Any:
+def ran(
+    function: Callable[..., Any],
+    items: Any,
+    mode: str = "map",
+    *,
+    number: int = 0,
+    page: Any = None,
+    passes: Any = (),
+    **terms: Any,
+) -> Any:
     """The outcome of a function over items."""
-    return run(Callee(function), mode, items, len(items), **options)
+    return run(
+        Callee(function),
+        Terms(mode, **{"start": 0, **terms}),
+        items,
+        len(items),
+        number=number,
+        page=page,
+        passes=passes,
+    )
 
 
 def test_results_in_order() -> None:
@@ -64,7 +81,7 @@ def test_errors_inside_blocks(kinds: list[str], packed: bool) -> None:
         return kind
 
     items = pack([[[kind]] for kind in kinds])[0] if packed else kinds
-    outcome = run(Callee(lambda item: task(item[0][0]) if packed else task(item)), "map", items, len(kinds))
+    outcome = run(Callee(lambda item: task(item[0][0]) if packed else task(item)), Terms("map", 0), items, len(kinds))
 
     assert outcome.done == len(outcome.results) == len(kinds)
     assert {index: type(error) for index, error in outcome.errors.items()} == {
@@ -93,7 +110,7 @@ def test_argument_that_cannot_be_loaded() -> None:
     """An item that fails to unpickle is told from a task that fails, and costs no other item."""
     packed, _ = pack([[[1]], _Bomb(), [[3]]])
 
-    outcome = run(Callee(lambda item: item), "map", packed, 3)
+    outcome = run(Callee(lambda item: item), Terms("map", 0), packed, 3)
 
     assert type(outcome.errors[1]).__name__ == "LoadError"
     assert isinstance(outcome.errors[1].__cause__, ZeroDivisionError)
@@ -103,7 +120,7 @@ def test_argument_that_cannot_be_loaded() -> None:
 def test_decoding_is_part_of_the_work() -> None:
     """Items that take long to decode make small chunks, as those that take long to run."""
     items, _ = pack([_Late()] * 3)
-    outcome = run(Callee(type), "map", items, 3)
+    outcome = run(Callee(type), Terms("map", 0), items, 3)
 
     assert outcome.done == 3
     assert outcome.nanoseconds >= 3 * _Late.nanoseconds
@@ -287,7 +304,7 @@ def test_cut(page: Page, place: int, way: Any) -> None:
 
     items: Any = [way([x]) for x in range(1000)]
 
-    outcome = run(Callee(task), "map", travelling(items), 1000, number=7, page=page)
+    outcome = run(Callee(task), Terms("map", 0), travelling(items), 1000, number=7, page=page)
 
     assert outcome.done == place + 1
     assert outcome.results == items[: place + 1]
@@ -322,7 +339,7 @@ def test_cuts_at_any_moment(page: Page, way: Any) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
     try:
         while rest := items[len(seen) :]:
-            outcome = run(Callee(lambda x: x), "map", travelling(rest), len(rest), number=7, page=page)
+            outcome = run(Callee(lambda x: x), Terms("map", 0), travelling(rest), len(rest), number=7, page=page)
             assert not outcome.errors
             seen += outcome.results
     finally:

@@ -162,7 +162,7 @@ class InTurn(ResultStream[R_co]):
     def read_all(self) -> None:
         """Give the engine the rest of the input, whether or not anybody asks for the results."""
         with self._guard:
-            self._send()
+            self._input.send(self._engine, self._job)
             while not self._input.exhausted:
                 self._input.read(sys.maxsize)
-                self._send()
+                self._input.send(self._engine, self._job)

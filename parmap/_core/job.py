@@ -15,6 +15,7 @@ from parmap.errors import TaskTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
 
+    from parmap._work.page import Note
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
@@ -241,6 +242,7 @@ class Chunk:
         self.gone: tuple[tuple[int, int], ...] = ()  # items that it has no more, though it is in flight: from, to
         self.doomed: bool = False  # its worker is being killed for it
         self.passage: Passage | None = None  # tells reports of it
+        self.note: Note | None = None  # in which a thread of this process says what it is doing
         self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:

@@ -12,15 +12,16 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
-from parmap._results.watched import HAS_GIL, Latch, wait_for
+from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
-from parmap._work.threads import start_thread
+from parmap._work.threads import HAS_GIL, start_thread
 from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
@@ -87,6 +88,14 @@ class Engine:
             self.backend.wake()
             self._woken = sleep  # only now: whoever is interrupted before wakes it twice, not never
 
+    def offer(self, note: Callable[[], object]) -> bool:
+        """Leave a note, if there is still somebody to read it."""
+        try:
+            self.post(note)
+        except PoolClosedError:
+            return False
+        return True
+
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker; false: post it."""
         # Only while the engine sleeps and has nothing to read: so this task overtakes nobody that it knows of.
@@ -100,20 +109,14 @@ class Engine:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
             self.backend.expect(function)
-            try:
-                self.post(lambda: self.ledger.warm_up(count))
-            except PoolClosedError:  # whoever called is told when the call is made
-                pass
+            self.offer(lambda: self.ledger.warm_up(count))
 
     def _alert(self) -> None:
         self.ledger.alert(time.monotonic())
 
     def listen(self, future: Future[Any]) -> None:
         """Hear the answer to a task on a quick line, since nobody may be reading it."""
-        try:
-            self.post(lambda: self.backend.listen(future))
-        except PoolClosedError:  # then it has ended
-            pass
+        self.offer(lambda: self.backend.listen(future))
 
     def _refuse(self, note: Callable[[], object] | Future[Any]) -> None:
         try:
@@ -136,6 +139,9 @@ class Engine:
 
         With *start*, the number of the first of them, they may be given again: those that it has are left out. What
         would come before them, and does not, has its outcome already.
+
+        Raises:
+            PoolClosedError: nobody is there to take them. The job has ended with that, whoever waits for it.
         """
 
         def note() -> None:
@@ -148,11 +154,17 @@ class Engine:
                 job.open_end = job.open_end and not last
                 self._add(job)
 
-        self.post(note)
+        try:
+            self.post(note)
+        except PoolClosedError as error:
+            end = partial(self.ledger.scheduler.cancel, job, Failure(error))
+            if not self._gone.watch(end):  # until then its thread may be at it
+                end()
+            raise
 
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""
-        self.post(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
+        self.offer(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
         if not self.backend.threaded and not self._is_driven:  # nobody may wait any more, and so move it
             self._read_inbox()
 
@@ -170,10 +182,7 @@ class Engine:
                 else:
                     self.ledger.cancel(job, time.monotonic(), Failure(CancelledError(), own=True), kill=False)
 
-        try:
-            self.post(note)
-        except PoolClosedError:
-            pass  # it has ended: nothing waits
+        self.offer(note)
 
     def cancel_future(self, future: Future[Any]) -> bool:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
@@ -187,9 +196,7 @@ class Engine:
             answer.append(self._cancel_future(future))
             lock.release()
 
-        try:
-            self.post(note)
-        except PoolClosedError:
+        if not self.offer(note):
             return False
         while not lock.acquire(timeout=1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
@@ -244,10 +251,7 @@ class Engine:
                 if job.open_end:  # nobody will read on
                     self.ledger.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
 
-        try:
-            self.post(note)
-        except PoolClosedError:
-            pass
+        self.offer(note)
         if self._thread is None:
             self._finish()
         elif wait:

@@ -75,10 +75,6 @@ class Lane:
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
         """Complete the first *done* futures of a chunk."""
         futures = chunk.items if done == len(chunk.items) else chunk.items[:done]
-        if not failures and not missing:
-            for place, future in enumerate(futures):
-                future.settle(results, place)
-            return
         for place, future in enumerate(futures):
             if place in failures:
                 future.fail(failures[place])

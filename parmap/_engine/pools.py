@@ -213,8 +213,7 @@ def map(  # noqa: A001 - the name that everybody looks for
                 source.read(size)
                 if source.error is not None:
                     raise voice(source.error)
-                items = source.outgoing()
-                engine.extend(job, items, last=source.exhausted, start=source.count - len(items))
+                source.send(engine, job)
                 if source.exhausted and batch.meter is None:  # what is left to do is to decode, better in bulk
                     batch.patience = _PATIENCE
             else:
@@ -225,10 +224,7 @@ def map(  # noqa: A001 - the name that everybody looks for
         if batch.meter is not None:
             batch.meter.close()
         if not batch.ended:  # an error, or Ctrl-C: nobody waits for the rest
-            try:
-                engine.cancel(job)
-            except PoolClosedError:
-                pass
+            engine.cancel(job)
         batch.let_go()
 
 

@@ -145,7 +145,7 @@ class Batch(Watched):
             self._late = failures[min(failures)]
         if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
             results.decode_early()
-        arrival = self.arrival(chunk, done, results, failures, missing)
+        arrival = self.arrival(Arrival(chunk.start, done, results, failures, missing, chunk.items), chunk)
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
         self.arrivals.append(arrival)
@@ -155,11 +155,9 @@ class Batch(Watched):
         if self._undecoded >= self.patience:
             self.fire()
 
-    def arrival(
-        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]
-    ) -> Arrival:
-        """What `deliver` was told."""
-        return Arrival(chunk.start, done, results, failures, missing, chunk.items)
+    def arrival(self, arrival: Arrival, chunk: Chunk) -> Arrival:  # noqa: ARG002 - for those who add something
+        """What is kept of the outcomes of a chunk."""
+        return arrival
 
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """See `decode`."""

@@ -6,6 +6,7 @@ By whoever wants the results; on an event loop by a task of its own, if the inpu
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from contextvars import copy_context
 from itertools import islice
 from operator import length_hint
@@ -74,6 +75,17 @@ class Input:
     def outgoing(self) -> Any:
         """What is to be handed over of what was read last: items that end at `count`."""
         return self.unsent
+
+    def send(self, engine: Engine, job: Job) -> None:
+        """Give the engine what was read; it may have that already.
+
+        Raises:
+            PoolClosedError: nobody waits for it.
+        """
+        if self.unsent is not None:
+            items = self.outgoing()
+            engine.extend(job, items, last=self.exhausted, start=self.count - len(items))
+            self.unsent = None
 
     def _read_one_by_one(self, size: int) -> bool:
         """Read on; true if that was the end."""
@@ -174,10 +186,8 @@ class Reader:
         self._collected.append((*piece, last))
         if not self._is_told:
             self._is_told = True
-            try:
-                self._engine.post(self._pass_on)
-            except PoolClosedError:  # nobody waits for it
-                self._stopped = True
+            if not self._engine.offer(self._pass_on):
+                self._pass_on()  # by which whoever waits hears that nobody will take it
 
     def _pass_on(self) -> None:
         """Let what was collected until now travel together; in the engine's thread."""
@@ -271,10 +281,8 @@ class AsyncInput(Input):
         finally:
             self._pass_on()
             self.exhausted = True
-            try:
+            with suppress(PoolClosedError):  # nobody waits for it
                 self._engine.extend(self._job, (), last=True, start=self.count)
-            except PoolClosedError:  # nobody waits for it
-                pass
             self._news.set()
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -304,9 +312,7 @@ class AsyncInput(Input):
             self._items = iter(collected)
             self.read(len(collected))
             try:
-                items = self.outgoing()
-                self.unsent = None
-                self._engine.extend(self._job, items, last=False, start=self.count - len(items))
+                self.send(self._engine, self._job)
             except ParmapError as error:
                 self.error = error
             self._news.set()

@@ -11,7 +11,7 @@ from parmap._travel.text import shorten
 if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._results.batch import Decoded
-    from parmap._travel.failure import Failure, Voice
+    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -82,15 +82,12 @@ class Outcome(Generic[R_co]):
 class Accounts(Batch):
     """The sink of a call that wants an account of each item."""
 
-    def arrival(
-        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]
-    ) -> Arrival:
-        """What `deliver` was told, with the attempts of each item."""
-        tries = {place: len(failure.earlier) + failure.begun for place, failure in failures.items()}
-        if chunk.job.retries and not failures and not missing:
-            tries = {place: 1 + len(chunk.job.attempts.pop(chunk.start + place, ())) for place in range(done)}
-        attempts = {place: count for place, count in tries.items() if count != 1}
-        return super().arrival(chunk, done, results, failures, missing)._replace(attempts=attempts)
+    def arrival(self, arrival: Arrival, chunk: Chunk) -> Arrival:
+        """Add the attempts of each item."""
+        tries = {place: len(failure.earlier) + failure.begun for place, failure in arrival.failures.items()}
+        if chunk.job.retries and not arrival.failures and not arrival.missing:
+            tries = {place: 1 + len(chunk.job.attempts.pop(chunk.start + place, ())) for place in range(arrival.done)}
+        return arrival._replace(attempts={place: count for place, count in tries.items() if count != 1})
 
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """All outcomes of an arrival, as values; no error is left beside them."""

@@ -284,7 +284,7 @@ class ResultStream(Generic[R_co]):
             return
         self._feeding = True
         try:
-            self._send()  # what was read already, if that was interrupted
+            self._input.send(self._engine, self._job)  # what was read already, if that was interrupted
             handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
             window = self._window
             few = self._buffersize is None and _EAGERNESS * handed_out < MOST_ITEMS
@@ -292,20 +292,12 @@ class ResultStream(Generic[R_co]):
             worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
             if room >= worth and not self._input.exhausted:
                 self._input.read(room)
-                self._send()
+                self._input.send(self._engine, self._job)
                 room = 0
             # As long as little was taken, each that is taken makes room for several.
             self._hungry_at = handed_out + max(1, (worth - room) // _EAGERNESS if few else worth - room)
         finally:
             self._feeding = False
-
-    def _send(self) -> None:
-        """Give the engine what was read; it may have that already."""
-        source = self._input
-        if source.unsent is not None:
-            items = source.outgoing()
-            self._engine.extend(self._job, items, last=source.exhausted, start=source.count - len(items))
-            source.unsent = None
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
@@ -377,10 +369,7 @@ def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -
     if batch.meter is not None:
         batch.meter.close()
     if not batch.ended:
-        try:
-            engine.cancel(job, kill=kill)
-        except RuntimeError:  # the pool is closed: nothing is left to cancel
-            pass
+        engine.cancel(job, kill=kill)
     batch.let_go()
 
 

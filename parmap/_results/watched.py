@@ -6,16 +6,15 @@ So one of the two sees the other.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.threads import HAS_GIL
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Watched:

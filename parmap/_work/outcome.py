@@ -10,7 +10,7 @@ from parmap._travel.failure import call_note, encode, note, translate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._work.run import Callee
+    from parmap._work.run import Callee, Terms
 
 
 class Loading:
@@ -46,9 +46,8 @@ class Outcome:
 
 def tell_failures(
     callee: Callee,
-    mode: str,
+    terms: Terms,
     items: Any,
-    start: int,
     errors: dict[int, BaseException],
     unsent: dict[int, BaseException],
     before: Callable[[int], object] = bool,
@@ -60,11 +59,11 @@ def tell_failures(
     told = []
     for index, error in {**unsent, **errors}.items():
         before(index)
-        item = start + index if start >= 0 else None  # a single task has no number
+        item = terms.start + index if terms.start >= 0 else None  # a single task has no number
         public = translate(error, item)
         if index not in errors:
             public.item = item  # type: ignore[attr-defined]  # a SerializationError
-            note(public, _note_of_result(callee, mode, items, index, item))
+            note(public, _note_of_result(callee, terms.mode, items, index, item))
         retry = callee.retries(error, public)
         told.append((index, encode(public, with_locals=callee.rules.locals), retry))
     return told

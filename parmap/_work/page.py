@@ -12,9 +12,12 @@ import mmap
 import os
 import signal
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.memory import sealed
+
+if TYPE_CHECKING:
+    from parmap._work.run import Work
 
 DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
 """Makes a worker write the stack of its running task behind its page; handled in C: a stuck task can't block it."""
@@ -117,3 +120,41 @@ class Page:
         self.cells.release()
         self._memory.close()
         os.close(self.fd)
+
+
+class Note:
+    """Which items of a chunk run now, and how many may: the status page of a thread."""
+
+    def __init__(self) -> None:
+        self.work: Work | None = None
+        self._cut: Work | None = None
+        self._limit = NO_LIMIT
+        self._now: tuple[int, int, int] | None = None
+
+    def enter(self, _: int, index: int, length: int, now: int) -> None:
+        """Items *index* and following begin."""
+        self._now = (index, length, now)
+
+    def limit(self, _: int) -> int:
+        """The items from here on are wanted back."""
+        return self._limit
+
+    def recall(self, limit: int) -> None:
+        """Ask for the items from *limit* on."""
+        self._limit = limit
+
+    def cut(self) -> None:
+        """Let no other item begin than the one that runs."""
+        work = self.work
+        if work is not None:
+            work.cut()
+            self._cut = work
+
+    def position(self) -> tuple[int, int, float] | None:
+        """Offset and number of the items that run now, and for how many seconds; `None`: none does yet."""
+        if self._now is None:
+            return None
+        index, length, since = self._now
+        if self._cut is not None:
+            index, length = self._cut.running, 1
+        return index, length, (time.monotonic_ns() - since) / 1e9

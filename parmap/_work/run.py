@@ -17,7 +17,7 @@ from parmap._travel.failure import LoadError, call_note, note
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_to_keep
 from parmap._work.outcome import Loading, Outcome
-from parmap._work.page import NO_LIMIT
+from parmap._work.page import Note
 from parmap._work.per_worker import here
 from parmap._work.seeds import seeded
 
@@ -51,6 +51,21 @@ class Rules(NamedTuple):
     """Whether an item is to be told with the seconds it took and the worker that ran it, beside its result."""
     keeps: bool = False
     """Whether that result is to be pickled by itself, for whoever reads it years later."""
+
+
+class Terms(NamedTuple):
+    """How the items of a chunk are run."""
+
+    mode: str
+    """How the function takes an item: see `Callee`."""
+    start: int = -1
+    """The number of the first; -1: they have none."""
+    budget: float | None = None
+    """Seconds after which those that have not begun are given back."""
+    careful: bool = False
+    """Whether they run one by one, so that it is known which one runs."""
+    stop_early: bool = False
+    """Whether an error ends the chunk, since it ends the whole job."""
 
 
 class Callee:
@@ -212,23 +227,20 @@ class _Streams(Work):
 
 def run(
     callee: Callee,
-    mode: str,
+    terms: Terms,
     items: Sequence[Any] | Pack,
     count: int,
     *,
     number: int = 0,
-    start: int = 0,
-    budget: float | None = None,
-    careful: bool = False,
-    stop_early: bool = False,
     page: Page | None = None,
     passes: tuple[type[BaseException], ...] = (),
 ) -> Outcome:
-    """Run up to *count* items; stop early when *budget* seconds are over or the parent wants the rest back.
+    """Run up to *count* items; stop early when the time is over or the parent wants the rest back.
 
-    `stop_early`: an error ends the chunk, since it ends the whole job. `passes`: what is raised here instead of
-    becoming the outcome of an item (Ctrl-C, where the task runs in the caller's own thread).
+    `passes`: what is raised here instead of becoming the outcome of an item (Ctrl-C, where the task runs in the
+    caller's own thread).
     """
+    mode, start, budget, careful, stop_early = terms
     outcome = Outcome()
     results = outcome.results
     begin = now = time.monotonic_ns()
@@ -236,7 +248,7 @@ def run(
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None or callee.rules.accounts
     block, pid = 1, 0 if page is None else os.getpid()
-    page = page or _Nowhere()
+    page = page or Note()
     page.work = work = _work(items, count, results)
     while (index := len(results)) < work.limit:
         block = min(block, work.limit - index)
@@ -282,18 +294,6 @@ def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any
         _tell(error, callee.function, mode, items[0] if items else None, -1)
     outcome.end(begin)
     return outcome
-
-
-class _Nowhere:
-    """The page of a run that nobody watches."""
-
-    work: Work | None = None
-
-    def enter(self, *_: int) -> None:
-        pass
-
-    def limit(self, _: int) -> int:
-        return NO_LIMIT
 
 
 def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.arithmetic import told, traits
+from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ _LATEST = 8  # contexts that are remembered: threads may differ in theirs, or a 
 
 _modules, _recursion = sys.modules, sys.getrecursionlimit
 _digits: Callable[[], int] = getattr(sys, "get_int_max_str_digits", lambda: 0)  # not in the first releases of 3.11
-_HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Context:
@@ -140,7 +140,7 @@ def _with_a_pause() -> bytes | None:
         return None
 
 
-_cwd = _without_a_pause() if _HAS_GIL and os.name == "posix" else _with_a_pause
+_cwd = _without_a_pause() if HAS_GIL and os.name == "posix" else _with_a_pause
 
 
 def _environ() -> Any:

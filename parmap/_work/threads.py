@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether one thread sees what another has done in the order in which it was done."""
+
 
 class ShutdownError(RuntimeError):
     """The interpreter is shutting down, and starts no more threads: what is left to do is done by whoever is there."""

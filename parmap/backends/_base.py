@@ -6,8 +6,8 @@ All methods are called by the engine's thread, except `prepare`, `try_quickly` a
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
@@ -15,9 +15,9 @@ from parmap._core.pace import Cost, Pace
 from parmap._travel.failure import Failure, call_note, translate
 from parmap._travel.payload import Packed
 from parmap._work.arithmetic import arithmetic
-from parmap._work.page import NO_LIMIT
 from parmap._work.report.clock import Clock
-from parmap._work.run import Callee, Rules, run
+from parmap._work.run import Callee, Rules, Terms, run
+from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.report.clock import Times
-    from parmap._work.run import Work
-    from parmap.errors import WorkerDiedError
 
 
 AUTO = "auto"
@@ -170,15 +168,19 @@ class Backend(ABC):
     def start(self, chunk: Chunk, mode: str) -> int:
         """Start a chunk on its slot; returns how many of its items were taken (at least one)."""
 
-    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:  # noqa: ARG002 - the contract
+    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
         """Offset and number of the items of *chunk* that run now, and for how many seconds; `None`: not started."""
-        return None
+        return None if chunk.note is None else chunk.note.position()
 
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Ask the worker to give back the items of *chunk* from *limit* on, without stopping what runs."""
+        if chunk.note is not None:
+            chunk.note.recall(limit)
 
     def cut(self, chunk: Chunk) -> None:
         """Several items of *chunk* run as one: let no other begin, and let `position` tell which one runs, soon."""
+        if chunk.note is not None:
+            chunk.note.cut()
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Kill a worker; with `dump`, its stack is written into its log first."""
@@ -237,60 +239,32 @@ class Backend(ABC):
 
 
 class Story:
-    """How a chunk was lost, where nothing is known of the process that it was in."""
+    """How a worker died, or a chunk was lost."""
 
-    def __init__(self, message: str, cause: BaseException | None = None) -> None:
-        self._message = message
+    account: tuple[float | None, int | None] = None, None
+    """How long the item had run, and on which worker, where that is known."""
+
+    def __init__(
+        self,
+        message: str,
+        cause: BaseException | None = None,
+        death: type[WorkerDiedError] = WorkerDiedError,
+        **facts: Any,
+    ) -> None:
+        """*facts*: what else the error of the type *death* tells."""
+        self._make = partial(death, message, **facts)
         self._cause = cause
 
     def tell(self, chunk: Chunk | None, offset: int) -> Failure:
         """The failure of the item at *offset* of *chunk*."""
-        from parmap.errors import WorkerDiedError
-
-        item = None if chunk is None else chunk.job.sink.index(chunk, offset)
-        told = WorkerDiedError(self._message, item=item)
-        told.__cause__ = self._cause
-        if chunk is not None:
-            told.add_note(note_of(chunk, offset))
-        return Failure(told, retry=chunk is not None and chunk.job.call.callee.retries(told))
-
-
-class Note:
-    """Which items of a chunk run now, and how many may: the status page of a thread."""
-
-    def __init__(self) -> None:
-        self.work: Work | None = None
-        self._cut: Work | None = None
-        self._limit = NO_LIMIT
-        self._now: tuple[int, int, int] | None = None
-
-    def enter(self, _: int, index: int, length: int, now: int) -> None:
-        """Items *index* and following begin."""
-        self._now = (index, length, now)
-
-    def limit(self, _: int) -> int:
-        """The items from here on are wanted back."""
-        return self._limit
-
-    def recall(self, limit: int) -> None:
-        """Ask for the items from *limit* on."""
-        self._limit = limit
-
-    def cut(self) -> None:
-        """As `Backend.cut`."""
-        work = self.work
-        if work is not None:
-            work.cut()
-            self._cut = work
-
-    def position(self) -> tuple[int, int, float] | None:
-        """As `Backend.position`."""
-        if self._now is None:
-            return None
-        index, length, since = self._now
-        if self._cut is not None:
-            index, length = self._cut.running, 1
-        return index, length, (time.monotonic_ns() - since) / 1e9
+        error = self._make(item=None if chunk is None else chunk.job.sink.index(chunk, offset))
+        error.__cause__ = self._cause
+        if chunk is None:
+            return Failure(error)
+        error.add_note(note_of(chunk, offset))
+        failure = Failure(error, retry=chunk.job.call.callee.retries(error))
+        failure.account = self.account
+        return failure
 
 
 def note_of(chunk: Chunk, offset: int) -> str:
@@ -301,19 +275,24 @@ def note_of(chunk: Chunk, offset: int) -> str:
     return call_note(chunk.job.call.callee.function, mode, item, sink.index(chunk, offset))
 
 
-def run_here(chunk: Chunk, mode: str, note: Note | None = None, passes: tuple[type[BaseException], ...] = ()) -> Report:
-    """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
+def terms_of(chunk: Chunk, mode: str) -> Terms:
+    """How the items of a chunk are to be run."""
     job = chunk.job
+    start = -1 if job.sink.index(chunk, 0) is None else chunk.start
+    careful = chunk.careful or job.timeout is not None
+    return Terms(mode, start, chunk.budget, careful, job.fail_fast and not job.retries)
+
+
+def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = ()) -> Report:
+    """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
+    job, note = chunk.job, chunk.note
     clock = None if chunk.passage is None else Clock()
     with arithmetic(job.decimal):
         outcome = run(
             job.call.callee,
-            mode,
+            terms_of(chunk, mode),
             job.sink.load(chunk.items),
             len(chunk.items),
-            start=chunk.start if job.sink.index(chunk, 0) is not None else -1,
-            budget=chunk.budget,
-            stop_early=job.fail_fast and not job.retries,
             page=clock.page(note) if clock and note else note,
             passes=passes,
         )

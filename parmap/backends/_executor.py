@@ -18,9 +18,10 @@ from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.page import Note
 from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
-from parmap._work.run import Callee, Rules, run
+from parmap._work.run import Callee, Rules, Terms, run
 from parmap.backends._base import (
     AUTO,
     Backend,
@@ -30,10 +31,10 @@ from parmap.backends._base import (
     Died,
     Event,
     Lost,
-    Note,
     Report,
     Story,
     run_here,
+    terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
 from parmap.backends._clusters.wire import from_wire, to_wire
@@ -67,7 +68,6 @@ class _Flight(NamedTuple):
     """A chunk that the executor has."""
 
     future: concurrent.futures.Future[Any]
-    note: Note
     taken: int
     executor: concurrent.futures.Executor
 
@@ -114,7 +114,6 @@ class Executors(Backend):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
-        note = Note()
         call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
         items = chunk.items[:1] if chunk.careful and self.packs else chunk.items
@@ -136,16 +135,18 @@ class Executors(Backend):
             return 1
         try:
             if payload is not None:
-                wire = to_wire(payload)
-                future = self._submit(run_packed, _HOME, factories, call.wire, wire, *self._how(chunk, mode))
+                seats, timed = name_of_seats(self._executor), chunk.passage is not None
+                what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
+                future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
             else:
-                future = self._submit(_run_in_thread, chunk, mode, note, numbers_of_threads(self._executor))
+                chunk.note = Note()
+                future = self._submit(_run_in_thread, chunk, mode, numbers_of_threads(self._executor))
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
         if chunk.passage is not None and payload is not None:
             chunk.passage.gone(payload.nbytes)
-        self._chunks[chunk.number] = _Flight(future, note, taken, self._executor)
+        self._chunks[chunk.number] = _Flight(future, taken, self._executor)
         chunk.job.sink.started(chunk.items)
         executor = self._executor
 
@@ -199,20 +200,6 @@ class Executors(Backend):
             events.append(Capacity(1, self.cost._replace(depth=1)))  # one in flight, when all are free
         return events
 
-    def _how(self, chunk: Chunk, mode: str) -> tuple[Any, ...]:
-        job = chunk.job
-        start = chunk.start if job.sink.index(chunk, 0) is not None else -1
-        return (
-            mode,
-            start,
-            chunk.budget,
-            chunk.careful,
-            job.fail_fast and not job.retries,
-            job.decimal,
-            bool(chunk.passage),
-            name_of_seats(self._executor),
-        )
-
     def _tell(
         self, chunk: Chunk, taken: int, unsent: dict[int, BaseException], future: concurrent.futures.Future[Any]
     ) -> Event:
@@ -232,21 +219,19 @@ class Executors(Backend):
         return Report(chunk.number, done, from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
-        """In this process, ask the note; elsewhere, all of a chunk may be running."""
-        flight = self._chunks.get(chunk.number)
-        if flight is None:
-            return None
+        """Elsewhere than in this process, all of a chunk may be running."""
         if not self.packs:
-            return flight.note.position()
-        return (0, len(chunk.items), 0.0) if flight.future.running() or flight.future.done() else None
+            return super().position(chunk)
+        flight = self._chunks.get(chunk.number)
+        has_begun = flight is not None and (flight.future.running() or flight.future.done())
+        return (0, len(chunk.items), 0.0) if has_begun else None
 
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Take a chunk back that has not begun."""
+        super().recall(chunk, limit)
         flight = self._chunks.get(chunk.number)
-        if flight is not None:
-            flight.note.recall(limit)
-            if limit == 0:
-                flight.future.cancel()
+        if flight is not None and limit == 0:
+            flight.future.cancel()
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a chunk has ended."""
@@ -287,12 +272,12 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def _run_in_thread(chunk: Chunk, mode: str, note: Note, numbers: tuple[Iterator[int], int] | None) -> Report:
+def _run_in_thread(chunk: Chunk, mode: str, numbers: tuple[Iterator[int], int] | None) -> Report:
     if here.is_of_process:
         index, most = (next(numbers[0]), numbers[1]) if numbers else (0, 0)
         here.begin(Worker(index, most) if index < most else None)
     here.keeper.purge()
-    return run_here(chunk, mode, note)
+    return run_here(chunk, mode)
 
 
 def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:
@@ -325,11 +310,7 @@ def run_packed(
     factories: dict[bytes, Wire],
     function: Wire,
     payload: Wire,
-    mode: str,
-    start: int,
-    budget: float | None,
-    careful: bool,
-    stop_early: bool,
+    terms: Terms,
     decimal: tuple[Any, ...] | None,
     timed: bool,
     seats: tuple[str, int] | None,
@@ -354,18 +335,9 @@ def run_packed(
         callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
         with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
-            outcome = run(
-                callee,
-                mode,
-                clock.items(items) if clock else items,
-                items.count,
-                start=start,
-                budget=budget,
-                careful=careful,
-                stop_early=stop_early,
-            )
+            outcome = run(callee, terms, clock.items(items) if clock else items, items.count)
     results, unsent = pack(outcome.results)
-    failures = tell_failures(callee, mode, items, start, outcome.errors, unsent)
+    failures = tell_failures(callee, terms, items, outcome.errors, unsent)
     times = clock.times(outcome, shared=False) if clock else ()
     return outcome.done, to_wire(results), failures, time.monotonic() - begin, *times
 

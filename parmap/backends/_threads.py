@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import Cost
 from parmap._work.arithmetic import chosen, own
+from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread
-from parmap.backends._base import Backend, Broken, Event, Note, Report, run_here
+from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -31,7 +32,7 @@ class Threads(Backend):
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
         self._threads: dict[Hashable, tuple[int, Thread]] = {}  # each with its number
-        self._notes: dict[int, Note] = {}
+        self._running: set[int] = set()  # numbers of chunks
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def grow(self, count: int) -> list[Hashable]:
@@ -63,40 +64,18 @@ class Threads(Backend):
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
                 problem = error
         while (task := tasks.get()) is not None:
-            chunk, mode, note = task
-            self._events.put(self._run(chunk, mode, note, problem))
-            del chunk, note, task
+            self._events.put(run_here(*task) if problem is None else Broken(problem))
+            del task
             here.keeper.purge()
         here.keeper.close_all()
 
-    def _run(self, chunk: Chunk, mode: str, note: Note, problem: BaseException | None) -> Event:
-        if problem is not None:
-            return Broken(problem)
-        return run_here(chunk, mode, note)
-
     def start(self, chunk: Chunk, mode: str) -> int:
         """Hand a chunk to its thread."""
-        note = self._notes[chunk.number] = Note()
-        self._queues[chunk.slot].put((chunk, mode, note))
+        chunk.note = Note()
+        self._running.add(chunk.number)
+        self._queues[chunk.slot].put((chunk, mode))
         chunk.job.sink.started(chunk.items)
         return len(chunk.items)
-
-    def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
-        """Ask the note."""
-        note = self._notes.get(chunk.number)
-        return None if note is None else note.position()
-
-    def recall(self, chunk: Chunk, limit: int) -> None:
-        """Write the limit on the note."""
-        note = self._notes.get(chunk.number)
-        if note is not None:
-            note.recall(limit)
-
-    def cut(self, chunk: Chunk) -> None:
-        """Cut the list that the thread goes through."""
-        note = self._notes.get(chunk.number)
-        if note is not None:
-            note.cut()
 
     def retire(self, slot: Hashable) -> None:
         """Let a thread end."""
@@ -109,8 +88,8 @@ class Threads(Backend):
             event = self._events.get(timeout=timeout)
         except queue.Empty:
             return []
-        if isinstance(event, Report):  # not earlier: a chunk without a note has not started
-            self._notes.pop(event.number, None)
+        if isinstance(event, Report):
+            self._running.discard(event.number)
         return [] if event is None else [event]
 
     def wake(self) -> None:
@@ -121,9 +100,9 @@ class Threads(Backend):
         """Let all threads end; one that runs a task ends after it, and nobody waits for it."""
         for tasks in self._queues.values():
             tasks.put(None)
-        if not self._notes:  # what they close may take a moment
+        if not self._running:  # what they close may take a moment
             for _, thread in self._threads.values():
                 thread.join(_GRACE)
         self._queues.clear()
         self._threads.clear()
-        self._notes.clear()
+        self._running.clear()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._core.job import Chunk, Job
     from parmap._results.batch import Decoded
-    from parmap._travel.failure import Failure, Voice
+    from parmap._travel.failure import Voice
 
 _AT_ONCE = 4096  # items that are looked up before the first of them is sent
 
@@ -43,11 +43,9 @@ class KeptBatch(Accounts):
         """The arguments of *items*."""
         return [each.sent for each in items]
 
-    def arrival(
-        self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]
-    ) -> Arrival:
-        """What `deliver` was told; it goes into the journal."""
-        arrival = super().arrival(chunk, done, results, failures, missing)
+    def arrival(self, arrival: Arrival, chunk: Chunk) -> Arrival:
+        """Let it go into the journal."""
+        arrival = super().arrival(arrival, chunk)
         self.keeping.add(arrival, chunk.items)
         return arrival._replace(items=[each.item for each in chunk.items])
 

@@ -10,7 +10,7 @@ from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, Report
+from parmap.backends._base import Call, Report, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
 from parmap.backends._processes.staff import Staff
 
@@ -96,9 +96,6 @@ class Processes(Staff):
                 problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
             worker.unsent[chunk.number] = errors
         job = chunk.job
-        careful = chunk.careful or job.timeout is not None
-        stop_early = job.fail_fast and not job.retries
-        start = -1 if job.sink.index(chunk, 0) is None else chunk.start
         self._tell_gone()
         self.context = job.context or current()
         worker.sync(
@@ -106,12 +103,8 @@ class Processes(Staff):
         )
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
-        clear = worker.channel.post(
-            *("run", chunk.number, call.number, mode, start, chunk.budget, careful, stop_early),
-            chunk.passage is not None,
-            pack=payload,
-        )
-        if not clear:
+        what = chunk.number, call.number, chunk.passage is not None, *terms_of(chunk, mode)
+        if not worker.channel.post("run", *what, pack=payload):
             self.flush_later(worker)
         if chunk.passage is not None:
             chunk.passage.gone(payload.nbytes)

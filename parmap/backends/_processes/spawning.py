@@ -156,15 +156,7 @@ def _interpreter_flags() -> list[str]:
     import subprocess  # only now: it takes a millisecond
 
     make: Any = getattr(subprocess, "_args_from_interpreter_flags", list)
-    return [*make(), *([] if _has_cwd() else ["-P"])]  # some stumble over a working directory that is gone
-
-
-def _has_cwd() -> bool:
-    try:
-        os.getcwd()
-    except OSError:
-        return False
-    return True
+    return [*make(), "-P"]  # without a look at the working directory: some stumble over one that is gone
 
 
 _LAUNCHER = f"{__package__}.launcher"

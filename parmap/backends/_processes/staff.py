@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -142,8 +143,13 @@ class Staff(Leases):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
-        limit = 0.0 if self._events else copies.limit(self._signals.limit(timeout))
-        for source, events in self.poller.wait(limit):
+        times = [each for each in (self._signals.next_time, copies.next_time) if each is not None]
+        if self._events:
+            timeout = 0.0
+        elif times:
+            left = max(0.0, min(times) - time.monotonic())
+            timeout = left if timeout is None else min(timeout, left)
+        for source, events in self.poller.wait(timeout):
             if isinstance(source, Launcher):
                 self._hear_launcher()
             elif isinstance(source, QuickLine):

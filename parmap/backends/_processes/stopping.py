@@ -60,12 +60,10 @@ class Signals:
             _, slot, signum = heapq.heappop(self._later)
             self._send_to(slot, signum)
 
-    def limit(self, timeout: float | None) -> float | None:
-        """Shorten a *timeout* to the time of the next."""
-        if not self._later:
-            return timeout
-        left = max(0.0, self._later[0][0] - time.monotonic())
-        return left if timeout is None else min(timeout, left)
+    @property
+    def next_time(self) -> float | None:
+        """When there is one to be sent."""
+        return self._later[0][0] if self._later else None
 
     def clear(self) -> None:
         """Forget those that are to be sent."""

@@ -6,7 +6,6 @@ import os
 import socket
 import time
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
@@ -16,7 +15,7 @@ from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
-from parmap.backends._base import Died, Report, note_of
+from parmap.backends._base import Died, Report, Story
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from parmap._calls.options import Options
-    from parmap._core.job import Chunk
     from parmap._results.futures import Future
     from parmap._work.surroundings import Context
     from parmap.backends._processes.functions import FunctionCall
@@ -108,10 +106,6 @@ class Worker:
         self.known -= known
         return not known or self.silent or self.channel.post("forget", list(known))
 
-    def knows(self, call: FunctionCall, context: Context) -> bool:
-        """Whether `sync` would have nothing to do."""
-        return call.number in self.known and self._context is context
-
     def finish(self, message: Message) -> Report:
         """What to tell the engine of a chunk that has ended."""
         number, done, failures, seconds, *times = message.fields
@@ -135,7 +129,8 @@ class Worker:
             return False
         if any(type(need) is PerWorker for need in needs):
             return False
-        return self.knows(call, future.lane.context) and quick.send(future, call.number)
+        # Only what `sync` would have nothing to do for.
+        return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
@@ -169,48 +164,22 @@ class Worker:
     def died(self, exitcode: int | None, reason: str = "") -> Died:
         """What to tell the engine."""
         number, index, length, since = self.page.position()
-        account = (time.monotonic_ns() - since) / 1e9, self.index
+        signum = -exitcode if exitcode is not None and exitcode < 0 else None
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
-        explain = partial(_explain, self._death, self.pid, exitcode, stack, reason, account)
+        facts = {"exitcode": exitcode if signum is None else None, "signal": signum, "pid": self.pid}
+        story = Story(reason or _how(exitcode, signum), None, self._death, stack=with_source(stack), **facts)
+        story.account = (time.monotonic_ns() - since) / 1e9, self.index
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         for task, has_begun in tasks:
             if has_begun and task.measured:
                 self.quick.singles.add(task, self.name, since, 0, failed=True, lost="deaths")
-        return Died(self.name, number, index, max(1, length), explain, tasks, not self.ready)
+        return Died(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
         self.channel.close()
         self.quick.close()
         self.page.close()
-
-
-def _explain(
-    death: type[WorkerDiedError],
-    pid: int | None,
-    code: int | None,
-    stack: str,
-    reason: str,
-    account: tuple[float, int],
-    chunk: Chunk | None,
-    offset: int,
-) -> Failure:
-    """The failure of the item at *offset* of *chunk*, in which a worker died."""
-    signum = -code if code is not None and code < 0 else None
-    error = death(
-        reason or _how(code, signum),
-        item=None if chunk is None else chunk.job.sink.index(chunk, offset),
-        exitcode=code if signum is None else None,
-        signal=signum,
-        pid=pid,
-        stack=with_source(stack),
-    )
-    if chunk is None:
-        return Failure(error)
-    error.add_note(note_of(chunk, offset))
-    failure = Failure(error, retry=chunk.job.call.callee.retries(error))
-    failure.account = account
-    return failure
 
 
 def _how(code: int | None, signum: int | None) -> str:

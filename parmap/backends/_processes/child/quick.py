@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._travel.flat import SIZED
 from parmap._travel.payload import dump, is_small
 from parmap._work.outcome import tell_failures
+from parmap._work.run import Terms
 
 if TYPE_CHECKING:
     from parmap._work.outcome import Outcome
@@ -76,7 +77,7 @@ class QuickEnd:
         """Send the outcome of a task; false if it must go over the channel: it is large, or can't be pickled."""
         content: Any
         if outcome.errors:
-            kind, content = _FAILURE, tell_failures(callee, task.mode, items, -1, outcome.errors, {})[0][1]
+            kind, content = _FAILURE, tell_failures(callee, Terms(task.mode), items, outcome.errors, {})[0][1]
         else:
             kind, content = _VALUE, outcome.results[0]
             if not is_small(content):

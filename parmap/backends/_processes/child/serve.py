@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import encode, translate
-from parmap._travel.pack import EACH, Pack
+from parmap._travel.pack import Pack
 from parmap._travel.payload import pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
-from parmap._work.run import Callee, run, run_task
+from parmap._work.run import Callee, Terms, run, run_task
 from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
@@ -182,17 +182,17 @@ class _Worker:
     # chunks
 
     def _run(self, message: Message) -> None:
-        number, key, mode, start, _, careful = message.fields[:6]
+        number, key, timed, *how = message.fields
+        terms = Terms(*how)
         self.page.enter(number, 0, 1, time.monotonic_ns())
-        clock = self._clock() if message.fields[7] else None
+        clock = self._clock() if timed else None
         self._world.enter()
         callee = self._functions.get(key)
-        outcome = self._outcome(message, callee, clock)
+        outcome = self._outcome(number, message.pack, callee, terms, clock)
         self._output.flush()
-        is_released = self._report(number, outcome, callee, mode, message.pack, start, careful, message, clock)
+        self._report(number, outcome, callee, terms, message.pack, clock)
         del outcome  # a result may lie in the memory of its argument
-        if not is_released:
-            self._release(message)
+        self._release(message)
 
     def _run_quick_task(self) -> None:
         try:
@@ -216,7 +216,7 @@ class _Worker:
             os._exit(0)
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
-            self._report(-task.number, outcome, callee, task.mode, items)
+            self._report(-task.number, outcome, callee, Terms(task.mode, careful=True), items)
 
     def _clock(self) -> Clock:
         from parmap._work.report.clock import Clock
@@ -225,77 +225,44 @@ class _Worker:
         self._loading = self._sending = 0
         return clock
 
-    def _outcome(self, message: Message, callee: Callee, clock: Clock | None) -> Outcome:
-        number, _, mode, start, budget, careful, stop_early = message.fields[:7]
-        items = message.pack
+    def _outcome(self, number: int, items: Pack | None, callee: Callee, terms: Terms, clock: Clock | None) -> Outcome:
         if items is None:
             return Outcome.failed(OSError("no descriptor was left to receive a large argument"), 1)
         if callee.problem is not None:
             return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
         if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
             self.page.enter(number, 0, items.count, time.monotonic_ns())
-            items.begin(careful=careful or items.count == 1)
-        return run(
-            callee,
-            mode,
-            clock.items(items) if clock else items,
-            items.count,
-            number=number,
-            start=start,
-            budget=budget,
-            careful=careful,
-            stop_early=stop_early,
-            page=clock.page(self.page) if clock else self.page,
-        )
+            items.begin(careful=terms.careful or items.count == 1)
+        page, timed = (clock.page(self.page), clock.items(items)) if clock else (self.page, items)
+        return run(callee, terms, timed, items.count, number=number, page=page)
 
     def _report(
-        self,
-        number: int,
-        outcome: Outcome,
-        callee: Callee,
-        mode: str,
-        items: Any,
-        start: int = -1,
-        careful: bool = True,
-        message: Message | None = None,
-        clock: Clock | None = None,
-    ) -> bool:
-        """Tell what became of a chunk; true if that told of the arguments, which came with *message*, too."""
+        self, number: int, outcome: Outcome, callee: Callee, terms: Terms, items: Any, clock: Clock | None = None
+    ) -> None:
+        """Tell what became of a chunk."""
 
         def enter(index: int) -> None:
             self.page.enter(number, index, 0, time.monotonic_ns())
 
         begin = time.monotonic_ns()
-        if careful and outcome.done > 1:  # a death that nobody in particular was to blame for
+        if terms.careful and outcome.done > 1:  # a death that nobody in particular was to blame for
             results, unsent = pack(outcome.results, before=enter)
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
             results, unsent = pack(outcome.results)
-        told = tell_failures(callee, mode, items, start, outcome.errors, unsent, enter if careful else bool)
+        told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
             os._exit(0)
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
-        is_released = message is not None and not told and _can_release(message.pack, results)
-        if message is not None and is_released:
-            self._release(message)
         times = () if clock is None else clock.times(outcome)
         self._channel.send("report", number, outcome.done, told, seconds, *times, pack=results)
         if clock is not None:
             self._sending = time.monotonic_ns() - clock.told
-        return is_released
 
     def _release(self, message: Message) -> None:
         """Give the segment that a message lies in back, unless the task kept a reference into it."""
         if message.segment and message.pack is not None:
             is_free = self._channel.let_go(message)
             self._channel.send("free" if is_free else "keep", message.segment)
-
-
-def _can_release(arguments: Pack | None, results: Pack) -> bool:
-    """Whether the arguments may be released before the results are sent: these can't lie in their memory.
-
-    Arguments that were decoded as a whole are still there, and the time it takes to free them would delay the results.
-    """
-    return arguments is not None and arguments.kind == EACH and results.is_flat

@@ -22,8 +22,7 @@ HOLD = 1.0
 """Seconds after the last copy for which dropped memory is kept."""
 
 _MOST = 64  # pieces of memory that are remembered: more would take longer to look through than they save
-_LARGEST = 1 << 30  # bytes of memory that are remembered,
-_SHARE = 16  # and at most such a part of all that there is
+_LARGEST = 256 << 20  # bytes of memory that are remembered
 
 
 class Copies:
@@ -33,7 +32,6 @@ class Copies:
         # Threads copy at the same time, and collecting garbage may copy in the middle of a copy. So nobody looks at
         # memory that others may take: whoever takes a piece out has it alone.
         self._pieces: deque[mmap.mmap] = deque()
-        self._room = min(_LARGEST, _physical_memory() // _SHARE)
         self._used = 0.0  # when the last copy was made, in seconds of the monotonic clock
 
     def copy(self, view: memoryview, readonly: bool = False) -> memoryview:
@@ -50,7 +48,7 @@ class Copies:
         piece = self._dropped(view.nbytes) or self._fresh(view.nbytes)
         piece[: view.nbytes] = view
         copy = memoryview(piece)[: view.nbytes]
-        if self._room >= len(piece):
+        if len(piece) <= _LARGEST:
             self._remember(piece)
         return copy
 
@@ -58,12 +56,10 @@ class Copies:
         """Forget all memory; what holds results lives as long as they."""
         self._pieces.clear()
 
-    def limit(self, timeout: float | None) -> float | None:
-        """Shorten a *timeout* to the time at which there is something to `expire`."""
-        if not self._pieces:
-            return timeout
-        left = max(0.0, self._used + HOLD - time.monotonic())
-        return left if timeout is None else min(timeout, left)
+    @property
+    def next_time(self) -> float | None:
+        """When there is something to `expire`."""
+        return self._used + HOLD if self._pieces else None
 
     def expire(self) -> None:
         """Forget all memory if none was used for a while."""
@@ -97,17 +93,10 @@ class Copies:
         self._used = time.monotonic()
         self._pieces.append(piece)
         try:
-            while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > self._room:
+            while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > _LARGEST:
                 self._pieces.popleft()
         except (IndexError, RuntimeError):  # others do the same at this moment
             pass
-
-
-def _physical_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # no such thing on this system
-        return 0
 
 
 copies = Copies()

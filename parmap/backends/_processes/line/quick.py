@@ -137,15 +137,15 @@ class QuickLine:
             self._reader = None
         return future.happened
 
-    def look(self) -> None:
-        """Settle what has been answered."""
+    def look(self) -> bool:
+        """Settle what has been answered; false if that was nothing new."""
         try:
             self._inbox.extend(map(self.sock.recv, (MOST,)))
-        except (BlockingIOError, InterruptedError):
-            pass
-        except OSError:  # the worker is dead: what it said before is in the inbox
-            pass
+            is_new = True
+        except OSError:  # there is nothing; or the worker is dead: what it said before is in the inbox
+            is_new = False
         self._settle_all()
+        return is_new
 
     def _settle_all(self) -> None:
         inbox = self._inbox
@@ -200,16 +200,8 @@ class QuickLine:
 
     def drain(self) -> None:
         """Settle all that has been answered."""
-        while True:
-            try:
-                answer = self.sock.recv(MOST)
-            except OSError:
-                break
-            if not answer:
-                self.has_ended = True
-                break
-            self._inbox.append(answer)
-        self._settle_all()
+        while self.look() and not self.has_ended:
+            pass
         self.ring()  # the answer that somebody sleeps for may have been among them
 
     def finish(self, number: int, end: End) -> None:

@@ -123,10 +123,6 @@ class Lender:
         """The other side keeps a segment for good."""
         self._lent.pop(name, None)
 
-    def owns(self, name: int) -> bool:
-        """Whether a segment may come back, lent or free."""
-        return name in self._lent or any(segment.name == name for segment in self._free)
-
     def clear(self) -> None:
         """Drop all segments."""
         for segment in [*self._free, *self._lent.values()]:
