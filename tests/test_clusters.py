@@ -209,6 +209,37 @@ def test_tokens_as_arguments(cluster: Any):
     assert f.submit(token, 1).result(60) == (6, token)
 
 
+def test_arrays(cluster: Any):
+    """Large arrays go there and come back; whoever has one may write to it, and nobody else sees that."""
+    np = pytest.importorskip("numpy")
+
+    def count_up(array: Any) -> Any:
+        array += 1
+        return array[:10], array, bytes(array)
+
+    given = [np.full(200_000, number, dtype=float) for number in range(6)]
+    f = parallel(count_up, backend=cluster.name)
+    submitted = f.submit(given[0])
+    for number, (part, array, content) in enumerate([*f.map(given), submitted.result(60)]):
+        before = bytes(array)
+        np.multiply(array, 2, out=array)
+        assert (array == 2 * (number % 6 + 1)).all()
+        assert (part == number % 6 + 1).all()
+        assert content == before
+    assert [array[0] for array in given] == list(range(6))
+
+
+def test_large_initial_arguments(cluster: Any):
+    """Workers are initialized with what is large, too."""
+    content = bytearray(100_000)
+
+    def begin(given: bytearray) -> None:
+        os.environ["LENGTH"] = str(len(given))
+
+    f = parallel(lambda _: os.environ["LENGTH"], backend=cluster.name, initializer=begin, initargs=(content,))
+    assert f.map([1]) == ["100000"]
+
+
 @slow
 def test_seed(cluster: Any):
     """Random numbers are those that the processes of this machine would draw."""

@@ -83,7 +83,7 @@ class Outgoing(Backend):
 
     def _packed_initializer(self) -> bytes:
         packed = packed_initializer(self.options)
-        return b"" if packed is None else pickle.dumps(to_wire(packed))
+        return b"" if packed is None else pickle.dumps(to_wire(packed), pickle.HIGHEST_PROTOCOL)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
         parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
