@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
 from parmap._results.relay import relay
-from parmap._travel.broadcast import far_away
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._travel.text import called
@@ -138,9 +137,8 @@ class Cluster(Outgoing):
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
         items = chunk.items[:1] if chunk.careful else chunk.items
         try:
-            with far_away():
-                items = job.sink.load(items)
-                payload, unsent = pack(items, BYTE_CAP, job.learner)
+            items = job.sink.load(items)
+            payload, unsent = pack(items, BYTE_CAP, job.learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
