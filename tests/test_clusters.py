@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
+from inspection import lose_file_of
 
 import parmap
 import parmap.backends
@@ -188,15 +189,52 @@ def test_item_that_waits_for_one_behind_it(cluster: Any, tmp_path: Path):
     assert [future.result(60) for future in futures] == list(range(211, 300))
 
 
-def test_broadcast(cluster: Any):
-    """A broadcast value that a function captures goes with it, to machines that share nothing with this one."""
-    table = parmap.broadcast({number: -number for number in range(1000)})
-    f = parallel(
-        lambda x: (table.value[x], getattr(table, "_fd", -1), getattr(table, "_home", None)), backend=cluster.name
-    )
+class Counted:
+    """Counts how often it is pickled and unpickled, in files that all processes see."""
 
-    assert f.map([1, 2]) == [(-1, -1, None), (-2, -1, None)]
-    assert parallel(lambda same: getattr(same, "_home", None), backend=cluster.name).map([table]) == [None]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getstate__(self) -> Any:
+        with open(self.folder / "packed", "a") as log:
+            log.write(".")
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        with open(self.folder / "unpacked", "a") as log:
+            log.write(f"{os.getpid()}\n")
+
+    def name(self, number: int) -> str:
+        return f"{self.folder.name} {number}"
+
+
+@pytest.mark.parametrize("way", ["captured", "map", "imap", "submit"])
+def test_broadcast(cluster: Any, tmp_path: Path, way: str):
+    """A broadcast value goes once to each worker, to machines that share nothing with this one, however it is given."""
+    shared = parmap.broadcast(Counted(tmp_path))
+    lose_file_of(shared)
+    f = parallel(lambda given, x: given.value.name(x), backend=cluster.name)
+    expected = [f"{tmp_path.name} {x}" for x in range(60)]
+    if way == "captured":
+        assert parallel(lambda x: shared.value.name(x), backend=cluster.name).map(range(60)) == expected
+    elif way == "submit":
+        futures = [f.submit(shared, x) for x in range(60)]
+        assert [future.result(60) for future in futures] == expected
+    else:
+        assert list(getattr(f, way)([shared] * 60, range(60))) == expected
+    unpacked = (tmp_path / "unpacked").read_text().split()
+
+    assert len(unpacked) == len(set(unpacked))
+    assert len((tmp_path / "packed").read_text()) <= 2
+
+
+def test_broadcast_that_comes_back(cluster: Any):
+    """A task that returns a broadcast value returns the program's object."""
+    shared = parmap.broadcast([1])
+    lose_file_of(shared)
+
+    assert parallel(lambda x: x, backend=cluster.name).submit(shared).result(60) is shared
 
 
 def test_tokens_as_arguments(cluster: Any):
@@ -207,6 +245,37 @@ def test_tokens_as_arguments(cluster: Any):
 
     assert f.starmap([(token, x) for x in range(20)]) == [(5 + x, token) for x in range(20)]
     assert f.submit(token, 1).result(60) == (6, token)
+
+
+def test_arrays(cluster: Any):
+    """Large arrays go there and come back; whoever has one may write to it, and nobody else sees that."""
+    np = pytest.importorskip("numpy")
+
+    def count_up(array: Any) -> Any:
+        array += 1
+        return array[:10], array, bytes(array)
+
+    given = [np.full(200_000, number, dtype=float) for number in range(6)]
+    f = parallel(count_up, backend=cluster.name)
+    submitted = f.submit(given[0])
+    for number, (part, array, content) in enumerate([*f.map(given), submitted.result(60)]):
+        before = bytes(array)
+        np.multiply(array, 2, out=array)
+        assert (array == 2 * (number % 6 + 1)).all()
+        assert (part == number % 6 + 1).all()
+        assert content == before
+    assert [array[0] for array in given] == list(range(6))
+
+
+def test_large_initial_arguments(cluster: Any):
+    """Workers are initialized with what is large, too."""
+    content = bytearray(100_000)
+
+    def begin(given: bytearray) -> None:
+        os.environ["LENGTH"] = str(len(given))
+
+    f = parallel(lambda _: os.environ["LENGTH"], backend=cluster.name, initializer=begin, initargs=(content,))
+    assert f.map([1]) == ["100000"]
 
 
 @slow

@@ -192,6 +192,30 @@ def test_sent_once_dask(script: Script):
 
 
 @slow
+def test_arrays_go_straight_to_workers(script: Script):
+    """Large items, and their results, move once each way: not through the scheduler, where the client can reach workers."""
+    run(
+        script,
+        "dask",
+        """
+        import psutil
+        items = [bytearray(os.urandom(1 << 23)) for _ in range(24)]
+        f = parmap.parallel(lambda x: x, backend="dask")
+
+        def sent():
+            return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+
+        f.map([0.1] * 12)
+        before = sent()
+        assert f.map(items) == items
+        moved = (sent() - before) / (24 << 23)
+        print("moved", moved)
+        assert moved < 3  # twice, and what Dask moves between workers
+        """,
+    )
+
+
+@slow
 def test_sent_once_ray(script: Script):
     """On Ray it lies in the store of each node."""
     run(

@@ -6,7 +6,7 @@ import marshal
 import mmap
 import os
 import threading
-from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -17,7 +17,9 @@ from parmap._travel.stream import hold
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable
+
+    from parmap._travel.payload import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -45,9 +47,17 @@ class Broadcast(Generic[T_co]):
         """The value: in the program the object itself, in a worker its copy there, the same for all tasks."""
         return self._value
 
+    @property
+    def token(self) -> bytes:
+        """What tells it from others."""
+        return self._token
+
+    @property
+    def packed(self) -> Packed:
+        """The value as it travels to machines that can't read our files."""
+        return dump(self._value)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        if getattr(_far, "away", False):
-            return _made, (self._token, self._value)
         with self._lock:
             if self._home is None:
                 self._fd = _write(self._token, self._value)
@@ -64,22 +74,19 @@ class Broadcast(Generic[T_co]):
 
 
 _known: WeakValueDictionary[bytes, Broadcast[Any]] = WeakValueDictionary()
-_far = threading.local()
+_arrived: dict[
+    bytes, Callable[[], Any]
+] = {}  # what loads those that came with what needs them, by other ways than files
 
 
-@contextmanager
-def far_away() -> Generator[None]:
-    """Let what is pickled meanwhile have the values themselves: it goes to machines that can't read our files."""
-    before, _far.away = getattr(_far, "away", False), True
-    try:
-        yield
-    finally:
-        _far.away = before
+def arrive(token: bytes, load: Callable[[], Any]) -> None:
+    """A value has come, which *load* unpickles."""
+    _arrived[token] = cache(load)
 
 
-def _made(token: bytes, value: Any) -> Broadcast[Any]:
-    """The broadcast value of that token, that came with its value."""
-    return _known.setdefault(token, Broadcast(value, token))
+def forget(token: bytes) -> None:
+    """The program has dropped a value."""
+    _arrived.pop(token, None)
 
 
 def broadcast(value: T) -> Broadcast[T]:
@@ -130,7 +137,8 @@ def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:
     known = _known.get(token)
     if known is not None:
         return known
-    return _known.setdefault(token, Broadcast(_read(token, pid, fd), token, (pid, fd)))
+    value = _arrived[token]() if token in _arrived else _read(token, pid, fd)
+    return _known.setdefault(token, Broadcast(value, token, (pid, fd)))
 
 
 def _read(token: bytes, pid: int, fd: int) -> Any:

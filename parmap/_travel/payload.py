@@ -92,7 +92,9 @@ def pack(
         return _pack_each(items, byte_cap, learner, before)
     if type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
-        return Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers), {}
+        made = Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers)
+        made.needs = whole.needs
+        return made, {}
     if (numbers := encode_numbers(items)) is not None:
         return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
     try:

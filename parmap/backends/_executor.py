@@ -343,7 +343,7 @@ def run_packed(
 
 
 def _callee(wire: Wire) -> Callee:
-    key = b"".join((wire[1], *wire[2]))
+    key = b"".join((wire.stream, *wire.buffers))
     callee = _callees.get(key)
     if callee is None:
         find, args, rules = from_wire(wire)[0]

@@ -6,13 +6,14 @@ process of a worker there is a pilot.
 
 from __future__ import annotations
 
-import pickle
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from parmap.backends._base import Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, facts
+from parmap.backends._clusters.wire import crated, uncrated
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._base import Event
     from parmap.backends._clusters.client import Flight
-    from parmap.backends._clusters.wire import Order, Told
+    from parmap.backends._clusters.wire import Order, Told, Wire
 
 _LARGE = 1 << 20
-"""Bytes of a chunk from which on it does not go through Dask's scheduler."""
+"""Bytes of a chunk from which on it does not go with its task."""
 
 _LOST = 3.0  # seconds without the scheduler until it counts as lost
+
+_REACH = 2.0  # seconds in which a worker answers that the client can talk to
 
 
 class Dask(Site):
@@ -97,6 +100,7 @@ class DaskCluster(Cluster):
         self._address = str(getattr(client.scheduler, "address", "?"))
         self._threads = 0
         self._absent = 0.0  # seconds without the scheduler
+        self._near: dict[str, bool] = {}  # by address, whether the client itself can talk to a worker
         self._check_status()
         client.sync(self._count)
         _check_workers(client)
@@ -106,10 +110,36 @@ class DaskCluster(Cluster):
 
     async def _count(self) -> None:
         if not self._resources:
-            self._threads = sum((await self._client.scheduler.ncores()).values())
+            workers = await self._client.scheduler.ncores()
+            self._threads = sum(workers.values())
+        else:
+            workers = (await self._client.scheduler.identity())["workers"]
+            self._threads = sum(min(each["nthreads"], self._fitting(each["resources"])) for each in workers.values())
+        new = [address for address in workers if address not in self._near]
+        self._near = {address: self._near.get(address, False) for address in workers}
+        if new and self._client.direct_to_workers is None:
+            self._soon(self._reach, new)
+
+    async def _reach(self, addresses: list[str]) -> None:
+        """Find out which workers answer the client itself: it may be elsewhere, where their addresses are others'."""
+
+        async def reach(address: str, name: Any) -> None:
+            try:
+                found = await asyncio.wait_for(self._client.rpc(address).identity(), _REACH)
+                self._near[address] = found["id"] == name
+            except Exception:  # noqa: BLE001, S110 - whatever it is, the scheduler can talk to it
+                pass
+
+        try:
+            told = await self._client.scheduler.broadcast(msg={"op": "identity"}, workers=addresses, on_error="ignore")
+        except Exception:  # noqa: BLE001 - as above
             return
-        workers = (await self._client.scheduler.identity())["workers"].values()
-        self._threads = sum(min(worker["nthreads"], self._fitting(worker["resources"])) for worker in workers)
+        await asyncio.gather(*(reach(address, found["id"]) for address, found in told.items()))
+
+    @property
+    def _direct(self) -> bool | None:
+        """Whether what is large goes to workers, and comes from them, without the scheduler; `None`: as Dask has it."""
+        return True if self._near and all(self._near.values()) else None
 
     def _fitting(self, resources: Mapping[str, float]) -> int:
         return min(int(resources.get(name, 0) // need) for name, need in self._resources.items() if need)
@@ -174,21 +204,25 @@ class DaskCluster(Cluster):
         """Submit a task."""
         self._check_status()
         futures: list[Any] = []
-        self._soon(self._run, number, pickle.dumps(order), f"{order.function.name}-{self.pool}-{number}", futures)
+        self._soon(self._run, number, crated(order), f"{order.function.name}-{self.pool}-{number}", futures)
         return futures
 
     async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
         """In the client's own thread: what is large is on its way while others are packed."""
         try:
-            if len(content) > _LARGE:
-                content = await self._client.scatter(content, hash=False, asynchronous=True)
+            if content.__sizeof__() > _LARGE:
+                content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
             needs = self._resources or None
             futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
+        except OSError as error:  # a worker is gone, or all; that this is true of the scheduler, `look` finds out
+            self._near.clear()
+            self.hear(number, error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it says where it is closed or broken
             self.lose(f"the Dask cluster at {self._address} takes no more work: {error}", error)
             return
         try:
-            told: Told = await self._client.gather(futures[0], asynchronous=True)
+            told: Told = await self._client.gather(futures[0], direct=self._direct, asynchronous=True)
         except BaseException as error:  # noqa: BLE001 - what Dask says of a task that it has lost
             self.hear(number, error)
         else:
@@ -244,11 +278,11 @@ def _check_workers(client: Any) -> None:
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------
 
 
-def run_order(content: bytes) -> Told:
+def run_order(content: bytes | Wire) -> Told:
     """What Dask calls."""
     from distributed import get_worker
 
-    order: Order = pickle.loads(content)
+    order: Order = uncrated(content)
     return pilot.run(order, get_worker().state.nthreads, _fetch)
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
 from parmap._results.relay import relay
-from parmap._travel.broadcast import far_away
 from parmap._travel.failure import Failure
-from parmap._travel.payload import pack
+from parmap._travel.payload import Packed, pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
 from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story
@@ -27,12 +26,14 @@ from parmap.backends._clusters.wire import (
     to_wire,
 )
 from parmap.backends._processes.functions import FunctionCall
+from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
+    from parmap._travel.pack import Pack
     from parmap.backends._base import Event
 
 PERIOD = 0.5
@@ -136,8 +137,8 @@ class Cluster(Outgoing):
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
         items = chunk.items[:1] if chunk.careful else chunk.items
         try:
-            with far_away():
-                payload, unsent = pack(job.sink.load(items), BYTE_CAP, job.learner)
+            items = job.sink.load(items)
+            payload, unsent = pack(items, BYTE_CAP, job.learner)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
@@ -152,7 +153,15 @@ class Cluster(Outgoing):
                 self._setup(),
                 self._sent(call, called(call.callee.function)),
                 self._context(job.context or current()),
-                *(chunk.number, mode, start, chunk.budget, job.timeout, stop_early, to_wire(payload)),
+                *(
+                    chunk.number,
+                    mode,
+                    start,
+                    chunk.budget,
+                    job.timeout,
+                    stop_early,
+                    to_wire(_kept(payload, items), copied=False),
+                ),
                 tuple(map(self._sent, self._functions.factories(payload.needs))),
             )
             handle = self.send(chunk.number, order)
@@ -184,9 +193,13 @@ class Cluster(Outgoing):
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until there is an answer; look at the cluster from time to time."""
         self._tell_gone()
+        now = time.monotonic()
+        rests = [] if timeout is None else [timeout]
+        if copies.next_time is not None:
+            rests.append(max(0.0, copies.next_time - now))
         if self.is_busy:
-            rest = self._ask(time.monotonic())
-            timeout = rest if timeout is None else min(timeout, rest)
+            rests.append(self._ask(now))
+        timeout = min(rests, default=None)
         events: list[Event] = []
         try:
             found = self._events.get(timeout=timeout)
@@ -195,6 +208,7 @@ class Cluster(Outgoing):
                 found = self._events.get_nowait()
         except queue.Empty:
             pass
+        copies.expire()
         now = time.monotonic()
         if now >= self._next_look:
             self._next_look = now + PERIOD
@@ -323,6 +337,15 @@ class Cluster(Outgoing):
             return []
         self._employed = employed
         return [Capacity(*employed)]
+
+
+def _kept(payload: Pack, items: Any) -> Pack:
+    """A pack whose buffers nobody changes before it is sent; they lie in the caller's arrays, unless kept before."""
+    if payload.buffers and not all(type(item) is Packed for item in items):
+        payload.buffers = [
+            buffer if type(buffer.obj) is bytes else copies.copy(buffer, buffer.readonly) for buffer in payload.buffers
+        ]
+    return payload
 
 
 def _say(told: Told) -> None:

@@ -9,7 +9,8 @@ import uuid
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.broadcast import far_away
+from parmap._travel.broadcast import Broadcast
+from parmap._work.per_worker import PerWorker
 from parmap.backends._base import Backend
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Sent, Setup, to_wire
@@ -23,13 +24,21 @@ if TYPE_CHECKING:
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
-    from parmap.backends._processes.functions import ClassPack
+    from parmap.backends._processes.functions import ClassPack, FactoryPack
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
 
 _TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
 _ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
+
+
+class FarFunctions(Functions):
+    """Functions for machines that share nothing with this one: what they need of broadcast values goes with them."""
+
+    def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
+        """Those values, too, each once."""
+        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in {PerWorker, Broadcast}]
 
 
 class Outgoing(Backend):
@@ -42,7 +51,7 @@ class Outgoing(Backend):
             self._abroad["env"] = dict(options.env)
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
-        self._functions = Functions()
+        self._functions = FarFunctions()
         self._places: dict[int, tuple[Any, Any]] = {}
         self._told: tuple[Context, dict[str, Any]] | None = None
 
@@ -62,8 +71,7 @@ class Outgoing(Backend):
         known = self._functions.known(function, rules)
         if known is not None:
             return known
-        with far_away():
-            return self._functions.prepare(function, rules)
+        return self._functions.prepare(function, rules)
 
     def close(self) -> None:
         """Forget what was sent."""
@@ -83,7 +91,7 @@ class Outgoing(Backend):
 
     def _packed_initializer(self) -> bytes:
         packed = packed_initializer(self.options)
-        return b"" if packed is None else pickle.dumps(to_wire(packed))
+        return b"" if packed is None else pickle.dumps(to_wire(packed), pickle.HIGHEST_PROTOCOL)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
         parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)

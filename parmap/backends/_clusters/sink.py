@@ -60,7 +60,7 @@ class ChunkSink:
         """Take outcomes."""
         start = chunk.start - self._base
         told = tuple((at, failure_to_wire(each)) for at, each in failures.items())
-        wire = None if results is None else to_wire(results)
+        wire = None if results is None else to_wire(results, copied=False)
         seconds, self.seconds = self.seconds, 0.0
         self._pieces.append(Piece(start, done, True, wire, told, seconds))
 

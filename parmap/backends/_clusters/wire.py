@@ -9,26 +9,69 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._travel.failure import Failure
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed
+from parmap._travel.stream import OUT_OF_BAND
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parmap.errors import ParmapError
 
-Wire = tuple[tuple[Any, ...], bytes, list[bytes | bytearray]]
-"""A pack that any pickle takes: its description, its streams, its buffers."""
+
+class Wire:
+    """Streams and buffers beside what describes them: a pickler that can leaves what is large of them out of band."""
+
+    __slots__ = ("buffers", "description", "stream")
+
+    def __init__(self, description: Any, stream: Any, buffers: list[Any]) -> None:
+        self.description = description
+        self.stream = stream
+        self.buffers = buffers
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        beside = _beside if protocol >= 5 else _within  # noqa: PLR2004 - the first that knows of buffers
+        return Wire, (self.description, beside(self.stream), [*map(beside, self.buffers)])
+
+    def __sizeof__(self) -> int:
+        return object.__sizeof__(self) + sum(memoryview(each).nbytes for each in (self.stream, *self.buffers))
 
 
-def to_wire(payload: Pack) -> Wire:
-    """A pack as it travels."""
-    buffers = [bytes(buffer) if buffer.readonly else bytearray(buffer) for buffer in payload.buffers]
-    return payload.describe(), bytes(payload.stream), buffers
+def _beside(content: Any) -> Any:
+    return pickle.PickleBuffer(content) if len(content) >= OUT_OF_BAND else _within(content)
+
+
+def _within(content: Any) -> bytes | bytearray:
+    if isinstance(content, bytes | bytearray):
+        return content
+    return bytes(content) if memoryview(content).readonly else bytearray(content)
+
+
+def to_wire(payload: Pack, *, copied: bool = True) -> Wire:
+    """A pack as it travels. Where its buffers are not *copied*, nobody may change them."""
+    buffers = payload.buffers
+    if copied:
+        buffers = [memoryview(bytes(each) if each.readonly else bytearray(each)) for each in buffers]
+    return Wire(payload.describe(), bytes(payload.stream) if copied else payload.stream, buffers)
 
 
 def from_wire(wire: Wire) -> Pack:
-    """The pack that has come."""
-    description, stream, buffers = wire
-    return Pack.restore(description, stream, [memoryview(buffer) for buffer in buffers])
+    """The pack that has come. What may be written is copied where it has come in memory that is shared."""
+    views = [memoryview(buffer) for buffer in wire.buffers]
+    for place, (_, readonly) in enumerate(wire.description[4]):
+        if views[place].readonly and not readonly:
+            views[place] = memoryview(bytearray(views[place]))
+    return Pack.restore(wire.description, wire.stream, views)
+
+
+def crated(thing: Any) -> Any:
+    """A thing of ours that is pickled now: bytes, or those with what is large beside them."""
+    buffers: list[pickle.PickleBuffer] = []
+    stream = pickle.dumps(thing, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
+    return Wire(None, stream, [buffer.raw() for buffer in buffers]) if buffers else stream
+
+
+def uncrated(crate: Any) -> Any:
+    """The thing."""
+    return pickle.loads(crate) if type(crate) is bytes else pickle.loads(crate.stream, buffers=crate.buffers)
 
 
 class Setup(NamedTuple):

@@ -72,7 +72,10 @@ class ClassPack(Numbered):
 
 
 class FactoryPack(ClassPack):
-    """A factory of `per_worker`; workers keep it, and what it made, until the program drops the token."""
+    """A factory of `per_worker`; workers keep it, and what it made, until the program drops the token.
+
+    Or a broadcast value, for machines that can't read its file.
+    """
 
     kind = "factory"
 
@@ -203,14 +206,14 @@ class Functions:
         """What workers must know of the tokens of `per_worker` among *needs*."""
         return [self._factory_of(need) for need in needs if type(need) is PerWorker]
 
-    def _factory_of(self, token: PerWorker[Any]) -> FactoryPack:
+    def _factory_of(self, token: Any) -> FactoryPack:
         with self._lock:
             pack = self._factories.find(token, None)
             if pack is None:
                 packed = token.packed
                 assert packed is not None  # noqa: S101 - a token is needed only by what was pickled with it
                 pack = FactoryPack(self, packed, [*map(self._buffer, packed.buffers)])
-                pack.more = (token.token,)
+                pack.more = (token.token, type(token) is PerWorker)
                 self._factories.keep(token, None, pack)
             return pack
 

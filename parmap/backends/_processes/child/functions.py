@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import explain
 from parmap._travel.code.classes import arrived, fillings
 from parmap._work.outcome import Loading
-from parmap._work.per_worker import arrive, forget
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
 
@@ -92,7 +91,7 @@ class Functions:
         self.callees: dict[int, Callee] = {}
         self._parts: dict[int, _Part] = {}
         self._sizes: dict[int, int] = {}
-        self._tokens: dict[int, bytes] = {}  # those of `per_worker` whose factories have come
+        self._tokens: dict[int, Callable[[], object]] = {}  # how those are forgotten that have come
         self._dropped = 0
 
     def take_part(self, message: Message, content: bytes | None) -> None:
@@ -116,8 +115,13 @@ class Functions:
             arrived[number] = _Class(load)
             return
         if token:
-            self._tokens[number] = token[0]
-            arrive(token[0], load)
+            name, makes = token
+            if makes:
+                from parmap._work import per_worker as home
+            else:
+                from parmap._travel import broadcast as home  # type: ignore[no-redef]
+            self._tokens[number] = functools.partial(home.forget, name)
+            home.arrive(name, load)
             return
         try:
             with fillings() as self._fillings[number]:
@@ -143,7 +147,7 @@ class Functions:
             self._fillings.pop(number, None)
             arrived.pop(number, None)
             if number in self._tokens:
-                forget(self._tokens.pop(number))
+                self._tokens.pop(number)()
             self._dropped += self._sizes.pop(number, 0)
             part = self._parts.pop(number, None)
             if part is not None:
