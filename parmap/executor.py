@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import operator
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from parmap._calls.checks import check_buffersize
 from parmap._calls.dropin import InTurn, Owned, OwnOptions, OwnsWorkers
 from parmap._results.streams import abandon
 from parmap._travel.failure import guarded
@@ -120,15 +120,9 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
             chunksize: how many items travel together; None lets parmap choose, by measured time.
             buffersize: how many items to read ahead of the results taken; None reads all at once.
         """
-        if buffersize is not None:
-            if not hasattr(buffersize, "__index__"):
-                raise TypeError("buffersize must be an integer or None")
-            buffersize = operator.index(buffersize)
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
+        buffersize = check_buffersize(buffersize) or sys.maxsize
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check()
-        buffersize = buffersize or sys.maxsize
         stream = self._owned.stream(ExecutorMap, fn, iterables or ((),), chunksize, buffersize=buffersize)
         return stream.begin(self, deadline)
 

@@ -203,7 +203,5 @@ OPTIONS: dict[str, Option] = {
 
 DEFAULTS: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}
 
-check_buffersize: Callable[[Any], int | None] = partial(
-    _integer(1, none="as many as keep the workers busy"), "buffersize"
-)
+check_buffersize: Callable[[Any], int | None] = partial(_integer(1, none="no limit of your own"), "buffersize")
 """The check of how far a stream may read ahead; with 0 it would never begin."""

@@ -97,14 +97,12 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
-    if kind is tuple:
-        return are_atoms(chain.from_iterable(items)) and not _are_large(chain.from_iterable(_sample(items)))
-    if kind not in {list, dict} or not (_are_apart(items) and are_atoms(chain.from_iterable(items))):
+    if kind not in {tuple, list, dict} or not (kind is tuple or _are_apart(items)):
         return False
-    if kind is list:
-        return not _are_large(chain.from_iterable(_sample(items)))
-    values, some = (chain.from_iterable(map(dict.values, those)) for those in (items, _sample(items)))
-    return are_atoms(values) and not _are_large(some)
+    views: list[Any] = [chain.from_iterable]
+    if kind is dict:
+        views.append(lambda those: chain.from_iterable(map(dict.values, those)))
+    return all(are_atoms(view(items)) and not _are_large(view(_sample(items))) for view in views)
 
 
 def _sample(items: Any) -> Any:

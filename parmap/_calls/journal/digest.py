@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from types import CodeType
+from types import CodeType, SimpleNamespace
 from typing import Any
 
 _DOCSTRING = 0x4000000  # flag of the code that has one, from Python 3.13 on
-
-
-class _Hash:
-    """Takes what a pickler writes."""
-
-    def __init__(self) -> None:
-        self.state = hashlib.blake2b(digest_size=16)
-
-    def write(self, data: Any) -> None:
-        self.state.update(data)
 
 
 class _Pickler(pickle.Pickler):
@@ -35,15 +25,18 @@ def digest(value: Any) -> bytes:
     Raises:
         Exception: it can't be pickled.
     """
-    found = _Hash()
-    pickler = _Pickler(found, 5)
-    pickler.fast = True  # without a memo: what is twice in it is written twice
     try:
-        pickler.dump(value)
+        return _digest(value, fast=True)
     except (ValueError, RecursionError):  # it holds itself
-        found = _Hash()
-        _Pickler(found, 5).dump(value)
-    return found.state.digest()
+        return _digest(value, fast=False)
+
+
+def _digest(value: Any, *, fast: bool) -> bytes:
+    state = hashlib.blake2b(digest_size=16)
+    pickler = _Pickler(SimpleNamespace(write=state.update), 5)
+    pickler.fast = fast  # without a memo: what is twice in it is written twice
+    pickler.dump(value)
+    return state.digest()
 
 
 def code_of(code: CodeType, docstring: str | None = None) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ class KeptBatch(Accounts):
 
     def begin(self, engine: Any, job: Job, source: Input) -> None:
         """Open the journal."""
-        assert isinstance(source, _Sifted)  # noqa: S101 - the input of such a batch is
+        assert isinstance(source, KeptInput)  # noqa: S101 - the input of such a batch is
         source.arm(engine, job, self)
         self.keeping.open()
 
@@ -76,7 +76,7 @@ class KeptBatch(Accounts):
         self.keeping.end()
 
 
-class _Sifted(Input):
+class KeptInput(Input):
     """An input of which only what is not in the journal goes on."""
 
     _sink: KeptBatch
@@ -152,9 +152,5 @@ class _Sifted(Input):
             found.clear()
 
 
-class KeptInput(_Sifted):
-    """An input of which what is in the journal is not sent."""
-
-
-class KeptAsyncInput(_Sifted, AsyncInput):
+class KeptAsyncInput(KeptInput, AsyncInput):
     """The same, where the input is asynchronous."""
