@@ -22,9 +22,13 @@ def snapshot() -> object:
     return None if data.keys().isdisjoint(RAW_NAMES) else tuple(map(data.get, RAW_NAMES))
 
 
-def read() -> dict[str, tuple[str, Any]]:
-    """Return for each option that is set its variable and its value, which is still to be checked."""
-    found: dict[str, tuple[str, Any]] = {}
+def read() -> dict[str, Any]:
+    """Return the value of each option that is set.
+
+    Raises:
+        ValueError: one that is not allowed.
+    """
+    found: dict[str, Any] = {}
     for variable, text in os.environ.items():
         if not variable.startswith("PARMAP_") or not text.strip():
             continue
@@ -32,7 +36,11 @@ def read() -> dict[str, tuple[str, Any]]:
         if read_text is None:
             _warn_if_misspelled(variable)
         else:
-            found[variable.removeprefix("PARMAP_").lower()] = variable, read_text(text.strip())
+            name = variable.removeprefix("PARMAP_").lower()
+            try:
+                found[name] = OPTIONS[name].check(variable, read_text(text.strip()))
+            except TypeError as error:  # text has but one type: what is wrong is its value
+                raise ValueError(*error.args) from None
     return found
 
 

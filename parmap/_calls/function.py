@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from parmap._calls import batches as _batches
 from parmap._calls.batches import Batches, C_co, P, R_co
 from parmap._calls.options import Settings
-from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, plain, portable
+from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, portable
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -196,4 +196,6 @@ class ParallelFunction(Batches[P, R_co, C_co]):
 
 
 def _rebuild(function: Any, decorated: dict[str, Any], chosen: dict[str, Any]) -> ParallelFunction[..., Any]:
-    return ParallelFunction(plain(function, ParallelFunction), Settings(decorated, chosen))
+    while isinstance(function, ParallelFunction):  # it was pickled in the place of the function under it
+        function = function.__wrapped__
+    return ParallelFunction(function, Settings(decorated, chosen))

@@ -75,26 +75,13 @@ def describe(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items() if value != DEFAULTS[name])
 
 
-class _ByIdentity:
-    """A dictionary key for a value that has no hash; holds it, so that its identity is not given to another."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
 def _key(value: object) -> object:
     if type(value) is tuple:
         return tuple(map(_key, value))
     try:
         hash(value)
     except TypeError:
-        return _ByIdentity(value)
+        return id(value)  # of nothing else meanwhile: whoever has the key has the options, and an engine does
     return type(value), value  # 1, 1.0 and True are equal, but not the same to an initializer
 
 
@@ -163,13 +150,6 @@ def check_together(options: Mapping[str, Any]) -> None:
 
 _FOR_PROCESSES = ("env", "preload", "max_memory_per_child")
 _FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
-
-
-def _check_environment() -> dict[str, Any]:
-    try:
-        return {name: OPTIONS[name].check(variable, value) for name, (variable, value) in read().items()}
-    except TypeError as error:  # text has but one type: what is wrong is its value
-        raise ValueError(*error.args) from None
 
 
 # --- override -------------------------------------------------------------------------------------------------------
@@ -264,7 +244,7 @@ class Settings:
         return options
 
     def _merge(self, overrides: dict[str, Any]) -> Options:
-        outside = {**_check_environment(), **overrides}
+        outside = {**read(), **overrides}
         merged = {**DEFAULTS, **self.decorated, **outside, **self.chosen}
         if _place.in_worker:  # a nested call
             merged["backend"] = outside["backend"] = "serial"

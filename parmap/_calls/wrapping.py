@@ -60,12 +60,3 @@ def portable(function: Any, kind: type[Any], *, main: bool = False) -> Any:
         if isinstance(holder, kind) and holder.__wrapped__ is function:
             return holder
     return function
-
-
-def plain(function: Any, kind: type[Any]) -> Any:
-    """Undo `portable`: return the function under each *kind*."""
-    if type(function) is functools.partial:
-        return functools.partial(plain(function.func, kind), *function.args, **function.keywords)
-    while isinstance(function, kind):
-        function = function.__wrapped__
-    return function

@@ -6,7 +6,6 @@ Nothing in them can be changed, or shared, unseen, so that nobody can tell wheth
 from __future__ import annotations
 
 import marshal
-import sys
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +29,6 @@ _HEAD = 5  # bytes before the first
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
-
-(_ALONE,) = map(sys.getrefcount, [object()])  # what it says of an object that is in one list and nowhere else
 
 
 def encode_numbers(items: Any) -> bytes | None:
@@ -97,7 +94,7 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
-    if kind not in {tuple, list, dict} or not (kind is tuple or _are_apart(items)):
+    if kind not in {tuple, list, dict} or not (kind is tuple or len(set(map(id, items))) == len(items)):
         return False
     views: list[Any] = [chain.from_iterable]
     if kind is dict:
@@ -116,11 +113,6 @@ def _are_large(values: Iterable[Any]) -> bool:
     """
     large = [id(value) for value in values if type(value) in SIZED and len(value) >= LARGE]
     return 2 * len(set(large)) > len(large)
-
-
-def _are_apart(items: Any) -> bool:
-    # The first is quicker, and most often true of results, which nobody else holds.
-    return max(map(sys.getrefcount, items)) <= _ALONE or len(set(map(id, items))) == len(items)
 
 
 def _are_repeated(strings: Any) -> bool:
