@@ -10,7 +10,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.by_value import variables_of
+from parmap._travel.code.by_value import captured_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,15 +51,19 @@ def modules_needed(function: Any) -> set[str]:
 
 
 def _named_by(function: FunctionType) -> Iterator[Any]:
-    yield from (value for _, _, value in variables_of(function))
+    # Not by what cloudpickle tells: the template waits for this, and to import that takes longer.
+    names: set[str] = set()
     codes = [function.__code__]
     while codes:
         code = codes.pop()
+        names.update(code.co_names)
         codes += [each for each in code.co_consts if isinstance(each, CodeType)]
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME" and step.argval in sys.modules:
                 yield sys.modules[step.argval]
+    yield from (function.__globals__[name] for name in names & function.__globals__.keys())
     yield from _annotated(function)
+    yield from captured_by(function).values()
 
 
 def _annotated(function: FunctionType) -> Iterator[Any]:

@@ -201,13 +201,18 @@ def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
     for name in sorted(globals_of(code)):
         if name in function.__globals__:
             yield "global", name, function.__globals__[name]
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-        if cell != _EMPTY:
-            yield "captured variable", name, cell.cell_contents
+    for name, value in captured_by(function).items():
+        yield "captured variable", name, value
     given = function.__defaults__ or ()
     names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
     for name, value in [*zip(names, given, strict=True), *(function.__kwdefaults__ or {}).items()]:
         yield "default of", name, value
+
+
+def captured_by(function: FunctionType) -> dict[str, Any]:
+    """The variables that a function captures, but for those that are not set yet."""
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
+    return {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
 
 
 _EMPTY = CellType()
