@@ -134,6 +134,14 @@ def _check_env(name: str, value: Any) -> Mapping[str, str] | None:
     return _Environ(value)
 
 
+_check_initializer = _such(lambda value: value is None or callable(value), "a callable or None")
+_check_flag = _such(lambda value: isinstance(value, bool), "True or False")
+_check_progress = _such(
+    lambda value: isinstance(value, (bool, str)) or callable(value),
+    "True, False, a description or a callable(done, total, failed)",
+)
+
+
 # How the text of an environment variable reads; what it should be, the check says.
 
 
@@ -180,24 +188,15 @@ OPTIONS: dict[str, Option] = {
     "retry_delay": Option(0.0, _seconds(zero=True), _as_number),
     "chunksize": Option(None, _integer(1, none="adaptive"), _as_number),
     "start_method": Option(None, _check_start_method, str, is_of_pool=True),
-    "initializer": Option(
-        None, _such(lambda value: value is None or callable(value), "a callable or None"), is_of_pool=True
-    ),
+    "initializer": Option(None, _check_initializer, is_of_pool=True),
     "initargs": Option((), _check_tuple, is_of_pool=True),
     "max_tasks_per_child": Option(None, _integer(1, none="no limit"), _as_number, is_of_pool=True),
     "max_memory_per_child": Option(None, _check_memory, _as_number, is_of_pool=True),
     "preload": Option("auto", _check_preload, _as_modules, is_of_pool=True),
     "env": Option(None, _check_env, is_of_pool=True),
     "idle_timeout": Option(60.0, _seconds(zero=True, none="never"), _as_number, is_of_pool=True),
-    "progress": Option(
-        False,
-        _such(
-            lambda value: isinstance(value, (bool, str)) or callable(value),
-            "True, False, a description or a callable(done, total, failed)",
-        ),
-        _as_flag,
-    ),
-    "traceback_locals": Option(False, _such(lambda value: isinstance(value, bool), "True or False"), _as_flag),
+    "progress": Option(False, _check_progress, _as_flag),
+    "traceback_locals": Option(False, _check_flag, _as_flag),
     "seed": Option(None, _integer(-math.inf, none="not seeded"), _as_number),
 }
 
