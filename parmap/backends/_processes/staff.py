@@ -199,7 +199,7 @@ class Staff(Leases):
             return
         worker.silent = True
         self.poller.remove(worker.channel.sock.fileno())
-        if worker.is_orphan:
+        if worker.launcher is None:  # its template is gone
             self._bury(worker, None)
         else:
             self._signals.kill_soon(worker.name)
@@ -262,7 +262,7 @@ class Staff(Leases):
         died = worker.died(exitcode, reason)
         worker.close()
         self._events.append(died)
-        if not worker.ready and not worker.is_orphan:
+        if not worker.ready and worker.launcher is not None:
             self._fail_start(died.explain(None, 0).exception())
 
     def _forget(self, worker: Worker) -> None:
