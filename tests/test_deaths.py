@@ -364,7 +364,7 @@ def test_a_worker_that_dies_without_its_template_is_noticed(tmp_path: Path) -> N
     wait_until(lambda: list(tmp_path.glob("gate.*")))
     (worker,) = workers_of(function)
     kill(template_of(function))
-    wait_until(lambda: worker.is_orphan)
+    wait_until(lambda: worker.launcher is None)
     kill(worker.pid)
 
     error = future.exception(timeout=60)
@@ -382,7 +382,7 @@ def test_cancelling_works_without_the_template(tmp_path: Path) -> None:
     wait_until(lambda: list(tmp_path.glob("never.*")))
     (worker,) = workers_of(function)
     kill(template_of(function))
-    wait_until(lambda: worker.is_orphan)
+    wait_until(lambda: worker.launcher is None)
 
     assert future.cancel()
     wait_until(lambda: is_gone(worker.pid))

@@ -152,7 +152,7 @@ def test_bytes_of_results_are_capped() -> None:
     """What the results of a chunk are expected to take is bounded, too."""
     bench = Bench(workers=1)
     job = bench.job(range(10_000), pace=paced(1e-6))
-    job.pace.learn_result_bytes(4, 4 * BYTE_CAP // 10)
+    job.pace.learn_results(4, memoryview(bytes(4 * BYTE_CAP // 10)))
 
     assert sizes(bench.cut_all())[0] == 10
 

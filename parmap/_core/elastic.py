@@ -39,8 +39,7 @@ class ElasticLedger(LimitedLedger):
         scheduler.workers, scheduler.cost = count, cost or scheduler.cost
         if len(scheduler.slots) > count:
             for name in [*scheduler.vacancies.idle][: len(scheduler.slots) - count]:
-                scheduler.remove_slot(name)
-                self._backend.retire(name)
+                self._retire(name)
 
     def lost(self, lost: Lost, now: float) -> None:
         """A chunk is lost, not its worker."""

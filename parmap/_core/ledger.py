@@ -342,8 +342,12 @@ class Ledger:
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
         self.stop_soon(stop, now)
         if chunk.slot in self.scheduler.slots and self.scheduler.is_spent(chunk.slot):
-            self.scheduler.remove_slot(chunk.slot)
-            self._backend.retire(chunk.slot)
+            self._retire(chunk.slot)
+
+    def _retire(self, slot: Hashable) -> None:
+        """Let a worker go that has nothing to do."""
+        self.scheduler.remove_slot(slot)
+        self._backend.retire(slot)
 
     def died(self, died: Died, now: float) -> list[Future[Any]]:
         """A worker is gone; returns the tasks that callers had given it, and that are to be run elsewhere."""

@@ -30,8 +30,7 @@ class LimitedLedger(Ledger):
         if chunk and slot and self._backend.memory(chunk.slot) > (self._most_memory or 0):
             slot.budget = 0
             if self.scheduler.is_spent(chunk.slot):
-                self.scheduler.remove_slot(chunk.slot)
-                self._backend.retire(chunk.slot)
+                self._retire(chunk.slot)
 
     # A job that ends too late: what of it has no outcome has one at once, and what runs is stopped.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 BYTE_CAP = 4 << 20
 """Bytes of arguments, or of results, that one chunk carries; an item that is larger travels alone."""
@@ -62,9 +63,9 @@ class Pace:
         """Record that the arguments of *items* calls took *nbytes*."""
         self.nbytes = _follow(self.nbytes, nbytes / items)
 
-    def learn_result_bytes(self, items: int, nbytes: int) -> None:
-        """Record that the results of *items* calls took *nbytes*."""
-        self.result_nbytes = _follow(self.result_nbytes, nbytes / items)
+    def learn_results(self, items: int, results: Any) -> None:
+        """Record how large the *results* of so many items are."""
+        self.result_nbytes = _follow(self.result_nbytes, _nbytes(results) / items)
 
     def size(self, cost: Cost, waiting: int, workers: int, *, is_idle: bool) -> int:
         """How many of the *waiting* items the next chunk should have; *is_idle*: its worker waits for it."""
@@ -82,6 +83,16 @@ class Pace:
         if nbytes:
             size = min(size, int(BYTE_CAP / nbytes))
         return max(size, 1)
+
+
+def _nbytes(results: Any) -> float:
+    """The bytes of results; of those that never were pickled, as far as the last of them knows."""
+    if type(results) is not list:
+        return float(getattr(results, "nbytes", 0))
+    try:
+        return float(len(results) * sys.getsizeof(results[-1]))
+    except Exception:  # noqa: BLE001 - a method of the user's
+        return 0.0
 
 
 def _follow(average: float, each: float) -> float:

@@ -274,7 +274,7 @@ class Scheduler:
             slot.flight[0].sent = now  # it begins only now
         if done and seconds > 0:
             job.pace.learn(done, seconds)
-            job.pace.learn_result_bytes(done, getattr(results, "nbytes", 0))
+            job.pace.learn_results(done, results)
         if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
             done = len(chunk.items)
             failures = {offset: failure for offset, failure in failures.items() if offset < done}

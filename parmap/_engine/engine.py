@@ -102,7 +102,7 @@ class Engine:
         if not self._asleep or self._inbox:
             return False
         if not self.ledger.is_alert:  # if this caller is interrupted half way, somebody must look after its task
-            self.post(self._alert)
+            self.post(lambda: self.ledger.alert(time.monotonic()))
         return self.backend.try_quickly(call, future)
 
     def expect(self, function: Any, count: int = 1) -> None:
@@ -110,9 +110,6 @@ class Engine:
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
             self.backend.expect(function)
             self.offer(lambda: self.ledger.warm_up(count))
-
-    def _alert(self) -> None:
-        self.ledger.alert(time.monotonic())
 
     def listen(self, future: Future[Any]) -> None:
         """Hear the answer to a task on a quick line, since nobody may be reading it."""
@@ -124,10 +121,6 @@ class Engine:
         except ValueError:  # the engine saw it before it ended
             return
         _refuse(note)
-
-    def add(self, job: Job) -> None:
-        """Start a job."""
-        self.post(lambda: self._add(job))
 
     def _add(self, job: Job) -> None:
         self.ledger.scheduler.add(job)
@@ -228,9 +221,7 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
-        if self.backend.options.site is not None:
-            return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
-        return wait_for(lock, watched, timeout)
+        return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False

@@ -7,7 +7,7 @@ import sys
 import time
 from functools import partial
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
 from parmap._engine.lane import Lane, job_of
@@ -143,13 +143,6 @@ if TYPE_CHECKING:
         engine: Engine | None  # instead of the one that the options share
 
 
-class _Batch(NamedTuple):
-    engine: Engine
-    job: Job
-    batch: Batch
-    source: Input
-
-
 def _begin(
     function: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
@@ -163,7 +156,7 @@ def _begin(
     accounts: bool = False,
     keeping: Keeping | None = None,
     engine: Engine | None = None,
-) -> _Batch:
+) -> tuple[Engine, Job, Batch, Input]:
     """*goes_on*: an item that fails ends nothing, though errors are raised. For the others, see `How`."""
     goes_on = goes_on or return_exceptions or accounts
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
@@ -190,7 +183,7 @@ def _begin(
     batch.begin(engine, job, source)
     if options.deadline is not None:
         engine.post(partial(engine.ledger.limit, job, options.deadline, time.monotonic()))
-    return _Batch(engine, job, batch, source)
+    return engine, job, batch, source
 
 
 def map(  # noqa: A001 - the name that everybody looks for
@@ -234,7 +227,10 @@ def map_async(
     """The future of the results of all items. The input is read at once; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
-    items = () if apart else _all_of(source)
+    if not apart:
+        source.read(sys.maxsize)
+        if source.error is not None:
+            raise guarded(source.error)
     future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
 
@@ -254,21 +250,13 @@ def map_async(
             future.settle(assembly, 0)
 
     batch.on_end = end
-    engine.extend(job, items, last=not apart)
     if apart:
         Reader(engine, job, source, sys.maxsize)
+    else:
+        source.send(engine, job)
     if not engine.backend.threaded:
         engine.wait(future)
     return future
-
-
-def _all_of(source: Input) -> Any:
-    if source.sequence is not None:
-        return source.sequence[:]  # the caller may change the list later
-    items = source.read(sys.maxsize)
-    if source.error is not None:
-        raise guarded(source.error)
-    return items
 
 
 def stream(

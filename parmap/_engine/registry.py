@@ -15,6 +15,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
+from parmap import backends
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
@@ -72,9 +73,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             try:
                 made = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
-                from parmap.backends._serial import Serial
-
-                return Engine(Serial(options))
+                return Engine(backends.Serial(options))
             engine = _share(made, key)
             _thin_out()
         entry = _living.get(engine)
@@ -147,26 +146,14 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
 
 
 def _backend(options: Options) -> Backend:
-    name: Any = options.backend
-    if name == "processes":
-        from parmap.backends._processes.pool import Processes
-
-        return Processes(options)
-    if name == "threads":
-        from parmap.backends._threads import Threads
-
-        return Threads(options)
-    if name == "serial":
-        from parmap.backends._serial import Serial
-
-        return Serial(options)
+    given: Any = options.backend
     if options.site is not None:
         return options.site.open(options, options.site.target())
-    if is_executor(name):
-        from parmap.backends._executor import Executors
-
-        return Executors(options, name)
-    own: Backend = name
+    if is_executor(given):
+        given = backends.Executors(options, given)
+    elif type(given) is str:
+        given = getattr(backends, given.capitalize())(options)
+    own: Backend = given
     return own
 
 

@@ -25,19 +25,12 @@ from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from typing import Protocol
 
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
     from parmap._work.report.gather import Gathered
-
-    class Line(Protocol):
-        """What brings the answer of a task without the engine."""
-
-        def read_for(self, future: Future[Any], timeout: float | None, /) -> bool: ...
-        def look(self) -> object: ...
-
+    from parmap.backends._processes.line.quick import QuickLine
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -96,7 +89,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     """
 
     # What is set on the class costs nothing to set on each of a million instances.
-    line: Line | None = None  # the answer comes on it, unless the engine brings it
+    line: QuickLine | None = None  # the answer comes on it, unless the engine brings it
     measured: tuple[tuple[Gathered, ...], int] | None = None  # who hears of a task that its caller sent, and when
     _begun = False
     voice: Voice = staticmethod(guarded)

@@ -6,7 +6,6 @@ first; then, between two calls, where nothing can come, the state changes, if it
 
 from __future__ import annotations
 
-import sys
 from itertools import dropwhile, groupby, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ class Order:
 
     def __init__(self, batch: Batch, voice: Voice, *, ordered: bool, return_exceptions: bool) -> None:
         self.parts: list[Any] = []  # what is decoded, and its turn: lists of values, and what was raised
-        self.result_bytes = 0.0
         self._batch = batch
         self._voice = voice
         self._ordered = ordered
@@ -59,7 +57,6 @@ class Order:
 
     def _receive(self, arrival: Arrival) -> None:
         """Take an arrival from the batch; it goes on waiting here, if it is not its turn."""
-        self._learn_size(arrival)
         arrivals = self._batch.arrivals
         if self._ordered:
             first = 0  # items missing at its front arrive by themselves
@@ -111,10 +108,6 @@ class Order:
                 values[place - first] = _MISSING
         return _in_parts(values)
 
-    def _learn_size(self, arrival: Arrival) -> None:
-        nbytes = _nbytes(arrival.results) / arrival.done
-        self.result_bytes = nbytes if nbytes > self.result_bytes else 0.5 * (nbytes + self.result_bytes)
-
 
 def _in_parts(entries: list[Any]) -> list[Any]:
     """The values among *entries* in lists, between what is none."""
@@ -131,13 +124,3 @@ def _is_there(part: Any) -> bool:
 
 def _count(part: Any) -> int:
     return len(part) if type(part) is list else 1
-
-
-def _nbytes(results: Any) -> float:
-    """The bytes of results; of those that never were pickled, as far as the last of them knows."""
-    if type(results) is not list:
-        return float(getattr(results, "nbytes", 0))
-    try:
-        return float(len(results) * sys.getsizeof(results[-1]))
-    except Exception:  # noqa: BLE001 - a method of the user's
-        return 0.0

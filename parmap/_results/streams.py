@@ -259,7 +259,7 @@ class ResultStream(Generic[R_co]):
         least: int = 2 * self._engine.workers
         size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS)
         size = min(size, (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1)
-        return max(least, min(size, int(MOST_BYTES / max(self._order.result_bytes, 1.0))))
+        return max(least, min(size, int(MOST_BYTES / max(self._job.pace.result_nbytes, 1.0))))
 
     @property
     def _handed_out(self) -> int:

@@ -137,7 +137,6 @@ class PerWorker(Generic[T_co]):
     def __init__(self, factory: Callable[[], Any] | None, token: bytes, module: str = "") -> None:
         """Made by `per_worker`. *module*: where; *factory*: none, where it is still to come."""
         self.__wrapped__: Any = factory
-        self.awaits: bool = factory is None
         self.load: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._place = module
         self._packed: Packed | None = None
@@ -304,8 +303,8 @@ if hasattr(os, "register_at_fork"):
 def arrive(token: bytes, load: Callable[[], Any]) -> None:
     """A factory has come; *load* gives how it is found."""
     found = _find(token)
-    if found.awaits:
-        found.awaits, found.load = False, load
+    if found.__wrapped__ is None and found.load is None:
+        found.load = load
         _arrived[token] = found
 
 

@@ -37,26 +37,22 @@ class Context:
         """Take it. What is as in the context *before* is shared with it."""
         self.cwd: bytes | None = _cwd()
         self.environ: dict[Any, Any] = dict(_environ())
-        self.path: list[str] = [*sys.path]
-        self.argv: list[str] = [*sys.argv]
-        self.filters: list[tuple[Any, ...]] = [*warnings.filters]
-        self.levels: tuple[tuple[str, int], ...] = _levels()
         self.authkey: bytes = _authkey()
-        self.recursion: int = _recursion()
-        self.digits: int = _digits()
-        self._plain = (self.recursion, self.digits, self.path, self.argv, self.filters, self.levels)
+        self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels()
+        recursion, digits, path, argv, filters, levels = self._plain
+        self.filters: list[Any] = filters
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
-            "path": [entry for entry in self.path if type(entry) is str],
-            "argv": [entry for entry in self.argv if type(entry) is str],
+            "path": [entry for entry in path if type(entry) is str],
+            "argv": [entry for entry in argv if type(entry) is str],
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
-            "filters": before.told["filters"] if before and before.filters == self.filters else _pickled(self.filters),
-            "levels": self.levels,
+            "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
+            "levels": levels,
             "authkey": bytes(self.authkey),
-            "recursion": self.recursion,
-            "digits": self.digits,
+            "recursion": recursion,
+            "digits": digits,
             "decimal": None if decimal is None else told(decimal),
         }
 

@@ -24,6 +24,7 @@ ALL = 1 << 20
 
 _SITES = {"dask": "Dask", "ray": "Ray"}
 _LAZY = {"Backend": "_base", "Cost": "_base", "Dask": "dask", "Ray": "ray", "Threads": "_threads", "run_here": "_base"}
+_LAZY |= {"Processes": "_processes.pool", "Serial": "_serial", "Executors": "_executor"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from parmap.backends._processes.line.channel import Channel, ChannelClosedError, Message
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.poller import Poller
 from parmap.backends._processes.spawning import reap, spawn
 
@@ -129,25 +129,21 @@ class _Template:
                     break
                 self._poller.wait(None if self._stop_at is None else 0.05)
                 while (message := self._control.poll()) is not None:
-                    self._handle(message)
+                    getattr(self, "_" + message.kind)(*message.fields, *message.fds)
                 self._collect()
         except ChannelClosedError:  # the parent is gone
             pass
         for pid in self._workers.values():
             kill_group(pid, signal.SIGKILL)
 
-    def _handle(self, message: Message) -> None:
-        if message.kind == "begin":
-            self._begin(*message.fields)
-        elif message.kind == "start":
-            self._start(message.fields[0], *message.fds)
-        elif message.kind == "kill":
-            name, signum = message.fields
-            pid = self._workers.get(name)
-            if pid is not None:
-                kill_group(pid, signum)
-        elif message.kind == "stop":
-            self._stop_at = time.monotonic() + GRACE
+    # what the parent says
+
+    def _kill(self, name: int, signum: int) -> None:
+        if name in self._workers:
+            kill_group(self._workers[name], signum)
+
+    def _stop(self) -> None:
+        self._stop_at = time.monotonic() + GRACE
 
     def _begin(self, fork: bool, preload: Sequence[str], guessed: Sequence[str], argv: list[str]) -> None:
         self._fork = fork

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
+from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, Report, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
@@ -138,7 +139,7 @@ class Processes(Staff):
 
     def cut(self, chunk: Chunk) -> None:
         """Send a signal: what runs asks nobody."""
-        self._signals.cut(chunk.slot)
+        self._signals.send_soon(chunk.slot, CUT_SIGNAL)
 
 
 def _needs(classes: Classes | None, items: Any) -> list[ClassPack]:

@@ -24,7 +24,7 @@ from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.spawning import environment, newborn, take_early
-from parmap.backends._processes.stopping import Signals
+from parmap.backends._processes.stopping import MUTE_PAUSE, Signals
 from parmap.backends._processes.worker import Worker
 from parmap.errors import WorkerDiedError
 
@@ -199,10 +199,10 @@ class Staff(Leases):
             return
         worker.silent = True
         self.poller.remove(worker.channel.sock.fileno())
-        if worker.is_orphan:
+        if worker.launcher is None:  # its template is gone
             self._bury(worker, None)
         else:
-            self._signals.kill_soon(worker.name)
+            self._signals.send_soon(worker.name, signal.SIGKILL, MUTE_PAUSE)
 
     def _take_message(self, worker: Worker, message: Message) -> None:
         if message.kind == "report":
@@ -262,7 +262,7 @@ class Staff(Leases):
         died = worker.died(exitcode, reason)
         worker.close()
         self._events.append(died)
-        if not worker.ready and not worker.is_orphan:
+        if not worker.ready and worker.launcher is not None:
             self._fail_start(died.explain(None, 0).exception())
 
     def _forget(self, worker: Worker) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from parmap._work.page import CUT_SIGNAL, DUMP_SIGNAL
+from parmap._work.page import DUMP_SIGNAL
 from parmap.backends._processes.launcher import kill_group
 from parmap.backends._processes.line.channel import ChannelClosedError
 
@@ -37,28 +37,24 @@ class Signals:
     def stop(self, slot: Hashable, *, dump: bool) -> None:
         """Terminate a worker, then kill it; *dump*: before that, let it tell where it is."""
         pause = DUMP_PAUSE if dump else 0.0
-        self._send_to(slot, DUMP_SIGNAL if dump else signal.SIGTERM)
         if dump:
-            self._push(pause, slot, signal.SIGTERM)
-        self._push(pause + TERM_PAUSE, slot, signal.SIGKILL)
+            self.send_soon(slot, DUMP_SIGNAL)
+        self.send_soon(slot, signal.SIGTERM, pause)
+        self.send_soon(slot, signal.SIGKILL, pause + TERM_PAUSE)
 
-    def cut(self, slot: Hashable) -> None:
-        """Make a worker end its block of short items, which takes long."""
-        self._send_to(slot, CUT_SIGNAL)
-
-    def kill_soon(self, slot: Hashable) -> None:
-        """Kill a worker that does not end by itself."""
-        self._push(MUTE_PAUSE, slot, signal.SIGKILL)
-
-    def _push(self, pause: float, slot: Hashable, signum: int) -> None:
+    def send_soon(self, slot: Hashable, signum: int, pause: float = 0.0) -> None:
+        """Send a signal to a worker after a *pause*, in seconds."""
         heapq.heappush(self._later, (time.monotonic() + pause, slot, signum))
+        self.send_due()
 
     def send_due(self) -> None:
         """Send those whose time has come."""
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             _, slot, signum = heapq.heappop(self._later)
-            self._send_to(slot, signum)
+            worker = self._workers.get(slot)
+            if worker is not None:
+                self.send(worker, signum)
 
     @property
     def next_time(self) -> float | None:
@@ -68,11 +64,6 @@ class Signals:
     def clear(self) -> None:
         """Forget those that are to be sent."""
         self._later.clear()
-
-    def _send_to(self, slot: Hashable, signum: int) -> None:
-        worker = self._workers.get(slot)
-        if worker is not None:
-            self.send(worker, signum)
 
     def send(self, worker: Worker, signum: int) -> None:
         """Send one at once, if there is still somebody to get it."""

@@ -74,11 +74,6 @@ class Worker:
         self._context: Context | None = None
         self._environment = launcher.environment  # what it was started with
 
-    @property
-    def is_orphan(self) -> bool:
-        """Whether its template is gone."""
-        return self.launcher is None
-
     # telling it things
 
     def adapt(self, context: Context) -> None:

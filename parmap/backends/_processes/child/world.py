@@ -22,7 +22,7 @@ class World:
     """The surroundings of the tasks of this worker."""
 
     def __init__(self, output: Output, channel: Channel) -> None:
-        self._output = output
+        self._set_filters, self._set_levels = output.set_filters, output.set_levels
         self._channel = channel
         self._pid = os.getpid()
         self._cwd: str | None = None
@@ -79,12 +79,6 @@ class World:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-    def _set_filters(self, filters: list[bytes]) -> None:
-        self._output.set_filters(filters)
-
-    def _set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
-        self._output.set_levels(levels)
 
     def _set_recursion(self, limit: int) -> None:
         try:
