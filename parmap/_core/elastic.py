@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
 from parmap._core.limits import LimitedLedger
+from parmap._core.schedule import SUSPECT
 
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
@@ -47,6 +48,8 @@ class ElasticLedger(LimitedLedger):
         chunk = self._chunks.pop(lost.number, None)
         if chunk is not None and len(chunk.items):
             position = (0, min(lost.length, len(chunk.items))) if lost.length else None
+            if lost.given_up:
+                chunk.strikes = max(chunk.strikes, SUSPECT - 1)
             self.stop_soon(self.scheduler.died(chunk, position, lost.explain(chunk, 0), now), now)
 
     def part(self, part: Part, now: float) -> None:

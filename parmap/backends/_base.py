@@ -95,8 +95,10 @@ class Lost(NamedTuple):
 
     number: int
     length: int
-    """How many of its items may be the reason; 0: none is."""
+    """How many of its items may be the reason; 0: nobody can tell."""
     explain: Callable[[Chunk | None, int], Failure]
+    given_up: bool = False
+    """Whether that was tried several times, by who gives it up."""
 
 
 class Part(NamedTuple):
