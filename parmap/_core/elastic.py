@@ -57,6 +57,7 @@ class ElasticLedger(LimitedLedger):
         chunk = self._chunks.get(part.number)
         if chunk is None or chunk.job.closed:
             return
+        times = part.times
         for first, end in chunk.left(part.start, min(part.start + part.length, len(chunk.items))):
             if not part.has_run:
                 chunk.put_back(first, end)
@@ -68,7 +69,8 @@ class ElasticLedger(LimitedLedger):
             failures = {at - before: each for at, each in part.failures.items() if 0 <= at - before < end - first}
             seconds = part.seconds * (end - first) / part.length
             if chunk.passage is not None:
-                chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0))
+                chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0), times)
+                times = None
             chunk.gone = (*chunk.gone, (first, end))
             ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end])
             self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)

@@ -112,6 +112,7 @@ class Part(NamedTuple):
     results: Any = None
     failures: dict[int, Failure] = {}  # noqa: RUF012 - never changed
     seconds: float = 0.0
+    times: Times | None = None
 
 
 class Capacity(NamedTuple):

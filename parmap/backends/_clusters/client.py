@@ -167,6 +167,7 @@ class Cluster(Outgoing):
                     to_wire(_kept(payload, items), copied=False),
                 ),
                 tuple(map(self._sent, self._functions.factories(payload.needs))),
+                chunk.passage is not None,
             )
             is_suspect = chunk.strikes >= SUSPECT
             is_held = is_suspect and any(each.is_suspect for each in self.flights.values())
@@ -181,6 +182,8 @@ class Cluster(Outgoing):
         )
         if is_held:
             self._held[chunk.number] = order
+        if chunk.passage is not None:
+            chunk.passage.gone(payload.nbytes)
         job.sink.started(chunk.items)
         return payload.count
 
@@ -291,12 +294,12 @@ class Cluster(Outgoing):
         return events
 
     def _parts_of(self, flight: Flight, told: Told) -> Iterator[Event]:
-        for start, length, has_run, wire, failures, seconds in told.pieces:
+        for start, length, has_run, wire, failures, seconds, times in told.pieces:
             flight.known.append(start)
             found = {at: failure_from_wire(flight.retries, *each) for at, each in failures}
             found.update((at - start, Failure(each)) for at, each in flight.unsent.items() if 0 <= at - start < length)
             results = None if wire is None else from_wire(wire)
-            yield Part(flight.number, start, length, has_run, results, found, seconds)
+            yield Part(flight.number, start, length, has_run, results, found, seconds, times)
 
     def _read(self, number: int, told: Told | BaseException) -> list[Event]:
         flight = self.flights.pop(number, None)
