@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
-from inspection import lose_file_of
+from inspection import known_to, lose_file_of
 
 import parmap
 import parmap.backends
@@ -276,6 +276,26 @@ def test_large_initial_arguments(cluster: Any):
 
     f = parallel(lambda _: os.environ["LENGTH"], backend=cluster.name, initializer=begin, initargs=(content,))
     assert f.map([1]) == ["100000"]
+
+
+def rest(x: int) -> int:
+    """One takes longer than others."""
+    time.sleep(0.3 if x == 11 else 0.02)
+    return x
+
+
+def test_report(cluster: Any):
+    """Reports tell how many tasks ran there, for how long, and which took longest."""
+    f = parallel(rest, backend=cluster.name)
+    with parmap.report() as report:
+        f.map(range(40))
+        f.submit(1).result(60)
+    known = known_to(report).functions["rest"]
+
+    assert known.sums["items"] == sum(known.spread.values()) == 41
+    assert known.sums["running"] >= 1e9
+    assert known.slowest[0][1:3] == (11, 1)
+    assert known.sums["nbytes"] > 0 < known.sums["result_nbytes"]
 
 
 @slow

@@ -47,14 +47,14 @@ HEAD = """
 """
 
 
-def run(script: Script, kind: str, text: str) -> str:
-    """Run a script with a cluster of its own to its end."""
+def run(script: Script, kind: str, text: str, before: str = "") -> str:
+    """Run a script with a cluster of its own to its end; *before*: what is done before there is one."""
     import os
     import textwrap
 
     pytest.importorskip("distributed" if kind == "dask" else "ray")
     head = textwrap.dedent(HEAD).replace("TESTS", repr(os.path.dirname(__file__)))
-    body = f"\nwith CLUSTERS[{kind!r}](Path(tempfile.mkdtemp())) as cluster:\n" + textwrap.indent(
+    body = f"\n{before}\nwith CLUSTERS[{kind!r}](Path(tempfile.mkdtemp())) as cluster:\n" + textwrap.indent(
         textwrap.dedent(text), "    "
     )
     done = script.run(head + body + '\nprint("came to its end")\n', timeout=140)
@@ -270,6 +270,47 @@ def test_ten_thousand_items(script: Script, kind: str):
         assert [x for x, result in enumerate(results) if result != -x] == [7777], results
         assert isinstance(results[7777], parmap.WorkerDiedError)
         assert len((folder / "deaths").read_text()) <= 3  # once among others, then alone, and once more
+        """,
+    )
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_item_that_takes_its_node_along(script: Script, kind: str):
+    """Whoever ran beside it, in its chunk or on its node, has its result."""
+    run(
+        script,
+        kind,
+        """
+        import psutil
+        log = Path(tempfile.mkdtemp()) / "log"
+
+        def kill_or_not(x):
+            time.sleep(0.05)
+            if x == 7:
+                with open(log, "a") as file:
+                    file.write("x")
+                above = psutil.Process().parents()
+                next(each for each in above if "dask_worker" in " ".join(each.cmdline()) or "ray::" in each.name()).kill()
+                time.sleep(60)
+            return -x
+
+        def replace():
+            while cluster.name == "dask" and not stopped.wait(0.1):
+                for worker in list(cluster.workers):
+                    if worker.poll() is not None:
+                        cluster.workers.remove(worker)
+                        cluster.add()
+
+        stopped = threading.Event()
+        threading.Thread(target=replace, daemon=True).start()
+        f = parmap.parallel(kill_or_not, backend=cluster.name)
+        results = f.map(range(60), chunksize=5, return_exceptions=True)
+        stopped.set()
+        assert [x for x, result in enumerate(results) if result != -x] == [7], results
+        assert isinstance(results[7], parmap.WorkerDiedError)
+        print(len(log.read_text()), "deaths", repr(results[7]))
+        assert len(log.read_text()) <= (8 if cluster.name == "dask" else 3)  # Dask tries each four times
         """,
     )
 

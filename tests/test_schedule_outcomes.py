@@ -78,6 +78,31 @@ def test_chunk_that_kills_before_it_starts_pays_in_the_end() -> None:
     assert job.waiting == 4
 
 
+def test_only_what_was_lost_alone_pays() -> None:
+    """Where nobody can tell what had begun, the items of a chunk that is lost again go one by one, and know why."""
+    bench = Bench(workers=1)
+    job = bench.job(range(3), chunksize=3)
+    for strikes in range(2):
+        chunk = bench.cut()
+        assert chunk is not None
+        assert (chunk.careful, chunk.strikes) == (False, strikes)
+        bury(bench, chunk, None)
+    chunk = bench.cut()
+    assert chunk is not None
+    assert chunk.careful
+    bench.scheduler.trim(chunk, 1, chunk.strikes)  # as a cluster takes it
+    bench.finish(chunk)
+    chunk = bench.cut()
+    assert chunk is not None
+    bench.scheduler.trim(chunk, 1, chunk.strikes)
+    assert (list(chunk.items), chunk.strikes) == ([1], 2)
+    bury(bench, chunk, None)
+
+    assert [*job.sink.outcomes] == [0, 1]
+    assert job.sink.outcomes[0] == "ok" != job.sink.outcomes[1]
+    assert job.waiting == 1
+
+
 def test_cancelled_item_of_a_killed_worker_has_no_outcome() -> None:
     """A task for whose sake its worker was killed vanishes, the others wait again."""
     bench = Bench(workers=1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk
 from parmap._core.limits import LimitedLedger
+from parmap._core.schedule import SUSPECT
 
 if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
@@ -46,6 +47,8 @@ class ElasticLedger(LimitedLedger):
         chunk = self._chunks.pop(lost.number, None)
         if chunk is not None and len(chunk.items):
             position = (0, min(lost.length, len(chunk.items))) if lost.length else None
+            if lost.given_up:
+                chunk.strikes = max(chunk.strikes, SUSPECT - 1)
             self.stop_soon(self.scheduler.died(chunk, position, lost.explain(chunk, 0), now), now)
 
     def part(self, part: Part, now: float) -> None:
@@ -53,6 +56,7 @@ class ElasticLedger(LimitedLedger):
         chunk = self._chunks.get(part.number)
         if chunk is None or chunk.job.closed:
             return
+        times = part.times
         for first, end in chunk.left(part.start, min(part.start + part.length, len(chunk.items))):
             if not part.has_run:
                 chunk.put_back(first, end)
@@ -64,7 +68,8 @@ class ElasticLedger(LimitedLedger):
             failures = {at - before: each for at, each in part.failures.items() if 0 <= at - before < end - first}
             seconds = part.seconds * (end - first) / part.length
             if chunk.passage is not None:
-                chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0))
+                chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0), times)
+                times = None
             chunk.gone = (*chunk.gone, (first, end))
             ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end])
             self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)

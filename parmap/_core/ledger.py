@@ -168,7 +168,7 @@ class Ledger:
             self._chunks[chunk.number] = chunk
             taken = self._backend.start(chunk, chunk.job.sink.mode)
             if taken < len(chunk.items):
-                self.scheduler.trim(chunk, taken)
+                self.scheduler.trim(chunk, taken, chunk.strikes)
             if chunk.job.timeout is not None:
                 self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
         self._has_more = True

@@ -34,6 +34,9 @@ SHORT = 0.020
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
 
+SUSPECT = STRIKES - 1
+"""Those from which on its items go one by one where nobody can tell whether they had begun."""
+
 
 class Scheduler:
     """Cuts the items of all jobs into chunks for its slots, in turn."""
@@ -227,12 +230,12 @@ class Scheduler:
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
         return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, is_idle=is_idle)
 
-    def trim(self, chunk: Chunk, size: int) -> None:
-        """Leave only the first *size* items in a chunk; the others wait again."""
+    def trim(self, chunk: Chunk, size: int, strikes: int = 0) -> None:
+        """Leave only the first *size* items in a chunk; the others, which have seen *strikes*, wait again."""
         over = len(chunk.items) - size
         if over <= 0:
             return
-        chunk.put_back(size)
+        chunk.put_back(size, strikes=strikes)
         chunk.items = chunk.items[:size]
         slot = self.slots.get(chunk.slot)
         if slot is not None and slot.budget is not None:
@@ -290,8 +293,9 @@ class Scheduler:
         job = chunk.job
         self.release(chunk)
         if position is None:
-            if chunk.strikes + 1 < STRIKES:
-                chunk.put_back(0, strikes=chunk.strikes + 1)
+            strikes = chunk.strikes + 1
+            if strikes < STRIKES:
+                chunk.put_back(0, strikes=strikes, careful=strikes >= SUSPECT)
                 return self._record(chunk, 0, None, {}, now)
             position = (0, 1)
         offset, length = position

@@ -95,8 +95,10 @@ class Lost(NamedTuple):
 
     number: int
     length: int
-    """How many of its items may be the reason; 0: none is."""
+    """How many of its items may be the reason; 0: nobody can tell."""
     explain: Callable[[Chunk | None, int], Failure]
+    given_up: bool = False
+    """Whether that was tried several times, by who gives it up."""
 
 
 class Part(NamedTuple):
@@ -110,6 +112,7 @@ class Part(NamedTuple):
     results: Any = None
     failures: dict[int, Failure] = {}  # noqa: RUF012 - never changed
     seconds: float = 0.0
+    times: Times | None = None
 
 
 class Capacity(NamedTuple):

@@ -229,10 +229,10 @@ class DaskCluster(Cluster):
             self.hear(number, told)
 
     def lost(self, flight: Flight, error: BaseException) -> Event | None:
-        """One that several workers did not survive is to blame. Another was moved by Dask, or its scheduler is gone."""
+        """One that several workers did not survive is suspect: others that were there are told the same."""
         if type(error).__name__ != "KilledWorker":
             return None
-        return Lost(flight.number, flight.taken, Story(f"Dask gave the task up: {error}", error).tell)
+        return Lost(flight.number, 0, Story(f"Dask gave the task up: {error}", error).tell, given_up=True)
 
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from heapq import nlargest
 from math import log2
+from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.pack import EACH, Pack
@@ -42,6 +43,14 @@ class Times(NamedTuple):
     """How many items took how long: by `bucket`."""
     slowest: list[tuple[int, int, int]]
     """Nanoseconds, offset and number of the items that took longest: several, where they ran as one."""
+
+    def joined(self, other: Times) -> Times:
+        """Those of both, where they are parts of one chunk."""
+        importing, unpacking, running, packing = map(add, self.spent, other.spent)
+        spread = {place: self.spread.get(place, 0) + other.spread.get(place, 0) for place in self.spread | other.spread}
+        slowest = nlargest(SLOWEST, [*self.slowest, *other.slowest])
+        spent = importing, unpacking, running, packing
+        return Times(self.begin, spent, self.sending + other.sending, spread, slowest)
 
 
 def bucket(nanoseconds: float) -> int:

@@ -82,6 +82,7 @@ class Passage:
         self.handing: int = 0
         self.nbytes: int = 0
         self.told: tuple[int, int, int] = 0, 0, 0  # of its parts: what `part` adds up
+        self.times: Times | None = None
         self.took = -1  # where these are single tasks: how long they ran
         self.is_taken: bool = False
 
@@ -98,8 +99,10 @@ class Passage:
         self.handing = time.monotonic_ns() - self.sent
         self.nbytes = nbytes
 
-    def part(self, done: int, failures: int, nbytes: int) -> None:
+    def part(self, done: int, failures: int, nbytes: int, times: Times | None) -> None:
         """A part of it came back."""
+        if times is not None:
+            self.times = times if self.times is None else self.times.joined(times)
         before = self.told
         self.told = before[0] + done, before[1] + failures, before[2] + nbytes
 
@@ -110,7 +113,7 @@ class Passage:
 
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
         """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
-        self.times: Times | None = times
+        self.times = times or self.times
         self.done: int = done + self.told[0]
         self.failures: int = failures + self.told[1]
         self.result_nbytes: int = nbytes + self.told[2]

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
+from parmap._core.schedule import SUSPECT
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
@@ -59,6 +60,8 @@ class Flight(NamedTuple):
     """The starts of pieces that have come."""
     is_alone: bool
     """Whether nothing was in its way when it was sent."""
+    is_suspect: bool
+    """Whether it was lost before, and may be why: of such chunks one runs at a time."""
     handle: Any
 
 
@@ -78,6 +81,7 @@ class Cluster(Outgoing):
         self.flights: dict[int, Flight] = {}
         self.names: Iterator[int] = count(1)
         self._halted: set[int] = set()
+        self._held: dict[int, Order] = {}  # suspects that wait for their turn
         self.loss: BaseException | None = None
         """Why there is no cluster any more."""
         self._events: queue.SimpleQueue[Callable[[], list[Event]]] = queue.SimpleQueue()
@@ -130,7 +134,7 @@ class Cluster(Outgoing):
         return [next(self.names) for _ in range(count)]
 
     def start(self, chunk: Chunk, mode: str) -> int:
-        """Pickle a chunk and send it. After a death that somebody in it is to blame for, each item goes alone."""
+        """Pickle a chunk and send it. Once it is suspect, each item goes alone."""
         if self.loss is not None:
             self.post_event(Broken(self.loss))
             return len(chunk.items)
@@ -163,16 +167,23 @@ class Cluster(Outgoing):
                     to_wire(_kept(payload, items), copied=False),
                 ),
                 tuple(map(self._sent, self._functions.factories(payload.needs))),
+                chunk.passage is not None,
             )
-            handle = self.send(chunk.number, order)
+            is_suspect = chunk.strikes >= SUSPECT
+            is_held = is_suspect and any(each.is_suspect for each in self.flights.values())
+            handle = None if is_held else self.send(chunk.number, order)
             now, late = time.monotonic(), 0.0 if chunk.budget is None else chunk.budget / 2
         except Exception as error:  # noqa: BLE001 - each library has errors of its own for being closed or broken
             self.lose(f"it takes no more work: {error}", error)
             return len(chunk.items)
         self.flights[chunk.number] = Flight(
             *(chunk.number, chunk.slot, payload.count, unsent, call.callee.retries, now, now + max(_ASK, late), []),
-            *(is_alone, handle),
+            *(is_alone, is_suspect, handle),
         )
+        if is_held:
+            self._held[chunk.number] = order
+        if chunk.passage is not None:
+            chunk.passage.gone(payload.nbytes)
         job.sink.started(chunk.items)
         return payload.count
 
@@ -186,6 +197,9 @@ class Cluster(Outgoing):
         chunks = {number: flight.handle for number, flight in self.flights.items() if flight.slot == slot}
         if chunks:
             self._halted.update(chunks)
+            for number in chunks.keys() & self._held.keys():
+                del self._held[number], chunks[number]
+                self.hear(number, Told(stopped=True))
             self.halt(chunks)
         else:
             self.post_event(Died(slot, 0, 0, 0, Story("it was stopped").tell))
@@ -222,10 +236,11 @@ class Cluster(Outgoing):
     def close(self) -> None:
         """Stop what runs, and all pilots; the cluster stays."""
         if self.flights and self.loss is None:
-            self.halt({number: flight.handle for number, flight in self.flights.items()})
+            self.halt({number: each.handle for number, each in self.flights.items() if number not in self._held})
         close_here(self.pool)  # a worker of the cluster may be a thread of this process, whose client is closed
         super().close()
         self.flights.clear()
+        self._held.clear()
         self._halted.clear()
 
     # for those who implement it
@@ -279,18 +294,20 @@ class Cluster(Outgoing):
         return events
 
     def _parts_of(self, flight: Flight, told: Told) -> Iterator[Event]:
-        for start, length, has_run, wire, failures, seconds in told.pieces:
+        for start, length, has_run, wire, failures, seconds, times in told.pieces:
             flight.known.append(start)
             found = {at: failure_from_wire(flight.retries, *each) for at, each in failures}
             found.update((at - start, Failure(each)) for at, each in flight.unsent.items() if 0 <= at - start < length)
             results = None if wire is None else from_wire(wire)
-            yield Part(flight.number, start, length, has_run, results, found, seconds)
+            yield Part(flight.number, start, length, has_run, results, found, seconds, times)
 
     def _read(self, number: int, told: Told | BaseException) -> list[Event]:
         flight = self.flights.pop(number, None)
         if flight is None:
             return []
         self._heard_at = time.monotonic()
+        if flight.is_suspect:
+            self._send_suspect()
         if isinstance(told, Told):
             _say(told)
         if number in self._halted:
@@ -307,6 +324,18 @@ class Cluster(Outgoing):
             return [Lost(number, 0, Story("the cluster lost the function").tell)]
         self._learn(flight, told)
         return [*self._parts_of(flight, told), Report(number, 0, None, {}, 0.0)]
+
+    def _send_suspect(self) -> None:
+        """Send the next chunk that waits for its turn, if no other of them is under way."""
+        if not self._held or any(each.is_suspect and each.number not in self._held for each in self.flights.values()):
+            return
+        number = next(iter(self._held))
+        try:
+            handle = self.send(number, self._held.pop(number))
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            self.lose(f"it takes no more work: {error}", error)
+        else:
+            self.flights[number] = self.flights[number]._replace(handle=handle)
 
     def _learn(self, flight: Flight, told: Told) -> None:
         """Learn what a chunk takes besides its work, if nothing else was in its way."""

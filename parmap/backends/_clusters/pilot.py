@@ -325,7 +325,7 @@ class Pilot:
         if isinstance(event, Report):
             sink = self._ledger.sink_of(event.number)
             if isinstance(sink, ChunkSink):
-                sink.seconds = event.seconds
+                sink.report = event
             self._ledger.report(event, now)
         elif isinstance(event, Died):
             self._ledger.died(event, now)

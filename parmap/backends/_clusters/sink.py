@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.job import Job
 from parmap._travel.failure import encode
@@ -16,8 +16,22 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
+    from parmap.backends._base import Report
     from parmap.backends._clusters.wire import Order
     from parmap.backends._processes.functions import FunctionCall
+
+
+class _Timed:
+    """What watches a job here: for its sake workers tell their times, which go with the outcomes."""
+
+    def leave(self, *_: Any) -> _Timed:
+        """A chunk goes to a worker."""
+        return self
+
+    def ignore(self, *_: Any, **__: Any) -> None:
+        """The client counts."""
+
+    failed = gone = back = arrive = ignore
 
 
 class ChunkSink:
@@ -28,7 +42,7 @@ class ChunkSink:
         self.number = order.number
         self.ended = threading.Event()
         self.told = Told()
-        self.seconds = 0.0  # that the part ran that is delivered now
+        self.report: Report | None = None  # of the part that is delivered now
         self.known: list[int] = []  # starts of pieces that the client has
         self.began = time.monotonic()
         self.budget = order.budget
@@ -40,6 +54,7 @@ class ChunkSink:
     def begin(self, call: FunctionCall, order: Order, items: Any, context: Context) -> Job:
         """Make a job of the chunk."""
         self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context, fail_fast=order.stop_early)
+        self.job.watch = cast("Any", _Timed()) if order.timed else None
         self.job.read = self._base
         self.job.extend(items)
         return self.job
@@ -61,8 +76,11 @@ class ChunkSink:
         start = chunk.start - self._base
         told = tuple((at, failure_to_wire(each)) for at, each in failures.items())
         wire = None if results is None else to_wire(results, copied=False)
-        seconds, self.seconds = self.seconds, 0.0
-        self._pieces.append(Piece(start, done, True, wire, told, seconds))
+        report, self.report = self.report, None
+        times = report.times if report else None
+        if times is not None:
+            times = times._replace(begin=0, slowest=[(took, start + at, count) for took, at, count in times.slowest])
+        self._pieces.append(Piece(start, done, True, wire, told, report.seconds if report else 0.0, times))
 
     def give_back(self, given: list[tuple[int, int]]) -> None:
         """Let some items be run elsewhere."""

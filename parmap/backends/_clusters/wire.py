@@ -14,6 +14,7 @@ from parmap._travel.stream import OUT_OF_BAND
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from parmap._work.report.clock import Times
     from parmap.errors import ParmapError
 
 
@@ -117,6 +118,8 @@ class Order(NamedTuple):
     items: Wire
     needs: tuple[Sent, ...]
     """The factories of tokens among them."""
+    timed: bool
+    """Whether somebody wants to know what becomes of its time."""
 
 
 class Piece(NamedTuple):
@@ -129,6 +132,7 @@ class Piece(NamedTuple):
     failures: tuple[tuple[int, Any], ...] = ()
     """The place of each, counted from `start`, and what it is."""
     seconds: float = 0.0
+    times: Times | None = None
 
 
 class Told(NamedTuple):
