@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import threading
 import time
 from collections import deque
@@ -143,11 +144,16 @@ class RayCluster(Cluster):
         if _session(self._ray) != self._session:
             raise PoolClosedError("Ray was shut down")
 
-    def put(self, content: bytes) -> tuple[Any, Any]:
+    def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have the store of objects keep it."""
         self._check_session()
-        place = self._ray.put(content)
+        place = self._ray.put(pickle.PickleBuffer(content))
         return place, place
+
+    @property
+    def is_near(self) -> bool:
+        """Whether all nodes have the address of ours."""
+        return self._actors.is_near
 
     def send(self, number: int, order: Order) -> Any:
         """Give it to the next actor that is free."""
@@ -202,6 +208,7 @@ class _Actors:
         self.pools: set[RayCluster] = set()
         self.count = 0  # of those that have started
         self.fitting = 0
+        self.is_near = False
         self._ray = ray
         self._session = session
         self._lock = threading.RLock()
@@ -215,9 +222,11 @@ class _Actors:
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        self.is_near = {node["NodeManagerAddress"] for node in alive} == {self._ray.util.get_node_ip_address()}
         self.fitting = sum(
-            min(int(node.get(name, 0) // need) for name, need in self.needs.items() if need) for node in nodes
+            min(int(node["Resources"].get(name, 0) // need) for name, need in self.needs.items() if need)
+            for node in alive
         )
 
     @property
@@ -384,16 +393,15 @@ class Actor:
         return getattr(pilot, what)(*args)
 
     @staticmethod
-    def fetch(place: Any) -> bytes:
-        """The bytes that a place stands for."""
+    def fetch(place: Any) -> memoryview:
+        """The bytes that a place stands for, where Ray has them."""
         import ray
         from ray.exceptions import RayError
 
         try:
-            content: bytes = ray.get(place)
+            return memoryview(ray.get(place))
         except RayError as error:
             raise LookupError(place) from error
-        return content
 
 
 for _each in (Actor, Actor.facts, Actor.run, Actor.tell, Actor.fetch):
