@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
+from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, facts
 from parmap.backends._clusters.wire import Told
@@ -368,41 +369,3 @@ def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) ->
             del _all_actors[old]
         _all_actors[key] = _Actors(ray, session, needs)
     return _all_actors[key]
-
-
-# --- on the nodes of Ray --------------------------------------------------------------------------------------------
-
-
-class Actor:
-    """What Ray runs: one worker."""
-
-    def facts(self, find: Callable[..., Any], needed: tuple[str, ...]) -> Any:
-        """That it has started, and what with."""
-        return find(needed)
-
-    def run(self, order: Order) -> Told:
-        """Run a chunk."""
-        from parmap.backends._clusters import pilot
-
-        return pilot.run(order, 1, self.fetch)
-
-    def tell(self, what: str, *args: Any) -> Any:
-        """Call a function of `pilot`."""
-        from parmap.backends._clusters import pilot
-
-        return getattr(pilot, what)(*args)
-
-    @staticmethod
-    def fetch(place: Any) -> memoryview:
-        """The bytes that a place stands for, where Ray has them."""
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            return memoryview(ray.get(place))
-        except RayError as error:
-            raise LookupError(place) from error
-
-
-for _each in (Actor, Actor.facts, Actor.run, Actor.tell, Actor.fetch):
-    _each.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap

@@ -304,7 +304,7 @@ class Cluster(Outgoing):
         if told.stopped or told.missing:
             for each in told.missing:
                 self._places.pop(each, None)
-                self.not_taken.add(each)
+                self.has_missed = True
             return [Lost(number, 0, Story("the cluster lost the function").tell)]
         self._learn(flight, told)
         return [*self._parts_of(flight, told), Report(number, 0, None, {}, 0.0)]

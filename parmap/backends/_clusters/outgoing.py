@@ -54,7 +54,7 @@ class Outgoing(Backend):
         self._ship = ship
         self._functions = FarFunctions()
         self._places: dict[int, tuple[Any, Any]] = {}
-        self.not_taken: set[int] = set()  # parts that a pilot has not found on this machine
+        self.has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
 
     @property
@@ -87,7 +87,7 @@ class Outgoing(Backend):
         self.lanes.clear()
         self._functions.clear()
         self._places.clear()
-        self.not_taken.clear()
+        self.has_missed = False
 
     def _setup(self) -> Setup:
         initializer = shipped = None
@@ -107,8 +107,8 @@ class Outgoing(Backend):
         return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
 
     def _place_of(self, part: Part) -> Any:
-        """On this machine pilots take it from this process; if one can't, the cluster gets it."""
-        if part.number not in self._places and part.number not in self.not_taken and self.is_near and part.place:
+        """On this machine pilots take it from this process; where they can't, the cluster keeps it."""
+        if part.number not in self._places and part.place and self.is_near and not self.has_missed:
             self._places[part.number] = part.place, None
         return self._place(part.number, part.content)
 

@@ -200,7 +200,6 @@ class Pilot:
 
     def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
         """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
-        origin = self._backend.origin
         parts: list[Part] = []
         for number, kind, place in sent.parts:
             if number not in self._parts:
