@@ -195,9 +195,9 @@ class DaskCluster(Cluster):
         except RuntimeError:  # it is closed
             pass
 
-    def put(self, content: bytes) -> tuple[Any, Any]:
+    def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have some worker keep it."""
-        future = self._client.scatter(content, hash=False)
+        future = self._client.scatter(bytes(content), hash=False)
         return future.key, future
 
     def send(self, number: int, order: Order) -> Any:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
+from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, facts
 from parmap.backends._clusters.wire import Told
@@ -143,11 +145,16 @@ class RayCluster(Cluster):
         if _session(self._ray) != self._session:
             raise PoolClosedError("Ray was shut down")
 
-    def put(self, content: bytes) -> tuple[Any, Any]:
+    def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have the store of objects keep it."""
         self._check_session()
-        place = self._ray.put(content)
+        place = self._ray.put(pickle.PickleBuffer(content))
         return place, place
+
+    @property
+    def is_near(self) -> bool:
+        """Whether all nodes have the address of ours."""
+        return self._actors.is_near
 
     def send(self, number: int, order: Order) -> Any:
         """Give it to the next actor that is free."""
@@ -202,6 +209,7 @@ class _Actors:
         self.pools: set[RayCluster] = set()
         self.count = 0  # of those that have started
         self.fitting = 0
+        self.is_near = False
         self._ray = ray
         self._session = session
         self._lock = threading.RLock()
@@ -215,9 +223,11 @@ class _Actors:
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        self.is_near = {node["NodeManagerAddress"] for node in alive} == {self._ray.util.get_node_ip_address()}
         self.fitting = sum(
-            min(int(node.get(name, 0) // need) for name, need in self.needs.items() if need) for node in nodes
+            min(int(node["Resources"].get(name, 0) // need) for name, need in self.needs.items() if need)
+            for node in alive
         )
 
     @property
@@ -359,42 +369,3 @@ def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) ->
             del _all_actors[old]
         _all_actors[key] = _Actors(ray, session, needs)
     return _all_actors[key]
-
-
-# --- on the nodes of Ray --------------------------------------------------------------------------------------------
-
-
-class Actor:
-    """What Ray runs: one worker."""
-
-    def facts(self, find: Callable[..., Any], needed: tuple[str, ...]) -> Any:
-        """That it has started, and what with."""
-        return find(needed)
-
-    def run(self, order: Order) -> Told:
-        """Run a chunk."""
-        from parmap.backends._clusters import pilot
-
-        return pilot.run(order, 1, self.fetch)
-
-    def tell(self, what: str, *args: Any) -> Any:
-        """Call a function of `pilot`."""
-        from parmap.backends._clusters import pilot
-
-        return getattr(pilot, what)(*args)
-
-    @staticmethod
-    def fetch(place: Any) -> bytes:
-        """The bytes that a place stands for."""
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            content: bytes = ray.get(place)
-        except RayError as error:
-            raise LookupError(place) from error
-        return content
-
-
-for _each in (Actor, Actor.facts, Actor.run, Actor.tell, Actor.fetch):
-    _each.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap

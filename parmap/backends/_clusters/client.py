@@ -151,7 +151,7 @@ class Cluster(Outgoing):
         call.pace.learn_bytes(payload.count, payload.nbytes)
         start = -1 if job.sink.index(chunk, 0) is None else chunk.start
         stop_early = job.fail_fast and not job.retries
-        is_alone = len(self.flights) < self.options.workers
+        is_alone = len(self.flights) < self.size()
         try:
             order = Order(
                 self._setup(),
@@ -321,6 +321,7 @@ class Cluster(Outgoing):
         if told.stopped or told.missing:
             for each in told.missing:
                 self._places.pop(each, None)
+                self.has_missed = True
             return [Lost(number, 0, Story("the cluster lost the function").tell)]
         self._learn(flight, told)
         return [*self._parts_of(flight, told), Report(number, 0, None, {}, 0.0)]

@@ -25,7 +25,7 @@ class Local(Processes):
     def __init__(self, options: Any, initializer: Pack | None) -> None:
         super().__init__(options)
         # Chunks come from far away, one for each worker: what is to be shared out evenly is so already.
-        self.cost = self.cost._replace(aim=0.02, floor=0.02)
+        self.cost = self.cost._replace(aim=0.05, most=0.1, floor=0.05)
         self._setup = initializer
         self._parked: list[Hashable] = []
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # what tasks have printed and logged

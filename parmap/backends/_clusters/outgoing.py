@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
     from parmap.backends._processes.functions import ClassPack, FactoryPack
+    from parmap.backends._processes.line.parts import Part
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
@@ -53,10 +54,16 @@ class Outgoing(Backend):
         self._ship = ship
         self._functions = FarFunctions()
         self._places: dict[int, tuple[Any, Any]] = {}
+        self.has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
 
+    @property
+    def is_near(self) -> bool:
+        """Whether all of the cluster seems to be on this machine."""
+        return False
+
     @abstractmethod
-    def put(self, content: bytes) -> tuple[Any, Any]:
+    def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives."""
 
     @abstractmethod
@@ -80,6 +87,7 @@ class Outgoing(Backend):
         self.lanes.clear()
         self._functions.clear()
         self._places.clear()
+        self.has_missed = False
 
     def _setup(self) -> Setup:
         initializer = shipped = None
@@ -94,16 +102,22 @@ class Outgoing(Backend):
         return b"" if packed is None else pickle.dumps(to_wire(packed), pickle.HIGHEST_PROTOCOL)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
-        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
+        parts = tuple((part.number, part.kind, self._place_of(part)) for part in pack.parts)
         factories = tuple(map(self._sent, pack.factories))
         return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
 
-    def _place(self, number: int, make: Callable[[], bytes]) -> Any:
+    def _place_of(self, part: Part) -> Any:
+        """On this machine pilots take it from this process; where they can't, the cluster keeps it."""
+        if part.number not in self._places and part.place and self.is_near and not self.has_missed:
+            self._places[part.number] = part.place, None
+        return self._place(part.number, part.content)
+
+    def _place(self, number: int, make: Callable[[], bytes | memoryview]) -> Any:
         """What pilots find some bytes by; that may be the bytes themselves."""
         found = self._places.get(number)
         if found is None:
             content = make()
-            found = self._places[number] = (content, None) if len(content) <= INLINE else self.put(content)
+            found = self._places[number] = (bytes(content), None) if len(content) <= INLINE else self.put(content)
         return found[0]
 
     def _context(self, context: Context) -> dict[str, Any]:

@@ -32,7 +32,8 @@ from parmap.backends._clusters.wire import (
     items_of,
 )
 from parmap.backends._processes.functions import FactoryPack, FunctionCall
-from parmap.backends._processes.line.parts import Part
+from parmap.backends._processes.line.parts import Part, shared
+from parmap.backends._processes.line.segments import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,7 +53,7 @@ _pilots: dict[str, Pilot] = {}
 _lock = threading.Lock()
 
 
-def run(order: Order, most: int, fetch: Callable[[Any], bytes]) -> Told:
+def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> Told:
     """Run a chunk on the pilot of its pool, which has up to *most* workers; *fetch* gets what a place stands for.
 
     What is gone is a `LookupError` of *fetch*.
@@ -99,11 +100,12 @@ def close(pool: str) -> None:
 class Pilot:
     """Runs the chunks of one pool in this process."""
 
-    def __init__(self, setup: Setup, most: int, fetch: Callable[[Any], bytes]) -> None:
+    def __init__(self, setup: Setup, most: int, fetch: Callable[[Any], bytes | memoryview]) -> None:
         """As `run`."""
         options = SimpleNamespace(**setup.options, workers=most, initializer=None, initargs=())
         options.idle_timeout = _EMPTY if options.idle_timeout is None else options.idle_timeout
         self.closed = False
+        self._pool = setup.pool
         self._most = most
         self._fetch = fetch
         self._shipped = setup.shipped
@@ -198,18 +200,17 @@ class Pilot:
 
     def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
         """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
-        origin = self._backend.origin
         parts: list[Part] = []
         for number, kind, place in sent.parts:
             if number not in self._parts:
                 try:
-                    self._parts[number] = Part(origin.numbers, kind, memoryview(self._get(place)))
+                    self._parts[number] = self._part(number, kind, place)
                 except LookupError:
                     missing.append(number)
                     continue
             parts.append(self._parts[number])
         try:
-            stream = self._get(sent.stream)
+            stream = bytes(self._get(sent.stream))
         except LookupError:
             missing.append(sent.key)
             return None
@@ -217,6 +218,14 @@ class Pilot:
         made.more = sent.more
         made.factories += self._factories_of(sent.factories, missing)
         return made
+
+    def _part(self, number: int, kind: str, place: Any) -> Part:
+        numbers = self._backend.origin.numbers
+        if type(place) is bytes:
+            return Part(numbers, kind, memoryview(place))
+        if type(place) is tuple:
+            return Part(numbers, kind, take(*place))
+        return shared(f"parmap-{self._pool}-{number}", numbers, kind, lambda: memoryview(self._fetch(place)))
 
     def _factories_of(self, sent: Iterable[Sent], missing: list[int]) -> list[FactoryPack]:
         origin = self._backend.origin
@@ -227,7 +236,7 @@ class Pilot:
                     self._factories[each.key] = known
         return [self._factories[each.key] for each in sent if each.key in self._factories]
 
-    def _get(self, place: Any) -> bytes:
+    def _get(self, place: Any) -> bytes | memoryview:
         return place if type(place) is bytes else self._fetch(place)
 
     def _context_of(self, order: Order) -> Context:

@@ -10,6 +10,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed
 from parmap._travel.stream import OUT_OF_BAND
+from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,7 @@ def from_wire(wire: Wire) -> Pack:
     views = [memoryview(buffer) for buffer in wire.buffers]
     for place, (_, readonly) in enumerate(wire.description[4]):
         if views[place].readonly and not readonly:
-            views[place] = memoryview(bytearray(views[place]))
+            views[place] = copies.copy(views[place])
     return Pack.restore(wire.description, wire.stream, views)
 
 

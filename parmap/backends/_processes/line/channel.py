@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.copies import copies as private
-from parmap.backends._processes.line.segments import Lender, Limits
+from parmap.backends._processes.line.segments import CLOEXEC, Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
@@ -31,7 +31,6 @@ _READ_ON = 1 << 20  # bytes, in the middle of a large message
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 _VECTOR = 256  # parts of a frame that one system call takes
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
-_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))  # the processes that a task starts shall not get what we receive
 
 # Where the payload of a message is.
 INLINE, LENT, GIVEN = 0, 1, 2
@@ -192,7 +191,7 @@ class Channel:
     def _read(self, flags: int) -> bool:
         try:
             size = _READ if len(self._inbox) < _READ else _READ_ON
-            data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | _CLOEXEC)
+            data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | CLOEXEC)
         except BlockingIOError:
             return False
         except OSError as error:

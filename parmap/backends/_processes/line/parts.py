@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 from collections import deque
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.segments import Limits
+from parmap.backends._processes.line.segments import CLOEXEC, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,11 +61,16 @@ class Part(Numbered):
     They are written once into one segment, which any number of workers map copy-on-write; or else they are kept here.
     """
 
-    def __init__(self, numbers: Numbers, kind: str, content: memoryview) -> None:
-        super().__init__(numbers, content.nbytes)
+    def __init__(self, numbers: Numbers, kind: str, content: memoryview | int) -> None:
+        """*content*: the bytes, or the descriptor of a segment that has them."""
+        super().__init__(numbers, os.fstat(content).st_size if isinstance(content, int) else content.nbytes)
         self.kind = kind
         self._content: memoryview | None = None
-        segment = _segments.create(0, self.nbytes) if self.nbytes >= max(1, Limits.smallest) else None
+        if isinstance(content, int):
+            self._fd = content
+            return
+        self._label = f"parmap-{os.urandom(16).hex()}"
+        segment = _segments.create(0, self.nbytes, self._label) if self.nbytes >= max(1, Limits.smallest) else None
         if segment is not None:
             try:
                 _segments.write(segment, [content])
@@ -77,19 +84,17 @@ class Part(Numbered):
         """Whether it is the same as these bytes."""
         if content.nbytes != self.nbytes:
             return False
-        if self._content is None:
-            self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+        mine = self.content()
         # Compared in words, which takes an eighth of the time.
         words = self.nbytes - self.nbytes % _WORD
-        same = self._content[:words].cast("Q") == content[:words].cast("Q")
-        return same and self._content[words:] == content[words:]
+        same = mine[:words].cast("Q") == content[:words].cast("Q")
+        return same and mine[words:] == content[words:]
 
-    def content(self) -> bytes:
-        """A copy of the bytes."""
-        if self._content is not None:
-            return bytes(self._content)
-        with mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            return memory[:]
+    def content(self) -> memoryview:
+        """The bytes."""
+        if self._content is None:
+            self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+        return self._content
 
     def tell(self, channel: Channel, _: set[int]) -> None:
         """Send it to a worker."""
@@ -99,6 +104,39 @@ class Part(Numbered):
             pack = Pack(EACH, 1, self._content or b"", [self.nbytes])
             channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
 
+    @property
+    def place(self) -> tuple[int, int, str] | None:
+        """What other processes of this machine can `segments.take` it by; `None`: they can't."""
+        return None if self._fd < 0 else (os.getpid(), self._fd, self._label)
+
+    def give(self, other: socket.socket) -> bool:
+        """Send the segment to another process; false if there is none."""
+        with other:
+            if self._fd >= 0:
+                socket.send_fds(other, [b"."], [self._fd])
+            return self._fd >= 0
+
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone
         if self.__dict__.get("_fd", -1) >= 0:
             close(self._fd)
+
+
+def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryview]) -> Part:
+    """A part of what *fetch* gets; the processes of this machine that ask for one *name* at the same time share one."""
+    with socket.socket(socket.AF_UNIX) as door:
+        try:
+            door.bind(f"\0{name}")  # which is no file, and gone with this process
+            door.listen()
+        except OSError:  # another one is at it, or there are no such names
+            with suppress(OSError):
+                door.connect(f"\0{name}")
+                _, fds, _, _ = socket.recv_fds(door, 1, 1, CLOEXEC)
+                if fds:
+                    return Part(numbers, kind, fds[0])
+            return Part(numbers, kind, fetch())
+        part = Part(numbers, kind, fetch())
+        door.setblocking(False)
+        with suppress(OSError):  # nobody else waits
+            while part.give(door.accept()[0]):
+                pass
+        return part

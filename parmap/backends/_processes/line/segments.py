@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ from parmap._travel.memory import HAS_MEMORY_FILES, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+"""With this flag the processes that a task starts don't get the descriptors that are received."""
 
 
 class Limits:
@@ -78,6 +83,24 @@ def is_unused(memory: mmap.mmap) -> bool:
     return True
 
 
+def take(pid: int, fd: int, label: str) -> int:
+    """A descriptor of our own of a segment that another process of this machine has.
+
+    Raises:
+        LookupError: it has none of that label, or it is on another machine.
+    """
+    path, link = f"/proc/{pid}/fd/{fd}", f"/memfd:{label} (deleted)"
+    try:
+        if os.readlink(path) == link:  # else to open it may wait for ever
+            own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if os.readlink(f"/proc/self/fd/{own}") == link:  # no other one has taken its place meanwhile
+                return own
+            os.close(own)
+    except OSError:
+        pass
+    raise LookupError(label)
+
+
 class Lender:
     """The segments that this side writes and the other side reads."""
 
@@ -131,11 +154,14 @@ class Lender:
         self._lent.clear()
 
 
-def create(name: int, size: int) -> Segment | None:
-    """A fresh segment, not mapped yet; `None` where there is no space, no descriptor or no such thing."""
+def create(name: int, size: int, label: str = "parmap") -> Segment | None:
+    """A fresh segment, not mapped yet; `None` where there is no space, no descriptor or no such thing.
+
+    *label*: what others know it by, if they are told.
+    """
     if not Limits.enabled:
         return None
     try:
-        return Segment(name, sealed("parmap", size), size)
+        return Segment(name, sealed(label, size), size)
     except OSError:
         return None
