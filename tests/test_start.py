@@ -176,3 +176,10 @@ def test_pool_and_executor_warm_up() -> None:
         pool.warm_up()
     with pytest.raises(RuntimeError, match="shutdown"):
         executor.warm_up()
+
+
+def test_errors_without_importing_them(script: Script) -> None:
+    """`parmap.errors` is there for whoever has imported parmap only."""
+    done = script.run("import parmap; print(parmap.errors.ParmapError.__name__)")
+
+    assert (done.stdout, done.stderr) == ("ParmapError\n", "")
