@@ -75,9 +75,9 @@ format: $(READY_DEV) ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-coverage: $(READY_DEV) ## the tests, measured, worker processes included
+coverage: $(READY_DEV) ## the tests, measured, worker processes included; too little is an error
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m $(subst python -m ,,$(PYTEST)) $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

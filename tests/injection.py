@@ -94,6 +94,7 @@ class Injector:
 
     def run(self, call: Callable[[], Any]) -> Any:
         """What the call gives; KeyboardInterrupt as a value."""
+        before = sys.gettrace()
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self)
         try:
@@ -101,7 +102,7 @@ class Injector:
         except KeyboardInterrupt:
             return KeyboardInterrupt
         finally:
-            sys.settrace(None)
+            sys.settrace(before)
 
 
 class Bench:

@@ -145,3 +145,38 @@ def is_enabled(level: int) -> bool:
 def imported() -> bool:
     """Whether this worker has logging."""
     return "logging" in sys.modules
+
+
+def log_what_cant_be_shown() -> None:
+    """A task that logs a record with something that can neither travel nor be shown."""
+    import logging
+
+    class Mute:
+        def __reduce__(self) -> Any:
+            raise TypeError("never")
+
+        def __repr__(self) -> str:
+            raise ValueError("nor this")
+
+    logging.getLogger("tasks").warning("it is there", extra={"mute": Mute()})
+
+
+def log_nonsense() -> None:
+    """A task whose record does not fit its arguments."""
+    import logging
+
+    logging.getLogger("tasks").warning("%d of them", "some")
+
+
+def log_on_a_level_of_its_own() -> None:
+    """A task that wants more of its logger than the program does."""
+    import logging
+
+    logger = logging.getLogger("tasks.own")
+    logger.setLevel(logging.DEBUG)
+    logger.debug("a detail")
+
+
+def look_at_the_streams() -> list[tuple[bool, int]]:
+    """What libraries ask a stream before they write colours to it, or give it to a program."""
+    return [(stream.isatty(), stream.fileno()) for stream in (sys.stdout, sys.stderr)]

@@ -150,3 +150,8 @@ def test_a_task_can_t_shorten_what_others_read(processes: dict[str, Any]) -> Non
     assert failures
     assert set(failures) == {"PermissionError"}
     assert reads.map([7, 255]) == [7, 255]
+
+
+def test_repr() -> None:
+    """It tells what it holds, not all of it."""
+    assert repr(parmap.broadcast(list(range(1000)))) == "<parmap.Broadcast of a list>"

@@ -93,7 +93,7 @@ ENDINGS: dict[str, tuple[str, int, str]] = {
     "an exception with work pending": ("f.submit(0.2)\nraise ValueError('mine')", 1, "ValueError: mine"),
     "an exception of a task": ("f.map(['x'])", 1, "TypeError"),
     "an unread error of a task": ("f.submit('x')", 0, ""),
-    "a dead worker": ("import os\nparmap.parallel(os._exit, workers=2).submit(3)", 0, ""),
+    "a dead worker": ("import os\nparmap.parallel(lambda: os._exit(3), workers=2).submit()", 0, ""),
     "global names that hold everything": ("keep = [f, f.submit(0.1), f.imap([0.1] * 3), parmap]", 0, ""),
     "a large closure": ("keep = bytes(10**6)\nparmap.parallel(lambda i: len(keep), workers=2).map([1, 2])", 0, ""),
     "a reference cycle": ("class C: pass\nc = C()\nc.me, c.stream = c, f.imap([0.01] * 50)\nnext(c.stream)", 0, ""),

@@ -255,3 +255,19 @@ def test_remote_traceback_pickles() -> None:
 
     assert again.args == ("x",)
     assert isinstance(travel(arrived), ValueError)
+
+
+def test_a_group_of_a_local_class() -> None:
+    """It arrives as a text that names what was in it."""
+
+    class Several(ExceptionGroup[Exception]):
+        def __reduce__(self) -> Any:
+            raise TypeError("never")
+
+    class Stuck(ValueError):
+        def __reduce__(self) -> Any:
+            raise TypeError("never")
+
+    found = travel(Several("two things", [Stuck("first"), KeyError("second")]))
+
+    assert "two things" in str(found)

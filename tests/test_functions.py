@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import importlib
 import operator
+import os
 import sys
 import textwrap
+from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import pytest
 import tasks
 
-from parmap import parallel
+from parmap import SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -246,3 +248,94 @@ def test_a_module_registered_by_value(processes: dict[str, Any], module: Callabl
 
     assert (first[0], second[0]) == (2, 5)
     assert type(first[1]) is type(second[1]) is away.Kind
+
+
+@pytest.fixture
+def loaded(tmp_path: Any) -> Iterator[Callable[[str, str], Any]]:
+    """Loads a module from a file in a folder that is on no path, as test runners and plug-in loaders do."""
+    made: list[str] = []
+
+    def make(name: str, text: str) -> Any:
+        file = tmp_path / "away" / f"{name}.py"
+        file.parent.mkdir()
+        file.write_text(text)
+        spec = spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        found = sys.modules[name] = module_from_spec(spec)
+        made.append(name)
+        spec.loader.exec_module(found)
+        return found
+
+    yield make
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+def test_a_module_that_is_on_no_path(processes: dict[str, Any], loaded: Callable[[str, str], Any]) -> None:
+    """Workers load the same file."""
+    away = loaded("module_on_no_path", "def triple(x):\n    return 3 * x\n")
+
+    assert parallel(away.triple, **processes).map([1, 2]) == [3, 6]
+
+
+def test_a_module_on_no_path_that_fails_elsewhere(loaded: Callable[[str, str], Any]) -> None:
+    """A file that can't be run in a worker is an error that says why, each time."""
+    text = f"import os\nif os.getpid() != {os.getpid()}:\n    raise LookupError('only here')\ndef one(x): return 1\n"
+    one = parallel(loaded("module_that_fails_elsewhere", text).one, workers=1)
+
+    for _ in range(2):
+        with pytest.raises(LookupError, match="only here"):
+            one.map([1])
+
+
+def test_a_variable_that_is_not_set_yet(backend: dict[str, Any]) -> None:
+    """A function may capture a variable that gets its value later: until then, only reading it is an error."""
+
+    def add(x: int) -> int:
+        return x + later if x else 0
+
+    f = parallel(add, **backend)
+    assert f.map([0]) == [0]
+    with pytest.raises(NameError, match="later"):
+        f.map([1])
+    later = 2
+    assert f.map([1]) == [3]
+
+
+class Holder:
+    """Has something that can't travel."""
+
+    def __init__(self) -> None:
+        self.rest = (number for number in range(3))
+
+    def work(self, x: int) -> int:
+        """A task."""
+        return x
+
+    def __call__(self, x: int) -> int:
+        """One, too."""
+        return x
+
+
+def plain(x: int, key: Any = None) -> int:
+    """A task."""
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: Holder().work, r"the object of Holder\.work can't be pickled: .*generator"),
+        (Holder, r"the state of .*Holder.* can't be pickled: .*generator"),
+        (
+            lambda: functools.partial(plain, key=(number for number in range(3))),
+            r"argument 'key' of .*plain.* can't be pickled: .*generator",
+        ),
+    ],
+    ids=["method", "instance", "partial"],
+)
+def test_what_of_a_callable_cant_travel(make: Callable[[], Any], told: str) -> None:
+    """The error says which part of it."""
+    with pytest.raises(SerializationError, match=told):
+        parallel(make(), workers=1).map([1])

@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import multiprocessing.pool
 import pickle
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -352,6 +353,21 @@ def test_a_callback_that_raises(gate: Gate, caplog: pytest.LogCaptureFixture) ->
 
     assert future.result(60) == str(gate.path)
     assert "of a callback" in caplog.text
+
+
+def test_a_callback_that_leaves(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SystemExit of a callback is told, and keeps no other callback from being called."""
+    told: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _, error, __: told.append(error))
+    called: list[Any] = []
+    future = gate.close()
+    future.add_done_callback(lambda _: sys.exit(3))
+    future.add_done_callback(called.append)
+    gate.open()
+    wait_until(lambda: told and called)
+
+    assert future.result(60) == str(gate.path)
+    assert isinstance(told[0], SystemExit)
 
 
 def test_a_chain_of_callbacks(backend: dict[str, Any]) -> None:

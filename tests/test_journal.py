@@ -78,6 +78,11 @@ def point(calls: Calls, x: Any) -> Point:
     return Point(x, (x, x))
 
 
+def divide(number: int) -> float:
+    """Always fails."""
+    return number / 0
+
+
 def rows(file: str) -> list[tuple[Any, ...]]:
     """State and value of each item in a journal."""
     with closing(sqlite3.connect(file)) as connection:
@@ -445,6 +450,71 @@ def test_a_database_of_another_program(tmp_path: Path):
     assert path.read_bytes() == before
 
 
+def test_a_newer_journal(file: str):
+    """One that a later parmap has written is told so, and left as it is."""
+    call = parallel(abs, workers=1)
+    call.map([-1], journal=file)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("pragma user_version = 99")
+    before = rows(file)
+
+    with pytest.raises(JournalError, match="newer"):
+        call.map([-1], journal=file)
+    assert rows(file) == before
+
+
+def test_an_item_that_holds_itself(file: str):
+    """It is known again like any other."""
+    ring: list[Any] = [1]
+    ring.append(ring)
+    count = parallel(len, backend="serial")
+
+    assert count.map([ring], journal=file) == [2]
+    assert count.map([ring], journal=file) == [2]
+    assert len(rows(file)) == 1
+
+
+def test_methods_of_values_are_told_apart(file: str):
+    """A method of a text or a list is another function for another text or list."""
+    for text in (", ", "; "):
+        assert parallel(text.join, backend="serial").map([["a", "b"]], journal=file) == [f"a{text}b"]
+
+    assert len(rows(file)) == 2
+
+
+def test_a_broadcast_value_counts_by_what_it_is(file: str):
+    """The same value, broadcast once more, is the same; another is another run."""
+    for base in (1, 1, 2):
+        shared = parmap.broadcast([base])
+
+        def add(number: int, shared: Any = shared) -> int:
+            return number + shared.value[0]
+
+        assert parallel(add, backend="serial").map([10], journal=file) == [10 + base]
+
+    assert len(rows(file)) == 2
+
+
+def test_what_a_captured_value_holds_beside_a_lock(file: str):
+    """A value that can't be pickled counts by its parts that can."""
+    for base in (1, 1, 2):
+        table = {"lock": threading.Lock(), "bases": [threading.Lock(), base]}
+
+        def add(number: int, table: Any = table) -> int:
+            return int(number + table["bases"][1])
+
+        assert parallel(add, backend="serial").map([10], journal=file) == [10 + base]
+
+    assert len(rows(file)) == 2
+
+
+def test_repr_of_a_journal(file: str):
+    """It is what makes one."""
+    made = Journal(file, version="2")
+
+    assert repr(made) == f"parmap.Journal({file!r}, version='2')"
+
+
 def test_a_torn_file(file: str):
     """A journal whose end is missing, or that is overwritten in the middle, is told so, and left as it is."""
     call = parallel(abs, workers=1)
@@ -522,6 +592,14 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "there is no journal" in command(monkeypatch, file + "x")
     ended = subprocess.run([sys.executable, "-m", "parmap", "journal", file + "x"], timeout=60, check=False)
     assert ended.returncode == 1
+
+
+def test_the_command_shows_a_few(monkeypatch: pytest.MonkeyPatch, file: str):
+    """Of many failures it shows some, and says how many more there are; all are shown when asked for."""
+    parallel(divide, backend="serial").map(range(-60, 0), journal=file, return_exceptions=True)
+
+    assert "more: --failed lists them all" in command(monkeypatch, file)
+    assert command(monkeypatch, file, "--failed").count("ZeroDivisionError: ") >= 60
 
 
 # --- whatever ends the program ----------------------------------------------------------------------------------------

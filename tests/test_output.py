@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import tasks_that_talk as talk
 
+import parmap
 from conftest import Script, wait_until
 from parmap import RemoteError, WorkerDiedError, parallel
 from parmap._results import relay as _relay
@@ -245,6 +247,13 @@ def test_cancelling_a_chatty_task(processes: dict[str, Any]):
         assert parallel(abs, **processes).map([-1, -2]) == [1, 2]
 
 
+def test_streams_say_what_they_are(processes: dict[str, Any]):
+    """Libraries that ask whether they write to a terminal, or for a descriptor, are answered as for plain output."""
+    found = parallel(talk.look_at_the_streams, **processes).submit().result()
+
+    assert found == [(os.isatty(1), 1), (os.isatty(2), 2)]
+
+
 # --- logging ----------------------------------------------------------------------------------------------------------
 
 
@@ -278,6 +287,52 @@ def test_exceptions_of_records_arrive(processes: dict[str, Any], caplog: pytest.
     assert (first[0], repr(first[1])) == (KeyError, "KeyError('lost')")
     assert isinstance(second and second[1], RemoteError)
     assert caplog.text.count("KeyError: 'lost'") == 1
+
+
+def test_a_record_with_what_cant_be_shown(processes: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    """What can neither travel nor tell what it is costs the record nothing else."""
+    parallel(talk.log_what_cant_be_shown, **processes).submit().result()
+
+    (record,) = caplog.records
+    assert record.getMessage() == "it is there"
+    assert "Mute" in record.mute
+
+
+def test_a_record_that_does_not_fit_its_arguments(capfd: pytest.CaptureFixture[str]):
+    """A mistake in a task's logging call is told on standard error, as it is here, and the task goes on."""
+    parallel(talk.log_nonsense, workers=1).submit().result()
+    parmap.shutdown()
+
+    told = capfd.readouterr().err
+    assert "--- Logging error ---" in told
+    assert "'%d of them'" in told
+
+
+def test_levels_of_a_task_do_not_open_the_program_s(caplog: pytest.LogCaptureFixture):
+    """A record that only the task wanted is not shown by a program that does not."""
+    with caplog.at_level(logging.WARNING):
+        parallel(talk.log_on_a_level_of_its_own, workers=1).submit().result()
+
+    assert caplog.records == []
+
+
+def test_a_handler_that_fails(monkeypatch: pytest.MonkeyPatch):
+    """An error in a handler of the program's is told, and keeps no result back."""
+
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ZeroDivisionError(record.getMessage())
+
+    told: list[str] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, _: told.append(f"{kind.__name__}: {error}"))
+    handler = Failing()
+    logging.getLogger("tasks").addHandler(handler)
+    try:
+        assert parallel(talk.log, workers=1).submit(logging.WARNING).result() is None
+    finally:
+        logging.getLogger("tasks").removeHandler(handler)
+
+    assert told == ["ZeroDivisionError: logged 30"]
 
 
 def test_levels_are_the_parents(processes: dict[str, Any]):

@@ -376,6 +376,19 @@ def test_advice_on_one_item() -> None:
     assert "One item took 70 % of the whole: index 812 of f" in " ".join(str(report).split())
 
 
+def test_advice_on_what_goes_wrong(tmp_path: Path) -> None:
+    """Deaths and timeouts, which cost more than time, are told with the function's name."""
+    with parmap.report() as report:
+        parallel(die_the_first_times, workers=1, retries=1, retry_on=parmap.WorkerDiedError).starmap(
+            [(str(tmp_path / "deaths"), 1)]
+        )
+        parallel(sleep, workers=1, timeout=0.1).map([60], return_exceptions=True)
+    shown = " ".join(str(report).split())
+
+    assert "1 death of workers in die_the_first_times" in shown
+    assert "1 item was stopped in sleep" in shown
+
+
 # --- how it is shown ---
 
 

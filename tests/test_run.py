@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from parmap import parallel
 from parmap._travel.payload import pack
 from parmap._work import run as _run
 from parmap._work.page import Page
@@ -347,3 +348,19 @@ def test_cuts_at_any_moment(page: Page, way: Any) -> None:
         signal.signal(signal.SIGALRM, before)
 
     assert seen == items
+
+
+def first_of(values: list[int]) -> int:
+    """Raises StopIteration for an empty list."""
+    return next(iter(values))
+
+
+def test_a_stop_among_many_short_items(backend: dict[str, Any]) -> None:
+    """A StopIteration is the error of its own item, however many short ones run beside it."""
+    f = parallel(first_of, **backend)
+    f.map([[1]] * 5000)
+    found = f.map([*([[1]] * 3000), [], *([[2]] * 3000)], return_exceptions=True)
+
+    assert found[:3000] == [1] * 3000
+    assert isinstance(found[3000], StopIteration | RuntimeError)
+    assert found[3001:] == [2] * 3000

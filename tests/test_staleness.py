@@ -379,3 +379,21 @@ def test_another_thread_submits_what_has_just_changed(monkeypatch: pytest.Monkey
     function.submit().result()
 
     assert function.submit().result() == 2
+
+
+class Weights:
+    """A class with a state that has many small parts."""
+
+    def __init__(self) -> None:
+        self.names = [f"weight {number}" for number in range(5000)]
+
+
+def test_a_large_state_that_changes(backend: dict[str, Any]) -> None:
+    """A change anywhere in a large captured object is seen by the next call."""
+    weights = Weights()
+    f = parallel(lambda place: weights.names[place], **backend)
+
+    assert f.map([4999]) == ["weight 4999"]
+    assert f.map([4999]) == ["weight 4999"]
+    weights.names[4999] = "another"
+    assert f.map([4999]) == ["another"]

@@ -208,3 +208,10 @@ def test_the_first_call_starts_one_template_or_none(script: Script, call: str, t
     """It starts before the call is looked at: what turns out not to need it has nothing left of it."""
     done = script.run(FIRST_CALL + f"    {call}\n")
     assert done.stdout.strip() == templates, done.stderr
+
+
+def test_errors_without_importing_them(script: Script) -> None:
+    """`parmap.errors` is there for whoever has imported parmap only."""
+    done = script.run("import parmap; print(parmap.errors.ParmapError.__name__)")
+
+    assert (done.stdout, done.stderr) == ("ParmapError\n", "")

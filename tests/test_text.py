@@ -255,3 +255,10 @@ def test_a_repr_that_raises(backend: dict[str, Any]):
     (error,) = parallel(fail, **backend).map([Loud()], return_exceptions=True)
     assert isinstance(error, KeyError)
     assert "fail(<Loud>)" in error.__notes__[0]
+
+
+def test_a_frame_of_pandas():
+    """A table is named by its size."""
+    pandas = pytest.importorskip("pandas")
+
+    assert shorten(pandas.DataFrame({"a": [1, 2]})) == "<DataFrame (2, 1)>"

@@ -60,6 +60,7 @@ def undisturbed(make: Callable[[], T]) -> T:
     context = copy_context()
 
     def run() -> None:
+        sys.settrace(threading.gettrace())  # as `Thread` does: debuggers and coverage follow
         try:
             made.append(context.run(make))
         except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
