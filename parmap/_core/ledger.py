@@ -73,8 +73,7 @@ class Ledger:
         number = chunk.number
 
         def ring(now: float) -> None:
-            known = self._chunks.get(number)
-            if known is not None:
+            if (known := self._chunks.get(number)) is not None:
                 act(known, now)
 
         self._at(when, ring)

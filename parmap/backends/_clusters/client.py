@@ -30,7 +30,7 @@ from parmap.backends._processes.functions import FunctionCall
 from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -149,26 +149,9 @@ class Cluster(Outgoing):
         for index, problem in unsent.items():
             problem.item = job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
         call.pace.learn_bytes(payload.count, payload.nbytes)
-        start = -1 if job.sink.index(chunk, 0) is None else chunk.start
-        stop_early = job.fail_fast and not job.retries
         is_alone = len(self.flights) < self.size()
         try:
-            order = Order(
-                self._setup(),
-                self._sent(call, called(call.callee.function)),
-                self._context(job.context or current()),
-                *(
-                    chunk.number,
-                    mode,
-                    start,
-                    chunk.budget,
-                    job.timeout,
-                    stop_early,
-                    to_wire(_kept(payload, items), copied=False),
-                ),
-                tuple(map(self._sent, self._functions.factories(payload.needs))),
-                chunk.passage is not None,
-            )
+            order = self._order(chunk, mode, payload, items)
             is_suspect = chunk.strikes >= SUSPECT
             is_held = is_suspect and any(each.is_suspect for each in self.flights.values())
             handle = None if is_held else self.send(chunk.number, order)
@@ -186,6 +169,19 @@ class Cluster(Outgoing):
             chunk.passage.gone(payload.nbytes)
         job.sink.started(chunk.items)
         return payload.count
+
+    def _order(self, chunk: Chunk, mode: str, payload: Pack, items: Sequence[Any]) -> Order:
+        """What is sent of a chunk: with it goes what its worker may need first."""
+        job, call = chunk.job, cast("FunctionCall", chunk.job.call)
+        return Order(
+            self._setup(),
+            self._sent(call, called(call.callee.function)),
+            self._context(job.context or current()),
+            *(chunk.number, mode, -1 if job.sink.index(chunk, 0) is None else chunk.start, chunk.budget),
+            *(job.timeout, job.fail_fast and not job.retries, to_wire(_kept(payload, items), copied=False)),
+            tuple(map(self._sent, self._functions.factories(payload.needs))),
+            chunk.passage is not None,
+        )
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:
         """All of a chunk may be running. Limits of time are kept where it runs."""
