@@ -37,6 +37,19 @@ def test_a_copy_is_writable_and_apart(size: int) -> None:
         assert copy[0] != original[0]
 
 
+@pytest.mark.parametrize("size", [0, LARGE, 2 * LARGE - 1, 2 * LARGE, 2 * LARGE + 4097, 20_000_001])
+def test_a_copy_of_bytes_is_bytes(size: int) -> None:
+    """It has the content and the hash of the original, ends where that ends, and is nobody else's."""
+    original = os.urandom(size)
+    copy = Copies().copy(memoryview(original), readonly=True).obj
+
+    assert type(copy) is bytes
+    assert (copy, hash(copy), len(copy), copy[-1:]) == (original, hash(original), size, original[-1:])
+    assert copy is not original or not size
+    assert {copy: 1}[original] == 1
+    assert (copy + b"x").endswith(original[-1:] + b"x")
+
+
 def test_dropped_memory_is_used_again() -> None:
     """The second copy lies where the first did; while that is kept, elsewhere."""
     copies = Copies()
