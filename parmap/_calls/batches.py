@@ -43,9 +43,7 @@ A_contra = TypeVar("A_contra", contravariant=True)
 Many = Iterable[Any]
 MYPY = False  # to mypy it is true
 
-if not TYPE_CHECKING:
-    C_co = TypeVar("C_co", covariant=True)
-else:
+if TYPE_CHECKING:
     # What a call returns where that is not the result of a task: the coroutine of an ``async def``.
     C_co = TypeVarWithDefault("C_co", covariant=True, default=R_co)
 
@@ -70,6 +68,9 @@ else:
 
     Items = Iterable[A] | Unsolved[A]
     Stream = Iterable[A] | AsyncIterable[A] | Unsolved[A]
+
+else:
+    C_co = TypeVar("C_co", covariant=True)
 
 
 class _Unloaded:

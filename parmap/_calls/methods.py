@@ -42,8 +42,7 @@ def watch_class_body(frame: FrameType) -> None:
     A classmethod can't be seen from the function under it, and nothing tells that function the class either: the class
     tells each attribute its name when it is made, so one more attribute is put there to listen.
     """
-    if sys.version_info < (3, 13):
-        return
-    names = frame.f_locals
-    if names is not frame.f_globals and "__qualname__" in names and "__module__" in names:
-        names[_NAME] = _ClassBody()
+    if sys.version_info >= (3, 13):
+        names = frame.f_locals
+        if names is not frame.f_globals and "__qualname__" in names and "__module__" in names:
+            names[_NAME] = _ClassBody()

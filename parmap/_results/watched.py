@@ -6,6 +6,7 @@ So one of the two sees the other.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -79,13 +80,12 @@ class Latch(Watched):
 
 def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
     """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
-    if HAS_GIL:
-        return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))
-    # Other threads may see our callback and the end in either order.
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=0.02 if deadline is None else max(0.0, min(0.02, deadline - time.monotonic()))):
-        if watched.happened:
-            return True
-        if deadline is not None and time.monotonic() > deadline:
-            return False
-    return True
+    if not HAS_GIL:  # other threads may see our callback and the end in either order
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not lock.acquire(timeout=max(0.0, min(0.02, end - time.monotonic()))):
+            if watched.happened:
+                return True
+            if time.monotonic() > end:
+                return False
+        return True
+    return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))

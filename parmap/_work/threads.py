@@ -45,6 +45,11 @@ def _start(name: str, start: Callable[[], object]) -> None:
         ) from error
 
 
+def _followed(run: Callable[[], object]) -> None:
+    sys.settrace(threading.gettrace())  # as `Thread` does it: for debuggers and coverage
+    run()
+
+
 def undisturbed(make: Callable[[], T]) -> T:
     """Call *make* where no signal handler runs: what it opens and starts is not lost to Ctrl-C half way.
 
@@ -60,7 +65,6 @@ def undisturbed(make: Callable[[], T]) -> T:
     context = copy_context()
 
     def run() -> None:
-        sys.settrace(threading.gettrace())  # as `Thread` does: debuggers and coverage follow
         try:
             made.append(context.run(make))
         except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
@@ -69,7 +73,7 @@ def undisturbed(make: Callable[[], T]) -> T:
             done.release()
 
     # In one step: `Thread.start` waits in Python code, where an interrupt may turn into an error of its own.
-    _start("parmap-maker", lambda: _thread.start_new_thread(run, ()))
+    _start("parmap-maker", lambda: _thread.start_new_thread(_followed, (run,)))
     done.acquire()
     if errors:
         raise errors.pop()
