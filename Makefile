@@ -77,7 +77,7 @@ format: $(READY_DEV) ## format the code and mend what can be mended
 
 coverage: $(READY_DEV) ## the tests, measured, worker processes included; too little is an error
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m $(subst python -m ,,$(PYTEST)) $(ARGS)
+	$(BIN)/coverage run -m $(subst python -m ,,$(PYTEST)) -m "not soak" $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

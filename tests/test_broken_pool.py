@@ -338,6 +338,7 @@ def test_a_cpu_limit_in_the_worker() -> None:
 
 def test_limits_of_the_program(script: Script) -> None:
     """A program that may not write files, or start processes, is told clearly, or works."""
+    script.environment.pop("COVERAGE_PROCESS_CONFIG", None)  # what is measured would be written to a file
     for limit in ("RLIMIT_FSIZE", "RLIMIT_NPROC"):
         done = script.run(f"""
             import resource

@@ -692,6 +692,47 @@ def test_workers_that_are_killed(file: str):
     assert pids_of(call)
 
 
+def test_a_full_disk(script: Script, file: str):
+    """A call whose results no longer fit on the disk fails and says so; what was written before is kept."""
+    done = script.run(f"""
+        import resource, parmap
+
+        text = parmap.parallel(lambda n: "x" * 1000, workers=1, chunksize=1)
+        assert len(text.map([1], journal={file!r})) == 1
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+        try:
+            print(len(text.map(range(5_000), journal={file!r})))
+        except parmap.JournalError as error:
+            print("told:", error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        print(len(text.map(range(5_000), journal={file!r})))
+    """)
+
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"told: the journal {file}"), done.stderr
+    assert (second, len(rows(file))) == ("5000", 5000)
+
+
+def test_a_fork_while_a_journal_is_written(script: Script, file: str):
+    """A process that the program forks amid a call writes nothing into its journal, whatever it does at its end."""
+    done = script.run(f"""
+        import os, sys, parmap
+
+        stream = parmap.parallel(lambda n: n * n, workers=1).imap(range(100), journal={file!r})
+        first = next(stream)
+        child = os.fork()
+        if not child:
+            stream.close()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        print([first, *stream] == [n * n for n in range(100)])
+    """)
+
+    assert done.stdout == "True\n", done.stderr
+    assert is_complete(file, 100)
+
+
 def test_two_programs_at_once(script: Script, file: str):
     """Two programs make the same journal at the same time: both end well, and each item is there once."""
     text = BATCH.format(count=150, file=file, method="map", items="[*items]")

@@ -519,6 +519,18 @@ def test_variable_that_cant_be_used(script: Script, name: str) -> None:
     assert "too late" not in run.stdout
 
 
+def test_a_folder_is_no_file(report: Any, tmp_path: Path, script: Script) -> None:
+    """A report that would have to be a folder's is refused: here by an error, by the variable with a line."""
+    folder = tmp_path / "folder.html"
+    folder.mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        report.save(folder)
+    script.environment["PARMAP_REPORT"] = str(folder)
+    run = script.run(BODY)
+
+    assert "is a folder" in run.stderr
+
+
 def test_variable_without_calls(script: Script) -> None:
     """A program that calls nothing in parallel leaves nothing."""
     script.environment["PARMAP_REPORT"] = "report.json"
