@@ -286,6 +286,14 @@ def test_captured_arrays(cluster: Any, is_away: bool, monkeypatch: pytest.Monkey
     parmap.shutdown()
 
 
+def test_call_after_a_shutdown(cluster: Any):
+    """A call after a shutdown that came while workers were starting gets workers of its own."""
+    f = parallel(lambda x: -x, backend=cluster.name)
+    for _ in range(3):
+        assert f.map(range(100)) == [-x for x in range(100)]
+        parmap.shutdown()
+
+
 def test_large_initial_arguments(cluster: Any):
     """Workers are initialized with what is large, too."""
     content = bytearray(100_000)
