@@ -16,6 +16,7 @@ from parmap._calls.journal import file as _journal_file
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
+from parmap.backends._processes.line.parts import Part
 
 
 def engine_of(function: Any) -> Any:
@@ -54,6 +55,30 @@ def lose_file_of(broadcast: Any) -> None:
     pickle.dumps(broadcast)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), broadcast._fd)
+
+
+def puts_of(function: Any, monkeypatch: Any) -> list[int]:
+    """The sizes of what the cluster that a function runs on is given to keep, from now on."""
+    backend, sizes = engine_of(function).backend, []
+    put = backend.put
+
+    def count(content: Any) -> Any:
+        sizes.append(len(content))
+        return put(content)
+
+    monkeypatch.setattr(backend, "put", count)
+    return sizes
+
+
+def move_away(monkeypatch: Any) -> None:
+    """Let no other process find the segments of this one, as if it were on another machine."""
+    monkeypatch.setattr(Part, "place", property(lambda part: (os.getpid(), part._fd, "another")))
+
+
+def names_like(text: str) -> int:
+    """How many sockets of this machine have a name with that text in it."""
+    with open("/proc/net/unix") as table:
+        return sum(text in line for line in table)
 
 
 def own_memory() -> int:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+import threading
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from inspection import owns
+from inspection import names_like, owns
 from test_payload import Buffered
 
+from conftest import wait_until
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
-from parmap.backends._processes.line.parts import Numbers, Part
-from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
+from parmap.backends._processes.line.parts import Numbers, Part, shared
+from parmap.backends._processes.line.segments import Lender, Limits, attach, create, take, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,6 +240,53 @@ def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
 
     assert share.holds(memoryview(bytes(200_000)))
     assert [copy[0] for copy in copies] == [1, 1, 1]
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_processes_that_need_the_same_bytes_at_the_same_time_share_them() -> None:
+    """Who asks while another fetches gets the segment of that one; who asks later fetches, and so does a failed one."""
+    content, fetched, found = memoryview(b"x" * 200_000), [], []
+    name = f"parmap-{os.urandom(16).hex()}"
+
+    def ask() -> None:
+        found.append(shared(name, Numbers(), "buffer", lambda: fetched.append(2) or content))
+
+    def fetch() -> memoryview:
+        fetched.append(1)
+        other.start()
+        wait_until(lambda: names_like(name) > 1)
+        return content
+
+    def fail() -> memoryview:
+        raise LookupError(name)
+
+    other = threading.Thread(target=ask)
+    with pytest.raises(LookupError):
+        shared(name, Numbers(), "buffer", fail)
+    first = shared(name, Numbers(), "buffer", fetch)
+    other.join(30)
+    assert fetched == [1]
+    assert first.holds(content)
+    assert found[0].holds(content)
+    ask()
+    assert fetched == [1, 2]
+    assert found[1].holds(content)
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_segment_of_another_process_is_taken_by_its_label() -> None:
+    """Whoever is told where a segment is gets it; not another one, nor what is no segment, nor from another machine."""
+    share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))
+    assert share.place is not None
+    pid, fd, label = share.place
+    read, write = os.pipe()
+
+    assert Part(Numbers(), "buffer", take(pid, fd, label)).holds(memoryview(bytes(200_000)))
+    for wrong in ((pid, fd, label[:-1]), (pid, read, label), (pid, 10_000, label), (2**30, fd, label)):
+        with pytest.raises(LookupError):
+            take(*wrong)
+    os.close(read)
+    os.close(write)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

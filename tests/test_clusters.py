@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
-from inspection import known_to, lose_file_of
+from inspection import known_to, lose_file_of, move_away, puts_of
 
 import parmap
 import parmap.backends
@@ -265,6 +265,33 @@ def test_arrays(cluster: Any):
         assert (part == number % 6 + 1).all()
         assert content == before
     assert [array[0] for array in given] == list(range(6))
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_captured_arrays(cluster: Any, is_away: bool, monkeypatch: pytest.MonkeyPatch):
+    """A large capture is sent once; on one machine it is taken from the program, if the cluster says that it is one."""
+    np = pytest.importorskip("numpy")
+    parmap.shutdown()
+    if is_away:
+        move_away(monkeypatch)
+    table = np.arange(200_000.0)
+    f = parallel(lambda place: (float(table[place]), table.flags.writeable), backend=cluster.name)
+    parallel(lambda x: x, backend=cluster.name).map([1])
+    sizes = puts_of(f, monkeypatch)
+
+    assert f.map(range(100)) == [(float(place), True) for place in range(100)]
+    table[0] = 5
+    assert f.map([0]) == [(5.0, True)]
+    assert sizes == ([] if cluster.name == "ray" and not is_away else [table.nbytes] * 2)
+    parmap.shutdown()
+
+
+def test_call_after_a_shutdown(cluster: Any):
+    """A call after a shutdown that came while workers were starting gets workers of its own."""
+    f = parallel(lambda x: -x, backend=cluster.name)
+    for _ in range(3):
+        assert f.map(range(100)) == [-x for x in range(100)]
+        parmap.shutdown()
 
 
 def test_large_initial_arguments(cluster: Any):

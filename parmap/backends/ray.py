@@ -217,7 +217,7 @@ class _Actors:
         self._all: dict[Any, None] = {}
         self.latest: Any = None  # what will be there when something has happened
         self._waiting: deque[_Task] = deque()
-        self._starting = 0
+        self._starting: set[Any] = set()
         self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
         self.look()
 
@@ -243,7 +243,7 @@ class _Actors:
     def _go_on(self) -> None:
         while self._waiting and self._free:
             self._run(self._waiting.popleft(), self._free.pop()[0])
-        while len(self._waiting) > self._starting and len(self._all) < max(1, self.fitting):
+        while len(self._waiting) > len(self._starting) and len(self._all) < max(1, self.fitting):
             self._start()
 
     def _start(self) -> None:
@@ -259,14 +259,14 @@ class _Actors:
         )(Actor)
         actor = kind.remote()
         self._all[actor] = None
-        self._starting += 1
+        self._starting.add(actor)
         self.latest = actor.facts.remote(facts, NEEDED)
         self.latest.future().add_done_callback(lambda future: self._started(actor, future))
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
         with self._lock:
-            self._starting -= 1
+            self._starting.discard(actor)
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
@@ -352,6 +352,7 @@ class _Actors:
             actors = list(self._all)
             self._all.clear()
             self._free.clear()
+            self._starting.clear()  # those who come next need others
             self.count = 0
         if self._is_there:
             for actor in actors:

@@ -316,8 +316,7 @@ class Cluster(Outgoing):
             return [Broken(Failure(encoded=told.broken).exception())]
         if told.stopped or told.missing:
             for each in told.missing:
-                self._places.pop(each, None)
-                self.has_missed = True
+                self._miss(each, flight.sent)
             return [Lost(number, 0, Story("the cluster lost the function").tell)]
         self._learn(flight, told)
         return [*self._parts_of(flight, told), Report(number, 0, None, {}, 0.0)]

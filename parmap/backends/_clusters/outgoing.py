@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 import uuid
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,8 @@ class Outgoing(Backend):
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
         self._functions = FarFunctions()
-        self._places: dict[int, tuple[Any, Any]] = {}
-        self.has_missed = False  # a pilot did not find what it was to take
+        self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
+        self._has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
 
     @property
@@ -87,7 +88,7 @@ class Outgoing(Backend):
         self.lanes.clear()
         self._functions.clear()
         self._places.clear()
-        self.has_missed = False
+        self._has_missed = False
 
     def _setup(self) -> Setup:
         initializer = shipped = None
@@ -108,8 +109,8 @@ class Outgoing(Backend):
 
     def _place_of(self, part: Part) -> Any:
         """On this machine pilots take it from this process; where they can't, the cluster keeps it."""
-        if part.number not in self._places and part.place and self.is_near and not self.has_missed:
-            self._places[part.number] = part.place, None
+        if part.number not in self._places and part.place and self.is_near and not self._has_missed:
+            self._places[part.number] = part.place, None, time.monotonic()
         return self._place(part.number, part.content)
 
     def _place(self, number: int, make: Callable[[], bytes | memoryview]) -> Any:
@@ -117,8 +118,15 @@ class Outgoing(Backend):
         found = self._places.get(number)
         if found is None:
             content = make()
-            found = self._places[number] = (bytes(content), None) if len(content) <= INLINE else self.put(content)
+            place = (bytes(content), None) if len(content) <= INLINE else self.put(content)
+            found = self._places[number] = *place, time.monotonic()
         return found[0]
+
+    def _miss(self, number: int, sent: float) -> None:
+        """Something was not found by a chunk *sent* then: it has to be put elsewhere, unless it was meanwhile."""
+        if number in self._places and self._places[number][2] <= sent:
+            del self._places[number]
+            self._has_missed = True
 
     def _context(self, context: Context) -> dict[str, Any]:
         if self._told is None or self._told[0] is not context:

@@ -61,7 +61,8 @@ def from_wire(wire: Wire) -> Pack:
     for place, (_, readonly) in enumerate(wire.description[4]):
         if views[place].readonly and not readonly:
             views[place] = copies.copy(views[place])
-    return Pack.restore(wire.description, wire.stream, views)
+    stream = wire.stream if isinstance(wire.stream, bytes | bytearray) else memoryview(wire.stream)
+    return Pack.restore(wire.description, stream, views)
 
 
 def crated(thing: Any) -> Any:
