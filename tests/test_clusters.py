@@ -396,7 +396,7 @@ def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPat
     parmap.shutdown()
     f = parallel(abs, backend=cluster.name)
     with monkeypatch.context() as patched:
-        patched.setattr(f"parmap.backends.{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
+        patched.setattr(f"parmap.backends._{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
         with pytest.raises(parmap.BackendUnavailableError, match=r"(worker at|node of).* lacks what_is_not_there$"):
             f.map([-1])
     assert f.map([-1]) == [1]
