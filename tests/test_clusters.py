@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import threading
@@ -439,10 +440,10 @@ def test_workers_come(cluster: Any):
 
     f = parallel(where, backend=cluster.name)
     before = set(f.map(range(60)))
-    future = f.map_async(range(400))
-    cluster.add()
+    with f.imap(itertools.count()) as stream:
+        cluster.add()
 
-    assert set(future.result(100)) - before
+        assert next(found for found in stream if found not in before)
 
 
 @slow
