@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 import os
 import threading
@@ -423,7 +424,7 @@ def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPat
     parmap.shutdown()
     f = parallel(abs, backend=cluster.name)
     with monkeypatch.context() as patched:
-        patched.setattr(f"parmap.backends.{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
+        patched.setattr(f"parmap.backends._{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
         with pytest.raises(parmap.BackendUnavailableError, match=r"(worker at|node of).* lacks what_is_not_there$"):
             f.map([-1])
     assert f.map([-1]) == [1]
@@ -466,10 +467,10 @@ def test_workers_come(cluster: Any):
 
     f = parallel(where, backend=cluster.name)
     before = set(f.map(range(60)))
-    future = f.map_async(range(400))
-    cluster.add()
+    with f.imap(itertools.count()) as stream:
+        cluster.add()
 
-    assert set(future.result(100)) - before
+        assert next(found for found in stream if found not in before)
 
 
 @slow

@@ -93,12 +93,12 @@ def test_version():
 
 
 def test_public_modules():
-    """What has no underscore is for users: these modules, and those of clusters, which `parmap.backends` gives."""
+    """What has no underscore is for users: these modules."""
     modules = {module.name for module in pkgutil.walk_packages(parmap.__path__, "parmap.")}
     public = {name for name in modules if not any(part.startswith("_") for part in name.split("."))}
     doors = {"backends", "errors", "executor", "joblib", "pool", "testing"}
 
-    assert public == {f"parmap.{name}" for name in doors} | {"parmap.backends.dask", "parmap.backends.ray"}
+    assert public == {f"parmap.{name}" for name in doors}
 
 
 @pytest.mark.parametrize("name", parmap.backends.__all__)

@@ -78,7 +78,7 @@ def _check_backend(name: str, value: Any) -> Any:
     if is_executor(value) or hasattr(value, "kills"):
         return value
     if is_dask_client(value):
-        from parmap.backends.dask import Dask
+        from parmap.backends._dask import Dask
 
         return Dask(value)
     if not isinstance(value, str):

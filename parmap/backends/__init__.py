@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from parmap._core.pace import Cost
     from parmap.backends._base import Backend, run_here
     from parmap.backends._clusters.site import Site
+    from parmap.backends._dask import Dask
+    from parmap.backends._ray import Ray
     from parmap.backends._threads import Threads
-    from parmap.backends.dask import Dask
-    from parmap.backends.ray import Ray
 
 __all__ = ["Backend", "Cost", "Dask", "Ray", "Threads", "run_here"]
 
@@ -23,8 +23,8 @@ ALL = 1 << 20
 """Workers of a cluster where their number is not given: as many as it has."""
 
 _SITES = {"dask": "Dask", "ray": "Ray"}
-_LAZY = {"Backend": "_base", "Cost": "_base", "Dask": "dask", "Ray": "ray", "Threads": "_threads", "run_here": "_base"}
-_LAZY |= {"Processes": "_processes.pool", "Serial": "_serial", "Executors": "_executor"}
+_LAZY = {"Backend": "_base", "Cost": "_base", "Dask": "_dask", "Ray": "_ray", "Threads": "_threads"}
+_LAZY |= {"run_here": "_base", "Processes": "_processes.pool", "Serial": "_serial", "Executors": "_executor"}
 
 
 def __getattr__(name: str) -> Any:
