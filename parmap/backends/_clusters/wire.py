@@ -61,7 +61,7 @@ def from_wire(wire: Wire) -> Pack:
     for place, (_, readonly) in enumerate(wire.description[4]):
         if views[place].readonly and not readonly:
             views[place] = copies.copy(views[place])
-    stream = wire.stream if isinstance(wire.stream, bytes | bytearray) else memoryview(wire.stream)
+    stream = wire.stream if isinstance(wire.stream, bytes) else memoryview(wire.stream)
     return Pack.restore(wire.description, stream, views)
 
 
