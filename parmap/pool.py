@@ -63,8 +63,7 @@ class Pool(OwnsWorkers):
             processes = cpu_count()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
-        limit: object = maxtasksperchild
-        if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        if maxtasksperchild is not None and not _is_count(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
         values = {
             **options,
@@ -354,3 +353,7 @@ class PoolIterator(InTurn[R_co]):
     def _release(self) -> None:
         if self._pool is not None and self._input.exhausted:
             self._pool.release(self)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1

@@ -23,8 +23,15 @@ ALL = 1 << 20
 """Workers of a cluster where their number is not given: as many as it has."""
 
 _SITES = {"dask": "Dask", "ray": "Ray"}
-_LAZY = {"Backend": "_base", "Cost": "_base", "Dask": "_dask", "Ray": "_ray", "Threads": "_threads"}
-_LAZY |= {"run_here": "_base", "Processes": "_processes.pool", "Serial": "_serial", "Executors": "_executor"}
+_LAZY = {
+    **dict.fromkeys(("Backend", "Cost", "run_here"), "_base"),
+    "Dask": "_dask",
+    "Ray": "_ray",
+    "Threads": "_threads",
+    "Processes": "_processes.pool",
+    "Serial": "_serial",
+    "Executors": "_executor",
+}
 
 
 def __getattr__(name: str) -> Any:

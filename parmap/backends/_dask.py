@@ -13,7 +13,7 @@ from parmap.backends._base import Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, facts
-from parmap.backends._clusters.wire import crated, uncrated
+from parmap.backends._clusters.wire import boxed, unboxed
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class DaskCluster(Cluster):
         """Submit a task."""
         self._check_status()
         futures: list[Any] = []
-        self._soon(self._run, number, crated(order), f"{order.function.name}-{self.pool}-{number}", futures)
+        self._soon(self._run, number, boxed(order), f"{order.function.name}-{self.pool}-{number}", futures)
         return futures
 
     async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
@@ -282,7 +282,7 @@ def run_order(content: bytes | Wire) -> Told:
     """What Dask calls."""
     from distributed import get_worker
 
-    order: Order = uncrated(content)
+    order: Order = unboxed(content)
     return pilot.run(order, get_worker().state.nthreads, _fetch)
 
 

@@ -33,7 +33,8 @@ def digest(value: Any) -> bytes:
 
 def _digest(value: Any, *, fast: bool) -> bytes:
     state = hashlib.blake2b(digest_size=16)
-    pickler = _Pickler(SimpleNamespace(write=state.update), 5)
+    file: Any = SimpleNamespace(write=state.update)
+    pickler = _Pickler(file, 5)
     pickler.fast = fast  # without a memo: what is twice in it is written twice
     pickler.dump(value)
     return state.digest()

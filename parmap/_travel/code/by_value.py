@@ -268,7 +268,10 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     before = {place: _contents(each) for place, each in places.items()}
     function(*args)
     for place, each in places.items():
-        (chosen if isinstance(place, type) else initialized)[place] = _changes(before[place], each)
+        kept: dict[Any, dict[str, Any]] | WeakKeyDictionary[Any, Any] = (
+            chosen if isinstance(place, type) else initialized
+        )
+        kept[place] = _changes(before[place], each)
 
 
 def _contents(variables: Mapping[str, Any]) -> dict[str, tuple[Any, bytes | None]]:

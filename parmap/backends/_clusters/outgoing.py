@@ -118,8 +118,8 @@ class Outgoing(Backend):
         found = self._places.get(number)
         if found is None:
             content = make()
-            place = (bytes(content), None) if len(content) <= INLINE else self.put(content)
-            found = self._places[number] = *place, time.monotonic()
+            place, keeper = (bytes(content), None) if len(content) <= INLINE else self.put(content)
+            found = self._places[number] = place, keeper, time.monotonic()
         return found[0]
 
     def _miss(self, number: int, sent: float) -> None:

@@ -65,14 +65,14 @@ def from_wire(wire: Wire) -> Pack:
     return Pack.restore(wire.description, stream, views)
 
 
-def crated(thing: Any) -> Any:
+def boxed(thing: Any) -> Any:
     """A thing of ours that is pickled now: bytes, or those with what is large beside them."""
     buffers: list[pickle.PickleBuffer] = []
     stream = pickle.dumps(thing, pickle.HIGHEST_PROTOCOL, buffer_callback=buffers.append)
     return Wire(None, stream, [buffer.raw() for buffer in buffers]) if buffers else stream
 
 
-def uncrated(crate: Any) -> Any:
+def unboxed(crate: Any) -> Any:
     """The thing."""
     return pickle.loads(crate) if type(crate) is bytes else pickle.loads(crate.stream, buffers=crate.buffers)
 

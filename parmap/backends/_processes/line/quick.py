@@ -74,14 +74,14 @@ class QuickLine:
         """*post*: leaves a note for the engine; *slot*: the worker's."""
         self.sock = sock
         self._slot = slot
-        self.singles = Singles()
+        self.singles: Singles = Singles()
         self.flight: dict[int, Future[Any]] = {}
-        self.is_open = False  # written by the engine: whether callers may use it
-        self.used = 0  # the number of the last task
+        self.is_open: bool = False  # written by the engine: whether callers may use it
+        self.used: int = 0  # the number of the last task
         self._inbox: deque[bytes] = deque()
         self._numbers = count(1)
         self._reader: Future[Any] | None = None
-        self.has_ended = False
+        self.has_ended: bool = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if _HAS_BELL else -1
         self._post = post
 
