@@ -25,9 +25,9 @@ class Wire:
     __slots__ = ("buffers", "description", "stream")
 
     def __init__(self, description: Any, stream: Any, buffers: list[Any]) -> None:
-        self.description = description
-        self.stream = stream
-        self.buffers = buffers
+        self.description: Any = description
+        self.stream: Any = stream
+        self.buffers: list[Any] = buffers
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         beside = _beside if protocol >= 5 else _within  # noqa: PLR2004 - the first that knows of buffers
