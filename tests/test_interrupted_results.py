@@ -216,6 +216,10 @@ def test_a_stream_lets_go_of_what_it_handed_out(backend: dict[str, Any], method:
     for result in stream:
         seen.append(weakref.ref(result))
         del result
+        if not getattr(
+            sys, "_is_gil_enabled", lambda: True
+        )():  # what another thread has made goes when that thread, or the collector, comes to it
+            gc.collect()
         assert not any(ref() is not None for ref in seen)
 
 

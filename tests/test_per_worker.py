@@ -270,7 +270,13 @@ def test_what_closing_prints_is_seen(processes: dict[str, Any], capsys: pytest.C
     good, bad = parmap.per_worker(make), parmap.per_worker(fail)
     assert parallel(lambda _: good() + bad(), **{**processes, "workers": 1}).map([0]) == [3]
     parmap.shutdown()
-    wait_until(lambda: "closing" in (told := capsys.readouterr()).out and "ValueError: no end" in told.err)
+    told = ["", ""]
+
+    def has_come() -> bool:  # not all at once, maybe
+        told[:] = [before + text for before, text in zip(told, capsys.readouterr(), strict=True)]
+        return "closing" in told[0] and "ValueError: no end" in told[1]
+
+    wait_until(has_come)
 
 
 def test_tokens_anywhere_in_a_script(script: Script) -> None:
