@@ -274,6 +274,35 @@ def test_processes_that_need_the_same_bytes_at_the_same_time_share_them() -> Non
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+@pytest.mark.parametrize("users", [(1, 2), (2, 1)], ids=["asks", "answers"])
+def test_another_user_s_process_neither_gets_nor_gives_such_bytes(
+    users: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may connect to the name, or have it: then both fetch."""
+    fetched: list[str] = []
+    name, me = f"parmap-{os.urandom(16).hex()}", os.geteuid()
+    found: list[Part] = []
+    whose = iter(users)  # whom each side takes itself for, when it looks who the other is
+    monkeypatch.setattr(os, "geteuid", lambda: me if next(whose) == 1 else me + 1)
+
+    def ask() -> None:
+        found.append(shared(name, Numbers(), "buffer", lambda: fetched.append("asks") or memoryview(b"y" * 200_000)))
+
+    def fetch() -> memoryview:
+        fetched.append("answers")
+        other.start()
+        wait_until(lambda: names_like(name) > 1)
+        return memoryview(b"x" * 200_000)
+
+    other = threading.Thread(target=ask)
+    shared(name, Numbers(), "buffer", fetch)
+    other.join(30)
+
+    assert fetched == ["answers", "asks"]
+    assert found[0].holds(memoryview(b"y" * 200_000))
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_segment_of_another_process_is_taken_by_its_label() -> None:
     """Whoever is told where a segment is gets it; not another one, nor what is no segment, nor from another machine."""
     share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+import struct
 from collections import deque
 from contextlib import suppress
 from itertools import count
@@ -112,7 +113,7 @@ class Part(Numbered):
     def give(self, other: socket.socket) -> bool:
         """Send the segment to another process; false if there is none."""
         with other:
-            if self._fd >= 0:
+            if self._fd >= 0 and _is_ours(other):
                 socket.send_fds(other, [b"."], [self._fd])
             return self._fd >= 0
 
@@ -130,7 +131,7 @@ def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryvie
         except OSError:  # another one is at it, or there are no such names
             with suppress(OSError):
                 door.connect(f"\0{name}")
-                _, fds, _, _ = socket.recv_fds(door, 1, 1, CLOEXEC)
+                _, fds, _, _ = socket.recv_fds(door, 1, 1, CLOEXEC) if _is_ours(door) else (b"", [], 0, "")
                 if fds:
                     return Part(numbers, kind, fds[0])
             return Part(numbers, kind, fetch())
@@ -140,3 +141,9 @@ def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryvie
             while part.give(door.accept()[0]):
                 pass
         return part
+
+
+def _is_ours(peer: socket.socket) -> bool:
+    """Whether the same user is at the other end: anybody may connect to such names, or have them."""
+    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return bool(user == os.geteuid())
