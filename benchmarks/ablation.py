@@ -92,8 +92,8 @@ def _no_give_back() -> None:
     serve: Any = import_module("parmap.backends._processes.child.serve")
     original = serve.run
 
-    def run(*args: Any, **options: Any) -> Any:
-        return original(*args, **{**options, "budget": None})
+    def run(callee: Any, terms: Any, *args: Any, **options: Any) -> Any:
+        return original(callee, terms._replace(budget=None), *args, **options)
 
     _set(serve, "run", run)
 

@@ -7,14 +7,11 @@ results. For a second, that is; then it goes back to the system.
 
 from __future__ import annotations
 
-import functools
 import mmap
 import os
-import sys
 import time
 from collections import deque
 from contextlib import suppress
-from typing import Any
 
 from parmap.backends._processes.line.segments import is_unused
 
@@ -24,8 +21,6 @@ LARGE = 2 << 20
 HOLD = 1.0
 """Seconds after the last copy for which dropped memory is kept."""
 
-_HAS_HUGE_PAGES = hasattr(mmap, "MADV_HUGEPAGE") and sys.implementation.name == "cpython"
-_HUGE = 2 * LARGE if _HAS_HUGE_PAGES else sys.maxsize  # bytes that are sure to fill a huge page, wherever they begin
 _MOST = 64  # pieces of memory that are remembered: more would take longer to look through than they save
 _LARGEST = 256 << 20  # bytes of memory that are remembered
 
@@ -47,7 +42,7 @@ class Copies:
             MemoryError: the same.
         """
         if readonly:  # most often bytes, which are the result themselves
-            return memoryview(bytes(view) if view.nbytes < _HUGE else _huge_bytes(view))
+            return memoryview(bytes(view))
         if view.nbytes < LARGE:
             return memoryview(bytearray(view))
         piece = self._dropped(view.nbytes) or self._fresh(view.nbytes)
@@ -77,7 +72,7 @@ class Copies:
         except OSError:  # there is no more memory: what is kept may be what is missing
             self.forget()
             piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if _HAS_HUGE_PAGES:
+        if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # this system has none
                 piece.madvise(mmap.MADV_HUGEPAGE)
         return piece
@@ -109,26 +104,3 @@ copies = Copies()
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=copies.forget)
-
-
-def _huge_bytes(view: memoryview) -> bytes:
-    """A copy of *view*, made in huge pages if the system has them: `bytes` itself can't be told to."""
-    ctypes, new, advise = _from_c()
-    made: bytes = new(None, view.nbytes)
-    address = id(made) + bytes.__basicsize__ - 1  # where CPython has its content
-    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    advise(first, address + view.nbytes - first, mmap.MADV_HUGEPAGE)
-    memoryview((ctypes.c_char * view.nbytes).from_address(address)).cast("B")[:] = view
-    return made
-
-
-@functools.cache
-def _from_c() -> tuple[Any, Any, Any]:
-    """`ctypes`, what makes `bytes` that are still to be filled, and what tells the system how memory will be used."""
-    import ctypes
-
-    new = ctypes.pythonapi.PyBytes_FromStringAndSize
-    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_ssize_t]
-    advise = ctypes.CDLL(None).madvise
-    advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return ctypes, new, advise
