@@ -13,9 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._work import cpus as _cpus
 from parmap._work.place import PACKAGE
-from parmap._work.threads import undisturbed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,9 +35,11 @@ def environment(variables: Mapping[str, str], options: Options) -> dict[str, str
 
     A worker is sent later what changed since it began.
     """
+    from parmap._work import cpus  # only now: the template needs nothing of it
+
     chosen = {**variables, **(options.env or {})}
     # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
-    limit = chosen.get("OMP_NUM_THREADS", str(max(1, _cpus.cpu_count() // options.workers)))
+    limit = chosen.get("OMP_NUM_THREADS", str(max(1, cpus.cpu_count() // options.workers)))
     return dict.fromkeys(_BLAS, limit) | chosen
 
 
@@ -84,6 +84,8 @@ class Early:
 
     def __enter__(self) -> None:
         if self._options.backend == "processes":
+            from parmap._work.threads import undisturbed  # only now: see above
+
             undisturbed(self._start)
 
     def _start(self) -> None:
