@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from conftest import Script
 
@@ -45,6 +47,21 @@ def test_non_daemon_thread_maps_while_main_has_ended(script: Script) -> None:
     """)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "5050\n", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "result"), [("f.map([1, 2])", "[2, 3]"), ("f.submit(3).result()", "4"), ("list(f.imap([4]))", "[5]")]
+)
+def test_the_first_use_from_atexit(script: Script, call: str, result: str) -> None:
+    """A callback of atexit may be the first that uses parmap, though no thread can be started any more."""
+    done = script.run(f"""
+        import atexit
+        from parmap import parallel
+        f = parallel(lambda x: x + 1, workers=2)
+        atexit.register(lambda: print({call}))
+    """)
+
+    assert (done.stdout.strip(), done.stderr) == (result, "")
 
 
 def test_use_from_atexit(script: Script) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._work.place import PACKAGE
@@ -83,16 +84,14 @@ class Early:
         self._options = options
 
     def __enter__(self) -> None:
-        if self._options.backend == "processes":
+        if self._options.backend == "processes" and not sys.is_finalizing():  # then a thread would never run
             from parmap._work.threads import undisturbed  # only now: see above
 
-            undisturbed(self._start)
+            with suppress(OSError, RuntimeError):  # no process, no thread: that is told to whoever needs a worker
+                undisturbed(self._start)
 
     def _start(self) -> None:
-        try:
-            _early.append(_born(environment(os.environ, self._options)))
-        except OSError:  # it will be told to whoever needs a worker
-            pass
+        _early.append(_born(environment(os.environ, self._options)))
 
     def __exit__(self, *_: object) -> None:
         unneeded = take_early()
