@@ -16,6 +16,7 @@ import inspection
 import pytest
 
 import parmap
+from conftest import wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
