@@ -84,6 +84,8 @@ class Look:
         kept = self._kept
         if len(values) != len(kept):
             return False
+        if not any(map(is_not, values, kept)):  # asked before each task of `submit`, of functions that reach little
+            return True
         for value, known in compress(zip(values, kept, strict=True), map(is_not, values, kept)):
             kind = type(known)
             if kind is ref:

@@ -36,6 +36,7 @@ _ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
 )
 _FROZEN = frozenset({tuple, frozenset})
+_MADE_BY_CODE = 1 << 9  # `Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process
 
 ABSENT = object()
 """In the place of what is not there."""
@@ -130,7 +131,7 @@ class _Walk:
             return value
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
-            return ref(value)
+            return value if kind is type and not value.__flags__ & _MADE_BY_CODE else ref(value)
         if _goes_by_name(value, kind):
             return ref(value)
         table = self._table(value, kind) if kind is list or kind is dict or kind is set else None
