@@ -35,7 +35,8 @@ class Cost(NamedTuple):
 def cost_on_cluster(trip: float, workers: int) -> Cost:
     """What a cluster says, whose workers are a *trip* away, in seconds there and back; one client has to feed all."""
     aim = min(1.0, max(0.02, 20 * trip, 0.0005 * workers))
-    return Cost(aim=aim, depth=1, recalls=False, most=aim, floor=aim / 10)  # two trips, or more
+    floor = max(aim / 10, min(aim / 4, 5 * trip))  # a worker waits during each trip
+    return Cost(aim=aim, depth=1, recalls=False, most=aim, floor=floor)
 
 
 class Pace:
