@@ -1,4 +1,4 @@
-"""Every option, put together from decorator, environment, ``override`` and ``f.options()``.
+"""The options of a call, put together from decorator, environment, ``override`` and ``f.options()``; wrong names.
 
 The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
 because the environment and the context may have changed; `Settings.resolve` makes that cheap.

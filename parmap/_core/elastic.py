@@ -1,4 +1,4 @@
-"""What changes from outside, where somebody else keeps the workers alive: how many there may be, and what is lost."""
+"""Workers that somebody else keeps alive, as on a cluster: how many there may be now, and what is lost with a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheduler: which items go to which worker, when, and what becomes of their outcomes.
+"""The scheduler: which items go to which worker, when, and what becomes of them, also when their worker dies.
 
 Pure logic. It starts no thread, reads no clock (`now` is always an argument), does no I/O and knows nothing of
 processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries and what

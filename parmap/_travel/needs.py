@@ -1,4 +1,4 @@
-"""Which modules a function needs: those that can be imported once for all workers, before there are any."""
+"""Which modules a function needs, as far as its code tells: for `guess`, which has them imported before workers start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which variable of a function can't be pickled, and what to do about it."""
+"""The message where a function can't be pickled: which variable is why, and what to do about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions that came by value, made again.
+"""Functions that came by value, made again in a worker.
 
 cloudpickle could do it, but a worker that has nothing else of it to unpickle need not import it, which takes longer
 than to start the worker.

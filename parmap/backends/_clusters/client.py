@@ -1,4 +1,4 @@
-"""The client's side of a pool on a cluster: what goes out, what comes back, and how much the cluster can take."""
+"""The client's side of a pool on a cluster: its chunks, what comes back of them, and how much the cluster can take."""
 
 from __future__ import annotations
 

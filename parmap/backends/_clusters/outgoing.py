@@ -1,4 +1,4 @@
-"""The client's side of a pool on a cluster: what goes out, each thing once."""
+"""What a client sends besides items, each once: functions, their parts, broadcast values, modules, the initializer."""
 
 from __future__ import annotations
 

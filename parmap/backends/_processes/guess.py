@@ -1,4 +1,4 @@
-"""What the template imports though nobody asked for it: what the functions of calls need."""
+"""What the template imports though nobody named it (`preload="auto"`): what the functions of the first calls need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fresh interpreters: how one is started, with which environment; the first template, which can't start too soon.
+"""Fresh interpreters: how one is started, with which signals and environment (BLAS limits); a program's first of them.
 
 Nothing of this needs the rest of parmap, which takes as long to import as an interpreter to start: a program's first
 call does both at once.
