@@ -1,4 +1,4 @@
-"""Which modules a function needs, as far as its code tells: for `guess`, which has them imported before workers start."""
+"""Which modules a function needs, as far as its code tells: for `guess`, to be imported before workers start."""
 
 from __future__ import annotations
 

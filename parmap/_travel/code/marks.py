@@ -82,10 +82,9 @@ class Look:
             return False
         values = self._read(thing)
         kept = self._kept
-        if len(values) != len(kept):
-            return False
-        if not any(map(is_not, values, kept)):  # asked before each task of `submit`, of functions that reach little
-            return True
+        # The first is asked before each task of `submit`, and settles it for functions that reach little.
+        if not any(map(is_not, values, kept)) or len(values) != len(kept):
+            return len(values) == len(kept)
         for value, known in compress(zip(values, kept, strict=True), map(is_not, values, kept)):
             kind = type(known)
             if kind is ref:
