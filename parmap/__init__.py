@@ -125,7 +125,8 @@ def __getattr__(name: str) -> Any:
     try:
         module = _LAZY[name]
     except KeyError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name) from None
+        here = import_module(__name__)  # where Python looks for a name that is like it
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here) from None
     value = getattr(import_module(module), name)
     globals()[name] = value  # found at once the next time
     return value

@@ -125,6 +125,21 @@ def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:
         call([1], chunk_size=3)
 
 
+@pytest.mark.parametrize(
+    ("method", "given", "said"),
+    [
+        ("map", {"base": 2}, r"no argument 'base'.* same for all items: f\.partial\(base=…\)"),
+        ("map", {"buffersize": 2}, "no argument 'buffersize', as imap has"),
+        ("outcomes", {"return_exceptions": True}, "no argument 'return_exceptions', as map has"),
+        ("imap_unordered", {"ordered": True}, "no argument 'ordered', as outcomes has"),
+    ],
+)
+def test_an_argument_that_a_call_does_not_have(method: str, given: dict[str, Any], said: str) -> None:
+    """Whoever means an argument of the function is told how to give it, and of one of another method, which."""
+    with pytest.raises(TypeError, match=said):
+        getattr(parmap.parallel(int), method)(["10"], **given)
+
+
 def test_unknown_option_lists_all():
     """An option that is like no other is refused with the list of all."""
     with pytest.raises(TypeError, match="no option 'xyz'; it has backend, chunksize"):

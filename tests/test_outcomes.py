@@ -148,6 +148,7 @@ def test_what_cannot_travel_is_an_outcome(processes: dict[str, Any]):
     assert second.item is generator
     assert isinstance(third.error, parmap.SerializationError)
     assert item_of(third.error) == "results"
+    assert third.error.__notes__[-1].endswith("('results'): its result can't be sent")
 
 
 def test_an_object_handed_out_again_and_again(processes: dict[str, Any]):

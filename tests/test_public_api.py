@@ -49,9 +49,11 @@ def test_star_import():
 
 
 def test_unknown_name():
-    """A name that is not there is an AttributeError that says so."""
-    with pytest.raises(AttributeError, match="no attribute 'parallels'"):
+    """A name that is not there is an AttributeError that says so, and has what Python needs to say what was meant."""
+    with pytest.raises(AttributeError, match="no attribute 'parallels'") as caught:
         _ = parmap.parallels
+
+    assert (caught.value.name, caught.value.obj) == ("parallels", parmap)
 
 
 def test_errors_are_the_same():

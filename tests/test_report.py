@@ -71,6 +71,7 @@ def test_items_errors_and_time(backend: dict[str, Any]) -> None:
     assert known.sums["running"] > 0
     assert sum(known.spread.values()) == 5
     assert "inverse" in str(report)
+    assert repr(report) == str(report)
 
 
 @pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])

@@ -218,6 +218,14 @@ def test_an_initializer_that_raises_fails_the_call(processes: dict[str, Any], ho
     wait_until(lambda: not pids_of(function))
 
 
+def test_the_error_of_an_initializer_is_not_taken_for_that_of_an_item(backend: dict[str, Any]) -> None:
+    """A note says where it comes from."""
+    with pytest.raises(LookupError, match="no database") as caught:
+        parallel(square, initializer=init_raises, **backend).map([1])
+
+    assert caught.value.__notes__ == ["parmap: in the initializer"]
+
+
 def test_every_call_of_a_broken_pool_is_told_why() -> None:
     """Many tasks that wait for workers which can't start all fail with the reason."""
     function = parallel(square, workers=2, initializer=init_raises)

@@ -571,7 +571,7 @@ def test_a_breakpoint_says_how_to_debug(processes: dict[str, Any], monkeypatch: 
         return x
 
     function = parallel(stop, **processes)
-    with pytest.raises(RuntimeError, match=r'`with override\(backend="serial"\):`'):
+    with pytest.raises(RuntimeError, match=r'`with parmap\.override\(backend="serial"\):`'):
         function.map([1])
     monkeypatch.setenv("PYTHONBREAKPOINT", "0")
     assert function.map([1]) == [1]

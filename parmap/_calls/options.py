@@ -94,7 +94,9 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     for name in options:
         if name not in DEFAULTS:
-            raise TypeError(f"{where}() has no option {name!r}{_did_you_mean(name, DEFAULTS)}")
+            close = _close(name, DEFAULTS)
+            hint = f"did you mean {close}?" if close else f"it has {', '.join(sorted(DEFAULTS))}"
+            raise TypeError(f"{where}() has no option {name!r}; {hint}")
     return {name: OPTIONS[name].check(name, value) for name, value in options.items()}
 
 
@@ -103,10 +105,16 @@ def refuse_for_one_call(given: Mapping[str, Any]) -> NoReturn:
     name = next(iter(given))
     if name in DEFAULTS:
         raise TypeError(f"{name} is an option of the function, not of one call: use f.options({name}=…)")
-    taken = ("return_exceptions", "chunksize", "progress", "journal", "buffersize", "ordered")
-    raise TypeError(f"this call has no argument {name!r}{_did_you_mean(name, dict.fromkeys([*taken, *DEFAULTS]))}")
+    if name in _METHODS:
+        raise TypeError(f"this call has no argument {name!r}, as {_METHODS[name]} has")
+    if close := _close(name, [*_METHODS, "chunksize", "progress", "journal", *DEFAULTS]):
+        raise TypeError(f"this call has no argument {name!r}; did you mean {close}?")
+    raise TypeError(
+        f"this call has no argument {name!r}; to give the function one, the same for all items: f.partial({name}=…)"
+    )
 
 
+_METHODS = {"return_exceptions": "map", "buffersize": "imap", "ordered": "outcomes"}  # arguments, and who has them
 _ELSEWHERE = {
     **dict.fromkeys(("n_jobs", "processes", "num_cpus", "n_workers"), "workers"),
     "batch_size": "chunksize",
@@ -115,11 +123,11 @@ _ELSEWHERE = {
 }
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def _close(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, known, n=2, cutoff=0.7)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else f"; it has {', '.join(sorted(known))}"
+    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, dict.fromkeys(known), n=2, cutoff=0.7)
+    return " or ".join(map(repr, close))
 
 
 def check_together(options: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Voice: TypeAlias = Callable[[BaseException], BaseException]
     """Gives an error the form in which whoever waits for the task gets it."""
 
+IN_INITIALIZER = "parmap: in the initializer"
 _FRAMES = 100  # of a traceback that are shown, the innermost; to format one takes as long as many short tasks
 _CHAIN = 8  # causes of causes that travel as objects; the text of the traceback has them all
 
@@ -212,13 +213,13 @@ def _line(error: BaseException) -> str:
         return type(error).__name__  # a __str__ that raises must not hide the error
 
 
-def call_note(function: Any, mode: str, args: Any, item: int | None, what: str = "") -> str:
+def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
     """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
         call = describe(function, mode, args) if mode else f"{called(function)}(…)"
     except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
         call = "a task"
-    return "parmap: " + ("" if item is None else f"item {item}: ") + what + call
+    return "parmap: " + ("" if item is None else f"item {item}: ") + call
 
 
 def translate(error: BaseException, item: int | None = None) -> BaseException:

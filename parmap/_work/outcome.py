@@ -74,4 +74,4 @@ def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int
         args = items[index]
     except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
         args, mode = None, ""
-    return call_note(callee.function, mode, args, item, "the result can't be sent of ")
+    return call_note(callee.function, mode, args, item) + ": its result can't be sent"

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
-from parmap._travel.failure import is_foreign
+from parmap._travel.failure import IN_INITIALIZER, is_foreign, note
 from parmap._work.per_worker import here
 from parmap._work.seeds import preserved
 from parmap.backends._base import Backend, Broken, Event, run_here
@@ -42,6 +42,7 @@ class Serial(Backend):
                 except BaseException as error:
                     if is_foreign(error):
                         raise
+                    note(error, IN_INITIALIZER)
                     self._problem = error
         return ["caller"]
 

@@ -7,6 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.pace import Cost
+from parmap._travel.failure import IN_INITIALIZER, note
 from parmap._work.arithmetic import chosen, own
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
@@ -62,6 +63,7 @@ class Threads(Backend):
                 initializer(*self.options.initargs)
                 own.arithmetic = chosen(None)
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+                note(error, IN_INITIALIZER)
                 problem = error
         while (task := tasks.get()) is not None:
             self._events.put(run_here(*task) if problem is None else Broken(problem))

@@ -13,7 +13,7 @@ from parmap._travel.text import called, reason_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_WAY_OUT = "make it in the task itself, or in an initializer=, or give the task what it takes to make one"
+_WAY_OUT = "make it in the task, or once in each worker by parmap.per_worker"
 
 
 def blame(function: Any, error: BaseException) -> str:

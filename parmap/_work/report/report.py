@@ -56,6 +56,8 @@ class Report:
         with self._gathered.held() as known:
             return summary(known)
 
+    __repr__ = __str__  # at a prompt, and under a cell
+
     def summary(self, file: TextIO | None = None) -> None:
         """Print it, for a terminal, to *file* or else the standard output."""
         print(self, file=file)

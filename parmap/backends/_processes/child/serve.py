@@ -19,7 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_value import go_home, initialize
-from parmap._travel.failure import encode, translate
+from parmap._travel.failure import IN_INITIALIZER, encode, note, translate
 from parmap._travel.pack import Pack
 from parmap._travel.payload import pack
 from parmap._work import place as _place
@@ -144,8 +144,11 @@ class _Worker:
                 find, args, initargs = message.pack[0]
                 self._world.initialize(lambda: initialize(find(*args), initargs))
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+            problem = translate(error)
+            if not self._problem:
+                note(problem, IN_INITIALIZER)
             self._output.flush()
-            self._channel.send("broken", marshal.dumps(encode(translate(error))))
+            self._channel.send("broken", marshal.dumps(encode(problem)))
             return
         self._channel.send("ready", self._pid)
 

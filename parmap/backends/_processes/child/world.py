@@ -154,5 +154,5 @@ def _explain_breakpoint(*args: Any, **kwargs: Any) -> Any:
     if os.environ.get("PYTHONBREAKPOINT", "") not in {"", "pdb.set_trace"}:
         return sys.__breakpointhook__(*args, **kwargs)  # noqa: T100 - as Python does
     raise RuntimeError(
-        'breakpoint() has no terminal in a worker: debug in your own process, `with override(backend="serial"):`'
+        'breakpoint() has no terminal in a worker: debug in your own process, `with parmap.override(backend="serial"):`'
     )
