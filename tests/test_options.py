@@ -132,6 +132,7 @@ def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:
         ("map", {"buffersize": 2}, "no argument 'buffersize', as imap has"),
         ("outcomes", {"return_exceptions": True}, "no argument 'return_exceptions', as map has"),
         ("imap_unordered", {"ordered": True}, "no argument 'ordered', as outcomes has"),
+        ("map_async", {"journal": "file"}, "no argument 'journal', as map has"),
     ],
 )
 def test_an_argument_that_a_call_does_not_have(method: str, given: dict[str, Any], said: str) -> None:

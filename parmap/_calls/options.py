@@ -107,14 +107,15 @@ def refuse_for_one_call(given: Mapping[str, Any]) -> NoReturn:
         raise TypeError(f"{name} is an option of the function, not of one call: use f.options({name}=…)")
     if name in _METHODS:
         raise TypeError(f"this call has no argument {name!r}, as {_METHODS[name]} has")
-    if close := _close(name, [*_METHODS, "chunksize", "progress", "journal", *DEFAULTS]):
+    if close := _close(name, [*_METHODS, *DEFAULTS]):
         raise TypeError(f"this call has no argument {name!r}; did you mean {close}?")
     raise TypeError(
         f"this call has no argument {name!r}; to give the function one, the same for all items: f.partial({name}=…)"
     )
 
 
-_METHODS = {"return_exceptions": "map", "buffersize": "imap", "ordered": "outcomes"}  # arguments, and who has them
+# Arguments of a call that not all methods have, and one that has it.
+_METHODS = {"return_exceptions": "map", "journal": "map", "buffersize": "imap", "ordered": "outcomes"}
 _ELSEWHERE = {
     **dict.fromkeys(("n_jobs", "processes", "num_cpus", "n_workers"), "workers"),
     "batch_size": "chunksize",
