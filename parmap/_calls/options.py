@@ -127,7 +127,7 @@ _ELSEWHERE = {
 def _close(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, dict.fromkeys(known), n=2, cutoff=0.7)
+    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, known, n=2, cutoff=0.7)
     return " or ".join(map(repr, close))
 
 
