@@ -167,6 +167,8 @@ class FakeBackend(Backend):
         self.starts = "all"  # or "one", "none", "broken": what comes of attempts to start workers
         self.most = NO_LIMIT  # items that fit into a chunk
         self.is_used = False
+        self.signals_are_late = False
+        self._late: Running | None = None
 
     def grow(self, count: int) -> list[Hashable]:
         """Start workers, if the test lets it."""
@@ -222,9 +224,21 @@ class FakeBackend(Backend):
                 running.limit = limit
 
     def cut(self, chunk: Chunk) -> None:
-        """Tell which one of a block runs: its first."""
+        """Tell which one of a block runs: its first; later, if signals come late."""
         running = self._running(chunk)
-        if running and running.place and running.place[1] > 1:
+        if self.signals_are_late:
+            self._late = running
+        elif running is not None:
+            self._cut(running)
+
+    def let_signals_through(self) -> None:
+        """From now on; the last one of those that were late comes now, if its block still runs."""
+        self.signals_are_late, late = False, self._late
+        if late is not None and any(late in worker.chunks[:1] for worker in self.workers.values()):
+            self._cut(late)
+
+    def _cut(self, running: Running) -> None:
+        if running.place and running.place[1] > 1:
             for fate in running.fates[running.place[0] + 1 : running.ran]:
                 fate.runs -= 1
             running.place = (running.place[0], 1)

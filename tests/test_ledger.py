@@ -271,6 +271,14 @@ class Core(RuleBasedStateMachine):
     def fits(self, most: int) -> None:
         self.backend.most = most
 
+    @rule(late=st.booleans())
+    def signals(self, *, late: bool) -> None:
+        """A worker that runs a block learns at once, or later, that it shall end it."""
+        if late:
+            self.backend.signals_are_late = True
+        else:
+            self.backend.let_signals_through()
+
     @precondition(lambda self: any(not worker.is_ready for worker in self.backend.workers.values()))
     @rule(data=st.data())
     def get_ready(self, data: st.DataObject) -> None:

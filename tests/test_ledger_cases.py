@@ -187,3 +187,28 @@ def test_parts_of_a_chunk():
         for left in list(job.flight):
             ledger.report(Report(left.number, len(left.items), None, {}, 0.1), 100.4)
     assert len(job.sink.outcomes) == 10
+
+
+def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
+    """A busy worker tells late which item of a block it runs: those behind that one are wanted still."""
+    desk = Desk()
+    desk.job(400)
+    slow, quick = desk.backend.workers.values()
+    desk.backend.signals_are_late = True
+    slow.chunks[0].step(3, desk.now)
+    block = slow.chunks[0].fates[:3]
+    for _ in range(1000):
+        while quick.chunks:
+            desk.do(quick)
+        desk.now += 0.001
+        desk.turn()
+    assert [fate.outcome for fate in block] == [None] * 3
+
+    desk.backend.let_signals_through()
+    for _ in range(4000):
+        while quick.chunks:
+            desk.do(quick)
+        desk.now += 0.001
+        desk.turn()
+
+    assert [fate.outcome for fate in block] == [None, "ok", "ok"]

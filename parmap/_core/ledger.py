@@ -220,9 +220,9 @@ class Ledger:
             return
         limit = place[0] + place[1] if place else 0
         self._recall(chunk, limit)
-        self._at_for(chunk, now + SETTLE, lambda chunk, later: self._confirm(chunk, limit, later))
+        self._at_for(chunk, now + SETTLE, lambda chunk, later: self._confirm(chunk, limit, later, pause))
 
-    def _confirm(self, chunk: Chunk, limit: int, now: float) -> None:
+    def _confirm(self, chunk: Chunk, limit: int, now: float, pause: float) -> None:
         """See whether the worker will stop before item *limit*; if so, the items from there on wait again."""
         if chunk.job.closed:  # a closed job wants all of it back, for good
             return
@@ -230,11 +230,14 @@ class Ledger:
         if place is not None and not place[1]:  # it came to its end, or to the limit: its report will tell
             return
         if place is not None and place[0] + place[1] > limit:  # it went on: no hostages, then
-            self._recall(chunk, NO_LIMIT)
+            self._recall(chunk, len(chunk.items))
             chunk.recalled = False
             chunk.sent = now
             return
         self.scheduler.trim(chunk, limit)
+        if place is not None and place[1] > 1:
+            # No signal came through: the task holds it up, or the machine is busy. The rest of its block is wanted, too.
+            self._at_for(chunk, now + pause, lambda chunk, later: self._rescue(chunk, later, 2 * pause))
         if not limit:
             # Nobody waits for it. But it keeps its place until the worker, which may be slow, has read the
             # limit: a chunk that took the place would write its own there, and these items would run a second time.
