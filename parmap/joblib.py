@@ -13,10 +13,13 @@ Example:
 from __future__ import annotations
 
 import operator
+import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._calls.options import resolve
 from parmap._engine import pools as _pools
+from parmap._results.callbacks import Callbacks
 from parmap._results.futures import notify
 from parmap.errors import BackendUnavailableError
 
@@ -87,7 +90,7 @@ class ParmapBackend(_Base):
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         _check(options)
         self._given = options
-        self._unfinished: set[Future[Any]] = set()
+        self._unfinished: dict[Future[Any], Any] = {}
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many workers joblib's *n_jobs* means; 1 where work is done in the calling thread."""
@@ -117,12 +120,15 @@ class ParmapBackend(_Base):
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Start a batch, and have *callback* called with its future."""
         future = _pools.submit(operator.call, (func,), {}, self._options)
-        self._unfinished.add(future)
+        self._unfinished[future] = getattr(callback, "parallel", None)
         # Not in this thread, even if the batch has ended by now: the callback starts the next one.
-        notify(self._unfinished.discard, future)
-        if callback is not None:
-            notify(callback, future)
+        notify(partial(self._end, callback), future, _call_apart)
         return future
+
+    def _end(self, callback: Callable[[Any], object] | None, future: Future[Any]) -> None:
+        self._unfinished.pop(future, None)
+        if callback is not None:
+            callback(future)
 
     apply_async = submit  # its name before joblib 1.5
 
@@ -132,8 +138,9 @@ class ParmapBackend(_Base):
 
     def abort_everything(self, ensure_ready: bool = True) -> None:  # noqa: ARG002 - the pool stays ready
         """Stop what this backend has started; the workers serve others."""
-        for future in list(self._unfinished):
-            future.cancel()
+        for future, parallel in list(self._unfinished.items()):
+            if getattr(parallel, "_aborting", True):  # one inside the input of another may share this backend with it
+                future.cancel()
 
     def terminate(self) -> None:
         """Forget the call. The pool is not this backend's: it stops by itself when nobody uses it."""
@@ -142,6 +149,32 @@ class ParmapBackend(_Base):
     def get_nested_backend(self) -> tuple[Any, None]:
         """What joblib uses inside a worker: the worker."""
         return _parallel.SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+
+_callers: list[Callbacks] = []  # that have nothing to do
+
+
+def _call_apart(callback: Callable[[Any], object], future: Future[Any]) -> None:
+    """Have a callback called by a thread that nothing else waits for.
+
+    It reads the input of the next batch, where another `Parallel` may wait for callbacks of its own.
+    """
+    try:
+        caller = _callers.pop()
+    except IndexError:
+        caller = Callbacks()
+
+    def call(future: Future[Any]) -> None:
+        try:
+            callback(future)
+        finally:
+            _callers.append(caller)
+
+    caller.run(call, future)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_callers.clear)  # their threads are not there
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -230,6 +230,21 @@ def test_broadcast(cluster: Any, tmp_path: Path, way: str):
     assert len((tmp_path / "packed").read_text()) <= 2
 
 
+def test_broadcast_in_an_initializer(cluster: Any):
+    """A broadcast value, or what each worker makes once, may be used by an initializer, or be among its arguments."""
+    captured, given = parmap.broadcast("captured "), parmap.broadcast("given ")
+    lose_file_of(captured)
+    lose_file_of(given)
+    each = parmap.per_worker(lambda: ["made"])
+
+    def begin(also: Any) -> None:
+        os.environ["BEGUN"] = captured.value + also.value + each().pop()
+
+    f = parallel(lambda _: (os.environ["BEGUN"], each()), backend=cluster.name, initializer=begin, initargs=(given,))
+
+    assert f.map([0]) == [("captured given made", [])]
+
+
 def test_broadcast_that_comes_back(cluster: Any):
     """A task that returns a broadcast value returns the program's object."""
     shared = parmap.broadcast([1])

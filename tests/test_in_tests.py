@@ -162,3 +162,35 @@ def test_collected_by_pytest(script: Script):
     assert "2 failed, 3 passed" in run.stdout, run.stdout
     assert "assert 3 == 4" in run.stdout
     assert "an example that fails" in run.stdout
+
+
+def test_outcomes_of_tasks(script: Script):
+    """A task skips the test that runs it, or makes it fail, or be expected to."""
+    run = script.run(
+        """
+        import unittest
+        import pytest
+        import parmap
+
+        @parmap.parallel(workers=2)
+        def end(how):
+            how("why")
+
+        def skip(why):
+            raise unittest.SkipTest(why)
+
+        @pytest.mark.parametrize("how", [pytest.skip, skip, pytest.fail, pytest.xfail])
+        @pytest.mark.parametrize("backend", ["processes", "threads", "serial"])
+        def test_end(how, backend):
+            with parmap.override(backend=backend):
+                end.map([how])
+
+        def test_expected():
+            with pytest.raises(pytest.fail.Exception, match="why"):
+                end.map([pytest.fail])
+        """,
+        args=("-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"),
+        timeout=100,
+    )
+
+    assert "3 failed, 1 passed, 6 skipped, 3 xfailed" in run.stdout, run.stdout

@@ -198,6 +198,44 @@ def test_nested(two: Any, inside: dict[str, Any]):
         assert inner == {outer}
 
 
+@pytest.mark.parametrize(
+    ("inside", "pre_dispatch"), [({"backend": "parmap"}, "2*n_jobs"), ({}, "all")], ids=["its own", "shared"]
+)
+def test_inside_the_input(two: Any, inside: dict[str, Any], pre_dispatch: str):
+    """`Parallel` may make the input of another one, whichever thread reads that, with its own backend or the same."""
+
+    def calls() -> Iterator[Any]:
+        for n in range(12):
+            yield delayed(tasks.square)(
+                sum(joblib.Parallel(n_jobs=2, **inside)(delayed(tasks.square)(x) for x in range(n)))
+            )
+
+    found = two(batch_size=1, pre_dispatch=pre_dispatch)(calls())
+
+    assert found == [sum(x * x for x in range(n)) ** 2 for n in range(12)]
+
+
+def test_results_as_input(two: Any):
+    """The results of one `Parallel` may be the input of another, as they come."""
+    squares = two(return_as="generator", batch_size=1)(delayed(tasks.square)(x) for x in range(50))
+
+    assert two(batch_size=1)(delayed(tasks.square)(x) for x in squares) == [x**4 for x in range(50)]
+
+
+def test_error_inside_the_input(two: Any, tmp_path: Path):
+    """One that makes the input of another may fail, and stops its own tasks only."""
+    done = tmp_path / "done"
+
+    def calls() -> Iterator[Any]:
+        yield delayed(tasks.wait_for)(str(done))
+        yield delayed(tasks.square)(2)
+        with pytest.raises(ValueError, match="seven"):
+            two(batch_size=1)(delayed(tasks.fail)(x) for x in ["seven"] * 3)
+        done.touch()
+
+    assert two(batch_size=1, pre_dispatch="all")(calls())[1:] == [4]
+
+
 def test_inside_a_parallel_function():
     """So it does in a worker of a decorated function."""
     ((outer, inner),) = parallel(tasks_of_libraries.joblib_in_joblib, workers=2).map(

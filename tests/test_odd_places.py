@@ -6,6 +6,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from inspection import is_gone, kill
+
+from conftest import wait_until
 
 if TYPE_CHECKING:
     from conftest import Script
@@ -130,6 +133,38 @@ def test_a_fork_from_a_thread_while_others_submit(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("[0, 0, 0, 0, 0] []\n", "")
+
+
+def test_a_fork_while_the_first_template_starts(script: Script) -> None:
+    """A child that is forked meanwhile, and lives on, keeps nothing alive when the program is killed."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
+    process = script.start("""
+        import os, signal, sys, threading, time
+        from parmap import parallel
+
+        children = []
+
+        def fork(event, args):
+            if event == "os.posix_spawn" and not children:
+                children.append(os.fork())
+                if not children[0]:
+                    time.sleep(100)
+                    os._exit(0)
+
+        sys.addaudithook(fork)
+        parent = parallel(os.getppid, workers=2).submit().result()
+        print(children[0], parent, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert process.stdout is not None
+    child, template = map(int, process.stdout.readline().split())
+    process.wait(20)
+    try:
+        wait_until(lambda: is_gone(template))
+        assert not is_gone(child)
+    finally:
+        kill(child)
+        process.communicate()
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

@@ -134,6 +134,19 @@ class Counted:
             log.write("sent\n")
 
 
+def test_used_by_an_initializer(backend: dict[str, Any]) -> None:
+    """An initializer may use the object, captured or given, before any task does."""
+    captured, given = parmap.per_worker(list), parmap.per_worker(list)
+
+    def begin(other: Any) -> None:
+        captured().append("begun")
+        other().append("too")
+
+    use = parallel(lambda _: (captured(), given()), **backend, initializer=begin, initargs=(given,))
+
+    assert use.map([0]) == [(["begun"], ["too"])]
+
+
 def test_factory_travels_once(processes: dict[str, Any], log: Path) -> None:
     """However many tasks are given a token, its factory travels once to each worker."""
     captured = Counted(log)

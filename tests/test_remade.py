@@ -180,6 +180,65 @@ def test_formats_and_the_system_s_randomness(script: Script) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_structures_of_c(script: Script, method: str) -> None:
+    """Structures, unions and arrays of a script go there and come back, with their layout; one changed, as it is now."""
+    run = script.run(f"""
+        import ctypes
+        from ctypes import c_char, c_int, c_short, c_uint16
+        import parmap
+
+        class Number(ctypes.Union):
+            _fields_ = [("whole", c_int), ("raw", c_char * 4)]
+
+        class Point(ctypes.Structure):
+            _anonymous_ = ["number"]
+            _fields_ = [("number", Number), ("low", c_short, 3), ("high", c_short, 5), ("x", c_int * 2)]
+
+            def total(self):
+                return self.whole + self.high + sum(self.x)
+
+        class Named(Point):
+            _fields_ = [("name", c_char * 8)]
+
+        Function = ctypes.CFUNCTYPE(c_int, c_int, use_errno=True)
+
+        class Node(ctypes.Structure):
+            pass
+
+        Node._fields_ = [("value", c_int), ("next", ctypes.POINTER(Node)), ("call", Function)]
+
+        class Header(ctypes.BigEndianStructure):
+            _pack_ = 1
+            _layout_ = "ms"
+            _fields_ = [("kind", c_char), ("sizes", c_uint16 * 2), ("length", c_int)]
+
+        Pair = Point * 2
+
+        def look(what):
+            chain = Node(1, ctypes.pointer(Node(2, None, Function(lambda x: -x))))
+            return what, Pair(what, what)[1].total(), chain.next.contents.call(2)
+
+        look = parmap.parallel(look, workers=1, start_method={method!r})
+
+        def header(what):
+            return bytes(what), what.sizes[1], ctypes.sizeof(what)
+
+        given = Named(Number(7), 1, 2, (3, 4), b"name")
+        (back, total, value), = look.map([given])
+        print(type(back) is Named, back.name, total, value)
+        (back, *_), = look.map([Point(Number(1))])
+        print(type(back) is Point, back.whole)
+        Point.total = lambda self: -1
+        print(look.submit(given).result()[1])
+        headers = Header(b"a", (1, 2), 3)
+        print(parmap.parallel(header, workers=1).map([headers]) == [header(headers)], header(headers)[2])
+        print([list(each) for each in parmap.parallel(lambda x: x, workers=1).map([(c_int * 3)(1, 2, 3)])])
+    """)
+
+    assert run.stdout.splitlines() == ["True b'name' 16 -2", "True 1", "-1", "True 9", "[[1, 2, 3]]"], run.stderr
+
+
 def test_types_of_a_script(script: Script) -> None:
     """New types, and parameters of types, in annotations and as values; `type` statements where there are any."""
     done = script.run("""

@@ -376,10 +376,14 @@ def tell_late() -> bool:
     return not _late
 
 
-def notify(fn: Callable[[Any], object], future: Future[Any]) -> None:
-    """Call `fn(future)` when it has ended, never in the calling thread, which may hold a lock that *fn* wants."""
-    if not future.watch(lambda: callbacks.run(fn, future)):
-        callbacks.run(fn, future)
+def notify(
+    fn: Callable[[Any], object],
+    future: Future[Any],
+    run: Callable[[Callable[[Any], object], Future[Any]], object] = callbacks.run,
+) -> None:
+    """Have `fn(future)` *run* when it has ended, never in the calling thread, which may hold a lock that *fn* wants."""
+    if not future.watch(lambda: run(fn, future)):
+        run(fn, future)
 
 
 def forget_waiters() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_value import cloud_dumps, is_by_value, variables_of
+from parmap._travel.code.classes import is_made_with_class
 from parmap._travel.text import called, reason_of
 
 if TYPE_CHECKING:
@@ -53,5 +54,5 @@ def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(thing, FunctionType):
             yield from ((f"the {kind} {name!r}", value) for kind, name, value in variables_of(thing))
         for name, value in vars(thing).items():
-            if name != "_abc_impl" and not isinstance(value, (GetSetDescriptorType, MemberDescriptorType)):
+            if name != "_abc_impl" and not is_made_with_class(value):
                 yield f"the attribute {name!r}", getattr(value, "__func__", getattr(value, "fget", value))

@@ -118,10 +118,10 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         reference = pickler.classes(thing)
         if reference is not None:
             return reference
-    if kind is FunctionType or kind is _LRU_CACHE:
+    if kind is FunctionType or kind is _LRU_CACHE or issubclass(kind, type):
         name = name_of(thing)
         if name is not None:
-            return (by_name, name) if name[2] else NotImplemented
+            return (by_name, name) if name[2] or name[0] != thing.__module__ else NotImplemented
         if kind is _LRU_CACHE:  # which pickle only knows by name
             return _cached, (thing.__wrapped__, thing.cache_parameters())
     remade = (pickler.fresh and remake_fresh(thing)) or remake(thing)
@@ -183,7 +183,7 @@ def is_by_value(thing: Any) -> bool:
 
     if isinstance(thing, type) and (thing.__module__ == "builtins" or thing in cloudpickle._BUILTIN_TYPE_NAMES):  # noqa: SLF001
         return False
-    if type(thing) is FunctionType and name_of(thing) is not None:
+    if isinstance(thing, (FunctionType, type)) and name_of(thing) is not None:
         return False
     return is_only_here(thing) or not cloudpickle._should_pickle_by_reference(thing)  # noqa: SLF001 - no public way
 

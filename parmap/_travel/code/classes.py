@@ -6,6 +6,7 @@ import pickle
 import sys
 from contextlib import contextmanager
 from functools import partial
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -49,7 +50,30 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             )
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
+    ctypes = sys.modules.get("_ctypes")
+    if ctypes is not None and issubclass(cls, (ctypes.Structure, ctypes.Union)):
+        for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
+            del state[0][name]
+        fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
+
+
+def is_made_with_class(attribute: Any) -> bool:
+    """Whether an attribute of a class is there as soon as the class is: that of a slot, or of a field in C."""
+    kind = type(attribute)
+    return kind in _OF_SLOTS or (kind.__module__, kind.__name__) == ("_ctypes", "CField")
+
+
+_OF_SLOTS = frozenset({GetSetDescriptorType, MemberDescriptorType})
+
+
+def _fill_structure(
+    fill: Callable[..., object], fields: Any, cls: Any, state: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    """Give a class of `ctypes` its attributes, then its fields, which are final, and laid out as the others say."""
+    fill(cls, state)
+    if fields is not None and "_fields_" not in vars(cls):
+        cls._fields_ = fields
 
 
 def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._travel.code.by_value import globals_of, is_by_value
-from parmap._travel.code.classes import tracker_of
+from parmap._travel.code.classes import is_made_with_class, tracker_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
+from parmap._travel.code.remade import remake
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,7 +122,7 @@ class _Walk:
             self.things.append(thing)
             if is_by_value(thing):
                 self._queue.append(thing)
-                if isinstance(thing, type):
+                if isinstance(thing, type) and remake(thing) is None:
                     self.classes.append(thing)
         return place
 
@@ -269,12 +270,13 @@ def _spread_dict(values: dict[Any, Any] | None) -> Iterator[Any]:
 
 def _read_class(cls: type) -> list[Any]:
     values: list[Any] = [type(cls), *_spread(cls.__bases__)]
+    is_of_c = "_fields_" in vars(cls)  # a structure of ctypes
     for name, value in vars(cls).items():
         kind = type(value)
         if name in _OF_OTHERS:
             continue
         values.append(name)
-        if kind is GetSetDescriptorType or kind is MemberDescriptorType:  # made with the class, of its slots
+        if kind is GetSetDescriptorType or kind is MemberDescriptorType or (is_of_c and is_made_with_class(value)):
             values.append(kind)
         elif kind is staticmethod or kind is classmethod:
             values += (kind, value.__func__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from operator import mul
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -25,15 +26,18 @@ _cached_property = functools.cached_property
 def remake(thing: Any) -> tuple[Any, ...] | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
+    module = kind.__module__
     if kind is _cached_property:
         return _make_cached_property, (thing.func, thing.attrname)
     if kind is FunctionType and thing.__code__ is _DISPATCHING:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if (made := _SIMPLE.get((kind.__module__, kind.__name__))) is not None:
+    if (made := _SIMPLE.get((module, kind.__name__))) is not None:
         return kind, made(thing)
-    if kind.__module__ == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
+    if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
+        return _of_ctypes(thing)
+    if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
         return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
     return None
 
@@ -43,6 +47,31 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
     ("random", "SystemRandom"): lambda _: (),
 }
 """What is made of its class and these arguments, but refuses to be pickled."""
+
+
+_OF_PYTHON, _WITH_ERRNO = 4, 8  # flags of a function in C
+
+
+def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
+    """What makes a class of `ctypes` that has no name of its own; `None` for others."""
+    import ctypes
+
+    for base in (ctypes.Structure, ctypes.Union):
+        if type(base) is cls:
+            return type, (base,)
+    bases = cls.__bases__
+    if bases == (ctypes.Array,) and cls is cls._type_ * cls._length_:
+        return mul, (cls._type_, cls._length_)
+    if bases == (ctypes._Pointer,) and cls is ctypes.POINTER(cls._type_):  # noqa: SLF001 - no public name
+        return ctypes.POINTER, (cls._type_,)
+    if bases == (ctypes._CFuncPtr,):  # type: ignore[attr-defined]  # noqa: SLF001 - as above
+        make: Any = ctypes.PYFUNCTYPE if cls._flags_ & _OF_PYTHON else ctypes.CFUNCTYPE
+        options = {"use_errno": True} if cls._flags_ & _WITH_ERRNO else {}
+        return functools.partial(make, **options), (cls._restype_, *cls._argtypes_)
+    for order, other in (("__ctype_le__", "__ctype_be__"), ("__ctype_be__", "__ctype_le__")):
+        if getattr(cls, order, None) is cls and name_of(cls) is None:  # a number with its bytes in the other order
+            return getattr, (getattr(cls, other), order)
+    return None
 
 
 def _of_typing(thing: Any, kind: type) -> tuple[Any, ...] | None:

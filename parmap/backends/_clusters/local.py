@@ -11,8 +11,7 @@ from parmap.backends._processes.pool import Processes
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parmap._travel.pack import Pack
-    from parmap.backends._processes.functions import Functions
+    from parmap.backends._processes.functions import Functions, InitializerPack
     from parmap.backends._processes.line.channel import Message
     from parmap.backends._processes.worker import Worker
 
@@ -22,18 +21,18 @@ class Local(Processes):
 
     leases = False
 
-    def __init__(self, options: Any, initializer: Pack | None) -> None:
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         # Chunks come from far away, one for each worker: what is to be shared out evenly is so already.
         self.cost = self.cost._replace(aim=0.05, most=0.1, floor=0.05)
-        self._setup = initializer
+        self.initializer: InitializerPack | None = None
         self._parked: list[Hashable] = []
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # what tasks have printed and logged
         self._room = ROOM
         self._is_full = False
 
-    def _initializer(self) -> Pack | None:
-        return self._setup
+    def _initializer(self) -> InitializerPack | None:
+        return self.initializer
 
     def grow(self, count: int) -> list[Hashable]:
         """Those that were parked come first."""

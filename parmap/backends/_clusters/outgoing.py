@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import time
 import uuid
@@ -14,9 +13,8 @@ from parmap._travel.broadcast import Broadcast
 from parmap._work.per_worker import PerWorker
 from parmap.backends._base import Backend
 from parmap.backends._clusters.site import zipped
-from parmap.backends._clusters.wire import INITIALIZER, SHIPPED, Sent, Setup, to_wire
+from parmap.backends._clusters.wire import SHIPPED, Sent, Setup
 from parmap.backends._processes.functions import Functions
-from parmap.backends._processes.staff import packed_initializer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
-    from parmap.backends._processes.functions import ClassPack, FactoryPack
+    from parmap.backends._processes.functions import ClassPack, FactoryPack, InitializerPack
     from parmap.backends._processes.line.parts import Part
 
 INLINE = 16 * 1024
@@ -54,6 +52,7 @@ class Outgoing(Backend):
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
         self._functions = FarFunctions()
+        self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
         self._has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
@@ -87,20 +86,16 @@ class Outgoing(Backend):
         self.pool = uuid.uuid4().hex
         self.lanes.clear()
         self._functions.clear()
+        self._initializer = None
         self._places.clear()
         self._has_missed = False
 
     def _setup(self) -> Setup:
-        initializer = shipped = None
-        if self.options.initializer is not None:
-            initializer = self._place(INITIALIZER, self._packed_initializer)
-        if self._ship:
-            shipped = self._place(SHIPPED, lambda: zipped(self._ship))
+        if self._initializer is None:
+            self._initializer = self._functions.prepare_initializer(self.options)
+        initializer = None if self._initializer is None else self._sent(self._initializer)
+        shipped = self._place(SHIPPED, lambda: zipped(self._ship)) if self._ship else None
         return Setup(self.pool, self._abroad, initializer, shipped)
-
-    def _packed_initializer(self) -> bytes:
-        packed = packed_initializer(self.options)
-        return b"" if packed is None else pickle.dumps(to_wire(packed), pickle.HIGHEST_PROTOCOL)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
         parts = tuple((part.number, part.kind, self._place_of(part)) for part in pack.parts)

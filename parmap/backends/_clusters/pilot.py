@@ -7,7 +7,6 @@ run in processes below this one, which runs none of the user's code.
 from __future__ import annotations
 
 import os
-import pickle
 import tempfile
 import threading
 import time
@@ -25,13 +24,12 @@ from parmap.backends._base import Broken, Died, Ready, Report
 from parmap.backends._clusters.local import Local
 from parmap.backends._clusters.sink import ChunkSink
 from parmap.backends._clusters.wire import (
-    INITIALIZER,
     SHIPPED,
     Told,
     from_wire,
     items_of,
 )
-from parmap.backends._processes.functions import FactoryPack, FunctionCall
+from parmap.backends._processes.functions import FactoryPack, FunctionCall, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
 from parmap.backends._processes.line.segments import take
 
@@ -62,10 +60,7 @@ def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> 
     with _lock:
         pilot = _pilots.get(setup.pool)
         if pilot is None or pilot.closed:
-            try:
-                pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
-            except LookupError:
-                return Told(missing=(INITIALIZER,))
+            pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
     return pilot.run(order)
 
 
@@ -110,8 +105,7 @@ class Pilot:
         self._fetch = fetch
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        initializer = None if setup.initializer is None else from_wire(pickle.loads(self._get(setup.initializer)))
-        self._backend = Local(options, initializer)
+        self._backend = Local(options)
         self._backend.post = self._post
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
@@ -134,6 +128,7 @@ class Pilot:
             with self._turn:
                 call, missing = self._call_of(order.function)
                 needs = self._factories_of(order.needs, missing)
+                self._find_initializer(order.setup.initializer, missing)
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
@@ -235,6 +230,13 @@ class Pilot:
                 if known is not None:
                     self._factories[each.key] = known
         return [self._factories[each.key] for each in sent if each.key in self._factories]
+
+    def _find_initializer(self, sent: Sent | None, missing: list[int]) -> None:
+        if sent is not None and self._backend.initializer is None:
+            origin = self._backend.origin
+            made = self._made(sent, missing, lambda packed, parts: InitializerPack(origin, packed, parts))
+            if not missing:
+                self._backend.initializer = made
 
     def _get(self, place: Any) -> bytes | memoryview:
         return place if type(place) is bytes else self._fetch(place)

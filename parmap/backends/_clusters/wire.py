@@ -82,14 +82,13 @@ class Setup(NamedTuple):
 
     pool: str
     options: dict[str, Any]
-    initializer: Any
-    """Where it is, if there is one."""
+    initializer: Sent | None
     shipped: Any
     """Where the zip file with the modules is that workers lack, if there are any."""
 
 
-INITIALIZER, SHIPPED = -1, -2
-"""The numbers of these, as functions and their parts have numbers."""
+SHIPPED = -1
+"""Its number, as functions and their parts have numbers."""
 
 
 class Sent(NamedTuple):

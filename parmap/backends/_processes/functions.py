@@ -23,7 +23,7 @@ from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.marks import Table
 from parmap._travel.code.reach import apart_of, mark
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import dump_function, dump_plainly
+from parmap._travel.payload import dump_call, dump_function, dump_plainly
 from parmap._travel.stream import held_apart, hold
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
@@ -35,6 +35,7 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from parmap._calls.options import Options
     from parmap._travel.code.marks import Mark
     from parmap._travel.code.reach import Large
     from parmap._travel.payload import Packed
@@ -78,6 +79,12 @@ class FactoryPack(ClassPack):
     """
 
     kind = "factory"
+
+
+class InitializerPack(ClassPack):
+    """The initializer of a pool, with its arguments: a worker that begins gets it once."""
+
+    kind = "initializer"
 
 
 class FunctionCall(ClassPack, Call):
@@ -201,6 +208,18 @@ class Functions:
             pack = ClassPack(self, packed, parts)
             self._keep(cls, None, pack, mark)
             return pack
+
+    def prepare_initializer(self, options: Options) -> InitializerPack | None:
+        """The initializer as it is now, if there is one.
+
+        Raises:
+            SerializationError: it can't be pickled.
+        """
+        if options.initializer is None:
+            return None
+        packed = dump_call(options.initializer, options.initargs)
+        with self._lock:
+            return InitializerPack(self, packed, [*map(self._buffer, packed.buffers)])
 
     def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
         """What workers must know of the tokens of `per_worker` among *needs*."""

@@ -234,13 +234,11 @@ def _try_to_import(modules: Sequence[str]) -> None:
     """Import modules; end this process, for another to do without, if that takes long or starts a thread."""
     if not modules:
         return
-    import faulthandler
-
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        faulthandler.dump_traceback_later(LONGEST, exit=True, file=nowhere)
-        for module in modules:
-            import_all([module])  # its error comes up again where it is used
-        faulthandler.cancel_dump_traceback_later()
+    # Not by faulthandler's timer, which is a thread, and may be there still when it has been cancelled.
+    signal.setitimer(signal.ITIMER_REAL, LONGEST)
+    for module in modules:
+        import_all([module])  # its error comes up again where it is used
+    signal.setitimer(signal.ITIMER_REAL, 0)
     if _count_threads() > 1:
         os._exit(0)
 

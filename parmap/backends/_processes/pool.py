@@ -12,7 +12,7 @@ from parmap._travel.payload import Packed, pack
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, Report, terms_of
-from parmap.backends._processes.functions import ClassPack, FunctionCall, Functions, ItemClasses
+from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ class Processes(Staff):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04)
-        self._functions = Functions()
 
     # functions
 

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
 from parmap._work.place import PACKAGE
 
@@ -99,8 +100,12 @@ class Early:
             unneeded.drop()
 
 
+_lines: WeakSet[socket.socket] = WeakSet()  # those to templates, both ends
+
+
 def _born(environment: dict[str, str]) -> Newborn:
     ours, theirs = socket.socketpair()
+    _lines.update((ours, theirs))
     try:
         pid = spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
     except BaseException:
@@ -109,6 +114,17 @@ def _born(environment: dict[str, str]) -> Newborn:
     finally:
         theirs.close()
     return Newborn(pid, ours, environment)
+
+
+def _forget() -> None:
+    """In a process made by `os.fork()`: a template is the parent's, and is heard to end only by who holds one end."""
+    _early.clear()
+    for line in _lines:
+        line.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def reap(pid: int) -> None:
@@ -148,7 +164,7 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
         ],
         setpgroup=0,
         setsigmask=[],
-        setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE, signal.SIGHUP, signal.SIGUSR1],
+        setsigdef=[signal.Signals[f"SIG{name}"] for name in ("INT", "TERM", "CHLD", "PIPE", "HUP", "USR1", "ALRM")],
     )
 
 

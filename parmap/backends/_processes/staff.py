@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
-from parmap._travel.pack import Pack
-from parmap._travel.payload import dump_call, pack
 from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Event, Ready
+from parmap.backends._processes.functions import Functions
 from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import Launcher
 from parmap.backends._processes.leases import Leases
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from parmap._calls.options import Options
+    from parmap.backends._processes.functions import InitializerPack
 
 _OUTPUT = frozenset({"print", "log"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
@@ -47,6 +47,7 @@ class Staff(Leases):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        self._functions = Functions()
         self.context = current()  # that of the latest call
         self._early = take_early()
         self._launcher: Launcher | None = None
@@ -83,7 +84,7 @@ class Staff(Leases):
                 return []
         return started
 
-    def _start_worker(self, launcher: Launcher, initializer: Pack | None) -> int:
+    def _start_worker(self, launcher: Launcher, initializer: InitializerPack | None) -> int:
         worker = Worker(next(self._names), self.options, launcher, death=self.death, post=self.post)
         channel, quick = worker.far_ends
         try:
@@ -98,8 +99,10 @@ class Staff(Leases):
         self._workers[worker.name] = worker
         self.poller.add(worker.channel.sock.fileno(), worker)
         worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
+        if initializer is not None:
+            initializer.tell(worker.channel, worker.known)
         place = worker.index, self.options.workers
-        worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place, pack=initializer)
+        worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place)
         return worker.name
 
     def expect(self, function: Any) -> None:
@@ -120,8 +123,8 @@ class Staff(Leases):
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
 
-    def _initializer(self) -> Pack | None:
-        return packed_initializer(self.options)
+    def _initializer(self) -> InitializerPack | None:
+        return self._functions.prepare_initializer(self.options)
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""
@@ -347,13 +350,6 @@ def _farewell(message: Message) -> None:
         relay.put(message.kind, message.fields)
     elif message.kind == "tracker":
         lend_tracker(message.fds)
-
-
-def packed_initializer(options: Options) -> Pack | None:
-    """The initializer as it travels."""
-    if options.initializer is None:
-        return None
-    return pack([dump_call(options.initializer, options.initargs)])[0]
 
 
 def lend_tracker(fds: tuple[int, ...]) -> None:

@@ -93,6 +93,8 @@ class Functions:
         self._sizes: dict[int, int] = {}
         self._tokens: dict[int, Callable[[], object]] = {}  # how those are forgotten that have come
         self._dropped = 0
+        self.initializer: Callable[[], tuple[Any, ...]] | None = None
+        """What loads it: how it is found, and its arguments."""
 
     def take_part(self, message: Message, content: bytes | None) -> None:
         """A part has come; one whose descriptor was lost is missing to those who need it."""
@@ -101,7 +103,7 @@ class Functions:
             self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
 
     def take(self, message: Message, content: bytes | None) -> None:
-        """A function, class or factory has come, after its parts."""
+        """A function, class, factory or initializer has come, after its parts."""
         number, numbers, *token = message.fields
         parts = [self._parts[part] for part in numbers if part in self._parts]
         self._sizes[number] = sum(part.size for part in parts)
@@ -113,6 +115,9 @@ class Functions:
 
         if message.kind == "class":
             arrived[number] = _Class(load)
+            return
+        if message.kind == "initializer":
+            self.initializer = load
             return
         if token:
             name, makes = token

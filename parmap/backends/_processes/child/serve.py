@@ -140,8 +140,9 @@ class _Worker:
         try:
             if self._problem:
                 raise ImportError(self._problem)  # noqa: TRY301 - told like any error of the user's code
-            if message.pack is not None:
-                find, args, initargs = message.pack[0]
+            if self._functions.initializer is not None:
+                find, args, initargs = self._functions.initializer()
+                self._functions.initializer = None
                 self._world.initialize(lambda: initialize(find(*args), initargs))
         except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
             problem = translate(error)
@@ -163,7 +164,7 @@ class _Worker:
         self._functions.take(message, self._content(message))
         self._loading += time.monotonic_ns() - begin
 
-    _on_class = _on_factory = _on_function
+    _on_class = _on_factory = _on_initializer = _on_function
 
     def _content(self, message: Message) -> bytes | None:
         """The bytes that came with a message; its segment is given back."""
