@@ -312,7 +312,7 @@ def test_what_can_not_travel_is_named(script: Script, name: str) -> None:
     assert len(done.stdout.splitlines()) == 3
     for line in done.stdout.splitlines():
         assert expected in line
-        assert "initializer" in line
+        assert "per_worker" in line
         assert "socket" in line
 
 

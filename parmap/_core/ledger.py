@@ -21,7 +21,6 @@ from parmap._core.pace import jitter
 from parmap._core.schedule import Scheduler
 from parmap._core.states import State
 from parmap._travel.failure import Failure
-from parmap._work.page import NO_LIMIT
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
@@ -236,7 +235,7 @@ class Ledger:
             return
         self.scheduler.trim(chunk, limit)
         if place is not None and place[1] > 1:
-            # No signal came through: the task holds it up, or the machine is busy. The rest of its block is wanted, too.
+            # No signal came through: the task holds it up, or the machine is busy. What is left of the block is wanted.
             self._at_for(chunk, now + pause, lambda chunk, later: self._rescue(chunk, later, 2 * pause))
         if not limit:
             # Nobody waits for it. But it keeps its place until the worker, which may be slow, has read the
