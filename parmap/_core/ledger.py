@@ -177,12 +177,8 @@ class Ledger:
             return
         timeout = chunk.job.timeout
         assert timeout is not None  # noqa: S101 - only chunks with a limit are watched
-        place = self._backend.position(chunk)
-        if place is None:
-            self._at_for(chunk, now + timeout, self._check_time)
-            return
-        offset, _, seconds = place
-        if offset < 0 or seconds < timeout:  # below 0, it is sending what it has done
+        offset, _, seconds = self._backend.position(chunk) or (-1, 0, 0.0)
+        if offset < 0 or seconds < timeout:  # below 0, it has not begun, or is sending what it has done
             self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
             return
         item = chunk.job.sink.index(chunk, offset)
