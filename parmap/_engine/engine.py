@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
+from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import Latch, wait_for
@@ -252,6 +253,8 @@ class Engine:
         """Wait until it has ended, for up to *timeout* seconds."""
         thread = self._thread
         if thread is None or threading.current_thread() is thread or os.getpid() != self.pid:
+            return
+        if waits_in_vain(self.backend):  # for the end of a task that waits for this
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         left = 1.0

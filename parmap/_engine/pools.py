@@ -10,6 +10,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from parmap import backends
+from parmap._engine.crews import waits_in_vain
+from parmap._engine.engine import Engine
 from parmap._engine.lane import Lane, job_of
 from parmap._engine.registry import engine_of
 from parmap._results.batch import Assembly, Batch, BatchFuture
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
-    from parmap._engine.engine import Engine
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -54,6 +56,8 @@ def submit(
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
     driver = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
+    if driver.backend.crew is not None and waits_in_vain(driver.backend):
+        driver = Engine(backends.Serial(options))
     context = context or current()
     lane = driver.latest
     if (
@@ -165,6 +169,8 @@ def _begin(
         kinds = keeping.kinds(accounts=accounts)
     batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
+    if waits_in_vain(engine.backend):
+        engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
