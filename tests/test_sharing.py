@@ -154,9 +154,9 @@ def test_a_shutdown_in_a_task_on_a_thread() -> None:
     executor = parmap.Executor(1, backend="threads")
 
     assert f.submit(lambda: f.shutdown() or 1).result(30) == 1
-    assert f.submit(lambda: parmap.shutdown() or 2).result(30) == 2
     assert pool.apply_async(lambda: pool.close() or pool.join() or 3).get(30) == 3
     assert executor.submit(lambda: executor.shutdown() or 4).result(30) == 4
+    assert f.submit(lambda: parmap.shutdown() or 2).result(30) == 2
     assert f.map([int]) == [0]
 
 
