@@ -208,7 +208,9 @@ _MANY = 256  # items after which a source that never waits lets others have the 
 
 def is_asynchronous(iterable: object) -> bool:
     """Whether *iterable* can only be read by `async for`."""
-    return hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__")
+    return isinstance(iterable, AsyncFedStream) or (
+        hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__")
+    )
 
 
 class AsyncInput(Input):
