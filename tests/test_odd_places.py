@@ -269,6 +269,43 @@ def test_from_a_signal_handler(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
+@pytest.mark.parametrize("module", ["socket", "parmap._engine.registry"])
+@pytest.mark.parametrize("what", ["a handler", "a finalizer"])
+def test_in_the_middle_of_the_first_call(script: Script, module: str, what: str) -> None:
+    """A signal handler and a `__del__` may use parmap while a program's first call imports what it needs."""
+    done = script.run(f"""
+        import gc, os, signal, sys
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        told = []
+
+        def use(*_):
+            told.append((square.submit(4).result(timeout=20), square.map([5])))
+
+        class Late:
+            __del__ = use
+
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    if {what!r} == "a handler":
+                        os.kill(os.getpid(), signal.SIGALRM)
+                    else:
+                        late = Late()
+                        late.me = late
+                        gc.set_threshold(1)
+
+        signal.signal(signal.SIGALRM, use)
+        sys.meta_path.insert(0, Finder())
+        assert {module!r} not in sys.modules
+        print(square.map([3]))
+        gc.collect()
+        print(told)
+    """)
+
+    assert (done.stdout, done.stderr) == ("[9]\n[(16, [25])]\n", "")
+
+
 def test_a_signal_handler_that_raises(script: Script) -> None:
     """An exception out of a signal handler leaves the call at once; the pool goes on."""
     done = script.run("""
