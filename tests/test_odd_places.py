@@ -337,6 +337,48 @@ def test_a_signal_handler_that_raises(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True\nTrue\nTrue\n[0, 1, 4, 9, 16]\n", "")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "f.submit(alarming).result()",
+        "list(f.imap(iter([alarming, 1])))",
+        "list(f.outcomes(iter([(alarming, 1)])))",
+        "parallel(lambda x: (alarming, x), workers=2).map([1])",
+        "parallel(lambda x, y=alarming: (y, x), workers=2).submit(1).result()",
+        "parallel(operator.attrgetter, workers=2).partial(alarming).submit().result()",
+    ],
+)
+def test_a_signal_handler_that_raises_while_something_is_pickled(script: Script, call: str) -> None:
+    """It ends the call with its own error, which is not taken for one of the pickling."""
+    done = script.run(f"""
+        import operator, os, signal
+        from parmap import parallel
+
+        class Alarming:
+            def __init__(self, *_):
+                pass
+            def __reduce__(self):
+                if self.__dict__.pop("now", None):
+                    os.kill(os.getpid(), signal.SIGALRM)
+                return Alarming, (1,)
+
+        def handler(*_):
+            raise TimeoutError("the program's")
+
+        signal.signal(signal.SIGALRM, handler)
+        f = parallel(lambda x: x, workers=2)
+        alarming = Alarming()
+        alarming.now = True
+        try:
+            {call}
+        except TimeoutError as error:
+            print(error, type(error.__cause__))
+        print(f.map([1, 2]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("the program's <class 'NoneType'>\n[1, 2]\n", "")
+
+
 def test_while_the_interpreter_exits(script: Script) -> None:
     """Threads and `atexit` callbacks that use parmap while the interpreter exits end with a result or a clear error."""
     done = script.run("""

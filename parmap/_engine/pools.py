@@ -22,7 +22,7 @@ from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream, on_event_loop
-from parmap._travel.failure import Failure, guarded
+from parmap._travel.failure import Failure, guarded, is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._travel.text import called
@@ -71,14 +71,8 @@ def submit(
         lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
-    if driver.backend.packs and not are_atoms(item):
-        try:
-            classes = driver.backend.item_classes(lane.call)
-            # As it is now: what changes later is not this call's.
-            future.args = dump(item, classes=classes).remember(item)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
-            future.fail(Failure(error))
-            return future
+    if driver.backend.packs and not are_atoms(item) and not _pack(future, item, lane):
+        return future
     if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
@@ -91,6 +85,18 @@ def submit(
         if not driver.backend.threaded:
             driver.wait(future)
     return future
+
+
+def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
+    """Pickle the arguments as they are now: what changes later is not this call's. False if they can't be."""
+    try:
+        future.args = dump(item, classes=lane.engine.backend.item_classes(lane.call)).remember(item)
+    except Exception as error:
+        if is_foreign(error):
+            raise
+        future.fail(Failure(error))  # user code may raise anything: it is this task's error
+        return False
+    return True
 
 
 def warm_up(function: Callable[..., Any], options: Options) -> None:

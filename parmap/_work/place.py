@@ -1,7 +1,7 @@
 """Whether this process is a worker, where nested calls run serially (`_calls.options` sees to that), or this thread."""
 
+import _thread
 import os
-import threading
 from collections.abc import Callable
 
 in_worker = False
@@ -11,7 +11,7 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 """The folder of parmap."""
 
 
-class _Thread(threading.local):
+class _Thread(_thread._local):  # noqa: SLF001 - `threading.local`; workers need nothing else of `threading` so soon
     crew: Callable[[], object] = staticmethod(lambda: None)
     """Finds the pool of threads, or the executor, whose tasks this thread runs, if it does."""
 
