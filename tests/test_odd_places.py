@@ -379,6 +379,41 @@ def test_a_signal_handler_that_raises_while_something_is_pickled(script: Script,
     assert (done.stdout, done.stderr) == ("the program's <class 'NoneType'>\n[1, 2]\n", "")
 
 
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+@pytest.mark.parametrize(
+    "call", ["f.map([600])", "list(f.imap([600]))", "f.submit(600).result()", "f.map_async([600]).result(600)"]
+)
+def test_a_signal_that_another_thread_has_received(script: Script, call: str, backend: str) -> None:
+    """Its handler runs soon, though the main thread, which has to run it, waits and was not woken."""
+    done = script.run(f"""
+        import os, signal, threading, time
+        from parmap import parallel
+
+        def handler(*_):
+            raise InterruptedError
+
+        def receive():
+            while len(os.listdir(".")) < 2:
+                time.sleep(0.01)
+            signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
+
+        def nap(seconds):
+            open("begun", "w").close()
+            time.sleep(seconds)
+
+        signal.signal(signal.SIGALRM, handler)
+        f = parallel(nap, workers=1, backend={backend!r})
+        threading.Thread(target=receive).start()
+        try:
+            {call}
+        except InterruptedError:
+            print("interrupted", flush=True)
+        os._exit(0)
+    """)
+
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def test_while_the_interpreter_exits(script: Script) -> None:
     """Threads and `atexit` callbacks that use parmap while the interpreter exits end with a result or a clear error."""
     done = script.run("""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from parmap._results.watched import Watched
     from parmap.backends._base import Backend, Call, Event
 
+_LONGEST = 86_400.0  # seconds to sleep at once: the system refuses a month, which a time limit may well be
 _SOON = 0.005  # seconds after which what could not be told is tried again
 
 
@@ -338,7 +339,7 @@ class Engine:
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
-        events = self.backend.wait(timeout)
+        events = self.backend.wait(timeout and min(timeout, _LONGEST))
         self._asleep = False
         for event in events:
             self._handle(event)

@@ -115,7 +115,7 @@ class Input:
         if self.exhausted:
             return 0
         if self.sequence is not None:
-            return len(self.sequence) - self.count
+            return max(0, len(self.sequence) - self.count)  # it may have been cut meanwhile
         left = length_hint(self._items, -1)
         return None if left < 0 else left + len(self._read)
 
