@@ -66,12 +66,6 @@ def flood(lines: int) -> int:
     return lines
 
 
-def warn(what: str) -> None:
-    """A task that warns."""
-    warnings.simplefilter("default")
-    warnings.warn(what, stacklevel=1)
-
-
 def warn_plainly(what: Any) -> None:
     """A task that warns, and leaves it to others what becomes of it."""
     warnings.warn(f"plain {what}", stacklevel=1)

@@ -371,3 +371,18 @@ def test_many_items_of_a_generator():
         return [value async for value in parallel(abs, workers=2).imap(number for number in range(20_000))]
 
     assert asyncio.run(consume()) == list(range(20_000))
+
+
+def test_streams_of_streams_of_an_asynchronous_source(backend: dict[str, Any]):
+    """A stream whose input is asynchronous is one itself; the last of them closes the source."""
+    f = parallel(tasks.square, **backend)
+    source, endless = Source(100), Source()
+
+    async def consume() -> list[int]:
+        with f.imap_unordered(f.imap(f.imap(endless.items()))) as stream:
+            assert await anext(stream) == 0
+        return [value async for value in f.imap(f.imap(source.items()))]
+
+    assert asyncio.run(consume()) == [number**4 for number in range(100)]
+    assert source.closed
+    assert endless.closed

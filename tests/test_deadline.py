@@ -276,3 +276,27 @@ def test_the_tasks_that_were_stopped_are_gone(tmp_path: Path):
     assert list(_late(f.map([str(path)], return_exceptions=True))) == [0]
     if path.exists():  # on a slow machine, it had no time to begin
         wait_until(lambda: not psutil.pid_exists(int(path.read_text())))
+
+
+@pytest.mark.parametrize("limit", [3e6, 1e10, 1e300])
+@pytest.mark.parametrize("option", ["timeout", "deadline", "idle_timeout"])
+def test_limits_beyond_those_of_the_system(backend: dict[str, Any], option: str, limit: float):
+    """A limit may be longer than the system can sleep."""
+    if option == "timeout" and backend["backend"] in {"threads", "serial"}:
+        pytest.skip("refused")
+    f = parallel(tasks.square, **backend, **{option: limit})
+
+    assert f.map([1, 2]) == [1, 4]
+    assert f.submit(3).result(timeout=limit) == 9
+    assert list(f.imap([1, 2])) == [1, 4]
+    f.shutdown()
+
+
+@pytest.mark.parametrize("limit", [3e6, 1e10, 1e300])
+def test_a_delay_beyond_that_of_the_system(processes: dict[str, Any], limit: float):
+    """An item may have to wait longer for its next attempt than the system can sleep."""
+    f = parallel(tasks.inverse, **processes, retries=1, retry_delay=limit)
+    future = f.submit(0)
+
+    assert f.map([1]) == [1.0]
+    assert future.cancel()

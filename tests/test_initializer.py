@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import parmap
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -230,3 +232,43 @@ def test_attributes_that_it_sets(script: Script, option: str, initializer: str, 
     run = script.run(ATTRIBUTES.format(option=option, initializer=initializer, expected=expected))
 
     assert run.stderr == ""
+
+
+@pytest.mark.parametrize("backend", ["serial", "threads"])
+def test_once_where_calls_run_here(backend: str):
+    """Serial calls have it called once, whatever their number, and so have calls within tasks; until it succeeds."""
+    calls: list[str] = []
+
+    def prepare() -> None:
+        calls.append("")
+        if len(calls) == 1:
+            raise ValueError("not yet")
+
+    f = parmap.parallel(lambda x: x, workers=1, initializer=prepare, backend=backend)
+    nested = parmap.parallel(
+        lambda x: f.map([x, f.submit(x).result()]), workers=1, initializer=prepare, backend=backend
+    )
+
+    with pytest.raises(ValueError, match="not yet"):
+        f.map([1])
+    f.shutdown()
+    assert f.map([1]) == [1]
+    assert f.submit(2).result() == 2
+    assert nested.map([3, 4]) == [[3, 3], [4, 4]]
+    assert len(calls) == 2
+
+
+def test_once_in_a_worker(script: Script):
+    """Calls within a task run in its worker, where their initializer is called once."""
+    run = script.run("""
+from parmap import parallel
+
+def prepare():
+    print("prepared")
+
+inner = parallel(abs, workers=2, initializer=prepare)
+outer = parallel(lambda x: inner.map([x]), workers=1)
+print(outer.map([1, 2]), outer.submit(3).result())
+""")
+
+    assert (run.stdout, run.stderr) == ("prepared\n[[1], [2]] [3]\n", "")

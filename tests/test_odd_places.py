@@ -304,6 +304,43 @@ def test_from_a_signal_handler(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
+@pytest.mark.parametrize("module", ["socket", "parmap._engine.registry"])
+@pytest.mark.parametrize("what", ["a handler", "a finalizer"])
+def test_in_the_middle_of_the_first_call(script: Script, module: str, what: str) -> None:
+    """A signal handler and a `__del__` may use parmap while a program's first call imports what it needs."""
+    done = script.run(f"""
+        import gc, os, signal, sys
+        from parmap import parallel
+        square = parallel(lambda x: x * x, workers=2)
+        told = []
+
+        def use(*_):
+            told.append((square.submit(4).result(timeout=20), square.map([5])))
+
+        class Late:
+            __del__ = use
+
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    if {what!r} == "a handler":
+                        os.kill(os.getpid(), signal.SIGALRM)
+                    else:
+                        late = Late()
+                        late.me = late
+                        gc.set_threshold(1)
+
+        signal.signal(signal.SIGALRM, use)
+        sys.meta_path.insert(0, Finder())
+        assert {module!r} not in sys.modules
+        print(square.map([3]))
+        gc.collect()
+        print(told)
+    """)
+
+    assert (done.stdout, done.stderr) == ("[9]\n[(16, [25])]\n", "")
+
+
 def test_a_signal_handler_that_raises(script: Script) -> None:
     """An exception out of a signal handler leaves the call at once; the pool goes on."""
     done = script.run("""
@@ -333,6 +370,83 @@ def test_a_signal_handler_that_raises(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("True\nTrue\nTrue\n[0, 1, 4, 9, 16]\n", "")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "f.submit(alarming).result()",
+        "list(f.imap(iter([alarming, 1])))",
+        "list(f.outcomes(iter([(alarming, 1)])))",
+        "parallel(lambda x: (alarming, x), workers=2).map([1])",
+        "parallel(lambda x, y=alarming: (y, x), workers=2).submit(1).result()",
+        "parallel(operator.attrgetter, workers=2).partial(alarming).submit().result()",
+    ],
+)
+def test_a_signal_handler_that_raises_while_something_is_pickled(script: Script, call: str) -> None:
+    """It ends the call with its own error, which is not taken for one of the pickling."""
+    done = script.run(f"""
+        import operator, os, signal
+        from parmap import parallel
+
+        class Alarming:
+            def __init__(self, *_):
+                pass
+            def __reduce__(self):
+                if self.__dict__.pop("now", None):
+                    os.kill(os.getpid(), signal.SIGALRM)
+                return Alarming, (1,)
+
+        def handler(*_):
+            raise TimeoutError("the program's")
+
+        signal.signal(signal.SIGALRM, handler)
+        f = parallel(lambda x: x, workers=2)
+        alarming = Alarming()
+        alarming.now = True
+        try:
+            {call}
+        except TimeoutError as error:
+            print(error, type(error.__cause__))
+        print(f.map([1, 2]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("the program's <class 'NoneType'>\n[1, 2]\n", "")
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+@pytest.mark.parametrize(
+    "call", ["f.map([600])", "list(f.imap([600]))", "f.submit(600).result()", "f.map_async([600]).result(600)"]
+)
+def test_a_signal_that_another_thread_has_received(script: Script, call: str, backend: str) -> None:
+    """Its handler runs soon, though the main thread, which has to run it, waits and was not woken."""
+    done = script.run(f"""
+        import os, signal, threading, time
+        from parmap import parallel
+
+        def handler(*_):
+            raise InterruptedError
+
+        def receive():
+            while len(os.listdir(".")) < 2:
+                time.sleep(0.01)
+            signal.pthread_kill(threading.get_ident(), signal.SIGALRM)
+
+        def nap(seconds):
+            open("begun", "w").close()
+            time.sleep(seconds)
+
+        signal.signal(signal.SIGALRM, handler)
+        f = parallel(nap, workers=1, backend={backend!r})
+        threading.Thread(target=receive).start()
+        try:
+            {call}
+        except InterruptedError:
+            print("interrupted", flush=True)
+        os._exit(0)
+    """)
+
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 def test_while_the_interpreter_exits(script: Script) -> None:

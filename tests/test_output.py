@@ -185,11 +185,47 @@ def test_no_output_at_all_is_no_error(processes: dict[str, Any], monkeypatch: py
     assert results == [1, 2]
 
 
-def test_warnings_arrive(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
-    """A warning is shown as ever, on stderr."""
-    parallel(talk.warn, **processes).map(["careful"])
+def test_warnings_arrive(script: Script):
+    """A warning is shown as ever, on stderr, or where the program has its warnings."""
+    run = script.run("""
+import logging, sys, warnings
+from parmap import parallel
+f = parallel(warnings.warn, workers=2)
+f.map(["careful"])
+logging.basicConfig(stream=sys.stdout)
+logging.captureWarnings(True)
+f.map(["logged"])
+""")
 
-    assert "UserWarning: careful" in capsys.readouterr().err
+    assert "UserWarning: careful\n" in run.stderr
+    assert "logged" not in run.stderr
+    assert "UserWarning: logged" in run.stdout
+
+
+def test_warnings_are_recorded(processes: dict[str, Any]):
+    """Whoever records warnings has those of tasks, as they are; what a task records is its own."""
+
+    class Ours(UserWarning):
+        def __init__(self, what: str, place: int) -> None:
+            super().__init__(what)
+            self.place = place
+
+    def warn(place: int) -> int:
+        warnings.warn(Ours("ours", place), stacklevel=1)
+        with warnings.catch_warnings(record=True) as own:
+            warnings.warn("own", stacklevel=1)
+        return len(own)
+
+    f = parallel(warn, **processes)
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        assert f.map([1, 2]) == [1, 1]
+        assert f.submit(3).result() == 1
+
+    assert sorted(each.message.place for each in recorded) == [1, 2, 3]  # type: ignore[union-attr]
+    assert {(each.category, each.filename, str(each.message)) for each in recorded} == {(Ours, __file__, "ours")}
+    with pytest.warns(Ours, match="ours"):
+        f.map([4])
 
 
 def test_warnings_are_filtered_as_here(backend: dict[str, Any], capsys: pytest.CaptureFixture[str]):

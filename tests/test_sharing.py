@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,6 +16,8 @@ from conftest import children, wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Script
 
 
@@ -95,6 +98,66 @@ def test_nested_calls_stay_in_their_worker(processes: dict[str, Any]) -> None:
     """What a task maps runs in the worker of that task: no processes of processes."""
     for worker, *inner in parallel(pids_inside, **processes).map(range(4)):
         assert set(inner) == {worker}
+
+
+WAYS_TO_CALL: dict[str, Callable[[Any, int], Any]] = {
+    "map": lambda f, x: f.map([x])[0],
+    "imap": lambda f, x: next(f.imap([x])),
+    "submit": lambda f, x: f.submit(x).result(),
+    "map_async": lambda f, x: f.map_async([x]).result()[0],
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CALL)
+@pytest.mark.parametrize("on", ["threads", "an executor"])
+def test_calls_within_tasks_on_threads(way: str, on: str) -> None:
+    """A task on a thread that calls for the same threads gets its results, though all of them may wait like it."""
+    with ThreadPoolExecutor(2) as executor:
+        decorated = parallel(workers=2, backend="threads" if on == "threads" else executor)
+
+        @decorated
+        def depth(n: int) -> int:
+            return 0 if n == 0 else 1 + WAYS_TO_CALL[way](depth, n - 1)
+
+        assert [future.result(30) for future in [depth.submit(n) for n in (5, 4, 3, 2)]] == [5, 4, 3, 2]
+        depth.shutdown()
+
+
+def test_a_pool_of_threads_within_itself() -> None:
+    """A task on the threads of a pool, or of an executor, may use it."""
+    with parmap.Pool(1, backend="threads") as pool:
+        assert pool.map_async(lambda x: pool.map(abs, [-x]), [1, 2]).get(30) == [[1], [2]]
+        assert pool.map_async(lambda x: list(pool.imap(abs, [-x])), [1, 2]).get(30) == [[1], [2]]
+        assert pool.apply_async(lambda: pool.apply(abs, (-1,))).get(30) == 1
+    with parmap.Executor(1, backend="threads") as executor:
+        assert executor.submit(lambda: list(executor.map(abs, [-1]))).result(30) == [1]
+        assert executor.submit(lambda: executor.submit(abs, -1).result()).result(30) == 1
+
+
+def test_pools_of_threads_that_wait_for_each_other() -> None:
+    """Tasks of two pools of threads may call each other; one pool within another keeps its threads."""
+    together = threading.Barrier(2)
+    inner = parallel(lambda _: together.wait(30), workers=2, backend="threads", idle_timeout=50)
+    outer = parallel(lambda x: sorted(inner.map([x, x])), workers=1, backend="threads")
+    one = parallel(lambda n: n and other.map([n - 1])[0], workers=1, backend="threads", idle_timeout=51)
+    other = parallel(lambda n: n and one.map([n - 1])[0], workers=1, backend="threads", idle_timeout=52)
+
+    inner.map([1, 2])
+    assert outer.submit(1).result(30) == [0, 1]
+    assert [future.result(30) for future in (one.submit(5), other.submit(5), one.submit(4))] == [0, 0, 0]
+
+
+def test_a_shutdown_in_a_task_on_a_thread() -> None:
+    """A task may stop the pool that it runs on: it does not wait for its own end."""
+    f = parallel(lambda stop: stop(), workers=1, backend="threads")
+    pool = parmap.Pool(1, backend="threads")
+    executor = parmap.Executor(1, backend="threads")
+
+    assert f.submit(lambda: f.shutdown() or 1).result(30) == 1
+    assert pool.apply_async(lambda: pool.close() or pool.join() or 3).get(30) == 3
+    assert executor.submit(lambda: executor.shutdown() or 4).result(30) == 4
+    assert f.submit(lambda: parmap.shutdown() or 2).result(30) == 2
+    assert f.map([int]) == [0]
 
 
 def test_recursion_through_the_pool() -> None:

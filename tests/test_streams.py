@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import operator
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -386,3 +387,15 @@ def test_async_for_that_is_cancelled(processes: dict[str, Any], tmp_path: Path) 
     with pytest.raises(TimeoutError):
         asyncio.run(main())
     assert parallel(tasks.square, **processes).map(range(4)) == [0, 1, 4, 9]
+
+
+def test_a_list_that_is_cut_while_it_is_read(backend: dict[str, Any]) -> None:
+    """The stream ends where the list does, as the builtin's would."""
+    items = list(range(20_000))
+    stream = parallel(tasks.square, **backend).imap(items)
+    first = next(stream)
+    items.clear()
+
+    assert operator.length_hint(stream) >= 0
+    rest = list(stream)
+    assert [first, *rest] == [x * x for x in range(len(rest) + 1)]

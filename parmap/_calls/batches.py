@@ -8,6 +8,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize
+from parmap._calls.first import load
 from parmap._calls.options import Options, Settings, refuse_for_one_call
 
 if TYPE_CHECKING:
@@ -84,11 +85,8 @@ class _Unloaded:
 
 
 def _first(name: str, *args: Any, **how: Any) -> Any:
-    """Run the first call: a template starts while what runs calls is imported."""
     global pools  # noqa: PLW0603 - the module itself from now on
-    from parmap.backends._processes.spawning import Early
-
-    with Early(next(each for each in args if isinstance(each, Options))):
+    with load(next(each for each in args if isinstance(each, Options))):
         from parmap._engine import pools as loaded
 
         pools = loaded

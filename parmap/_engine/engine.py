@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
+from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
 from parmap._results.watched import Latch, wait_for
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from parmap._results.watched import Watched
     from parmap.backends._base import Backend, Call, Event
 
+_LONGEST = 86_400.0  # seconds to sleep at once: the system refuses a month, which a time limit may well be
 _SOON = 0.005  # seconds after which what could not be told is tried again
 
 
@@ -253,6 +255,8 @@ class Engine:
         thread = self._thread
         if thread is None or threading.current_thread() is thread or os.getpid() != self.pid:
             return
+        if waits_in_vain(self.backend):  # for the end of a task that waits for this
+            return
         deadline = None if timeout is None else time.monotonic() + timeout
         left = 1.0
         while left > 0 and not self._gone.wait(left) and thread.is_alive():
@@ -335,7 +339,7 @@ class Engine:
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
-        events = self.backend.wait(timeout)
+        events = self.backend.wait(timeout and min(timeout, _LONGEST))
         self._asleep = False
         for event in events:
             self._handle(event)

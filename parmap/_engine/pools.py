@@ -10,6 +10,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
+from parmap import backends
+from parmap._engine.crews import waits_in_vain
+from parmap._engine.engine import Engine
 from parmap._engine.lane import Lane, job_of
 from parmap._engine.registry import engine_of
 from parmap._results.batch import Assembly, Batch, BatchFuture
@@ -19,7 +22,7 @@ from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay
 from parmap._results.streams import ResultStream, on_event_loop
-from parmap._travel.failure import Failure, guarded
+from parmap._travel.failure import Failure, guarded, is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._travel.text import called
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
-    from parmap._engine.engine import Engine
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -54,6 +56,8 @@ def submit(
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
     driver = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
+    if driver.backend.crew is not None and waits_in_vain(driver.backend):
+        driver = Engine(backends.Serial(options))
     context = context or current()
     lane = driver.latest
     if (
@@ -67,14 +71,8 @@ def submit(
         lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
-    if driver.backend.packs and not are_atoms(item):
-        try:
-            classes = driver.backend.item_classes(lane.call)
-            # As it is now: what changes later is not this call's.
-            future.args = dump(item, classes=classes).remember(item)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: it is this task's error
-            future.fail(Failure(error))
-            return future
+    if driver.backend.packs and not are_atoms(item) and not _pack(future, item, lane):
+        return future
     if not (lane.direct and driver.try_quickly(lane.call, future)):
         if type(future.args) is Packed:  # nobody knows how long it waits
             future.args.keep()
@@ -87,6 +85,18 @@ def submit(
         if not driver.backend.threaded:
             driver.wait(future)
     return future
+
+
+def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
+    """Pickle the arguments as they are now: what changes later is not this call's. False if they can't be."""
+    try:
+        future.args = dump(item, classes=lane.engine.backend.item_classes(lane.call)).remember(item)
+    except Exception as error:
+        if is_foreign(error):
+            raise
+        future.fail(Failure(error))  # user code may raise anything: it is this task's error
+        return False
+    return True
 
 
 def warm_up(function: Callable[..., Any], options: Options) -> None:
@@ -165,6 +175,8 @@ def _begin(
         kinds = keeping.kinds(accounts=accounts)
     batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
+    if waits_in_vain(engine.backend):
+        engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)

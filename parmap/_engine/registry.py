@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
 from parmap import backends
+from parmap._engine import crews
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
@@ -303,6 +304,7 @@ def _forget() -> None:
     _shared.clear()
     _waited_for.clear()
     callbacks.forget()
+    crews.forget()
     forget_waiters()
     forget_output()
     Open.forget()

@@ -115,7 +115,7 @@ class Input:
         if self.exhausted:
             return 0
         if self.sequence is not None:
-            return len(self.sequence) - self.count
+            return max(0, len(self.sequence) - self.count)  # it may have been cut meanwhile
         left = length_hint(self._items, -1)
         return None if left < 0 else left + len(self._read)
 
@@ -208,7 +208,9 @@ _MANY = 256  # items after which a source that never waits lets others have the 
 
 def is_asynchronous(iterable: object) -> bool:
     """Whether *iterable* can only be read by `async for`."""
-    return hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__")
+    return isinstance(iterable, AsyncFedStream) or (
+        hasattr(iterable, "__aiter__") and not hasattr(iterable, "__iter__")
+    )
 
 
 class AsyncInput(Input):

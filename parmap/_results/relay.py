@@ -187,13 +187,26 @@ def _log(name: str, level: int, pickled: bytes) -> None:
         error = Failure(encoded=content["exc_info"]).exception()
         content["exc_info"] = type(error), error, None
         content["exc_text"] = with_source(content["exc_text"])
-    record = logging.makeLogRecord(content)
+    _above_bars(logger.handle, logging.makeLogRecord(content))
+
+
+def _warn(pickled: bytes) -> None:
+    import pickle
+    import warnings
+
+    encoded, *place, line = pickle.loads(pickled)
+    warning = Failure(encoded=encoded).exception()
+    warning.__cause__ = None  # its text from the worker: it says the same
+    _above_bars(warnings.showwarning, warning, type(warning), *place, None, line)
+
+
+def _above_bars(tell: Callable[..., object], *what: Any) -> None:
     bars = _bars()
     if bars is None:
-        logger.handle(record)
+        tell(*what)
     else:
         with bars.external_write_mode(file=sys.stderr):
-            logger.handle(record)
+            tell(*what)
 
 
-_WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "call": _call}
+_WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "warn": _warn, "call": _call}

@@ -78,14 +78,17 @@ class Latch(Watched):
         return not self.watch(lock.release) or wait_for(lock, self, timeout)
 
 
+# Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
+# moment before this thread falls asleep, or to another thread, does not wake it; its handler runs when it looks up.
+_GLANCE = 0.5 if HAS_GIL else 0.02
+
+
 def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
     """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
-    if not HAS_GIL:  # other threads may see our callback and the end in either order
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while not lock.acquire(timeout=max(0.0, min(0.02, end - time.monotonic()))):
-            if watched.happened:
-                return True
-            if time.monotonic() > end:
-                return False
-        return True
-    return bool(lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout)))
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while not lock.acquire(timeout=max(0.0, min(_GLANCE, end - time.monotonic()))):
+        if watched.happened:
+            return True
+        if time.monotonic() > end:
+            return False
+    return True

@@ -114,8 +114,10 @@ def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | 
         if len(items) >= _MANY and learner.is_new(items[0]):
             bare = dump(items[0], None, learner)
         made = _pack_row(items, bare, learner.vocabulary, byte_cap)
-    except Exception:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
-        return None
+    except Exception as error:
+        if _is_foreign(error):
+            raise
+        return None  # whatever went wrong, `_pack_each` finds out with whom
     return None if names_stranger(bytes(made.stream), made.words + sum(made.sizes[: made.bare])) else made
 
 
@@ -207,8 +209,10 @@ def _pack_each(
         before(index)
         try:
             one = item if type(item) is Packed else dump(item, vocabulary, learner)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
-            errors[index] = error
+        except Exception as error:
+            if _is_foreign(error):
+                raise
+            errors[index] = error  # user code may raise anything; it is this item's own error
             one = Packed(b"", [], vocabulary)
         size += len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
         if one.vocabulary is not vocabulary or (byte_cap is not None and size > byte_cap and streams):
@@ -245,6 +249,8 @@ def dump(
             classes = learner.classes
         return _dump_with(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
+        if _is_foreign(error):
+            raise
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
         if type(item) is tuple and not isinstance(error, RecursionError):
@@ -262,6 +268,8 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
     try:
         return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what)
     except Exception as error:
+        if _is_foreign(error):
+            raise
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
 
@@ -315,9 +323,23 @@ def dump_plainly(what: Any, vocabulary: Vocabulary | None = None, learner: Learn
     """Pickle *what* as pickle does; `None` if it can't, or if workers could not read it."""
     try:
         packed = _dump_with(plain_pickler, what, vocabulary, learner)
-    except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
-        return None
+    except Exception as error:
+        if _is_foreign(error):
+            raise
+        return None  # cloudpickle has the second try, and its error is the one that tells
     return None if names_stranger(packed.stream) else packed
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether a signal handler raised it; known at once of what the pickler itself raised, which is the most of it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or trace.tb_frame.f_code is _dump_with.__code__:
+        return False
+    from parmap._travel.failure import is_foreign
+
+    return is_foreign(error)
 
 
 def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:

@@ -22,7 +22,7 @@ from parmap._work import place as _place
 from parmap._work.outcome import Loading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
     from contextlib import AbstractContextManager
 
     from parmap._travel.payload import Packed
@@ -57,6 +57,7 @@ class Keeper:
 
     def __init__(self) -> None:
         self.made: dict[bytes, _Made] = {}
+        self.prepared: dict[Hashable, object] = {}  # by initializers: pools, with the options that tell them apart
         self._turns: dict[bytes, Any] = {}
         # Filled by C alone: of a Ctrl-C in a callback of ours nobody would hear.
         self._gone: deque[KeyedRef[bytes, PerWorker[Any]]] = deque()

@@ -139,6 +139,8 @@ class Backend(ABC):
     """Whether callers may give idle workers single tasks; its workers are told of when they are `Ready`."""
     threaded: bool = True
     """Whether an engine thread drives it; otherwise whoever waits does."""
+    crew: Callable[[], object] | None = None
+    """Finds what has the threads of this process that run its tasks, if such run them."""
 
     def __init__(self, options: Options) -> None:
         self.options = options

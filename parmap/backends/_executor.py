@@ -10,6 +10,7 @@ import time
 from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from weakref import ref
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.code.by_name import reference
@@ -42,7 +43,7 @@ from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -92,6 +93,7 @@ class Executors(Backend):
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
         self.packs: bool = not shares_our_objects(executor)
+        self.crew = None if self.packs else ref(executor)
         self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
         self._own: concurrent.futures.Executor | None = None  # made in the place of one that was broken
@@ -140,7 +142,7 @@ class Executors(Backend):
                 future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
             else:
                 chunk.note = Note()
-                future = self._submit(_run_in_thread, chunk, mode, numbers_of_threads(self._executor))
+                future = self._submit(_run_in_thread, chunk, mode, self._executor)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
@@ -272,8 +274,10 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def _run_in_thread(chunk: Chunk, mode: str, numbers: tuple[Iterator[int], int] | None) -> Report:
+def _run_in_thread(chunk: Chunk, mode: str, executor: concurrent.futures.Executor) -> Report:
     if here.is_of_process:
+        _place.thread.crew = ref(executor)
+        numbers = numbers_of_threads(executor)
         index, most = (next(numbers[0]), numbers[1]) if numbers else (0, 0)
         here.begin(Worker(index, most) if index < most else None)
     here.keeper.purge()

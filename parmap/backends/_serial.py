@@ -14,10 +14,12 @@ from parmap._work.seeds import preserved
 from parmap.backends._base import Backend, Broken, Event, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
+
+_MOST_PREPARED = 8  # pools whose initializer is known to have been called
 
 
 class Serial(Backend):
@@ -36,15 +38,24 @@ class Serial(Backend):
         """There is one worker: the caller."""
         if not self._initialized:
             self._initialized = True
-            if self.options.initializer is not None:
-                try:
-                    self.options.initializer(*self.options.initargs)
-                except BaseException as error:
-                    if is_foreign(error):
-                        raise
-                    note(error, IN_INITIALIZER)
-                    self._problem = error
+            if self.options.initializer is not None and self.options.pool_key not in here.keeper.prepared:
+                self._prepare_worker(self.options.initializer)
         return ["caller"]
+
+    def _prepare_worker(self, initializer: Callable[..., object]) -> None:
+        """Call the initializer once, though each call has a backend of its own."""
+        prepared, key = here.keeper.prepared, self.options.pool_key
+        prepared[key] = self.options  # now: it may use parmap itself
+        try:
+            initializer(*self.options.initargs)
+        except BaseException as error:
+            prepared.pop(key, None)
+            if is_foreign(error):
+                raise
+            note(error, IN_INITIALIZER)
+            self._problem = error
+        while len(prepared) > _MOST_PREPARED:  # closures, made in a loop
+            del prepared[next(iter(prepared))]
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Remember a chunk until somebody waits."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import queue
 from itertools import count
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, note
+from parmap._work import place as _place
 from parmap._work.arithmetic import chosen, own
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
@@ -29,6 +31,7 @@ class Threads(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        self.crew = ref(self)
         self.cost: Cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
@@ -56,12 +59,14 @@ class Threads(Backend):
 
     def _live(self, tasks: queue.SimpleQueue[Any], index: int) -> None:
         here.begin(Worker(index, self.options.workers))
+        _place.thread.crew = ref(self)
         initializer = self.options.initializer
         problem: BaseException | None = None
         if initializer is not None:
             try:
                 initializer(*self.options.initargs)
                 own.arithmetic = chosen(None)
+                here.keeper.prepared[self.options.pool_key] = self.options
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
                 note(error, IN_INITIALIZER)
                 problem = error

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import ROOM
 from parmap.backends._processes.pool import Processes
+from parmap.backends._processes.staff import OUTPUT
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -48,7 +49,7 @@ class Local(Processes):
             super().retire(slot)
 
     def _take_message(self, worker: Worker, message: Message) -> None:
-        if message.kind in {"print", "log"}:
+        if message.kind in OUTPUT:
             self._room -= len(message.fields[-1])
             if self._room > 0:
                 self.said.append((message.kind, message.fields))

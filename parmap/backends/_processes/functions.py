@@ -22,6 +22,7 @@ from parmap._travel.code.by_value import PROTOCOL, is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.marks import Table
 from parmap._travel.code.reach import apart_of, mark
+from parmap._travel.failure import is_foreign
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_call, dump_function, dump_plainly
 from parmap._travel.stream import held_apart, hold
@@ -275,8 +276,9 @@ class Functions:
         large: Large = []
         try:
             found, large = mark(roots, self._tables_of)
-        except Exception:  # noqa: BLE001, S110 - the user's code fails; whether they can be pickled is seen next
-            pass
+        except Exception as error:
+            if is_foreign(error):
+                raise  # else the user's code has failed; whether they can be pickled is seen next
         packed = dump_function(thing, what, apart_of(large))
         parts = [self._part_of(table) for _, table in large]
         return found, packed, [*parts, *map(self._buffer, packed.buffers)]

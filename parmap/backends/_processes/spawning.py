@@ -79,20 +79,14 @@ def newborn(environment: dict[str, str], early: Newborn | None) -> Newborn:
 
 
 class Early:
-    """While it lasts a template starts, for a call with these options that is about to need one."""
+    """From now until it is left a template starts, for a call with these options that is about to need one."""
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, options: Options | None) -> None:
+        if options is not None and options.backend == "processes":
+            with suppress(OSError, RuntimeError):  # no process: that is told to whoever needs a worker
+                _early.append(_born(environment(os.environ, options)))
 
-    def __enter__(self) -> None:
-        if self._options.backend == "processes" and not sys.is_finalizing():  # then a thread would never run
-            from parmap._work.threads import undisturbed  # only now: see above
-
-            with suppress(OSError, RuntimeError):  # no process, no thread: that is told to whoever needs a worker
-                undisturbed(self._start)
-
-    def _start(self) -> None:
-        _early.append(_born(environment(os.environ, self._options)))
+    def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None:
         unneeded = take_early()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._processes.functions import InitializerPack
 
-_OUTPUT = frozenset({"print", "log"})
+OUTPUT = frozenset({"print", "log", "warn"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
 
 _STARTS = 3  # workers, or templates, in a row that may die at start
@@ -213,7 +213,7 @@ class Staff(Leases):
                 worker.finish_quick(message)
             else:
                 self._events.append(worker.finish(message))
-        elif message.kind in _OUTPUT:
+        elif message.kind in OUTPUT:
             relay.put(message.kind, message.fields)
             if relay.is_full and not worker.silent:
                 self._stop_listening(worker)
@@ -346,7 +346,7 @@ class Staff(Leases):
 
 def _farewell(message: Message) -> None:
     """What a worker closes that was told to leave may print, or ask for the program's tracker."""
-    if message.kind in _OUTPUT:
+    if message.kind in OUTPUT:
         relay.put(message.kind, message.fields)
     elif message.kind == "tracker":
         lend_tracker(message.fds)

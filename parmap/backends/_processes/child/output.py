@@ -121,6 +121,7 @@ class Output:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._restore)
         when_imported("logging", self._listen)
+        when_imported("warnings", self._listen_to_warnings)
 
     def flush(self) -> None:
         """Send lines that have not ended."""
@@ -157,6 +158,26 @@ class Output:
             logging.getLogger(name or None).setLevel(level)
 
     # warnings
+
+    def _listen_to_warnings(self) -> None:
+        import warnings
+
+        shown = warnings.showwarning
+
+        def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+            """Show a warning where the program shows its own, or records them."""
+            if file is None and sys.stderr is self._err:
+                import pickle
+
+                try:
+                    self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line)))
+                except ChannelClosedError:  # the worker is being stopped
+                    pass
+                else:
+                    return
+            shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
 
     def set_filters(self, pickled: list[bytes]) -> None:
         """Warn of what the parent would warn of."""

@@ -1,0 +1,39 @@
+"""A program's first call: what runs calls is imported, while the first template starts."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from parmap._work.threads import ShutdownError, undisturbed
+
+if TYPE_CHECKING:
+    from parmap._calls.options import Options
+    from parmap.backends._processes.spawning import Early
+
+
+def load(options: Options) -> Early:
+    """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
+    if not sys.is_finalizing():  # then a thread would never run
+        try:
+            return undisturbed(partial(_load, options))
+        except ShutdownError:
+            pass
+    return _load(None)
+
+
+def _load(options: Options | None) -> Early:
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        from parmap.backends._processes.spawning import Early
+
+        early = Early(options)
+        from parmap._engine import pools  # noqa: F401 - to be there
+
+        return early
+    finally:
+        if collects:
+            gc.enable()
