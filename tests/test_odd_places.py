@@ -304,7 +304,9 @@ def test_from_a_signal_handler(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\n", "")
 
 
-@pytest.mark.parametrize("module", ["socket", "parmap._engine.registry"])
+@pytest.mark.parametrize(
+    "module", ["socket", "parmap._engine.registry", "parmap.backends._processes.pool", "cloudpickle.cloudpickle"]
+)
 @pytest.mark.parametrize("what", ["a handler", "a finalizer"])
 def test_in_the_middle_of_the_first_call(script: Script, module: str, what: str) -> None:
     """A signal handler and a `__del__` may use parmap while a program's first call imports what it needs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,24 +15,16 @@ if TYPE_CHECKING:
 
 def load(options: Options) -> Early:
     """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
-    if not sys.is_finalizing():  # then a thread would never run
-        try:
-            return undisturbed(partial(_load, options))
-        except ShutdownError:
-            pass
-    return _load(None)
+    try:
+        return undisturbed(partial(_load, None if sys.is_finalizing() else options))
+    except ShutdownError:
+        return _load(None)
 
 
 def _load(options: Options | None) -> Early:
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        from parmap.backends._processes.spawning import Early
+    from parmap.backends._processes.spawning import Early
 
-        early = Early(options)
-        from parmap._engine import pools  # noqa: F401 - to be there
+    early = Early(options)
+    from parmap._engine import pools  # noqa: F401 - to be there
 
-        return early
-    finally:
-        if collects:
-            gc.enable()
+    return early

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import gc
 import sys
 import threading
 from contextvars import copy_context
@@ -53,11 +54,25 @@ def _followed(run: Callable[[], object]) -> None:
 def undisturbed(make: Callable[[], T]) -> T:
     """Call *make* where no signal handler runs: what it opens and starts is not lost to Ctrl-C half way.
 
+    Nor is garbage collected there: a `__del__` that uses parmap might wait for what this thread holds meanwhile.
+
     Raises:
         BaseException: what it raises.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if (
+        threading.current_thread() is not threading.main_thread() or sys.is_finalizing()
+    ):  # a thread would never run then
         return make()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _in_a_thread(make)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _in_a_thread(make: Callable[[], T]) -> T:
     made: list[T] = []
     errors: list[BaseException] = []
     done = threading.Lock()
