@@ -59,9 +59,8 @@ def undisturbed(make: Callable[[], T]) -> T:
     Raises:
         BaseException: what it raises.
     """
-    if (
-        threading.current_thread() is not threading.main_thread() or sys.is_finalizing()
-    ):  # a thread would never run then
+    # At the end of the interpreter a thread would never run.
+    if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         return make()
     collects = gc.isenabled()
     gc.disable()

@@ -279,9 +279,7 @@ class Functions:
         """Pack *what*, in which a *thing* of the user's is by value; the mark of the *roots*, if they can have one."""
         found: Mark | None = None
         large: Large = []
-        if (
-            "cloudpickle" not in sys.modules
-        ):  # a signal handler or a `__del__` that needs it, too, might find half of it
+        if "cloudpickle" not in sys.modules:  # a handler or a `__del__` that needs it, too, might find half of it
             with suppress(ShutdownError):
                 undisturbed(partial(import_module, "cloudpickle"))
         try:
