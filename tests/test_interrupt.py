@@ -214,7 +214,7 @@ def test_interrupt_during_exit_ends_pending_work(script: Script, backend: str) -
 
     assert stdout == "PoolClosedError\nexit handlers run\n"
     assert stderr.count("Traceback") == 1
-    assert stderr.strip().endswith("KeyboardInterrupt:")
+    assert stderr.strip().rstrip(":").endswith("KeyboardInterrupt")  # no colon from 3.15 on
     wait_until(lambda: all(map(is_gone, others)))
 
 

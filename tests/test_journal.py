@@ -741,7 +741,7 @@ def test_two_programs_at_once(script: Script, file: str):
     programs = [script.start(text) for _ in range(2)]
     ends = [program.communicate(timeout=60) for program in programs]
 
-    assert [out for out, _ in ends] == ["begun\ndone\n"] * 2, ends
+    assert [out for out, _ in ends] == ["begun\ndone\n"] * 2, (ends, [program.returncode for program in programs])
     assert is_complete(file, 150)
 
 

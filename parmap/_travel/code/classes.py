@@ -61,7 +61,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
 def is_made_with_class(attribute: Any) -> bool:
     """Whether an attribute of a class is there as soon as the class is: that of a slot, or of a field in C."""
     kind = type(attribute)
-    return kind in _OF_SLOTS or (kind.__module__, kind.__name__) == ("_ctypes", "CField")
+    return kind in _OF_SLOTS or (kind.__name__ == "CField" and kind.__module__ in {"_ctypes", "ctypes"})
 
 
 _OF_SLOTS = frozenset({GetSetDescriptorType, MemberDescriptorType})
