@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from parmap.backends._base import Lost, Story
+from parmap.backends._base import Broken, Lost, Story
 from parmap.backends._clusters import pilot
-from parmap.backends._clusters.client import Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, facts
+from parmap.backends._clusters.client import PERIOD, Cluster
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
 from parmap.backends._clusters.wire import boxed, unboxed
-from parmap.errors import PoolClosedError
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -62,13 +62,14 @@ class Dask(Site):
 
     def target(self) -> Hashable:
         """The client."""
-        if self.client is not None:
-            return self.client  # type: ignore[no-any-return]
-        try:
-            client: Hashable = self.library().get_client()
-        except ValueError:  # there is none
-            return None
-        return client
+        client: Any = self.client
+        if client is None:
+            try:
+                client = self.library().get_client()
+            except ValueError:  # there is none
+                return None
+        check_process("this Dask client", client.id)
+        return client  # type: ignore[no-any-return]
 
     def start(self, count: int) -> Any:
         """Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__."""
@@ -102,9 +103,29 @@ class DaskCluster(Cluster):
         self._absent = 0.0  # seconds without the scheduler
         self._near: dict[str, bool] = {}  # by address, whether the client itself can talk to a worker
         self._check_status()
-        client.sync(self._count)
-        _check_workers(client)
+        if client.asynchronous:  # this is the thread of its event loop, which has to go on
+            self._soon(self._begin)
+        else:
+            client.sync(self._count)
+            client.sync(self._check_workers)
         super().__init__(options, site.ship)
+
+    async def _begin(self) -> None:
+        await self._try_to_count()
+        try:
+            await self._check_workers()
+        except BackendUnavailableError as error:
+            self.post_event(Broken(error))
+
+    async def _check_workers(self) -> None:
+        """Refuse workers that can't run anything."""
+        try:
+            found = await self._client.run(facts, NEEDED, on_error="return", asynchronous=True)
+        except Exception:  # noqa: BLE001 - the first chunk will tell
+            return
+        for address, told in found.items():
+            if not isinstance(told, BaseException):
+                check(f"the Dask worker at {address}", told)
 
     # how large it is
 
@@ -152,6 +173,10 @@ class DaskCluster(Cluster):
         """A task of Dask's leaves the threads of its worker to those that it waits for, and for good."""
         from distributed import secede
 
+        if self._client.asynchronous:
+            raise RuntimeError(
+                "the event loop of an asynchronous Dask client can't wait for its work: await submit, map_async or a stream"
+            )
         try:
             secede()
         except (ValueError, KeyError, AttributeError):  # it is none, or has left them already
@@ -196,8 +221,11 @@ class DaskCluster(Cluster):
             pass
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
-        """Have some worker keep it."""
-        future = self._client.scatter(bytes(content), hash=False)
+        """Have some worker keep it; where there is none it goes along, with the task that asks for one."""
+        try:
+            future = self._client.scatter(bytes(content), hash=False, timeout=PERIOD)
+        except TimeoutError:
+            return bytes(content), None
         return future.key, future
 
     def send(self, number: int, order: Order) -> Any:
@@ -210,7 +238,7 @@ class DaskCluster(Cluster):
     async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
         """In the client's own thread: what is large is on its way while others are packed."""
         try:
-            if content.__sizeof__() > _LARGE:
+            if content.__sizeof__() > _LARGE and self._near:  # with no worker, the task asks for one
                 content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
             needs = self._resources or None
             futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
@@ -227,6 +255,9 @@ class DaskCluster(Cluster):
             self.hear(number, error)
         else:
             self.hear(number, told)
+        finally:  # at once: an error refers to this frame, which refers to what it is the error of
+            futures.clear()
+            del content
 
     def lost(self, flight: Flight, error: BaseException) -> Event | None:
         """One that several workers did not survive is suspect: others that were there are told the same."""
@@ -262,17 +293,6 @@ class DaskCluster(Cluster):
             self._client.close()
             self._cluster.close()
             self._cluster = None
-
-
-def _check_workers(client: Any) -> None:
-    """Refuse workers that can't run anything."""
-    try:
-        found = client.run(facts, NEEDED, on_error="return")
-    except Exception:  # noqa: BLE001 - the first chunk will tell
-        return
-    for address, told in found.items():
-        if not isinstance(told, BaseException):
-            check(f"the Dask worker at {address}", told)
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.failure import encode
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
 from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -37,8 +37,8 @@ def _session(ray: Any) -> str | None:
     """What tells this connection to a cluster from others; `None`: there is none."""
     if not ray.is_initialized():  # asked anything else, it would start a cluster
         return None
-    worker: str = ray.get_runtime_context().get_worker_id()
-    return worker
+    worker = ray.get_runtime_context().worker  # whose own number is the same for each new cluster's first program
+    return f"{worker.node.session_name} {worker.worker_id.hex()}"
 
 
 def _is_task(ray: Any) -> bool:
@@ -71,7 +71,10 @@ class Ray(Site):
 
     def target(self) -> Hashable:
         """The session."""
-        return _session(self.library())
+        session = _session(self.library())
+        if session is not None:
+            check_process("this connection of Ray's", session)
+        return session
 
     def start(self, count: int) -> Any:
         """Where Ray is told of a cluster, that one is meant."""
@@ -330,7 +333,10 @@ class _Actors:
         if not self._is_there:
             return
         for actor in list(self._all):
-            answer = actor.tell.remote(what, *args)
+            try:
+                answer = actor.tell.remote(what, *args)
+            except Exception:  # noqa: BLE001 - of a cluster that is shut down just now
+                return
             if then is not None:
                 answer.future().add_done_callback(lambda done: then(done.result()) if not done.exception() else None)
 
@@ -343,8 +349,7 @@ class _Actors:
             for actor in late:
                 del self._all[actor]
             self.count -= len(late)
-        for actor in late:
-            self._ray.kill(actor)
+        self._end(late)
 
     def close(self) -> None:
         """End all of them."""
@@ -355,8 +360,14 @@ class _Actors:
             self._starting.clear()  # those who come next need others
             self.count = 0
         if self._is_there:
-            for actor in actors:
+            self._end(actors)
+
+    def _end(self, actors: Iterable[Any]) -> None:
+        for actor in actors:
+            try:
                 self._ray.kill(actor)
+            except Exception:  # noqa: BLE001, S110 - it is gone, or the cluster is shut down just now
+                pass
 
 
 _all_actors: dict[Any, _Actors] = {}

@@ -103,6 +103,19 @@ class Site(ABC):
         return f"parmap.backends.{type(self).__name__}({told})"
 
 
+_pids: dict[str, int] = {}  # of the first process that used a connection
+
+
+def check_process(what: str, name: str) -> None:
+    """Refuse a connection that came with a fork: its threads are not here, and whoever asks it waits for ever.
+
+    Raises:
+        PoolClosedError: it is another process's.
+    """
+    if _pids.setdefault(name, os.getpid()) != os.getpid():
+        raise PoolClosedError(f"{what} belongs to the parent process: one that was forked needs its own")
+
+
 def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
     """What matters of this process: the version of Python, and what it lacks of the modules that are needed."""
     from importlib.util import find_spec
