@@ -203,6 +203,42 @@ def test_no_worker(script: Script):
 
 
 @slow
+def test_stopped_before_it_has_begun(script: Script):
+    """What is on its way to Dask when it is cancelled does not run there, and leaves nothing."""
+    out = run(
+        script,
+        "dask",
+        """
+        import gc, psutil
+
+        marks = tempfile.mkdtemp()
+        f = parmap.parallel(lambda x, _: (Path(marks, str(x)).touch(), time.sleep(60)), backend="dask")
+
+        def is_empty():
+            tasks = cluster.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            below = [each for pid in cluster.pids() for each in psutil.Process(pid).children(recursive=True)]
+            try:
+                return not tasks and not any("parmap" in " ".join(each.cmdline()) for each in below)
+            except psutil.Error:  # one has just ended
+                return False
+
+        gc.disable()  # what is not needed any more goes without it
+        for size in 1, 1 << 21, 1:
+            futures = [f.submit(x, bytes(size)) for x in range(10)]
+            assert all(future.cancel() for future in futures)
+            del futures
+            parmap.shutdown()
+            end = time.monotonic() + 20
+            while not is_empty():
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        print("empty")
+        """,
+    )
+    assert "empty" in out
+
+
+@slow
 def test_asynchronous_client(script: Script):
     """A client of an event loop works there; what would block that loop is refused."""
     out = run(

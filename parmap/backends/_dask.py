@@ -13,7 +13,7 @@ from parmap.backends._base import Broken, Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
-from parmap.backends._clusters.wire import boxed, unboxed
+from parmap.backends._clusters.wire import Told, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._base import Event
     from parmap.backends._clusters.client import Flight
-    from parmap.backends._clusters.wire import Order, Told, Wire
+    from parmap.backends._clusters.wire import Order, Wire
 
 _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go with its task."""
@@ -240,6 +240,9 @@ class DaskCluster(Cluster):
         try:
             if content.__sizeof__() > _LARGE and self._near:  # with no worker, the task asks for one
                 content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
+            if futures:  # it was halted meanwhile
+                self.hear(number, Told(stopped=True))
+                return
             needs = self._resources or None
             futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
         except OSError as error:  # a worker is gone, or all; that this is true of the scheduler, `look` finds out
@@ -268,9 +271,14 @@ class DaskCluster(Cluster):
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
         self.tell("stop", list(chunks))
-        futures = [future for sent in chunks.values() for future in sent]
-        if futures:
-            self._soon(lambda: self._client.cancel(futures, asynchronous=True, force=True))
+        self._soon(self._cancel, list(chunks.values()))
+
+    async def _cancel(self, sent: list[list[Any]]) -> None:
+        futures = [future for each in sent for future in each if future is not None]
+        for each in sent:
+            if not each:  # it is still to be submitted: it shall not be
+                each.append(None)
+        await self._client.cancel(futures, asynchronous=True, force=True)
 
     def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
         """Call a function of `pilot` in all workers."""
