@@ -243,7 +243,7 @@ def test_nested_in_threads(kind: str):
     with ThreadPoolExecutor(2) as executor:
         backend: Any = executor if kind == "executor" else "threads"
         inner = parallel(tasks.square, workers=2, backend=backend)
-        outer = parallel(lambda x: inner.map(range(x)) + [inner.submit(x).result(30)], workers=2, backend=backend)
+        outer = parallel(lambda x: [*inner.map(range(x)), inner.submit(x).result(30)], workers=2, backend=backend)
         expected = [[y * y for y in range(x + 1)] for x in range(20)]
 
         assert outer.map_async(range(20)).result(30) == expected
@@ -256,6 +256,17 @@ def test_all_workers_of_an_executor():
     together = threading.Barrier(7)
     with ThreadPoolExecutor(7) as executor:
         parallel(lambda _: together.wait(30), backend=executor).map(range(7))
+        parmap.shutdown()
+
+
+def test_executor_without_a_hash():
+    """An executor that is compared by what it holds, such as a dataclass, is one like others."""
+
+    class Odd(ThreadPoolExecutor):
+        __hash__ = None  # type: ignore[assignment]
+
+    with Odd(2) as executor:
+        assert parallel(tasks.square, backend=executor).map([1, 2]) == [1, 4]
         parmap.shutdown()
 
 

@@ -164,7 +164,7 @@ def check_together(options: Mapping[str, Any]) -> None:
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
             f"backend={backend!r} can't: set timeout=None, or use another backend"
         )
-    ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
+    ignored = _FOR_PROCESSES if backend in ("threads", "serial") else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
         if options.get(name) and options[name] != DEFAULTS[name]:
             raise ValueError(

@@ -175,7 +175,8 @@ class DaskCluster(Cluster):
 
         if self._client.asynchronous:
             raise RuntimeError(
-                "the event loop of an asynchronous Dask client can't wait for its work: await submit, map_async or a stream"
+                "the event loop of an asynchronous Dask client can't wait for its own work: "
+                "await submit or map_async, or iterate over a stream with async for"
             )
         try:
             secede()
