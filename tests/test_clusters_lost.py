@@ -239,6 +239,36 @@ def test_stopped_before_it_has_begun(script: Script):
 
 
 @slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_process_that_is_stuck(script: Script, kind: str):
+    """A process of the cluster that answers nobody holds up neither the deadline of a call nor `shutdown`."""
+    out = run(
+        script,
+        kind,
+        f"""
+        import psutil, signal
+
+        f = parmap.parallel(slowly, backend={kind!r})
+        f.map(range(8))
+        named = lambda pid: "ray::Actor" in " ".join(psutil.Process(pid).cmdline())
+        pids = cluster.pids() if {kind!r} == "dask" else [pid for pid in psutil.pids() if named(pid)]
+        stuck = min(pids)
+        os.kill(stuck, signal.SIGSTOP)
+        call = f.options(deadline=5).map_async(range(200))
+        assert isinstance(call.exception(60), parmap.TaskTimeoutError)
+        f.options(deadline=3).map_async([bytes(1 << 21)] * 12).exception(60)  # unless others do it all
+        ended = threading.Event()
+        threading.Thread(target=lambda: (parmap.shutdown(), ended.set()), daemon=True).start()
+        assert ended.wait(60)
+        if psutil.pid_exists(stuck):
+            os.kill(stuck, signal.SIGCONT)
+        print("ended")
+        """,
+    )
+    assert "ended" in out
+
+
+@slow
 def test_asynchronous_client(script: Script):
     """A client of an event loop works there; what would block that loop is refused."""
     out = run(

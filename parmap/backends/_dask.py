@@ -29,6 +29,8 @@ _LARGE = 1 << 20
 
 _LOST = 3.0  # seconds without the scheduler until it counts as lost
 
+_KEPT, _PACE = 10.0, 1e7  # seconds, and bytes a second, in which what the workers keep gets to one that is not stuck
+
 _REACH = 2.0  # seconds in which a worker answers that the client can talk to
 
 
@@ -223,8 +225,12 @@ class DaskCluster(Cluster):
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have some worker keep it; where there is none it goes along, with the task that asks for one."""
+
+        async def keep() -> Any:
+            return await self._client.scatter(bytes(content), hash=False, timeout=PERIOD, asynchronous=True)
+
         try:
-            future = self._client.scatter(bytes(content), hash=False, timeout=PERIOD)
+            future = self._client.sync(keep, callback_timeout=_KEPT + len(content) / _PACE)
         except TimeoutError:
             return bytes(content), None
         return future.key, future
@@ -242,7 +248,6 @@ class DaskCluster(Cluster):
             if content.__sizeof__() > _LARGE and self._near:  # with no worker, the task asks for one
                 content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
             if futures:  # it was halted meanwhile
-                self.hear(number, Told(stopped=True))
                 return
             needs = self._resources or None
             futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
@@ -272,13 +277,14 @@ class DaskCluster(Cluster):
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
         self.tell("stop", list(chunks))
-        self._soon(self._cancel, list(chunks.values()))
+        self._soon(self._cancel, chunks)
 
-    async def _cancel(self, sent: list[list[Any]]) -> None:
-        futures = [future for each in sent for future in each if future is not None]
-        for each in sent:
-            if not each:  # it is still to be submitted: it shall not be
-                each.append(None)
+    async def _cancel(self, chunks: dict[int, list[Any]]) -> None:
+        futures = [future for sent in chunks.values() for future in sent if future is not None]
+        for number, sent in chunks.items():
+            if not sent:  # it is still to be submitted: it shall not be, whenever what goes before it has got through
+                sent.append(None)
+                self.hear(number, Told(stopped=True))
         await self._client.cancel(futures, asynchronous=True, force=True)
 
     def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:

@@ -30,6 +30,8 @@ _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 
 _IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
 
+_GRACE = 10.0  # seconds that an actor may take to stop a task
+
 _STARTS = 3  # actors in a row that may fail to start
 
 
@@ -221,6 +223,7 @@ class _Actors:
         self.latest: Any = None  # what will be there when something has happened
         self._waiting: deque[_Task] = deque()
         self._starting: set[Any] = set()
+        self._stopping: dict[_Task, float] = {}  # and by when it has to be done
         self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
         self.look()
 
@@ -309,6 +312,7 @@ class _Actors:
     def _ran(self, task: _Task, future: Any) -> None:
         error = future.exception()
         with self._lock:
+            self._stopping.pop(task, None)
             if task.actor in self._all:
                 if isinstance(error, self._ray.exceptions.RayActorError):
                     del self._all[task.actor]
@@ -327,6 +331,7 @@ class _Actors:
                 task.hear(task.number, Told(stopped=True))
             elif self._is_there:
                 task.actor.tell.remote("stop", task.pool, [task.number])
+                self._stopping[task] = time.monotonic() + _GRACE
 
     def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
         """Call a function of `pilot` in all actors; *then* takes each answer."""
@@ -341,15 +346,18 @@ class _Actors:
                 answer.future().add_done_callback(lambda done: then(done.result()) if not done.exception() else None)
 
     def reap(self) -> None:
-        """End those that have had nothing to do for a while: their CPUs are needed by others."""
+        """End those that have had nothing to do for a while, since others need their CPUs; and those that are stuck."""
         with self._lock:
             limit = time.monotonic() - _IDLE
+            stuck = [task for task, end in self._stopping.items() if end < limit + _IDLE]
+            for task in stuck:
+                del self._stopping[task]
             late = [actor for actor, since in self._free if since < limit]
             self._free = [(actor, since) for actor, since in self._free if since >= limit]
             for actor in late:
                 del self._all[actor]
             self.count -= len(late)
-        self._end(late)
+        self._end([*late, *(task.actor for task in stuck)])
 
     def close(self) -> None:
         """End all of them."""
