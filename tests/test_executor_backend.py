@@ -237,20 +237,6 @@ def test_nested(processes: Any):
     assert parallel(tasks.nested_pids, workers=2, backend=processes).map([1])[0] == 1
 
 
-@pytest.mark.parametrize("kind", ["executor", "threads"])
-def test_nested_in_threads(kind: str):
-    """So it is in threads, which would wait for each other, and in the order of the calls."""
-    with ThreadPoolExecutor(2) as executor:
-        backend: Any = executor if kind == "executor" else "threads"
-        inner = parallel(tasks.square, workers=2, backend=backend)
-        outer = parallel(lambda x: [*inner.map(range(x)), inner.submit(x).result(30)], workers=2, backend=backend)
-        expected = [[y * y for y in range(x + 1)] for x in range(20)]
-
-        assert outer.map_async(range(20)).result(30) == expected
-        assert inner.map([3]) == [9]  # here it is not serial
-        parmap.shutdown()
-
-
 def test_all_workers_of_an_executor():
     """Without `workers`, as many run at once as the executor has."""
     together = threading.Barrier(7)

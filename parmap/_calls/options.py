@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar, Token
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
@@ -53,8 +52,6 @@ class Options:
     """What decides which pool is shared: hashable, whatever the options are."""
     site: Site | None
     """The cluster that the backend is, if it is one."""
-    shares_threads: bool
-    """Whether tasks run in threads of this process, which must not wait for each other."""
     owner: object
     """Stands for the function that they are the options of: no other has the same."""
 
@@ -63,23 +60,11 @@ class Options:
         self._values = values
         self.owner = owner
         self.site = site_of(self.backend)
-        self.shares_threads = _shares_threads(self.backend)
         self.pool_key = tuple(_key(values[name]) for name, option in OPTIONS.items() if option.is_of_pool)
 
     def replace(self, **changes: Unpack[OptionsDict]) -> Options:
         """Return the same options with *changes*, which are checked."""
         return _settle({**self._values, **check(changes, "replace")}, self.owner)
-
-    @property
-    def nested(self) -> Options:
-        """The same, but serial if this thread is a worker: if all of them waited for others, nobody would be left."""
-        from parmap._work.per_worker import here
-
-        return self if here.is_of_process else self._serial
-
-    @cached_property
-    def _serial(self) -> Options:
-        return self.replace(backend="serial")
 
     def __repr__(self) -> str:
         return f"Options({describe(self._values)})"
@@ -261,11 +246,11 @@ class Settings:
         if cache is not None and not (cache[0] is overrides and cache[1] is in_worker):
             cache = None
         if cache is not None and context is not None and cache[2] is context:
-            return cache[4].nested if cache[4].shares_threads else cache[4]
+            return cache[4]
         variables = snapshot()
         options = cache[4] if cache is not None and cache[3] == variables else self._merge(overrides or {})
         self._cache = (overrides, in_worker, context, variables, options)
-        return options.nested if options.shares_threads else options
+        return options
 
     def _merge(self, overrides: dict[str, Any]) -> Options:
         outside = {**read(), **overrides}
@@ -284,14 +269,6 @@ def _portable(options: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in options.items()
         if isinstance(value, str) or not (name == "backend" or (name == "progress" and callable(value)))
     }
-
-
-def _shares_threads(backend: Any) -> bool:
-    if not is_executor(backend):
-        return bool(backend == "threads")
-    from parmap.backends._executor import shares_our_objects
-
-    return shares_our_objects(backend)
 
 
 def _settle(merged: dict[str, Any], owner: object) -> Options:
