@@ -40,7 +40,8 @@ def _session(ray: Any) -> str | None:
     if not ray.is_initialized():  # asked anything else, it would start a cluster
         return None
     worker = ray.get_runtime_context().worker  # whose own number is the same for each new cluster's first program
-    return f"{worker.node.session_name} {worker.worker_id.hex()}"
+    node = getattr(worker, "node", None)  # which Ray's client has not
+    return f"{getattr(node, 'session_name', '')} {worker.worker_id.hex()}"
 
 
 def _is_task(ray: Any) -> bool:
