@@ -130,6 +130,175 @@ def test_ray_is_shut_down(script: Script):
 
 
 @slow
+def test_ray_is_started_again(script: Script):
+    """A new cluster is not taken for the one before it, though Ray gives the program the same number there."""
+    out = run(
+        script,
+        "ray",
+        """
+        import ray
+        ray.shutdown()
+        f = parmap.parallel(slowly, backend="ray")
+        for _ in range(2):
+            ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+            assert f.map_async(range(10)).result(60) == list(range(10))
+            ray.shutdown()
+        print("again")
+        """,
+    )
+    assert "again" in out
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_fork(script: Script, kind: str):
+    """A process that was forked is told that it can't use the connection that it has inherited."""
+    out = run(
+        script,
+        kind,
+        f"""
+        f = parmap.parallel(slowly, backend={kind!r})
+        f.map(range(4))
+        child = os.fork()
+        if child == 0:
+            try:
+                f.map(range(4))
+            except parmap.PoolClosedError as error:
+                os._exit(7 if "parent process" in str(error) else 1)
+            os._exit(2)
+        end = time.monotonic() + 30
+        while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+            time.sleep(0.05)
+        if ended == (0, 0):
+            os.kill(child, 9)
+        print("child", os.waitstatus_to_exitcode(ended[1]))
+        assert f.map(range(4)) == list(range(4))
+        """,
+    )
+    assert "child 7" in out
+
+
+@slow
+def test_no_worker(script: Script):
+    """Where a Dask cluster has no worker yet, large functions and items wait for one, and make it start some."""
+    out = run(
+        script,
+        "dask",
+        """
+        from distributed import Client
+        from distributed.deploy.subprocess import SubprocessCluster
+
+        captured = bytes(1 << 21)
+        with SubprocessCluster(
+            worker_class="distributed.Worker", n_workers=0, threads_per_worker=1, dashboard_address=None
+        ) as none, Client(none, set_as_default=False) as client:
+            none.adapt(minimum=0, maximum=1, interval="200ms")
+            f = parmap.parallel(lambda x: len(captured) + len(x), backend=client)
+            assert f.map_async([bytes(1 << 21)] * 5).result(100) == [1 << 22] * 5
+            parmap.shutdown()
+        print("again")
+        """,
+    )
+    assert "again" in out
+
+
+@slow
+def test_stopped_before_it_has_begun(script: Script):
+    """What is on its way to Dask when it is cancelled does not run there, and leaves nothing."""
+    out = run(
+        script,
+        "dask",
+        """
+        import gc, psutil
+
+        marks = tempfile.mkdtemp()
+        f = parmap.parallel(lambda x, _: (Path(marks, str(x)).touch(), time.sleep(60)), backend="dask")
+
+        def is_empty():
+            tasks = cluster.client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+            below = [each for pid in cluster.pids() for each in psutil.Process(pid).children(recursive=True)]
+            try:
+                return not tasks and not any("parmap" in " ".join(each.cmdline()) for each in below)
+            except psutil.Error:  # one has just ended
+                return False
+
+        gc.disable()  # what is not needed any more goes without it
+        for size in 1, 1 << 21, 1:
+            futures = [f.submit(x, bytes(size)) for x in range(10)]
+            assert all(future.cancel() for future in futures)
+            del futures
+            parmap.shutdown()
+            end = time.monotonic() + 20
+            while not is_empty():
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        print("empty")
+        """,
+    )
+    assert "empty" in out
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_process_that_is_stuck(script: Script, kind: str):
+    """A process of the cluster that answers nobody holds up neither the deadline of a call nor `shutdown`."""
+    out = run(
+        script,
+        kind,
+        f"""
+        import psutil, signal
+
+        f = parmap.parallel(slowly, backend={kind!r})
+        f.map(range(8))
+        named = lambda pid: "ray::Actor" in " ".join(psutil.Process(pid).cmdline())
+        pids = cluster.pids() if {kind!r} == "dask" else [pid for pid in psutil.pids() if named(pid)]
+        stuck = min(pids)
+        os.kill(stuck, signal.SIGSTOP)
+        call = f.options(deadline=5).map_async(range(200))
+        assert isinstance(call.exception(60), parmap.TaskTimeoutError)
+        f.options(deadline=3).map_async([bytes(1 << 21)] * 12).exception(60)  # unless others do it all
+        ended = threading.Event()
+        threading.Thread(target=lambda: (parmap.shutdown(), ended.set()), daemon=True).start()
+        assert ended.wait(60)
+        if psutil.pid_exists(stuck):
+            os.kill(stuck, signal.SIGCONT)
+        print("ended")
+        """,
+    )
+    assert "ended" in out
+
+
+@slow
+def test_asynchronous_client(script: Script):
+    """A client of an event loop works there; what would block that loop is refused."""
+    out = run(
+        script,
+        "dask",
+        """
+        import asyncio
+        from distributed import Client
+
+        captured = bytes(1 << 21)
+
+        async def main():
+            async with Client(cluster.address, asynchronous=True):
+                f = parmap.parallel(lambda x: len(captured) + x, backend="dask")
+                assert await f.submit(1) == (1 << 21) + 1
+                assert await f.map_async(range(100)) == [(1 << 21) + x for x in range(100)]
+                assert [x async for x in f.imap(range(3))] == [(1 << 21) + x for x in range(3)]
+                try:
+                    f.map([1])
+                except RuntimeError as error:
+                    print("refused", error)
+                parmap.shutdown()
+
+        asyncio.run(asyncio.wait_for(main(), 60))
+        """,
+    )
+    assert "refused" in out
+
+
+@slow
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_ctrl_c(script: Script, kind: str):
     """Ctrl-C ends what runs on the cluster within a second or so."""

@@ -237,6 +237,51 @@ def test_nested(processes: Any):
     assert parallel(tasks.nested_pids, workers=2, backend=processes).map([1])[0] == 1
 
 
+def test_all_workers_of_an_executor():
+    """Without `workers`, as many run at once as the executor has."""
+    together = threading.Barrier(7)
+    with ThreadPoolExecutor(7) as executor:
+        parallel(lambda _: together.wait(30), backend=executor).map(range(7))
+        parmap.shutdown()
+
+
+def test_executor_without_a_hash():
+    """An executor that is compared by what it holds, such as a dataclass, is one like others."""
+
+    class Odd(ThreadPoolExecutor):
+        __hash__ = None  # type: ignore[assignment]
+
+    with Odd(2) as executor:
+        assert parallel(tasks.square, backend=executor).map([1, 2]) == [1, 4]
+        parmap.shutdown()
+
+
+def test_classes_that_change(script: Script):
+    """A class of the script is as it is at the call, also in a process that was forked when it was not yet so."""
+    run = script.run(
+        """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        import parmap
+
+        class Point:
+            def scale(self):
+                return 1
+
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as executor:
+            f = parmap.parallel(lambda point: (point.scale(), Point().scale(), point), backend=executor)
+            assert f.map([Point()])[0][:2] == (1, 1)
+            Point.scale = lambda self: 2
+            found = f.map([Point()])[0]
+            assert found[:2] == (2, 2), found
+            assert type(found[2]) is Point and found[2].scale() == 2
+            parmap.shutdown()
+        print("came to its end")
+        """
+    )
+    assert run.stdout == "came to its end\n", run.stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [{"initializer": tasks.square}, {"max_tasks_per_child": 1}, {"env": {"A": "1"}}, {"preload": ("json",)}],

@@ -149,7 +149,7 @@ def check_together(options: Mapping[str, Any]) -> None:
             f"timeout={timeout!r} needs a backend that can kill a running task, such as 'processes'; "
             f"backend={backend!r} can't: set timeout=None, or use another backend"
         )
-    ignored = _FOR_PROCESSES if backend in {"threads", "serial"} else _FOR_OWN_WORKERS if is_executor(backend) else ()
+    ignored = _FOR_PROCESSES if backend in ("threads", "serial") else _FOR_OWN_WORKERS if is_executor(backend) else ()
     for name in ignored:
         if options.get(name) and options[name] != DEFAULTS[name]:
             raise ValueError(
@@ -277,6 +277,8 @@ def _settle(merged: dict[str, Any], owner: object) -> Options:
         merged["workers"] = min(32, cpu_count() + 4) if threads else cpu_count()
         if site_of(merged["backend"]) is not None:
             merged["workers"] = ALL
+        elif is_executor(merged["backend"]) and type(size := getattr(merged["backend"], "_max_workers", None)) is int:
+            merged["workers"] = size  # whoever made it has said how many it has
     if merged["start_method"] is None:
         merged["start_method"] = "forkserver" if sys.platform == "linux" else "spawn"
     return Options(merged, owner)

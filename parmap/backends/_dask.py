@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from parmap.backends._base import Lost, Story
+from parmap.backends._base import Broken, Lost, Story
 from parmap.backends._clusters import pilot
-from parmap.backends._clusters.client import Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, facts
-from parmap.backends._clusters.wire import boxed, unboxed
-from parmap.errors import PoolClosedError
+from parmap.backends._clusters.client import PERIOD, Cluster
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
+from parmap.backends._clusters.wire import Told, boxed, unboxed
+from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap.backends._base import Event
     from parmap.backends._clusters.client import Flight
-    from parmap.backends._clusters.wire import Order, Told, Wire
+    from parmap.backends._clusters.wire import Order, Wire
 
 _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go with its task."""
 
 _LOST = 3.0  # seconds without the scheduler until it counts as lost
+
+_KEPT, _PACE = 10.0, 1e7  # seconds, and bytes a second, in which what the workers keep gets to one that is not stuck
 
 _REACH = 2.0  # seconds in which a worker answers that the client can talk to
 
@@ -62,13 +64,14 @@ class Dask(Site):
 
     def target(self) -> Hashable:
         """The client."""
-        if self.client is not None:
-            return self.client  # type: ignore[no-any-return]
-        try:
-            client: Hashable = self.library().get_client()
-        except ValueError:  # there is none
-            return None
-        return client
+        client: Any = self.client
+        if client is None:
+            try:
+                client = self.library().get_client()
+            except ValueError:  # there is none
+                return None
+        check_process("this Dask client", client.id)
+        return client  # type: ignore[no-any-return]
 
     def start(self, count: int) -> Any:
         """Processes that start by themselves: a fork, or multiprocessing's spawn, would need a guard in __main__."""
@@ -102,9 +105,29 @@ class DaskCluster(Cluster):
         self._absent = 0.0  # seconds without the scheduler
         self._near: dict[str, bool] = {}  # by address, whether the client itself can talk to a worker
         self._check_status()
-        client.sync(self._count)
-        _check_workers(client)
+        if client.asynchronous:  # this is the thread of its event loop, which has to go on
+            self._soon(self._begin)
+        else:
+            client.sync(self._count)
+            client.sync(self._check_workers)
         super().__init__(options, site.ship)
+
+    async def _begin(self) -> None:
+        await self._try_to_count()
+        try:
+            await self._check_workers()
+        except BackendUnavailableError as error:
+            self.post_event(Broken(error))
+
+    async def _check_workers(self) -> None:
+        """Refuse workers that can't run anything."""
+        try:
+            found = await self._client.run(facts, NEEDED, on_error="return", asynchronous=True)
+        except Exception:  # noqa: BLE001 - the first chunk will tell
+            return
+        for address, told in found.items():
+            if not isinstance(told, BaseException):
+                check(f"the Dask worker at {address}", told)
 
     # how large it is
 
@@ -152,6 +175,11 @@ class DaskCluster(Cluster):
         """A task of Dask's leaves the threads of its worker to those that it waits for, and for good."""
         from distributed import secede
 
+        if self._client.asynchronous:
+            raise RuntimeError(
+                "the event loop of an asynchronous Dask client can't wait for its own work: "
+                "await submit or map_async, or iterate over a stream with async for"
+            )
         try:
             secede()
         except (ValueError, KeyError, AttributeError):  # it is none, or has left them already
@@ -196,8 +224,15 @@ class DaskCluster(Cluster):
             pass
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
-        """Have some worker keep it."""
-        future = self._client.scatter(bytes(content), hash=False)
+        """Have some worker keep it; where there is none it goes along, with the task that asks for one."""
+
+        async def keep() -> Any:
+            return await self._client.scatter(bytes(content), hash=False, timeout=PERIOD, asynchronous=True)
+
+        try:
+            future = self._client.sync(keep, callback_timeout=_KEPT + len(content) / _PACE)
+        except TimeoutError:
+            return bytes(content), None
         return future.key, future
 
     def send(self, number: int, order: Order) -> Any:
@@ -210,8 +245,10 @@ class DaskCluster(Cluster):
     async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
         """In the client's own thread: what is large is on its way while others are packed."""
         try:
-            if content.__sizeof__() > _LARGE:
+            if content.__sizeof__() > _LARGE and self._near:  # with no worker, the task asks for one
                 content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
+            if futures:  # it was halted meanwhile
+                return
             needs = self._resources or None
             futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
         except OSError as error:  # a worker is gone, or all; that this is true of the scheduler, `look` finds out
@@ -227,6 +264,9 @@ class DaskCluster(Cluster):
             self.hear(number, error)
         else:
             self.hear(number, told)
+        finally:  # at once: an error refers to this frame, which refers to what it is the error of
+            futures.clear()
+            del content
 
     def lost(self, flight: Flight, error: BaseException) -> Event | None:
         """One that several workers did not survive is suspect: others that were there are told the same."""
@@ -237,9 +277,15 @@ class DaskCluster(Cluster):
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
         self.tell("stop", list(chunks))
-        futures = [future for sent in chunks.values() for future in sent]
-        if futures:
-            self._soon(lambda: self._client.cancel(futures, asynchronous=True, force=True))
+        self._soon(self._cancel, chunks)
+
+    async def _cancel(self, chunks: dict[int, list[Any]]) -> None:
+        futures = [future for sent in chunks.values() for future in sent if future is not None]
+        for number, sent in chunks.items():
+            if not sent:  # it is still to be submitted: it shall not be, whenever what goes before it has got through
+                sent.append(None)
+                self.hear(number, Told(stopped=True))
+        await self._client.cancel(futures, asynchronous=True, force=True)
 
     def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
         """Call a function of `pilot` in all workers."""
@@ -262,17 +308,6 @@ class DaskCluster(Cluster):
             self._client.close()
             self._cluster.close()
             self._cluster = None
-
-
-def _check_workers(client: Any) -> None:
-    """Refuse workers that can't run anything."""
-    try:
-        found = client.run(facts, NEEDED, on_error="return")
-    except Exception:  # noqa: BLE001 - the first chunk will tell
-        return
-    for address, told in found.items():
-        if not isinstance(told, BaseException):
-            check(f"the Dask worker at {address}", told)
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------

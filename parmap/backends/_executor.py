@@ -14,6 +14,7 @@ from weakref import ref
 
 from parmap._core.pace import BYTE_CAP, Cost
 from parmap._travel.code.by_name import reference
+from parmap._travel.code.classes import be_guest
 from parmap._travel.failure import Failure
 from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
@@ -324,6 +325,7 @@ def run_packed(
     if not is_home and not _place.in_worker:
         _place.in_worker = True
         Here.worker = None
+        be_guest()
     if not is_home and Here.worker is None and seats is not None:
         Here.worker = take_seat(*seats)
     begin = time.monotonic()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.failure import encode
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
 from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -30,6 +30,8 @@ _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 
 _IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
 
+_GRACE = 10.0  # seconds that an actor may take to stop a task
+
 _STARTS = 3  # actors in a row that may fail to start
 
 
@@ -37,8 +39,9 @@ def _session(ray: Any) -> str | None:
     """What tells this connection to a cluster from others; `None`: there is none."""
     if not ray.is_initialized():  # asked anything else, it would start a cluster
         return None
-    worker: str = ray.get_runtime_context().get_worker_id()
-    return worker
+    worker = ray.get_runtime_context().worker  # whose own number is the same for each new cluster's first program
+    node = getattr(worker, "node", None)  # which Ray's client has not
+    return f"{getattr(node, 'session_name', '')} {worker.worker_id.hex()}"
 
 
 def _is_task(ray: Any) -> bool:
@@ -71,7 +74,10 @@ class Ray(Site):
 
     def target(self) -> Hashable:
         """The session."""
-        return _session(self.library())
+        session = _session(self.library())
+        if session is not None:
+            check_process("this connection of Ray's", session)
+        return session
 
     def start(self, count: int) -> Any:
         """Where Ray is told of a cluster, that one is meant."""
@@ -218,6 +224,7 @@ class _Actors:
         self.latest: Any = None  # what will be there when something has happened
         self._waiting: deque[_Task] = deque()
         self._starting: set[Any] = set()
+        self._stopping: dict[_Task, float] = {}  # and by when it has to be done
         self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
         self.look()
 
@@ -306,6 +313,7 @@ class _Actors:
     def _ran(self, task: _Task, future: Any) -> None:
         error = future.exception()
         with self._lock:
+            self._stopping.pop(task, None)
             if task.actor in self._all:
                 if isinstance(error, self._ray.exceptions.RayActorError):
                     del self._all[task.actor]
@@ -324,27 +332,33 @@ class _Actors:
                 task.hear(task.number, Told(stopped=True))
             elif self._is_there:
                 task.actor.tell.remote("stop", task.pool, [task.number])
+                self._stopping[task] = time.monotonic() + _GRACE
 
     def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
         """Call a function of `pilot` in all actors; *then* takes each answer."""
         if not self._is_there:
             return
         for actor in list(self._all):
-            answer = actor.tell.remote(what, *args)
+            try:
+                answer = actor.tell.remote(what, *args)
+            except Exception:  # noqa: BLE001 - of a cluster that is shut down just now
+                return
             if then is not None:
                 answer.future().add_done_callback(lambda done: then(done.result()) if not done.exception() else None)
 
     def reap(self) -> None:
-        """End those that have had nothing to do for a while: their CPUs are needed by others."""
+        """End those that have had nothing to do for a while, since others need their CPUs; and those that are stuck."""
         with self._lock:
             limit = time.monotonic() - _IDLE
+            stuck = [task for task, end in self._stopping.items() if end < limit + _IDLE]
+            for task in stuck:
+                del self._stopping[task]
             late = [actor for actor, since in self._free if since < limit]
             self._free = [(actor, since) for actor, since in self._free if since >= limit]
             for actor in late:
                 del self._all[actor]
             self.count -= len(late)
-        for actor in late:
-            self._ray.kill(actor)
+        self._end([*late, *(task.actor for task in stuck)])
 
     def close(self) -> None:
         """End all of them."""
@@ -355,8 +369,14 @@ class _Actors:
             self._starting.clear()  # those who come next need others
             self.count = 0
         if self._is_there:
-            for actor in actors:
+            self._end(actors)
+
+    def _end(self, actors: Iterable[Any]) -> None:
+        for actor in actors:
+            try:
                 self._ray.kill(actor)
+            except Exception:  # noqa: BLE001, S110 - it is gone, or the cluster is shut down just now
+                pass
 
 
 _all_actors: dict[Any, _Actors] = {}

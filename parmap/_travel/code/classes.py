@@ -25,6 +25,13 @@ def came_by_value(cls: type) -> bool:
     return cls in _guests
 
 
+def be_guest() -> None:
+    """This process was forked from the one that sends: what it has of that one's classes is as it was then."""
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    if cloudpickle is not None:
+        _guests.update(cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.values())  # noqa: SLF001 - no public way
+
+
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced

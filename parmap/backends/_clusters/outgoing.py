@@ -64,7 +64,10 @@ class Outgoing(Backend):
 
     @abstractmethod
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
-        """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives."""
+        """Have bytes kept by the cluster: what pilots find them by, and what keeps them as long as it lives.
+
+        Where nobody can keep them, it returns them.
+        """
 
     @abstractmethod
     def tell(self, what: str, *args: Any, then: Callable[[Any], object] | None = None) -> None:
@@ -114,6 +117,8 @@ class Outgoing(Backend):
         if found is None:
             content = make()
             place, keeper = (bytes(content), None) if len(content) <= INLINE else self.put(content)
+            if type(place) is bytes and len(place) > INLINE:  # nobody keeps it yet
+                return place
             found = self._places[number] = place, keeper, time.monotonic()
         return found[0]
 

@@ -42,12 +42,16 @@ if TYPE_CHECKING:
 KEPT = 1 << 30
 """Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""
 
+_NOTED = 1000  # chunks and pools that have been stopped
+
 PAUSE = 0.05
 """Seconds between looks at a chunk that takes longer than it should."""
 
 _EMPTY = 600.0  # seconds after which a pilot of which nobody has heard stops its workers
 
 _pilots: dict[str, Pilot] = {}
+_over: dict[tuple[str, int], None] = {}  # chunks of pools that were stopped, and may still come; the number `_ALL`: any
+_ALL = -1
 _lock = threading.Lock()
 
 
@@ -58,6 +62,8 @@ def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> 
     """
     setup = order.setup
     with _lock:
+        if (setup.pool, _ALL) in _over:
+            return Told(stopped=True)
         pilot = _pilots.get(setup.pool)
         if pilot is None or pilot.closed:
             pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
@@ -66,6 +72,8 @@ def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> 
 
 def stop(pool: str, numbers: Iterable[int]) -> None:
     """Let no chunk with one of these numbers go on."""
+    with _lock:
+        _note_over(pool, numbers)
     pilot = _pilots.get(pool)
     if pilot is not None:
         pilot.stop(numbers)
@@ -87,9 +95,16 @@ def forget(pool: str, numbers: Iterable[int]) -> None:
 def close(pool: str) -> None:
     """End the pilot of a pool."""
     with _lock:
+        _note_over(pool, [_ALL])
         pilot = _pilots.pop(pool, None)
     if pilot is not None:
         pilot.close()
+
+
+def _note_over(pool: str, numbers: Iterable[int]) -> None:
+    _over.update(((pool, number), None) for number in numbers)
+    while len(_over) > _NOTED:
+        del _over[next(iter(_over))]
 
 
 class Pilot:
@@ -110,7 +125,6 @@ class Pilot:
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
         self._sinks: dict[int, ChunkSink] = {}
-        self._stopped: deque[int] = deque(maxlen=1000)  # chunks that may still come
         # Changed with the lock only: several threads bring chunks.
         self._turn = threading.Lock()
         self._calls: OrderedDict[int, FunctionCall] = OrderedDict()
@@ -301,7 +315,7 @@ class Pilot:
             del self._sinks[number]
 
     def _begin(self, sink: ChunkSink, order: Order, call: FunctionCall, items: Any, context: Context) -> None:
-        if self.closed or order.number in self._stopped:
+        if self.closed or (self._pool, order.number) in _over:
             sink.end(Told(stopped=True))
             return
         self._sinks[order.number] = sink
@@ -310,9 +324,7 @@ class Pilot:
     def _stop(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             sink = self._sinks.get(number)
-            if sink is None:
-                self._stopped.append(number)
-            elif sink.job is not None:
+            if sink is not None and sink.job is not None:
                 sink.end(Told(stopped=True))
                 self._ledger.cancel(sink.job, time.monotonic())
 

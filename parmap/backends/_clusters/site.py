@@ -16,6 +16,7 @@ from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
+    from importlib.machinery import ModuleSpec
 
     from parmap._calls.options import Options
     from parmap.backends._base import Backend
@@ -44,6 +45,8 @@ class Site(ABC):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
         self.ship: tuple[str, ...] = tuple(ship)
+        for name in self.ship:
+            _spec_of(name)
 
     @abstractmethod
     def target(self) -> Hashable:
@@ -103,6 +106,19 @@ class Site(ABC):
         return f"parmap.backends.{type(self).__name__}({told})"
 
 
+_pids: dict[str, int] = {}  # of the first process that used a connection
+
+
+def check_process(what: str, name: str) -> None:
+    """Refuse a connection that came with a fork: its threads are not here, and whoever asks it waits for ever.
+
+    Raises:
+        PoolClosedError: it is another process's.
+    """
+    if _pids.setdefault(name, os.getpid()) != os.getpid():
+        raise PoolClosedError(f"{what} belongs to the parent process: one that was forked needs its own")
+
+
 def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
     """What matters of this process: the version of Python, and what it lacks of the modules that are needed."""
     from importlib.util import find_spec
@@ -127,20 +143,26 @@ def check(where: str, found: tuple[tuple[int, int], list[str]]) -> None:
         raise BackendUnavailableError(f"{where} runs Python {there}, this program {here}")
 
 
-def zipped(modules: Iterable[str]) -> bytes:
-    """The files of modules, as a zip file from which they can be imported.
+def _spec_of(name: str) -> ModuleSpec:
+    """What is known of a module that is to be sent.
 
     Raises:
         ModuleNotFoundError: there is no such module here, or it has no file.
     """
     from importlib.util import find_spec
 
+    spec = find_spec(name.partition(".")[0])
+    if spec is None or not (spec.origin or spec.submodule_search_locations):
+        raise ModuleNotFoundError(f"ship: there is no module {name!r} here that could be sent", name=name)
+    return spec
+
+
+def zipped(modules: Iterable[str]) -> bytes:
+    """The files of modules, as a zip file from which they can be imported."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in modules:
-            spec = find_spec(name.partition(".")[0])
-            if spec is None or not (spec.origin or spec.submodule_search_locations):
-                raise ModuleNotFoundError(f"ship: there is no module {name!r} here that could be sent", name=name)
+            spec = _spec_of(name)
             for root in spec.submodule_search_locations or ():
                 for folder, _, files in os.walk(root):
                     for each in files:
