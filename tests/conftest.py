@@ -179,8 +179,9 @@ class Script:
 
     def write(self, text: str, name: str = "script.py") -> str:
         """Save a script; returns its path."""
-        path = self.folder / name
-        path.write_text(textwrap.dedent(text))
+        path, text = self.folder / name, textwrap.dedent(text)
+        if not path.exists() or path.read_text() != text:  # one that has just been started may be about to read it
+            path.write_text(text)
         return str(path)
 
     def run(self, text: str, *, timeout: float = 60, args: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
