@@ -85,12 +85,10 @@ class _Unloaded:
 
 
 def _first(name: str, *args: Any, **how: Any) -> Any:
-    global pools  # noqa: PLW0603 - the module itself from now on
-    with load(next(each for each in args if isinstance(each, Options))):
-        from parmap._engine import pools as loaded
-
-        pools = loaded
-        return getattr(loaded, name)(*args, **how)
+    global pools  # the module itself from now on
+    early, pools = load(next(each for each in args if isinstance(each, Options)))
+    with early:
+        return getattr(pools, name)(*args, **how)
 
 
 if not TYPE_CHECKING:

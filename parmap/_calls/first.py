@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap._work.threads import ShutdownError, undisturbed
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from parmap.backends._processes.spawning import Early
 
 
-def load(options: Options) -> Early:
+def load(options: Options) -> tuple[Early, Any]:
     """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
     try:
         return undisturbed(partial(_load, None if sys.is_finalizing() else options))
@@ -21,10 +21,10 @@ def load(options: Options) -> Early:
         return _load(None)
 
 
-def _load(options: Options | None) -> Early:
+def _load(options: Options | None) -> tuple[Early, Any]:
     from parmap.backends._processes.spawning import Early
 
     early = Early(options)
-    from parmap._engine import pools  # noqa: F401 - to be there
+    from parmap._engine import pools
 
-    return early
+    return early, pools
