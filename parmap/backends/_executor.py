@@ -44,7 +44,7 @@ from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -94,7 +94,7 @@ class Executors(Backend):
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
         self.packs: bool = not shares_our_objects(executor)
-        self.crew = None if self.packs else ref(executor)
+        self.crew: Callable[[], object] | None = None if self.packs else ref(executor)
         self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
         self._executor = executor
         self._own: concurrent.futures.Executor | None = None  # made in the place of one that was broken

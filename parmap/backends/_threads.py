@@ -17,7 +17,7 @@ from parmap._work.threads import start_thread
 from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
     from threading import Thread
 
     from parmap._calls.options import Options
@@ -31,7 +31,7 @@ class Threads(Backend):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.crew = ref(self)
+        self.crew: Callable[[], object] | None = ref(self)
         self.cost: Cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
