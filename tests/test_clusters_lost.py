@@ -246,13 +246,17 @@ def test_process_that_is_stuck(script: Script, kind: str):
         script,
         kind,
         f"""
-        import psutil, signal
+        import contextlib, psutil, signal
 
         f = parmap.parallel(slowly, backend={kind!r})
         f.map(range(8))
-        named = lambda pid: "ray::Actor" in " ".join(psutil.Process(pid).cmdline())
-        pids = cluster.pids() if {kind!r} == "dask" else [pid for pid in psutil.pids() if named(pid)]
-        stuck = min(pids)
+
+        def is_actor(process):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                return process.name().startswith("ray::Actor")
+
+        below = filter(is_actor, psutil.Process().children(recursive=True))
+        stuck = min(cluster.pids() if {kind!r} == "dask" else [each.pid for each in below])
         os.kill(stuck, signal.SIGSTOP)
         call = f.options(deadline=5).map_async(range(200))
         assert isinstance(call.exception(60), parmap.TaskTimeoutError)
