@@ -63,8 +63,8 @@ def undisturbed(make: Callable[[], T]) -> T:
     if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         return make()
     collects = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()  # only now: an interrupt that comes with it must not leave it so
         return _in_a_thread(make)
     finally:
         if collects:
