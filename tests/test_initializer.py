@@ -258,6 +258,9 @@ def test_once_where_calls_run_here(backend: str):
     assert f.submit(2).result() == 2
     assert nested.map([3, 4]) == [[3, 3], [4, 4]]
     assert len(calls) == 2
+    f.shutdown()
+    assert f.map([1]) == [1]
+    assert len(calls) == 3
 
 
 def test_once_for_threads_that_call_at_the_same_time():

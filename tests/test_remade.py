@@ -213,6 +213,12 @@ def test_structures_of_c(script: Script, method: str) -> None:
             _layout_ = "ms"
             _fields_ = [("kind", c_char), ("sizes", c_uint16 * 2), ("length", c_int)]
 
+        class Count(c_int):
+            pass
+
+        class Row(c_int * 2):
+            pass
+
         Pair = Point * 2
 
         def look(what):
@@ -234,9 +240,18 @@ def test_structures_of_c(script: Script, method: str) -> None:
         headers = Header(b"a", (1, 2), 3)
         print(parmap.parallel(header, workers=1).map([headers]) == [header(headers)], header(headers)[2])
         print([list(each) for each in parmap.parallel(lambda x: x, workers=1).map([(c_int * 3)(1, 2, 3)])])
+        (count, row), = parmap.parallel(lambda x: x, workers=1).map([(Count(1), Row(2, 3))])
+        print(type(count) is Count, count.value, type(row) is Row, list(row))
     """)
 
-    assert run.stdout.splitlines() == ["True b'name' 16 -2", "True 1", "-1", "True 9", "[[1, 2, 3]]"], run.stderr
+    assert run.stdout.splitlines() == [
+        "True b'name' 16 -2",
+        "True 1",
+        "-1",
+        "True 9",
+        "[[1, 2, 3]]",
+        "True 1 True [2, 3]",
+    ], run.stderr
 
 
 def test_types_of_a_script(script: Script) -> None:
