@@ -402,3 +402,16 @@ def test_a_module_that_workers_can_not_import(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("True True\n[1]\n", "")
+
+
+def test_base_in_a_module_that_imports_what_it_is_asked_for(script: Script) -> None:
+    """A class that no module has is looked for where its base is; that may fail as it likes."""
+    script.write("class Base: pass\ndef __getattr__(name): raise ImportError(name)\n", "lazy_base.py")
+    run = script.run("""
+        import lazy_base, parmap
+
+        Odd = type("Odd", (lazy_base.Base,), {"__module__": "nowhere"})
+        print(parmap.parallel(lambda x: type(Odd()).__name__, workers=1).map([1]))
+    """)
+
+    assert (run.stdout, run.stderr) == ("['Odd']\n", "")

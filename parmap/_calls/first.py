@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def load(options: Options) -> tuple[Early, Any]:
     """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
     try:
-        return undisturbed(partial(_load, None if sys.is_finalizing() else options))
+        return undisturbed(partial(_load, None if sys.is_finalizing() else options), imports=True)
     except RuntimeError:  # no thread, at the end of the interpreter or ever: whoever needs one, or a process, is told
         return _load(None)
 
