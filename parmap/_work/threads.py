@@ -56,7 +56,7 @@ def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
     """Call *make* where no signal handler runs: what it opens and starts is not lost to Ctrl-C half way.
 
     Nor is garbage collected there: a `__del__` that uses parmap might wait for what this thread holds meanwhile.
-    *imports*: it imports modules. So it is called here if this thread is in the midst of an import, maybe of one of them.
+    *imports*: it imports modules; so it is called here if this thread is importing already, maybe one of the same.
 
     Raises:
         BaseException: what it raises.
