@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import operator
 import os
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,9 @@ class ParmapBackend(_Base):
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Start a batch, and have *callback* called with its future."""
         future = _pools.submit(operator.call, (func,), {}, self._options)
-        self._unfinished[future] = getattr(callback, "parallel", None)
+        self._unfinished[future] = parallel = getattr(callback, "parallel", None)
         # Not in this thread, even if the batch has ended by now: the callback starts the next one.
-        notify(partial(self._end, callback), future, _call_apart)
+        notify(partial(self._end, callback), future, partial(_call_apart, parallel))
         return future
 
     def _end(self, callback: Callable[[Any], object] | None, future: Future[Any]) -> None:
@@ -152,29 +153,43 @@ class ParmapBackend(_Base):
 
 
 _callers: list[Callbacks] = []  # that have nothing to do
+_at_work: dict[Any, tuple[Callbacks, int]] = {}  # for which `Parallel`, with how many callbacks to call
+_turn = threading.RLock()
 
 
-def _call_apart(callback: Callable[[Any], object], future: Future[Any]) -> None:
-    """Have a callback called by a thread that nothing else waits for.
+def _call_apart(parallel: Any, callback: Callable[[Any], object], future: Future[Any]) -> None:
+    """Have a callback called by a thread that only those of the same *parallel* wait for, as for its lock.
 
     It reads the input of the next batch, where another `Parallel` may wait for callbacks of its own.
     """
-    try:
-        caller = _callers.pop()
-    except IndexError:
-        caller = Callbacks()
 
     def call(future: Future[Any]) -> None:
         try:
             callback(future)
         finally:
-            _callers.append(caller)
+            with _turn:
+                caller, count = _at_work.pop(parallel)
+                if count > 1:
+                    _at_work[parallel] = caller, count - 1
+                else:
+                    _callers.append(caller)
 
+    with _turn:
+        caller, count = _at_work.get(parallel) or (_callers.pop() if _callers else Callbacks(), 0)
+        _at_work[parallel] = caller, count + 1
     caller.run(call, future)
 
 
+def _forget() -> None:
+    """In a process made by `os.fork()`: the threads are not there."""
+    global _turn  # noqa: PLW0603
+    _turn = threading.RLock()
+    _callers.clear()
+    _at_work.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_callers.clear)  # their threads are not there
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 import pytest
@@ -256,6 +258,29 @@ def test_once_where_calls_run_here(backend: str):
     assert f.submit(2).result() == 2
     assert nested.map([3, 4]) == [[3, 3], [4, 4]]
     assert len(calls) == 2
+    f.shutdown()
+    assert f.map([1]) == [1]
+    assert len(calls) == 3
+
+
+def test_once_for_threads_that_call_at_the_same_time():
+    """A serial call of another thread waits for the initializer, instead of running without it."""
+    begun, goes_on = threading.Event(), threading.Event()
+    ready: list[bool] = []
+
+    def prepare() -> None:
+        begun.set()
+        goes_on.wait(10)
+        ready.append(True)
+
+    f = parmap.parallel(lambda _: len(ready), initializer=prepare, backend="serial")
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(f.map, [1])
+        assert begun.wait(10)
+        second = threads.submit(f.map, [2])
+        assert not wait([second], 0.1).done
+        goes_on.set()
+        assert (first.result(), second.result()) == ([1], [1])
 
 
 def test_once_in_a_worker(script: Script):

@@ -321,6 +321,28 @@ def test_workers_ignore_an_interrupt_of_their_own(script: Script) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 1, 2, 3]\n", "")
 
 
+def test_interrupt_in_the_first_call_leaves_garbage_collected(script: Script) -> None:
+    """Whenever a Ctrl-C comes: here, as soon as the collector is paused."""
+    done = script.run("""
+        import gc, signal
+        import parmap
+
+        pause = gc.disable
+
+        def press():
+            pause()
+            signal.raise_signal(signal.SIGINT)
+
+        gc.disable = press
+        try:
+            parmap.parallel(abs, backend="serial").map([1])
+        except KeyboardInterrupt:
+            print("interrupted", gc.isenabled())
+    """)
+
+    assert (done.stdout, done.stderr) == ("interrupted True\n", "")
+
+
 def test_handler_of_the_user_is_kept(script: Script) -> None:
     """A handler that the user has set is called, and the map goes on if it does not raise."""
     process = script.start(

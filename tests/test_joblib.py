@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,6 @@ import parmap.joblib  # noqa: E402 - joblib may be missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from conftest import Script
 
@@ -220,6 +220,23 @@ def test_results_as_input(two: Any):
     squares = two(return_as="generator", batch_size=1)(delayed(tasks.square)(x) for x in range(50))
 
     assert two(batch_size=1)(delayed(tasks.square)(x) for x in squares) == [x**4 for x in range(50)]
+
+
+def test_one_thread_for_all_that_has_ended(two: Any, tmp_path: Path):
+    """Batches that end while the input is read, which lets no callback begin, hold no thread each."""
+    threads = 0
+
+    def calls() -> Iterator[Any]:
+        nonlocal threads
+        for place in range(20):
+            yield delayed(Path.touch)(tmp_path / str(place))
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 20)
+        yield delayed(tasks.square)(2)
+        threads = sum(each.name == "parmap-callbacks" for each in threading.enumerate())
+
+    two(batch_size=1, pre_dispatch="all")(calls())
+
+    assert threads <= 2
 
 
 def test_error_inside_the_input(two: Any, tmp_path: Path):

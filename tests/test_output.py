@@ -202,6 +202,34 @@ f.map(["logged"])
     assert "UserWarning: logged" in run.stdout
 
 
+def test_warnings_among_lines(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
+    """What a task prints before and after it warns comes out, and the warning too."""
+
+    def talk_and_warn(place: int) -> int:
+        for _ in range(50):
+            print("line")
+            warnings.warn("between", stacklevel=1)
+        return place
+
+    f = parallel(talk_and_warn, **processes)
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        assert f.map(range(4)) == [0, 1, 2, 3]
+    assert [str(each.message) for each in recorded] == ["between"] * 200
+    assert capsys.readouterr().out == "line\n" * 200
+
+
+def test_warnings_that_can_not_be_sent(processes: dict[str, Any]):
+    """A warning that can't be pickled is one still, and says the same."""
+
+    def warn(_: int) -> None:
+        warnings.warn(UserWarning("held", threading.Lock()), stacklevel=1)
+
+    f = parallel(warn, **processes)
+    with pytest.warns(UserWarning, match="held"):
+        f.map([0])
+
+
 def test_warnings_are_recorded(processes: dict[str, Any]):
     """Whoever records warnings has those of tasks, as they are; what a task records is its own."""
 

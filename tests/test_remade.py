@@ -213,6 +213,12 @@ def test_structures_of_c(script: Script, method: str) -> None:
             _layout_ = "ms"
             _fields_ = [("kind", c_char), ("sizes", c_uint16 * 2), ("length", c_int)]
 
+        class Count(c_int):
+            pass
+
+        class Row(c_int * 2):
+            pass
+
         Pair = Point * 2
 
         def look(what):
@@ -234,9 +240,18 @@ def test_structures_of_c(script: Script, method: str) -> None:
         headers = Header(b"a", (1, 2), 3)
         print(parmap.parallel(header, workers=1).map([headers]) == [header(headers)], header(headers)[2])
         print([list(each) for each in parmap.parallel(lambda x: x, workers=1).map([(c_int * 3)(1, 2, 3)])])
+        (count, row), = parmap.parallel(lambda x: x, workers=1).map([(Count(1), Row(2, 3))])
+        print(type(count) is Count, count.value, type(row) is Row, list(row))
     """)
 
-    assert run.stdout.splitlines() == ["True b'name' 16 -2", "True 1", "-1", "True 9", "[[1, 2, 3]]"], run.stderr
+    assert run.stdout.splitlines() == [
+        "True b'name' 16 -2",
+        "True 1",
+        "-1",
+        "True 9",
+        "[[1, 2, 3]]",
+        "True 1 True [2, 3]",
+    ], run.stderr
 
 
 def test_types_of_a_script(script: Script) -> None:
@@ -387,3 +402,16 @@ def test_a_module_that_workers_can_not_import(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("True True\n[1]\n", "")
+
+
+def test_base_in_a_module_that_imports_what_it_is_asked_for(script: Script) -> None:
+    """A class that no module has is looked for where its base is; that may fail as it likes."""
+    script.write("class Base: pass\ndef __getattr__(name): raise ImportError(name)\n", "lazy_base.py")
+    run = script.run("""
+        import lazy_base, parmap
+
+        Odd = type("Odd", (lazy_base.Base,), {"__module__": "nowhere"})
+        print(parmap.parallel(lambda x: type(Odd()).__name__, workers=1).map([1]))
+    """)
+
+    assert (run.stdout, run.stderr) == ("['Odd']\n", "")

@@ -210,6 +210,53 @@ def test_the_first_call_starts_one_template_or_none(script: Script, call: str, t
     assert done.stdout.strip() == templates, done.stderr
 
 
+def test_serial_calls_where_no_thread_can_be_started(script: Script) -> None:
+    """The first call of a program needs none for itself."""
+    done = script.run("""
+        import _thread, threading
+
+        def refuse(*_, **__):
+            raise RuntimeError("can't start new thread")
+
+        _thread.start_new_thread = threading._start_new_thread = threading._start_joinable_thread = refuse
+
+        import parmap
+
+        print(parmap.parallel(abs, backend="serial").map([-1, 2]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[1, 2]\n", "")
+
+
+def test_a_first_call_in_the_midst_of_an_import(script: Script) -> None:
+    """By a signal handler: it does not wait for ever for the module that is being imported."""
+    done = script.run(
+        """
+        import os, signal, sys
+        import parmap
+        from importlib.machinery import PathFinder
+
+        f = parmap.parallel(abs, backend="serial")
+        signal.signal(signal.SIGUSR1, lambda *_: print(f.map([-1])))
+
+        class Finder(PathFinder):
+            @classmethod
+            def find_spec(cls, name, path=None, target=None):
+                if name == "socket":
+                    sys.meta_path.remove(cls)
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                return None
+
+        assert "socket" not in sys.modules
+        sys.meta_path.insert(0, Finder)
+        import socket
+    """,
+        timeout=20,
+    )
+
+    assert (done.stdout, done.stderr) == ("[1]\n", "")
+
+
 def test_errors_without_importing_them(script: Script) -> None:
     """`parmap.errors` is there for whoever has imported parmap only."""
     done = script.run("import parmap; print(parmap.errors.ParmapError.__name__)")

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.threads import ShutdownError, undisturbed
+from parmap._work.threads import undisturbed
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def load(options: Options) -> tuple[Early, Any]:
     """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
     try:
-        return undisturbed(partial(_load, None if sys.is_finalizing() else options))
-    except ShutdownError:
+        return undisturbed(partial(_load, None if sys.is_finalizing() else options), imports=True)
+    except RuntimeError:  # no thread, at the end of the interpreter or ever: whoever needs one, or a process, is told
         return _load(None)
 
 

@@ -22,6 +22,7 @@ from parmap._results.callbacks import callbacks
 from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
+from parmap._work.per_worker import here
 from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, undisturbed
 from parmap.backends import is_executor
@@ -192,6 +193,8 @@ def shutdown(options: Options | None = None, wait: bool = True, *, cancel_future
         engines = [engine for engine, entry in _living.copy().items() if keys is None or entry.key in keys]
         for engine in engines:
             _remove(engine)
+    for key in keys or list(here.keeper.prepared):  # serial calls have no pool to stop, but begin anew, too
+        here.keeper.unprepare(key)
     for engine in engines:
         if cancel_futures:
             engine.cancel_waiting(None if options is None else options.owner)

@@ -111,11 +111,11 @@ class Relay:
         name, text = fields
         texts, size = [text], len(text)
         while len(texts) < most and size < _AT_ONCE:
-            other, (stream, *_, text) = self.waiting[len(texts)]
-            if other != kind or stream != name or texts[-1][-1:] != "\n":
+            other, further = self.waiting[len(texts)]
+            if other != kind or further[0] != name or texts[-1][-1:] != "\n":
                 break
-            texts.append(text)
-            size += len(text)
+            texts.append(further[1])
+            size += len(texts[-1])
         return kind, (name, "".join(texts)), len(texts)
 
     def _live(self) -> None:
@@ -197,6 +197,8 @@ def _warn(pickled: bytes) -> None:
     encoded, *place, line = pickle.loads(pickled)
     warning = Failure(encoded=encoded).exception()
     warning.__cause__ = None  # its text from the worker: it says the same
+    if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
+        warning = UserWarning(str(warning))
     _above_bars(warnings.showwarning, warning, type(warning), *place, None, line)
 
 

@@ -58,7 +58,7 @@ class Keeper:
     def __init__(self) -> None:
         self.made: dict[bytes, _Made] = {}
         self.prepared: dict[Hashable, object] = {}  # by initializers: pools, with the options that tell them apart
-        self._turns: dict[bytes, Any] = {}
+        self._turns: dict[Hashable, Any] = {}
         # Filled by C alone: of a Ctrl-C in a callback of ours nobody would hear.
         self._gone: deque[KeyedRef[bytes, PerWorker[Any]]] = deque()
         self.thread = threading.get_ident()
@@ -69,7 +69,7 @@ class Keeper:
         """The object of *owner*, made if there is none. Several threads of one process may want it first."""
         self.purge()
         token = owner.token
-        with self._turns.setdefault(token, threading.RLock()):
+        with self.turn(token):
             if token not in self.made:
                 begin, before = time.monotonic_ns(), Loading.nanoseconds
                 value, leave = _entered(owner.factory())
@@ -82,6 +82,15 @@ class Keeper:
                 if _place.in_worker:  # no item is to be blamed for the time; what this one needs is in it
                     Loading.nanoseconds = before + time.monotonic_ns() - begin
             return self.made[token].value
+
+    def turn(self, key: Hashable) -> Any:
+        """Held by the thread that makes, or prepares, what has this key: others wait until it is there."""
+        return self._turns.setdefault(key, threading.RLock())
+
+    def unprepare(self, key: Hashable) -> None:
+        """Have the initializer of a pool called again."""
+        self.prepared.pop(key, None)
+        self._turns.pop(key, None)
 
     def purge(self) -> None:
         """Close what belongs to tokens that nobody holds any more."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -51,10 +52,11 @@ def _followed(run: Callable[[], object]) -> None:
     run()
 
 
-def undisturbed(make: Callable[[], T]) -> T:
+def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
     """Call *make* where no signal handler runs: what it opens and starts is not lost to Ctrl-C half way.
 
     Nor is garbage collected there: a `__del__` that uses parmap might wait for what this thread holds meanwhile.
+    *imports*: it imports modules; so it is called here if this thread is importing already, maybe one of the same.
 
     Raises:
         BaseException: what it raises.
@@ -62,13 +64,22 @@ def undisturbed(make: Callable[[], T]) -> T:
     # At the end of the interpreter a thread would never run.
     if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
         return make()
+    if imports and _is_importing():
+        return make()
     collects = gc.isenabled()
-    gc.disable()
     try:
+        gc.disable()  # only now: an interrupt that comes with it must not leave it so
         return _in_a_thread(make)
     finally:
         if collects:
             gc.enable()
+
+
+def _is_importing() -> bool:
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the public ways read the source, too
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _in_a_thread(make: Callable[[], T]) -> T:

@@ -38,24 +38,27 @@ class Serial(Backend):
         """There is one worker: the caller."""
         if not self._initialized:
             self._initialized = True
-            if self.options.initializer is not None and self.options.pool_key not in here.keeper.prepared:
-                self._prepare_worker(self.options.initializer)
+            if self.options.initializer is not None:
+                with here.keeper.turn(self.options.pool_key):
+                    self._prepare_worker(self.options.initializer)
         return ["caller"]
 
     def _prepare_worker(self, initializer: Callable[..., object]) -> None:
         """Call the initializer once, though each call has a backend of its own."""
-        prepared, key = here.keeper.prepared, self.options.pool_key
-        prepared[key] = self.options  # now: it may use parmap itself
+        keeper, key = here.keeper, self.options.pool_key
+        if key in keeper.prepared:
+            return
+        keeper.prepared[key] = self.options  # now: it may use parmap itself
         try:
             initializer(*self.options.initargs)
         except BaseException as error:
-            prepared.pop(key, None)
+            keeper.unprepare(key)
             if is_foreign(error):
                 raise
             note(error, IN_INITIALIZER)
             self._problem = error
-        while len(prepared) > _MOST_PREPARED:  # closures, made in a loop
-            del prepared[next(iter(prepared))]
+        for old in list(keeper.prepared)[:-_MOST_PREPARED]:  # closures, made in a loop
+            keeper.unprepare(old)
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Remember a chunk until somebody waits."""

@@ -59,7 +59,7 @@ def _name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, 
     try:
         for part in qualname.split("."):
             found = getattr(found, part)
-    except AttributeError:
+    except (AttributeError, ImportError):  # the latter by a module that imports what it is asked for
         return None
     for depth in range(8):
         if found is function:

@@ -56,7 +56,8 @@ def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
     """What makes a class of `ctypes` that has no name of its own; `None` for others."""
     import ctypes
 
-    for base in (ctypes.Structure, ctypes.Union):
+    # Unnamed themselves: the classes of these, each of a kind of its own.
+    for base in (ctypes.Structure, ctypes.Union, ctypes.Array, ctypes.c_int):
         if type(base) is cls:
             return type, (base,)
     bases = cls.__bases__
@@ -68,9 +69,9 @@ def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
         make: Any = ctypes.PYFUNCTYPE if cls._flags_ & _OF_PYTHON else ctypes.CFUNCTYPE
         options = {"use_errno": True} if cls._flags_ & _WITH_ERRNO else {}
         return functools.partial(make, **options), (cls._restype_, *cls._argtypes_)
-    for order, other in (("__ctype_le__", "__ctype_be__"), ("__ctype_be__", "__ctype_le__")):
-        if getattr(cls, order, None) is cls and name_of(cls) is None:  # a number with its bytes in the other order
-            return getattr, (getattr(cls, other), order)
+    native, other = ("__ctype_le__", "__ctype_be__")[:: 1 if sys.byteorder == "little" else -1]
+    if getattr(cls, other, None) is cls:  # a number with its bytes in the other order
+        return getattr, (getattr(cls, native), other)
     return None
 
 

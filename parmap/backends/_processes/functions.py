@@ -281,7 +281,7 @@ class Functions:
         large: Large = []
         if "cloudpickle" not in sys.modules:  # a handler or a `__del__` that needs it, too, might find half of it
             with suppress(ShutdownError):
-                undisturbed(partial(import_module, "cloudpickle"))
+                undisturbed(partial(import_module, "cloudpickle"), imports=True)
         try:
             found, large = mark(roots, self._tables_of)
         except Exception as error:
