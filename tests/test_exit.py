@@ -141,14 +141,14 @@ def test_exit_is_quiet_with_all_warnings(script: Script, flags: tuple[str, str],
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1]\n", "")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_submitted_work_is_finished(script: Script, method: str) -> None:
+@pytest.mark.parametrize("option", [*(f"start_method={method!r}" for method in METHODS), "backend='threads'"])
+def test_submitted_work_is_finished(script: Script, option: str) -> None:
     """What was submitted before the end of the script is done, as concurrent.futures does it."""
     done = script.run(f"""
         import parmap
         from pathlib import Path
 
-        @parmap.parallel(workers=2, start_method={method!r})
+        @parmap.parallel(workers=2, {option})
         def touch(number):
             Path(f"done-{{number}}").touch()
 

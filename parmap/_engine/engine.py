@@ -110,7 +110,7 @@ class Engine:
     def expect(self, function: Any, count: int = 1) -> None:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
-            self.backend.expect(function)
+            self.backend.expect(function, min(count, self.workers))
             self.offer(lambda: self.ledger.warm_up(count))
 
     def listen(self, future: Future[Any]) -> None:

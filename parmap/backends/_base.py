@@ -150,8 +150,8 @@ class Backend(ABC):
             [Callable[[], object] | Future[Any]], object
         ]  # set by the engine: leaves a note for its thread
 
-    def expect(self, function: Any) -> None:
-        """A function will be called soon: what workers need for it may be made ready. By any thread."""
+    def expect(self, function: Any, count: int) -> None:
+        """A function will be called soon, on *count* workers: what they need may be made ready. By any thread."""
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Make a function ready to run, as it is now."""

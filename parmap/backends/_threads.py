@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+from collections import deque
+from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -13,7 +15,7 @@ from parmap._work import place as _place
 from parmap._work.arithmetic import chosen, own
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
-from parmap._work.threads import start_thread
+from parmap._work.threads import start_thread, undisturbed
 from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
@@ -34,30 +36,58 @@ class Threads(Backend):
         self.crew: Callable[[], object] | None = ref(self)
         self.cost: Cost = Cost(aim=0.005, depth=2, most=0.01)
         self._names = count(1)
+        self._spare: deque[tuple[int, queue.SimpleQueue[Any], Thread]] = deque()  # wait for their number
+        self._is_over = False
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
         self._threads: dict[Hashable, tuple[int, Thread]] = {}  # each with its number
         self._running: set[int] = set()  # numbers of chunks
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+
+    def expect(self, function: Any, count: int) -> None:  # noqa: ARG002 - the contract
+        """Start threads in that of the caller: from 3.12 on, when the program has come to its end, nobody else can."""
+        if len(self._threads) < count:
+            with suppress(RuntimeError):  # told by `grow`
+                undisturbed(lambda: self._start_spare(count))
+        if self._is_over:
+            self._drop_spare()
+
+    def _start_spare(self, count: int) -> None:
+        while len(self._spare) + len(self._threads) < count:
+            self._spare.append(self._born())
+
+    def _born(self) -> tuple[int, queue.SimpleQueue[Any], Thread]:
+        tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        name = next(self._names)
+        return name, tasks, start_thread(f"parmap-worker-{name}", self._live, tasks)
+
+    def _drop_spare(self) -> None:
+        while self._spare:
+            try:
+                self._spare.popleft()[1].put(None)
+            except IndexError:  # another thread was quicker
+                pass
 
     def grow(self, count: int) -> list[Hashable]:
         """Start threads."""
         started: list[Hashable] = []
         self._threads = {name: known for name, known in self._threads.items() if known[1].is_alive()}
         for _ in range(count):
-            name = next(self._names)
-            tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
             try:
-                index = min({*range(len(self._threads) + 1)} - {taken for taken, _ in self._threads.values()})
-                thread = start_thread(f"parmap-worker-{name}", self._live, tasks, index)
+                name, tasks, thread = self._spare.popleft() if self._spare else self._born()
             except RuntimeError as error:
                 if not self._queues:  # else those that are there do the work
                     self._events.put(Broken(error))
                 break
+            index = min({*range(len(self._threads) + 1)} - {taken for taken, _ in self._threads.values()})
+            tasks.put(index)
             self._queues[name], self._threads[name] = tasks, (index, thread)
             started.append(name)
         return started
 
-    def _live(self, tasks: queue.SimpleQueue[Any], index: int) -> None:
+    def _live(self, tasks: queue.SimpleQueue[Any]) -> None:
+        index = tasks.get()
+        if index is None:
+            return
         here.begin(Worker(index, self.options.workers))
         _place.thread.crew = ref(self)
         initializer = self.options.initializer
@@ -105,6 +135,7 @@ class Threads(Backend):
 
     def close(self) -> None:
         """Let all threads end; one that runs a task ends after it, and nobody waits for it."""
+        self._drop_spare()
         for tasks in self._queues.values():
             tasks.put(None)
         if not self._running:  # what they close may take a moment
@@ -113,3 +144,8 @@ class Threads(Backend):
         self._queues.clear()
         self._threads.clear()
         self._running.clear()
+
+    def finish(self) -> None:
+        """Nobody needs threads any more."""
+        self._is_over = True
+        self._drop_spare()

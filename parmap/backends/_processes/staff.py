@@ -105,7 +105,7 @@ class Staff(Leases):
         worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place)
         return worker.name
 
-    def expect(self, function: Any) -> None:
+    def expect(self, function: Any, count: int) -> None:  # noqa: ARG002 - the contract
         """Have the template import what *function* needs, if there is none yet. By any thread."""
         if self._launcher is None:
             self._guess.add(function)
