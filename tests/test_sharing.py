@@ -380,7 +380,8 @@ def test_fifty_pools(script: Script) -> None:
         before = count()
         for number in range(50):
             use(number)
-        print(before == count(), before, count())
+        # The first one's thread may have been on its way out still when it was counted.
+        print(all(now <= then for now, then in zip(count(), before)), before, count())
         try:
             os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
