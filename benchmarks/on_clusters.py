@@ -53,7 +53,8 @@ class Workload(NamedTuple):
 
 BIG = np.ones(8 << 20)
 WORKLOADS = (
-    Workload("20,000 no-ops", tasks.inc, 20_000, lambda n: list(range(n)), singles=20),
+    Workload("20,000 no-ops, a function's first call", tasks.inc, 20_000, lambda n: list(range(n)), singles=20),
+    Workload("20,000 no-ops, its second", tasks.inc, 20_000, lambda n: list(range(n)), singles=20),
     Workload("5,000 × 1 ms, asleep", tasks.sleep, 5000, lambda n: [0.001] * n, singles=5),
     Workload("2,000 × 1 ms, computing", tasks.busy, 2000, lambda n: [0.001] * n, singles=4),
     Workload("200 × 50 ms, asleep", tasks.doze, 200, lambda n: [0.05] * n),
