@@ -212,3 +212,16 @@ def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
         desk.turn()
 
     assert [fate.outcome for fate in block] == [None, "ok", "ok"]
+
+
+def test_what_is_cancelled_while_it_fails_is_not_tried_again() -> None:
+    """Its failure is told just after it was cancelled: nobody waits for another attempt, and nothing may wait with it."""
+    bench = Bench(workers=1)
+    job = bench.job([0], retries=1, retry_delay=1e10)
+    chunk = bench.cut()
+    assert chunk is not None
+    job.dropped.add(0)
+    bench.finish(chunk, 1, {0: failed(retry=True)})
+
+    assert bench.scheduler.is_idle
+    assert not job.dropped

@@ -329,8 +329,6 @@ class Scheduler:
             return []
         if job.waiting and job not in self.jobs:
             self.jobs.append(job)
-        if job.dropped:  # it was too late for some of them
-            job.dropped.difference_update(chunk.items[:done])
         final: dict[int, Failure] = {}
         missing: set[int] = set()
         for offset, failure in failures.items():
@@ -339,6 +337,8 @@ class Scheduler:
             else:
                 failure.earlier = tuple(job.attempts.pop(chunk.start + offset, ()))
                 final[offset] = failure
+        if job.dropped:  # it was too late for some of them
+            job.dropped.difference_update(chunk.items[:done])
         if failures and job.watch is not None:
             job.watch.failed(len(final), len(missing))
         if done:
@@ -352,7 +352,8 @@ class Scheduler:
         job = chunk.job
         index = chunk.start + offset
         earlier = job.attempts.setdefault(index, []) if job.retries else []
-        if not failure.retry or len(earlier) >= job.retries:
+        is_wanted = not (job.dropped and chunk.items[offset] in job.dropped)  # it may have been cancelled meanwhile
+        if not (failure.retry and is_wanted and len(earlier) < job.retries):
             return False
         delay = 0.0 if self._hurries else job.retry_delay * 2 ** len(earlier) * self._jitter()
         earlier.append(failure)
