@@ -66,6 +66,8 @@ class OneByOne(_ledger.Scheduler):
         return 1
 
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # else tests on Ray come last on a busy machine, and in vain
+
 CLUSTER = os.environ.get("TESTS_ON_CLUSTER")
 """The cluster, dask or ray, that what is for each backend, or for worker processes, is tested on instead."""
 
