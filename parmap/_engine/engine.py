@@ -166,11 +166,14 @@ class Engine:
     def cancel_waiting(self, owner: object = None) -> None:
         """Cancel what no worker has yet, of *owner* or of all; what runs goes on to its end."""
 
+        def is_meant(job: Job) -> bool:
+            return owner is None or job.owner is owner
+
         def note() -> None:
             scheduler = self.ledger.scheduler
-            for job in dict.fromkeys([*scheduler.jobs, *scheduler.waiting_for_retry()]):
-                if owner is not None and job.owner is not owner:
-                    continue
+            for job in filter(is_meant, [chunk.job for slot in scheduler.slots.values() for chunk in slot.flight]):
+                job.retries = 0  # nobody would wait for another attempt
+            for job in filter(is_meant, dict.fromkeys([*scheduler.jobs, *scheduler.waiting_for_retry()])):
                 if isinstance(job.sink, Lane):
                     for future in scheduler.waiting_items(job):
                         self._cancel_future(future)
@@ -216,9 +219,7 @@ class Engine:
         if not self.backend.threaded:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
-            raise RuntimeError(
-                "can't wait for parmap in its own thread, where __reduce__, __getstate__ or __del__ may run"
-            )
+            raise RuntimeError("can't wait for parmap in its own thread, where __reduce__, __getstate__, __del__ run")
         lock = threading.Lock()
         lock.acquire()
         if not watched.watch(lock.release):
