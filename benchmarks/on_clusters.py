@@ -228,7 +228,7 @@ All is on one machine of {cores} cores, which client, scheduler and workers shar
 measured{busy}. So rates say what the *processor* allows: tasks that sleep cost it nothing, tasks that compute leave
 nothing to others. What can be carried over to other clusters are ratios, and the microseconds an item.
 
-{python}, {versions}; {date}. The command: `python benchmarks/on_clusters.py{arguments}`.
+{python}, {versions}; {date}. The command: `{before}python benchmarks/on_clusters.py{arguments}`.
 """
 
 
@@ -248,6 +248,7 @@ def write(page: Path, tables: dict[str, list[str]], arguments: argparse.Namespac
         python=f"Python {platform.python_version()}",
         versions=", ".join(known),
         date=time.strftime("%Y-%m-%d"),
+        before="chrt -r 5 " if os.sched_getscheduler(0) == os.SCHED_RR else "",  # before other programs
         arguments="".join(f" {each}" for each in sys.argv[1:]),
     )
     for engine, lines in tables.items():
