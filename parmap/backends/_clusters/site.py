@@ -106,6 +106,7 @@ class Site(ABC):
         return f"parmap.backends.{type(self).__name__}({told})"
 
 
+_CONNECTIONS = 100  # that are remembered, the latest
 _pids: dict[str, int] = {}  # of the first process that used a connection
 
 
@@ -117,6 +118,8 @@ def check_process(what: str, name: str) -> None:
     """
     if _pids.setdefault(name, os.getpid()) != os.getpid():
         raise PoolClosedError(f"{what} belongs to the parent process: one that was forked needs its own")
+    while len(_pids) > _CONNECTIONS:
+        del _pids[next(iter(_pids))]
 
 
 def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
