@@ -6,9 +6,11 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tasks
 from tasks_that_hold import Thing, UnluckyError, capture, turn
 
 import parmap
@@ -147,10 +149,12 @@ def test_functions_are_let_go(call: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["map", "imap", "submit", "map_async"])
-def test_descriptors_are_given_back(call: str) -> None:
+def test_descriptors_are_given_back(call: str, tmp_path: Path) -> None:
     """Calls that succeed, fail or are cancelled leave no descriptor behind, though their pool goes on."""
     for mode in OPTIONS:
         use(call, turn, "processes", mode)
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")  # both workers are there: one alone can't do this
+    parallel(tasks.touch_and_wait_for, workers=2).starmap([(one, other), (other, one)])
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         for mode in OPTIONS:
