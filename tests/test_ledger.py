@@ -95,9 +95,9 @@ class Core(RuleBasedStateMachine):
     """Callers submit, cancel, are interrupted; workers start, run, fail, die; time passes."""
 
     @initialize(
-        budget=st.sampled_from([None, None, 1, 5]),
-        memory=st.sampled_from([None, None, 2]),
-        idle_timeout=st.sampled_from([None, 0.5, 5.0]),
+        budget=st.sampled_from([None, None, None, 1, 5]),
+        memory=st.sampled_from([None, None, None, 2]),
+        idle_timeout=st.sampled_from([None, None, 0.5, 5.0]),
         recalls=st.booleans(),
     )
     def begin(self, budget: int | None, memory: int | None, idle_timeout: float | None, *, recalls: bool) -> None:
@@ -109,6 +109,7 @@ class Core(RuleBasedStateMachine):
         self.lane_job: Job | None = None
         self.lane_options: dict[str, Any] = {}
         self.budget = budget
+        self.has_been_ended = False
 
     # the engine
 
@@ -202,9 +203,14 @@ class Core(RuleBasedStateMachine):
         self.post(self.lane.items(count))
         self.turn()
 
-    @precondition(lambda self: any(worker.is_open and not worker.flight for worker in self.backend.workers.values()))
-    @rule(data=st.data(), interrupted=st.booleans(), seen=st.booleans(), alert=st.booleans())
-    def submit_quickly(self, data: st.DataObject, *, interrupted: bool, seen: bool, alert: bool) -> None:
+    @precondition(lambda self: any(worker.is_open and not worker.flight for worker in self.all_workers()))
+    @rule(
+        data=st.data(),
+        until=st.sampled_from(["interrupted", "sent", "begun", "answered"]),
+        seen=st.booleans(),
+        alert=st.booleans(),
+    )
+    def submit_quickly(self, data: st.DataObject, until: str, *, seen: bool, alert: bool) -> None:
         """A caller uses a leased worker; it may have looked for one long ago, before the engine took it back."""
         worker = self.draw_worker(data, lambda worker: worker.is_open and not worker.flight)
         if alert:
@@ -214,15 +220,10 @@ class Core(RuleBasedStateMachine):
             worker.is_open = self.ledger.take_back_leases(self.now) and False
         worker.numbers += 1
         worker.flight[worker.numbers] = Task(future)
-        if not interrupted:
+        if until != "interrupted":
             self.go_on_with(worker, worker.numbers)
-        self.turn()
-
-    @precondition(lambda self: self.tasks("recorded"))
-    @rule(data=st.data())
-    def resume_caller(self, data: st.DataObject) -> None:
-        """A handler that came between the steps of a caller has ended."""
-        self.go_on_with(*data.draw(st.sampled_from(self.tasks("recorded"))))
+            if until != "sent" and worker.numbers in worker.flight:
+                self.run_quick(worker, worker.numbers, answer=until == "answered")
         self.turn()
 
     def go_on_with(self, worker: FakeWorker, number: int) -> None:
@@ -237,7 +238,10 @@ class Core(RuleBasedStateMachine):
     def tasks(self, *states: str) -> list[tuple[FakeWorker, int]]:
         workers = self.backend.workers.values()
         return [
-            (worker, number) for worker in workers for number, task in worker.flight.items() if task.state in states
+            (worker, number)
+            for worker in workers
+            for number, task in worker.flight.items()
+            if not states or task.state in states
         ]
 
     @precondition(lambda self: any(not fate.outcome for fate in self.lane.fates))
@@ -252,40 +256,52 @@ class Core(RuleBasedStateMachine):
         del item
         self.turn()
 
+    @precondition(lambda self: len(self.jobs) > 1 and not self.has_been_ended)
     @rule()
     def end_all(self) -> None:
         """The pool is closed with what it has."""
+        self.has_been_ended = True
         self.ledger.end_all(PoolClosedError("closed"), self.now)
         self.turn()
 
     # workers
 
     def draw_worker(self, data: st.DataObject, fits: Callable[[FakeWorker], object]) -> FakeWorker:
-        return data.draw(st.sampled_from([worker for worker in self.backend.workers.values() if fits(worker)]))
+        return data.draw(st.sampled_from([worker for worker in self.all_workers() if fits(worker)]))
 
-    @rule(how=st.sampled_from(["all", "all", "one", "none", "broken"]))
-    def starts(self, how: str) -> None:
-        self.backend.starts = how
-
-    @rule(most=st.sampled_from([NO_LIMIT, NO_LIMIT, 1, 0]))
-    def fits(self, most: int) -> None:
-        self.backend.most = most
-
-    @rule(late=st.booleans())
-    def signals(self, *, late: bool) -> None:
-        """A worker that runs a block learns at once, or later, that it shall end it."""
+    @rule(
+        starts=st.sampled_from(["all", "all", "all", "one", "none", "broken"]),
+        most=st.sampled_from([NO_LIMIT, NO_LIMIT, NO_LIMIT, 1, 0]),
+        late=st.booleans(),
+    )
+    def change_the_world(self, starts: str, most: int, *, late: bool) -> None:
+        """Workers start or not; chunks have room; one that runs a block learns at once, or later, that it shall end it."""
+        self.backend.starts, self.backend.most = starts, most
         if late:
             self.backend.signals_are_late = True
         else:
             self.backend.let_signals_through()
 
-    @precondition(lambda self: any(not worker.is_ready for worker in self.backend.workers.values()))
+    @precondition(lambda self: any(not worker.is_ready for worker in self.all_workers()))
     @rule(data=st.data())
     def get_ready(self, data: st.DataObject) -> None:
         self.backend.get_ready(self.draw_worker(data, lambda worker: not worker.is_ready))
         self.turn()
 
-    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.backend.workers.values()))
+    @precondition(lambda self: sum(worker.is_ready for worker in self.all_workers()) < WORKERS)
+    @rule()
+    def warm_up(self) -> None:
+        """All workers start, if they can, and are waited for."""
+        self.ledger.warm_up(WORKERS)
+        for worker in self.all_workers():
+            if not worker.is_ready:
+                self.backend.get_ready(worker)
+        self.turn()
+
+    def all_workers(self) -> list[FakeWorker]:
+        return list(self.backend.workers.values())
+
+    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.all_workers()))
     @rule(data=st.data(), length=st.sampled_from([1, 1, 3]), steps=st.integers(1, 4), turn=st.booleans())
     def run(self, data: st.DataObject, length: int, steps: int, *, turn: bool) -> None:
         worker = self.draw_worker(data, lambda worker: worker.is_ready and worker.chunks)
@@ -296,9 +312,9 @@ class Core(RuleBasedStateMachine):
         if turn:
             self.turn()
 
-    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.backend.workers.values()))
-    @rule(data=st.data(), finish=st.booleans(), retry=st.booleans())
-    def report(self, data: st.DataObject, *, finish: bool, retry: bool) -> None:
+    @precondition(lambda self: any(worker.is_ready and worker.chunks for worker in self.all_workers()))
+    @rule(data=st.data(), finish=st.booleans(), retry=st.booleans(), turn=st.booleans())
+    def report(self, data: st.DataObject, *, finish: bool, retry: bool, turn: bool) -> None:
         """A chunk is done, or its time is up."""
         worker = self.draw_worker(data, lambda worker: worker.is_ready and worker.chunks)
         running = worker.chunks[0]
@@ -307,14 +323,30 @@ class Core(RuleBasedStateMachine):
         done = running.ran
         bad = data.draw(st.sets(st.integers(0, done - 1), max_size=2)) if done else set()
         self.backend.report(worker, done, {offset: Failure(ValueError(), retry=retry) for offset in bad})
+        if turn:
+            self.turn()
+
+    @precondition(lambda self: not self.ledger.scheduler.is_idle)
+    @rule()
+    def do_all(self) -> None:
+        """All workers do what they have."""
+        self.let_all_go_on()
         self.turn()
 
-    @precondition(lambda self: self.tasks("sent", "begun"))
-    @rule(data=st.data(), answer=st.booleans())
-    def run_task(self, data: st.DataObject, *, answer: bool) -> None:
-        worker, number = data.draw(st.sampled_from(self.tasks("sent", "begun")))
-        self.run_quick(worker, number, answer=answer)
-        self.turn()
+    @precondition(lambda self: self.tasks())
+    @rule(data=st.data(), answer=st.booleans(), turn=st.booleans())
+    def go_on_with_a_task(self, data: st.DataObject, *, answer: bool, turn: bool) -> None:
+        """A caller goes on that a handler had interrupted, a worker runs its task, or somebody reads the answer."""
+        worker, number = data.draw(st.sampled_from(self.tasks()))
+        state = worker.flight[number].state
+        if state == "recorded":
+            self.go_on_with(worker, number)
+        elif state == "answered":
+            worker.settle_answers()
+        else:
+            self.run_quick(worker, number, answer=answer)
+        if turn:
+            self.turn()
 
     def run_quick(self, worker: FakeWorker, number: int, *, answer: bool) -> None:
         task = worker.flight[number]
@@ -324,11 +356,6 @@ class Core(RuleBasedStateMachine):
         if answer:
             task.state = "answered"
 
-    @precondition(lambda self: self.tasks("answered"))
-    @rule(data=st.data())
-    def read(self, data: st.DataObject) -> None:
-        data.draw(st.sampled_from(self.tasks("answered")))[0].settle_answers()
-
     @precondition(lambda self: self.backend.workers)
     @rule(data=st.data(), retry=st.booleans(), turn=st.booleans())
     def die(self, data: st.DataObject, *, retry: bool, turn: bool) -> None:
@@ -336,12 +363,7 @@ class Core(RuleBasedStateMachine):
         if turn:
             self.turn()
 
-    @precondition(lambda self: any(worker.is_doomed or worker.is_retired for worker in self.backend.workers.values()))
-    @rule(data=st.data(), retry=st.booleans())
-    def die_as_told(self, data: st.DataObject, *, retry: bool) -> None:
-        self.backend.die(self.draw_worker(data, lambda worker: worker.is_doomed or worker.is_retired), retry=retry)
-        self.turn()
-
+    @precondition(lambda self: self.jobs or self.lane.fates)
     @rule(seconds=st.sampled_from([0.001, 0.012, 0.06, 0.3, 2.0]))
     def wait(self, seconds: float) -> None:
         """Time passes, and the engine wakes whenever it wanted to."""
@@ -400,6 +422,13 @@ class Core(RuleBasedStateMachine):
             assert not (job.closed and (job.waiting or delayed))
             assert job in self.ledger.scheduler.jobs or not job.waiting
             assert not (job.closed and job in self.ledger.scheduler.jobs)
+
+    @invariant()
+    def nothing_is_tried_again_in_vain(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        delayed = [item for entry in self.ledger.scheduler._delayed for item in entry[4]]
+        assert not any(item.fate.outcome for item in delayed), "what was cancelled waits for another attempt"
 
     @invariant()
     def each_item_is_in_one_place(self) -> None:

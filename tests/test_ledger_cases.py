@@ -6,6 +6,7 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import tasks
 from fake_backend import Bench, Recorder, failed
 from fake_workers import CALL, FakeBackend, FakeWorker, Task
@@ -214,14 +215,21 @@ def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
     assert [fate.outcome for fate in block] == [None, "ok", "ok"]
 
 
-def test_what_is_cancelled_while_it_fails_is_not_tried_again() -> None:
-    """Its failure is told just after it was cancelled: nobody waits for another attempt, and nothing may wait with it."""
-    bench = Bench(workers=1)
-    job = bench.job([0], retries=1, retry_delay=1e10)
-    chunk = bench.cut()
-    assert chunk is not None
-    job.dropped.add(0)
-    bench.finish(chunk, 1, {0: failed(retry=True)})
+@pytest.mark.parametrize("is_told", [True, False])
+def test_what_is_cancelled_while_it_fails_is_not_tried_again(is_told: bool) -> None:
+    """Nobody waits for another attempt, and nothing may wait with it, be its failure told just before or after."""
+    desk = Desk(1)
+    job = desk.job(1, retries=1, retry_delay=1e10)
+    (worker,) = desk.backend.workers.values()
+    first = next(iter(job.left()))
+    while worker.chunks[0].step(1, desk.now):
+        pass
+    if is_told:
+        desk.backend.report(worker, 1, {0: failed(retry=True)})
+    assert desk.ledger.cancel_item(job, first, desk.now)
+    if not is_told:
+        desk.backend.report(worker, 1, {0: failed(retry=True)})
+    desk.turn()
 
-    assert bench.scheduler.is_idle
+    assert desk.ledger.scheduler.is_idle
     assert not job.dropped

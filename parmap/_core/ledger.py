@@ -280,6 +280,7 @@ class Ledger:
 
     def _cancel_running(self, chunk: Chunk, offset: int, now: float) -> None:
         """Stop one task of a chunk: kill the worker if it is in it, keep it from starting if it is not."""
+        chunk.job.dropped.add(chunk.items[offset])  # also if it has just ended: were it an error, it would be retried
         place = self._backend.position(chunk)
         if chunk.doomed or (place is not None and (place[0] > offset or not place[1])):
             return
@@ -289,7 +290,6 @@ class Ledger:
         chunk.stop = min(chunk.stop, offset)
         self._recall(chunk, chunk.limit)
         self._cut(chunk)
-        chunk.job.dropped.add(chunk.items[offset])
 
         def confirm(chunk: Chunk, _: float) -> None:
             place = self._backend.position(chunk)
