@@ -380,7 +380,7 @@ def test_streams_of_streams_of_an_asynchronous_source(backend: dict[str, Any]):
 
     async def consume() -> list[int]:
         with f.imap_unordered(f.imap(f.imap(endless.items()))) as stream:
-            assert await anext(stream) == 0
+            assert await anext(stream) in {number**8 for number in range(1000)}
         return [value async for value in f.imap(f.imap(source.items()))]
 
     assert asyncio.run(consume()) == [number**4 for number in range(100)]
