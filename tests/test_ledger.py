@@ -457,6 +457,15 @@ class Core(RuleBasedStateMachine):
             gc.collect()
             assert not self.find_kept()
 
+    @invariant()
+    def nobody_is_over_time(self) -> None:
+        if not hasattr(self, "ledger") or (self.ledger.timeout(self.now) == 0.0):
+            return
+        for chunk in self.ledger._chunks.values():
+            place = self.backend.position(chunk)
+            if place is not None and place[1] and chunk.job.timeout is not None and place[2] > chunk.job.timeout + 0.1:
+                assert self.ledger.scheduler.is_doomed(chunk.slot), "its time is over, and it runs on"
+
     def find_kept(self) -> list[int]:
         held = {id(item) for item in self.items_that_wait_or_run()}
         # A piece is not cut, which would copy it again and again.

@@ -165,6 +165,19 @@ def test_cancel_what_waits_for_a_retry() -> None:
     assert batch.done()
 
 
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_limits_hold_for_what_is_left_to_run(limit: str, gate: Gate) -> None:
+    """A task that was running when its batch was cancelled has the time that it was given, and no more."""
+    function = parallel(gate, workers=1, **{limit: 1.0})  # type: ignore[call-overload]
+    batch = function.map_async([1, 2])
+    gate.wait()
+
+    function.shutdown(cancel_futures=True)
+
+    assert batch.done()
+    assert not gate.go.exists()
+
+
 def test_shutdown_twice_and_before_use() -> None:
     """A shutdown of what was never used, or ended already, does nothing."""
     function = parallel(abs, workers=1)

@@ -40,7 +40,9 @@ class LimitedLedger(Ledger):
 
         def ring(now: float) -> None:
             late = known()
-            if late is not None and not late.closed:
+            if late is not None and late.closed:  # what was left to run is stopped
+                self.stop_soon(list(late.flight), now)
+            elif late is not None:
                 self._expire(late, seconds, now)
 
         self._at(now + seconds, ring)
