@@ -219,6 +219,11 @@ class FakeBackend(Backend):
             return None
         return *running.place, self.now - running.since
 
+    def running(self, chunk: Chunk) -> list[Fate]:
+        """The items of a chunk that its worker is at."""
+        running = self._running(chunk)
+        return running.fates if running else []
+
     def recall(self, chunk: Chunk, limit: int) -> None:
         """Note the limit."""
         worker = self.workers.get(chunk.slot)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
 
 WORKERS = 3
+SOON = 0.5
+"""Seconds within which the core must have done what it has to."""
 
 
 class Sink:
@@ -110,6 +112,9 @@ class Core(RuleBasedStateMachine):
         self.lane_options: dict[str, Any] = {}
         self.budget = budget
         self.has_been_ended = False
+        self.unwanted: dict[int, float] = {}  # chunks whose job was cancelled, and when
+        self.cancelled: dict[Fate, float] = {}
+        self.held_since: float | None = None
 
     # the engine
 
@@ -164,9 +169,11 @@ class Core(RuleBasedStateMachine):
         timeout=st.sampled_from([None, 0.3, 1000.0]),
         fail_fast=st.booleans(),
         open_end=st.booleans(),
+        seconds=st.sampled_from([None, 0.001, 0.0001]),
     )
-    def add_job(self, size: int, **options: Any) -> None:
+    def add_job(self, size: int, seconds: float | None, **options: Any) -> None:
         job = Job(CALL, Sink(), **options)
+        job.pace.seconds = seconds
         self.jobs.append(job)
         if size:
             job.extend(job.sink.items(size))  # type: ignore[attr-defined]
@@ -187,6 +194,8 @@ class Core(RuleBasedStateMachine):
     @rule(data=st.data(), kill=st.booleans())
     def cancel_job(self, data: st.DataObject, *, kill: bool) -> None:
         job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
+        if kill:
+            self.unwanted.update((chunk.number, self.now) for chunk in job.flight)
         self.ledger.cancel(job, self.now, Failure(PoolClosedError()) if job.sink is self.lane else None, kill=kill)
         self.turn()
 
@@ -253,6 +262,7 @@ class Core(RuleBasedStateMachine):
         job = None if self.lane_job is None or self.lane_job.closed else self.lane_job
         if self.ledger.cancel_item(job, item, self.now) and not item.happened:
             fate.settle("cancelled")
+            self.cancelled[fate] = self.now
         del item
         self.turn()
 
@@ -327,10 +337,11 @@ class Core(RuleBasedStateMachine):
             self.turn()
 
     @precondition(lambda self: not self.ledger.scheduler.is_idle)
-    @rule()
-    def do_all(self) -> None:
-        """All workers do what they have."""
-        self.let_all_go_on()
+    @rule(slow=st.sampled_from([None, None, 0, 1, 2]))
+    def do_all(self, slow: int | None) -> None:
+        """All workers do what they have, but for one that takes its time."""
+        workers = self.all_workers()
+        self.let_all_go_on(None if slow is None or slow >= len(workers) else workers[slow])
         self.turn()
 
     @precondition(lambda self: self.tasks())
@@ -366,16 +377,13 @@ class Core(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs or self.lane.fates)
     @rule(seconds=st.sampled_from([0.001, 0.012, 0.06, 0.3, 2.0]))
     def wait(self, seconds: float) -> None:
-        """Time passes, and the engine wakes whenever it wanted to."""
+        """Time passes, and the engine wakes when it wanted to, and only then."""
         end = self.now + seconds
-        for _ in range(200):
-            self.turn()
-            timeout = self.ledger.timeout(self.now)
-            if timeout is None or self.now + timeout > end:
-                break
-            self.now += timeout + 1e-6
-        self.now = max(self.now, end)
         self.turn()
+        while (timeout := self.ledger.timeout(self.now)) is not None and self.now + timeout <= end:
+            self.now += timeout + 1e-6
+            self.turn()
+        self.now = self.backend.now = max(self.now, end)
 
     # what must hold at any time
 
@@ -458,13 +466,44 @@ class Core(RuleBasedStateMachine):
             assert not self.find_kept()
 
     @invariant()
-    def nobody_is_over_time(self) -> None:
-        if not hasattr(self, "ledger") or (self.ledger.timeout(self.now) == 0.0):
+    def what_shall_not_run_is_stopped(self) -> None:
+        """Soon, that is: a block of items that were expected to be short has some time to end by itself."""
+        if not hasattr(self, "ledger") or self.backend.events:
             return
         for chunk in self.ledger._chunks.values():
-            place = self.backend.position(chunk)
-            if place is not None and place[1] and chunk.job.timeout is not None and place[2] > chunk.job.timeout + 0.1:
-                assert self.ledger.scheduler.is_doomed(chunk.slot), "its time is over, and it runs on"
+            offset, length, seconds = self.backend.position(chunk) or (0, 0, 0.0)
+            if not length or self.ledger.scheduler.is_doomed(chunk.slot) or chunk.slot not in self.backend.workers:
+                continue
+            late = self.now - SOON
+            assert seconds - SOON < (chunk.job.timeout or 1e9), "its time is over, and it runs on"
+            assert self.unwanted.get(chunk.number, 1e9) > late, "its job was cancelled, and it runs on"
+            fates = self.backend.running(chunk)[offset : offset + length]
+            assert all(self.cancelled.get(fate, 1e9) > late for fate in fates), "it was cancelled, and runs on"
+
+    @invariant()
+    def nobody_waits_behind_a_slow_item(self) -> None:
+        """Not for long, while another worker has nothing to do."""
+        if not hasattr(self, "ledger"):
+            return
+        if self.backend.events or self.backend.signals_are_late or not self.hostages():
+            self.held_since = None
+        else:
+            self.held_since = self.held_since or self.now
+            assert self.now - self.held_since < SOON, "it waits behind a slow one, and a worker has nothing to do"
+
+    def hostages(self) -> list[Item]:
+        """The items that wait in the channel of a busy worker though another is idle."""
+        slots = self.ledger.scheduler.slots.values()
+        is_anybody_idle = any(slot.state in {State.IDLE, State.LEASED} and slot.budget != 0 for slot in slots)
+        if not is_anybody_idle or not self.backend.cost.recalls:
+            return []
+        found: list[Item] = []
+        for slot in slots:
+            for place, chunk in enumerate(slot.flight):
+                if not (chunk.job.closed or chunk.job.chunksize is not None or slot.state is State.DOOMED):
+                    begun = self.backend.position(chunk) or (0, 1 if place == 0 else 0)
+                    found += chunk.items[sum(begun[:2]) :]
+        return found
 
     def find_kept(self) -> list[int]:
         held = {id(item) for item in self.items_that_wait_or_run()}
@@ -505,8 +544,10 @@ class Core(RuleBasedStateMachine):
         self.ledger.end_all(PoolClosedError(), self.now)
         self.check_all()
 
-    def let_all_go_on(self) -> None:
+    def let_all_go_on(self, slow: FakeWorker | None = None) -> None:
         for worker in list(self.backend.workers.values()):
+            if worker is slow:
+                continue
             if worker.is_doomed or worker.is_retired:
                 self.backend.die(worker, retry=False)
                 continue
@@ -517,7 +558,8 @@ class Core(RuleBasedStateMachine):
                     pass
                 self.backend.report(worker, worker.chunks[0].ran, {})
         for worker, number in self.tasks("sent", "begun"):
-            self.run_quick(worker, number, answer=True)
+            if worker is not slow:
+                self.run_quick(worker, number, answer=True)
 
     def check_all(self) -> None:
         self.states_fit()
@@ -529,7 +571,7 @@ class Core(RuleBasedStateMachine):
 
 TestCore = Core.TestCase
 TestCore.settings = settings(
-    max_examples=200,
+    max_examples=400,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
