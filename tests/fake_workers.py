@@ -90,6 +90,7 @@ class Running:
         self.place: tuple[int, int] | None = None  # offset and number of the items that run
         self.limit = NO_LIMIT
         self.since = 0.0
+        self.timeout = chunk.job.timeout
 
     @property
     def ran(self) -> int:
@@ -253,6 +254,9 @@ class FakeBackend(Backend):
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """It will die when the test says so."""
+        if dump and slot in self.workers:
+            running = self.workers[slot].chunks[0]
+            assert self.now - running.since >= (running.timeout or 1e9), "it is stopped before its time is over"
         if slot in self.workers:
             self.workers[slot].is_doomed = True
 

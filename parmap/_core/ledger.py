@@ -172,7 +172,7 @@ class Ledger:
         self._has_more = True
 
     def _check_time(self, chunk: Chunk, now: float) -> None:
-        """Kill the worker if its item is over its time; otherwise look again when it would be."""
+        """Kill the worker if its item is over its time, wanted or not; otherwise look again when it would be."""
         if chunk.doomed:
             return
         timeout = chunk.job.timeout
@@ -180,12 +180,10 @@ class Ledger:
         offset, _, seconds = self._backend.position(chunk) or (-1, 0, 0.0)
         if offset < 0 or seconds < timeout:  # below 0, it has not begun, or is sending what it has done
             self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
-        elif chunk.job.closed:  # what was left to run has the time that it always had
-            self._doom(chunk, offset, None)
-        else:
-            item = chunk.job.sink.index(chunk, offset)
-            error = TaskTimeoutError(f"took longer than timeout={timeout:g} seconds", item=item, timeout=timeout)
-            self._doom(chunk, offset, Failure(error, retry=chunk.job.call.callee.retries(error)), dump=True)
+            return
+        item = chunk.job.sink.index(chunk, offset)
+        error = TaskTimeoutError(f"took longer than timeout={timeout:g} seconds", item=item, timeout=timeout)
+        self._doom(chunk, offset, Failure(error, retry=chunk.job.call.callee.retries(error)), dump=True)
 
     def _doom(self, chunk: Chunk, offset: int, failure: Failure | None, *, dump: bool = False) -> None:
         chunk.doomed = True
