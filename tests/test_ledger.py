@@ -260,9 +260,13 @@ class Core(RuleBasedStateMachine):
         item = fate.item()
         assert item is not None, "it has no outcome, and nobody has it"
         job = None if self.lane_job is None or self.lane_job.closed else self.lane_job
+        before = {worker for worker in self.all_workers() if worker.is_doomed}
         if self.ledger.cancel_item(job, item, self.now) and not item.happened:
             fate.settle("cancelled")
             self.cancelled[fate] = self.now
+        for worker in {worker for worker in self.all_workers() if worker.is_doomed} - before:
+            own = [task.future.fate for task in worker.flight.values()]
+            assert fate in [*own, *(each for chunk in worker.chunks[:1] for each in chunk.fates)], "it is innocent"
         del item
         self.turn()
 
@@ -479,6 +483,9 @@ class Core(RuleBasedStateMachine):
             assert self.unwanted.get(chunk.number, 1e9) > late, "its job was cancelled, and it runs on"
             fates = self.backend.running(chunk)[offset : offset + length]
             assert all(self.cancelled.get(fate, 1e9) > late for fate in fates), "it was cancelled, and runs on"
+        for worker, number in self.tasks("begun"):
+            fate = worker.flight[number].future.fate
+            assert worker.is_doomed or fate not in self.cancelled, "it was cancelled, and runs on"
 
     @invariant()
     def nobody_waits_behind_a_slow_item(self) -> None:
