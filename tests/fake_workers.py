@@ -31,6 +31,7 @@ class Fate:
         self.outcome: Any = None
         self.runs = 0
         self.reruns = 0  # how often it may be run again: after an error, or a death
+        self.shall_not_begin = False  # it was cancelled while no worker had it
         self.is_single = False  # the task of a submit, whose first outcome counts
         self.item: Callable[[], Item | None] = lambda: None
 
@@ -46,6 +47,7 @@ class Fate:
     def begin(self) -> None:
         """A worker runs it."""
         self.runs += 1
+        assert not self.shall_not_begin, "it was cancelled, and begins"
         assert self.runs <= 1 + self.reruns, "it was run twice, for no reason"
 
 

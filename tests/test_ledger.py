@@ -264,6 +264,9 @@ class Core(RuleBasedStateMachine):
         if self.ledger.cancel_item(job, item, self.now) and not item.happened:
             fate.settle("cancelled")
             self.cancelled[fate] = self.now
+            given = [each for worker in self.all_workers() for chunk in worker.chunks for each in chunk.fates]
+            given += [worker.flight[number].future.fate for worker, number in self.tasks()]
+            fate.shall_not_begin = fate not in given
         for worker in {worker for worker in self.all_workers() if worker.is_doomed} - before:
             own = [task.future.fate for task in worker.flight.values()]
             assert fate in [*own, *(each for chunk in worker.chunks[:1] for each in chunk.fates)], "it is innocent"
