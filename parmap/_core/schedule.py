@@ -251,9 +251,7 @@ class Scheduler:
 
     def hostages(self, now: float) -> Chunk | None:
         """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
-        if not self.cost.recalls or any(job.waiting for job in self.jobs) or len(self.slots) < 2:  # noqa: PLR2004
-            return None
-        if not self.vacancies.idle:
+        if not self.cost.recalls or not self.vacancies.idle or any(job.waiting for job in self.jobs):
             return None
         for slot in self.slots.values():
             chunk = _holder(slot)
