@@ -303,6 +303,30 @@ def test_a_variable_that_is_not_set_yet(backend: dict[str, Any]) -> None:
     assert f.map([1]) == [3]
 
 
+def test_functions_that_share_a_variable(processes: dict[str, Any]) -> None:
+    """What one nested function sets by `nonlocal`, the others see: functions, methods and itself."""
+    best = 0
+
+    def consider(x: int) -> None:
+        nonlocal best
+        best = max(best, x)
+
+    class Record:
+        def read(self) -> int:
+            return best
+
+    @parallel(**processes)
+    def top(numbers: list[int]) -> tuple[int, int]:
+        nonlocal best
+        best = 0
+        for x in numbers:
+            consider(x)
+        return best, Record().read()
+
+    assert top.map([[1, 3, 2], [5, 4]]) == [(3, 3), (5, 5)]
+    assert top.submit([7, 6]).result() == (7, 7)
+
+
 class Holder:
     """Has something that can't travel."""
 

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
 from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
+    fill_cell,
     fill_function,
     find_module,
     initialized,
@@ -67,7 +68,7 @@ def cloud_pickler(
         place: what is written of a function or class, in a stream that is made to be compared; `None`: all of it.
     """
     pickler: Any = _pickler_class()(file, PROTOCOL, buffer_callback=keep)
-    pickler.classes, pickler.fresh, pickler.place = classes, fresh, place
+    pickler.classes, pickler.fresh, pickler.place, pickler.shells = classes, fresh, place, {}
     if apart:
         pickler.persistent_id = lambda thing: apart.get(id(thing))  # which takes time: it is asked for every object
     made: pickle.Pickler = pickler
@@ -94,15 +95,14 @@ def _pickler_class() -> Any:
     ours = {
         CodeType: functools.partial(_code_reduced, table[CodeType]),
         ModuleType: functools.partial(_module_reduced, table[ModuleType]),
-        CellType: lambda cell: (make_cell, () if cell == _EMPTY else (cell.cell_contents,)),
     }
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table: ClassVar[Any] = ChainMap(ours, table)
 
         def reducer_override(self, obj: Any) -> Any:
-            reduced = _reduced_otherwise(self, obj)
-            return _reduced(obj, super().reducer_override(obj)) if reduced is None else reduced
+            reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
+            return _reduced(self, obj, super().reducer_override(obj)) if reduced is None else reduced
 
     return Pickler
 
@@ -139,18 +139,40 @@ def _reduced_by_value(pickler: Any, thing: Any) -> Any:
         variables = {name: value for name, value in vars(thing).items() if name != "__builtins__"}
         return cloudpickle.dynamic_subimport, (thing.__name__, variables)
     if isinstance(thing, type):
-        return _reduced(thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
-    return _reduced(thing, pickler._dynamic_function_reduce(thing))  # noqa: SLF001
+        return _reduced(pickler, thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
+    return _reduced(pickler, thing, pickler._dynamic_function_reduce(thing))  # noqa: SLF001
 
 
-def _reduced(thing: Any, reduced: Any) -> Any:
+def _reduced(pickler: Any, thing: Any, reduced: Any) -> Any:
     """The same, with setters of ours: *reduced* is what cloudpickle made of a thing."""
     if type(reduced) is not tuple or len(reduced) != _WITH_SETTER:
         return reduced
     if isinstance(thing, type):
         return class_reduced(thing, reduced)
     _, args, state, *_ = reduced
+    if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
+        args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
     return make_function, args, state, None, None, fill_function
+
+
+class _Shell:
+    """The cell of a captured variable, which functions are made with before it has a value: that may refer to them."""
+
+    def __init__(self, cell: CellType) -> None:
+        self.cell = cell  # alive as long as its identity is used
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_cell, ()
+
+
+def _shell(pickler: Any, cell: CellType) -> _Shell:
+    shell: _Shell = pickler.shells.setdefault(id(cell), _Shell(cell))
+    return shell
+
+
+def _cell_reduced(pickler: Any, cell: CellType) -> tuple[Any, ...]:
+    filled = () if cell == _EMPTY else ((cell.cell_contents,), None, None, fill_cell)
+    return identity, (_shell(pickler, cell),), *filled
 
 
 _OF_MODULES = frozenset({FunctionType, ModuleType})

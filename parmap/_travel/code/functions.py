@@ -23,9 +23,14 @@ def make_code(*parts: Any) -> CodeType:
     return CodeType(*parts)
 
 
-def make_cell(*content: Any) -> CellType:
-    """The cell of a captured variable; without content, an empty one."""
-    return CellType(*content)
+def make_cell() -> CellType:
+    """The cell of a captured variable, without content."""
+    return CellType()
+
+
+def fill_cell(cell: CellType, content: tuple[Any]) -> None:
+    """Give a captured variable its value, in all functions that share it."""
+    (cell.cell_contents,) = content
 
 
 def find_module(name: str) -> ModuleType:
@@ -57,14 +62,9 @@ def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str,
     function.__globals__.update(attributes.pop("__globals__"))
     function.__globals__["__builtins__"] = vars(builtins)
     del attributes["_cloudpickle_submodules"]  # are imported when they are unpickled
-    for cell, sent in zip(function.__closure__ or (), attributes.pop("__closure__") or (), strict=True):
-        if sent != _EMPTY:
-            cell.cell_contents = sent.cell_contents
+    del attributes["__closure__"]  # these cells were filled when they were unpickled
     for name, value in attributes.items():
         setattr(function, name, value)
     if initialized:
         function.__globals__.update(initialized.get((function.__module__, ""), {}))
         function.__dict__.update(initialized.get((function.__module__, function.__qualname__), {}))
-
-
-_EMPTY = CellType()
