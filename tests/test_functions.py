@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import operator
@@ -41,8 +42,13 @@ def local_functions() -> dict[str, Callable[[int], Any]]:
     def wrapper(x: int) -> int:
         return -closure(x)
 
+    @contextlib.contextmanager
+    def context(number: int) -> Iterator[None]:
+        yield
+
     return {
         "lambda": lambda x: x * 3,
+        "in-a-context": context(5)(closure),
         "closure": closure,
         "recursive": recursive,
         "mutually-recursive": even,
@@ -229,6 +235,33 @@ def test_an_argument_of_a_module_that_came_after_the_pool(
 
     assert type(echo.submit(late.Late()).result(60)) is late.Late
     assert [type(item) for item in echo.map([late.Late()])] == [late.Late]
+
+
+def test_the_wrapper_of_a_module(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:
+    """What a library wraps around a function uses the library's own lock and context variable, whatever is in that."""
+    library = module("module_that_wraps", """
+        import functools, threading
+        from contextvars import ContextVar
+
+        lock, level = threading.Lock(), ContextVar("level", default=(each for each in ()))
+
+        def on(number):
+            def wrap(function):
+                @functools.wraps(function)
+                def wrapper(x):
+                    level.set(number)
+                    with lock:
+                        return function(x)
+                return wrapper
+            return wrap
+
+        def look(_):
+            return level.get(), lock.locked()
+    """)  # fmt: skip
+
+    f = parallel(library.on(3)(lambda x: library.look(x)), **processes)
+    assert f.map([1, 2]) == [(3, True)] * 2
+    assert f.submit(1).result() == (3, True)
 
 
 def test_a_module_registered_by_value(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:

@@ -136,6 +136,18 @@ def test_numpy_rows(away: Any):
     assert (parallel(order, workers=2).map(rows) == numpy.sort(rows)).all()
 
 
+def test_numpy_error_state():
+    """A function under `errstate` runs under it in a worker, too."""
+    numpy = pytest.importorskip("numpy")
+
+    @parallel(workers=1)
+    @numpy.errstate(divide="ignore", over="raise")
+    def invert(x: float) -> tuple[float, str]:
+        return float(1 / numpy.float64(x)), numpy.geterr()["over"]
+
+    assert invert.map([0.0, 2.0]) == [(float("inf"), "raise"), (0.5, "raise")]
+
+
 def test_numpy_memory_map(tmp_path: Path):
     """An array that is mapped from a file can be an argument."""
     numpy = pytest.importorskip("numpy")

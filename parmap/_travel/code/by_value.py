@@ -15,7 +15,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
-from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
+from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
 from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
     fill_cell,
@@ -150,9 +150,24 @@ def _reduced(pickler: Any, thing: Any, reduced: Any) -> Any:
     if isinstance(thing, type):
         return class_reduced(thing, reduced)
     _, args, state, *_ = reduced
+    variables, home = state[1]["__globals__"], str(thing.__globals__.get("__name__"))
+    for name, value in variables.items():
+        # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
+        if remake_fresh(value) is not None and (known := name_in(home, name, value)) is not None:
+            variables[name] = _Named(known)
     if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
         args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
     return make_function, args, state, None, None, fill_function
+
+
+class _Named:
+    """Something that workers find by its name."""
+
+    def __init__(self, name: tuple[Any, ...]) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, self.name
 
 
 class _Shell:

@@ -27,14 +27,12 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
     module = kind.__module__
-    if kind is _cached_property:
-        return _make_cached_property, (thing.func, thing.attrname)
     if kind is FunctionType and thing.__code__ is _DISPATCHING:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if (made := _SIMPLE.get((module, kind.__name__))) is not None:
-        return kind, made(thing)
+    if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
+        return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
     if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
@@ -42,11 +40,19 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
     return None
 
 
-_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
-    ("_struct", "Struct"): lambda thing: (thing.format,),
-    ("random", "SystemRandom"): lambda _: (),
+def _of_context(thing: Any) -> tuple[Any, ...] | None:
+    """A context manager made of a generator: one that has not begun, such as those that decorate a function."""
+    return (type(thing), (thing.func, thing.args, thing.kwds)) if hasattr(thing, "func") else None
+
+
+_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | None]] = {
+    ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
+    ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
+    ("contextlib", "_GeneratorContextManager"): _of_context,
+    ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
+    ("random", "SystemRandom"): lambda thing: (type(thing), ()),
 }
-"""What is made of its class and these arguments, but refuses to be pickled."""
+"""Reducers of what refuses to be pickled, or does not say all."""
 
 
 _OF_PYTHON, _WITH_ERRNO = 4, 8  # flags of a function in C
