@@ -124,6 +124,18 @@ def test_pandas_frame_in_a_closure():
     assert f.map(range(3)) == [10, 2, 3]
 
 
+def test_pandas_query():
+    """A query that names a global behind an @ finds it, as it is at the moment of the call."""
+    pandas = pytest.importorskip("pandas")
+    variables: dict[str, Any] = {"frame": pandas.DataFrame({"a": range(6)}), "limit": 3}
+    exec("def count(_): return len(frame.query('a > @limit'))", variables)
+    count = parallel(variables["count"], workers=1)
+
+    assert count.map([0]) == [2]
+    variables["limit"] = 1
+    assert count.map([0]) == [4]
+
+
 def test_numpy_rows(away: Any):
     """An array is mapped over by its rows, and arrays come back."""
     numpy = pytest.importorskip("numpy")

@@ -395,6 +395,27 @@ def test_a_program_without_a_main_guard(script: Script, how: str, start_method: 
     assert (done.stdout, done.stderr, done.returncode) == ("once\n", "", 0)
 
 
+def test_submodules_in_nested_code(script: Script) -> None:
+    """A function that has `package.module` only in a comprehension, a lambda or a function in it finds the module."""
+    done = script.run("""
+        import email.mime.text, logging.handlers, xml.etree.ElementTree
+        from parmap import parallel
+
+        def comprehended(x):
+            return [logging.handlers.DEFAULT_TCP_LOGGING_PORT + x for _ in "ab"]
+
+        def nested(x):
+            def inner():
+                return (lambda text: xml.etree.ElementTree.fromstring(text).tag)(f"<p{x}/>")
+            return inner()
+
+        for f in comprehended, nested:
+            assert parallel(f, workers=1).map([1, 2]) == [f(1), f(2)]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_imports_beside_the_script(script: Script) -> None:
     """A worker imports the modules that lie beside the script, and reads its arguments."""
     script.write("def triple(x):\n    return 3 * x\n", "beside.py")

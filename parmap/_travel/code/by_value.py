@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import re
 import sys
 from collections import ChainMap
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
@@ -149,15 +150,30 @@ def _reduced(pickler: Any, thing: Any, reduced: Any) -> Any:
         return reduced
     if isinstance(thing, type):
         return class_reduced(thing, reduced)
-    _, args, state, *_ = reduced
-    variables, home = state[1]["__globals__"], str(thing.__globals__.get("__name__"))
+    _, args, (attributes, state), *_ = reduced
+    _complete(thing, state)
+    if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
+        args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
+    return make_function, args, (attributes, state), None, None, fill_function
+
+
+def _complete(function: FunctionType, state: dict[str, Any]) -> None:
+    """Add to the state of a function what cloudpickle does not see."""
+    from cloudpickle import cloudpickle
+
+    variables = state["__globals__"]
+    every = function.__globals__
+    variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
+    names = [name for code in _codes_in(function.__code__) for name in code.co_names]
+    if len(names) > len(function.__code__.co_names):  # it imports what `package.module` needs, but for code in the code
+        packages = [*variables.values(), *captured_by(function).values()]
+        code = SimpleNamespace(co_names=names)
+        state["_cloudpickle_submodules"] = cloudpickle._find_imported_submodules(code, packages)  # noqa: SLF001
+    home = str(every.get("__name__"))
     for name, value in variables.items():
         # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
         if remake_fresh(value) is not None and (known := name_in(home, name, value)) is not None:
             variables[name] = _Named(known)
-    if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
-        args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
-    return make_function, args, state, None, None, fill_function
 
 
 class _Named:
@@ -226,10 +242,19 @@ def is_by_value(thing: Any) -> bool:
 
 
 def globals_of(code: CodeType) -> tuple[str, ...]:
-    """The globals that a code, and the code in it, names."""
+    """The globals that a code, and the code in it, names; also behind an @ in a string, as queries of pandas do."""
     from cloudpickle import cloudpickle
 
-    return tuple(cloudpickle._extract_code_globals(code))  # noqa: SLF001 - what it sends, and no other
+    texts = [each for part in _codes_in(code) for each in part.co_consts if type(each) is str and "@" in each]
+    named = [name for text in texts for name in re.findall(r"@(\w+)", text)]
+    return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for each in code.co_consts:
+        if type(each) is CodeType:
+            yield from _codes_in(each)
 
 
 def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
