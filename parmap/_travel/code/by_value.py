@@ -21,6 +21,7 @@ from parmap._travel.code.classes import at_home, came_by_value, chosen, class_re
 from parmap._travel.code.functions import (
     fill_cell,
     fill_function,
+    find_in_main,
     find_module,
     initialized,
     make_cell,
@@ -289,6 +290,7 @@ def go_home() -> None:
     """From now on, whatever is sent from here goes home: this is a worker."""
     global _homeward  # noqa: PLW0603 - said once, when the worker begins
     _homeward = WeakKeyDictionary()
+    sys.modules["__main__"].__getattr__ = find_in_main  # type: ignore[method-assign]
 
 
 def home_class(cls: type) -> tuple[Any, ...] | None:

@@ -10,6 +10,8 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from parmap._travel.code.functions import give_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import TypeAlias
@@ -208,6 +210,7 @@ def _fill(cls: type, state: tuple[Any, ...]) -> None:
     if cls in _guests:
         filling = Filling(cls, state)
         filling.apply()
+        give_name(cls)
         if _fillings is not None:
             _fillings.append(filling)
 
