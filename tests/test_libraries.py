@@ -136,6 +136,18 @@ def test_pandas_query():
     assert count.map([0]) == [4]
 
 
+def test_pydantic_checked_call():
+    """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
+    pydantic = pytest.importorskip("pydantic")
+    variables: dict[str, Any] = {"pydantic": pydantic, "open": io.BufferedReader(io.BytesIO())}
+    exec("@pydantic.validate_call\ndef double(x: int): return 2 * x", variables)
+    double = parallel(variables["double"], workers=1)
+
+    assert double.map(["2", 3]) == [4, 6]
+    with pytest.raises(pydantic.ValidationError):
+        double.map(["a"])
+
+
 def test_numpy_rows(away: Any):
     """An array is mapped over by its rows, and arrays come back."""
     numpy = pytest.importorskip("numpy")

@@ -100,6 +100,32 @@ def test_of_a_script(script: Script) -> None:
     assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
 
 
+def test_dataclasses_know_what_is_missing(script: Script) -> None:
+    """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
+    done = script.run("""
+        import dataclasses
+        from parmap import parallel
+
+        @dataclasses.dataclass
+        class Row:
+            name: str
+            _: dataclasses.KW_ONLY
+            tags: list = dataclasses.field(default_factory=list)
+
+        @parallel(workers=1)
+        def look(x):
+            @dataclasses.dataclass
+            class Longer(Row):
+                size: int = 1
+            missing = [(each.default is dataclasses.MISSING, each.name) for each in dataclasses.fields(Row)]
+            return repr(Longer("a", tags=[x])), missing
+
+        assert look.map([1]) == [look(1)]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_enumerations_with_other_names_for_members(script: Script) -> None:
     """Aliases, flags that are made of flags, and none of them."""
     done = script.run("""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _cached_property = functools.cached_property
 
 
-def remake(thing: Any) -> tuple[Any, ...] | None:
+def remake(thing: Any) -> tuple[Any, ...] | str | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
     module = kind.__module__
@@ -45,11 +45,24 @@ def _of_context(thing: Any) -> tuple[Any, ...] | None:
     return (type(thing), (thing.func, thing.args, thing.kwds)) if hasattr(thing, "func") else None
 
 
-_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | None]] = {
+def _of_pydantic(thing: Any) -> tuple[Any, ...]:
+    """What `pydantic.validate_call` makes: without what it was made of, all globals of the script among it."""
+    reduced: tuple[Any, ...] = thing.__reduce_ex__(4)
+    state = reduced[2]
+    if type(state) is tuple and state[1].get("__pydantic_complete__"):
+        for name in ("ns_resolver", "config_wrapper"):
+            state[1].pop(name, None)
+    return reduced
+
+
+_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
     ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
     ("contextlib", "_GeneratorContextManager"): _of_context,
+    ("dataclasses", "_KW_ONLY_TYPE"): lambda _: "KW_ONLY",
+    ("dataclasses", "_MISSING_TYPE"): lambda _: "MISSING",
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
+    ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
 }
 """Reducers of what refuses to be pickled, or does not say all."""
