@@ -31,7 +31,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if type(kind).__module__ == "enum" and callable(thing._value_):  # noqa: SLF001 - the user may redefine `value`
+    if type(kind).__module__ == "enum" and callable(thing._value_):  # the user may redefine `value`
         return getattr, (kind, thing.name)
     if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
         return reduce(thing)
@@ -44,7 +44,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 def has_functions(kind: Any) -> bool:
     """Whether it is an enumeration of functions, or the like: its members go by name, for no copy is the same value."""
-    return type(kind).__module__ == "enum" and any(callable(member._value_) for member in kind)  # noqa: SLF001 - as above
+    return type(kind).__module__ == "enum" and any(callable(member._value_) for member in kind)
 
 
 def _of_context(thing: Any) -> tuple[Any, ...] | None:
