@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from operator import mul
-from types import FunctionType
+from types import FunctionType, MethodType, NoneType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -137,6 +137,8 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
         return made, ()
     if kind is WeakKeyDictionary or kind is WeakValueDictionary:
         return kind, (dict(thing),)
+    if kind is MethodType and thing.__func__.__qualname__ == "InteractiveShell.get_ipython":
+        return functools.partial, (NoneType,)  # `None`, as IPython has it where there is no shell
     contextvars = sys.modules.get("_contextvars")
     if contextvars is not None and kind is contextvars.ContextVar:
         return _make_variable, _default_of(thing)
