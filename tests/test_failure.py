@@ -44,6 +44,14 @@ class KeywordOnly(Exception):
         self.code = code
 
 
+class MakesItsText(Exception):
+    """Its constructor makes a text, and takes what plain pickle gives it, which is that text."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no {name}")
+        self.name = name
+
+
 class HoldsALock(Exception):
     """It holds what can't be pickled."""
 
@@ -90,7 +98,10 @@ def test_round_trip(args: list[Any], attributes: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [TwoArguments(1, 2), KeywordOnly(code=3), StrRaises("x"), KeyError("k"), OSError(2, "no", "file"), SystemExit(3)],
+    [
+        *(TwoArguments(1, 2), KeywordOnly(code=3), MakesItsText("n"), StrRaises("x")),
+        *(KeyError("k"), OSError(2, "no", "file"), SystemExit(3)),
+    ],
     ids=lambda error: type(error).__name__,
 )
 def test_arrives_as_itself(error: BaseException) -> None:
@@ -173,6 +184,15 @@ def test_group() -> None:
     arrived = travel(ExceptionGroup("several", [ValueError(1), TwoArguments(1, 2)]))
 
     assert isinstance(arrived, ExceptionGroup | RemoteError)
+
+
+def test_text_of_a_member() -> None:
+    """What a member of a group says, and one whose text is never twice the same, arrive too."""
+    there = travel(raised(ExceptionGroup("some", [MakesItsText("n"), KeyError(object())])))
+
+    assert isinstance(there, ExceptionGroup)
+    assert str(there.exceptions[0]) == "there is no n"
+    assert type(there.exceptions[1]) is KeyError
 
 
 def test_ring_of_causes_ends() -> None:

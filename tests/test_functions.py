@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import operator
@@ -41,8 +42,13 @@ def local_functions() -> dict[str, Callable[[int], Any]]:
     def wrapper(x: int) -> int:
         return -closure(x)
 
+    @contextlib.contextmanager
+    def context(number: int) -> Iterator[None]:
+        yield
+
     return {
         "lambda": lambda x: x * 3,
+        "in-a-context": context(5)(closure),
         "closure": closure,
         "recursive": recursive,
         "mutually-recursive": even,
@@ -231,6 +237,33 @@ def test_an_argument_of_a_module_that_came_after_the_pool(
     assert [type(item) for item in echo.map([late.Late()])] == [late.Late]
 
 
+def test_the_wrapper_of_a_module(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:
+    """What a library wraps around a function uses the library's own lock and context variable, whatever is in that."""
+    library = module("module_that_wraps", """
+        import functools, threading
+        from contextvars import ContextVar
+
+        lock, level = threading.Lock(), ContextVar("level", default=(each for each in ()))
+
+        def on(number):
+            def wrap(function):
+                @functools.wraps(function)
+                def wrapper(x):
+                    level.set(number)
+                    with lock:
+                        return function(x)
+                return wrapper
+            return wrap
+
+        def look(_):
+            return level.get(), lock.locked()
+    """)  # fmt: skip
+
+    f = parallel(library.on(3)(lambda x: library.look(x)), **processes)
+    assert f.map([1, 2]) == [(3, True)] * 2
+    assert f.submit(1).result() == (3, True)
+
+
 def test_a_module_registered_by_value(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:
     """A module registered with cloudpickle travels by value: a worker need not have it, and sees its changes."""
     away = module(
@@ -301,6 +334,30 @@ def test_a_variable_that_is_not_set_yet(backend: dict[str, Any]) -> None:
         f.map([1])
     later = 2
     assert f.map([1]) == [3]
+
+
+def test_functions_that_share_a_variable(processes: dict[str, Any]) -> None:
+    """What one nested function sets by `nonlocal`, the others see: functions, methods and itself."""
+    best = 0
+
+    def consider(x: int) -> None:
+        nonlocal best
+        best = max(best, x)
+
+    class Record:
+        def read(self) -> int:
+            return best
+
+    @parallel(**processes)
+    def top(numbers: list[int]) -> tuple[int, int]:
+        nonlocal best
+        best = 0
+        for x in numbers:
+            consider(x)
+        return best, Record().read()
+
+    assert top.map([[1, 3, 2], [5, 4]]) == [(3, 3), (5, 5)]
+    assert top.submit([7, 6]).result() == (7, 7)
 
 
 class Holder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import os
 import random
 import runpy
 import signal
@@ -592,6 +593,17 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "there is no journal" in command(monkeypatch, file + "x")
     ended = subprocess.run([sys.executable, "-m", "parmap", "journal", file + "x"], timeout=60, check=False)
     assert ended.returncode == 1
+
+
+def test_the_command_before_a_closed_pipe(file: str):
+    """What reads the command's output may leave early, as `head` does: that is no error of the journal."""
+    parallel(abs, backend="serial").map([1], journal=file)
+    reading, writing = os.pipe()
+    os.close(reading)
+    shown = [sys.executable, "-m", "parmap", "journal", file]
+    ended = subprocess.run(shown, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writing)
+    assert ended.stderr == b""
 
 
 def test_the_command_shows_a_few(monkeypatch: pytest.MonkeyPatch, file: str):

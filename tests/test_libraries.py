@@ -124,6 +124,30 @@ def test_pandas_frame_in_a_closure():
     assert f.map(range(3)) == [10, 2, 3]
 
 
+def test_pandas_query():
+    """A query that names a global behind an @ finds it, as it is at the moment of the call."""
+    pandas = pytest.importorskip("pandas")
+    variables: dict[str, Any] = {"frame": pandas.DataFrame({"a": range(6)}), "limit": 3}
+    exec("def count(_): return len(frame.query('a > @limit'))", variables)
+    count = parallel(variables["count"], workers=1)
+
+    assert count.map([0]) == [2]
+    variables["limit"] = 1
+    assert count.map([0]) == [4]
+
+
+def test_pydantic_checked_call():
+    """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
+    pydantic = pytest.importorskip("pydantic")
+    variables: dict[str, Any] = {"pydantic": pydantic, "open": io.BufferedReader(io.BytesIO())}
+    exec("@pydantic.validate_call\ndef double(x: int): return 2 * x", variables)
+    double = parallel(variables["double"], workers=1)
+
+    assert double.map(["2", 3]) == [4, 6]
+    with pytest.raises(pydantic.ValidationError):
+        double.map(["a"])
+
+
 def test_numpy_rows(away: Any):
     """An array is mapped over by its rows, and arrays come back."""
     numpy = pytest.importorskip("numpy")
@@ -134,6 +158,18 @@ def test_numpy_rows(away: Any):
         return numpy.sort(row)
 
     assert (parallel(order, workers=2).map(rows) == numpy.sort(rows)).all()
+
+
+def test_numpy_error_state():
+    """A function under `errstate` runs under it in a worker, too."""
+    numpy = pytest.importorskip("numpy")
+
+    @parallel(workers=1)
+    @numpy.errstate(divide="ignore", over="raise")
+    def invert(x: float) -> tuple[float, str]:
+        return float(1 / numpy.float64(x)), numpy.geterr()["over"]
+
+    assert invert.map([0.0, 2.0]) == [(float("inf"), "raise"), (0.5, "raise")]
 
 
 def test_numpy_memory_map(tmp_path: Path):

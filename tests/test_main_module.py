@@ -395,6 +395,65 @@ def test_a_program_without_a_main_guard(script: Script, how: str, start_method: 
     assert (done.stdout, done.stderr, done.returncode) == ("once\n", "", 0)
 
 
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_task_that_pickles(script: Script, start_method: str) -> None:
+    """What a task pickles of the script, it and the program can read, and what the program has pickled, the task can."""
+    done = script.run(f"""
+        import pickle
+        from parmap import parallel
+
+        class Model:
+            class Part:
+                pass
+            def __init__(self, part, function):
+                self.part, self.function = part, function
+
+        def double(x):
+            return 2 * x
+
+        @parallel(workers=2, start_method={start_method!r})
+        def write(x):
+            return pickle.dumps(Model(Model.Part(), double)), double
+
+        @parallel(workers=2, start_method={start_method!r})
+        def read(stream):
+            model = pickle.loads(stream)
+            return model.function(3) - double(3), isinstance(model, Model), isinstance(model.part, Model.Part)
+
+        stream, function = write.map([1, 2])[1]
+        model = pickle.loads(stream)
+        assert type(model) is Model and type(model.part) is Model.Part and model.function is double
+        assert function(4) == 8
+        assert read.map([stream, pickle.dumps(model)]) == [(0, True, True)] * 2
+        class Model(Model):
+            pass
+        assert type(pickle.loads(write.submit(1).result()[0])) is Model
+    """)
+
+    assert done.stderr == ""
+
+
+def test_submodules_in_nested_code(script: Script) -> None:
+    """A function that has `package.module` only in a comprehension, a lambda or a function in it finds the module."""
+    done = script.run("""
+        import email.mime.text, logging.handlers, xml.etree.ElementTree
+        from parmap import parallel
+
+        def comprehended(x):
+            return [logging.handlers.DEFAULT_TCP_LOGGING_PORT + x for _ in "ab"]
+
+        def nested(x):
+            def inner():
+                return (lambda text: xml.etree.ElementTree.fromstring(text).tag)(f"<p{x}/>")
+            return inner()
+
+        for f in comprehended, nested:
+            assert parallel(f, workers=1).map([1, 2]) == [f(1), f(2)]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_imports_beside_the_script(script: Script) -> None:
     """A worker imports the modules that lie beside the script, and reads its arguments."""
     script.write("def triple(x):\n    return 3 * x\n", "beside.py")

@@ -96,6 +96,17 @@ def test_cells_that_are_run_again(notebook: Any):
     ]
 
 
+def test_a_cell_that_asks_for_its_shell(notebook: Any):
+    """A function that finds out whether it is in a notebook is not, in a worker."""
+    cells = notebook(
+        "from parmap import parallel",
+        "def is_notebook():\n    try:\n        return get_ipython() is not None\n    except NameError:\n        return False",
+        "is_notebook(), parallel(lambda _: is_notebook(), workers=1).map([1, 2])",
+    )
+
+    assert text(cells[2]) == "(True, [False, False])"
+
+
 @pytest.mark.parametrize("call", ["work.map(range(4))", "for _ in work.imap(range(4)): pass", "pool.map(task, [0, 1])"])
 def test_interrupted_cell(notebook: Any, call: str):
     """The work stops at once, and the pool is usable in the next cell."""

@@ -100,6 +100,76 @@ def test_of_a_script(script: Script) -> None:
     assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
 
 
+def test_enumerations_of_functions_and_of_data(script: Script) -> None:
+    """Members that are functions, or that a dataclass says the form of, are the same members wherever they come."""
+    done = script.run("""
+        import dataclasses, enum, functools, operator
+        from parmap import parallel
+
+        class Way(enum.Enum):
+            ADD = enum.member(lambda a, b: a + b)
+            MOST = enum.member(max)
+            def __call__(self, *args):
+                return self.value(*args)
+
+        class Part(enum.Enum):
+            LESS = enum.member(functools.partial(operator.sub, 1))
+            MORE = enum.member(functools.partial(operator.add, 1))
+            def __call__(self, *args):
+                return self.value(*args)
+
+        @dataclasses.dataclass(frozen=True)
+        class Size:
+            width: int
+            height: int = 5
+
+        class Paper(Size, enum.Enum):
+            SMALL = 1, 2
+            LARGE = (3,)
+
+        @parallel(workers=2)
+        def call(way, x):
+            return way(x, 3) if isinstance(way, Way) else way(x), way
+
+        @parallel(workers=2)
+        def measure(paper):
+            return paper.width * paper.height, paper, paper is Paper.LARGE, Paper(Size(1, 2)) is Paper.SMALL
+
+        ways = [*Way, *Part] * 3
+        assert call.map(ways, range(12)) == [call(way, x) for way, x in zip(ways, range(12))]
+        assert measure.map([*Paper] * 3) == [measure(paper) for paper in Paper] * 3
+        assert measure.submit(Paper.LARGE).result() == measure(Paper.LARGE)
+    """)
+
+    assert done.stderr == ""
+
+
+def test_dataclasses_know_what_is_missing(script: Script) -> None:
+    """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
+    done = script.run("""
+        import dataclasses
+        from parmap import parallel
+
+        @dataclasses.dataclass
+        class Row:
+            name: str
+            _: dataclasses.KW_ONLY
+            tags: list = dataclasses.field(default_factory=list)
+
+        @parallel(workers=1)
+        def look(x):
+            @dataclasses.dataclass
+            class Longer(Row):
+                size: int = 1
+            missing = [(each.default is dataclasses.MISSING, each.name) for each in dataclasses.fields(Row)]
+            return repr(Longer("a", tags=[x])), missing
+
+        assert look.map([1]) == [look(1)]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_enumerations_with_other_names_for_members(script: Script) -> None:
     """Aliases, flags that are made of flags, and none of them."""
     done = script.run("""

@@ -213,6 +213,12 @@ def _line(error: BaseException) -> str:
         return type(error).__name__  # a __str__ that raises must not hide the error
 
 
+def _lines(error: BaseException) -> list[Any]:
+    """What an exception, and those in a group, say."""
+    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return [_line(error), *map(_lines, members)]
+
+
 def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
     """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
     try:
@@ -291,13 +297,18 @@ def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
+    found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts"):
         try:
             what = error if form == "pickle" else (type(error), error.args, error.__dict__)
             packed = dump(what)
             stream = pickle.dumps(what, 5) if packed.buffers else packed.stream
-            if type(_revive(form, stream)) is type(error):
-                return form, stream
+            made = _revive(form, stream)
+            if type(made) is type(error):
+                # A constructor that makes its text from its argument has now made one from that text.
+                if _lines(made) == _lines(error):
+                    return form, stream
+                found = found or (form, stream)
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
     if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
@@ -306,6 +317,8 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
             return "group", pickle.dumps((type(error), error.message, members, [*getattr(error, "__notes__", ())]), 5)
         except Exception:  # noqa: BLE001, S110 - a class of the user's that has no name here
             pass
+    if found is not None:  # it tells of addresses, maybe
+        return found
     kind = type(error)
     try:
         line = _line(error)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
+from parmap._travel.code.remade import has_functions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +139,7 @@ def _is_class(thing: Any) -> bool:
 def _is_word(thing: Any, *, classes: bool) -> bool:
     """Whether all items may have the same: pickle sends it by name, or it can't change. *classes*: no others count."""
     if _is_class(thing):
-        return type(thing) not in copyreg.dispatch_table
+        return type(thing) not in copyreg.dispatch_table and not has_functions(thing)
     kind = type(thing)
     if classes:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _change(file, chosen)
             for run in file.execute(_RUNS, ("",)).fetchall():
                 sys.stdout.writelines(f"{line}\n" for line in _told(file, run, every=chosen.failed))
+            sys.stdout.flush()
     except JournalError as error:
+        if isinstance(error.__cause__, BrokenPipeError):  # as under `| head`, which has what it wants
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python is going to flush once more
+            return 1
         parser.exit(1, f"{error}\n")
     return 0
 

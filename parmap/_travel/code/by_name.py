@@ -38,19 +38,22 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
     qualname = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)  # a type variable's
     if not module_name or not qualname or module_name in _MAIN or "<" in qualname:
         return None
-    name = _name_in(module_name, qualname, function)
+    name = name_in(module_name, qualname, function)
     if name is None and isinstance(function, type) and not is_registered(module_name):
         # It says it is of another module, as pytest's `Skipped` does: what it is made of may not.
         parts = [each for each in vars(function).values() if type(each) is FunctionType]
         others = {str(each.__module__) for each in (*function.__mro__[1:], *parts)} - _MAIN
-        name = next(filter(None, (_name_in(other, qualname, function) for other in others)), None)
+        name = next(filter(None, (name_in(other, qualname, function) for other in others)), None)
     return name
 
 
 _MAIN = frozenset({"__main__", "__mp_main__"})
 
 
-def _name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, int, str | None] | None:
+def name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, int, str | None] | None:
+    """The same, of anything that is known under a name of a module."""
+    if module_name in _MAIN:
+        return None
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
     if spec is None or is_registered(module_name):

@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import re
 import sys
 from collections import ChainMap
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
-from parmap._travel.code.by_name import by_name, identity, is_only_here, name_of
+from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
 from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
+    fill_cell,
     fill_function,
+    find_in_main,
     find_module,
     initialized,
     make_cell,
@@ -67,7 +70,7 @@ def cloud_pickler(
         place: what is written of a function or class, in a stream that is made to be compared; `None`: all of it.
     """
     pickler: Any = _pickler_class()(file, PROTOCOL, buffer_callback=keep)
-    pickler.classes, pickler.fresh, pickler.place = classes, fresh, place
+    pickler.classes, pickler.fresh, pickler.place, pickler.shells = classes, fresh, place, {}
     if apart:
         pickler.persistent_id = lambda thing: apart.get(id(thing))  # which takes time: it is asked for every object
     made: pickle.Pickler = pickler
@@ -94,15 +97,14 @@ def _pickler_class() -> Any:
     ours = {
         CodeType: functools.partial(_code_reduced, table[CodeType]),
         ModuleType: functools.partial(_module_reduced, table[ModuleType]),
-        CellType: lambda cell: (make_cell, () if cell == _EMPTY else (cell.cell_contents,)),
     }
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table: ClassVar[Any] = ChainMap(ours, table)
 
         def reducer_override(self, obj: Any) -> Any:
-            reduced = _reduced_otherwise(self, obj)
-            return _reduced(obj, super().reducer_override(obj)) if reduced is None else reduced
+            reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
+            return _reduced(self, obj, super().reducer_override(obj)) if reduced is None else reduced
 
     return Pickler
 
@@ -139,18 +141,70 @@ def _reduced_by_value(pickler: Any, thing: Any) -> Any:
         variables = {name: value for name, value in vars(thing).items() if name != "__builtins__"}
         return cloudpickle.dynamic_subimport, (thing.__name__, variables)
     if isinstance(thing, type):
-        return _reduced(thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
-    return _reduced(thing, pickler._dynamic_function_reduce(thing))  # noqa: SLF001
+        return _reduced(pickler, thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
+    return _reduced(pickler, thing, pickler._dynamic_function_reduce(thing))  # noqa: SLF001
 
 
-def _reduced(thing: Any, reduced: Any) -> Any:
+def _reduced(pickler: Any, thing: Any, reduced: Any) -> Any:
     """The same, with setters of ours: *reduced* is what cloudpickle made of a thing."""
     if type(reduced) is not tuple or len(reduced) != _WITH_SETTER:
         return reduced
     if isinstance(thing, type):
         return class_reduced(thing, reduced)
-    _, args, state, *_ = reduced
-    return make_function, args, state, None, None, fill_function
+    _, args, (attributes, state), *_ = reduced
+    _complete(thing, state)
+    if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
+        args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
+    return make_function, args, (attributes, state), None, None, fill_function
+
+
+def _complete(function: FunctionType, state: dict[str, Any]) -> None:
+    """Add to the state of a function what cloudpickle does not see."""
+    from cloudpickle import cloudpickle
+
+    variables = state["__globals__"]
+    every = function.__globals__
+    variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
+    names = [name for code in _codes_in(function.__code__) for name in code.co_names]
+    if len(names) > len(function.__code__.co_names):  # it imports what `package.module` needs, but for code in the code
+        packages = [*variables.values(), *captured_by(function).values()]
+        code = SimpleNamespace(co_names=names)
+        state["_cloudpickle_submodules"] = cloudpickle._find_imported_submodules(code, packages)  # noqa: SLF001
+    home = str(every.get("__name__"))
+    for name, value in variables.items():
+        # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
+        if remake_fresh(value) is not None and (known := name_in(home, name, value)) is not None:
+            variables[name] = _Named(known)
+
+
+class _Named:
+    """Something that workers find by its name."""
+
+    def __init__(self, name: tuple[Any, ...]) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return by_name, self.name
+
+
+class _Shell:
+    """The cell of a captured variable, which functions are made with before it has a value: that may refer to them."""
+
+    def __init__(self, cell: CellType) -> None:
+        self.cell = cell  # alive as long as its identity is used
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return make_cell, ()
+
+
+def _shell(pickler: Any, cell: CellType) -> _Shell:
+    shell: _Shell = pickler.shells.setdefault(id(cell), _Shell(cell))
+    return shell
+
+
+def _cell_reduced(pickler: Any, cell: CellType) -> tuple[Any, ...]:
+    filled = () if cell == _EMPTY else ((cell.cell_contents,), None, None, fill_cell)
+    return identity, (_shell(pickler, cell),), *filled
 
 
 _OF_MODULES = frozenset({FunctionType, ModuleType})
@@ -189,10 +243,19 @@ def is_by_value(thing: Any) -> bool:
 
 
 def globals_of(code: CodeType) -> tuple[str, ...]:
-    """The globals that a code, and the code in it, names."""
+    """The globals that a code, and the code in it, names; also behind an @ in a string, as queries of pandas do."""
     from cloudpickle import cloudpickle
 
-    return tuple(cloudpickle._extract_code_globals(code))  # noqa: SLF001 - what it sends, and no other
+    texts = [each for part in _codes_in(code) for each in part.co_consts if type(each) is str and "@" in each]
+    named = [name for text in texts for name in re.findall(r"@(\w+)", text)]
+    return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
+
+
+def _codes_in(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for each in code.co_consts:
+        if type(each) is CodeType:
+            yield from _codes_in(each)
 
 
 def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
@@ -227,6 +290,7 @@ def go_home() -> None:
     """From now on, whatever is sent from here goes home: this is a worker."""
     global _homeward  # noqa: PLW0603 - said once, when the worker begins
     _homeward = WeakKeyDictionary()
+    sys.modules["__main__"].__getattr__ = find_in_main  # type: ignore[method-assign]
 
 
 def home_class(cls: type) -> tuple[Any, ...] | None:

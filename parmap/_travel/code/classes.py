@@ -10,6 +10,8 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
+from parmap._travel.code.functions import give_name
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import TypeAlias
@@ -46,10 +48,11 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         every = vars(cls)["_member_map_"]
         members = {name: dict(getattr(member, "__dict__", {})) for name, member in every.items()}
         # cloudpickle sends no other names of members, nor what is made of several flags.
-        args = (*args[:3], {name: member.value for name, member in every.items()}, *args[4:])
+        kind = vars(cls)["_member_type_"]
+        args = (*args[:3], {name: _given(kind, member.value) for name, member in every.items()}, *args[4:])
         for name in every:
             state[0].pop(name, None)
-        is_made_otherwise = "__new_member__" in vars(cls) and hasattr(vars(cls)["_member_type_"], "__getnewargs__")
+        is_made_otherwise = "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__")
         if is_made_otherwise and any(member != member.value for member in every.values()):
             raise TypeError(
                 f"members of the enumeration {cls.__qualname__} are made of something else than their values, by a "
@@ -63,6 +66,15 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
+
+
+def _given(kind: type, value: Any) -> Any:
+    """What the body of an enumeration says for a member to have that value; *kind*: the class of data that it is."""
+    import enum
+
+    if hasattr(kind, "__dataclass_fields__") and isinstance(value, kind):
+        return tuple(getattr(value, field.name) for field in kind.__dataclass_fields__.values() if field.init)
+    return enum.member(value) if isinstance(value, type) or hasattr(type(value), "__get__") else value
 
 
 def is_made_with_class(attribute: Any) -> bool:
@@ -208,6 +220,7 @@ def _fill(cls: type, state: tuple[Any, ...]) -> None:
     if cls in _guests:
         filling = Filling(cls, state)
         filling.apply()
+        give_name(cls)
         if _fillings is not None:
             _fillings.append(filling)
 

@@ -10,6 +10,7 @@ import builtins
 import sys
 from types import CellType, CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -18,14 +19,39 @@ initialized: dict[tuple[str, str], dict[str, Any]] = {}
 """What the initializer of this worker has set: globals by module and "", attributes of functions by module and name."""
 
 
+_named: WeakValueDictionary[str, Any] = WeakValueDictionary()  # what came of the program's `__main__`, by its name
+
+
+def give_name(thing: Any) -> None:
+    """Let a function or class be found in `__main__`, if it is of the program's."""
+    if thing.__module__ == "__main__" and "." not in thing.__qualname__:
+        _named[thing.__qualname__] = thing
+
+
+def find_in_main(name: str) -> Any:
+    """Where `__main__` of a worker lacks an attribute: what the task's own pickling looks for, as `joblib.dump` does.
+
+    Not that of parmap: what goes home by its name might meet another one there.
+    """
+    found = _named.get(name)
+    if found is None or sys._getframe(1).f_globals["__name__"].startswith("parmap."):  # noqa: SLF001 - picklers are in C
+        raise AttributeError(f"module '__main__' has no attribute {name!r}")
+    return found
+
+
 def make_code(*parts: Any) -> CodeType:
     """Code, which has no name that pickle finds."""
     return CodeType(*parts)
 
 
-def make_cell(*content: Any) -> CellType:
-    """The cell of a captured variable; without content, an empty one."""
-    return CellType(*content)
+def make_cell() -> CellType:
+    """The cell of a captured variable, without content."""
+    return CellType()
+
+
+def fill_cell(cell: CellType, content: tuple[Any]) -> None:
+    """Give a captured variable its value, in all functions that share it."""
+    (cell.cell_contents,) = content
 
 
 def find_module(name: str) -> ModuleType:
@@ -57,14 +83,10 @@ def fill_function(function: FunctionType, state: tuple[dict[str, Any], dict[str,
     function.__globals__.update(attributes.pop("__globals__"))
     function.__globals__["__builtins__"] = vars(builtins)
     del attributes["_cloudpickle_submodules"]  # are imported when they are unpickled
-    for cell, sent in zip(function.__closure__ or (), attributes.pop("__closure__") or (), strict=True):
-        if sent != _EMPTY:
-            cell.cell_contents = sent.cell_contents
+    del attributes["__closure__"]  # these cells were filled when they were unpickled
     for name, value in attributes.items():
         setattr(function, name, value)
+    give_name(function)
     if initialized:
         function.__globals__.update(initialized.get((function.__module__, ""), {}))
         function.__dict__.update(initialized.get((function.__module__, function.__qualname__), {}))
-
-
-_EMPTY = CellType()

@@ -142,7 +142,7 @@ class _Walk:
         if kind in _ATOMS:
             return (kind is not str and kind is not bytes) or len(value) <= _LONG
         if kind not in _FROZEN or not _are_frozen((value,)):
-            return False
+            return kind.__module__ == "_contextvars"  # a variable is the same as long as it is there
         size = _size_of((value,))
         if size > _LONG:
             return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import sys
 from operator import mul
-from types import FunctionType
+from types import FunctionType, MethodType, NoneType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _cached_property = functools.cached_property
 
 
-def remake(thing: Any) -> tuple[Any, ...] | None:
+def remake(thing: Any) -> tuple[Any, ...] | str | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
     module = kind.__module__
-    if kind is _cached_property:
-        return _make_cached_property, (thing.func, thing.attrname)
     if kind is FunctionType and thing.__code__ is _DISPATCHING:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if (made := _SIMPLE.get((module, kind.__name__))) is not None:
-        return kind, made(thing)
+    if type(kind).__module__ == "enum" and callable(thing._value_):  # the user may redefine `value`
+        return getattr, (kind, thing.name)
+    if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
+        return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
     if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
@@ -42,11 +42,37 @@ def remake(thing: Any) -> tuple[Any, ...] | None:
     return None
 
 
-_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...]]] = {
-    ("_struct", "Struct"): lambda thing: (thing.format,),
-    ("random", "SystemRandom"): lambda _: (),
+def has_functions(kind: Any) -> bool:
+    """Whether it is an enumeration of functions, or the like: its members go by name, for no copy is the same value."""
+    return type(kind).__module__ == "enum" and any(callable(member._value_) for member in kind)
+
+
+def _of_context(thing: Any) -> tuple[Any, ...] | None:
+    """A context manager made of a generator: one that has not begun, such as those that decorate a function."""
+    return (type(thing), (thing.func, thing.args, thing.kwds)) if hasattr(thing, "func") else None
+
+
+def _of_pydantic(thing: Any) -> tuple[Any, ...]:
+    """What `pydantic.validate_call` makes: without what it was made of, all globals of the script among it."""
+    reduced: tuple[Any, ...] = thing.__reduce_ex__(4)
+    state = reduced[2]
+    if type(state) is tuple and state[1].get("__pydantic_complete__"):
+        for name in ("ns_resolver", "config_wrapper"):
+            state[1].pop(name, None)
+    return reduced
+
+
+_SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
+    ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
+    ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
+    ("contextlib", "_GeneratorContextManager"): _of_context,
+    ("dataclasses", "_KW_ONLY_TYPE"): lambda _: "KW_ONLY",
+    ("dataclasses", "_MISSING_TYPE"): lambda _: "MISSING",
+    ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
+    ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
+    ("random", "SystemRandom"): lambda thing: (type(thing), ()),
 }
-"""What is made of its class and these arguments, but refuses to be pickled."""
+"""Reducers of what refuses to be pickled, or does not say all."""
 
 
 _OF_PYTHON, _WITH_ERRNO = 4, 8  # flags of a function in C
@@ -111,6 +137,8 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
         return made, ()
     if kind is WeakKeyDictionary or kind is WeakValueDictionary:
         return kind, (dict(thing),)
+    if kind is MethodType and thing.__func__.__qualname__ == "InteractiveShell.get_ipython":
+        return functools.partial, (NoneType,)  # `None`, as IPython has it where there is no shell
     contextvars = sys.modules.get("_contextvars")
     if contextvars is not None and kind is contextvars.ContextVar:
         return _make_variable, _default_of(thing)
