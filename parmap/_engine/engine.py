@@ -224,7 +224,11 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
-        return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
+        try:
+            return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
+        finally:
+            if not watched.happened:  # whoever asks again and again leaves nothing behind
+                watched.unwatch(lock.release)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False

@@ -35,11 +35,13 @@ class Watched:
         """Call *callback* when it happens; false, and no call, if it has."""
         watchers = self.__dict__.setdefault("_watchers", deque())
         watchers.append(callback)
-        if self.happened:
-            try:
-                watchers.remove(callback)
-            except ValueError:  # it happened in between, and the callback was taken: it runs
-                return True
+        return not self.happened or not self.unwatch(callback)
+
+    def unwatch(self, callback: Callable[[], object]) -> bool:
+        """Don't call *callback* any more; false if it was taken in between: it runs."""
+        try:
+            self.__dict__["_watchers"].remove(callback)
+        except (ValueError, IndexError):  # a deque that changes meanwhile tells so
             return False
         return True
 
@@ -75,7 +77,10 @@ class Latch(Watched):
         """Wait up to *timeout* seconds for it; false if it has not happened then."""
         lock = threading.Lock()
         lock.acquire()
-        return not self.watch(lock.release) or wait_for(lock, self, timeout)
+        if not self.watch(lock.release) or wait_for(lock, self, timeout):
+            return True
+        self.unwatch(lock.release)
+        return False
 
 
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
