@@ -40,7 +40,6 @@ SETTLE = 0.002
 LOOK = 0.03
 """Seconds between looks at leased workers, as long as callers use them."""
 
-_TIMERS = 64  # that are kept, twice those that are needed aside
 _QUIET = 1.0  # seconds without use after which there are no more looks: the next caller wakes the engine first
 _AT_ONCE = 32  # chunks that are started until the engine listens again: the first of a call tell how large others are
 
@@ -56,7 +55,7 @@ class Ledger:
         self._idle_timeout = options.idle_timeout if backend.threaded else None
         self._budget, self._lends = options.max_tasks_per_child, backend.leases and options.max_tasks_per_child is None
         self._timers: list[tuple[float, int, Callable[[], Any], Callable[[Any, float], None]]] = []
-        self._room = _TIMERS
+        self._room = 0
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
         self.idle_since: float = now
@@ -71,7 +70,7 @@ class Ledger:
         if len(self._timers) >= self._room:  # a limit may be hours away, and what it was for have ended at once
             self._timers = [timer for timer in self._timers if timer[2]() is not None]
             heapq.heapify(self._timers)
-            self._room = 2 * len(self._timers) + _TIMERS
+            self._room = 2 * len(self._timers) + 64
         heapq.heappush(self._timers, (when, next(self._tickets), find, act))
 
     def _at_for(self, chunk: Chunk, when: float, act: Callable[[Chunk, float], None]) -> None:
