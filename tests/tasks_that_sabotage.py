@@ -38,6 +38,13 @@ def write_half_a_frame(_: Any) -> str:
     return "written"
 
 
+def write_a_false_frame(_: Any) -> str:
+    """What has the form of a message, and no content that makes sense."""
+    for fd in sockets():
+        os.write(fd, (8).to_bytes(4, "little") + (0x4D415000).to_bytes(4, "little") + bytes(8) + b"\xff" * 8)
+    return "written"
+
+
 def shut_the_channel(_: Any) -> str:
     """Shut the channel down without closing it."""
     for fd in sockets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -174,3 +175,15 @@ def log_on_a_level_of_its_own() -> None:
 def look_at_the_streams() -> list[tuple[bool, int]]:
     """What libraries ask a stream before they write colours to it, or give it to a program."""
     return [(stream.isatty(), stream.fileno()) for stream in (sys.stdout, sys.stderr)]
+
+
+def replace_the_streams(how: str) -> str:
+    """A task that does to `sys.stdout` what scripts do to have another encoding, and worse, and prints a line."""
+    if how == "close":
+        sys.stdout.close()
+    elif how == "detach":
+        sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8")
+    elif how == "wrap":
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+    print(how)
+    return how

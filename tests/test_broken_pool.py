@@ -47,7 +47,13 @@ def is_well() -> bool:
 @how
 @pytest.mark.parametrize(
     "task",
-    [bad.write_garbage, bad.write_half_a_frame, bad.shut_the_channel, bad.replace_the_channel],
+    [
+        bad.write_garbage,
+        bad.write_half_a_frame,
+        bad.write_a_false_frame,
+        bad.shut_the_channel,
+        bad.replace_the_channel,
+    ],
     ids=lambda task: task.__name__,
 )
 def test_a_task_that_spoils_the_channel(task: Any, method: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import pickle
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -50,6 +50,36 @@ class MakesItsText(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(f"there is no {name}")
         self.name = name
+
+
+class NoSettings(FileNotFoundError):
+    """It has what Python's own class has, by way of a constructor that takes something else."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(2, "no settings", path)
+        self.searched = path
+
+
+class Undecodable(UnicodeDecodeError):
+    """Python's own class takes five arguments, this one a single one."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__("utf-8", b"abc", 0, 1, "bad")
+        self.file = file
+
+
+class MadeByKeyword(Exception):
+    """Even making it, before its constructor runs, takes an argument by name."""
+
+    def __new__(cls, text: str, *, code: int) -> Self:
+        """Make one."""
+        error = super().__new__(cls, text)
+        error.code = code
+        return error
+
+    def __init__(self, text: str, *, code: int) -> None:
+        super().__init__(text)
+        self.code: int
 
 
 class HoldsALock(Exception):
@@ -111,6 +141,18 @@ def test_arrives_as_itself(error: BaseException) -> None:
     assert type(arrived) is type(error)
     assert arrived.args == error.args
     assert {**arrived.__dict__} == {**error.__dict__}
+
+
+@pytest.mark.parametrize(
+    "error", [NoSettings("a.toml"), Undecodable("a.txt"), MadeByKeyword("text", code=7)], ids=lambda e: type(e).__name__
+)
+def test_what_the_builtin_class_holds_arrives(error: Exception) -> None:
+    """An error of a class with its own constructor has its `errno`, its file name and its text, as on this side."""
+    back = travel(raised(error))
+    names = ("errno", "strerror", "filename", "object", "reason", "searched", "file", "code")
+
+    assert (type(back), str(back)) == (type(error), str(error))
+    assert [getattr(back, name, None) for name in names] == [getattr(error, name, None) for name in names]
 
 
 @pytest.mark.parametrize("kind", [HoldsALock, LoadRaises, Liar])

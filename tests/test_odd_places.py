@@ -476,3 +476,60 @@ def test_while_the_interpreter_exits(script: Script) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout in ("[0, 1, 4]\n", "closed\n")
+
+
+def test_an_executor_made_before_a_fork(script: Script) -> None:
+    """A server that forks after its modules have made executors and pools: each process has its own workers."""
+    done = script.run(
+        """
+        import os
+        from parmap import Executor, Pool
+
+        unused, used, pool, closed = Executor(1), Executor(1), Pool(1), Executor(1)
+        assert used.submit(abs, -1).result() == 1
+        closed.shutdown()
+        child = os.fork()
+        print(unused.submit(abs, -2).result(), list(used.map(abs, [-3])), pool.map(abs, [-4]), flush=True)
+        try:
+            closed.submit(abs, -5)
+        except RuntimeError as error:
+            print(error, flush=True)
+        for each in (unused, used):
+            each.shutdown()
+        pool.terminate()
+        if child:
+            print(os.waitpid(child, 0)[1])
+        """
+    )
+
+    assert done.stdout.splitlines() == 2 * ["2 [3] [4]", "cannot schedule new futures after shutdown"] + ["0"], done
+
+
+@pytest.mark.parametrize("kind", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
+def test_a_standard_executor_does_not_survive_a_fork(kind: str, script: Script) -> None:
+    """Its threads are the parent's: the child is told so, and does not wait for them."""
+    done = script.run(
+        f"""
+        import multiprocessing
+        import os
+        from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+        from parmap import PoolClosedError, parallel
+
+        if __name__ == "__main__":
+            multiprocessing.set_start_method("spawn")
+            executor = {kind}(1)
+            f = parallel(abs, backend=executor)
+            assert f.map([-1]) == [1]
+            child = os.fork()
+            if child == 0:
+                try:
+                    f.map([-1])
+                except PoolClosedError as error:
+                    print("belongs to the parent" in str(error), flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            print(f.map([-2]))
+        """
+    )
+
+    assert done.stdout == "True\n[2]\n", done

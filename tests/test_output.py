@@ -480,3 +480,14 @@ def test_an_interactive_prompt_sees_output(script: Script):
     """)
 
     assert done.stdout == "'in the task 1\\n'\n"
+
+
+@pytest.mark.parametrize("how", ["close", "detach", "wrap"])
+def test_a_task_may_replace_its_streams(
+    processes: dict[str, Any], capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """Whatever a task does to `sys.stdout`, and does again, its worker lives on, and its lines come before its result."""
+    f = parallel(talk.replace_the_streams, **{**processes, "workers": 1})
+
+    assert [f.submit(how).result(), *f.map([how, how])] == [how] * 3
+    assert capsys.readouterr().out.splitlines() == [how] * 3

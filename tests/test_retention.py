@@ -160,3 +160,35 @@ def test_descriptors_are_given_back(call: str, tmp_path: Path) -> None:
         for mode in OPTIONS:
             use(call, turn, "processes", mode)
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+
+
+def grown(act: Callable[[], object]) -> int:
+    """By how many objects the program has more when it has done something a few hundred times more."""
+    for _ in range(100):
+        act()
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(500):
+        act()
+    gc.collect()
+    return len(gc.get_objects()) - before
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_time_limits_of_what_has_ended_are_let_go(limit: str) -> None:
+    """A service with a limit of hours keeps nothing of a call for hours."""
+    f = parallel(tasks.square, workers=1, **{limit: 3600.0})
+
+    assert grown(lambda: f.map([1])) < 400
+
+
+def test_asking_again_and_again_leaves_nothing(tmp_path: Path) -> None:
+    """Who polls a result for a day holds no more memory in the evening."""
+    future = parallel(tasks.touch_and_wait_for, workers=1).submit(str(tmp_path / "begun"), str(tmp_path / "go"))
+
+    def ask() -> None:
+        with pytest.raises(TimeoutError):
+            future.result(0.0)
+
+    assert grown(ask) < 400
+    future.cancel()

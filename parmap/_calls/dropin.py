@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor as AnyExecutor
 
     from parmap._calls.typed import BackendLike, BackendName, StartMethod
+    from parmap._engine.engine import Engine
     from parmap._results.futures import Future
     from parmap._travel.failure import Voice
 
@@ -55,13 +57,24 @@ class Owned:
             settled.initializer(*settled.initargs)  # once: there is but one worker, the caller
             settled = settled.replace(initializer=None, initargs=())
         self.options: Options = settled
+        self._finish = finish
         self.engine = own_engine(settled, finish=finish)
+        self._heirs: dict[Engine, Engine | None] = {}
         self._refuses = False
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more work."""
-        return self._refuses or (self.engine is not None and self.engine.closed)
+        """Whether it takes no more work. In a process that was forked since, it has its own engine from here on."""
+        engine = self.engine
+        if self._refuses or engine is None or not engine.closed:
+            return self._refuses
+        if engine.pid != os.getpid():
+            made = own_engine(self.options, finish=self._finish)
+            self.engine = self._heirs.setdefault(engine, made)  # the first of several threads
+            if made is not None and made is not self.engine:
+                made.close(wait=False)
+            return False
+        return True
 
     def refuse(self) -> None:
         """Take no more work."""

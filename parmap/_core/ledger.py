@@ -13,6 +13,7 @@ whom a death is charged to, rescues of items that wait behind a slow one, leases
 from __future__ import annotations
 
 import heapq
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,8 @@ class Ledger:
         # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
         self._budget, self._lends = options.max_tasks_per_child, backend.leases and options.max_tasks_per_child is None
-        self._timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self._timers: list[tuple[float, int, Callable[[], Any], Callable[[Any, float], None]]] = []
+        self._room = 0
         self._tickets = count()
         self._chunks: dict[int, Chunk] = {}  # those that a worker has
         self.idle_since: float = now
@@ -63,24 +65,24 @@ class Ledger:
 
     # time
 
-    def _at(self, when: float, act: Callable[[float], None]) -> None:
-        """Do something later. It must not hold a chunk, nor its items: a limit may be hours away."""
-        heapq.heappush(self._timers, (when, next(self._tickets), act))
+    def _at(self, when: float, find: Callable[[], Any], act: Callable[[Any, float], None]) -> None:
+        """Do something later with what *find* finds, if it is there still. Neither may hold a chunk, nor its items."""
+        if len(self._timers) >= self._room:  # a limit may be hours away, and what it was for have ended at once
+            self._timers = [timer for timer in self._timers if timer[2]() is not None]
+            heapq.heapify(self._timers)
+            self._room = 2 * len(self._timers) + 64
+        heapq.heappush(self._timers, (when, next(self._tickets), find, act))
 
     def _at_for(self, chunk: Chunk, when: float, act: Callable[[Chunk, float], None]) -> None:
         """Do something later with a chunk, if a worker has it still."""
-        number = chunk.number
-
-        def ring(now: float) -> None:
-            if (known := self._chunks.get(number)) is not None:
-                act(known, now)
-
-        self._at(when, ring)
+        self._at(when, partial(self._chunks.get, chunk.number), act)
 
     def ring(self, now: float) -> None:
         """Do what is due."""
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2](now)
+            _, _, find, act = heapq.heappop(self._timers)
+            if (known := find()) is not None:
+                act(known, now)
         if (late := self.scheduler.hostages(now)) is not None:
             self._rescue(late, now)
         if self._next_look is not None and now >= self._next_look:

@@ -36,16 +36,14 @@ class LimitedLedger(Ledger):
 
     def limit(self, job: Job, seconds: float, now: float) -> None:
         """Give a job so many seconds."""
-        known = ref(job)  # it may have ended long before
 
-        def ring(now: float) -> None:
-            late = known()
-            if late is not None and late.closed:  # what was left to run is stopped
+        def ring(late: Job, now: float) -> None:
+            if late.closed:  # what was left to run is stopped
                 self.stop_soon(list(late.flight), now)
-            elif late is not None:
+            else:
                 self._expire(late, seconds, now)
 
-        self._at(now + seconds, ring)
+        self._at(now + seconds, ref(job), ring)  # it may have ended long before
 
     def _expire(self, job: Job, seconds: float, now: float) -> None:
         if job.fail_fast:

@@ -19,7 +19,7 @@ from parmap._core.elastic import ElasticLedger
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
-from parmap._results.watched import Latch, wait_for
+from parmap._results.watched import Latch
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import HAS_GIL, start_thread
@@ -220,11 +220,7 @@ class Engine:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
             raise RuntimeError("can't wait for parmap in its own thread, where __reduce__, __getstate__, __del__ run")
-        lock = threading.Lock()
-        lock.acquire()
-        if not watched.watch(lock.release):
-            return True
-        return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
+        return watched.wait_by(self.backend.let_wait, timeout)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False

@@ -35,13 +35,29 @@ class Watched:
         """Call *callback* when it happens; false, and no call, if it has."""
         watchers = self.__dict__.setdefault("_watchers", deque())
         watchers.append(callback)
-        if self.happened:
-            try:
-                watchers.remove(callback)
-            except ValueError:  # it happened in between, and the callback was taken: it runs
-                return True
+        return not self.happened or not self.unwatch(callback)
+
+    def unwatch(self, callback: Callable[[], object]) -> bool:
+        """Don't call *callback* any more; false if it was taken in between: it runs."""
+        try:
+            self.__dict__["_watchers"].remove(callback)
+        except (ValueError, IndexError):  # a deque that changes meanwhile tells so
             return False
         return True
+
+    def wait_by(
+        self, let_wait: Callable[[Callable[[float | None], bool], float | None], bool], timeout: float | None
+    ) -> bool:
+        """Wait until it happens, as *let_wait* wants it; false if *timeout* seconds passed first."""
+        lock = threading.Lock()
+        lock.acquire()
+        if not self.watch(lock.release):
+            return True
+        try:
+            return let_wait(lambda limit: _wait_for(lock, self, limit), timeout)
+        finally:
+            if not self.happened:  # whoever asks again and again leaves nothing behind
+                self.unwatch(lock.release)
 
     def fire(self) -> None:
         """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
@@ -73,9 +89,7 @@ class Latch(Watched):
 
     def wait(self, timeout: float) -> bool:
         """Wait up to *timeout* seconds for it; false if it has not happened then."""
-        lock = threading.Lock()
-        lock.acquire()
-        return not self.watch(lock.release) or wait_for(lock, self, timeout)
+        return self.wait_by(lambda wait, limit: wait(limit), timeout)
 
 
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
@@ -83,7 +97,7 @@ class Latch(Watched):
 _GLANCE = 0.5 if HAS_GIL else 0.02
 
 
-def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
+def _wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
     """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
     end = math.inf if timeout is None else time.monotonic() + timeout
     while not lock.acquire(timeout=max(0.0, min(_GLANCE, end - time.monotonic()))):

@@ -300,7 +300,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts"):
         try:
-            what = error if form == "pickle" else (type(error), error.args, error.__dict__)
+            what = error if form == "pickle" else _builtin(type(error)).__reduce__(error)
             packed = dump(what)
             stream = pickle.dumps(what, 5) if packed.buffers else packed.stream
             made = _revive(form, stream)
@@ -339,11 +339,21 @@ def _revive(form: str, stream: bytes) -> BaseException:
         for note in notes:
             group.add_note(note)
         return group
-    kind, args, attributes = value
-    error: BaseException = kind.__new__(kind, *args)
-    _set(error, "args", args)
-    error.__dict__.update(attributes)
+    kind, args, *states = value
+    builtin = _builtin(kind)  # of which errno, filename, msg, code are, that its own `__init__` sets
+    error: BaseException = builtin.__new__(kind, *args)
+    builtin.__init__(error, *args)
+    for name, attribute in {} if not states else states[0].items():
+        if hasattr(builtin, name):
+            _set(error, name, attribute)
+        else:
+            error.__dict__[name] = attribute
     return error
+
+
+def _builtin(kind: type[BaseException]) -> Any:
+    """The class of Python's own that a class of errors is made of."""
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
 def _decode(encoded: tuple[Any, ...]) -> BaseException:

@@ -56,6 +56,9 @@ _HOME = (os.urandom(8), os.getpid())
 
 SEED_REFUSED = "seed sets the global random state, which threads share: use another backend, or a generator per item"
 
+_STANDARD = {"concurrent.futures.thread", "concurrent.futures.process"}  # both have threads that a fork loses
+_left_behind: list[Any] = []  # executors that the process had used which this one was forked from
+
 _FUNCTIONS = 32  # functions that a worker keeps
 
 
@@ -93,6 +96,10 @@ class Executors(Backend):
             if getattr(options, name) not in {None, (), AUTO}:
                 message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
                 raise ValueError(message)
+        if any(each is executor for each in _left_behind):
+            raise PoolClosedError(
+                "this executor belongs to the parent process: its threads are not in a process made by os.fork()"
+            )
         self.packs: bool = not shares_our_objects(executor)
         self.crew: Callable[[], object] | None = None if self.packs else ref(executor)
         self.cost: Cost = Cost(aim=0.02 if self.packs else 0.005, depth=2, recalls=not self.packs)
@@ -251,6 +258,11 @@ class Executors(Backend):
     def wake(self) -> None:
         """Interrupt `wait`."""
         self._events.put(None)
+
+    def abandon(self) -> None:
+        """Use an executor of the parent's no more, if it can't be: it would wait for its threads for ever."""
+        if any(each.__module__ in _STANDARD for each in type(self._executor).__mro__):
+            _left_behind.append(self._executor)
 
     def close(self) -> None:
         """Take back what has not begun. The executor stays."""

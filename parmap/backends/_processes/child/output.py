@@ -73,6 +73,10 @@ class _Lines(io.BufferedIOBase):
             self._held += rest
         return len(data)
 
+    def close(self) -> None:
+        """Stay open: whoever puts a wrapper around `sys.stdout.buffer`, and another one later, would close it."""
+        self.flush()
+
     def flush(self) -> None:
         if self._held:
             with self._turn:
@@ -101,9 +105,8 @@ class _Lines(io.BufferedIOBase):
         return 1 if self._stream == "stdout" else 2
 
 
-def _outlet(channel: Channel, name: str) -> io.TextIOWrapper:
+def _outlet(lines: Any) -> io.TextIOWrapper:
     """Stands for `sys.stdout` or `sys.stderr`."""
-    lines: Any = _Lines(channel, name, getattr(sys, name))
     return io.TextIOWrapper(lines, "utf-8", _ERRORS, write_through=True)
 
 
@@ -113,7 +116,8 @@ class Output:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._originals = sys.stdout, sys.stderr
-        self._out, self._err = _outlet(channel, "stdout"), _outlet(channel, "stderr")
+        self._lines = _Lines(channel, "stdout", sys.stdout), _Lines(channel, "stderr", sys.stderr)
+        self._out, self._err = map(_outlet, self._lines)
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
         self._filters: list[bytes] = []
@@ -125,8 +129,14 @@ class Output:
 
     def flush(self) -> None:
         """Send lines that have not ended."""
-        self._out.flush()
-        self._err.flush()
+        if sys.stdout is not self._out or sys.stderr is not self._err:  # what a task has put there may hold some back
+            for stream in (sys.stdout, sys.stderr):
+                try:
+                    stream.flush()
+                except Exception:  # noqa: BLE001, S110 - it may be anything, and closed
+                    pass
+        self._lines[0].flush()  # not by the streams that stand on them, which a task may have closed or detached
+        self._lines[1].flush()
 
     def _restore(self) -> None:
         """In a process that a task forked: the channel is not its own."""

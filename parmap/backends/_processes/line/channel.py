@@ -218,7 +218,10 @@ class Channel:
         if len(inbox) < end:
             return None
         start = _HEADER.size + meta_size
-        kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
+        try:
+            kind, fields, description, place = marshal.loads(memoryview(inbox)[_HEADER.size : start])
+        except (EOFError, TypeError, ValueError):  # memory that a task has spoilt
+            self._hang_up()
         data: bytes | bytearray = b""
         if size:
             data = (bytearray if description[4] else bytes)(memoryview(inbox)[start:end])
