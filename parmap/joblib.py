@@ -111,7 +111,7 @@ class ParmapBackend(_Base):
         options = {**self._given, **options}
         if self.inner_max_num_threads is not None:
             limits = dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(self.inner_max_num_threads))
-            options["env"] = {**limits, **options.get("env", {})}
+            options["env"] = {**limits, **(options.get("env") or {})}
         workers = self.effective_n_jobs(n_jobs)
         # Settled here: later batches are started by another thread, where an `override` of this one does not hold.
         self._options = resolve(options, {"workers": workers})

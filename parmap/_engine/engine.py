@@ -204,7 +204,7 @@ class Engine:
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():
             return future.cancelled()
-        return self.ledger.cancel_item(future.lane.job, future, time.monotonic()) and future.settle_cancelled()
+        return future.stop(self.ledger) and future.settle_cancelled()
 
     def wait(self, watched: Watched, timeout: float | None = None) -> bool:
         """Wait until something happens to *watched*; false if *timeout* seconds passed first.
@@ -224,7 +224,10 @@ class Engine:
         lock.acquire()
         if not watched.watch(lock.release):
             return True
-        return self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout)
+        if self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout):
+            return True
+        watched.unwatch(lock.release)
+        return False
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
@@ -311,11 +314,13 @@ class Engine:
         """Run the engine in the thread that waits, where it has none of its own."""
         deadline = None if timeout is None else time.monotonic() + timeout
         happened = deque[bool]()
-        if not watched.watch(lambda: happened.append(True)):
+        notice = partial(happened.append, True)
+        if not watched.watch(notice):
             return True
         while not happened:
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if left is not None and not left > 0:
+                watched.unwatch(notice)
                 return False
             before, self._is_driven = self._is_driven, True
             try:

@@ -5,6 +5,7 @@ By whoever wants the results; on an event loop by a task of its own, if the inpu
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -90,6 +91,7 @@ class Input:
     def _read_one_by_one(self, size: int) -> bool:
         """Read on; true if that was the end."""
         items, before = self._read, len(self._read)
+        size = min(size, sys.maxsize)
         try:
             if not self._packs:
                 items.extend(islice(self._items, size))

@@ -43,6 +43,13 @@ class Watched:
             return False
         return True
 
+    def unwatch(self, callback: Callable[[], object]) -> None:
+        """Call *callback* no more: else whoever asks again and again would leave one each time."""
+        try:
+            self.__dict__["_watchers"].remove(callback)
+        except ValueError:  # it has just been taken, to be called
+            pass
+
     def fire(self) -> None:
         """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
         watchers = self.__dict__.get("_watchers")
@@ -71,11 +78,14 @@ class Latch(Watched):
         self._is_set = True
         self.fire()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float | None) -> bool:
         """Wait up to *timeout* seconds for it; false if it has not happened then."""
         lock = threading.Lock()
         lock.acquire()
-        return not self.watch(lock.release) or wait_for(lock, self, timeout)
+        if not self.watch(lock.release) or wait_for(lock, self, timeout):
+            return True
+        self.unwatch(lock.release)
+        return False
 
 
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
@@ -86,9 +96,9 @@ _GLANCE = 0.5 if HAS_GIL else 0.02
 def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
     """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
     end = math.inf if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=max(0.0, min(_GLANCE, end - time.monotonic()))):
+    while not lock.acquire(timeout=max(0.0, min(end - time.monotonic(), _GLANCE))):
         if watched.happened:
             return True
-        if time.monotonic() > end:
+        if not time.monotonic() <= end:  # nor is there an end that is not a number
             return False
     return True

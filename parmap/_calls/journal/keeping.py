@@ -237,6 +237,7 @@ class Keeping:
             if place in arrival.failures:
                 failure = arrival.failures[place]
                 text = "".join(traceback.format_exception_only(failure.exception()))
+                text = text.encode(errors="backslashreplace").decode()  # it may tell of a file with an odd name
                 what: tuple[Any, ...] = FAILED, text, shorten(item.item), failure.account[0]
             else:
                 value, seconds, _ = arrival.results[place]
