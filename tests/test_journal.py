@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import itertools
+import os
 import random
 import runpy
 import signal
@@ -592,6 +593,23 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "there is no journal" in command(monkeypatch, file + "x")
     ended = subprocess.run([sys.executable, "-m", "parmap", "journal", file + "x"], timeout=60, check=False)
     assert ended.returncode == 1
+
+
+def read(name: str) -> str:
+    """Fails with one name, which is that of a file that is not UTF-8."""
+    if not name.isascii():
+        raise ValueError(f"no such thing: {name}")
+    return name
+
+
+def test_an_error_that_tells_of_a_file_with_an_odd_name(monkeypatch: pytest.MonkeyPatch, file: str):
+    """What no file can hold as text is written in another way, and takes nothing else with it."""
+    names = ["a", os.fsdecode(b"\xff"), "b"]
+    results = parallel(read, backend="serial").map(names, journal=file, return_exceptions=True)
+
+    assert isinstance(results[1], ValueError)
+    assert sorted(state for state, _ in rows(file)) == [1, 1, 2]
+    assert r"no such thing: \udcff" in command(monkeypatch, file, "--failed")
 
 
 def test_the_command_shows_a_few(monkeypatch: pytest.MonkeyPatch, file: str):

@@ -20,7 +20,7 @@ from conftest import wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     MakePool = Callable[..., Any]
 
@@ -119,6 +119,17 @@ def test_map_not_iterable(make_pool: MakePool):
     """`map` over what can't be iterated is a TypeError."""
     with pytest.raises(TypeError):
         make_pool(1).map(tasks.square, 5)
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+def test_asynchronous_input(make_pool: MakePool, method: str):
+    """What can only be iterated by ``async for`` is a TypeError, too."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="async_generator"):
+        list(getattr(make_pool(1), method)(tasks.square, numbers()))
 
 
 def test_map_raises(make_pool: MakePool):

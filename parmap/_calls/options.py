@@ -163,6 +163,7 @@ _FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 
 # --- override -------------------------------------------------------------------------------------------------------
 
+
 class _Layer(dict[str, Any]):
     """The options of all overrides that hold here, and the layer that holds again behind the innermost."""
 

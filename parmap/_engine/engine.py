@@ -220,14 +220,7 @@ class Engine:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
             raise RuntimeError("can't wait for parmap in its own thread, where __reduce__, __getstate__, __del__ run")
-        lock = threading.Lock()
-        lock.acquire()
-        if not watched.watch(lock.release):
-            return True
-        if self.backend.let_wait(lambda limit: wait_for(lock, watched, limit), timeout):
-            return True
-        watched.unwatch(lock.release)
-        return False
+        return wait_for(watched, timeout, self.backend.let_wait)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False

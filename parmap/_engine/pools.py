@@ -254,8 +254,7 @@ def map_async(
     def end() -> None:
         if progress is not None:
             tell("call", (progress.close, (), b""))
-        if source.reader is not None:
-            source.reader.stop()
+        source.stop()
         failure = batch.failure
         if failure is None and source.error is not None:
             failure = Failure(source.error)

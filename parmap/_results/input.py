@@ -121,11 +121,15 @@ class Input:
         left = length_hint(self._items, -1)
         return None if left < 0 else left + len(self._read)
 
+    def stop(self) -> None:
+        """Let nobody else read on; from any thread."""
+        if self.reader is not None:
+            self.reader.stop()
+
     def let_go(self) -> None:
         """Read no more, and hold nothing of it."""
         self.exhausted = True
-        if self.reader is not None:
-            self.reader.stop()
+        self.stop()
         self._items, self._read, self.unsent = iter(()), [], None
         if self.sequence is not None:
             self.sequence = ()
@@ -250,7 +254,6 @@ class AsyncInput(Input):
             self._task = self._loop.create_task(self._read_on())
 
     def stop(self) -> None:
-        """Read no more; from any thread."""
         task, self._task = self._task, None
         if task is not None:
             try:
@@ -259,9 +262,7 @@ class AsyncInput(Input):
                 pass
 
     def let_go(self) -> None:
-        """Read no more, and hold nothing of it."""
         super().let_go()
-        self.stop()
         self._source = None
 
     async def wait_for_more(self) -> None:

@@ -10,12 +10,16 @@ import math
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.threads import HAS_GIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    LetWait: TypeAlias = Callable[[Callable[[float | None], bool], float | None], bool]
 
 
 class Watched:
@@ -80,12 +84,7 @@ class Latch(Watched):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait up to *timeout* seconds for it; false if it has not happened then."""
-        lock = threading.Lock()
-        lock.acquire()
-        if not self.watch(lock.release) or wait_for(lock, self, timeout):
-            return True
-        self.unwatch(lock.release)
-        return False
+        return wait_for(self, timeout)
 
 
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
@@ -93,8 +92,17 @@ class Latch(Watched):
 _GLANCE = 0.5 if HAS_GIL else 0.02
 
 
-def wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
-    """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
+def wait_for(watched: Watched, timeout: float | None, let_wait: LetWait = lambda wait, limit: wait(limit)) -> bool:
+    """Wait until *watched* happens, as *let_wait* lets one; false if *timeout* seconds have passed first."""
+    lock = threading.Lock()
+    lock.acquire()
+    if not watched.watch(lock.release) or let_wait(partial(_wait, lock, watched), timeout):
+        return True
+    watched.unwatch(lock.release)
+    return False
+
+
+def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
     end = math.inf if timeout is None else time.monotonic() + timeout
     while not lock.acquire(timeout=max(0.0, min(end - time.monotonic(), _GLANCE))):
         if watched.happened:
