@@ -131,8 +131,6 @@ class ParmapBackend(_Base):
         if callback is not None:
             callback(future)
 
-    apply_async = submit  # its name before joblib 1.5
-
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """The results of a batch that has ended, or its error."""
         return out.result()

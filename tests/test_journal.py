@@ -243,6 +243,29 @@ def test_on_an_event_loop(backend: dict[str, Any], calls: Calls, file: str):
     assert calls.taken() == ["0", "1", "2", "3", "4", "5"]
 
 
+def test_a_journal_that_fails_on_an_event_loop(calls: Calls, file: str):
+    """Its error comes behind the results of what was read before, though the asynchronous input has no end."""
+    call = parallel(point, workers=2, backend="threads").partial(calls)
+    call.map([0], journal=file)
+
+    async def source() -> AsyncIterator[int]:
+        for x in itertools.count(1000):
+            if x == 1020:
+                with closing(sqlite3.connect(file)) as connection:
+                    connection.execute("alter table items rename to others")
+            yield x
+            await asyncio.sleep(0)
+
+    async def collect() -> list[int]:
+        found: list[int] = []
+        with pytest.raises(JournalError):
+            async for each in call.imap(source(), journal=file):
+                found.append(each.x)  # noqa: PERF401 - what there was before the error
+        return found
+
+    assert asyncio.run(collect()) == [*range(1000, 1020)]
+
+
 def test_tuples_of_arguments(calls: Calls, file: str):
     """`starmap` and several iterables mean the same; one tuple as the only argument is something else."""
     call = parallel(lambda *args: (calls.note(len(args)), args)[1], workers=1)

@@ -295,9 +295,11 @@ class AsyncInput(Input):
 
     async def _collect(self, items: AsyncIterator[Any]) -> bool:
         """Read an item as soon as there is room for it; false at the end."""
-        while self.count + len(self._collected) >= self._limit:
+        while self.error is None and self.count + len(self._collected) >= self._limit:
             self._room.clear()
             await self._room.wait()
+        if self.error is not None:  # what was read can't go on
+            return False
         try:
             item = await anext(items)
         except StopAsyncIteration:
@@ -319,7 +321,8 @@ class AsyncInput(Input):
             try:
                 self.send(self._engine, self._job)
             except ParmapError as error:
-                self.error = error
+                self.error = self.error or error
+                self._room.set()
             self._news.set()
 
 
