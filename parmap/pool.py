@@ -289,7 +289,7 @@ class _Notified(AsyncResult[R]):
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait up to *timeout* seconds for the task to end and its callback to have run."""
-        self._told.wait(timeout)
+        callbacks.wait(self._told, timeout)
 
 
 class PoolIterator(InTurn[R_co]):

@@ -256,14 +256,15 @@ def test_a_journal_that_fails_on_an_event_loop(calls: Calls, file: str):
             yield x
             await asyncio.sleep(0)
 
-    async def collect() -> list[int]:
-        found: list[int] = []
-        with pytest.raises(JournalError):
-            async for each in call.imap(source(), journal=file):
-                found.append(each.x)  # noqa: PERF401 - what there was before the error
-        return found
+    found: list[int] = []
 
-    assert asyncio.run(collect()) == [*range(1000, 1020)]
+    async def collect() -> None:
+        async for each in call.imap(source(), journal=file):
+            found.append(each.x)  # noqa: PERF401 - what there was before the error
+
+    with pytest.raises(JournalError):
+        asyncio.run(collect())
+    assert found == [*range(1000, 1020)]
 
 
 def test_tuples_of_arguments(calls: Calls, file: str):

@@ -660,6 +660,39 @@ def test_lowest_error_is_raised(make_ours: MakePool):
             make_ours(2).map(tasks.fail, [1, 2, 3, 4], chunksize=1)
 
 
+@pytest.mark.parametrize("limit", [None, 60])
+def test_callback_that_waits_for_another(make_ours: MakePool, limit: float | None):
+    """A callback uses a pool whose results have callbacks, too, and waits for one."""
+    pool, other = make_ours(1), make_ours(1)
+    seen: list[int] = []
+
+    def ask(result: int) -> None:
+        seen.append(result)
+        other.apply_async(tasks.square, (result,), callback=seen.append).wait(limit)
+        seen.append(0)
+
+    pool.apply_async(tasks.square, (2,), callback=ask).get(60)
+
+    assert seen == [4, 16, 0]
+
+
+def test_callback_that_waits_in_vain(make_ours: MakePool, tmp_path: Any):
+    """It waits no longer than it wants to."""
+    pool, other = make_ours(1), make_ours(1)
+    path, seen = str(tmp_path / "go"), list[bool]()
+
+    def ask(_: int) -> None:
+        result = other.apply_async(tasks.wait_for, (path,), callback=seen.append)
+        result.wait(0.01)
+        seen.append(result.ready())
+        tasks.touch(path)
+        result.wait()
+
+    pool.apply_async(tasks.square, (2,), callback=ask).get(60)
+
+    assert seen == [False, path]
+
+
 def test_callback_that_raises(make_ours: MakePool, caplog: pytest.LogCaptureFixture):
     """A callback that raises is told to the log; the standard pool never gives another result."""
     pool = make_ours(1)
