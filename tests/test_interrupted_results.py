@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks_at_fault as bad
 from injection import Injector as AnywhereInjector
+from inspection import callbacks_end
 
 from conftest import wait_until
 from parmap import Pool, parallel
@@ -260,6 +261,22 @@ def test_the_end_of_a_batch_is_told_wherever_its_cancelling_is_interrupted() -> 
     assert at > 5
     free.set()
     assert running.result(60)
+
+
+def test_a_ctrl_c_while_a_thread_of_ours_is_started() -> None:
+    """It is not taken for an error of the starting, nor lost."""
+    with Pool(1, backend="serial") as pool:
+
+        def call() -> None:
+            callbacks_end()
+            pool.apply_async(abs, (1,), {}, lambda _: None)
+
+        for _ in range(2):
+            counter = AnywhereInjector(signal.SIGINT)
+            counter.run(call)
+        for at in range(max(1, counter.count - 40), counter.count - 5):
+            injector = AnywhereInjector(signal.SIGINT, (at,))
+            assert injector.run(call) is KeyboardInterrupt or not injector.where
 
 
 def test_a_handler_may_wait_for_a_callback_while_one_is_waited_for() -> None:

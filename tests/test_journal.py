@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import pytest
+from injection import Injector
 from inspection import file_system_by, kill, pids_of, pretend_file_system
 
 import parmap
@@ -814,6 +815,20 @@ def test_ctrl_c(script: Script, file: str):
     assert len(rows(file)) == 200
     assert len(again.stdout.splitlines()) < 150
     assert len(ran) <= 204  # what ran just then had no time to be told
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+def test_ctrl_c_while_the_last_results_are_written(file: str):
+    """They are written all the same, and neither a thread nor an open file is left."""
+    call = parallel(abs, workers=1, backend="threads")
+    for number in range(2):
+        counter = Injector(signal.SIGINT)
+        counter.run(lambda number=number: call.map([number], journal=file))
+    for number, at in enumerate(range(counter.count - 20, counter.count), 2):
+        Injector(signal.SIGINT, (at,)).run(lambda number=number: call.map([-number], journal=file))
+        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
+
+    assert len(rows(file)) == number + 1
 
 
 def test_a_partial_of_a_partial(file: str):
