@@ -184,9 +184,9 @@ class ExecutorMap(InTurn[R_co]):
             self._when_dropped(abandon, self._engine, self._job, self._batch, self._input, self.kills)
         return super()._prepare()
 
-    def _wait(self) -> None:
+    def _wait(self, deadline: float | None) -> None:
         try:
-            super()._wait()
+            super()._wait(deadline)
         except TimeoutError:
             self.close()
             raise

@@ -111,7 +111,7 @@ class ParmapBackend(_Base):
         options = {**self._given, **options}
         if self.inner_max_num_threads is not None:
             limits = dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(self.inner_max_num_threads))
-            options["env"] = {**limits, **options.get("env", {})}
+            options["env"] = {**limits, **(options.get("env") or {})}
         workers = self.effective_n_jobs(n_jobs)
         # Settled here: later batches are started by another thread, where an `override` of this one does not hold.
         self._options = resolve(options, {"workers": workers})
@@ -130,8 +130,6 @@ class ParmapBackend(_Base):
         self._unfinished.pop(future, None)
         if callback is not None:
             callback(future)
-
-    apply_async = submit  # its name before joblib 1.5
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """The results of a batch that has ended, or its error."""

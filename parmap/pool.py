@@ -13,6 +13,7 @@ from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import notify
+from parmap._results.watched import Latch
 from parmap._work.cpus import cpu_count
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ class Pool(OwnsWorkers):
 
     def _result(self, future: Future[Any], callback: Any, error_callback: Any) -> AsyncResult[Any]:
         has_callbacks = callback is not None or error_callback is not None
-        result = _Notified(future, callback, error_callback) if has_callbacks else future.async_result
+        result = _Notified(future, callback, error_callback) if has_callbacks else AsyncResult(future)
         result.owner = self
         return result
 
@@ -268,7 +269,7 @@ class _Notified(AsyncResult[R]):
         super().__init__(future)
         self._callback = callback
         self._error_callback = error_callback
-        self._event = threading.Event()
+        self._told = Latch()
         notify(self._notify, future)
 
     def _notify(self, future: Future[R]) -> None:
@@ -280,15 +281,15 @@ class _Notified(AsyncResult[R]):
             elif self._callback is not None:
                 self._callback(future.result())
         finally:
-            self._event.set()
+            self._told.set()
 
     def ready(self) -> bool:
         """Whether the task has ended and its callback has run."""
-        return self._event.is_set()
+        return self._told.happened
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait up to *timeout* seconds for the task to end and its callback to have run."""
-        self._event.wait(timeout)
+        callbacks.wait(self._told, timeout)
 
 
 class PoolIterator(InTurn[R_co]):
@@ -313,11 +314,11 @@ class PoolIterator(InTurn[R_co]):
             multiprocessing.TimeoutError: it is not there yet.
             StopIteration: there are no more.
         """
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         result: R_co
         while True:  # as in `ResultStream.__next__`, which tells why not by calling it
             if len(self._values) <= self._low:
-                self._wait_for_value()
+                self._wait_for_value(deadline)
             try:
                 for result in self._take:
                     return result
@@ -330,9 +331,9 @@ class PoolIterator(InTurn[R_co]):
     else:
         __next__ = next  # noqa: A003 - the method
 
-    def _wait(self) -> None:
+    def _wait(self, deadline: float | None) -> None:
         try:
-            super()._wait()
+            super()._wait(deadline)
         except TimeoutError:
             raise PoolTimeoutError from None
 

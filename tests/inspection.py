@@ -120,6 +120,25 @@ def is_running(function: Any) -> bool:
     return engine is not None and not engine.closed
 
 
+def limits_of_waits(function: Any, monkeypatch: Any) -> list[float | None]:
+    """The time limits of all waits on the engine of *function* from now on."""
+    engine, limits = engine_of(function), list[float | None]()
+    wait = engine.wait
+
+    def note(watched: Any, timeout: float | None = None) -> Any:
+        limits.append(timeout)
+        return wait(watched, timeout)
+
+    monkeypatch.setattr(engine, "wait", note)
+    return limits
+
+
+def waiting_for(handle: Any) -> int:
+    """How many wait for a future, the result of a pool, or a stream."""
+    handle = getattr(handle, "_future", handle)
+    return len(getattr(handle, "_batch", handle).__dict__.get("_watchers", ()))
+
+
 def callbacks_end() -> None:
     """Forget the thread that runs done-callbacks, so that the next one needs another."""
     callbacks.forget()

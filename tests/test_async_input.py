@@ -283,6 +283,22 @@ def test_a_batch_of_a_generator_does_not_hold_up_the_loop(options: dict[str, Any
     assert asyncio.run(consume()) == [0, 1, 4, 9, 16, 25]
 
 
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_a_batch_that_is_over_reads_no_more(how: str):
+    """A generator without an end is left alone when its batch is cancelled, or has failed."""
+    f = parallel(abs if how == "cancelled" else tasks.fail, workers=1)
+
+    async def consume() -> None:
+        future = f.map_async(itertools.count())
+        if how == "cancelled":
+            future.cancel()
+        with pytest.raises((asyncio.CancelledError, ValueError)):
+            await future
+
+    asyncio.run(consume())
+    wait_until(lambda: not _reading())
+
+
 def test_the_error_of_a_generator_read_in_a_thread():
     """It is raised behind the results of what came before, and by the future of a batch."""
     f = parallel(tasks.square, workers=2)

@@ -23,7 +23,7 @@ from conftest import wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     Make = Callable[..., Any]
 
@@ -220,6 +220,16 @@ def test_map(make: Make):
 def test_map_several_iterables(make: Make):
     """Several iterables are taken in step, until the shortest ends."""
     assert list(make(2).map(pow, count(1), [2, 3])) == [1, 8]
+
+
+def test_map_asynchronous_input(make: Make):
+    """What can only be iterated by ``async for`` is a TypeError."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="async_generator"):
+        make(1).map(tasks.square, numbers())
 
 
 def test_map_no_iterable(make: Make):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dis
 import gc
 import signal
 import sys
 import threading
 import weakref
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks_at_fault as bad
+from injection import Injector as AnywhereInjector
+from inspection import callbacks_end
 
 from conftest import wait_until
-from parmap import parallel
+from parmap import Pool, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,6 +200,104 @@ def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str) -> No
         if injector.count < at:
             break
     assert at > 100
+
+
+def _once_interrupted(at: int, call: Callable[[], object]) -> bool:
+    """Make a call with a Ctrl-C at the n-th place; true if it has so many."""
+    injector = Injector(at, lambda: signal.raise_signal(signal.SIGINT))
+    with suppress(KeyboardInterrupt):
+        _traced(injector, call)
+    return injector.count >= at
+
+
+@pytest.mark.parametrize("by", ["Ctrl-C", "a handler that asks, too"])
+def test_a_batch_with_retries_loses_nothing_wherever_it_is_interrupted(by: str) -> None:
+    """Whoever asks for its results again gets all of them, those too that came later, when they were tried again."""
+    seen: set[int] = set()
+
+    def fail_once(number: int) -> int:
+        if number in {0, 3} and number not in seen:
+            seen.add(number)
+            raise ValueError(number)
+        return number
+
+    f = parallel(fail_once, workers=1, backend="threads", retries=1, chunksize=6)
+    at = 0
+    while True:
+        at += 1
+        seen.clear()
+        future = f.map_async(NUMBERS)
+        wait_until(future.done)
+        act = partial(signal.raise_signal, signal.SIGINT) if by == "Ctrl-C" else future.result
+        injector = Injector(at, act)
+        with suppress(KeyboardInterrupt):
+            _traced(injector, future.result)
+
+        assert future.result() == NUMBERS
+        if injector.count < at:
+            break
+    assert at > 20
+
+
+def test_the_end_of_a_batch_is_told_wherever_its_cancelling_is_interrupted() -> None:
+    """Either nothing has happened, and it can be cancelled again; or whoever waits for it hears."""
+    free = threading.Event()
+    f = parallel(lambda _: free.wait(60), workers=1, backend="threads")
+    running = f.submit(0)
+    at, goes_on = 0, True
+    while goes_on:
+        at += 1
+        told: list[Any] = []
+        future = f.map_async([1])
+        future.add_done_callback(told.append)
+        concurrent.futures.wait([future], 0)
+        goes_on = _once_interrupted(at, future.cancel)
+        if not future.done():
+            future.cancel()
+
+        wait_until(lambda told=told: told)  # type: ignore[misc]
+        assert told == [future]
+        assert concurrent.futures.wait([future], 60).done == {future}
+    assert at > 5
+    free.set()
+    assert running.result(60)
+
+
+def test_a_ctrl_c_while_a_thread_of_ours_is_started() -> None:
+    """It is not taken for an error of the starting, nor lost."""
+    with Pool(1, backend="serial") as pool:
+
+        def call() -> None:
+            callbacks_end()
+            pool.apply_async(abs, (1,), {}, lambda _: None)
+
+        for _ in range(2):
+            counter = AnywhereInjector(signal.SIGINT)
+            counter.run(call)
+        for at in range(max(1, counter.count - 40), counter.count - 5):
+            injector = AnywhereInjector(signal.SIGINT, (at,))
+            assert injector.run(call) is KeyboardInterrupt or not injector.where
+
+
+def test_a_handler_may_wait_for_a_callback_while_one_is_waited_for() -> None:
+    """A signal handler uses the pool whose result, which has a callback, the program is waiting for."""
+    done: list[Any] = []
+    tries = 14  # up to where it sleeps
+    with Pool(2, backend="threads") as pool:
+        for at in range(1, tries + 1):
+            go = threading.Event()
+            result = pool.apply_async(go.wait, (60,), {}, done.append)
+
+            def handle(*_: object, go: threading.Event = go) -> None:
+                go.set()
+                pool.apply_async(abs, (-5,), {}, done.append).wait()
+
+            before = signal.signal(signal.SIGUSR1, handle)
+            try:
+                AnywhereInjector(signal.SIGUSR1, (at,)).run(result.wait)
+            finally:
+                signal.signal(signal.SIGUSR1, before)
+    assert sorted(done) == [True] * tries + [5] * tries
 
 
 # --- nothing is kept --------------------------------------------------------------------------------------------------

@@ -282,8 +282,9 @@ def test_options_of_workers():
 
 def test_threads_of_numeric_libraries():
     """`inner_max_num_threads` sets what they look at."""
-    with joblib.parallel_config("parmap", n_jobs=2, inner_max_num_threads=3):
-        assert joblib.Parallel()(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2)) == ["3"] * 2
+    for options in ({}, {"env": None}):
+        with joblib.parallel_config("parmap", n_jobs=2, inner_max_num_threads=3, **options):
+            assert joblib.Parallel()(delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(2)) == ["3"] * 2
 
 
 @pytest.mark.parametrize("name", ["retries", "time_out"])

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import pytest
+from injection import Injector
 from inspection import file_system_by, kill, pids_of, pretend_file_system
 
 import parmap
@@ -241,6 +242,30 @@ def test_on_an_event_loop(backend: dict[str, Any], calls: Calls, file: str):
     assert asyncio.run(collect(4)) == [0, 1, 2, 3]
     assert asyncio.run(collect(6)) == [0, 1, 2, 3, 4, 5]
     assert calls.taken() == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_a_journal_that_fails_on_an_event_loop(calls: Calls, file: str):
+    """Its error comes behind the results of what was read before, though the asynchronous input has no end."""
+    call = parallel(point, workers=2, backend="threads").partial(calls)
+    call.map([0], journal=file)
+
+    async def source() -> AsyncIterator[int]:
+        for x in itertools.count(1000):
+            if x == 1020:
+                with closing(sqlite3.connect(file)) as connection:
+                    connection.execute("alter table items rename to others")
+            yield x
+            await asyncio.sleep(0)
+
+    found: list[int] = []
+
+    async def collect() -> None:
+        async for each in call.imap(source(), journal=file):
+            found.append(each.x)  # noqa: PERF401 - what there was before the error
+
+    with pytest.raises(JournalError):
+        asyncio.run(collect())
+    assert found == [*range(1000, 1020)]
 
 
 def test_tuples_of_arguments(calls: Calls, file: str):
@@ -606,6 +631,23 @@ def test_the_command_before_a_closed_pipe(file: str):
     assert ended.stderr == b""
 
 
+def read(name: str) -> str:
+    """Fails with one name, which is that of a file that is not UTF-8."""
+    if not name.isascii():
+        raise ValueError(f"no such thing: {name}")
+    return name
+
+
+def test_an_error_that_tells_of_a_file_with_an_odd_name(monkeypatch: pytest.MonkeyPatch, file: str):
+    """What no file can hold as text is written in another way, and takes nothing else with it."""
+    names = ["a", os.fsdecode(b"\xff"), "b"]
+    results = parallel(read, backend="serial").map(names, journal=file, return_exceptions=True)
+
+    assert isinstance(results[1], ValueError)
+    assert sorted(state for state, _ in rows(file)) == [1, 1, 2]
+    assert r"no such thing: \udcff" in command(monkeypatch, file, "--failed")
+
+
 def test_the_command_shows_a_few(monkeypatch: pytest.MonkeyPatch, file: str):
     """Of many failures it shows some, and says how many more there are; all are shown when asked for."""
     parallel(divide, backend="serial").map(range(-60, 0), journal=file, return_exceptions=True)
@@ -784,6 +826,20 @@ def test_ctrl_c(script: Script, file: str):
     assert len(rows(file)) == 200
     assert len(again.stdout.splitlines()) < 150
     assert len(ran) <= 204  # what ran just then had no time to be told
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+def test_ctrl_c_while_the_last_results_are_written(file: str):
+    """They are written all the same, and neither a thread nor an open file is left."""
+    call = parallel(abs, workers=1, backend="threads")
+    for number in range(2):
+        counter = Injector(signal.SIGINT)
+        counter.run(lambda number=number: call.map([number], journal=file))
+    for number, at in enumerate(range(counter.count - 20, counter.count), 2):
+        Injector(signal.SIGINT, (at,)).run(lambda number=number: call.map([-number], journal=file))
+        wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
+
+    assert len(rows(file)) == number + 1
 
 
 def test_a_partial_of_a_partial(file: str):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,6 +16,9 @@ from parmap._calls.checks import DEFAULTS
 from parmap._calls.options import Options, Settings, override, resolve
 from parmap._work import place as _place
 from parmap._work.cpus import cgroup_quota
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BAD_TYPES = [
     ("workers", "4", "int of at least 1"),
@@ -261,6 +265,29 @@ def test_override_ends_with_an_error():
     assert resolve().retries == 0
 
 
+def test_override_in_two_threads_at_once():
+    """One override may be entered by several threads, which leave it in any order."""
+    shared = override(workers=3)
+    entered, leave = threading.Event(), threading.Event()
+    seen = Future[int]()
+
+    def use() -> None:
+        with shared:
+            entered.set()
+            leave.wait(30)
+        seen.set_result(resolve().workers)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert entered.wait(30)
+    with shared:
+        leave.set()
+        assert seen.result(30) == parmap.cpu_count()
+        assert resolve().workers == 3
+    assert resolve().workers == parmap.cpu_count()
+    thread.join(30)
+
+
 def test_override_is_local_to_its_thread():
     """A thread that started before does not see an override."""
     go, seen = threading.Event(), Future[int]()
@@ -324,6 +351,22 @@ def test_misspelled_environment(monkeypatch: pytest.MonkeyPatch):
 
     with pytest.warns(RuntimeWarning, match="did you mean PARMAP_WORKERS"):
         resolve()
+
+
+def test_environment_that_another_thread_changes(monkeypatch: pytest.MonkeyPatch):
+    """A variable that goes while they are read is one that is not set."""
+    monkeypatch.setenv("PARMAP_WORKERS", "3")
+    monkeypatch.setenv("PARMAP_RETRIES", "3")
+    names = type(os.environ).__iter__
+
+    def iterate(self: Any) -> Iterator[str]:
+        for name in names(self):
+            self.pop("PARMAP_RETRIES", None)  # as another thread would
+            yield name
+
+    monkeypatch.setattr(type(os.environ), "__iter__", iterate)
+
+    assert resolve().workers == 3
 
 
 def test_environment_replaced(monkeypatch: pytest.MonkeyPatch):

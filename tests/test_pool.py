@@ -20,7 +20,7 @@ from conftest import wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     MakePool = Callable[..., Any]
 
@@ -119,6 +119,17 @@ def test_map_not_iterable(make_pool: MakePool):
     """`map` over what can't be iterated is a TypeError."""
     with pytest.raises(TypeError):
         make_pool(1).map(tasks.square, 5)
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+def test_asynchronous_input(make_pool: MakePool, method: str):
+    """What can only be iterated by ``async for`` is a TypeError, too."""
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="async_generator"):
+        list(getattr(make_pool(1), method)(tasks.square, numbers()))
 
 
 def test_map_raises(make_pool: MakePool):
@@ -647,6 +658,39 @@ def test_lowest_error_is_raised(make_ours: MakePool):
     for _ in range(5):
         with pytest.raises(ValueError, match=r"(?m)^1$"):
             make_ours(2).map(tasks.fail, [1, 2, 3, 4], chunksize=1)
+
+
+@pytest.mark.parametrize("limit", [None, 60])
+def test_callback_that_waits_for_another(make_ours: MakePool, limit: float | None):
+    """A callback uses a pool whose results have callbacks, too, and waits for one."""
+    pool, other = make_ours(1), make_ours(1)
+    seen: list[int] = []
+
+    def ask(result: int) -> None:
+        seen.append(result)
+        other.apply_async(tasks.square, (result,), callback=seen.append).wait(limit)
+        seen.append(0)
+
+    pool.apply_async(tasks.square, (2,), callback=ask).get(60)
+
+    assert seen == [4, 16, 0]
+
+
+def test_callback_that_waits_in_vain(make_ours: MakePool, tmp_path: Any):
+    """It waits no longer than it wants to."""
+    pool, other = make_ours(1), make_ours(1)
+    path, seen = str(tmp_path / "go"), list[bool]()
+
+    def ask(_: int) -> None:
+        result = other.apply_async(tasks.wait_for, (path,), callback=seen.append)
+        result.wait(0.01)
+        seen.append(result.ready())
+        tasks.touch(path)
+        result.wait()
+
+    pool.apply_async(tasks.square, (2,), callback=ask).get(60)
+
+    assert seen == [False, path]
 
 
 def test_callback_that_raises(make_ours: MakePool, caplog: pytest.LogCaptureFixture):

@@ -128,6 +128,16 @@ def test_map_async_tells(backend: dict[str, Any]):
     assert future.result()[-1] == 99**2
 
 
+def test_a_serial_batch_tells_in_its_own_thread():
+    """It has told when it is there, by nobody else, who might wait for what a signal handler's caller holds."""
+    threads: list[threading.Thread] = []
+    parallel(tasks.square, backend="serial").map_async(
+        range(3), progress=lambda *_: threads.append(threading.current_thread())
+    )
+
+    assert set(threads) == {threading.current_thread()}
+
+
 def test_a_callback_that_raises_ends_the_call(processes: dict[str, Any]):
     """Its error is the caller's."""
 

@@ -65,6 +65,12 @@ def test_an_infinite_input(stream: Callable[..., Any], buffersize: int | None) -
     assert len(set(taken)) == 10
 
 
+@pytest.mark.parametrize("given", ["buffersize", "chunksize"])
+def test_as_far_as_there_are_numbers(stream: Callable[..., Any], given: str) -> None:
+    """A limit that nothing reaches is none."""
+    assert sorted(stream(tasks.square, iter([1, 2]), **{given: 10**30})) == [1, 4]
+
+
 @pytest.mark.parametrize("method", [*ORDERS, "outcomes"])
 @pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("3", TypeError)])
 def test_a_bad_buffersize(method: str, size: Any, error: type[Exception]) -> None:

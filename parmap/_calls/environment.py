@@ -29,7 +29,8 @@ def read() -> dict[str, Any]:
         ValueError: one that is not allowed.
     """
     found: dict[str, Any] = {}
-    for variable, text in os.environ.items():
+    for variable in os.environ:
+        text = os.environ.get(variable, "")  # another thread may have removed it
         if not variable.startswith("PARMAP_") or not text.strip():
             continue
         read_text = VARIABLES.get(variable)

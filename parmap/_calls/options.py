@@ -7,7 +7,7 @@ because the environment and the context may have changed; `Settings.resolve` mak
 from __future__ import annotations
 
 import sys
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
@@ -163,22 +163,33 @@ _FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 
 # --- override -------------------------------------------------------------------------------------------------------
 
-_overrides: ContextVar[dict[str, Any] | None] = ContextVar("parmap_overrides", default=None)
+
+class _Layer(dict[str, Any]):
+    """The options of all overrides that hold here, and the layer that holds again behind the innermost."""
+
+    outer: _Layer | None
+
+
+_overrides: ContextVar[_Layer | None] = ContextVar("parmap_overrides", default=None)
 
 
 class Override:
-    """What `override` returns: a context manager that may be entered again, and nested."""
+    """What `override` returns: a context manager that may be entered again, nested, and by several threads."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self._options = options
-        self._tokens: list[Token[dict[str, Any] | None]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(_overrides.set({**(_overrides.get() or {}), **self._options}))
+        outer = _overrides.get()
+        layer = _Layer({**(outer or {}), **self._options})
+        layer.outer = outer
+        _overrides.set(layer)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _overrides.reset(self._tokens.pop())
+        layer = _overrides.get()
+        if layer is not None:
+            _overrides.set(layer.outer)
 
     def __repr__(self) -> str:
         return f"parmap.override({describe(self._options)})"

@@ -19,7 +19,7 @@ from parmap._core.elastic import ElasticLedger
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future, tell_late
-from parmap._results.watched import Latch
+from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import HAS_GIL, start_thread
@@ -204,7 +204,7 @@ class Engine:
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():
             return future.cancelled()
-        return self.ledger.cancel_item(future.lane.job, future, time.monotonic()) and future.settle_cancelled()
+        return future.stop(self.ledger) and future.settle_cancelled()
 
     def wait(self, watched: Watched, timeout: float | None = None) -> bool:
         """Wait until something happens to *watched*; false if *timeout* seconds passed first.
@@ -220,7 +220,7 @@ class Engine:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
             raise RuntimeError("can't wait for parmap in its own thread, where __reduce__, __getstate__, __del__ run")
-        return watched.wait_by(self.backend.let_wait, timeout)
+        return wait_for(watched, timeout, self.backend.let_wait)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
@@ -307,11 +307,13 @@ class Engine:
         """Run the engine in the thread that waits, where it has none of its own."""
         deadline = None if timeout is None else time.monotonic() + timeout
         happened = deque[bool]()
-        if not watched.watch(lambda: happened.append(True)):
+        notice = partial(happened.append, True)
+        if not watched.watch(notice):
             return True
         while not happened:
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            if left is not None and not left > 0:
+                watched.unwatch(notice)
                 return False
             before, self._is_driven = self._is_driven, True
             try:

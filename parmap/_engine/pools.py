@@ -20,7 +20,7 @@ from parmap._results.futures import Future
 from parmap._results.input import AsyncFedStream, AsyncInput, Input, Reader, is_asynchronous
 from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
-from parmap._results.relay import relay
+from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream, on_event_loop
 from parmap._travel.failure import Failure, guarded, is_foreign
 from parmap._travel.flat import are_atoms
@@ -247,12 +247,14 @@ def map_async(
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
 
     progress, batch.meter = batch.meter, None
+    tell = relay.put if engine.backend.threaded else write
     if progress is not None:  # nobody may be waiting: it is told of like output
-        batch.told = lambda done, failed: relay.put("call", (progress.count, (done, failed), b""))
+        batch.told = lambda done, failed: tell("call", (progress.count, (done, failed), b""))
 
     def end() -> None:
         if progress is not None:
-            relay.put("call", (progress.close, (), b""))
+            tell("call", (progress.close, (), b""))
+        source.stop()
         failure = batch.failure
         if failure is None and source.error is not None:
             failure = Failure(source.error)
@@ -282,7 +284,8 @@ def stream(
     **how: Unpack[How],
 ) -> ResultStream[Any]:
     """The results as they come, in a stream of the given *kind*."""
-    engine, job, batch, source = _begin(function, iterables, options, goes_on=kind.goes_on, streams=True, **how)
+    is_plain = kind is ResultStream  # others are not for event loops
+    engine, job, batch, source = _begin(function, iterables, options, goes_on=kind.goes_on, streams=is_plain, **how)
     return_exceptions = how.get("return_exceptions", False)
     if isinstance(source, AsyncInput):
         kind = AsyncFedStream

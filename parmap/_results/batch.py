@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from parmap._core.job import Chunk, Job
+    from parmap._core.ledger import Ledger
     from parmap._engine.engine import Engine
     from parmap._results.input import Input
     from parmap._results.progress import Meter
@@ -247,11 +248,12 @@ class Assembly:
                 self._refuse(arrival.start + min(problems), problems[min(problems)])
             for place, error in (errors | problems).items():
                 values[place] = error
-            if arrival.start in self._gaps:
+            # All of this may be done twice, the second time when gaps are filled that it finds.
+            if arrival.start in self._gaps and 0 not in arrival.missing:
                 self._gaps[arrival.start] = values[0]
             else:
                 for place in arrival.missing:
-                    self._gaps[arrival.start + place] = None
+                    self._gaps.setdefault(arrival.start + place, None)
                 self._parts[arrival.start] = values
             count += arrival.done - len(arrival.missing)
             if arrivals and arrivals[0] is arrival:
@@ -301,11 +303,10 @@ class BatchFuture(Future[Any]):
         self._job = job
         self.args = None
 
-    def cancel(self) -> bool:
-        """Stop the batch; false if it has ended."""
-        if not self.settle_cancelled():
-            return False
-        self.lane.engine.cancel(self._job)
+    def stop(self, ledger: Ledger) -> bool:
+        """Take the batch out of the ledger, in the engine's thread."""
+        self.settle_cancelled()  # first: else the end of the batch would be that of this
+        ledger.cancel(self._job, time.monotonic())
         return True
 
 

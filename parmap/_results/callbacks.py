@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.threads import ShutdownError, start_thread
@@ -12,7 +14,10 @@ from parmap._work.threads import ShutdownError, start_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from parmap._results.watched import Latch
+
 _IDLE = 1.0  # seconds without a callback after which the thread ends
+_GLANCE = 0.05  # seconds after which a callback that waits sees what no other callback has let happen
 
 
 class Callbacks:
@@ -61,6 +66,15 @@ class Callbacks:
             except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
                 sys.excepthook(type(error), error, error.__traceback__)
         return True
+
+    def wait(self, latch: Latch, timeout: float | None) -> None:
+        """Wait up to *timeout* seconds for what a callback lets happen; a callback that waits runs those that come."""
+        if not self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+            latch.wait(timeout)
+            return
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while not latch.happened and (left := end - time.monotonic()) > 0:
+            self._run_next(min(left, _GLANCE))
 
     def join(self, timeout: float | None) -> None:
         """Wait until those that are due have run, up to *timeout* seconds; from the thread itself, return at once."""

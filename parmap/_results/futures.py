@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -26,6 +27,7 @@ from parmap._travel.tie import Tie
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from parmap._core.ledger import Ledger
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
     from parmap._travel.failure import Failure, Voice
@@ -131,8 +133,11 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def _wait(self, timeout: float | None) -> End:
         line = self.line
-        if not (line is not None and line.read_for(self, timeout)) and not self.lane.engine.wait(self, timeout):
-            raise TimeoutError
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if line is None or not line.read_for(self, timeout):
+            left = None if deadline is None else deadline - time.monotonic()
+            if not self.lane.engine.wait(self, left):
+                raise TimeoutError
         end = self._end
         assert end is not None  # noqa: S101 - it was waited for
         return end
@@ -212,16 +217,18 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """
         if self.done():
             return self.cancelled()
-        stopped: bool = self.lane.engine.cancel_future(self)
-        return stopped
+        return self.lane.engine.cancel_future(self)
+
+    def stop(self, ledger: Ledger) -> bool:
+        """Take the task out of the ledger, in the engine's thread; false if it can't be stopped."""
+        return ledger.cancel_item(self.lane.job, self, time.monotonic())
 
     @property
     def async_result(self) -> AsyncResult[R_co]:
         """The same task as `multiprocessing.Pool.apply_async` would show it."""
         from parmap._results.async_result import AsyncResult
 
-        result: AsyncResult[R_co] = self.__dict__.setdefault("_async_result", AsyncResult(self))
-        return result
+        return AsyncResult(self)  # a new one each time: held here, the value would wait for the garbage collector
 
     def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R_co]], object]) -> None:
         """Call `fn(future)` when the task ends, in a thread of parmap's; at once if it has ended.

@@ -5,6 +5,7 @@ By whoever wants the results; on an event loop by a task of its own, if the inpu
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -90,6 +91,7 @@ class Input:
     def _read_one_by_one(self, size: int) -> bool:
         """Read on; true if that was the end."""
         items, before = self._read, len(self._read)
+        size = min(size, sys.maxsize)
         try:
             if not self._packs:
                 items.extend(islice(self._items, size))
@@ -119,11 +121,15 @@ class Input:
         left = length_hint(self._items, -1)
         return None if left < 0 else left + len(self._read)
 
+    def stop(self) -> None:
+        """Let nobody else read on; from any thread."""
+        if self.reader is not None:
+            self.reader.stop()
+
     def let_go(self) -> None:
         """Read no more, and hold nothing of it."""
         self.exhausted = True
-        if self.reader is not None:
-            self.reader.stop()
+        self.stop()
         self._items, self._read, self.unsent = iter(()), [], None
         if self.sequence is not None:
             self.sequence = ()
@@ -248,7 +254,6 @@ class AsyncInput(Input):
             self._task = self._loop.create_task(self._read_on())
 
     def stop(self) -> None:
-        """Read no more; from any thread."""
         task, self._task = self._task, None
         if task is not None:
             try:
@@ -257,9 +262,7 @@ class AsyncInput(Input):
                 pass
 
     def let_go(self) -> None:
-        """Read no more, and hold nothing of it."""
         super().let_go()
-        self.stop()
         self._source = None
 
     async def wait_for_more(self) -> None:
@@ -292,9 +295,11 @@ class AsyncInput(Input):
 
     async def _collect(self, items: AsyncIterator[Any]) -> bool:
         """Read an item as soon as there is room for it; false at the end."""
-        while self.count + len(self._collected) >= self._limit:
+        while self.error is None and self.count + len(self._collected) >= self._limit:
             self._room.clear()
             await self._room.wait()
+        if self.error is not None:  # what was read can't go on
+            return False
         try:
             item = await anext(items)
         except StopAsyncIteration:
@@ -316,7 +321,8 @@ class AsyncInput(Input):
             try:
                 self.send(self._engine, self._job)
             except ParmapError as error:
-                self.error = error
+                self.error = self.error or error
+                self._room.set()
             self._news.set()
 
 

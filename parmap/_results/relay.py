@@ -93,9 +93,7 @@ class Relay:
                 kind, fields, count = self._next(left)
                 left -= count
                 try:
-                    _WRITERS[kind](*fields)
-                except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
-                    sys.excepthook(type(error), error, error.__traceback__)
+                    write(kind, fields)
                 finally:
                     # Only now: whoever finds nothing waiting relies on all being written.
                     for _ in range(count):
@@ -131,6 +129,14 @@ relay = Relay()
 def forget() -> None:
     """Start anew, in a process forked from the one whose thread writes."""
     relay.__init__()  # type: ignore[misc]  # the old locks may be held for ever
+
+
+def write(kind: str, fields: tuple[Any, ...]) -> None:
+    """Write a message now."""
+    try:
+        _WRITERS[kind](*fields)
+    except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 def _write(name: str, text: str) -> None:

@@ -62,7 +62,7 @@ class ResultStream(Generic[R_co]):
     kills = True
     """Whether closing the stream stops what runs, or only what waits."""
 
-    _deadline: float | None = None  # when a wait for the next result ends with TimeoutError
+    _deadline: float | None = None  # when waiting for results ends with TimeoutError
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class ResultStream(Generic[R_co]):
         result: R_co
         while True:
             if len(self._values) <= self._low:
-                self._wait_for_value()
+                self._wait_for_value(self._deadline)
             # A signal may be handled after any call: none may stand between the value that is taken and the return.
             try:
                 for result in self._take:
@@ -121,19 +121,24 @@ class ResultStream(Generic[R_co]):
             except IndexError:  # another thread, or a signal handler, was faster
                 pass
 
-    def _wait_for_value(self) -> None:
-        with self._guard:
-            while not self._prepare():
+    def _wait_for_value(self, deadline: float | None) -> None:
+        while True:
+            with self._guard:
+                if self._prepare():
+                    return
                 if self._closed:
                     raise StopIteration
-                self._wait()
+                if self._feeding:
+                    raise RuntimeError(
+                        "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
+                    )
+                if not self._engine.backend.threaded:  # who waits does the work
+                    self._wait(deadline)
+                    continue
+            self._wait(deadline)  # while others, who may wait for less long, see what there is for them
 
-    def _wait(self) -> None:
-        if self._feeding:
-            raise RuntimeError(
-                "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
-            )
-        left = None if self._deadline is None else self._deadline - time.monotonic()
+    def _wait(self, deadline: float | None) -> None:
+        left = None if deadline is None else deadline - time.monotonic()
         try:
             arrived = self._engine.wait(self._batch, left)
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work

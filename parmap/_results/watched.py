@@ -10,12 +10,16 @@ import math
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.threads import HAS_GIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeAlias
+
+    LetWait: TypeAlias = Callable[[Callable[[float | None], bool], float | None], bool]
 
 
 class Watched:
@@ -45,20 +49,6 @@ class Watched:
             return False
         return True
 
-    def wait_by(
-        self, let_wait: Callable[[Callable[[float | None], bool], float | None], bool], timeout: float | None
-    ) -> bool:
-        """Wait until it happens, as *let_wait* wants it; false if *timeout* seconds passed first."""
-        lock = threading.Lock()
-        lock.acquire()
-        if not self.watch(lock.release):
-            return True
-        try:
-            return let_wait(lambda limit: _wait_for(lock, self, limit), timeout)
-        finally:
-            if not self.happened:  # whoever asks again and again leaves nothing behind
-                self.unwatch(lock.release)
-
     def fire(self) -> None:
         """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
         watchers = self.__dict__.get("_watchers")
@@ -87,9 +77,9 @@ class Latch(Watched):
         self._is_set = True
         self.fire()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float | None) -> bool:
         """Wait up to *timeout* seconds for it; false if it has not happened then."""
-        return self.wait_by(lambda wait, limit: wait(limit), timeout)
+        return wait_for(self, timeout)
 
 
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
@@ -97,12 +87,24 @@ class Latch(Watched):
 _GLANCE = 0.5 if HAS_GIL else 0.02
 
 
-def _wait_for(lock: Any, watched: Watched, timeout: float | None) -> bool:
-    """Wait until *lock*, which is released when *watched* happens; false if *timeout* seconds have passed first."""
+def wait_for(watched: Watched, timeout: float | None, let_wait: LetWait = lambda wait, limit: wait(limit)) -> bool:
+    """Wait until *watched* happens, as *let_wait* lets one; false if *timeout* seconds have passed first."""
+    lock = threading.Lock()
+    lock.acquire()
+    if not watched.watch(lock.release):
+        return True
+    try:
+        return let_wait(partial(_wait, lock, watched), timeout)
+    finally:
+        if not watched.happened:  # whoever asks again and again leaves nothing behind
+            watched.unwatch(lock.release)
+
+
+def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
     end = math.inf if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=max(0.0, min(_GLANCE, end - time.monotonic()))):
+    while not lock.acquire(timeout=max(0.0, min(end - time.monotonic(), _GLANCE))):
         if watched.happened:
             return True
-        if time.monotonic() > end:
+        if not time.monotonic() <= end:  # nor is there an end that is not a number
             return False
     return True

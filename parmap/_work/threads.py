@@ -7,6 +7,7 @@ import gc
 import sys
 import threading
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading
         RuntimeError: the system refuses one.
     """
     thread = threading.Thread(target=run, args=args, name=name, daemon=True)
-    _start(name, thread.start)
+    _start(name, partial(undisturbed, thread.start))
     return thread
 
 

@@ -10,6 +10,7 @@ import traceback
 from collections import deque
 from contextlib import ExitStack, closing
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._calls.journal.digest import digest
@@ -109,8 +110,9 @@ class Keeping:
         self._done: deque[tuple[Arrival, list[Keyed]]] = deque()  # not yet written
         self._bytes = 0
         self._turn = threading.RLock()
-        self._over = threading.Event()
+        self._over: SimpleQueue[None] = SimpleQueue()  # told in one step, whatever interrupts that
         self._problem: JournalError | None = None
+        self._thread: threading.Thread | None = None
 
     def open(self) -> None:
         """Begin.
@@ -129,9 +131,12 @@ class Keeping:
         self._pid = os.getpid()
         atexit.register(self.end)
         try:
-            start_thread("parmap-journal", self._live)
+            self._thread = start_thread("parmap-journal", self._live)
         except ShutdownError:  # it is written at the end
             pass
+        except BaseException:  # Ctrl-C: nobody else will end it
+            self.end()
+            raise
 
     def _find_run(self, identity: Identity) -> None:
         name, values, code, about = identity
@@ -207,8 +212,20 @@ class Keeping:
         self._done.append((arrival, items))
 
     def _live(self) -> None:
-        while not self._over.wait(_PAUSE):
-            self._commit()
+        while True:
+            try:
+                self._over.get(timeout=_PAUSE)
+            except Empty:
+                self._commit()
+            else:
+                self._finish()
+                return
+
+    def _finish(self) -> None:
+        self._commit()
+        with self._turn:
+            self._pid = 0
+            self._closes.close()
 
     def _commit(self) -> None:
         if self._pid != os.getpid():  # that of the program that this process was forked from
@@ -237,6 +254,7 @@ class Keeping:
             if place in arrival.failures:
                 failure = arrival.failures[place]
                 text = "".join(traceback.format_exception_only(failure.exception()))
+                text = text.encode(errors="backslashreplace").decode()  # it may tell of a file with an odd name
                 what: tuple[Any, ...] = FAILED, text, shorten(item.item), failure.account[0]
             else:
                 value, seconds, _ = arrival.results[place]
@@ -252,11 +270,13 @@ class Keeping:
         """
         if self._pid != os.getpid():  # it has ended, or never began, or belongs to another process
             return
-        self._commit()
-        with self._turn:
-            self._pid = 0
-            self._closes.close()
-        self._over.set()
+        self._over.put(None)
+        if self._thread is threading.current_thread():  # garbage was collected there: it ends by itself
+            return
+        if self._thread is not None:  # which nothing interrupts
+            self._thread.join()
+        if self._pid:
+            self._finish()
         atexit.unregister(self.end)
         if self._problem is not None and sys.exception() is None:
             raise self._problem

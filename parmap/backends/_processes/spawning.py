@@ -39,7 +39,8 @@ def environment(variables: Mapping[str, str], options: Options) -> dict[str, str
     """
     from parmap._work import cpus  # only now: the template needs nothing of it
 
-    chosen = {**variables, **(options.env or {})}
+    present = {name: text for name in variables if (text := variables.get(name)) is not None}  # others may remove some
+    chosen = {**present, **(options.env or {})}
     # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
     limit = chosen.get("OMP_NUM_THREADS", str(max(1, cpus.cpu_count() // options.workers)))
     return dict.fromkeys(_BLAS, limit) | chosen

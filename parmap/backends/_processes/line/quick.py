@@ -123,8 +123,8 @@ class QuickLine:
             if self._bell >= 0:
                 poller.register(self._bell, select.POLLIN)
             while not future.happened:
-                left = _GLANCE if deadline is None else min(_GLANCE, deadline - time.monotonic())
-                if left <= 0:
+                left = _GLANCE if deadline is None else min(deadline - time.monotonic(), _GLANCE)
+                if not left > 0:  # nor if it is not a number
                     break
                 poller.poll(left * 1000)
                 self._hush()
