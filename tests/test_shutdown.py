@@ -165,10 +165,10 @@ def test_cancel_what_waits_for_a_retry() -> None:
     assert batch.done()
 
 
-@pytest.mark.parametrize("limit", ["timeout", "deadline"])
-def test_limits_hold_for_what_is_left_to_run(limit: str, gate: Gate) -> None:
+@pytest.mark.parametrize("limit", [{"timeout": 1.0}, {"deadline": 6.0}], ids=str)
+def test_limits_hold_for_what_is_left_to_run(limit: dict[str, float], gate: Gate) -> None:
     """A task that was running when its batch was cancelled has the time that it was given, and no more."""
-    function = parallel(gate, workers=1, **{limit: 1.0})  # type: ignore[call-overload]
+    function = parallel(gate, workers=1, **limit)  # type: ignore[call-overload]
     batch = function.map_async([1, 2])
     gate.wait()
 
