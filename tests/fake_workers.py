@@ -204,7 +204,8 @@ class FakeBackend(Backend):
             return 1
         worker.chunks.append(running)
         if worker.budget is not None:
-            assert sum(len(running.fates) for running in worker.chunks) <= worker.budget
+            most = [min(len(running.fates), max(running.limit, running.ran)) for running in worker.chunks]
+            assert sum(most) <= worker.budget
         return len(running.fates)
 
     def _running(self, chunk: Chunk) -> Running | None:

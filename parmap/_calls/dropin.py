@@ -64,17 +64,18 @@ class Owned:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more work. In a process that was forked since, it has its own engine from here on."""
+        """Whether it takes no more work."""
+        return self._refuses or (self.engine is not None and self.engine.closed)
+
+    def inherit(self) -> None:
+        """In a process that was forked since, have an engine of its own from here on."""
         engine = self.engine
-        if self._refuses or engine is None or not engine.closed:
-            return self._refuses
-        if engine.pid != os.getpid():
-            made = own_engine(self.options, finish=self._finish)
-            self.engine = self._heirs.setdefault(engine, made)  # the first of several threads
-            if made is not None and made is not self.engine:
-                made.close(wait=False)
-            return False
-        return True
+        if self._refuses or engine is None or not engine.closed or engine.pid == os.getpid():
+            return
+        made = own_engine(self.options, finish=self._finish)
+        self.engine = self._heirs.setdefault(engine, made)  # the first of several threads
+        if made is not None and made is not self.engine:
+            made.close(wait=False)
 
     def refuse(self) -> None:
         """Take no more work."""
@@ -133,6 +134,7 @@ class OwnsWorkers:
             engine.expect(None, engine.workers)
 
     def _check(self) -> None:
+        self._owned.inherit()
         if self._owned.closed:
             raise PoolClosedError(self._when_closed)
 

@@ -248,13 +248,14 @@ class Assembly:
                 self._refuse(arrival.start + min(problems), problems[min(problems)])
             for place, error in (errors | problems).items():
                 values[place] = error
-            # All of this may be done twice, the second time when gaps are filled that it finds.
-            if arrival.start in self._gaps and 0 not in arrival.missing:
-                self._gaps[arrival.start] = values[0]
+            # A signal may come between any two lines, and its handler, or whoever asks after it, do this once more.
+            if arrival.start in self._gaps:
+                if 0 not in arrival.missing:  # or it is tried again
+                    self._gaps[arrival.start] = values[0]
             else:
-                for place in arrival.missing:
-                    self._gaps.setdefault(arrival.start + place, None)
                 self._parts[arrival.start] = values
+                # In one step; and what has come for a gap stays.
+                deque(map(self._gaps.setdefault, [arrival.start + place for place in arrival.missing]), maxlen=0)
             count += arrival.done - len(arrival.missing)
             if arrivals and arrivals[0] is arrival:
                 del arrivals[0]
