@@ -504,8 +504,9 @@ class Core(RuleBasedStateMachine):
     def hostages(self) -> list[Item]:
         """The items that wait in the channel of a busy worker though another is idle."""
         slots = self.ledger.scheduler.slots.values()
-        is_anybody_idle = any(slot.state in {State.IDLE, State.LEASED} and slot.budget != 0 for slot in slots)
-        if not is_anybody_idle or not self.backend.cost.recalls:
+        used = {worker.name for worker, _ in self.tasks()}  # by callers, some of whom were interrupted
+        idle = [slot for name, slot in self.ledger.scheduler.slots.items() if name not in used and slot.budget != 0]
+        if not any(slot.state in {State.IDLE, State.LEASED} for slot in idle) or not self.backend.cost.recalls:
             return []
         found: list[Item] = []
         for slot in slots:
@@ -519,6 +520,7 @@ class Core(RuleBasedStateMachine):
         held = {id(item) for item in self.items_that_wait_or_run()}
         # A piece is not cut, which would copy it again and again.
         held |= {id(item) for job in self.jobs for piece in job.pending for item in piece._items}
+        held |= {id(item) for job in self.jobs if job.waiting for item in job.dropped}  # it is not looked for
         fates = [fate for job in self.jobs for fate in job.sink.fates]  # type: ignore[attr-defined]
         return [fate.index for fate in fates if fate.outcome and (item := fate.item()) and id(item) not in held]
 

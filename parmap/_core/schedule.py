@@ -145,7 +145,8 @@ class Scheduler:
                 job.delayed -= 1
                 self._settle(job)
                 return
-        job.dropped.add(item)
+        if job.waiting:  # or it was with a worker that has just died, which will be told
+            job.dropped.add(item)
 
     def take_delayed(self, job: Job) -> list[tuple[int, Any]]:
         """Take the items out of *job* that wait for a retry, each with its number."""
@@ -372,6 +373,7 @@ class Scheduler:
             return
         if job.is_done:
             job.closed = True
+            job.dropped.clear()
             job.sink.finish(None, ())
         if (job.closed or not job.waiting) and job in self.jobs:
             self.jobs.remove(job)
