@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -206,6 +207,16 @@ def test_async_for(run: Run, backend: dict[str, Any], method: str) -> None:
         return [result async for result in getattr(parallel(tasks.square, **backend), method)(range(100))]
 
     assert sorted(run(main())) == [x * x for x in range(100)]
+
+
+def test_aclosing(backend: dict[str, Any]):
+    """What closes asynchronous generators closes streams, too."""
+
+    async def consume() -> int:
+        async with contextlib.aclosing(parallel(tasks.square, **backend).imap(range(100))) as results:
+            return await anext(results)
+
+    assert asyncio.run(consume()) == 0
 
 
 def test_async_with(run: Run, backend: dict[str, Any]) -> None:

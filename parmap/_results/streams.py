@@ -351,6 +351,10 @@ class ResultStream(Generic[R_co]):
         """Close the stream."""
         self.close()
 
+    async def aclose(self) -> None:
+        """As :meth:`close`, for what closes asynchronous generators: `contextlib.aclosing`."""
+        self.close()
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<parmap.ResultStream: {self._handed_out} results handed out, {state}>"
