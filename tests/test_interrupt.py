@@ -27,12 +27,16 @@ WAITS = {
     "starmap": "f.starmap([(x,) for x in range(100)])",
     "imap": "for _ in f.imap(range(100)): pass",
     "imap_unordered": "for _ in f.imap_unordered(range(100)): pass",
-    "submit": "futures = [f.submit(0)]; futures[0].result()",
-    "submit with a timeout": "futures = [f.submit(0)]; futures[0].result(timeout=500)",
-    "many submits": "futures = [f.submit(x) for x in range(20)]; [future.result() for future in futures]",
-    "map_async": "futures = [f.map_async(range(100))]; futures[0].result()",
-    "async_result": "futures = [f.submit(0)]; futures[0].async_result.get()",
-    "concurrent.futures.wait": "import concurrent.futures; futures = [f.submit(0)]; concurrent.futures.wait(futures)",
+    "submit": "futures = [f.submit(0)]; Path('submitted').touch(); futures[0].result()",
+    "submit with a timeout": "futures = [f.submit(0)]; Path('submitted').touch(); futures[0].result(timeout=500)",
+    "many submits": (
+        "futures = [f.submit(x) for x in range(20)]; Path('submitted').touch(); [future.result() for future in futures]"
+    ),
+    "map_async": "futures = [f.map_async(range(100))]; Path('submitted').touch(); futures[0].result()",
+    "async_result": "futures = [f.submit(0)]; Path('submitted').touch(); futures[0].async_result.get()",
+    "concurrent.futures.wait": (
+        "import concurrent.futures; futures = [f.submit(0)]; Path('submitted').touch(); concurrent.futures.wait(futures)"
+    ),
 }
 
 TASKS = {
@@ -85,6 +89,7 @@ def test_one_press_is_one_interrupt(script: Script, method: str, wait: str) -> N
     program = PROGRAM.format(task=TASKS["in python"], method=method, before="", body=body)
     process = script.start(program)
     with killed_at_last(process):
+        wait_until(lambda: "futures" not in wait or (script.folder / "submitted").exists())  # what is to be cancelled
         press(script, process)
         stdout, stderr = process.communicate(timeout=40)
 
