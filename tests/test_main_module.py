@@ -395,6 +395,26 @@ def test_a_program_without_a_main_guard(script: Script, how: str, start_method: 
     assert (done.stdout, done.stderr, done.returncode) == ("once\n", "", 0)
 
 
+def test_a_task_that_asks_for_a_name_in_main(script: Script):
+    """Also from code whose globals have no name: what is not there is not there."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Known:
+            pass
+
+        @parallel(workers=1)
+        def ask(text):
+            names = {"known": Known()}
+            exec("import __main__; found = hasattr(__main__, " + repr(text) + ")", names)
+            return names["found"]
+
+        print(ask.map(["nothing", "__name__", "Known"]))
+    """)
+
+    assert done.stdout == "[False, True, True]\n", done.stderr
+
+
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_task_that_pickles(script: Script, start_method: str) -> None:
     """What a task pickles of the script, it and the program can read, and what the program has pickled, the task can."""

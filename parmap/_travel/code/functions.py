@@ -34,7 +34,8 @@ def find_in_main(name: str) -> Any:
     Not that of parmap: what goes home by its name might meet another one there.
     """
     found = _named.get(name)
-    if found is None or sys._getframe(1).f_globals["__name__"].startswith("parmap."):  # noqa: SLF001 - picklers are in C
+    asks = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001 - picklers are in C
+    if found is None or asks.startswith("parmap."):
         raise AttributeError(f"module '__main__' has no attribute {name!r}")
     return found
 
