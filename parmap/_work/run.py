@@ -1,6 +1,6 @@
 """Running the items of a chunk, one after the other or in blocks; the same code in processes, threads and here.
 
-A short item can't afford a note on the status page: such items run in blocks of about half a millisecond, at the speed
+A short item can't afford a note on the status page: such items run in blocks of about two milliseconds, at the speed
 of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the
 block is cut behind it.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         def limit(self, number: int, /) -> int: ...
 
 
-_BLOCK = 500_000  # nanoseconds of work in a block
+_BLOCK = 2_000_000  # nanoseconds of work in a block
 _QUICK = 100_000  # nanoseconds: items that take less are run in blocks
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
