@@ -13,7 +13,6 @@ import copyreg
 import io
 import marshal
 import pickle
-import pickletools
 from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -120,6 +119,8 @@ class Reader:
     def __call__(self, stream: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
         """The item of one stream."""
         if self._due:
+            import pickletools  # only now: it takes half a megabyte
+
             for code, place, _ in pickletools.genops(bytes(stream)):
                 if code.name in _RECALLS and place in self._due:
                     self._load(place)
