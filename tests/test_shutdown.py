@@ -242,6 +242,30 @@ def test_dropped_executors_warn_of_nothing(script: Script) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[8, 8] [1, 2]\n16\n", "")
 
 
+def test_no_thread_is_left(script: Script) -> None:
+    """Nor one that only the module threading believes in, as it does of others' threads that ask which one they are."""
+    done = script.run(
+        """
+        import threading
+        import time
+
+        from parmap import Executor, parallel, shutdown
+
+        parallel(abs, workers=1).map([-1])
+        parallel(abs, workers=1, backend="threads").submit(-1).result()
+        with Executor(1) as executor:
+            executor.submit(abs, -1).result()
+        shutdown()
+        end = time.monotonic() + 20
+        while threading.active_count() > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        print([thread.name for thread in threading.enumerate()])
+        """
+    )
+
+    assert (done.stdout, done.stderr) == ("['MainThread']\n", "")
+
+
 def test_a_pool_stops_threads_without_waiting(gate: Gate) -> None:
     """Workers that can't be stopped are not waited for: what they run is lost, at once."""
     executor = Executor(1, backend="threads")

@@ -62,8 +62,9 @@ def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
     Raises:
         BaseException: what it raises.
     """
-    # At the end of the interpreter a thread would never run.
-    if threading.current_thread() is not threading.main_thread() or sys.is_finalizing():
+    # At the end of the interpreter a thread would never run. `current_thread` would leave a dummy behind where this is
+    # called within itself: in a thread that the module `threading` has not heard of.
+    if threading.get_ident() != threading.main_thread().ident or sys.is_finalizing():
         return make()
     if imports and _is_importing():
         return make()
