@@ -335,18 +335,18 @@ def test_a_class_is_made_once_in_each_worker(script: Script) -> None:
         from parmap import parallel
         seen = pathlib.Path("seen")
 
-        class Meta(type):
-            def __setattr__(cls, name, value):
-                if name == "marker":
-                    with seen.open("a") as file:
-                        file.write(f"{os.getpid()} {cls.__name__}\\n")
-                super().__setattr__(name, value)
+        class Seen:
+            def __init__(self, name):
+                self.name = name
+            def __setstate__(self, state):
+                with seen.open("a") as file:
+                    file.write(f"{os.getpid()} {state['name']}\\n")
 
-        class Item(metaclass=Meta):
-            marker = 1
+        class Item:
+            marker = Seen("Item")
 
-        class Result(metaclass=Meta):
-            marker = 1
+        class Result:
+            marker = Seen("Result")
 
         def work(item):
             return Result(), isinstance(item, Item)

@@ -6,6 +6,7 @@ import linecache
 import logging
 import subprocess
 import sys
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -166,3 +167,17 @@ def test_command_lines(script: Script) -> None:
 
     assert done.returncode == 0, done.stderr
     assert shown(done.stdout, "<string>") == PLACES
+
+
+def test_archives(script: Script) -> None:
+    """The lines of a script in an archive, which only its loader can read."""
+    archive = f"{script.folder}/app.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", PROGRAM.format(source=SOURCE))
+
+    done = subprocess.run(
+        [sys.executable, archive], capture_output=True, text=True, check=False, timeout=60, env=script.environment
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert shown(done.stdout, f"{archive}/__main__.py") == PLACES

@@ -13,7 +13,7 @@ import pickle
 import re
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.payload import dump
+from parmap._travel.payload import dump_whole
 from parmap._travel.text import called, describe, shorten
 
 if TYPE_CHECKING:
@@ -66,11 +66,14 @@ _ESCAPED = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))"
 
 def _line_of_code(file: str, number: int, function: str) -> str:
     import linecache
+    import sys
 
+    main = vars(sys.modules["__main__"])
     # faulthandler escapes what is not ASCII.
     plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
     for name in dict.fromkeys((file, plain)):
-        if line := linecache.getline(name, number).strip():
+        # The script may lie in an archive: its loader knows the lines.
+        if line := linecache.getline(name, number, main if main.get("__file__") == name else None).strip():
             return line
     # From 3.13 on, what is given by -c or typed at the prompt is kept apart: by file, function and its first line.
     known = [
@@ -301,8 +304,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     for form in ("pickle", "parts"):
         try:
             what = error if form == "pickle" else _builtin(type(error)).__reduce__(error)
-            packed = dump(what)
-            stream = pickle.dumps(what, 5) if packed.buffers else packed.stream
+            stream = dump_whole(what)
             made = _revive(form, stream)
             if type(made) is type(error):
                 # A constructor that makes its text from its argument has now made one from that text.
@@ -314,8 +316,8 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
         members = [_encode_chain(member, 1) for member in error.exceptions]
         try:
-            return "group", pickle.dumps((type(error), error.message, members, [*getattr(error, "__notes__", ())]), 5)
-        except Exception:  # noqa: BLE001, S110 - a class of the user's that has no name here
+            return "group", dump_whole((type(error), error.message, members, [*getattr(error, "__notes__", ())]))
+        except Exception:  # noqa: BLE001, S110 - a class of the user's that can't travel
             pass
     if found is not None:  # it tells of addresses, maybe
         return found

@@ -259,6 +259,21 @@ def dump(
         raise SerializationError(f"{_short_type(item)} can't be pickled: {reason_of(error)}") from error
 
 
+def dump_whole(item: Any) -> bytes:
+    """Pickle one object, with all that is large in it, into one stream.
+
+    Raises:
+        SerializationError: neither pickle nor cloudpickle can.
+    """
+    packed = dump(item)
+    if not packed.buffers:
+        return packed.stream
+    with io.BytesIO() as written:
+        cloud_pickler(written, classes=home_class).dump(item)
+        held()  # as above: whoever raises it holds them
+        return written.getvalue()
+
+
 def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None) -> Packed:
     """Pickle *what*, which has a function of the user's in it, by value; of what is *apart*, only its number.
 

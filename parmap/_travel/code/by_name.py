@@ -73,6 +73,10 @@ def name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, i
     return None
 
 
+RUN_PATH = "<run_path>"
+"""What `runpy.run_path` calls the module of a script that it runs, and removes afterwards."""
+
+
 def is_only_here(thing: Any) -> bool:
     """Whether it is a module that nobody can import, made by the program, or a function or class that is in one."""
     name = getattr(thing, "__name__" if type(thing) is ModuleType else "__module__", None)
@@ -82,7 +86,7 @@ def is_only_here(thing: Any) -> bool:
     return (
         type(module) is ModuleType
         and module.__spec__ is None
-        and not getattr(module, "__file__", None)
+        and (name == RUN_PATH or not getattr(module, "__file__", None))
         and getattr(package, "__spec__", None) is None
     )
 
@@ -145,4 +149,6 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
     """
     # __mp_main__ too: a process that multiprocessing has spawned calls its script so.
     names = [b"_main__", *(name.encode() for name in registered())]
+    if RUN_PATH in sys.modules:
+        names.append(RUN_PATH.encode())
     return any(stream.rfind(name, start) >= 0 for name in names)  # from the right it takes a fifth of the time

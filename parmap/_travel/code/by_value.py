@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 
+MADE_BY_CODE = 1 << 9
+"""`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process."""
+
 _LRU_CACHE = type(functools.lru_cache(len))
 
 
@@ -125,7 +128,10 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         if name is not None:
             return (by_name, name) if name[2] or name[0] != thing.__module__ else NotImplemented
         if kind is _LRU_CACHE:  # which pickle only knows by name
-            return _cached, (thing.__wrapped__, thing.cache_parameters())
+            function = thing.__wrapped__  # whose attributes it gets when it is made, but for its own
+            own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}
+            del own["__wrapped__"]
+            return _cached, (function, thing.cache_parameters()), own or None
     remade = (pickler.fresh and remake_fresh(thing)) or remake(thing)
     if remade is None and (kind in _OF_MODULES or isinstance(thing, type)) and is_only_here(thing):
         return _reduced_by_value(pickler, thing)
@@ -162,6 +168,8 @@ def _complete(function: FunctionType, state: dict[str, Any]) -> None:
     """Add to the state of a function what cloudpickle does not see."""
     from cloudpickle import cloudpickle
 
+    if parameters := getattr(function, "__type_params__", ()):
+        state["__type_params__"] = parameters
     variables = state["__globals__"]
     every = function.__globals__
     variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
@@ -235,8 +243,11 @@ def is_by_value(thing: Any) -> bool:
     """Whether `cloud_pickler` sends a function, a class or a module with all that is in it."""
     from cloudpickle import cloudpickle
 
-    if isinstance(thing, type) and (thing.__module__ == "builtins" or thing in cloudpickle._BUILTIN_TYPE_NAMES):  # noqa: SLF001
-        return False
+    if isinstance(thing, type):
+        # Code that has no name for its globals makes classes that say they are of this module, too.
+        is_of_python = thing.__module__ == "builtins" and not thing.__flags__ & MADE_BY_CODE
+        if is_of_python or thing in cloudpickle._BUILTIN_TYPE_NAMES:  # noqa: SLF001 - no public way
+            return False
     if isinstance(thing, (FunctionType, type)) and name_of(thing) is not None:
         return False
     return is_only_here(thing) or not cloudpickle._should_pickle_by_reference(thing)  # noqa: SLF001 - no public way

@@ -40,7 +40,11 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     slots = vars(cls).get("__slots__")
     # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
     # (A tuple has no room for slots, and NamedTuple refuses even none.)
-    if isinstance(slots, (str, tuple, list, dict)) and isinstance(args[3], dict) and not issubclass(cls, tuple):
+    if (
+        isinstance(slots, (str, tuple, list, dict, set, frozenset))
+        and isinstance(args[3], dict)
+        and not issubclass(cls, tuple)
+    ):
         args[3].setdefault("__slots__", slots)
     enum = sys.modules.get("enum")
     members = None
@@ -118,31 +122,27 @@ def _make_quietly(kind: Any, name: str, bases: tuple[type, ...], variables: dict
     """
     plain = next(each for each in kind.__mro__ if each not in _guests)
     try:
-        with _hooks_off(bases, of_guests=True):
+        with _hooks_off("__init_subclass__", bases, of_guests=True):
             made: type = plain.__new__(kind, name, bases, variables)
     except TypeError:  # from the hook of an importable class, maybe: it has arguments, too
-        with _hooks_off(bases, of_guests=False):
+        with _hooks_off("__init_subclass__", bases, of_guests=False):
             made = plain.__new__(kind, name, bases, variables)
     plain.__init__(made, name, bases, variables)
     return made
 
 
 @contextmanager
-def _hooks_off(bases: tuple[type, ...], *, of_guests: bool) -> Generator[None]:
-    """Let `__init_subclass__` of some classes, and of what they inherit from, do nothing but call the next one."""
-    every = {base for each in bases for base in each.__mro__[:-1] if "__init_subclass__" in vars(base)}
-    hooks = {base: vars(base)["__init_subclass__"] for base in every if not of_guests or base in _guests}
+def _hooks_off(name: str, classes: tuple[type, ...], *, of_guests: bool) -> Generator[None]:
+    """Let some classes, and what they inherit from, do without a method of that name."""
+    every = {base for each in classes for base in each.__mro__[:-1] if name in vars(base)}
+    hooks = {base: vars(base)[name] for base in every if not of_guests or base in _guests}
     try:
         for base in hooks:
-            type.__setattr__(base, "__init_subclass__", classmethod(partial(_pass_on, base)))
+            type.__delattr__(base, name)
         yield
     finally:
         for base, hook in hooks.items():
-            type.__setattr__(base, "__init_subclass__", hook)
-
-
-def _pass_on(base: Any, cls: type) -> None:
-    super(base, cls).__init_subclass__()
+            type.__setattr__(base, name, hook)
 
 
 def _known(name: str) -> type | None:
@@ -179,10 +179,11 @@ class Filling:
         _filled[self._cls] = self._token, now
         if self._cls.__bases__ != bases:  # others since the class was made here
             self._cls.__bases__ = bases
-        fill(self._cls, attributes)
         own = chosen.get(self._cls, {})
-        for name, value in own.items():
-            setattr(self._cls, name, value)
+        with _hooks_off("__setattr__", (type(self._cls),), of_guests=True):  # which may refuse
+            fill(self._cls, attributes)
+            for name, value in own.items():
+                setattr(self._cls, name, value)
         for name in names - now - own.keys():  # deleted since
             try:
                 type.__delattr__(self._cls, name)

@@ -22,7 +22,7 @@ from types import (
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from parmap._travel.code.by_value import globals_of, is_by_value
+from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import is_made_with_class, tracker_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
@@ -37,7 +37,6 @@ _ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
 )
 _FROZEN = frozenset({tuple, frozenset})
-_MADE_BY_CODE = 1 << 9  # `Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process
 
 ABSENT = object()
 """In the place of what is not there."""
@@ -132,7 +131,7 @@ class _Walk:
             return value
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
-            return value if kind is type and not value.__flags__ & _MADE_BY_CODE else ref(value)
+            return value if kind is type and not value.__flags__ & MADE_BY_CODE else ref(value)
         if _goes_by_name(value, kind):
             return ref(value)
         table = self._table(value, kind) if kind is list or kind is dict or kind is set else None

@@ -31,8 +31,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if type(kind).__module__ == "enum" and callable(thing._value_):  # the user may redefine `value`
-        return getattr, (kind, thing.name)
+    if "_member_map_" in vars(kind) and callable(thing._value_):  # the user may redefine `value`
+        return getattr, (kind, thing._name_)
     if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
@@ -44,7 +44,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 def has_functions(kind: Any) -> bool:
     """Whether it is an enumeration of functions, or the like: its members go by name, for no copy is the same value."""
-    return type(kind).__module__ == "enum" and any(callable(member._value_) for member in kind)
+    return any(callable(member._value_) for member in vars(kind).get("_member_map_", {}).values())
 
 
 def _of_context(thing: Any) -> tuple[Any, ...] | None:
@@ -101,17 +101,21 @@ def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
     return None
 
 
+_OF_VARIABLES = ("bound", "covariant", "contravariant", "infer_variance")
+
+
 def _of_typing(thing: Any, kind: type) -> tuple[Any, ...] | None:
     """What makes a thing of `typing` that is pickled by its name: arguments and variables; `None` for others."""
     import typing
 
     if kind is typing.NewType:
         return (thing.__name__, thing.__supertype__), {}, dict(vars(thing))
-    if kind is typing.ParamSpec:
-        options = {name: getattr(thing, f"__{name}__") for name in ("bound", "covariant", "contravariant")}
-        return (thing.__name__,), options, {"__module__": thing.__module__}
-    if kind is typing.TypeVarTuple:
-        return (thing.__name__,), {}, {"__module__": thing.__module__}
+    if kind in {typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple}:
+        told = {name: getattr(thing, f"__{name}__", None) for name in _OF_VARIABLES}
+        options = {name: value for name, value in told.items() if value}
+        if getattr(thing, "has_default", bool)():
+            options["default"] = thing.__default__
+        return (thing.__name__, *getattr(thing, "__constraints__", ())), options, {"__module__": thing.__module__}
     if kind is getattr(typing, "TypeAliasType", None):
         return (thing.__name__, thing.__value__), {"type_params": thing.__type_params__}, {}
     return None

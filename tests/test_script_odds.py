@@ -1,0 +1,160 @@
+"""Functions, classes and errors of scripts that few scripts have: they are in workers what they are here."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+CHECK = """
+from parmap import parallel
+
+def check(function, *changes):
+    '''A call says what it says here, also after each change.'''
+    for change in (lambda: None, *changes):
+        change()
+        calls = parallel(function, workers=1)
+        here, *there = map(repr, (function(0), *calls.map([0]), calls.submit(0).result()))
+        assert there == [here, here], (function, here, there)
+"""
+
+
+def test_what_is_unlike_others(script: Script) -> None:
+    """Attributes of cached functions, slots in a set, a metaclass that refuses, enumerations of functions of a kind."""
+    done = script.run(
+        CHECK
+        + """
+import enum, functools
+
+@functools.cache
+def scaled(x):
+    return scaled.factor
+scaled.factor = 2
+scaled.__wrapped__.factor = 1
+check(lambda x: (scaled(x), scaled.factor), lambda: (setattr(scaled, "factor", 3), scaled.cache_clear()))
+
+class Slotted:
+    __slots__ = {"left", "right"}
+    def __init__(self):
+        self.left = 1
+check(lambda x: (hasattr(Slotted(), "__dict__"), Slotted().left))
+assert [each.left for each in parallel(lambda x: x, workers=1).map([Slotted()] * 9)] == [1] * 9
+assert parallel(lambda x: Slotted(), workers=1).map([0])[0].left == 1
+
+class Meta(type):
+    def __setattr__(cls, name, value):
+        raise AttributeError(name)
+
+class Frozen(metaclass=Meta):
+    x = 1
+def refused(x):
+    try:
+        Frozen.x = 9
+    except AttributeError as error:
+        return Frozen.x, error.args
+check(refused, lambda: type.__setattr__(Frozen, "x", 2))
+
+class Kind(enum.EnumMeta):
+    pass
+class Operation(enum.Enum, metaclass=Kind):
+    DOUBLE = enum.member(lambda x: 2 * x)
+chosen = Operation.DOUBLE
+check(lambda x: (chosen is Operation.DOUBLE, chosen.value(3)))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new syntax")
+def test_parameters_of_types(script: Script) -> None:
+    """Those of functions are there; how they vary is inferred, and what they are by default is known."""
+    done = script.run(
+        CHECK
+        + """
+import sys
+class Box[T]:
+    pass
+def first[T](x: T) -> T:
+    return x
+if sys.version_info >= (3, 13):
+    exec("class Pair[T, U = int]: pass")
+    check(lambda x: (Pair[str], Pair.__type_params__[1].__default__))
+check(lambda x: (Box[int], Box.__type_params__, first.__type_params__))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+def test_classes_of_code_without_a_name(script: Script) -> None:
+    """What is made by `exec` in bare globals is of no module: changes of it are seen."""
+    done = script.run(
+        CHECK
+        + """
+bare = {}
+exec("class A:\\n  x = 1\\n  def get(self): return self.x\\ndef look(_): return A.x, A().get()", bare)
+check(bare["look"], lambda: setattr(bare["A"], "x", 2), lambda: setattr(bare["A"], "get", lambda self: 3))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+def test_a_script_that_a_script_runs(script: Script) -> None:
+    """`runpy.run_path` gives a script a name that nobody can import."""
+    script.write(
+        CHECK
+        + """
+class Point:
+    x = 1
+class Wrong(Exception):
+    pass
+def fail(x):
+    raise Wrong(x)
+check(lambda x: Point.x, lambda: setattr(Point, "x", 2))
+assert parallel(lambda point: point.x, workers=1).map([Point()]) == [2]
+assert type(parallel(lambda x: Point(), workers=1).map([0])[0]) is Point
+try:
+    parallel(fail, workers=1).map([0])
+except Wrong:
+    print("caught", __name__)
+""",
+        "other.py",
+    )
+
+    done = script.run("import runpy; runpy.run_path('other.py')")
+
+    assert (done.stdout, done.stderr) == ("caught <run_path>\n", "")
+
+
+def test_errors_that_hold_much(script: Script) -> None:
+    """An error of the script's with large data is caught by its class; so is a group with a member that can't travel."""
+    done = script.run("""
+        import threading
+        from parmap import parallel
+
+        class Large(Exception):
+            def __init__(self, what, data):
+                super().__init__(what)
+                self.data = data
+
+        class Several(ExceptionGroup):
+            pass
+
+        def fail(how):
+            if how == "group":
+                locked = ValueError("locked")
+                locked.lock = threading.Lock()
+                raise Several("both", [Large("in it", b"x"), locked])
+            raise Large("by itself", bytearray(1_000_000))
+
+        for each in parallel(fail, workers=1).map(["large", "group"], return_exceptions=True):
+            print(type(each) in {Large, Several}, len(getattr(each, "data", "")), getattr(each, "exceptions", ())[:1])
+    """)
+
+    assert done.stdout == "True 1000000 ()\nTrue 0 (Large('in it'),)\n", done.stderr
