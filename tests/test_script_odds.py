@@ -24,11 +24,11 @@ def check(function, *changes):
 
 
 def test_what_is_unlike_others(script: Script) -> None:
-    """Attributes of cached functions, slots in a set, a metaclass that refuses, enumerations of functions of a kind."""
+    """Attributes of cached functions, slots in a set, a metaclass that refuses, odd enumerations, and views."""
     done = script.run(
         CHECK
         + """
-import enum, functools
+import array, enum, functools
 
 @functools.cache
 def scaled(x):
@@ -64,6 +64,11 @@ class Operation(enum.Enum, metaclass=Kind):
     DOUBLE = enum.member(lambda x: 2 * x)
 chosen = Operation.DOUBLE
 check(lambda x: (chosen is Operation.DOUBLE, chosen.value(3)))
+
+numbers = array.array("d", [1, 2])
+view = memoryview(numbers)
+check(lambda x: (view.tolist(), view.readonly), lambda: numbers.__setitem__(0, 3))
+assert parallel(lambda view: view[1:], workers=1).map([view])[0].tolist() == [2]
 """
     )
 

@@ -182,7 +182,7 @@ def is_foreign(error: BaseException) -> bool:
 
     handlers = set(map(signal.getsignal, signal.valid_signals()))
     codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
-    trace = error.__traceback__
+    trace = told_by(error, "__traceback__")
     while trace is not None and trace.tb_frame.f_code not in codes:
         trace = trace.tb_next
     return trace is not None
@@ -197,7 +197,7 @@ def note(error: BaseException, *texts: str) -> None:
 
 def _notes(error: BaseException) -> tuple[str, ...]:
     """The notes of an error, which travel beside it: what its class does to be pickled may drop them."""
-    notes = error.__dict__.get("__notes__", ())
+    notes = told_by(error, "__dict__").get("__notes__", ())
     return tuple(text for text in notes if type(text) is str) if isinstance(notes, (list, tuple)) else ()
 
 
@@ -294,9 +294,9 @@ def _add_locals(told: traceback.TracebackException, error: BaseException) -> Non
 
 
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
-    cause = error.__cause__
+    cause = told_by(error, "__cause__")
     below = _encode_chain(cause, depth + 1) if cause is not None and depth < _CHAIN else None
-    return (*_encode_one(error), _notes(error), bool(error.__suppress_context__), below)
+    return (*_encode_one(error), _notes(error), told_by(error, "__suppress_context__"), below)
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
@@ -362,8 +362,8 @@ def _decode(encoded: tuple[Any, ...]) -> BaseException:
     text, chain = encoded
     error = _decode_chain(chain, text)
     last = error
-    while last.__cause__ is not None and not isinstance(last.__cause__, RemoteTraceback):
-        last = last.__cause__
+    while (cause := told_by(last, "__cause__")) is not None and not isinstance(cause, RemoteTraceback):
+        last = cause
     _set(last, "__cause__", RemoteTraceback(text))
     return error
 
@@ -391,5 +391,10 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
     return error
 
 
-# Past the `__setattr__` of the error's class, which may refuse.
+# Past what the error's class has by these names, which may refuse.
 _set = BaseException.__setattr__
+
+
+def told_by(error: BaseException, name: str) -> Any:
+    """An attribute that all errors have."""
+    return vars(BaseException)[name].__get__(error)

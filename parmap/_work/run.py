@@ -13,7 +13,7 @@ from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, call_note, note
+from parmap._travel.failure import LoadError, call_note, note, told_by
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_to_keep
 from parmap._work.outcome import Loading, Outcome
@@ -349,7 +349,7 @@ def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: 
 
 def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int) -> None:
     """Cut the machinery off a traceback, and note which call it was."""
-    trace = error.__traceback__
+    trace = told_by(error, "__traceback__")
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
     BaseException.__setattr__(error, "__traceback__", trace)  # its class may refuse

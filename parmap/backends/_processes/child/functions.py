@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import explain
 from parmap._travel.code.classes import arrived, fillings
+from parmap._travel.failure import note
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
@@ -136,6 +137,7 @@ class Functions:
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self.callees[number] = Callee(None, Rules(()))
             self.callees[number].problem = explain(error)
+            note(error, "parmap: a worker can't load the function of this call, or what that refers to")
 
     def get(self, number: int) -> Callee:
         """The function to be run now: its classes are made what they were when it was sent."""
