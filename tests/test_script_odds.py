@@ -110,6 +110,31 @@ check(bare["look"], lambda: setattr(bare["A"], "x", 2), lambda: setattr(bare["A"
     assert done.stderr == ""
 
 
+def test_a_warning_of_its_own(script: Script) -> None:
+    """A filter of warnings holds for a category of the script's; folders in `sys.path` may be strings of a kind."""
+    done = script.run(
+        CHECK
+        + """
+import sys, warnings
+
+class Odd(UserWarning):
+    pass
+class Folder(str):
+    pass
+def warn(x):
+    try:
+        warnings.warn("odd", Odd)
+    except Odd as error:
+        return str(error), [each for each in sys.path if each == "/nowhere"]
+warnings.simplefilter("error", Odd)
+sys.path.append(Folder("/nowhere"))
+check(warn)
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_a_script_that_a_script_runs(script: Script) -> None:
     """`runpy.run_path` gives a script a name that nobody can import."""
     script.write(

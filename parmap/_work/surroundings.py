@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import sys
 import warnings
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.payload import dump_whole
 from parmap._work.arithmetic import told, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
@@ -45,8 +45,8 @@ class Context:
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
-            "path": [entry for entry in path if type(entry) is str],
-            "argv": [entry for entry in argv if type(entry) is str],
+            "path": [str.__str__(entry) for entry in path if isinstance(entry, str)],
+            "argv": [str.__str__(entry) for entry in argv if isinstance(entry, str)],
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
             "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
             "levels": levels,
@@ -173,11 +173,11 @@ def _decimal() -> Any:
 
 
 def _pickled(filters: list[Any]) -> list[bytes]:
-    """Each filter by itself: a category of the user's may be one that workers can't have."""
+    """Each filter by itself: a category of the user's may be one that can't travel."""
     found = []
     for each in filters:
         try:
-            found.append(pickle.dumps(each))
+            found.append(dump_whole(each))
         except Exception:  # noqa: BLE001, S112 - the user's class
             continue
     return found
