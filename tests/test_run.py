@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import signal
 import time
 from collections import deque
@@ -364,3 +366,32 @@ def test_a_stop_among_many_short_items(backend: dict[str, Any]) -> None:
     assert found[:3000] == [1] * 3000
     assert isinstance(found[3000], StopIteration | RuntimeError)
     assert found[3001:] == [2] * 3000
+
+
+def test_coroutines_under_other_things(backend: dict[str, Any]) -> None:
+    """A decorator may run them itself, or make one of a plain function; an object may give one when it is called."""
+
+    async def later(x: int) -> int:
+        return 2 * x
+
+    @functools.wraps(later)
+    def at_once(x: int) -> int:
+        return asyncio.run(later(x))
+
+    def plain(x: int) -> int:
+        return 2 * x
+
+    @functools.wraps(plain)
+    async def wrapped(x: int) -> int:
+        return plain(x)
+
+    class Doubling:
+        async def __call__(self, x: int) -> int:
+            return 2 * x
+
+    async def on_a_loop() -> list[int]:
+        return parallel(wrapped, **backend).map([1]) + parallel(at_once, **backend).map([1])
+
+    for function in (at_once, wrapped, Doubling(), functools.partial(Doubling())):
+        assert parallel(function, **backend).map([1, 2]) == [2, 4]
+    assert asyncio.run(on_a_loop()) == [2, 2]

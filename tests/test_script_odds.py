@@ -24,7 +24,7 @@ def check(function, *changes):
 
 
 def test_what_is_unlike_others(script: Script) -> None:
-    """Attributes of cached functions, slots in a set, a metaclass that refuses, odd enumerations, and views."""
+    """Attributes of cached functions, slots in a set, a metaclass that refuses, odd enumerations, properties and views."""
     done = script.run(
         CHECK
         + """
@@ -64,6 +64,19 @@ class Operation(enum.Enum, metaclass=Kind):
     DOUBLE = enum.member(lambda x: 2 * x)
 chosen = Operation.DOUBLE
 check(lambda x: (chosen is Operation.DOUBLE, chosen.value(3)))
+
+class Computed(property):
+    def __init__(self, unit, *args):
+        super().__init__(*args)
+        self.unit = unit
+    def __get__(self, thing, cls=None):
+        return self.fget(cls), self.unit, self.__doc__
+class Helper(staticmethod):
+    pass
+class Described:
+    name = Computed("m", lambda cls: cls.__name__, None, None, "its doc")
+    help = Helper(lambda: 1)
+check(lambda x: (Described.name, Described().help()), lambda: setattr(vars(Described)["name"], "unit", "km"))
 
 numbers = array.array("d", [1, 2])
 view = memoryview(numbers)

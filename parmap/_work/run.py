@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import time
 from itertools import islice, starmap
-from types import BuiltinFunctionType, CodeType
+from types import BuiltinFunctionType, CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import LoadError, call_note, note, told_by
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_to_keep
+from parmap._travel.text import innermost
 from parmap._work.outcome import Loading, Outcome
 from parmap._work.page import Note
 from parmap._work.per_worker import here
@@ -38,6 +39,7 @@ _BLOCK = 2_000_000  # nanoseconds of work in a block
 _QUICK = 100_000  # nanoseconds: items that take less are run in blocks
 _NEVER = 1 << 63
 _CO_COROUTINE = 0x80
+_LAYERS = 8  # of decorators that are looked under
 
 
 class Rules(NamedTuple):
@@ -84,11 +86,7 @@ class Callee:
         self.run_one: Callable[[Callable[[Any], Any], Work, Outcome], None] = _run_one
         if rules.accounts:
             self.run_one = _run_and_keep if rules.keeps else _run_and_account
-        plain = getattr(function, "__wrapped__", function)
-        plain = getattr(plain, "func", plain)
-        code = getattr(getattr(plain, "__func__", plain), "__code__", None)
-        is_coroutine = type(code) is CodeType and code.co_flags & _CO_COROUTINE
-        self._run = _awaited(function) if is_coroutine else function
+        self._run = _awaited(function) if _is_coroutine(function) else function
 
     def retries(self, *forms: BaseException) -> bool:
         """Whether `retry_on` means an error, in one of its *forms*: as it was raised, or as it is told."""
@@ -133,8 +131,26 @@ class Callee:
                 append(run(*args, **kwargs))
 
 
+def _is_coroutine(function: Any) -> bool:
+    """Whether it is an `async def` function, or something in it is: then a call of it may give a coroutine."""
+    for _ in range(_LAYERS):
+        function = innermost(function)
+        for each in (function, getattr(type(function), "__call__", None)):
+            code = getattr(getattr(each, "__func__", each), "__code__", None)
+            if type(code) is CodeType and code.co_flags & _CO_COROUTINE:
+                return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
 def _awaited(function: Any) -> Callable[..., Any]:
-    """Run an `async def` function on an event loop of its own."""
+    """Run the coroutine that a function gives, if it does, on an event loop of its own."""
+
+    def go(*args: Any, **kwargs: Any) -> Any:
+        import asyncio
+
+        made = function(*args, **kwargs)  # a decorator may have run it already
+        return asyncio.run(made) if type(made) is CoroutineType else made
 
     def run(*args: Any, **kwargs: Any) -> Any:
         import asyncio
@@ -142,13 +158,13 @@ def _awaited(function: Any) -> Callable[..., Any]:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            return asyncio.run(function(*args, **kwargs))
+            return go(*args, **kwargs)
         # The caller's loop runs in this thread, which can't run another one: serially in an `async def`.
         from concurrent.futures import ThreadPoolExecutor
         from contextvars import copy_context
 
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(copy_context().run, lambda: asyncio.run(function(*args, **kwargs))).result()
+            return thread.submit(copy_context().run, lambda: go(*args, **kwargs)).result()
 
     return run
 

@@ -35,11 +35,26 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return getattr, (kind, thing._name_)
     if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
         return reduce(thing)
+    if issubclass(kind, (property, staticmethod, classmethod)):
+        return _of_descriptor(thing, kind)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
     if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
         return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
     return None
+
+
+def _of_descriptor(thing: Any, kind: type) -> tuple[Any, ...] | None:
+    """A property, or the like, of a class of the user's: others cloudpickle knows."""
+    base = next(each for each in (property, staticmethod, classmethod) if issubclass(kind, each))
+    args = (thing.fget, thing.fset, thing.fdel) if base is property else (thing.__func__,)
+    return None if kind is base else (_make_descriptor, (kind, base, args), getattr(thing, "__dict__", None))
+
+
+def _make_descriptor(kind: Any, base: Any, args: tuple[Any, ...]) -> Any:
+    made = base.__new__(kind)
+    base.__init__(made, *args)  # past what the class may want
+    return made
 
 
 def has_functions(kind: Any) -> bool:
