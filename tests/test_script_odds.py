@@ -123,6 +123,33 @@ check(bare["look"], lambda: setattr(bare["A"], "x", 2), lambda: setattr(bare["A"
     assert done.stderr == ""
 
 
+def test_classes_that_say_they_are_equal(script: Script) -> None:
+    """One can't be told from the other: it is refused, instead of being taken for that."""
+    done = script.run("""
+        from parmap import parallel, SerializationError
+
+        class Meta(type):
+            def __eq__(cls, other):
+                return True
+            def __hash__(cls):
+                return 1
+
+        class First(metaclass=Meta):
+            pass
+        class Second(metaclass=Meta):
+            pass
+
+        for call in (lambda: parallel(lambda x: (First, Second), workers=1).map([0]),
+                     lambda: parallel(type, workers=1).map([First(), Second()])):
+            try:
+                call()
+            except SerializationError as error:
+                print("Second is equal to another one" in str(error))
+    """)
+
+    assert done.stdout == "True\nTrue\n", done.stderr
+
+
 def test_a_warning_of_its_own(script: Script) -> None:
     """A filter of warnings holds for a category of the script's; folders in `sys.path` may be strings of a kind."""
     done = script.run(

@@ -135,7 +135,7 @@ def _is_coroutine(function: Any) -> bool:
     """Whether it is an `async def` function, or something in it is: then a call of it may give a coroutine."""
     for _ in range(_LAYERS):
         function = innermost(function)
-        for each in (function, getattr(type(function), "__call__", None)):
+        for each in (function, getattr(type(function), "__call__", None)):  # noqa: B004 - not whether it has one
             code = getattr(getattr(each, "__func__", each), "__code__", None)
             if type(code) is CodeType and code.co_flags & _CO_COROUTINE:
                 return True

@@ -45,8 +45,8 @@ class Context:
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
-            "path": [str.__str__(entry) for entry in path if isinstance(entry, str)],
-            "argv": [str.__str__(entry) for entry in argv if isinstance(entry, str)],
+            "path": _strings(path),
+            "argv": _strings(argv),
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
             "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
             "levels": levels,
@@ -170,6 +170,11 @@ def _decimal() -> Any:
     """What this thread calculates with, if it does; a copy, to be kept."""
     decimal = _modules.get("decimal")
     return decimal.getcontext().copy() if hasattr(decimal, "getcontext") else None  # type: ignore[union-attr]
+
+
+def _strings(entries: list[Any]) -> list[str]:
+    """The strings of a list, which may be of a class of their own."""
+    return [str.__str__(entry) for entry in entries if isinstance(entry, str)]
 
 
 def _pickled(filters: list[Any]) -> list[bytes]:

@@ -37,6 +37,8 @@ def be_guest() -> None:
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced
+    if _known(args[-2]) is not cls:
+        raise TypeError(f"the class {cls.__qualname__} is equal to another one, says its metaclass")
     slots = vars(cls).get("__slots__")
     # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
     # (A tuple has no room for slots, and NamedTuple refuses even none.)

@@ -33,10 +33,9 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and callable(thing._value_):  # the user may redefine `value`
         return getattr, (kind, thing._name_)
-    if (reduce := _SIMPLE.get((module, kind.__name__))) is not None:
+    reduce = _of_descriptor if issubclass(kind, _DESCRIPTORS) else _SIMPLE.get((module, kind.__name__))
+    if reduce is not None:
         return reduce(thing)
-    if issubclass(kind, (property, staticmethod, classmethod)):
-        return _of_descriptor(thing, kind)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
     if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
@@ -44,9 +43,13 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     return None
 
 
-def _of_descriptor(thing: Any, kind: type) -> tuple[Any, ...] | None:
+_DESCRIPTORS = (property, staticmethod, classmethod)
+
+
+def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
     """A property, or the like, of a class of the user's: others cloudpickle knows."""
-    base = next(each for each in (property, staticmethod, classmethod) if issubclass(kind, each))
+    kind = type(thing)
+    base = next(each for each in _DESCRIPTORS if issubclass(kind, each))
     args = (thing.fget, thing.fset, thing.fdel) if base is property else (thing.__func__,)
     return None if kind is base else (_make_descriptor, (kind, base, args), getattr(thing, "__dict__", None))
 
