@@ -228,3 +228,34 @@ def test_errors_that_hold_much(script: Script) -> None:
     """)
 
     assert done.stdout == "True 1000000 ()\nTrue 0 (Large('in it'),)\n", done.stderr
+
+
+def test_errors_that_hide_their_parts(script: Script) -> None:
+    """An error whose class has no readable `__dict__` fails its item alone; one in loading the function says where."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Hidden(Exception):
+            @property
+            def __dict__(self):
+                raise RuntimeError("hidden")
+
+        class Broken:
+            def __init__(self):
+                self.x = 1
+            def __setstate__(self, state):
+                raise ValueError("broken")
+
+        def fail(x):
+            raise Hidden(x)
+
+        broken = Broken()
+        for backend in ("processes", "threads", "serial"):
+            print(repr(parallel(fail, workers=1, backend=backend).map([1], return_exceptions=True)))
+        try:
+            parallel(lambda x: broken, workers=1).map([0])
+        except ValueError as error:
+            print(error, "can't load the function" in error.__notes__[0])
+    """)
+
+    assert done.stdout == "[Hidden(1)]\n" * 3 + "broken True\n", done.stderr
