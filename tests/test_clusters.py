@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
-from inspection import known_to, lose_file_of, move_away, puts_of
+from inspection import drop_while_fetching, known_to, lose_file_of, move_away, puts_of
 
 import parmap
 import parmap.backends
@@ -300,6 +300,18 @@ def test_captured_arrays(cluster: Any, is_away: bool, monkeypatch: pytest.Monkey
     assert f.map([0]) == [(5.0, True)]
     assert sizes == ([] if cluster.name == "ray" and not is_away else [table.nbytes] * 2)
     parmap.shutdown()
+
+
+def test_functions_that_come_while_others_go(cluster: Any):
+    """A worker that is told to drop a function while it fetches another one goes on."""
+    if cluster.name != "dask":
+        pytest.skip("whoever fetches something is not who is told")
+    parmap.shutdown()
+    cluster.client.run(drop_while_fetching)
+    for number in range(2):
+        content = bytearray(100_000 + number)
+        f = parallel(lambda x: x + len(content), backend="dask")  # noqa: B023 - it is called at once
+        assert f.map(range(3)) == [100_000 + number + x for x in range(3)]
 
 
 def test_call_after_a_shutdown(cluster: Any):

@@ -130,6 +130,7 @@ class Pilot:
         self._calls: OrderedDict[int, FunctionCall] = OrderedDict()
         self._parts: dict[int, Part] = {}
         self._factories: dict[int, FactoryPack] = {}
+        self._gone: deque[int] = deque()  # numbers of what is to be dropped; by whoever has the turn, or has it next
         self._context: tuple[dict[str, Any], Context] | None = None
         start_thread("parmap-pilot", self._live)
 
@@ -146,6 +147,8 @@ class Pilot:
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
+        finally:
+            self._drop()
         if call is None or missing:
             return Told(missing=tuple(missing))
         try:
@@ -172,17 +175,24 @@ class Pilot:
         return found
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """As the function of that name."""
-        with self._turn:
-            for number in numbers:
-                self._calls.pop(number, None)
-                self._parts.pop(number, None)
-                self._factories.pop(number, None)
+        """As the function of that name, without waiting: who has the turn may need this very thread, to fetch."""
+        self._gone.extend(numbers)
+        self._drop()
 
     def close(self) -> None:
         """Stop all workers."""
         self.closed = True
         self._post(lambda: None)
+
+    def _drop(self) -> None:
+        while self._gone and self._turn.acquire(blocking=False):
+            try:
+                while self._gone:
+                    number = self._gone.popleft()
+                    for known in (self._calls, self._parts, self._factories):
+                        known.pop(number, None)
+            finally:
+                self._turn.release()
 
     def _post(self, note: Any) -> None:
         self._inbox.append(note)
