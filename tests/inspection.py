@@ -202,6 +202,12 @@ def drop_while_fetching(dask_worker: Any) -> None:
     _dask._fetch = busily
 
 
+def pilots(rest: float) -> int:
+    """In a worker of a cluster: how many pilots there are; those to come end after so many seconds of *rest*."""
+    _pilot._EMPTY = rest
+    return len(_pilot._pilots)
+
+
 def owns(lender: Any, name: int) -> bool:
     """Whether a segment may come back to whoever lends, or is free."""
     return name in lender._lent or any(segment.name == name for segment in lender._free)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
-from inspection import drop_while_fetching, known_to, lose_file_of, move_away, puts_of
+from inspection import drop_while_fetching, known_to, lose_file_of, move_away, pilots, puts_of
 
 import parmap
 import parmap.backends
@@ -470,6 +470,20 @@ def test_client_as_backend(cluster: Any):
     with Client(cluster.address, set_as_default=False) as other, other.as_current():
         assert parallel(abs, backend="dask").map([-2]) == [2]
         parmap.shutdown()
+
+
+@slow
+def test_program_that_is_gone(cluster: Any):
+    """What a program that has ended without a word has left in the workers ends after a while."""
+    if cluster.name != "dask":
+        pytest.skip("Ray ends the actors of a program that is gone")
+    from distributed import Client
+
+    parmap.shutdown()
+    wait_until(lambda: not any(cluster.client.run(pilots, 0.5).values()))
+    with Client(cluster.address, set_as_default=False) as other:
+        assert parallel(abs, backend=other, idle_timeout=None).map([-1]) == [1]
+    wait_until(lambda: not any(cluster.client.run(pilots, 600.0).values()))
 
 
 @slow
