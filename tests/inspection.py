@@ -16,6 +16,8 @@ from parmap._calls.journal import file as _journal_file
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
+from parmap.backends import _dask
+from parmap.backends._clusters import pilot as _pilot
 from parmap.backends._processes.line.parts import Part
 
 
@@ -186,6 +188,24 @@ def told(report: Any, passage: Any) -> None:
 def gathered_of(report: Any) -> Any:
     """What a report keeps its knowledge in."""
     return report._gathered
+
+
+def drop_while_fetching(dask_worker: Any) -> None:
+    """In a worker of Dask's: each time it fetches something, it is told first to drop something else."""
+    fetch = _dask._fetch
+
+    def busily(key: str) -> bytes:
+        for pool in _pilot._pilots:
+            dask_worker.loop.add_callback(_pilot.forget, pool, [])
+        return fetch(key)
+
+    _dask._fetch = busily
+
+
+def pilots(rest: float) -> int:
+    """In a worker of a cluster: how many pilots there are; those to come end after so many seconds of *rest*."""
+    _pilot._EMPTY = rest
+    return len(_pilot._pilots)
 
 
 def owns(lender: Any, name: int) -> bool:

@@ -274,6 +274,19 @@ def test_processes_that_need_the_same_bytes_at_the_same_time_share_them() -> Non
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_bytes_that_a_process_that_is_stuck_was_to_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for ever for a process that is to share what it fetches: after a while each fetches for itself."""
+    monkeypatch.setattr("parmap.backends._processes.line.parts.PATIENCE", 0.05)
+    name = f"parmap-{os.urandom(16).hex()}"
+    with socket.socket(socket.AF_UNIX) as stuck:
+        stuck.bind(f"\0{name}")
+        stuck.listen()
+        found = shared(name, Numbers(), "buffer", lambda: memoryview(b"x" * 200_000))
+
+    assert found.holds(memoryview(b"x" * 200_000))
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 @pytest.mark.parametrize("users", [(1, 2), (2, 1)], ids=["asks", "answers"])
 def test_another_user_s_process_neither_gets_nor_gives_such_bytes(
     users: tuple[int, int], monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
-from inspection import known_to, lose_file_of, move_away, puts_of
+from inspection import drop_while_fetching, known_to, lose_file_of, move_away, pilots, puts_of
 
 import parmap
 import parmap.backends
@@ -302,6 +302,18 @@ def test_captured_arrays(cluster: Any, is_away: bool, monkeypatch: pytest.Monkey
     parmap.shutdown()
 
 
+def test_functions_that_come_while_others_go(cluster: Any):
+    """A worker that is told to drop a function while it fetches another one goes on."""
+    if cluster.name != "dask":
+        pytest.skip("whoever fetches something is not who is told")
+    parmap.shutdown()
+    cluster.client.run(drop_while_fetching)
+    for number in range(2):
+        content = bytearray(100_000 + number)
+        f = parallel(lambda x: x + len(content), backend="dask")  # noqa: B023 - it is called at once
+        assert f.map(range(3)) == [100_000 + number + x for x in range(3)]
+
+
 def test_call_after_a_shutdown(cluster: Any):
     """A call after a shutdown that came while workers were starting gets workers of its own."""
     f = parallel(lambda x: -x, backend=cluster.name)
@@ -458,6 +470,20 @@ def test_client_as_backend(cluster: Any):
     with Client(cluster.address, set_as_default=False) as other, other.as_current():
         assert parallel(abs, backend="dask").map([-2]) == [2]
         parmap.shutdown()
+
+
+@slow
+def test_program_that_is_gone(cluster: Any):
+    """What a program that has ended without a word has left in the workers ends after a while."""
+    if cluster.name != "dask":
+        pytest.skip("Ray ends the actors of a program that is gone")
+    from distributed import Client
+
+    parmap.shutdown()
+    wait_until(lambda: not any(cluster.client.run(pilots, 0.5).values()))
+    with Client(cluster.address, set_as_default=False) as other:
+        assert parallel(abs, backend=other, idle_timeout=None).map([-1]) == [1]
+    wait_until(lambda: not any(cluster.client.run(pilots, 600.0).values()))
 
 
 @slow

@@ -47,7 +47,7 @@ _NOTED = 1000  # chunks and pools that have been stopped
 PAUSE = 0.05
 """Seconds between looks at a chunk that takes longer than it should."""
 
-_EMPTY = 600.0  # seconds after which a pilot of which nobody has heard stops its workers
+_EMPTY = 600.0  # seconds after which a pilot of which nobody has heard ends: its program may be gone
 
 _pilots: dict[str, Pilot] = {}
 _over: dict[tuple[str, int], None] = {}  # chunks of pools that were stopped, and may still come; the number `_ALL`: any
@@ -115,6 +115,8 @@ class Pilot:
         options = SimpleNamespace(**setup.options, workers=most, initializer=None, initargs=())
         options.idle_timeout = _EMPTY if options.idle_timeout is None else options.idle_timeout
         self.closed = False
+        self._rest = max(options.idle_timeout, _EMPTY)
+        self._used = time.monotonic()
         self._pool = setup.pool
         self._most = most
         self._fetch = fetch
@@ -130,6 +132,7 @@ class Pilot:
         self._calls: OrderedDict[int, FunctionCall] = OrderedDict()
         self._parts: dict[int, Part] = {}
         self._factories: dict[int, FactoryPack] = {}
+        self._gone: deque[int] = deque()  # numbers of what is to be dropped; by whoever has the turn, or has it next
         self._context: tuple[dict[str, Any], Context] | None = None
         start_thread("parmap-pilot", self._live)
 
@@ -146,6 +149,8 @@ class Pilot:
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
+        finally:
+            self._drop()
         if call is None or missing:
             return Told(missing=tuple(missing))
         try:
@@ -153,6 +158,8 @@ class Pilot:
         except BaseException as error:  # noqa: BLE001 - an array may need what is not here
             return Told(broken=encode(error))
         self._post(lambda: self._begin(sink, order, call, items, context))
+        if self.closed:  # nobody may look there any more
+            sink.end(Told(stopped=True))
         sink.ended.wait()
         return sink.told._replace(said=self._backend.take_said())
 
@@ -172,17 +179,24 @@ class Pilot:
         return found
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """As the function of that name."""
-        with self._turn:
-            for number in numbers:
-                self._calls.pop(number, None)
-                self._parts.pop(number, None)
-                self._factories.pop(number, None)
+        """As the function of that name, without waiting: who has the turn may need this very thread, to fetch."""
+        self._gone.extend(numbers)
+        self._drop()
 
     def close(self) -> None:
         """Stop all workers."""
         self.closed = True
         self._post(lambda: None)
+
+    def _drop(self) -> None:
+        while self._gone and self._turn.acquire(blocking=False):
+            try:
+                while self._gone:
+                    number = self._gone.popleft()
+                    for known in (self._calls, self._parts, self._factories):
+                        known.pop(number, None)
+            finally:
+                self._turn.release()
 
     def _post(self, note: Any) -> None:
         self._inbox.append(note)
@@ -304,15 +318,19 @@ class Pilot:
             self._inbox.popleft()()
         now = time.monotonic()
         self._ledger.ring(now)
+        if not self._sinks and now >= self._used + self._rest:
+            self.closed = True
+            return
         self._ledger.employ(min(self._most, max(1, len(self._sinks))))
         limits = [self._give_back(sink, now) for sink in self._sinks.values()]
         self._ledger.dispatch(now)
         timeout = self._ledger.timeout(time.monotonic())
-        times = [limit for limit in [timeout, *limits] if limit is not None]
+        times = [limit for limit in [timeout, *limits, self._rest] if limit is not None]
         for event in self._backend.wait(0.0 if self._inbox else min(times, default=None)):
             self._handle(event)
         for number in [number for number, sink in self._sinks.items() if sink.ended.is_set()]:
             del self._sinks[number]
+            self._used = time.monotonic()
 
     def _begin(self, sink: ChunkSink, order: Order, call: FunctionCall, items: Any, context: Context) -> None:
         if self.closed or (self._pool, order.number) in _over:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _WORD = 8  # bytes
 
+PATIENCE = 60.0
+"""Seconds for another process to get what is to be shared: it may be stopped, and never end."""
+
 
 class Numbers:
     """Gives numbers, and knows which are no longer needed."""
@@ -130,6 +133,7 @@ def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryvie
             door.listen()
         except OSError:  # another one is at it, or there are no such names
             with suppress(OSError):
+                door.settimeout(PATIENCE)
                 door.connect(f"\0{name}")
                 _, fds, _, _ = socket.recv_fds(door, 1, 1, CLOEXEC) if _is_ours(door) else (b"", [], 0, "")
                 if fds:
