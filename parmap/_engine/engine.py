@@ -60,10 +60,9 @@ class Engine:
         self._closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
+        self._thread: threading.Thread | None = None
         if backend.threaded:  # else nobody has notes for it, and it goes at once with the call that it was made for
             backend.post = self.post
-        self._thread: threading.Thread | None = None
-        if backend.threaded:
             told(self)
             try:
                 self._thread = start_thread("parmap-engine", self._live)
@@ -186,17 +185,16 @@ class Engine:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
         if not self.backend.threaded or threading.current_thread() is self._thread:
             return self._cancel_future(future)
-        answer: deque[bool] = deque()
-        lock = threading.Lock()
-        lock.acquire()
+        answer: list[bool] = []
+        answered = Latch()
 
         def note() -> None:
             answer.append(self._cancel_future(future))
-            lock.release()
+            answered.set()
 
         if not self.offer(note):
             return False
-        while not lock.acquire(timeout=1.0):
+        while not answered.wait(1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
                 return False
         return answer[0]
