@@ -111,11 +111,8 @@ class Batches(Generic[P, R_co, C_co]):
         if unknown:
             refuse_for_one_call(unknown)
         options = self._settings.resolve()
-        changes: dict[str, Any] = {}
-        if chunksize is not None:
-            changes["chunksize"] = chunksize
-        if progress is not None:
-            changes["progress"] = progress
+        given: dict[str, Any] = {"chunksize": chunksize, "progress": progress}
+        changes = {name: value for name, value in given.items() if value is not None}
         return options.replace(**changes) if changes else options
 
     def _keeping(self, journal: JournalLike, options: Options, *, star: bool) -> Keeping | None:

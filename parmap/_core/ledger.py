@@ -329,7 +329,8 @@ class Ledger:
 
     def ready(self, slot: Hashable) -> None:
         """A worker has started."""
-        self.scheduler.ready(slot)
+        if slot in self.scheduler.slots:
+            self.scheduler.slots[slot].be_ready()
 
     def report(self, report: Report, now: float) -> None:
         """A chunk came back."""

@@ -61,11 +61,6 @@ class Scheduler:
         state = self.slots[slot] = Slot(budget, State.IDLE if is_ready else State.STARTING)
         self.vacancies.add(slot, state)
 
-    def ready(self, slot: Hashable) -> None:
-        """A worker has started."""
-        if slot in self.slots:
-            self.slots[slot].be_ready()
-
     def remove_slot(self, slot: Hashable) -> list[Chunk]:
         """A worker is gone; the chunks it held are returned, the running one first."""
         gone = self.slots.pop(slot, None)
