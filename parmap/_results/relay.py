@@ -205,13 +205,13 @@ def _warn(pickled: bytes) -> None:
     import pickle
     import warnings
 
-    encoded, *place, line = pickle.loads(pickled)
+    encoded, filename, number, line = pickle.loads(pickled)
     warning = Failure(encoded=encoded).exception()
     warning.__cause__ = None  # its text from the worker: it says the same
     if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
         warning = UserWarning(str(warning))
     with _above_bars(sys.stderr):
-        warnings.showwarning(warning, type(warning), *place, None, line)
+        warnings.showwarning(warning, type(warning), filename, number, None, line)
 
 
 _WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "warn": _warn, "call": _call}
