@@ -185,16 +185,17 @@ class Engine:
         """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
         if not self.backend.threaded or threading.current_thread() is self._thread:
             return self._cancel_future(future)
-        answer: list[bool] = []
-        answered = Latch()
+        answer: deque[bool] = deque()
+        lock = threading.Lock()
+        lock.acquire()
 
         def note() -> None:
             answer.append(self._cancel_future(future))
-            answered.set()
+            lock.release()
 
         if not self.offer(note):
             return False
-        while not answered.wait(1.0):
+        while not lock.acquire(timeout=1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
                 return False
         return answer[0]
