@@ -239,7 +239,7 @@ def test_map(calls: list[Call]):
     half.map([1], [2], return_exceptions=True, chunksize=7, progress="halving")
 
     function, args, kwargs, options = calls[0]
-    assert (function, args, kwargs) == (half.__wrapped__, ([1], [2]), {"return_exceptions": True, "keeping": None})
+    assert (function, args, kwargs) == (half.__wrapped__, ([1], [2]), {"return_exceptions": True})
     assert (options.chunksize, options.progress) == (7, "halving")
 
 
@@ -251,7 +251,7 @@ def test_every_batch_method(calls: list[Call]):
     half.map_async([1])
     half.starmap_async([(1, 2)])
 
-    results = {"return_exceptions": False, "keeping": None}
+    results = {"return_exceptions": False}
     stream = {**results, "ordered": True, "buffersize": None}
     assert [kwargs for _, _, kwargs, _ in calls] == [
         {**results, "star": True},

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as TypeVarWithDefault
 
-    from parmap._calls.journal.keeping import Keeping
     from parmap._calls.typed import (
         JournalLike,
         Keep,
@@ -40,6 +39,7 @@ P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 B = TypeVar("B")
+S = TypeVar("S")
 A_contra = TypeVar("A_contra", contravariant=True)
 Many = Iterable[Any]
 MYPY = False  # to mypy it is true
@@ -107,31 +107,21 @@ class Batches(Generic[P, R_co, C_co]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
         return self.__wrapped__(*args, **kwargs)
 
-    def _options_for(self, chunksize: int | None, progress: Progress | None, unknown: dict[str, Any]) -> Options:
+    def _begin(
+        self, start: Callable[..., S], iterables: tuple[Any, ...], chunksize: int | None, progress: Any, *more: Any
+    ) -> S:
+        journal, how, unknown = more
         if unknown:
             refuse_for_one_call(unknown)
         options = self._settings.resolve()
-        changes: dict[str, Any] = {}
-        if chunksize is not None:
-            changes["chunksize"] = chunksize
-        if progress is not None:
-            changes["progress"] = progress
-        return options.replace(**changes) if changes else options
+        given: dict[str, Any] = {"chunksize": chunksize, "progress": progress}
+        if changes := {name: value for name, value in given.items() if value is not None}:
+            options = options.replace(**changes)
+        if journal is not None:
+            from parmap._calls.journal.keeping import Keeping
 
-    def _keeping(self, journal: JournalLike, options: Options, *, star: bool) -> Keeping | None:
-        if journal is None:
-            return None
-        from parmap._calls.journal.keeping import Keeping
-
-        return Keeping(journal, self.__wrapped__, star, options.seed)
-
-    def _stream(
-        self, iterables: tuple[Any, ...], chunksize: int | None, progress: Progress | None, journal: Any, *more: Any
-    ) -> ResultStream[Any]:
-        how, unknown = more
-        options = self._options_for(chunksize, progress, unknown)
-        keeping = self._keeping(journal, options, star=len(iterables) > 1)
-        return pools.stream(self.__wrapped__, iterables, options, keeping=keeping, **how)
+            how["keeping"] = Keeping(journal, self.__wrapped__, how.get("star", len(iterables) > 1), options.seed)
+        return start(self.__wrapped__, iterables, options, **how)
 
     # --- at once ----------------------------------------------------------------------------------------------------
 
@@ -174,11 +164,8 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(abs, workers=2).map([-1, 2, -3])
             [1, 2, 3]
         """
-        options = self._options_for(chunksize, progress, unknown)
-        keeping = self._keeping(journal, options, star=len(iterables) > 0)
-        return pools.map(
-            self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions, keeping=keeping
-        )
+        how = {"return_exceptions": return_exceptions}
+        return self._begin(pools.map, (iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     @overload
     def starmap(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
@@ -202,11 +189,8 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(pow, workers=2).starmap([(2, 3), (3, 2)])
             [8, 9]
         """
-        options = self._options_for(chunksize, progress, unknown)
-        keeping = self._keeping(journal, options, star=True)
-        return pools.map(
-            self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions, keeping=keeping
-        )
+        how = {"star": True, "return_exceptions": return_exceptions}
+        return self._begin(pools.map, (iterable,), chunksize, progress, journal, how, unknown)
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
@@ -254,7 +238,7 @@ class Batches(Generic[P, R_co, C_co]):
             [0, 1, 2]
         """
         how = {"ordered": True, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
-        return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
+        return self._begin(pools.stream, (iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     if TYPE_CHECKING:
         imap_unordered = imap  # of the same types
@@ -280,7 +264,7 @@ class Batches(Generic[P, R_co, C_co]):
                 [1, 2, 3]
             """
             how = {"ordered": False, "buffersize": check_buffersize(buffersize), "return_exceptions": return_exceptions}
-            return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
+            return self._begin(pools.stream, (iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     @overload
     def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...
@@ -316,7 +300,7 @@ class Batches(Generic[P, R_co, C_co]):
             ['three']
         """
         how = {"ordered": ordered, "buffersize": check_buffersize(buffersize), "accounts": True}
-        return self._stream((iterable, *iterables), chunksize, progress, journal, how, unknown)
+        return self._begin(pools.stream, (iterable, *iterables), chunksize, progress, journal, how, unknown)
 
     # --- later ------------------------------------------------------------------------------------------------------
 
@@ -353,8 +337,8 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(abs, workers=2).map_async([-1, 2]).result()
             [1, 2]
         """
-        options = self._options_for(chunksize, progress, unknown)
-        return pools.map_async(self.__wrapped__, (iterable, *iterables), options, return_exceptions=return_exceptions)
+        how = {"return_exceptions": return_exceptions}
+        return self._begin(pools.map_async, (iterable, *iterables), chunksize, progress, None, how, unknown)
 
     @overload
     def starmap_async(self, iterable: Iterable[Iterable[Any]], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
@@ -379,5 +363,5 @@ class Batches(Generic[P, R_co, C_co]):
             >>> parallel(pow, workers=2).starmap_async([(2, 3)]).result()
             [8]
         """
-        options = self._options_for(chunksize, progress, unknown)
-        return pools.map_async(self.__wrapped__, (iterable,), options, star=True, return_exceptions=return_exceptions)
+        how = {"star": True, "return_exceptions": return_exceptions}
+        return self._begin(pools.map_async, (iterable,), chunksize, progress, None, how, unknown)

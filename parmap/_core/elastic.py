@@ -84,8 +84,9 @@ class ElasticLedger(LimitedLedger):
 
         Those that wait behind a slow one are taken from its worker, for the next time.
         """
+        longest = 2 * self.scheduler.cost.aim
         for chunk in list(job.flight):
-            if len(chunk.items) > 1 and not (chunk.recalled or chunk.doomed) and now > chunk.sent + self._late:
+            if len(chunk.items) > 1 and not (chunk.recalled or chunk.doomed) and now > chunk.sent + longest:
                 self._rescue(chunk, now)
         kept = [piece for piece in job.pending if piece.careful or piece.strikes]  # somebody has to find the culprit
         given = [(piece.start, len(piece)) for piece in job.pending if piece not in kept and len(piece)]
@@ -94,8 +95,3 @@ class ElasticLedger(LimitedLedger):
         if given:
             self.scheduler.add(job)  # which looks whether it has ended
         return given
-
-    @property
-    def _late(self) -> float:
-        """Seconds after which a chunk has run for much longer than it should."""
-        return 2 * self.scheduler.cost.aim

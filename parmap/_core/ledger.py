@@ -162,8 +162,7 @@ class Ledger:
     def _start_all(self, now: float) -> None:
         self._has_more = False
         for _ in range(_AT_ONCE):
-            chunk = self.scheduler.next(now, lambda slot: self._take_back(slot, now))
-            if chunk is None:
+            if (chunk := self.scheduler.next(now, lambda slot: self._take_back(slot, now))) is None:
                 return
             self._chunks[chunk.number] = chunk
             taken = self._backend.start(chunk, chunk.job.sink.mode)
@@ -329,7 +328,8 @@ class Ledger:
 
     def ready(self, slot: Hashable) -> None:
         """A worker has started."""
-        self.scheduler.ready(slot)
+        if slot in self.scheduler.slots:
+            self.scheduler.slots[slot].be_ready()
 
     def report(self, report: Report, now: float) -> None:
         """A chunk came back."""

@@ -23,7 +23,7 @@ from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
     from parmap._core.pace import Cost
     from parmap._travel.failure import Failure
@@ -60,11 +60,6 @@ class Scheduler:
         """A worker is there to take chunks, at most *budget* tasks in all; it may still be starting."""
         state = self.slots[slot] = Slot(budget, State.IDLE if is_ready else State.STARTING)
         self.vacancies.add(slot, state)
-
-    def ready(self, slot: Hashable) -> None:
-        """A worker has started."""
-        if slot in self.slots:
-            self.slots[slot].be_ready()
 
     def remove_slot(self, slot: Hashable) -> list[Chunk]:
         """A worker is gone; the chunks it held are returned, the running one first."""
@@ -111,9 +106,12 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Start a job, or look again at one that got more items."""
+        self._queue(job)
+        self._settle(job)
+
+    def _queue(self, job: Job) -> None:
         if job not in self.jobs:
             self.jobs.append(job)
-        self._settle(job)
 
     def cancel(self, job: Job, failure: Failure | None = None) -> list[Chunk]:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
@@ -241,8 +239,8 @@ class Scheduler:
         slot = self.slots.get(chunk.slot)
         if slot is not None and slot.budget is not None:
             slot.budget += over
-        if not chunk.job.closed and chunk.job not in self.jobs:
-            self.jobs.append(chunk.job)
+        if not chunk.job.closed:
+            self._queue(chunk.job)
 
     def put_back(self, chunk: Chunk) -> None:
         """A chunk did not run, through no fault of its own: its items wait again."""
@@ -252,13 +250,14 @@ class Scheduler:
 
     def hostages(self, now: float) -> Chunk | None:
         """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
-        if not self.cost.recalls or not self.vacancies.idle or any(job.waiting for job in self.jobs):
-            return None
-        for slot in self.slots.values():
-            chunk = _holder(slot)
-            if chunk is not None and now - slot.flight[0].sent > 2 * self.cost.aim:
-                return chunk
-        return None
+        return next((chunk for when, chunk in self._holders() if now > when), None)
+
+    def _holders(self) -> Iterator[tuple[float, Chunk]]:
+        """Chunks with waiting items that an idle worker could take, each with when it has run longer than it should."""
+        if self.cost.recalls and self.vacancies.idle and not self.has_work:
+            for slot in self.slots.values():
+                if (chunk := _holder(slot)) is not None:
+                    yield slot.flight[0].sent + 2 * self.cost.aim, chunk
 
     # outcomes
 
@@ -326,8 +325,8 @@ class Scheduler:
         job = chunk.job
         if job.closed:
             return []
-        if job.waiting and job not in self.jobs:
-            self.jobs.append(job)
+        if job.waiting:
+            self._queue(job)
         final: dict[int, Failure] = {}
         missing: set[int] = set()
         for offset, failure in failures.items():
@@ -365,8 +364,7 @@ class Scheduler:
             _, _, job, index, items = heapq.heappop(self._delayed)
             job.delayed -= 1
             job.put_back(index, items, careful=True, alone=True)
-            if job not in self.jobs:
-                self.jobs.append(job)
+            self._queue(job)
 
     def _settle(self, job: Job) -> None:
         if job.closed:
@@ -382,11 +380,7 @@ class Scheduler:
 
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
-        times = [self._delayed[0][0]] if self._delayed else []
-        if self.cost.recalls and self.vacancies.idle and not any(job.waiting for job in self.jobs):
-            slots = [slot for slot in self.slots.values() if _holder(slot) is not None]
-            times += [slot.flight[0].sent + 2 * self.cost.aim for slot in slots]
-        return min(times, default=None)
+        return min([*(entry[0] for entry in self._delayed[:1]), *(when for when, _ in self._holders())], default=None)
 
 
 def _holder(slot: Slot) -> Chunk | None:

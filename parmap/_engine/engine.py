@@ -60,10 +60,9 @@ class Engine:
         self._closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
+        self._thread: threading.Thread | None = None
         if backend.threaded:  # else nobody has notes for it, and it goes at once with the call that it was made for
             backend.post = self.post
-        self._thread: threading.Thread | None = None
-        if backend.threaded:
             told(self)
             try:
                 self._thread = start_thread("parmap-engine", self._live)

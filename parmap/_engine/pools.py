@@ -181,10 +181,8 @@ def _begin(
     first: Any = next(iter(iterables), ())
     engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
-    if len(iterables) == 1 and is_asynchronous(iterables[0]) and streams:
-        source: Input = kinds[2](iterables[0], packs=engine.backend.packs, keeps=accounts)
-    else:
-        source = kinds[1](iterables, packs=engine.backend.packs, keeps=accounts)
+    reads = kinds[2] if streams and len(iterables) == 1 and is_asynchronous(iterables[0]) else kinds[1]
+    source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on

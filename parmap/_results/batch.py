@@ -17,7 +17,6 @@ from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
 from parmap._travel.failure import guarded, is_foreign, unloadable
-from parmap._travel.pack import Pack
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from parmap._travel.failure import Failure, Voice
 
     Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
-
-_SOON = 256 * 1024  # bytes of atoms that are decoded at once, while workers run: nobody will be woken for them
 
 
 class Columns:
@@ -144,8 +141,6 @@ class Batch(Watched):
         if failures and self.fails_late and chunk.start + min(failures) < self._first:
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
-        if self.patience and isinstance(results, Pack) and results.nbytes <= _SOON:
-            results.decode_early()
         arrival = self.arrival(Arrival(chunk.start, done, results, failures, missing, chunk.items), chunk)
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
@@ -161,8 +156,26 @@ class Batch(Watched):
         return arrival
 
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
-        """See `decode`."""
-        return decode(arrival, voice)
+        """The values of an arrival, the errors of items that failed, and those of results that can't be unpickled.
+
+        `None` stands where there is an error, or where an item is still missing.
+
+        Raises:
+            BaseException: what a signal handler raised meanwhile: nothing is lost, the arrival can be decoded again.
+        """
+        if relay.waiting:  # what was printed before comes first
+            relay.drain()
+        results = arrival.results
+        problems: dict[int, BaseException] = {}
+        values: list[Any]
+        if results is None:
+            values = [None] * arrival.done
+        elif type(results) is list:
+            values = results
+            del values[arrival.done :]  # results of items that were taken back
+        else:
+            values = _decode_all(results, arrival.done) or _decode_each(arrival, problems)
+        return values, {place: failure.told(voice) for place, failure in arrival.failures.items()}, problems
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
         """Nothing more will arrive."""
@@ -172,29 +185,6 @@ class Batch(Watched):
         on_end, self.on_end = self.on_end, None  # no cycle: what it holds shall not wait for the garbage collector
         if on_end is not None:
             on_end()
-
-
-def decode(arrival: Arrival, voice: Voice) -> Decoded:
-    """The values of an arrival in order, the errors of items that failed, and those of results that can't be unpickled.
-
-    `None` stands where there is an error, or where an item is still missing.
-
-    Raises:
-        BaseException: what a signal handler raised meanwhile: nothing is lost, the arrival can be decoded again.
-    """
-    if relay.waiting:  # what was printed before comes first
-        relay.drain()
-    results = arrival.results
-    problems: dict[int, BaseException] = {}
-    values: list[Any]
-    if results is None:
-        values = [None] * arrival.done
-    elif type(results) is list:
-        values = results
-        del values[arrival.done :]  # results of items that were taken back
-    else:
-        values = _decode_all(results, arrival.done) or _decode_each(arrival, problems)
-    return values, {place: failure.told(voice) for place, failure in arrival.failures.items()}, problems
 
 
 def _decode_all(results: Any, count: int) -> list[Any] | None:
@@ -233,8 +223,7 @@ class Assembly:
         self._return_exceptions = return_exceptions
         self._voice = voice
         self._problem: tuple[int, BaseException | None] = sys.maxsize, None  # what is to be raised when all have run
-        self._parts: dict[int, list[Any]] = {}
-        self._gaps: dict[int, Any] = {}  # what fills the places of items that came later, after a retry
+        self._parts: dict[tuple[int, int], list[Any]] = {}  # by the number of the first item, and minus how many
         self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
 
     def take(self) -> int:
@@ -249,13 +238,8 @@ class Assembly:
             for place, error in (errors | problems).items():
                 values[place] = error
             # A signal may come between any two lines, and its handler, or whoever asks after it, do this once more.
-            if arrival.start in self._gaps:
-                if 0 not in arrival.missing:  # or it is tried again
-                    self._gaps[arrival.start] = values[0]
-            else:
-                self._parts[arrival.start] = values
-                # In one step; and what has come for a gap stays.
-                deque(map(self._gaps.setdefault, [arrival.start + place for place in arrival.missing]), maxlen=0)
+            if len(arrival.missing) < arrival.done:
+                self._parts[arrival.start, -arrival.done] = values
             count += arrival.done - len(arrival.missing)
             if arrivals and arrivals[0] is arrival:
                 del arrivals[0]
@@ -285,10 +269,8 @@ class Assembly:
         if self._problem[1] is not None:
             raise self._problem[1]
         values: list[Any] = []
-        for start in sorted(self._parts):
-            values += self._parts[start]  # ten times as fast as an iterator over all of them
-        for index, value in self._gaps.items():
-            values[index] = value
+        for start, size in sorted(self._parts):  # what a retry has brought stands behind what it was missing in
+            values[start : start - size] = self._parts[start, size]
         return values
 
     def __getitem__(self, _: int) -> list[Any]:

@@ -9,12 +9,11 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from parmap._results.watched import Latch
 from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from parmap._results.watched import Latch
 
 _IDLE = 1.0  # seconds without a callback after which the thread ends
 _GLANCE = 0.05  # seconds after which a callback that waits sees what no other callback has let happen
@@ -81,10 +80,9 @@ class Callbacks:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return
-        lock = threading.Lock()
-        lock.acquire()
-        self.run(lambda _: lock.release(), None)
-        lock.acquire(timeout=-1 if timeout is None else max(0.0, timeout))
+        they_have_run = Latch()
+        self.run(lambda _: they_have_run.set(), None)
+        they_have_run.wait(timeout)
 
     def forget(self) -> None:
         """Start anew, in a process forked from the one whose thread runs them."""

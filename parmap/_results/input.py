@@ -226,9 +226,9 @@ class AsyncInput(Input):
     _room: asyncio.Event
     _news: asyncio.Event
 
-    def __init__(self, source: AsyncIterable[Any], *, packs: bool, keeps: bool = False) -> None:
+    def __init__(self, iterables: tuple[Any, ...], *, packs: bool, keeps: bool = False) -> None:
         super().__init__((iter(()),), packs=packs, keeps=keeps)
-        self._source: AsyncIterable[Any] | None = source
+        self._source: AsyncIterable[Any] | None = iterables[0]
         self._collected: list[Any] = []
         self._limit = 0
         self._task: asyncio.Task[None] | None = None
@@ -340,9 +340,7 @@ class AsyncFedStream(ResultStream[R_co]):
         """The next result; the event loop goes on while it is awaited."""
         if not self._closed:
             self._input.start(self._engine, self._job)
-            if (
-                not self._engine.backend.threaded
-            ):  # waiting would run what there is, and block the loop where nothing is
+            if not self._engine.backend.threaded:  # to wait runs what there is; where nothing is, it blocks the loop
                 while not self._input.exhausted and self._input.count <= self._handed_out:
                     await self._input.wait_for_more()
         return await super().__anext__()

@@ -102,14 +102,10 @@ def told(arrival: Arrival, accounts: list[Any], errors: dict[int, BaseException]
         if place in arrival.missing:
             outcomes.append(None)
             continue
-        value, seconds, worker = account or (None, *_account_of(arrival, place))
+        failure = arrival.failures.get(place)
+        value, seconds, worker = account or (None, *(failure.account if failure else (None, None)))
         attempts = arrival.attempts.get(place, 1)
         given = item.item if type(item) is Packed else item
         index, error = arrival.start + place, errors.get(place)
         outcomes.append(Outcome(index, given, value, error, seconds=seconds, attempts=attempts, worker=worker))
     return outcomes
-
-
-def _account_of(arrival: Arrival, place: int) -> tuple[float | None, int | None]:
-    failure = arrival.failures.get(place)
-    return (None, None) if failure is None else failure.account

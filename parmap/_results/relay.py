@@ -12,6 +12,7 @@ import _thread
 import sys
 import threading
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import Failure, with_source
@@ -19,6 +20,7 @@ from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 ROOM = 4 << 20
 """Characters that may wait to be written."""
@@ -151,22 +153,24 @@ def _write(name: str, text: str) -> None:
 
 def _write_to(stream: Any, text: str) -> None:
     unfinished = text[-1:] != "\n"
-    bars = _bars()
-    if bars is None:
+    with _above_bars(stream):
         _encode_to(stream, text)
-    else:
-        with bars.external_write_mode(file=stream):
-            _encode_to(stream, text)
-            if unfinished and getattr(stream, "isatty", bool)():  # else a bar would be drawn over it
-                stream.write("\n")
+        if unfinished and _bars() is not None and getattr(stream, "isatty", bool)():  # else a bar is drawn over it
+            stream.write("\n")
     if unfinished:  # the task wants it to be seen
         stream.flush()
 
 
 def _bars() -> Any:
-    """The class of tqdm's bars, if some are shown: what is written goes above them."""
+    """The class of tqdm's bars, if some are shown."""
     tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
     return tqdm if getattr(tqdm, "_instances", None) else None
+
+
+def _above_bars(stream: Any) -> AbstractContextManager[Any]:
+    """What is written to *stream* meanwhile goes above the bars, if some are shown."""
+    bars = _bars()
+    return nullcontext() if bars is None else bars.external_write_mode(file=stream)
 
 
 def _encode_to(stream: Any, text: str) -> None:
@@ -193,28 +197,21 @@ def _log(name: str, level: int, pickled: bytes) -> None:
         error = Failure(encoded=content["exc_info"]).exception()
         content["exc_info"] = type(error), error, None
         content["exc_text"] = with_source(content["exc_text"])
-    _above_bars(logger.handle, logging.makeLogRecord(content))
+    with _above_bars(sys.stderr):
+        logger.handle(logging.makeLogRecord(content))
 
 
 def _warn(pickled: bytes) -> None:
     import pickle
     import warnings
 
-    encoded, *place, line = pickle.loads(pickled)
+    encoded, filename, number, line = pickle.loads(pickled)
     warning = Failure(encoded=encoded).exception()
     warning.__cause__ = None  # its text from the worker: it says the same
     if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
         warning = UserWarning(str(warning))
-    _above_bars(warnings.showwarning, warning, type(warning), *place, None, line)
-
-
-def _above_bars(tell: Callable[..., object], *what: Any) -> None:
-    bars = _bars()
-    if bars is None:
-        tell(*what)
-    else:
-        with bars.external_write_mode(file=sys.stderr):
-            tell(*what)
+    with _above_bars(sys.stderr):
+        warnings.showwarning(warning, type(warning), filename, number, None, line)
 
 
 _WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "warn": _warn, "call": _call}

@@ -46,4 +46,4 @@ def code_of(code: CodeType, docstring: str | None = None) -> tuple[Any, ...]:
     if constants and ((docstring is not None and constants[0] == docstring) or code.co_flags & _DOCSTRING):
         constants = constants[1:]
     inner = [code_of(each) if isinstance(each, CodeType) else each for each in constants]
-    return code.co_code, code.co_names, code.co_flags & ~_DOCSTRING, getattr(code, "co_exceptiontable", b""), inner
+    return code.co_code, code.co_names, code.co_flags & ~_DOCSTRING, code.co_exceptiontable, inner

@@ -85,10 +85,6 @@ class Launcher:
             while self.control.poll() is not None:
                 pass
 
-    def abandon(self) -> None:
-        """Forget a template that belongs to a process we were forked from."""
-        self.control.close()
-
 
 # The template's side
 
@@ -107,7 +103,7 @@ def _close_all_but(keep: set[int]) -> None:
     for fd in sorted(keep - {0, 1, 2}):
         os.closerange(lowest, fd)
         lowest = fd + 1
-    os.closerange(lowest, os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else 1 << 16)
+    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
 
 
 class _Template:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Rules
     from parmap.backends._base import Event
-    from parmap.backends._processes.functions import ClassPack
 
 
 class Processes(Staff):

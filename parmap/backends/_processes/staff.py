@@ -340,7 +340,7 @@ class Staff(Leases):
         if self._early is not None:
             self._early.line.close()
         if self._launcher is not None:
-            self._launcher.abandon()
+            self._launcher.control.close()
         self.poller.close()
 
 

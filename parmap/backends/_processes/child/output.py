@@ -122,8 +122,7 @@ class Output:
         self._handler: logging.Handler | None = None
         self._filters: list[bytes] = []
         sys.stdout, sys.stderr = self._out, self._err
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._restore)
+        os.register_at_fork(after_in_child=self._restore)
         when_imported("logging", self._listen)
         when_imported("warnings", self._listen_to_warnings)
 

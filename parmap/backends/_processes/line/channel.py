@@ -163,19 +163,15 @@ class Channel:
 
     # receiving
 
-    def next_received(self) -> Message | None:
-        """The next message, if all of it was read before."""
-        return self._parse() if self._inbox else None
-
     def poll(self) -> Message | None:
         """The next message, if it is there.
 
         Raises:
             ChannelClosedError: the other side has closed the line, and all it had sent was returned.
         """
-        message = self._parse()
+        message = self.next_received()
         while message is None and self._read(_DONTWAIT):
-            message = self._parse()
+            message = self.next_received()
         return message
 
     def hear(self, take: Callable[[Message], object]) -> bool:
@@ -206,7 +202,8 @@ class Channel:
         self._inbox += data
         return True
 
-    def _parse(self) -> Message | None:
+    def next_received(self) -> Message | None:
+        """The next message, if all of it was read before."""
         inbox = self._inbox
         if len(inbox) < _HEADER.size:
             return None
