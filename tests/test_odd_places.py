@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -533,3 +534,71 @@ def test_a_standard_executor_does_not_survive_a_fork(kind: str, script: Script) 
     )
 
     assert done.stdout == "True\n[2]\n", done
+
+
+LESS = """
+import errno, os, select, signal, socket, sys, sysconfig
+
+os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
+sys.platform = "darwin"
+
+for module, names in {
+    os: ("memfd_create", "eventfd", "pidfd_open", "sched_getaffinity", "waitid"),
+    select: ("epoll",),
+    signal: ("SIGRTMIN", "SIGRTMAX"),
+    socket: ("MSG_CMSG_CLOEXEC",),
+}.items():
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+pair = socket.socketpair
+
+
+def socketpair(family=socket.AF_UNIX, kind=socket.SOCK_STREAM, proto=0):
+    if kind == socket.SOCK_SEQPACKET:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+    return pair(family, kind, proto)
+
+
+socket.socketpair = socketpair
+"""
+
+
+@pytest.mark.parametrize("method", [None, "forkserver"])
+def test_without_what_only_linux_has(script: Script, method: str | None) -> None:
+    """Workers start, tasks of all sizes run, deaths and limits of time cost their item, on a system like macOS."""
+    script.write(LESS, "sitecustomize.py")
+    script.environment["PYTHONPATH"] = os.pathsep.join(
+        [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
+    )
+    done = script.run(
+        f"""
+        import os, time
+
+        from parmap import broadcast, parallel
+
+        if __name__ == "__main__":
+            table = broadcast(bytes(200_000))
+
+            @parallel(workers=2, timeout=20, start_method={method!r})
+            def task(number):
+                if number == 3:
+                    os._exit(1)
+                return bytes(number) + table.value[:1]
+
+            print([type(each).__name__ for each in task.map(range(5), return_exceptions=True)])
+            print([len(task.submit(size).result()) for size in (2, 30_000, 3_000_000)])
+            print(sum(map(len, task.imap([200_000] * 20))))
+            stuck = parallel(time.sleep, workers=1, timeout=0.1, start_method={method!r}).submit(60)
+            print(type(stuck.exception()).__name__, sum(future.result() for future in [
+                parallel(abs, workers=2, start_method={method!r}).submit(-number) for number in range(200)]))
+        """
+    )
+
+    assert done.stdout.splitlines() == [
+        "['bytes', 'bytes', 'bytes', 'WorkerDiedError', 'bytes']",
+        "[3, 30001, 3000001]",
+        "4000020",
+        "TaskTimeoutError 19900",
+    ], done.stderr
+    assert done.stderr == ""

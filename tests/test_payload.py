@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import pickle
 import sys
-import threading
 import types
 from typing import Any
 
@@ -351,25 +349,3 @@ def test_function_under_a_decorator_is_found() -> None:
         assert by_name(*name) is plain
     finally:
         del sys.modules["made_for_this_test"]
-
-
-def test_decoding_early_runs_no_destructors() -> None:
-    """It happens in a thread that all work waits for: a destructor of the caller's garbage might wait for the caller."""
-    ended: list[str] = []
-
-    class Knot:
-        def __init__(self) -> None:
-            self.me = self
-
-        def __del__(self) -> None:
-            ended.append(threading.current_thread().name)
-
-    packed, _ = pack([{"x": x} for x in range(20_000)])
-    gc.collect()
-    Knot()
-    thread = threading.Thread(target=packed.decode_early, name="early")
-    thread.start()
-    thread.join()
-
-    assert "early" not in ended
-    assert list(packed)[-1] == {"x": 19_999}

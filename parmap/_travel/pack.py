@@ -6,7 +6,7 @@ import pickle
 from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.flat import ROWS, decode
+from parmap._travel.flat import decode
 from parmap._travel.vocabulary import Reader
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ class Pack:
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether its items are flat."""
-        return self.kind not in {WHOLE, EACH}
 
     def release(self) -> None:
         """Let go of the memory that the payload lies in; items that were decoded may still use it."""
@@ -123,14 +118,6 @@ class Pack:
                 values = decode(self.kind, self.stream)
             self._values = values
         return values
-
-    def decode_early(self) -> None:
-        """Decode atoms before anybody asks for them. Not what holds them: garbage might be collected for its sake."""
-        if self.is_flat and self.kind != ROWS:
-            try:
-                self.whole()
-            except MemoryError:  # told to whoever asks for them
-                pass
 
     def describe(self) -> tuple[Any, ...]:
         """What the other side needs, besides the bytes, to build this pack again: marshallable."""

@@ -44,15 +44,26 @@ VALUE, PICKLE, FAILURE = 0, 1, 2
 
 _GLANCE = 0.25  # seconds after which who waits looks whether the engine has settled the task
 _HAS_BELL = hasattr(os, "eventfd")
-HAS_QUICK_LINES = hasattr(socket, "SOCK_SEQPACKET") and hasattr(socket, "AF_UNIX") and os.name == "posix"
 
 
 def socket_pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a line on which messages stay whole."""
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Both ends of a line on which messages stay whole, if there are `HAS_QUICK_LINES`; else nobody writes to it."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if HAS_QUICK_LINES else socket.SOCK_STREAM)
     for end in pair:
         end.setblocking(False)  # whatever `socket.setdefaulttimeout` says
     return pair
+
+
+def _has_quick_lines() -> bool:
+    try:
+        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            end.close()
+    except (AttributeError, OSError):  # macOS has a name for them, no more
+        return False
+    return True
+
+
+HAS_QUICK_LINES = _has_quick_lines()
 
 
 class Pickled:
