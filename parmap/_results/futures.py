@@ -16,11 +16,11 @@ import threading
 import time
 from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import Watched
+from parmap._results.watched import Watched, refuse
 from parmap._travel.failure import guarded, unloadable
 from parmap._travel.tie import Tie
 
@@ -96,6 +96,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     _begun = False
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
+    set_result = set_exception = set_running_or_notify_cancel = refuse  # type: ignore[assignment]
 
     def __init__(self, lane: Lane, args: Any) -> None:
         self.__dict__  # noqa: B018 - see Watched
@@ -222,11 +223,6 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def stop(self, ledger: Ledger) -> bool:
         """Take the task out of the ledger, in the engine's thread; false if it can't be stopped."""
         return ledger.cancel_item(self.lane.job, self, time.monotonic())
-
-    def _refuse(self, *_: Any) -> NoReturn:
-        raise concurrent.futures.InvalidStateError(f"{self!r} ends as its task does: it can't be set, but cancelled")
-
-    set_result = set_exception = set_running_or_notify_cancel = _refuse
 
     @property
     def async_result(self) -> AsyncResult[R_co]:
