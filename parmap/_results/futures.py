@@ -113,8 +113,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             concurrent.futures.CancelledError: the task was cancelled.
             BaseException: what the task raised.
         """
-        end = self._end or self._wait(timeout)
-        failure = self._outcome(end)
+        failure = self._outcome(self._end or self._wait(timeout))
         if failure is not None:
             try:
                 raise failure
