@@ -17,7 +17,7 @@ from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Unpack
+    from typing import Self, Unpack
 
     from parmap._results.futures import Future
     from parmap._travel.failure import Voice
@@ -147,6 +147,19 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
     def kill_workers(self) -> None:
         """As :meth:`terminate_workers`."""
         self.terminate_workers()
+
+    @property
+    def _max_workers(self) -> int:
+        """Read of any executor by who wants to keep it busy: Dask, or parmap where this one is the backend."""
+        return self._owned.options.workers
+
+    def __copy__(self) -> Self:
+        """Return this executor: a copy that is collected would shut down the workers of both."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Refuse to be pickled, as the original does."""
+        raise TypeError("an Executor can't be pickled: it belongs to the process that made it")
 
     def _cancel_waiting(self) -> None:
         if self._owned.engine is not None:

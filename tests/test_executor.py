@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import gc
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 from concurrent.futures import BrokenExecutor, CancelledError, ProcessPoolExecutor
@@ -472,6 +474,12 @@ def test_forgotten_executor(make: Make):
     assert future.result(30) == 25
 
 
+def test_pickling(make: Make):
+    """An executor belongs to its process."""
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(make(1))
+
+
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 
@@ -612,6 +620,14 @@ def test_is_an_executor(make: Make):
 # --- deaths ---------------------------------------------------------------------------------------------------------
 
 
+def test_schedulers_of_dask(make: Make):
+    """Dask asks an executor how many workers it has, to give it as much to do."""
+    scheduler = pytest.importorskip("dask.multiprocessing")
+    graph = {"a": (tasks.square, 3), "b": (tasks.add, "a", 1)}
+
+    assert scheduler.get(graph, "b", pool=make(2)) == 10
+
+
 def test_dead_worker(make: Make):
     """The future of a task whose worker died raises `BrokenProcessPool`."""
     future = make(1).submit(tasks.die, 3)
@@ -654,6 +670,31 @@ def test_cancel_running(tmp_path: Any, go: Any):
 
         assert future.cancel()
         assert executor.submit(tasks.square, 3).result(30) == 9
+
+
+def test_copy():
+    """A copy of an executor is that executor: when the copy is forgotten, it goes on."""
+    with parmap.Executor(1) as executor:
+        copied = copy.copy(executor)
+        assert copied.submit(tasks.square, 4).result(30) == 16
+
+        del copied
+        gc.collect()
+        assert executor.submit(tasks.square, 5).result(30) == 25
+
+
+def test_end_of_a_future_that_is_set(go: Any):
+    """The end of a parmap future comes from its task; who sets it is told, and nothing else happens."""
+    with parmap.Executor(1) as executor:
+        future = executor.submit(tasks.wait_for, str(go))
+        for end in (lambda: future.set_result(1), lambda: future.set_exception(ValueError("set"))):
+            with pytest.raises(concurrent.futures.InvalidStateError, match="wait_for"):
+                end()
+        go.touch()
+
+        assert future.result(30) == str(go)
+        with pytest.raises(concurrent.futures.InvalidStateError, match="finished"):
+            future.set_result(1)
 
 
 def test_lambdas_travel():

@@ -353,6 +353,7 @@ def test_a_callback_that_raises(gate: Gate, caplog: pytest.LogCaptureFixture) ->
 
     assert future.result(60) == str(gate.path)
     assert "of a callback" in caplog.text
+    assert {record.name for record in caplog.records} == {"parmap"}
 
 
 def test_a_callback_that_leaves(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -653,6 +653,20 @@ def test_bounded_imap(make_ours: MakePool):
     assert len(read) < 1000
 
 
+def test_imap_input_error_in_a_chunk(make_ours: MakePool):
+    """The error of an input comes behind all items that were read before it, though they share its chunk."""
+
+    def items() -> Iterator[int]:
+        yield from range(7)
+        raise ValueError("of the input")
+
+    results = make_ours(2).imap(tasks.square, items(), 4)
+
+    assert [next(results) for _ in range(7)] == [0, 1, 4, 9, 16, 25, 36]
+    with pytest.raises(ValueError, match="of the input"):
+        next(results)
+
+
 def test_lowest_error_is_raised(make_ours: MakePool):
     """Of several errors, `map` raises that of the first item; the standard pool that which came first."""
     for _ in range(5):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import Watched
+from parmap._results.watched import Watched, refuse
 from parmap._travel.failure import guarded, unloadable
 from parmap._travel.tie import Tie
 
@@ -96,6 +96,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     _begun = False
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
+    set_result = set_exception = set_running_or_notify_cancel = refuse  # type: ignore[assignment]
 
     def __init__(self, lane: Lane, args: Any) -> None:
         self.__dict__  # noqa: B018 - see Watched
@@ -112,8 +113,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             concurrent.futures.CancelledError: the task was cancelled.
             BaseException: what the task raised.
         """
-        end = self._end or self._wait(timeout)
-        failure = self._outcome(end)
+        failure = self._outcome(self._end or self._wait(timeout))
         if failure is not None:
             try:
                 raise failure

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._work.threads import HAS_GIL
 
@@ -58,6 +58,13 @@ class Watched:
             except IndexError:  # somebody else takes them too
                 return
             callback()
+
+
+def refuse(future: object, *_: object) -> NoReturn:
+    """Stand in for what sets the end of a future: it comes from its task."""
+    from concurrent.futures import InvalidStateError
+
+    raise InvalidStateError(f"{future!r} ends as its task does: it can't be set, but cancelled")
 
 
 class Latch(Watched):
