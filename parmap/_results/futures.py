@@ -96,7 +96,9 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     _begun = False
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
-    set_result = set_exception = set_running_or_notify_cancel = refuse  # type: ignore[assignment]
+
+    if not TYPE_CHECKING:  # to type checkers they are the base's
+        set_result = set_exception = set_running_or_notify_cancel = refuse
 
     def __init__(self, lane: Lane, args: Any) -> None:
         self.__dict__  # noqa: B018 - see Watched
@@ -248,8 +250,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     @property
     def _state_in_words(self) -> str:
-        end = self._end
-        if end is None:
+        if (end := self._end) is None:
             return "running" if self._begun else "pending"
         ended = "finished" if end.failure is None else "failed"
         return "cancelled" if end.state == CANCELLED_AND_NOTIFIED else ended
@@ -369,8 +370,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     @property
     def _exception(self) -> BaseException | None:  # type: ignore[override]
-        end = self._end
-        return None if end is None or end.state != FINISHED else self._outcome(end)
+        return self._outcome(end) if (end := self._end) is not None and end.state == FINISHED else None
 
 
 def tell_late() -> bool:

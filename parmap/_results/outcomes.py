@@ -103,7 +103,8 @@ def told(arrival: Arrival, accounts: list[Any], errors: dict[int, BaseException]
             outcomes.append(None)
             continue
         failure = arrival.failures.get(place)
-        value, seconds, worker = account or (None, *(failure.account if failure else (None, None)))
+        seconds, worker = failure.account if failure else (None, None)
+        value, seconds, worker = account or (None, seconds, worker)
         attempts = arrival.attempts.get(place, 1)
         given = item.item if type(item) is Packed else item
         index, error = arrival.start + place, errors.get(place)
