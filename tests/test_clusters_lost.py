@@ -260,6 +260,7 @@ def test_process_that_is_stuck(script: Script, kind: str):
         os.kill(stuck, signal.SIGSTOP)
         call = f.options(deadline=5).map_async(range(200))
         assert isinstance(call.exception(60), parmap.TaskTimeoutError)
+        f.options(workers=3, deadline=3).map_async(range(200)).exception(60)  # nor does the making of a pool wait for it
         f.options(deadline=3).map_async([bytes(1 << 21)] * 12).exception(60)  # unless others do it all
         ended = threading.Event()
         threading.Thread(target=lambda: (parmap.shutdown(), ended.set()), daemon=True).start()

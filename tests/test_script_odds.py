@@ -259,3 +259,29 @@ def test_errors_that_hide_their_parts(script: Script) -> None:
     """)
 
     assert done.stdout == "[Hidden(1)]\n" * 3 + "broken True\n", done.stderr
+
+
+def test_an_error_that_lets_nobody_see_it(script: Script) -> None:
+    """Whoever waits hears that something is wrong, and the pool goes on."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Sealed(Exception):
+            def __getattribute__(self, name):
+                raise RuntimeError("sealed")
+
+        def check(x):
+            if x == 3:
+                raise Sealed
+            return x
+
+        for backend in ("processes", "threads", "serial"):
+            f = parallel(check, workers=2, backend=backend)
+            for call in (f.map, lambda items: list(f.imap(items)), lambda items: f.submit(items[-1]).result(30)):
+                try:
+                    call([1, 2, 3])
+                except Exception:
+                    print(backend, f.map([1, 2]))
+    """)
+
+    assert done.stdout.splitlines() == [f"{name} [1, 2]" for name in ("processes", "threads", "serial") for _ in "123"]

@@ -7,6 +7,7 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap.backends._base import Broken, Lost, Story
@@ -32,6 +33,8 @@ _LOST = 3.0  # seconds without the scheduler until it counts as lost
 _KEPT, _PACE = 10.0, 1e7  # seconds, and bytes a second, in which what the workers keep gets to one that is not stuck
 
 _REACH = 2.0  # seconds in which a worker answers that the client can talk to
+
+_FACTS = 5.0  # seconds in which all workers have said what they can import, unless something has stopped one
 
 
 class Dask(Site):
@@ -109,7 +112,8 @@ class DaskCluster(Cluster):
             self._soon(self._begin)
         else:
             client.sync(self._count)
-            client.sync(self._check_workers)
+            with suppress(TimeoutError):
+                client.sync(self._check_workers, callback_timeout=_FACTS)
         super().__init__(options, site.ship)
 
     async def _begin(self) -> None:

@@ -101,8 +101,12 @@ class Threads(Backend):
                 note(error, IN_INITIALIZER)
                 problem = error
         while (task := tasks.get()) is not None:
-            self._events.put(run_here(*task) if problem is None else Broken(problem))
-            del task
+            try:
+                event = run_here(*task) if problem is None else Broken(problem)
+            except BaseException as error:  # noqa: BLE001 - of an error that lets nobody see it: who waits shall hear of that
+                event = Broken(error)
+            self._events.put(event)
+            del task, event
             here.keeper.purge()
         here.keeper.close_all()
 
