@@ -106,9 +106,9 @@ def kill(process: int, signum: int = signal.SIGKILL) -> None:
 
 
 def wait_until_leased(function: Any) -> None:
-    """Wait until an idle worker may be used by the calling thread."""
+    """Wait until an idle worker may be used by the calling thread, if the system lets it."""
     backend = engine_of(function).backend
-    wait_until(lambda: backend._open)
+    wait_until(lambda: backend._open or not backend.leases)
 
 
 def engines() -> list[Any]:

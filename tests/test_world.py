@@ -467,6 +467,7 @@ print("fine")
     assert (run.stdout, run.stderr) == ("fine\n", "")
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="nothing seals files")
 @pytest.mark.parametrize("method", METHODS)
 def test_stories_after_a_cut(script: Script, method: str):
     """The status of a worker is told, and its stack grows behind it, though a task has truncated every file."""

@@ -197,6 +197,9 @@ class Channel:
                 received = array.array("i")
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self._fds.extend(received)
+                if not CLOEXEC:  # it can't be said when they are received
+                    for fd in received:
+                        os.set_inheritable(fd, False)
         if not data:
             raise ChannelClosedError("closed")
         self._inbox += data
