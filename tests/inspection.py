@@ -202,10 +202,10 @@ def drop_while_fetching(dask_worker: Any) -> None:
     _dask._fetch = busily
 
 
-def pilots(rest: float) -> int:
-    """In a worker of a cluster: how many pilots there are; those to come end after so many seconds of *rest*."""
+def pilots(rest: float) -> set[str]:
+    """In a worker of a cluster: which pilots there are; those to come end after so many seconds of *rest*."""
     _pilot._EMPTY = rest
-    return len(_pilot._pilots)
+    return {*_pilot._pilots}
 
 
 def owns(lender: Any, name: int) -> bool:

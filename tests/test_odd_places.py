@@ -335,7 +335,7 @@ def test_in_the_middle_of_the_first_call(script: Script, module: str, what: str)
 
         signal.signal(signal.SIGALRM, use)
         sys.meta_path.insert(0, Finder())
-        assert {module!r} not in sys.modules
+        sys.modules.pop({module!r}, None)  # what measures the tests may have it already
         print(square.map([3]))
         gc.collect()
         print(told)
