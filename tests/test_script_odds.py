@@ -285,3 +285,26 @@ def test_an_error_that_lets_nobody_see_it(script: Script) -> None:
     """)
 
     assert done.stdout.splitlines() == [f"{name} [1, 2]" for name in ("processes", "threads", "serial") for _ in "123"]
+
+
+def test_an_error_where_main_is_no_module(script: Script) -> None:
+    """A program that has taken itself out of `sys.modules` gets the error of its task, and its death, with the place."""
+    done = script.run("""
+        import os, sys
+        from parmap import WorkerDiedError, parallel
+
+        def fail(x):
+            if x == 2:
+                os.abort()
+            raise ValueError(x)
+
+        f = parallel(fail, workers=1)
+        me = sys.modules.pop("__main__")
+        for item, kind in ((1, ValueError), (2, WorkerDiedError)):
+            try:
+                f.map([item])
+            except kind as error:
+                print(type(error).__name__)
+    """)
+
+    assert done.stdout == "ValueError\nWorkerDiedError\n", done.stderr

@@ -68,7 +68,7 @@ def _line_of_code(file: str, number: int, function: str) -> str:
     import linecache
     import sys
 
-    main = vars(sys.modules["__main__"])
+    main = getattr(sys.modules.get("__main__"), "__dict__", {})
     # faulthandler escapes what is not ASCII.
     plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
     for name in dict.fromkeys((file, plain)):
