@@ -14,7 +14,7 @@ from inspection import pids_of
 import parmap
 from conftest import Script, wait_until
 from parmap import parallel
-from parmap._travel.needs import modules_needed
+from parmap._travel.code.needs import modules_needed
 
 NEEDS = """
 import csv
@@ -114,7 +114,7 @@ def test_a_module_that_starts_a_thread_is_left_to_workers(script: Script, tmp_pa
         f"""
         import sys
         sys.path.insert(0, {os.fspath(site)!r})
-        from parmap._travel import needs
+        from parmap._travel.code import needs
         needs._homes = lambda: ({os.fspath(site) + os.sep!r},)
         import busybody
         from parmap import parallel

@@ -519,18 +519,27 @@ def kind_of(x: Any) -> str:
     return type(x).__name__
 
 
-def among_good_ones(bad: Any) -> list[Any]:
+def among_good_ones(bad: type) -> list[Any]:
     """Bad items at 0 and 30, good ones of several classes between them."""
-    items: list[Any] = [Fraction(1), Node(1)] * (MANY // 2)
-    items[0] = bad
-    items[30] = [bad, Fraction(1)]
+    items: list[Any] = [each for number in range(MANY // 2) for each in (Fraction(number), Node(number))]
+    items[0] = bad()
+    items[30] = [bad(), Fraction(1)]
     return items
 
 
+def among_shared_ones(bad: type) -> list[Any]:
+    """The same, but some are there again and again."""
+    items: list[Any] = [Fraction(1), Node(1)] * (MANY // 2)
+    items[0] = bad()
+    items[30] = [items[0], Fraction(1)]
+    return items
+
+
+@pytest.mark.parametrize("among", [among_good_ones, among_shared_ones])
 @pytest.mark.parametrize("make", [list, iter])
-def test_a_class_that_can_not_be_imported(make: Any, module: Any, processes: dict[str, Any]) -> None:
+def test_a_class_that_can_not_be_imported(make: Any, among: Any, module: Any, processes: dict[str, Any]) -> None:
     """It fails the items that have it, each with the error of the import, and no other."""
-    items = among_good_ones(module("fails_elsewhere", "raise RuntimeError('not here')")())
+    items = among(module("fails_elsewhere", "raise RuntimeError('not here')"))
     results = parallel(kind_of, **processes).map(make(items), return_exceptions=True)
 
     assert [place for place, result in enumerate(results) if isinstance(result, Exception)] == [0, 30]
@@ -566,10 +575,11 @@ def test_a_class_of_a_script_that_can_not_be_made(make: Any, script: Script) -> 
 
 
 @pytest.mark.parametrize("make", [list, iter])
+@pytest.mark.parametrize("among", [among_good_ones, among_shared_ones])
 @pytest.mark.parametrize("end", ["os._exit(3)", "os.kill(os.getpid(), 9)"])
-def test_a_class_that_ends_the_worker_when_imported(make: Any, end: str, module: Any) -> None:
+def test_a_class_that_ends_the_worker_when_imported(make: Any, among: Any, end: str, module: Any) -> None:
     """The items that have it pay, and no other."""
-    items = among_good_ones(module("ends_elsewhere", end)())
+    items = among(module("ends_elsewhere", end))
     results = parallel(kind_of, workers=2, backend="processes").map(make(items), return_exceptions=True)
 
     assert [place for place, result in enumerate(results) if isinstance(result, WorkerDiedError)] == [0, 30]

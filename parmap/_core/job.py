@@ -64,7 +64,7 @@ class Piece:
 
     @property
     def is_list(self) -> bool:
-        """Whether its items can be joined to those of another piece."""
+        """Whether its items can be joined to those of another piece at no cost."""
         return type(self._items) is list
 
     def take(self, size: int) -> Any:
@@ -152,7 +152,7 @@ class Job:
             chunk = Chunk(self, piece.start, (), careful=piece.careful, strikes=piece.strikes, alone=piece.alone)
             items = self._take_from(piece, size)
             joined = False
-            while len(items) < size and self.pending and _continues(self.pending[0], piece):
+            while self.pending and len(items) < _worth(size, piece) and _continues(self.pending[0], piece):
                 items = items if joined else list(items)
                 piece = self.pending[0]  # what comes next must go on where this one ends
                 items += self._take_from(piece, size - len(items))
@@ -206,12 +206,15 @@ def too_late(what: str, seconds: float, item: int | None = None) -> TaskTimeoutE
     return TaskTimeoutError(message, item=item, timeout=seconds)
 
 
+def _worth(size: int, piece: Piece) -> int:
+    """Below how many items others are joined to those of *piece*; a part of an array becomes a list by that."""
+    return size if piece.is_list else size // 2
+
+
 def _continues(piece: Piece, before: Piece) -> bool:
     """Whether the items of *piece* may travel with those of *before*, which was used up, as one."""
     return (
-        before.is_list
-        and piece.is_list
-        and not len(before)
+        not len(before)
         and piece.start == before.start
         and piece.careful == before.careful
         and not (piece.alone or before.alone)

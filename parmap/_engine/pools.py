@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
-_PATIENCE = 1 << 20  # bytes of results that may wait to be decoded while `map` waits for more
+_PATIENCE = 1 << 16  # bytes of results that may wait to be decoded while `map` waits for more
 
 
 def submit(

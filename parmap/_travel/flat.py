@@ -1,4 +1,4 @@
-"""Flat items: atoms, and tuples, lists and dicts of atoms. They travel as one, several times faster than pickled.
+"""Flat items: atoms, and short tuples, lists and dicts of atoms. They travel as one, several times faster than pickled.
 
 Nothing in them can be changed, or shared, unseen, so that nobody can tell whether they travelled one by one.
 """
@@ -9,7 +9,7 @@ import marshal
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.stream import LARGE
+from parmap._travel.stream import LARGE, OUT_OF_BAND
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +29,8 @@ _HEAD = 5  # bytes before the first
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
+_FEW = 32
+"""Values in an item, on average, up to which it pays to look at each: of more, pickle makes short work."""
 
 
 def encode_numbers(items: Any) -> bytes | None:
@@ -94,7 +96,9 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
-    if kind not in {tuple, list, dict} or not (kind is tuple or len(set(map(id, items))) == len(items)):
+    if kind not in {tuple, list, dict} or sum(map(len, items)) > _FEW * len(items):
+        return False
+    if kind is not tuple and len(set(map(id, items))) < len(items):
         return False
     views: list[Any] = [chain.from_iterable]
     if kind is dict:
@@ -119,3 +123,9 @@ def _are_repeated(strings: Any) -> bool:
     """Whether the same few objects seem to stand there again and again, such as labels."""
     sample = strings[:_SAMPLE]
     return 2 * len(set(map(id, sample))) <= len(sample) and len(sample) > 1
+
+
+def is_small(value: Any) -> bool:
+    """Whether a value may travel within a message: an atom, and not a long one."""
+    kind = type(value)
+    return kind in ATOMS and (kind not in SIZED or len(value) < OUT_OF_BAND)

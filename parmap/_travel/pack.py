@@ -7,7 +7,7 @@ from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.flat import decode
-from parmap._travel.vocabulary import Reader
+from parmap._travel.vocabulary import Reader, salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ ALIGNMENT = 64
 """Buffers begin at multiples of so many bytes, as numpy's own do."""
 
 WHOLE, EACH = 0, 1
-"""Kinds of packs; all others are flat, and their kind is the form of their stream."""
+"""Kinds of packs of pickled items; all others are flat, and their kind is the form of their stream."""
 
 
 class Pack:
-    """Pickled items: one stream each (`EACH`), one for an array or a range (`WHOLE`), or one of flat items.
+    """Pickled items: one stream each (`EACH`), one for all (`WHOLE`: arrays, ranges, and what is apart); or flat ones.
 
     `stream` holds the pickle streams in a row, `sizes` the length of each; `buffers` the out-of-band buffers of all
     items in a row, of which item `i` owns `owned[i]` (`owned` is empty where there are no buffers). Before the streams
@@ -47,6 +47,7 @@ class Pack:
         self.words: int = words
         self.bare: int = bare
         self.needs: tuple[Any, ...] = ()  # what must live until it is read
+        self.problems: dict[int, Exception] = {}  # of items of `whole()` that can't be unpickled
         self._values: Sequence[Any] | None = None
         self._ends: list[int] | None = None
         self._reader: Reader | None = None
@@ -66,7 +67,8 @@ class Pack:
     def __iter__(self) -> Iterator[Any]:
         """Decode the items one after the other, each when it is asked for."""
         if self.kind != EACH:
-            return iter(self.whole())
+            values = self.whole()
+            return map(self.__getitem__, range(self.count)) if self.problems else iter(values)
         if self.buffers:
             return map(self.__getitem__, range(self.count))
         ends = self._places()
@@ -89,12 +91,15 @@ class Pack:
 
     def values(self) -> list[Any]:
         """All items, decoded."""
-        values = self.whole() if self.kind != EACH else self
-        return values if type(values) is list else list(values)
+        values = self if self.kind == EACH else self.whole()
+        return values if type(values) is list and not self.problems else list(self)
 
     def __getitem__(self, index: int) -> Any:
         if self.kind != EACH:
-            return self.whole()[index]
+            values = self.whole()
+            if index in self.problems:
+                raise self.problems[index]
+            return values[index]
         ends = self._places()
         one = self.stream[ends[index] : ends[index + 1]]
         if not self.buffers:
@@ -112,11 +117,22 @@ class Pack:
         """The items of a pack that is one stream."""
         values = self._values
         if values is None:
-            if self.kind == WHOLE:
-                values = pickle.loads(self.stream, buffers=_contents(self.buffers))
-            else:
-                values = decode(self.kind, self.stream)
-            self._values = values
+            self._values = values = self._load() if self.kind == WHOLE else decode(self.kind, self.stream)
+        return values
+
+    def _load(self) -> Sequence[Any]:
+        stream = self.stream[self.words :] if self.words else self.stream
+        try:
+            values: Sequence[Any] = self._loads(0)(stream, buffers=_contents(self.buffers))
+        except Exception as error:
+            from parmap._travel.failure import is_foreign
+
+            if is_foreign(error):
+                raise
+            try:
+                values, self.problems = salvage(stream, self._reader)
+            except Exception:  # noqa: BLE001 - nobody knows which of them it is
+                values, self.problems = [None] * self.count, dict.fromkeys(range(self.count), error)
         return values
 
     def describe(self) -> tuple[Any, ...]:

@@ -3,10 +3,9 @@
 Plain pickle does the work wherever it can (C speed, protocol 5, large buffers out of band). cloudpickle takes over for
 what plain pickle refuses, and for what it would pickle by a name that means nothing in a worker: names in `__main__`.
 
-Items are pickled one by one, never as one list: two items that share an object arrive as two objects however they were
-cut into chunks, an item that fails to travel fails alone, and each is decoded only when it is asked for. Atoms
-(numbers, strings, bytes), and flat tuples, lists and dicts of them, where none of this can matter, are marshalled as
-one list, which is several times faster.
+Items are pickled one by one: two items that share an object arrive as two objects however they were cut into chunks,
+an item that fails to travel fails alone, and each is decoded only when it is asked for. Where none of this can matter
+(see `flat` and `apart`) they travel as one, which is several times faster.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.apart import are_apart
 from parmap._travel.code.by_name import by_name, names_stranger, reference
 from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value, plain_pickler
-from parmap._travel.flat import ATOMS, MARSHALLED, SIZED, encode, encode_numbers, kinds_of
+from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
-from parmap._travel.stream import OUT_OF_BAND, Stream, held
+from parmap._travel.stream import Stream, held
 from parmap._travel.text import called, reason_of
 from parmap._travel.vocabulary import Learner, Vocabulary
 
@@ -80,10 +80,13 @@ def pack(
     byte_cap: int | None = None,
     learner: Learner | None = None,
     before: Callable[[int], object] | None = None,
+    *,
+    single: bool = False,
 ) -> tuple[Pack, dict[int, BaseException]]:
     """Pickle *items*, or as many of them from the front as fit into *byte_cap* (at least one).
 
-    *before*: called with the index of each, which is pickled by itself then, before the user's code runs.
+    *before*: called with the index of each, which is pickled by itself then, before the user's code runs. *single*:
+    whether each is unpickled by itself.
 
     Returns the pack and the errors of the items that can't be pickled; these have an empty stream in the pack.
     """
@@ -103,22 +106,49 @@ def pack(
         return _pack_each(items, byte_cap, learner)
     packed = _pack_flat(items, kinds, byte_cap)
     if packed is None and Packed not in kinds:
-        packed = _pack_by_name(items, byte_cap, learner)
+        packed = _pack_by_name(items, kinds, byte_cap, learner, single=single)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
 
 
-def _pack_by_name(items: Any, byte_cap: int | None, learner: Learner) -> Pack | None:
+def _pack_by_name(items: Any, kinds: set[type], byte_cap: int | None, learner: Learner, *, single: bool) -> Pack | None:
     """A pack of items that pickle can send, maybe when it knows some classes."""
     bare = None
     try:
-        if len(items) >= _MANY and learner.is_new(items[0]):
-            bare = dump(items[0], None, learner)
+        if len(items) >= _MANY:
+            if learner.apart and not single and (together := _pack_together(items, kinds, byte_cap, learner)):
+                return together
+            if learner.is_new(items[0]):
+                bare = dump(items[0], None, learner)
         made = _pack_row(items, bare, learner.vocabulary, byte_cap)
     except Exception as error:
         if _is_foreign(error):
             raise
         return None  # whatever went wrong, `_pack_each` finds out with whom
     return None if names_stranger(bytes(made.stream), made.words + sum(made.sizes[: made.bare])) else made
+
+
+def _pack_together(items: Any, kinds: set[type], byte_cap: int | None, learner: Learner) -> Pack | None:
+    """A pack with one stream for all items, if they are apart; the *learner* remembers if they are not."""
+    learner.apart = False
+    if not are_apart(items):
+        return None
+    needs: list[Any] = []
+    for item in items[:1] if len(kinds) == 1 else {type(item): item for item in items}.values():
+        if learner.is_new(item):
+            needs += dump(item, None, learner).needs
+    vocabulary = learner.vocabulary
+    written = Stream()
+    pickler = plain_pickler(written, written.keep)
+    if vocabulary is not None:
+        vocabulary.teach(pickler)
+    pickler.dump(items if type(items) is list else list(items))
+    stream, buffers = written.take()
+    made = _pack_of([stream], [], [], vocabulary, 0, (*needs, *held()))
+    if buffers or (byte_cap is not None and made.nbytes > byte_cap) or names_stranger(stream):
+        return None
+    made.kind, made.count = WHOLE, len(items)
+    learner.apart = True
+    return made
 
 
 def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, byte_cap: int | None) -> Pack:
@@ -225,12 +255,6 @@ def _pack_each(
         if vocabulary is None and packed is None:  # until there is one, items go without
             vocabulary, bare = learner.vocabulary, len(streams)
     return _pack_of(streams, buffers, owned, vocabulary, bare, tuple(needs)), errors
-
-
-def is_small(value: Any) -> bool:
-    """Whether a value may travel within a message: an atom, and not a long one."""
-    kind = type(value)
-    return kind in ATOMS and (kind not in SIZED or len(value) < OUT_OF_BAND)
 
 
 def dump(

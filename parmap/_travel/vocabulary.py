@@ -23,6 +23,7 @@ from parmap._travel.code.remade import has_functions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from parmap._travel.code.classes import Classes
 
@@ -58,6 +59,7 @@ class Learner:
     def __init__(self) -> None:
         """Know nothing yet."""
         self.classes: Classes | None = None  # how classes travel that go by value
+        self.apart: bool = True  # whether the items, as far as is known, share nothing
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None
@@ -126,11 +128,64 @@ class Reader:
                     self._load(place)
         return pickle.loads(self._prelude + stream, buffers=chain(self._words, buffers) if buffers else self._words)
 
+    def words(self) -> list[Any]:
+        """All words; in the place of one that can't be loaded, what stands for it."""
+        for place in list(self._due):
+            try:
+                self._load(place)
+            except Exception as error:  # noqa: BLE001 - of the user's code
+                self._words[place] = _stand_in(error)
+        return self._words
+
     def _load(self, place: int) -> None:
         stream = self._due.get(place)  # threads that decode results of one pack may meet here
         if stream is not None:
             self._words[place] = pickle.loads(stream)
             self._due.pop(place, None)
+
+
+class _Missing:
+    """Instances of a class that can't be loaded."""
+
+    error: Exception
+
+    def __new__(cls, *_args: Any) -> Self:
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: Any) -> None:
+        """Whatever it was."""
+
+
+def _stand_in(error: Exception) -> type[_Missing]:
+    return type(_Missing.__name__, (_Missing,), {"error": error})
+
+
+class _Salvager(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return super().find_class(module_name, global_name)
+        except Exception as error:  # noqa: BLE001 - of the user's code
+            return _stand_in(error)
+
+
+class _Finder(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, _Missing):
+            raise obj.error
+        return 0 if isinstance(obj, type) else None
+
+
+def salvage(stream: bytes | memoryview, reader: Reader | None) -> tuple[list[Any], dict[int, Exception]]:
+    """The items of a stream for all of which some are of classes that can't be loaded, and the errors of these."""
+    words = [] if reader is None else reader.words()
+    values = _Salvager(io.BytesIO(_MEMORIZE * len(words) + stream), buffers=words).load()
+    problems: dict[int, Exception] = {}
+    for place, value in enumerate(values):
+        try:
+            _Finder(io.BytesIO(), PROTOCOL).dump(value)
+        except Exception as error:  # noqa: BLE001 - of a class that it needs
+            problems[place] = error
+    return values, problems
 
 
 def _is_class(thing: Any) -> bool:

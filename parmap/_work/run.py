@@ -315,9 +315,11 @@ def run_task(callee: Callee, mode: str, load: Callable[[], Any], items: list[Any
 def _work(items: Sequence[Any] | Pack, count: int, results: list[Any]) -> Work:
     if not isinstance(items, Pack):
         return Work(items, count, results)
-    if items.kind == EACH:
-        return _Streams(items, count, results)
-    return Work(items.whole(), count, results)
+    if items.kind != EACH:
+        values = items.whole()
+        if not items.problems:
+            return Work(values, count, results)
+    return _Streams(items, count, results)
 
 
 def _run_one(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> None:

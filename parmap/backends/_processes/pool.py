@@ -84,8 +84,9 @@ class Processes(Staff):
             return len(chunk.items)
         call = cast("FunctionCall", chunk.job.call)
         items = chunk.job.sink.load(chunk.items)
+        terms = terms_of(chunk, mode)
         try:
-            payload, errors = pack(items, BYTE_CAP, chunk.job.learner)
+            payload, errors = pack(items, BYTE_CAP, chunk.job.learner, single=terms.careful)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.append(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
@@ -102,7 +103,7 @@ class Processes(Staff):
         )
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
-        what = chunk.number, call.number, chunk.passage is not None, *terms_of(chunk, mode)
+        what = chunk.number, call.number, chunk.passage is not None, *terms
         if not worker.channel.post("run", *what, pack=payload):
             self.flush_later(worker)
         if chunk.passage is not None:

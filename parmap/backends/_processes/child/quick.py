@@ -8,8 +8,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.flat import SIZED
-from parmap._travel.payload import dump, is_small
+from parmap._travel.flat import SIZED, is_small
+from parmap._travel.payload import dump
 from parmap._work.outcome import tell_failures
 from parmap._work.run import Terms
 

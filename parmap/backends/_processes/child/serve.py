@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import IN_INITIALIZER, encode, note, translate
-from parmap._travel.pack import Pack
+from parmap._travel.pack import WHOLE, Pack
 from parmap._travel.payload import pack
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
@@ -234,7 +234,9 @@ class _Worker:
             return Outcome.failed(OSError("no descriptor was left to receive a large argument"), 1)
         if callee.problem is not None:
             return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
-        if items.words:  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
+        if (
+            items.words or items.kind == WHOLE
+        ):  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
             self.page.enter(number, 0, items.count, time.monotonic_ns())
             items.begin(careful=terms.careful or items.count == 1)
         page, timed = (clock.page(self.page), clock.items(items)) if clock else (self.page, items)
@@ -254,7 +256,7 @@ class _Worker:
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
-            results, unsent = pack(outcome.results)
+            results, unsent = pack(outcome.results, single=terms.start < 0)  # their futures may be read years apart
         told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())
         if os.getpid() != self._pid:  # a task forked, and its child came back through here

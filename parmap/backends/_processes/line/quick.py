@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed, is_small
+from parmap._travel.flat import is_small
+from parmap._travel.payload import Packed
 from parmap._work.report.watch import Open, Singles
 from parmap.errors import PoolClosedError
 

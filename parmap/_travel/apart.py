@@ -1,0 +1,179 @@
+"""Items that are apart: none shares with another what can be changed, and no code of the user's packs or unpacks them.
+
+They are pickled as one, in half the time: nobody can tell whether they travelled one by one.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import sys
+from abc import ABCMeta
+from itertools import chain, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+from parmap._travel.flat import ATOMS
+from parmap._travel.stream import OUT_OF_BAND
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_FEW_INSIDE = 16  # objects in an item, on average, up to which it pays to look at each
+# What can't be changed, and holds nothing.
+_LEAVES = {
+    "datetime": ("date", "timedelta", "timezone"),
+    "zoneinfo": ("ZoneInfo",),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "uuid": ("UUID",),
+    "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
+    "pandas": ("Timedelta",),
+}
+_MOMENTS = {"datetime": ("datetime", "time"), "pandas": ("Timestamp",)}  # which hold a time zone
+_OWN_WAYS = ("__getattr__", "__getnewargs_ex__", "__del__")
+_USUAL_WAYS = ("__reduce_ex__", "__reduce__", "__getattribute__")
+_MAKERS = ("dataclasses", "attr._make")  # of methods that move attributes, and do nothing else
+_dict_of = attrgetter("__dict__")
+
+
+def are_apart(items: list[Any]) -> bool:
+    """Whether none of *items* shares with another what can be changed, and no code of the user's packs or unpacks them.
+
+    What they hold is looked at in columns, by loops that run in C.
+    """
+    columns = [items]
+    left = _FEW_INSIDE * len(items)
+    seen: set[int] = set()
+    count = 0
+    while columns:
+        column = columns.pop()
+        kinds = set(map(type, column))
+        for kind in kinds - ATOMS:
+            parts = _parts_of(kind)
+            if parts is None:
+                return False
+            those = column if len(kinds) == 1 else [each for each in column if type(each) is kind]
+            if not parts.frozen:
+                seen.update(map(id, those))
+                count += len(those)
+                if len(seen) < count:
+                    return False
+            for part in parts.of(those):
+                columns.append(list(islice(part, left + 1)))
+                left -= len(columns[-1])
+                if left < 0:
+                    return False
+    return True
+
+
+class _Parts:
+    """How the columns of what objects hold are found, and whether they are frozen: shared by two, no one can tell."""
+
+    __slots__ = ("frozen", "of")
+
+    def __init__(self, of: Callable[[list[Any]], Sequence[Iterable[Any]]], *, frozen: bool = False) -> None:
+        self.of = of
+        self.frozen = frozen
+
+
+def _column(get: Callable[[Any], Any]) -> Callable[[list[Any]], Sequence[Iterable[Any]]]:
+    return lambda those: (map(get, those),)
+
+
+def _of_rows(those: list[Any]) -> Sequence[Iterable[Any]]:
+    return (chain.from_iterable(those),)
+
+
+def _of_dicts(those: list[Any]) -> Sequence[Iterable[Any]]:
+    return chain.from_iterable(those), chain.from_iterable(map(dict.values, those))
+
+
+def _of_tuples(those: list[Any]) -> Sequence[Iterable[Any]]:
+    return (chain.from_iterable(map(tuple.__iter__, those)),)
+
+
+_NOTHING = _Parts(lambda _: (), frozen=True)
+_PARTS = {
+    list: _Parts(_of_rows),
+    set: _Parts(_of_rows),
+    tuple: _Parts(_of_rows, frozen=True),
+    frozenset: _Parts(_of_rows, frozen=True),
+    dict: _Parts(_of_dicts),
+}
+
+
+def _parts_of(kind: Any) -> _Parts | None:
+    """`None`: nobody knows what is in it, or its pickling is its own."""
+    if kind in _PARTS:
+        return _PARTS[kind]
+    if kind in copyreg.dispatch_table:
+        return None
+    if _is_one_of(kind, _LEAVES):
+        return _NOTHING
+    if _is_one_of(kind, _MOMENTS):
+        return _Parts(_column(attrgetter("tzinfo")), frozen=True)
+    if kind.__module__ == "numpy":
+        return _parts_of_numpy(kind)
+    return _parts_of_class(kind)
+
+
+def _is_one_of(kind: Any, names: dict[str, tuple[str, ...]]) -> bool:
+    module, _, _ = kind.__module__.partition(".")
+    return kind.__name__ in names.get(module, ()) and getattr(sys.modules.get(module), kind.__name__, None) is kind
+
+
+def _parts_of_numpy(kind: Any) -> _Parts | None:
+    numpy = sys.modules["numpy"]
+    if kind is numpy.ndarray:
+        return _Parts(_small_arrays)
+    return _NOTHING if issubclass(kind, (numpy.number, numpy.bool_)) else None
+
+
+def _small_arrays(arrays: list[Any]) -> Sequence[Iterable[Any]]:
+    """Nothing; or what nobody knows, if some are large, hold objects, or have fields, whose names can be changed."""
+    kinds = set(map(attrgetter("dtype.kind", "dtype.names"), arrays))
+    is_plain = all(kind in "biufcmMSU" and names is None for kind, names in kinds)
+    return () if is_plain and max(map(attrgetter("nbytes"), arrays)) < OUT_OF_BAND else ((type,),)
+
+
+def _parts_of_class(kind: Any) -> _Parts | None:
+    if type(kind) is getattr(sys.modules.get("enum"), "EnumType", None):
+        is_usual = kind.__reduce_ex__ is sys.modules["enum"].Enum.__reduce_ex__
+        return _Parts(_column(attrgetter("_value_")), frozen=True) if is_usual else None
+    base = tuple if kind.__bases__ == (tuple,) else object
+    if not (type(kind) is type or type(kind) is ABCMeta) or not _is_usual(kind, base):
+        return None
+    if base is tuple:
+        is_named = kind.__new__.__module__ == f"namedtuple_{kind.__name__}"
+        return _Parts(_of_tuples, frozen=True) if is_named else None
+    slots = [attrgetter(name) for name in copyreg._slotnames(kind)]  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
+    return _Parts(
+        lambda those: [
+            *(map(get, those) for get in slots),
+            *(_of_dicts(list(map(_dict_of, those))) if kind.__dictoffset__ else ()),
+        ]
+    )
+
+
+def _is_usual(kind: Any, base: type) -> bool:
+    """Whether objects of a class, which inherits from *base*, are pickled as their attributes, and by nobody else."""
+    if any(hasattr(kind, name) for name in _OWN_WAYS):
+        return False
+    if any(getattr(kind, name) is not getattr(base, name) for name in _USUAL_WAYS):
+        return False
+    moves = [getattr(kind, name, None) for name in ("__getstate__", "__setstate__")]
+    if moves != [object.__getstate__, None]:
+        return all(map(_is_made, moves)) and kind.__new__ is object.__new__
+    if base is tuple:
+        return True
+    return (
+        kind.__new__ is object.__new__
+        and not hasattr(kind, "__getnewargs__")
+        and (kind.__setattr__ is object.__setattr__ or not copyreg._slotnames(kind))  # type: ignore[attr-defined]  # noqa: SLF001
+    )
+
+
+def _is_made(function: Any) -> bool:
+    """Whether a method was made by who makes classes for users."""
+    names = getattr(function, "__globals__", None)
+    return names is not None and any(names is vars(sys.modules[name]) for name in _MAKERS if name in sys.modules)
