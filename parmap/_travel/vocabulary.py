@@ -56,10 +56,10 @@ class Vocabulary:
 class Learner:
     """Finds the words of items as they are pickled, for those that follow. No item is pickled for that alone."""
 
-    def __init__(self) -> None:
-        """Know nothing yet."""
+    def __init__(self, *, apart: bool = True) -> None:
+        """Know nothing yet, but maybe whether the items are *apart*."""
         self.classes: Classes | None = None  # how classes travel that go by value
-        self.apart: bool = True  # whether the items, as far as is known, share nothing
+        self.apart: bool = apart  # whether they are, as far as is known
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None

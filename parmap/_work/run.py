@@ -79,6 +79,9 @@ class Callee:
     problem: BaseException | None = None
     """Why it can't be called."""
 
+    apart = True
+    """Whether its results, as far as is known, share nothing."""
+
     def __init__(self, function: Any, rules: Rules = Rules()) -> None:  # noqa: B008 - it is immutable
         self.function = function
         self.rules = rules

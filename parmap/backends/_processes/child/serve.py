@@ -22,6 +22,7 @@ from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import IN_INITIALIZER, encode, note, translate
 from parmap._travel.pack import WHOLE, Pack
 from parmap._travel.payload import pack
+from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
@@ -256,7 +257,10 @@ class _Worker:
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
-            results, unsent = pack(outcome.results, single=terms.start < 0)  # their futures may be read years apart
+            learner = Learner(apart=callee.apart)
+            single = terms.start < 0  # then each has a future of its own, which shall keep no other's
+            results, unsent = pack(outcome.results, None, learner, single=single)
+            callee.apart = learner.apart
         told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())
         if os.getpid() != self._pid:  # a task forked, and its child came back through here
