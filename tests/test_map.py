@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
 from collections import OrderedDict, UserList, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -429,3 +430,22 @@ def touch_or_wait(item: Any) -> Any:
     folder, count = item
     wait_until(lambda: len(os.listdir(folder)) >= count)
     return count
+
+
+def test_work_begins_while_a_slow_input_is_read(backend: dict[str, Any], tmp_path: Path) -> None:
+    """Workers have what was read already; where the caller does the work, that is soon enough."""
+    if backend.get("backend") == "serial":
+        pytest.skip("the caller reads, and then works")
+
+    def pages() -> Iterator[str]:
+        for number in range(60):
+            yield str(tmp_path / str(number))
+            time.sleep(0.005)
+        wait_until((tmp_path / "40").exists)
+        yield str(tmp_path / "last")
+
+    touch = parallel(tasks.touch, **backend)
+    touch.map([str(tmp_path / "warm")])
+    touch.map(pages())
+
+    assert (tmp_path / "last").exists()

@@ -7,6 +7,7 @@ import gc
 import itertools
 import operator
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,6 +138,26 @@ def test_little_is_read_for_who_takes_little(stream: Callable[..., Any]) -> None
             next(results)
 
             assert 0 < meter.read <= 10 * taken + 256
+
+
+def test_results_are_handed_out_while_a_slow_input_is_read(stream: Callable[..., Any]) -> None:
+    """Whoever reads files, rows or pages has the first result soon, not when all that fits was read."""
+    read = 0
+
+    def pages() -> Iterator[int]:
+        nonlocal read
+        while read < 400:
+            read += 1
+            yield read
+            time.sleep(0.02)
+
+    list(stream(tasks.square, [1, 2]))
+    results = stream(tasks.square, pages())
+    next(results)
+    soon = read
+    results.close()
+
+    assert soon < 200
 
 
 def test_the_default_window_is_one_of_bytes(stream: Callable[..., Any]) -> None:

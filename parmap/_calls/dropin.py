@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from parmap._calls.options import Options, resolve
@@ -179,5 +180,5 @@ class InTurn(ResultStream[R_co]):
         with self._guard:
             self._input.send(self._engine, self._job)
             while not self._input.exhausted:
-                self._input.read(sys.maxsize)
+                self._input.read(sys.maxsize, inf)
                 self._input.send(self._engine, self._job)

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from functools import partial
+from math import inf
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
@@ -238,7 +239,7 @@ def map_async(
     engine, job, batch, source = _begin(function, iterables, options, **how)
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
     if not apart:
-        source.read(sys.maxsize)
+        source.read(sys.maxsize, inf)
         if source.error is not None:
             raise guarded(source.error)
     future = BatchFuture(engine, job, called(function))

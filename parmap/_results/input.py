@@ -5,7 +5,7 @@ By whoever wants the results; on an event loop by a task of its own, if the inpu
 
 from __future__ import annotations
 
-import sys
+import time
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -18,7 +18,7 @@ from parmap._results.batch import as_sequence
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import is_foreign
 from parmap._travel.flat import are_atoms
-from parmap._travel.payload import dump
+from parmap._travel.payload import snapshot
 from parmap._travel.vocabulary import Learner
 from parmap._work.threads import start_thread
 from parmap.errors import ParmapError, PoolClosedError, SerializationError
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from parmap._engine.engine import Engine
 
 R_co = TypeVar("R_co", covariant=True)
+
+PORTION = 0.002
+"""Seconds of reading after which workers get what there is."""
+
+_BLOCK = 128  # items between two looks at the clock, at most
 
 
 class Input:
@@ -55,8 +60,10 @@ class Input:
         if self.sequence is None:
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
-    def read(self, size: int) -> Any:
+    def read(self, size: int, seconds: float = PORTION) -> Any:
         """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one.
+
+        What is no sequence is read for about so many *seconds*: workers shall not wait until all is there.
 
         They are in `unsent` too, so that whoever is interrupted before they are handed over finds them there.
 
@@ -67,7 +74,7 @@ class Input:
             items = self.sequence[self.count : self.count + size]
             exhausted = self.count + size >= len(self.sequence)
         else:
-            exhausted = self._read_one_by_one(max(0, size - len(self._read)))
+            exhausted = self._read_one_by_one(max(0, size - len(self._read)), seconds)
             items = self._read
         count = self.count + len(items)
         self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
@@ -88,24 +95,37 @@ class Input:
             engine.extend(job, items, last=self.exhausted, start=self.count - len(items))
             self.unsent = None
 
-    def _read_one_by_one(self, size: int) -> bool:
+    def _read_one_by_one(self, size: int, seconds: float) -> bool:
         """Read on; true if that was the end."""
-        items, before = self._read, len(self._read)
-        size = min(size, sys.maxsize)
+        end = time.monotonic() + seconds
+        block = 1
         try:
-            if not self._packs:
-                items.extend(islice(self._items, size))
-            else:
-                for item in islice(self._items, size):
-                    items.append(item)
-                    items[-1] = self._as_it_is(item)
+            while size > 0:
+                block = min(block, size)
+                if self._take(block) < block:
+                    return True
+                if time.monotonic() > end:
+                    break
+                size -= block
+                block = min(2 * block, _BLOCK)
         except BaseException as error:
             foreign = is_foreign(error)
             if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
                 self.error = error  # told when what came before it is delivered
             if foreign:
                 raise
-        return self.error is not None or len(items) - before < size
+        return self.error is not None
+
+    def _take(self, count: int) -> int:
+        """Read *count* items; says how many there were."""
+        items, before = self._read, len(self._read)
+        if not self._packs:
+            items.extend(islice(self._items, count))
+        else:
+            for item in islice(self._items, count):
+                items.append(item)
+                items[-1] = self._as_it_is(item)
+        return len(items) - before
 
     @property
     def must_be_read(self) -> bool:
@@ -139,7 +159,7 @@ class Input:
         if are_atoms(item if type(item) is tuple else (item,)):
             return item
         try:
-            sent = dump(item, self.learner.vocabulary, self.learner).keep().remember(item)
+            sent = snapshot(item, self.learner)
         except SerializationError:
             return item  # fails again when its turn comes, as the error of this item
         if self._keeps:

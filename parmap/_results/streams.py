@@ -295,12 +295,15 @@ class ResultStream(Generic[R_co]):
             few = self._buffersize is None and _EAGERNESS * handed_out < MOST_ITEMS
             room = window - (self._input.count - handed_out)
             worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
-            if room >= worth and not self._input.exhausted:
+            reads = room >= worth
+            while reads and room > 0 and not self._input.exhausted:
                 self._input.read(room)
                 self._input.send(self._engine, self._job)
-                room = 0
+                room = window - (self._input.count - handed_out)
+                reads = not self._values and self._engine.backend.threaded and not self._batch.happened
             # As long as little was taken, each that is taken makes room for several.
-            self._hungry_at = handed_out + max(1, (worth - room) // _EAGERNESS if few else worth - room)
+            left = (worth - room) // _EAGERNESS if few else worth - room
+            self._hungry_at = handed_out + max(1, left)
         finally:
             self._feeding = False
 

@@ -18,7 +18,7 @@ from parmap._travel.stream import OUT_OF_BAND
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-_FEW_INSIDE = 16  # objects in an item, on average, up to which it pays to look at each
+_FEW_INSIDE = 8  # containers and what is in them, in an item, on average: to look at more takes longer than it saves
 # What can't be changed, and holds nothing.
 _LEAVES = {
     "datetime": ("date", "timedelta", "timezone"),
@@ -56,24 +56,32 @@ def are_apart(items: list[Any]) -> bool:
             if not parts.frozen:
                 seen.update(map(id, those))
                 count += len(those)
-                if len(seen) < count:
+                left -= len(those)
+                if len(seen) < count or left < 0:
                     return False
             for part in parts.of(those):
-                columns.append(list(islice(part, left + 1)))
-                left -= len(columns[-1])
+                columns.append(list(part) if parts.named else list(islice(part, left + 1)))
+                left -= 0 if parts.named else len(columns[-1])
                 if left < 0:
                     return False
     return True
 
 
 class _Parts:
-    """How the columns of what objects hold are found, and whether they are frozen: shared by two, no one can tell."""
+    """How the columns of what objects hold are found.
 
-    __slots__ = ("frozen", "of")
+    *frozen*: whether nobody can tell that two share one. *named*: whether they are attributes, whose names are written
+    once for all: that pays for the look at them.
+    """
 
-    def __init__(self, of: Callable[[list[Any]], Sequence[Iterable[Any]]], *, frozen: bool = False) -> None:
+    __slots__ = ("frozen", "named", "of")
+
+    def __init__(
+        self, of: Callable[[list[Any]], Sequence[Iterable[Any]]], *, frozen: bool = False, named: bool = False
+    ) -> None:
         self.of = of
         self.frozen = frozen
+        self.named = named
 
 
 def _column(get: Callable[[Any], Any]) -> Callable[[list[Any]], Sequence[Iterable[Any]]]:
@@ -85,13 +93,16 @@ def _of_rows(those: list[Any]) -> Sequence[Iterable[Any]]:
 
 
 def _of_dicts(those: list[Any]) -> Sequence[Iterable[Any]]:
-    return chain.from_iterable(those), chain.from_iterable(map(dict.values, those))
+    if not ATOMS.issuperset(map(type, chain.from_iterable(those))):  # rare enough
+        return _UNKNOWN
+    return (chain.from_iterable(map(dict.values, those)),)
 
 
 def _of_tuples(those: list[Any]) -> Sequence[Iterable[Any]]:
     return (chain.from_iterable(map(tuple.__iter__, those)),)
 
 
+_UNKNOWN = ((type,),)  # a column that nobody knows
 _NOTHING = _Parts(lambda _: (), frozen=True)
 _PARTS = {
     list: _Parts(_of_rows),
@@ -130,10 +141,10 @@ def _parts_of_numpy(kind: Any) -> _Parts | None:
 
 
 def _small_arrays(arrays: list[Any]) -> Sequence[Iterable[Any]]:
-    """Nothing; or what nobody knows, if some are large, hold objects, or have fields, whose names can be changed."""
+    """Nothing, unless some are large, hold objects, or have fields, whose names can be changed."""
     kinds = set(map(attrgetter("dtype.kind", "dtype.names"), arrays))
     is_plain = all(kind in "biufcmMSU" and names is None for kind, names in kinds)
-    return () if is_plain and max(map(attrgetter("nbytes"), arrays)) < OUT_OF_BAND else ((type,),)
+    return () if is_plain and max(map(attrgetter("nbytes"), arrays)) < OUT_OF_BAND else _UNKNOWN
 
 
 def _parts_of_class(kind: Any) -> _Parts | None:
@@ -151,7 +162,8 @@ def _parts_of_class(kind: Any) -> _Parts | None:
         lambda those: [
             *(map(get, those) for get in slots),
             *(_of_dicts(list(map(_dict_of, those))) if kind.__dictoffset__ else ()),
-        ]
+        ],
+        named=True,
     )
 
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 import io
 from bisect import bisect_right
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.apart import are_apart
-from parmap._travel.code.by_name import by_name, names_stranger, reference
-from parmap._travel.code.by_value import cloud_pickler, home_class, is_by_value, plain_pickler
+from parmap._travel.code.by_name import names_stranger, reference
+from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import Stream, held
-from parmap._travel.text import called, reason_of
+from parmap._travel.text import called, reason_of, short_type
 from parmap._travel.vocabulary import Learner, Vocabulary
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
-_KEPT = 900_000_000  # bytes of a value in a journal: SQLite takes a thousand million at most
 _REMEMBERED = 4096  # bytes of the stream of an item that costs little to be held twice
 
 
@@ -67,6 +66,18 @@ class Packed:
         if not self.buffers and len(self.stream) <= _REMEMBERED:
             self.item = item
         return self
+
+
+def snapshot(item: Any, learner: Learner) -> Packed:
+    """Pickle one of many objects, as it is now.
+
+    Raises:
+        SerializationError: neither pickle nor cloudpickle can.
+    """
+    stream = learner.dump_again(item)
+    if stream is None:
+        return dump(item, learner.vocabulary, learner).keep().remember(item)
+    return Packed(stream, [], learner.vocabulary, held()).remember(item)
 
 
 def _kept(buffer: memoryview) -> memoryview:
@@ -104,10 +115,23 @@ def pack(
         kinds = kinds_of(items)
     except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
         return _pack_each(items, byte_cap, learner)
-    packed = _pack_flat(items, kinds, byte_cap)
-    if packed is None and Packed not in kinds:
+    if Packed in kinds:
+        packed = _join(items, byte_cap) if len(kinds) == 1 else None
+    elif (packed := _pack_flat(items, kinds, byte_cap)) is None:
         packed = _pack_by_name(items, kinds, byte_cap, learner, single=single)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
+
+
+def _join(items: list[Packed], byte_cap: int | None) -> Pack | None:
+    """A pack of the first of *items* that fit, which are pickled already, if all are with the same vocabulary."""
+    vocabularies = {item.vocabulary for item in items}
+    if len(vocabularies) > 1 or any(item.buffers for item in items):
+        return None
+    streams = [item.stream for item in items]
+    if byte_cap is not None:
+        streams = streams[: max(1, bisect_right(list(accumulate(map(len, streams))), byte_cap))]
+    needs = tuple(chain.from_iterable(item.needs for item in items))
+    return _pack_of(streams, [], [], vocabularies.pop(), 0, needs)
 
 
 def _pack_by_name(items: Any, kinds: set[type], byte_cap: int | None, learner: Learner, *, single: bool) -> Pack | None:
@@ -280,7 +304,7 @@ def dump(
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        raise SerializationError(f"{_short_type(item)} can't be pickled: {reason_of(error)}") from error
+        raise SerializationError(f"{short_type(item)} can't be pickled: {reason_of(error)}") from error
 
 
 def dump_whole(item: Any) -> bytes:
@@ -313,38 +337,6 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         from parmap.errors import SerializationError
 
         raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
-
-
-def dump_to_keep(value: Any) -> bytes:
-    """Pickle a value for another run of the program: its own classes by name, which only it has.
-
-    Raises:
-        SerializationError: it can't be pickled, or is of a class without a name.
-    """
-    written = io.BytesIO()
-    try:
-        try:
-            plain_pickler(written).dump(value)
-        except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
-            written = io.BytesIO()
-            cloud_pickler(written, classes=_class_to_keep).dump(value)
-        if written.tell() > _KEPT:
-            raise OverflowError(f"{written.tell()} bytes are too many")  # noqa: TRY301 - told like what else is wrong
-    except Exception as error:
-        from parmap.errors import SerializationError
-
-        raise SerializationError(
-            f"{_short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
-        ) from error
-    return written.getvalue()
-
-
-def _class_to_keep(cls: type) -> tuple[Any, ...] | None:
-    if not is_by_value(cls):
-        return None
-    if "<locals>" in cls.__qualname__:
-        raise TypeError(f"the class {cls.__qualname__} is made in a function, where another run can't find it")
-    return by_name, (cls.__module__, cls.__qualname__, 0, None)
 
 
 def dump_call(function: Any, *more: Any) -> Packed:
@@ -392,8 +384,3 @@ def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learn
     if learner is not None and (by_value or learner.is_new(item)):
         learner.learn(item, pickler, len(stream), by_value=by_value)
     return Packed(stream, buffers, vocabulary, held())
-
-
-def _short_type(item: Any) -> str:
-    kind = type(item)
-    return f"an object of type {kind.__module__}.{kind.__qualname__}"

@@ -161,3 +161,9 @@ def reason_of(error: BaseException, otherwise: str = "") -> str:
     if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
         otherwise = "take one of a multiprocessing.Manager(), which can be sent"
     return f"{told}; {otherwise}" if otherwise else told
+
+
+def short_type(item: Any) -> str:
+    """Of what type an object is."""
+    kind = type(item)
+    return f"an object of type {kind.__module__}.{kind.__qualname__}"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
 from parmap._travel.code.remade import has_functions
+from parmap._travel.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +64,8 @@ class Learner:
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None
+        self._written = Stream()
+        self._pickler: pickle.Pickler | None = None
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -83,6 +86,29 @@ class Learner:
         for _, thing in pickler.memo.copy().values():
             if id(thing) not in self._words and _is_word(thing, classes=by_value):
                 self._add(thing, by_value=by_value)
+
+    def dump_again(self, item: Any) -> bytes | None:
+        """The stream of an item of a kind that was pickled before, in little time; `None`: it is not that easy."""
+        if self.is_new(item):
+            return None
+        vocabulary = self.vocabulary
+        if self._pickler is None:
+            self._pickler = plain_pickler(self._written, self._written.keep)
+        if vocabulary is not None:
+            vocabulary.teach(self._pickler)
+        parts = self._written.parts
+        try:
+            self._pickler.dump(item)
+            return parts[0] if len(parts) == 1 and not names_stranger(parts[0]) else None
+        except Exception as error:
+            from parmap._travel.failure import is_foreign
+
+            if is_foreign(error):
+                raise
+            return None
+        finally:
+            parts.clear()
+            self._pickler.clear_memo()
 
     def _add(self, word: Any, *, by_value: bool) -> None:
         stream = _dump_by_name(word)

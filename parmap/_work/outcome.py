@@ -1,16 +1,22 @@
-"""What became of the items of a chunk, and how their errors are told: the same in all workers."""
+"""What became of the items of a chunk, how their errors are told, and results are kept: the same in all workers."""
 
 from __future__ import annotations
 
+import io
 import time
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.code.by_name import by_name
+from parmap._travel.code.by_value import cloud_pickler, is_by_value, plain_pickler
 from parmap._travel.failure import call_note, encode, note, translate
+from parmap._travel.text import short_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from parmap._work.run import Callee, Terms
+
+_KEPT = 900_000_000  # bytes of a value in a journal: SQLite takes a thousand million at most
 
 
 class Loading:
@@ -75,3 +81,35 @@ def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int
     except Exception:  # noqa: BLE001 - it could be unpickled once: the user's code says no this time
         args, mode = None, ""
     return call_note(callee.function, mode, args, item) + ": its result can't be sent"
+
+
+def dump_to_keep(value: Any) -> bytes:
+    """Pickle a value for another run of the program: its own classes by name, which only it has.
+
+    Raises:
+        SerializationError: it can't be pickled, or is of a class without a name.
+    """
+    written = io.BytesIO()
+    try:
+        try:
+            plain_pickler(written).dump(value)
+        except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
+            written = io.BytesIO()
+            cloud_pickler(written, classes=_class_to_keep).dump(value)
+        if written.tell() > _KEPT:
+            raise OverflowError(f"{written.tell()} bytes are too many")  # noqa: TRY301 - told like what else is wrong
+    except Exception as error:
+        from parmap.errors import SerializationError
+
+        raise SerializationError(
+            f"{short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
+        ) from error
+    return written.getvalue()
+
+
+def _class_to_keep(cls: type) -> tuple[Any, ...] | None:
+    if not is_by_value(cls):
+        return None
+    if "<locals>" in cls.__qualname__:
+        raise TypeError(f"the class {cls.__qualname__} is made in a function, where another run can't find it")
+    return by_name, (cls.__module__, cls.__qualname__, 0, None)

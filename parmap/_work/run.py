@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import LoadError, call_note, note, told_by
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import dump_to_keep
 from parmap._travel.text import innermost
-from parmap._work.outcome import Loading, Outcome
+from parmap._work.outcome import Loading, Outcome, dump_to_keep
 from parmap._work.page import Note
 from parmap._work.per_worker import here
 from parmap._work.seeds import seeded

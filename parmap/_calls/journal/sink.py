@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._calls.journal.file import telling
 from parmap._calls.journal.keeping import Keyed
 from parmap._results.batch import Arrival
-from parmap._results.input import AsyncInput, Input
+from parmap._results.input import PORTION, AsyncInput, Input
 from parmap._results.outcomes import Accounts, told
 from parmap._travel.failure import unloadable
 from parmap._travel.tie import Tie
@@ -90,9 +90,9 @@ class KeptInput(Input):
         self._last: list[Keyed] = []
         self._is_sifting = False
 
-    def read(self, size: int) -> Any:
+    def read(self, size: int, seconds: float = PORTION) -> Any:
         """The next items, not too many at once."""
-        return super().read(min(size, _AT_ONCE))
+        return super().read(min(size, _AT_ONCE), seconds)
 
     def _as_it_is(self, item: Any) -> Any:
         key = self._sink.keeping.key_of(item)

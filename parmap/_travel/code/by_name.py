@@ -148,7 +148,9 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
     A user's string may hold such a name too: then cloudpickle is asked for nothing, which costs time only.
     """
     # __mp_main__ too: a process that multiprocessing has spawned calls its script so.
-    names = [b"_main__", *(name.encode() for name in registered())]
+    if stream.rfind(b"_main__", start) >= 0:  # from the right it takes a fifth of the time
+        return True
+    names = registered()
     if RUN_PATH in sys.modules:
-        names.append(RUN_PATH.encode())
-    return any(stream.rfind(name, start) >= 0 for name in names)  # from the right it takes a fifth of the time
+        names = {*names, RUN_PATH}
+    return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)
