@@ -14,6 +14,7 @@ from inspection import key_of, parts_of
 from tasks import wait_for
 
 from parmap import parallel
+from parmap._travel.code.reach import mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -365,3 +366,101 @@ def test_a_class_is_made_once_in_each_worker(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+CLASSES = """
+import collections, dataclasses, enum, functools
+from typing import Annotated, Literal, NamedTuple, Optional
+
+notes = []
+
+class Part:
+    level = 1
+
+@dataclasses.dataclass
+class Data:
+    x: int
+    y: list[int] = dataclasses.field(default_factory=list, metadata={"unit": "m", "notes": notes})
+    z: Optional[Part] = None
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: "int" = 1
+    y: Annotated[int, notes] = 2
+
+class Row(NamedTuple):
+    a: int
+    b: dict[str, Part] = {}
+
+Pair = collections.namedtuple("Pair", "a b", defaults=[1])
+
+class Color(enum.Enum):
+    RED = 1
+    GREEN = 2
+
+class Level(enum.IntFlag):
+    LOW = 1
+    HIGH = 2
+
+class Lazy:
+    hint: Literal["a", "b"] | None = None
+    pair = (len, Part)
+    @functools.cached_property
+    def value(self): return 1
+"""
+
+UNSEEN = {
+    "Data": [
+        "Data.__dataclass_fields__['x'].default = 3",
+        "Data.__dataclass_fields__['y'].default_factory = tuple",
+        "Data.__dataclass_fields__['y'].repr = False",
+        "Data.__dataclass_fields__['x'].type = float",
+        "Data.__dataclass_fields__['z'].name = 'other'",
+        "Data.__dataclass_fields__['w'] = Data.__dataclass_fields__['x']",
+        "del Data.__dataclass_fields__['x']",
+        "Data.__dataclass_fields__['x'].metadata = {'unit': 's'}",
+        "notes.append(1)",
+        "Data.__dataclass_params__.eq = False",
+        "Data.__annotations__['x'] = float",
+        "Part.level = 2",
+        "Part.more = len",
+    ],
+    "Frozen": ["notes.append(1)", "Frozen.__dataclass_fields__['x'].type = int", "Frozen.__match_args__ = ('y', 'x')"],
+    "Row": ["Row.__annotations__['a'] = str", "Part.level = 2", "Row._field_defaults['b'] = 1", "Row.a = Row.b"],
+    "Pair": ["Pair.a.__doc__ = 'first'", "Pair._fields = ('a', 'c')", "Pair._field_defaults.clear()"],
+    "Color": [
+        "Color.RED.note = 1",
+        "Color.RED._value_ = 3",
+        "Color._member_map_['BLUE'] = Color.RED",
+        "del Color._value2member_map_[2]",
+        "Color.tell = len",
+    ],
+    "Level": ["Level.LOW.note = 1", "Level(3)"],
+    "Lazy": [
+        "Lazy.pair = (len, Color)",
+        "Part.level = 2",
+        "vars(Lazy)['value'].func = len",
+        "vars(Lazy)['value'].__doc__ = 'told'",
+        "Lazy.hint = 1",
+        "Lazy.__annotations__['hint'] = Literal['a', 'c'] | None",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_each_change_of_how_a_class_is_described_is_seen(
+    script_module: Callable[[], dict[str, Any]], name: str
+) -> None:
+    """Fields, members, annotations: what is in them is compared, and what is unchanged is the same."""
+    missed = []
+    for change in UNSEEN[name]:
+        names = script_module()
+        exec(compile(CLASSES, "classes", "exec", dont_inherit=True), names)  # annotations are no strings in it
+        kept, _ = mark([names[name]], lambda _kind, _length: ())
+        assert kept.holds([names[name]])
+        assert kept.holds([names[name]])
+        exec(change, names)
+        if kept.holds([names[name]]):
+            missed.append(change)
+
+    assert missed == []

@@ -14,12 +14,14 @@ from types import (
     FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    MethodDescriptorType,
     MethodType,
     ModuleType,
     NoneType,
     NotImplementedType,
+    WrapperDescriptorType,
 )
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
@@ -37,6 +39,15 @@ _ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
 )
 _FROZEN = frozenset({tuple, frozenset})
+_OF_TYPES = ("types", "typing")  # where what stands in annotations is made
+_HINTS = frozenset({EllipsisType, NoneType, type(Union)})
+_MARKERS = (
+    "_MISSING_TYPE",
+    "_FIELD_BASE",
+    "_HAS_DEFAULT_FACTORY_CLASS",
+    "_KW_ONLY_TYPE",
+)  # each has one instance for each name
+_OF_DATACLASS = ("Field", "_DataclassParams")
 
 ABSENT = object()
 """In the place of what is not there."""
@@ -132,10 +143,24 @@ class _Walk:
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
             return value if kind is type and not value.__flags__ & MADE_BY_CODE else ref(value)
-        if _goes_by_name(value, kind):
+        if _goes_by_name(value, kind) or (kind.__weakrefoffset__ and self._knows(value)):
             return ref(value)
+        if _is_constant(value, kind):
+            return value
         table = self._table(value, kind) if kind is list or kind is dict or kind is set else None
         return self._leave(value) if table is None else self._box(value, table)
+
+    def _knows(self, hint: Any) -> bool:
+        """Whether a type, such as `list[int] | None`, can't change, but for the classes in it, which are looked at."""
+        kind = type(hint)
+        if issubclass(kind, type):
+            self._place(hint)
+            return True
+        if kind in _HINTS or kind in _ATOMS:
+            return True
+        is_plain = kind.__module__ in _OF_TYPES and not hasattr(hint, "__metadata__")  # as `Annotated` has
+        args = getattr(hint, "__args__", None) if is_plain else None
+        return type(args) is tuple and self._knows(hint.__origin__) and all(map(self._knows, args))
 
     def _may_hold(self, value: Any, kind: type) -> bool:
         if kind in _ATOMS:
@@ -172,11 +197,19 @@ class _Walk:
 
 def _goes_by_name(value: Any, kind: type) -> bool:
     if kind is BuiltinFunctionType:
-        return type(value.__self__) is ModuleType
+        owner = value.__self__
+        return type(owner) is ModuleType or (type(owner) is type and not owner.__flags__ & MADE_BY_CODE)
     if kind is ModuleType:
         return not is_by_value(value)
     logging = sys.modules.get("logging")
     return logging is not None and kind is getattr(logging, "Logger", None)
+
+
+def _is_constant(value: Any, kind: type) -> bool:
+    """Whether it is there once, as long as the process lives, and never changes."""
+    if kind is WrapperDescriptorType or kind is MethodDescriptorType:
+        return not value.__objclass__.__flags__ & MADE_BY_CODE
+    return kind.__module__ == "dataclasses" and kind.__name__ in _MARKERS
 
 
 def _table_of(value: Any, kind: type, room: int) -> Table | None:
@@ -277,18 +310,58 @@ def _read_class(cls: type) -> list[Any]:
         values.append(name)
         if kind is GetSetDescriptorType or kind is MemberDescriptorType or (is_of_c and is_made_with_class(value)):
             values.append(kind)
-        elif kind is staticmethod or kind is classmethod:
-            values += (kind, value.__func__)
-        elif kind is property:
-            values += (kind, value.fget, value.fset, value.fdel, value.__doc__)
         elif name == "_abc_impl":
             values += _registered_in(cls)
+        elif kind is cls:  # a member of an enumeration
+            values.append(getattr(value, "_name_", value))
+        elif kind is dict and name in _READ_IN:
+            values += _READ_IN[name](value)
+        elif kind in _READ:
+            values += _READ[kind](value)
+        elif kind.__module__ in _MADE_OF:
+            values += _MADE_OF[kind.__module__](value, kind)
         else:
             values.append(value)
-    enum = sys.modules.get("enum")
-    if enum is not None and issubclass(cls, enum.Enum):
-        values += [getattr(member, "__dict__", None) for member in vars(cls)["_member_map_"].values()]
     return values
+
+
+def _read_members(members: dict[Any, Any]) -> Iterator[Any]:
+    """The members of an enumeration, by name or by value."""
+    yield from (len(members), *members)
+    for member in members.values():
+        attributes = getattr(member, "__dict__", {})
+        yield from chain.from_iterable(each for each in attributes.items() if each[0] != "__objclass__")
+
+
+def _read_fields(fields: dict[str, Any]) -> Iterator[Any]:
+    """Those of a dataclass."""
+    yield from (len(fields), *fields)
+    for field in fields.values():
+        yield from _read_slots(field, type(field))
+
+
+def _read_slots(value: Any, kind: Any) -> Iterable[Any]:
+    """What is of `dataclasses`."""
+    if kind.__name__ not in _OF_DATACLASS:
+        return (value,)
+    metadata = getattr(value, "metadata", None)
+    parts: tuple[Any, ...] = _slots_of(kind)(value)
+    return (*parts, *_spread_dict(dict(metadata))) if metadata else parts
+
+
+@functools.cache
+def _slots_of(kind: Any) -> Callable[[Any], Any]:
+    return attrgetter(*[name for name in kind.__slots__ if name != "metadata"])
+
+
+def _read_lazy(value: Any, kind: Any) -> Iterator[Any]:
+    """What is of `functools`."""
+    yield from (kind, value.func, value.attrname, value.__doc__) if kind is functools.cached_property else (value,)
+
+
+def _read_getter(value: Any, kind: Any) -> Iterator[Any]:
+    """What is of `collections`: the attributes of a named tuple."""
+    yield from (kind, *value.__reduce__()[1]) if kind.__name__ == "_tuplegetter" else (value,)
 
 
 def _registered_in(cls: type) -> list[Any]:
@@ -297,3 +370,23 @@ def _registered_in(cls: type) -> list[Any]:
 
     found = [each() for each in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]  # noqa: SLF001 - as cloudpickle
     return [each for each in found if each is not None]
+
+
+_READ: dict[type, Callable[[Any], Iterable[Any]]] = {
+    tuple: _spread,
+    staticmethod: lambda value: (staticmethod, value.__func__),
+    classmethod: lambda value: (classmethod, value.__func__),
+    property: lambda value: (property, value.fget, value.fset, value.fdel, value.__doc__),
+}
+_READ_IN: dict[str, Callable[[dict[Any, Any]], Iterable[Any]]] = {
+    "__annotations__": _spread_dict,
+    "__dataclass_fields__": _read_fields,
+    "_member_map_": _read_members,
+    "_value2member_map_": _read_members,
+}
+_MADE_OF: dict[str, Callable[[Any, Any], Iterable[Any]]] = {
+    "dataclasses": _read_slots,
+    "functools": _read_lazy,
+    "collections": _read_getter,
+    "_collections": _read_getter,
+}
