@@ -118,6 +118,24 @@ def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        (parmap.Executor, "time_out", "timeout"),
+        (parmap.Executor, "max_worker", "max_workers"),
+        (parmap.Executor, "workers", "max_workers"),
+        (parmap.Executor, "maxtasksperchild", "max_tasks_per_child"),
+        (parmap.Pool, "process", "processes"),
+        (parmap.Pool, "max_workers", "processes"),
+        (parmap.Pool, "max_tasks_per_child", "maxtasksperchild"),
+    ],
+)
+def test_a_pool_and_an_executor_say_which_was_meant(kind: Any, given: str, meant: str) -> None:
+    """So do these, by their own name and their own names of arguments."""
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\(\) has no option '{given}'; did you mean '{meant}'"):
+        kind(**{given: 2})
+
+
+@pytest.mark.parametrize(
     "method", ["map", "starmap", "imap", "imap_unordered", "outcomes", "map_async", "starmap_async"]
 )
 def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:

@@ -6,7 +6,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from parmap._calls.options import Options, resolve
+from parmap._calls.checks import DEFAULTS
+from parmap._calls.options import Options, refuse_unknown, resolve
 from parmap._engine import pools as _pools
 from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
@@ -125,6 +126,12 @@ class OwnsWorkers:
     _owned: Owned
     _when_closed: str
     """What is said of a call after the end."""
+    _arguments: tuple[str, ...]
+    """What it takes by names of its own, beside options of `parallel`."""
+
+    def _refuse_unknown(self, options: Mapping[str, Any]) -> None:
+        known = {*DEFAULTS} - {"workers", "max_tasks_per_child"} | {*self._arguments}
+        refuse_unknown(options, f"{type(self).__name__}()", known)
 
     def warm_up(self) -> None:
         """Start the workers in the background, so that the first call finds them."""

@@ -26,6 +26,7 @@ from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import is_made_with_class, tracker_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
+from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -285,8 +286,7 @@ def _read_class(cls: type) -> list[Any]:
             values += _registered_in(cls)
         else:
             values.append(value)
-    enum = sys.modules.get("enum")
-    if enum is not None and issubclass(cls, enum.Enum):
+    if is_enumeration(cls):
         values += [getattr(member, "__dict__", None) for member in vars(cls)["_member_map_"].values()]
     return values
 
