@@ -78,7 +78,7 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         **options: Unpack[OwnOptions],
     ) -> None:
-        self._refuse_unknown(options)
+        self._check_arguments(max_workers, options)
         if max_workers is None:
             max_workers = cpu_count()
         if max_workers <= 0:

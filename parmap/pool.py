@@ -61,7 +61,7 @@ class Pool(OwnsWorkers):
         context: Any = None,
         **options: Unpack[OwnOptions],
     ) -> None:
-        self._refuse_unknown(options)
+        self._check_arguments(processes, options)
         if processes is None:
             processes = cpu_count()
         if processes < 1:

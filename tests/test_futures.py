@@ -561,14 +561,15 @@ def test_garbage_that_looks_at_a_future(script: Script) -> None:
 def test_the_frames_of_a_traceback_have_their_arguments(call: str) -> None:
     """What shows them, as IPython does, finds them all."""
     f = parallel(tasks.fail, workers=1, backend="threads")
-    with Pool(1, backend="threads") as pool, pytest.raises(ValueError, match="x") as caught:
+    with Pool(1, backend="threads") as pool:
         calls = {
             "result": lambda: f.submit("x").result(60),
             "map": lambda: f.map(["x"]),
             "imap": lambda: list(pool.imap(tasks.fail, ["x"])),
             "apply": lambda: pool.apply(tasks.fail, ("x",)),
         }
-        calls[call]()
+        with pytest.raises(ValueError, match="x") as caught:
+            calls[call]()
 
     for frame, _ in traceback.walk_tb(caught.value.__traceback__):
         args, star, keywords, values = inspect.getargvalues(frame)
