@@ -66,6 +66,7 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
     """
 
     _when_closed = "cannot schedule new futures after shutdown"
+    _arguments = ("max_workers", "mp_context", "max_tasks_per_child")
 
     def __init__(
         self,
@@ -77,6 +78,7 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         **options: Unpack[OwnOptions],
     ) -> None:
+        self._check_arguments(max_workers, options)
         if max_workers is None:
             max_workers = cpu_count()
         if max_workers <= 0:

@@ -18,7 +18,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parmap._calls.options import resolve
+from parmap._calls.options import refuse_unknown, resolve
 from parmap._engine import pools as _pools
 from parmap._results.callbacks import Callbacks
 from parmap._results.futures import notify
@@ -191,9 +191,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _check(options: dict[str, Any]) -> None:
-    for name in options:
-        if name not in _OF_WORKERS:
-            raise TypeError(f"unknown option {name!r} for joblib's backend 'parmap': use {', '.join(_OF_WORKERS)}")
+    refuse_unknown(options, "joblib's backend 'parmap'", _OF_WORKERS)
     resolve(options)
 
 

@@ -50,6 +50,7 @@ class Pool(OwnsWorkers):
     """
 
     _when_closed = "Pool not running"
+    _arguments = ("processes", "maxtasksperchild", "context")
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Pool(OwnsWorkers):
         context: Any = None,
         **options: Unpack[OwnOptions],
     ) -> None:
+        self._check_arguments(processes, options)
         if processes is None:
             processes = cpu_count()
         if processes < 1:

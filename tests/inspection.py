@@ -6,8 +6,10 @@ import os
 import pickle
 import re
 import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -19,6 +21,9 @@ from parmap._results.callbacks import callbacks
 from parmap.backends import _dask
 from parmap.backends._clusters import pilot as _pilot
 from parmap.backends._processes.line.parts import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def engine_of(function: Any) -> Any:
@@ -144,6 +149,15 @@ def waiting_for(handle: Any) -> int:
 def callbacks_end() -> None:
     """Forget the thread that runs done-callbacks, so that the next one needs another."""
     callbacks.forget()
+
+
+@contextmanager
+def second_thread_of_callbacks() -> Iterator[None]:
+    """Meanwhile two threads run done-callbacks, as when two were started in the same moment."""
+    thread = threading.Thread(target=callbacks._live)
+    thread.start()
+    yield
+    thread.join(30)
 
 
 def key_of(function: Any) -> int:

@@ -403,10 +403,13 @@ def test_pickles_by_value(function: Any, args: tuple[Any, ...], result: object, 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_pools_of_multiprocessing(script: Script, method: str):
-    """Pools of `multiprocessing`, whose processes have the same script, take decorated functions and methods."""
+    """Pools of `multiprocessing`, whose processes have the same script, take decorated functions and methods.
+
+    They load what `pickle` has made of them in the program itself, too.
+    """
     done = script.run(
         """
-        import multiprocessing
+        import multiprocessing, pickle
         from parmap import parallel
 
         @parallel(workers=2)
@@ -420,14 +423,19 @@ def test_pools_of_multiprocessing(script: Script, method: str):
             def scale(self, x):
                 return self.factor * x
 
+        def load(stream):
+            return pickle.loads(stream)(5)
+
         if __name__ == "__main__":
             print(square.map([1, 2]))
             with multiprocessing.get_context("METHOD").Pool(1) as pool:
                 print(pool.map(square, [3]), pool.map(Model().scale, [3]), pool.apply(square.partial(4)))
+                print(pool.map(load, map(pickle.dumps, [square, Model().scale, square.options(workers=1)])))
+            assert pickle.loads(pickle.dumps(square)) is square
         """.replace("METHOD", method)
     )
 
-    assert done.stdout.splitlines() == ["[1, 4]", "[9] [9] 16"], done.stderr
+    assert done.stdout.splitlines() == ["[1, 4]", "[9] [9] 16", "[25, 15, 25]"], done.stderr
 
 
 def test_lambda_pickles_by_value():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 import logging
 import multiprocessing
 import multiprocessing.pool
 import pickle
 import sys
 import threading
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +19,7 @@ import tasks_that_hang as hang
 from inspection import wait_until_leased
 
 from conftest import wait_until
-from parmap import AsyncResult, Future, TaskTimeoutError, parallel
+from parmap import AsyncResult, Future, Pool, TaskTimeoutError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -553,3 +555,22 @@ def test_garbage_that_looks_at_a_future(script: Script) -> None:
         """)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("call", ["result", "map", "imap", "apply"])
+def test_the_frames_of_a_traceback_have_their_arguments(call: str) -> None:
+    """What shows them, as IPython does, finds them all."""
+    f = parallel(tasks.fail, workers=1, backend="threads")
+    with Pool(1, backend="threads") as pool:
+        calls = {
+            "result": lambda: f.submit("x").result(60),
+            "map": lambda: f.map(["x"]),
+            "imap": lambda: list(pool.imap(tasks.fail, ["x"])),
+            "apply": lambda: pool.apply(tasks.fail, ("x",)),
+        }
+        with pytest.raises(ValueError, match="x") as caught:
+            calls[call]()
+
+    for frame, _ in traceback.walk_tb(caught.value.__traceback__):
+        args, star, keywords, values = inspect.getargvalues(frame)
+        assert {*args, *filter(None, (star, keywords))} <= {*values}, frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import itertools
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from contextlib import closing, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
@@ -593,6 +595,40 @@ def test_wrong_arguments(make: Any, what: str):
     """What is no journal is told so."""
     with pytest.raises(TypeError, match=what):
         make()
+
+
+class TellsInItsTurn(Exception):
+    """Its text can be made only when it is the turn of the journal's thread, which then collects garbage."""
+
+    turn = threading.Event()
+
+    def __str__(self) -> str:
+        if threading.current_thread().name.startswith("parmap-journal"):
+            self.turn.wait(30)
+            gc.collect()
+        return "its text"
+
+
+def test_a_stream_that_is_collected_in_the_journal_s_thread(file: str):
+    """Nothing of its call is kept until the program ends."""
+
+    def fail(x: int) -> int:
+        raise TellsInItsTurn(x)
+
+    function = weakref.ref(fail)
+    gc.disable()  # here: it is to happen in that thread
+    try:
+        stream = parallel(fail, backend="threads", workers=1).imap([1], journal=file, return_exceptions=True)
+        assert isinstance(next(stream), TellsInItsTurn)
+        ring: list[Any] = [stream]
+        ring.append(ring)
+        del stream, ring, fail
+        TellsInItsTurn.turn.set()
+        wait_until(lambda: [thread for thread in threading.enumerate() if thread.name == "parmap-journal"] == [])
+    finally:
+        gc.enable()
+    parmap.shutdown()
+    wait_until(lambda: gc.collect() >= 0 and function() is None)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

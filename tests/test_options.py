@@ -118,6 +118,51 @@ def test_a_decorator_says_which_option_was_meant(given: str, meant: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("kind", "given", "meant"),
+    [
+        (parmap.Executor, "time_out", "timeout"),
+        (parmap.Executor, "max_worker", "max_workers"),
+        (parmap.Executor, "workers", "max_workers"),
+        (parmap.Executor, "maxtasksperchild", "max_tasks_per_child"),
+        (parmap.Pool, "process", "processes"),
+        (parmap.Pool, "max_workers", "processes"),
+        (parmap.Pool, "max_tasks_per_child", "maxtasksperchild"),
+    ],
+)
+def test_a_pool_and_an_executor_say_which_was_meant(kind: Any, given: str, meant: str) -> None:
+    """So do these, by their own name and their own names of arguments."""
+    with pytest.raises(TypeError, match=rf"^{kind.__name__}\(\) has no option '{given}'; did you mean '{meant}'"):
+        kind(**{given: 2})
+
+
+@pytest.mark.parametrize(("kind", "name"), [(parmap.Executor, "max_workers"), (parmap.Pool, "processes")])
+@pytest.mark.parametrize("count", ["4", 2.5, True, [1], print])
+def test_a_bad_number_of_workers_is_told_by_its_name(kind: Any, name: str, count: Any) -> None:
+    """So is a number of workers that is none."""
+    with pytest.raises(TypeError, match=f"^{name} must be an int of at least 1"):
+        kind(count)
+
+
+def test_arguments_that_are_no_tuple() -> None:
+    """Whoever gives `Pool.apply` an argument as it is hears what is wrong with which."""
+    with parmap.Pool(1, backend="threads") as pool:
+        for call in (pool.apply, pool.apply_async):
+            with pytest.raises(TypeError, match=r"args must be a tuple of arguments for abs, .*; got 5 and {}"):
+                call(abs, 5)
+            with pytest.raises(TypeError, match=r"and kwds a dict; got \(5,\) and \(1,\)"):
+                call(abs, (5,), (1,))
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes", "map_async"])
+def test_a_function_in_the_place_of_the_items(method: str) -> None:
+    """Whoever gives the function again, as to a pool, hears that it is there already."""
+    with pytest.raises(TypeError, match=r"give the items only, not .*: the function is the decorated one"):
+        getattr(parmap.parallel(abs), method)(parmap.parallel(abs), [1])
+    with pytest.raises(TypeError, match="give the items only"):
+        parmap.parallel(abs).map(lambda x: x, [1])
+
+
+@pytest.mark.parametrize(
     "method", ["map", "starmap", "imap", "imap_unordered", "outcomes", "map_async", "starmap_async"]
 )
 def test_an_option_of_the_function_is_not_one_of_a_call(method: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from inspection import second_thread_of_callbacks
 
 import parmap
 from conftest import wait_until
@@ -688,6 +689,18 @@ def test_callback_that_waits_for_another(make_ours: MakePool, limit: float | Non
     pool.apply_async(tasks.square, (2,), callback=ask).get(60)
 
     assert seen == [4, 16, 0]
+
+
+def test_callback_that_waits_beside_a_second_thread(make_ours: MakePool):
+    """It hears of the other even if two threads for callbacks were started at the same time."""
+    pool, other = make_ours(1), make_ours(1)
+
+    def ask(result: int) -> None:
+        other.apply_async(tasks.square, (result,), callback=str).wait()
+
+    with second_thread_of_callbacks():
+        for _ in range(20):
+            assert pool.apply_async(tasks.square, (2,), callback=ask).get(30) == 4
 
 
 def test_callback_that_waits_in_vain(make_ours: MakePool, tmp_path: Any):

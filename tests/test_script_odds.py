@@ -261,6 +261,70 @@ def test_errors_that_hide_their_parts(script: Script) -> None:
     assert done.stdout == "[Hidden(1)]\n" * 3 + "broken True\n", done.stderr
 
 
+def test_errors_that_refuse_what_all_have(script: Script) -> None:
+    """An error, or a group, comes as itself, with cause, note and item, whatever its class makes of Python's names."""
+    done = script.run("""
+        import parmap
+
+        def refuse(error, *_):
+            raise RuntimeError("refused")
+
+        NAMES = ("__cause__", "__context__", "__dict__", "__notes__", "__suppress_context__", "__traceback__", "args")
+        KINDS = {
+            (base, name): type("Odd", (base,), {name: property(refuse, refuse)})
+            for base in (Exception, ExceptionGroup)
+            for name in (*NAMES, "add_note", "exceptions", "message", "with_traceback", "__getattribute__", "__reduce__")
+        }
+        KINDS[Exception, "set"] = type("Odd", (Exception,), {"__setattr__": refuse})
+
+        def fail(key):
+            error = KINDS[key](1) if key[0] is Exception else KINDS[key]("several", [ValueError(1)])
+            raise error from KeyError(1)
+
+        for backend in ("processes", "threads", "serial"):
+            f = parmap.parallel(fail, workers=1, backend=backend)
+            for key, error in zip(KINDS, f.map(KINDS, return_exceptions=True)):
+                assert type(error) is KINDS[key], (backend, key, type(error))
+                assert type(BaseException.__cause__.__get__(error)) is KeyError, (backend, key)
+                (note,) = vars(BaseException)["__dict__"].__get__(error)["__notes__"]
+                assert "fail(" in note, (backend, key, note)
+                assert parmap.item_of(error) == key
+                single = f.submit(key).exception(60)
+                assert type(single) is KINDS[key], (backend, key, type(single))
+    """)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_classes_that_look_like_enumerations(script: Script) -> None:
+    """What an object has by a name of those of enumerations makes it none."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Map:
+            _member_map_ = {"a": 1}
+            def __init__(self, x):
+                self.x = x
+
+        class Callable(Map):
+            def __init__(self, x):
+                super().__init__(x)
+                self._value_ = print
+
+        def read(thing):
+            if thing.x is None:
+                raise ValueError(1)
+            return thing
+
+        f = parallel(read, workers=1)
+        for kind in (Map, Callable):
+            print([each.x for each in f.map([kind(1), kind(2)])], f.submit(kind(3)).result(30).x)
+            print(f.map([kind(None)], return_exceptions=True)[0].__notes__[0].startswith("parmap: item 0: read("))
+    """)
+
+    assert done.stdout == "[1, 2] 3\nTrue\n" * 2, done.stderr
+
+
 def test_an_error_that_lets_nobody_see_it(script: Script) -> None:
     """Whoever waits hears that something is wrong, and the pool goes on."""
     done = script.run("""

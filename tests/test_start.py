@@ -15,6 +15,7 @@ import parmap
 from conftest import Script, wait_until
 from parmap import parallel
 from parmap._travel.code.needs import modules_needed
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 
 NEEDS = """
 import csv
@@ -208,6 +209,29 @@ def test_the_first_call_starts_one_template_or_none(script: Script, call: str, t
     """It starts before the call is looked at: what turns out not to need it has nothing left of it."""
     done = script.run(FIRST_CALL + f"    {call}\n")
     assert done.stdout.strip() == templates, done.stderr
+
+
+def test_a_lack_of_descriptors_passes(script: Script) -> None:
+    """Where there are too few at the moment of the first import, single tasks go the short way later all the same."""
+    done = script.run("""
+        import os, resource
+        import parmap.backends._processes.line.channel, parmap.errors, parmap._results.futures
+        import parmap._work.report.watch
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        held = []
+        try:
+            while True:
+                held.append(os.dup(0))
+        except OSError:
+            os.close(held.pop())
+        import parmap.backends._processes.line.quick as quick
+        for each in held:
+            os.close(each)
+        print(quick.HAS_QUICK_LINES, parmap.parallel(abs, workers=1).submit(-1).result(30))
+    """)
+
+    assert done.stdout == f"{HAS_QUICK_LINES} 1\n", done.stderr
 
 
 def test_serial_calls_where_no_thread_can_be_started(script: Script) -> None:

@@ -367,17 +367,32 @@ def _take(x: Any) -> Any:
     return x
 
 
+class LeavesWhenSent:
+    """A result that calls `sys.exit`, or the like, when it is pickled."""
+
+    def __init__(self, error: type[BaseException] = SystemExit) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        raise self.error(3)
+
+
+def _give_what_leaves(x: Any) -> Any:
+    return LeavesWhenSent() if x == "culprit" else x
+
+
 FAULTS: dict[str, tuple[Any, Any, dict[str, Any], type[ParmapError], str]] = {
     "an argument can't be pickled": (_take, bad.BadToSend("exception"), {}, SerializationError, "BadToSend"),
     "an argument can't be unpickled": (_take, bad.BadToLoad("exception"), {}, SerializationError, "went wrong"),
     "a result can't be pickled": (_generator, "culprit", {}, SerializationError, "generator"),
     "a result can't be unpickled": (_give, "culprit", {}, SerializationError, "went wrong"),
     "sys.exit": (_exit, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
+    "sys.exit in a result": (_give_what_leaves, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
     "os._exit": (_leave, "culprit", {}, WorkerDiedError, "code 3"),
     "a kill": (_kill, "culprit", {}, WorkerDiedError, "SIGKILL"),
     "a timeout": (_hang, "culprit", {"timeout": 0.5}, errors.TaskTimeoutError, "timeout=0.5"),
 }
-ON_EXECUTORS = list(FAULTS)[:5]
+ON_EXECUTORS = list(FAULTS)[:6]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -407,6 +422,23 @@ def _check(fault: str, place: dict[str, Any]) -> None:
         else:
             assert error.item is None, method  # type: ignore[attr-defined]
     assert f.map([0, culprit, 1, 2], return_exceptions=True)[2:] == [1, 2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BaseException, asyncio.CancelledError])
+def test_a_result_that_raises_it_when_pickled(elsewhere: dict[str, Any], error: type[BaseException]) -> None:
+    """What ends a program or a coroutine ends neither the worker nor its chunk, but the one item."""
+    f = parallel(LeavesWhenSent, **elsewhere)
+    found = f.submit(error).exception(60)
+
+    assert type(found) is error or type(found.__cause__) is error
+    items: list[Any] = [1] * 20 + ["culprit"] + [2] * 20
+    results = parallel(_interrupt, **elsewhere).map(items, return_exceptions=True)
+    assert type(results[20]) is KeyboardInterrupt
+    assert results[:20] + results[21:] == [1] * 20 + [2] * 20
+
+
+def _interrupt(x: Any) -> Any:
+    return LeavesWhenSent(KeyboardInterrupt) if x == "culprit" else x
 
 
 @pytest.mark.parametrize("fault", ["a result can't be pickled", "os._exit", "sys.exit", "a timeout"])

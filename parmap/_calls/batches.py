@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, Callable, Iterable
-from types import GenericAlias
+from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize
@@ -113,6 +113,8 @@ class Batches(Generic[P, R_co, C_co]):
         journal, how, unknown = more
         if unknown:
             refuse_for_one_call(unknown)
+        if isinstance(iterables[0], (FunctionType, Batches)):  # as the methods of pools take one
+            raise TypeError(f"give the items only, not {iterables[0]!r}: the function is the decorated one")
         options = self._settings.resolve()
         given: dict[str, Any] = {"chunksize": chunksize, "progress": progress}
         if changes := {name: value for name, value in given.items() if value is not None}:

@@ -7,13 +7,14 @@ import sys
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
-from parmap._calls.options import Options, resolve
+from parmap._calls.checks import DEFAULTS, OPTIONS
+from parmap._calls.options import Options, refuse_unknown, resolve
 from parmap._engine import pools as _pools
 from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, as_raised
-from parmap._travel.text import called
+from parmap._travel.text import called, shorten
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
@@ -84,7 +85,12 @@ class Owned:
 
     def submit(self, function: Callable[..., Any], args: Iterable[Any], kwargs: Mapping[str, Any]) -> Future[Any]:
         """Start one task; a function that can't travel is the task's own error."""
-        return self._started(_pools.submit, function, tuple(args), dict(kwargs), self.options)
+        try:
+            call = tuple(args), dict(kwargs)
+        except TypeError as error:
+            message = f"args must be a tuple of arguments for {called(function)}, and kwds a dict"
+            raise TypeError(f"{message}; got {shorten(args)} and {shorten(kwargs)}") from error
+        return self._started(_pools.submit, function, *call, self.options)
 
     def submit_map(self, function: Callable[..., Any], items: Any, chunksize: int | None, *, star: bool) -> Future[Any]:
         """Start a batch whose items are all run, whatever becomes of the others."""
@@ -126,6 +132,15 @@ class OwnsWorkers:
     _owned: Owned
     _when_closed: str
     """What is said of a call after the end."""
+    _arguments: tuple[str, ...]
+    """What it takes by names of its own, beside options of `parallel`."""
+
+    def _check_arguments(self, count: Any, options: Mapping[str, Any]) -> None:
+        """*count*: of workers."""
+        if type(count) is not int:
+            OPTIONS["workers"].check(self._arguments[0], count)
+        known = {*DEFAULTS} - {"workers", "max_tasks_per_child"} | {*self._arguments}
+        refuse_unknown(options, f"{type(self).__name__}()", known)
 
     def warm_up(self) -> None:
         """Start the workers in the background, so that the first call finds them."""

@@ -185,8 +185,10 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         return copy
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # Picklers are written in C: this is who called one. The processes of multiprocessing have the same __main__.
-        main = sys._getframe(1).f_globals.get("__name__") == "multiprocessing.reduction"  # noqa: SLF001
+        # Picklers are written in C: this is who called one. What is of __main__ goes by name, as functions do, unless
+        # that is somebody who knows how to send it by value.
+        caller = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
+        main = "pickle" not in caller and not caller.startswith("parmap.")
         if found_by_name(self, main=main) is self:
             return str(self.__qualname__)
         function = portable(self.__wrapped__, ParallelFunction, main=main)

@@ -92,12 +92,17 @@ def check(options: Mapping[str, Any], where: str) -> dict[str, Any]:
         TypeError: an unknown name, or a value of the wrong type.
         ValueError: a value that is not allowed.
     """
-    for name in options:
-        if name not in DEFAULTS:
-            close = _close(name, DEFAULTS)
-            hint = f"did you mean {close}?" if close else f"it has {', '.join(sorted(DEFAULTS))}"
-            raise TypeError(f"{where}() has no option {name!r}; {hint}")
+    refuse_unknown(options, f"{where}()", DEFAULTS)
     return {name: OPTIONS[name].check(name, value) for name, value in options.items()}
+
+
+def refuse_unknown(names: Iterable[str], where: str, known: Iterable[str]) -> None:
+    """Say which of *names* is none of the *known* options, and which of these was meant."""
+    for name in names:
+        if name not in known:
+            close = _close(name, known)
+            hint = f"did you mean {close}?" if close else f"it has {', '.join(sorted(known))}"
+            raise TypeError(f"{where} has no option {name!r}; {hint}")
 
 
 def refuse_for_one_call(given: Mapping[str, Any]) -> NoReturn:
@@ -116,18 +121,19 @@ def refuse_for_one_call(given: Mapping[str, Any]) -> NoReturn:
 
 # Arguments of a call that not all methods have, and one that has it.
 _METHODS = {"return_exceptions": "map", "journal": "map", "buffersize": "imap", "ordered": "outcomes"}
-_ELSEWHERE = {
-    **dict.fromkeys(("n_jobs", "processes", "num_cpus", "n_workers"), "workers"),
-    "batch_size": "chunksize",
-    "retry": "retries",
-    "max_retries": "retries",
-}
+_SAME = (  # what is called by several names, here and elsewhere
+    ("workers", "max_workers", "processes", "n_jobs", "num_cpus", "n_workers"),
+    ("max_tasks_per_child", "maxtasksperchild"),
+    ("chunksize", "batch_size"),
+    ("retries", "retry", "max_retries"),
+)
 
 
 def _close(name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
-    close = [_ELSEWHERE[name]] if name in _ELSEWHERE else get_close_matches(name, known, n=2, cutoff=0.7)
+    same = next((names for names in _SAME if name in names), ())
+    close = [each for each in same if each in known] or get_close_matches(name, known, n=2, cutoff=0.7)
     return " or ".join(map(repr, close))
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _IDLE = 1.0  # seconds without a callback after which the thread ends
-_GLANCE = 0.05  # seconds after which a callback that waits sees what no other callback has let happen
 
 
 class Callbacks:
@@ -51,15 +50,15 @@ class Callbacks:
         self._drain()  # what came in between
 
     def _drain(self) -> None:
-        while self._run_next(0.0):
+        while self._run_next(0):
             pass
 
-    def _run_next(self, timeout: float) -> bool:
-        try:
-            fn, future = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
-        except queue.Empty:
-            return False
-        with self._turn:
+    def _run_next(self, timeout: float | None) -> bool:
+        with self._turn:  # or a thread that waits for its turn would hold what the one whose turn it is waits for
+            try:
+                fn, future = self._queue.get(timeout=timeout)
+            except queue.Empty:
+                return False
             try:
                 run_callback(fn, future)
             except BaseException as error:  # noqa: BLE001 - SystemExit and its like must not end a thread for all
@@ -73,7 +72,7 @@ class Callbacks:
             return
         end = math.inf if timeout is None else time.monotonic() + timeout
         while not latch.happened and (left := end - time.monotonic()) > 0:
-            self._run_next(min(left, _GLANCE))
+            self._run_next(None if timeout is None else left)  # nothing but a callback lets it happen
 
     def join(self, timeout: float | None) -> None:
         """Wait until those that are due have run, up to *timeout* seconds; from the thread itself, return at once."""

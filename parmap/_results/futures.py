@@ -119,8 +119,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         if failure is not None:
             try:
                 raise failure
-            finally:
-                del failure, self  # a traceback that holds its own exception is freed late
+            finally:  # a traceback that holds its own exception is freed late
+                failure = self = None  # type: ignore[assignment]  # noqa: PLW0642 - IPython shows it, so no `del`
         value: R_co = self.__dict__["_value"]
         return value
 

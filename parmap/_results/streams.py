@@ -228,7 +228,7 @@ class ResultStream(Generic[R_co]):
                 self.close()
             raise error
         finally:
-            del error  # a traceback that holds its own exception is freed late
+            error = None  # type: ignore[assignment]  # as in `Future.result`
 
     def _load(self) -> bool:
         """Decode what is the next to be handed out; false if it has not come yet.

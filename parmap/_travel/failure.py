@@ -145,9 +145,8 @@ def guarded(error: BaseException) -> BaseException:
     Else a task's `StopIteration` would end the loop over a stream in silence, and its `CancelledError` the coroutine
     that awaits it.
     """
-    if not isinstance(error, _ends()):
-        return error
-    return _in_place_of(error, RuntimeError(f"the call raised {_line(error)}"))
+    is_end = issubclass(type(error), _ends())
+    return _in_place_of(error, RuntimeError(f"the call raised {_line(error)}")) if is_end else error
 
 
 def _in_place_of(error: BaseException, told: BaseException, cause: BaseException | None = None) -> BaseException:
@@ -176,7 +175,7 @@ def is_foreign(error: BaseException) -> bool:
 
     It does if a signal handler raised it, which may interrupt anything: Ctrl-C is the one that everybody knows.
     """
-    if not isinstance(error, (Exception, *_ends())):
+    if not issubclass(type(error), (Exception, *_ends())):
         return True
     import signal
 
@@ -192,7 +191,7 @@ def note(error: BaseException, *texts: str) -> None:
     """Add notes that are not there yet, past what the class of the error may refuse."""
     notes = _notes(error)
     if new := [text for text in texts if text not in notes]:
-        _set(error, "__notes__", [*notes, *new])
+        put(error, "__notes__", [*notes, *new])
 
 
 def _notes(error: BaseException) -> tuple[str, ...]:
@@ -218,8 +217,11 @@ def _line(error: BaseException) -> str:
 
 def _lines(error: BaseException) -> list[Any]:
     """What an exception, and those in a group, say."""
-    members = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return [_line(error), *map(_lines, members)]
+    return [_line(error), *map(_lines, told_by(error, "exceptions", BaseExceptionGroup) if _is_group(error) else ())]
+
+
+def _is_group(error: BaseException) -> bool:
+    return issubclass(type(error), BaseExceptionGroup)
 
 
 def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
@@ -233,13 +235,14 @@ def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
 
 def translate(error: BaseException, item: int | None = None) -> BaseException:
     """Give the errors of the machinery around task number *item* their public form."""
-    if isinstance(error, SystemExit):
+    if issubclass(type(error), SystemExit):
         from parmap.errors import WorkerDiedError
 
-        code = error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-        message = f"the task called sys.exit({shorten(error.code)})"
+        given = told_by(error, "code", SystemExit)
+        code = given if isinstance(given, int) else 0 if given is None else 1
+        message = f"the task called sys.exit({shorten(given)})"
         return _in_place_of(error, WorkerDiedError(message, item=item, exitcode=code, pid=os.getpid()))
-    if isinstance(error, LoadError):
+    if issubclass(type(error), LoadError):
         from parmap.errors import SerializationError
 
         cause = error.__cause__
@@ -261,9 +264,7 @@ def unloadable(error: BaseException, item: int | None = None) -> BaseException:
         raise error
     if type(error) is SerializationError:  # that of an item, where the result is that of a whole batch
         return error
-    told = SerializationError(f"the result can't be unpickled: {_line(error)}", item=item)
-    told.__cause__ = error
-    return told
+    return _in_place_of(error, SerializationError(f"the result can't be unpickled: {_line(error)}", item=item))
 
 
 def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
@@ -313,10 +314,10 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
                 found = found or (form, stream)
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
-    if isinstance(error, BaseExceptionGroup):  # one member that can't travel must not hide the others
-        members = [_encode_chain(member, 1) for member in error.exceptions]
+    if _is_group(error):  # one member that can't travel must not hide the others
+        message, members = (told_by(error, name, BaseExceptionGroup) for name in ("message", "exceptions"))
         try:
-            return "group", dump_whole((type(error), error.message, members, [*getattr(error, "__notes__", ())]))
+            return "group", dump_whole((type(error), message, [_encode_chain(member, 1) for member in members]))
         except Exception:  # noqa: BLE001, S110 - a class of the user's that can't travel
             pass
     if found is not None:  # it tells of addresses, maybe
@@ -336,20 +337,15 @@ def _revive(form: str, stream: bytes) -> BaseException:
             raise TypeError("not an exception")
         return value
     if form == "group":
-        kind, message, members, notes = value
-        group: BaseException = kind(message, [_decode_chain(member, "") for member in members])
-        for note in notes:
-            group.add_note(note)
-        return group
+        kind, message, members = value
+        error: BaseException = kind(message, [_decode_chain(member, "") for member in members])
+        return error
     kind, args, *states = value
     builtin = _builtin(kind)  # of which errno, filename, msg, code are, that its own `__init__` sets
-    error: BaseException = builtin.__new__(kind, *args)
+    error = builtin.__new__(kind, *args)
     builtin.__init__(error, *args)
     for name, attribute in {} if not states else states[0].items():
-        if hasattr(builtin, name):
-            _set(error, name, attribute)
-        else:
-            error.__dict__[name] = attribute
+        put(error, name, attribute, builtin)
     return error
 
 
@@ -360,11 +356,10 @@ def _builtin(kind: type[BaseException]) -> Any:
 
 def _decode(encoded: tuple[Any, ...]) -> BaseException:
     text, chain = encoded
-    error = _decode_chain(chain, text)
-    last = error
+    last = error = _decode_chain(chain, text)
     while (cause := told_by(last, "__cause__")) is not None and not isinstance(cause, RemoteTraceback):
         last = cause
-    _set(last, "__cause__", RemoteTraceback(text))
+    put(last, "__cause__", RemoteTraceback(text))
     return error
 
 
@@ -385,16 +380,21 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
                 f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
             )
     if below is not None:
-        _set(error, "__cause__", _decode_chain(below, text))
-    _set(error, "__suppress_context__", suppress)
+        put(error, "__cause__", _decode_chain(below, text))
+    put(error, "__suppress_context__", suppress)
     note(error, *notes)
     return error
 
 
-# Past what the error's class has by these names, which may refuse.
-_set = BaseException.__setattr__
+def told_by(error: BaseException, name: str, kind: type = BaseException) -> Any:
+    """An attribute that all errors of that *kind* have, past what the class of this one has by its name."""
+    return vars(kind)[name].__get__(error)
 
 
-def told_by(error: BaseException, name: str) -> Any:
-    """An attribute that all errors have."""
-    return vars(BaseException)[name].__get__(error)
+def put(error: BaseException, name: str, value: Any, kind: Any = BaseException) -> None:
+    """Set an attribute in the same way."""
+    place: Any = getattr(kind, name, None)
+    if hasattr(place, "__set__"):
+        place.__set__(error, value)
+    else:
+        told_by(error, "__dict__")[name] = value

@@ -133,7 +133,7 @@ def _of_class(value: Any, depth: int) -> str | None:
     """Of a class of the user's whose text is not their own: a member of an enumeration, a record."""
     kind = type(value)
     members = _members(kind)
-    if "_member_map_" in members:
+    if is_enumeration(kind):
         return f"{_name(kind)}.{_cut(object.__getattribute__(value, '_name_'), _PART)}"
     writes = members.get("__repr__")
     if "_fields" in members and getattr(writes, "__module__", "") == "collections":
@@ -145,6 +145,12 @@ def _of_class(value: Any, depth: int) -> str | None:
         return None
     texts = _some(pairs, lambda pair: f"{pair[0]}={_text(pair[1], depth - 1)}", _FEW) if depth > 0 else ["..."]
     return f"{_name(kind)}({', '.join(texts)})"
+
+
+def is_enumeration(kind: type) -> bool:
+    """Whether the instances of a class are members of an enumeration."""
+    enum = sys.modules.get("enum")
+    return enum is not None and issubclass(kind, enum.Enum)
 
 
 def _field(value: Any, place: Any, name: str) -> Any:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import by_name
 from parmap._travel.code.by_value import cloud_pickler, is_by_value, plain_pickler
 from parmap._travel.failure import call_note, encode, note, translate
+from parmap._travel.payload import dump, pack
 from parmap._travel.text import short_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from parmap._travel.pack import Pack
     from parmap._work.run import Callee, Terms
 
 _KEPT = 900_000_000  # bytes of a value in a journal: SQLite takes a thousand million at most
@@ -50,6 +52,24 @@ class Outcome:
         return outcome
 
 
+def pack_results(results: list[Any], **how: Any) -> tuple[Pack, dict[int, BaseException]]:
+    """Pickle the results of a chunk, as `pack` does; what would end this process is the error of its item, too."""
+    try:
+        return pack(results, **how)
+    except BaseException:  # noqa: BLE001, S110 - of the user's `__reduce__`: `sys.exit` and its like
+        pass
+    errors: dict[int, BaseException] = {}
+    for index, result in enumerate(results):
+        try:
+            dump(result)
+        except Exception:  # noqa: BLE001, S112 - as below
+            continue
+        except BaseException as error:  # noqa: BLE001 - as above
+            errors[index], results[index] = error, None
+    packed, unsent = pack(results, **how)
+    return packed, unsent | errors
+
+
 def tell_failures(
     callee: Callee,
     terms: Terms,
@@ -68,7 +88,8 @@ def tell_failures(
         item = terms.start + index if terms.start >= 0 else None  # a single task has no number
         public = translate(error, item)
         if index not in errors:
-            public.item = item  # type: ignore[attr-defined]  # a SerializationError
+            if isinstance(error, Exception):
+                public.item = item  # type: ignore[attr-defined]  # a SerializationError
             note(public, _note_of_result(callee, terms.mode, items, index, item))
         retry = callee.retries(error, public)
         told.append((index, encode(public, with_locals=callee.rules.locals), retry))

@@ -13,7 +13,7 @@ from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, call_note, note, told_by
+from parmap._travel.failure import LoadError, call_note, note, put, told_by
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.text import innermost
 from parmap._work.outcome import Loading, Outcome, dump_to_keep
@@ -92,10 +92,10 @@ class Callee:
 
     def retries(self, *forms: BaseException) -> bool:
         """Whether `retry_on` means an error, in one of its *forms*: as it was raised, or as it is told."""
-        return any(isinstance(error, self._kinds(error)) for error in forms)
+        return any(issubclass(type(error), self._kinds(error)) for error in forms)
 
     def _kinds(self, error: BaseException) -> tuple[type[BaseException], ...]:
-        if OSError in self.retry_on and isinstance(error, TimeoutError):
+        if OSError in self.retry_on and issubclass(type(error), TimeoutError):
             from parmap.errors import TaskTimeoutError  # only now: it takes a worker milliseconds
 
             if isinstance(error, TaskTimeoutError):  # which is an OSError by birth only
@@ -281,7 +281,7 @@ def run(
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
             os._exit(0)
         if (last := len(results) - 1) in outcome.errors:
-            if isinstance(outcome.errors[last], passes):
+            if issubclass(type(outcome.errors[last]), passes):
                 raise outcome.errors[last]
             _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
             if stop_early:
@@ -372,6 +372,6 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     trace = told_by(error, "__traceback__")
     while trace is not None and trace.tb_frame.f_globals is globals():
         trace = trace.tb_next
-    BaseException.__setattr__(error, "__traceback__", trace)  # its class may refuse
-    mode = "" if isinstance(error, LoadError) else mode  # then there is no item to show
+    put(error, "__traceback__", trace)  # its class may refuse
+    mode = "" if issubclass(type(error), LoadError) else mode  # then there is no item to show
     note(error, call_note(function, mode, item, index if index >= 0 else None))

@@ -19,7 +19,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import dump_function, dump_plainly, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
-from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.outcome import Outcome, pack_results, tell_failures
 from parmap._work.page import Note
 from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
@@ -354,7 +354,7 @@ def run_packed(
     else:
         with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
             outcome = run(callee, terms, clock.items(items) if clock else items, items.count)
-    results, unsent = pack(outcome.results)
+    results, unsent = pack_results(outcome.results)
     failures = tell_failures(callee, terms, items, outcome.errors, unsent)
     times = clock.times(outcome, shared=False) if clock else ()
     return outcome.done, to_wire(results), failures, time.monotonic() - begin, *times

@@ -226,6 +226,7 @@ class Keeping:
         with self._turn:
             self._pid = 0
             self._closes.close()
+        atexit.unregister(self.end)
 
     def _commit(self) -> None:
         if self._pid != os.getpid():  # that of the program that this process was forked from
@@ -277,6 +278,5 @@ class Keeping:
             self._thread.join()
         if self._pid:
             self._finish()
-        atexit.unregister(self.end)
         if self._problem is not None and sys.exception() is None:
             raise self._problem

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.functions import give_name
+from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -48,9 +49,8 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         and not issubclass(cls, tuple)
     ):
         args[3].setdefault("__slots__", slots)
-    enum = sys.modules.get("enum")
     members = None
-    if enum is not None and issubclass(cls, enum.Enum):
+    if is_enumeration(cls):
         every = vars(cls)["_member_map_"]
         members = {name: dict(getattr(member, "__dict__", {})) for name, member in every.items()}
         # cloudpickle sends no other names of members, nor what is made of several flags.

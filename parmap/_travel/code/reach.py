@@ -28,6 +28,7 @@ from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import is_made_with_class, tracker_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
+from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -303,6 +304,7 @@ def _spread_dict(values: dict[Any, Any] | None) -> Iterator[Any]:
 def _read_class(cls: type) -> list[Any]:
     values: list[Any] = [type(cls), *_spread(cls.__bases__)]
     is_of_c = "_fields_" in vars(cls)  # a structure of ctypes
+    is_enum = is_enumeration(cls)
     for name, value in vars(cls).items():
         kind = type(value)
         if name in _OF_OTHERS:
@@ -312,10 +314,10 @@ def _read_class(cls: type) -> list[Any]:
             values.append(kind)
         elif name == "_abc_impl":
             values += _registered_in(cls)
-        elif kind is cls:  # a member of an enumeration
-            values.append(getattr(value, "_name_", value))
-        elif kind is dict and name in _READ_IN:
-            values += _READ_IN[name](value)
+        elif kind is cls and is_enum:
+            values.append(value._name_)
+        elif kind is dict and name in (_OF_ENUMERATION if is_enum else _READ_IN):
+            values += (_read_members if name in _OF_ENUMERATION else _READ_IN[name])(value)
         elif kind in _READ:
             values += _READ[kind](value)
         elif kind.__module__ in _MADE_OF:
@@ -342,7 +344,7 @@ def _read_fields(fields: dict[str, Any]) -> Iterator[Any]:
 
 def _read_slots(value: Any, kind: Any) -> Iterable[Any]:
     """What is of `dataclasses`."""
-    if kind.__name__ not in _OF_DATACLASS:
+    if kind.__module__ != "dataclasses" or kind.__name__ not in _OF_DATACLASS:
         return (value,)
     metadata = getattr(value, "metadata", None)
     parts: tuple[Any, ...] = _slots_of(kind)(value)
@@ -381,9 +383,8 @@ _READ: dict[type, Callable[[Any], Iterable[Any]]] = {
 _READ_IN: dict[str, Callable[[dict[Any, Any]], Iterable[Any]]] = {
     "__annotations__": _spread_dict,
     "__dataclass_fields__": _read_fields,
-    "_member_map_": _read_members,
-    "_value2member_map_": _read_members,
 }
+_OF_ENUMERATION = ("_member_map_", "_value2member_map_")
 _MADE_OF: dict[str, Callable[[Any, Any], Iterable[Any]]] = {
     "dataclasses": _read_slots,
     "functools": _read_lazy,

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.classes import tracker_of
+from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
         attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
-    if "_member_map_" in vars(kind) and callable(thing._value_):  # the user may redefine `value`
+    if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce = _of_descriptor if issubclass(kind, _DESCRIPTORS) else _SIMPLE.get((module, kind.__name__))
     if reduce is not None:
@@ -62,7 +63,7 @@ def _make_descriptor(kind: Any, base: Any, args: tuple[Any, ...]) -> Any:
 
 def has_functions(kind: Any) -> bool:
     """Whether it is an enumeration of functions, or the like: its members go by name, for no copy is the same value."""
-    return any(callable(member._value_) for member in vars(kind).get("_member_map_", {}).values())
+    return is_enumeration(kind) and any(callable(member._value_) for member in vars(kind)["_member_map_"].values())
 
 
 def _of_context(thing: Any) -> tuple[Any, ...] | None:

@@ -85,7 +85,7 @@ class QuickEnd:
                     return False
                 try:
                     packed = dump(content)
-                except Exception:  # noqa: BLE001 - told by whoever sends it over the channel
+                except BaseException:  # noqa: BLE001 - told by whoever sends it over the channel
                     return False
                 if packed.buffers:
                     return False

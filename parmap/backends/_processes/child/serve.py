@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import IN_INITIALIZER, encode, note, translate
 from parmap._travel.pack import WHOLE, Pack
-from parmap._travel.payload import pack
 from parmap._travel.vocabulary import Learner
 from parmap._work import place as _place
-from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.outcome import Outcome, pack_results, tell_failures
 from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
 from parmap._work.run import Callee, Terms, run, run_task
@@ -253,13 +252,13 @@ class _Worker:
 
         begin = time.monotonic_ns()
         if terms.careful and outcome.done > 1:  # a death that nobody in particular was to blame for
-            results, unsent = pack(outcome.results, before=enter)
+            results, unsent = pack_results(outcome.results, before=enter)
         else:
             if outcome.done:
                 self.page.enter(number, 0, outcome.done, begin)
             learner = Learner(apart=callee.apart)
             single = terms.start < 0  # then each has a future of its own, which shall keep no other's
-            results, unsent = pack(outcome.results, None, learner, single=single)
+            results, unsent = pack_results(outcome.results, learner=learner, single=single)
             callee.apart = learner.apart
         told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())

@@ -14,6 +14,7 @@ each number once. What it finds answered it settles.
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import pickle
@@ -59,8 +60,10 @@ def _has_quick_lines() -> bool:
     try:
         for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
             end.close()
-    except (AttributeError, OSError):  # macOS has a name for them, no more
+    except AttributeError:
         return False
+    except OSError as error:  # macOS has a name for them, no more; what there are too many of now there won't be later
+        return error.errno in {errno.EMFILE, errno.ENFILE}
     return True
 
 
