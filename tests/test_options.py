@@ -317,6 +317,7 @@ def test_override_is_local_to_its_thread():
         ("start_method", "spawn", "spawn"),
         ("max_tasks_per_child", "100", 100),
         ("preload", "json, os.path,", ("json", "os.path")),
+        ("preload", "auto", "auto"),
         ("idle_timeout", "None", None),
         ("progress", "on", True),
         ("progress", "0", False),

@@ -26,7 +26,7 @@ from tasks_that_weigh import Heavy, Unloadable, look_at, make
 import parmap
 from parmap import parallel
 from parmap._work.report.clock import Times, bucket
-from parmap._work.report.gather import MOST
+from parmap._work.report.gather import MOST, Function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -413,6 +413,24 @@ def test_summary(report: Any) -> None:
 
     assert file.getvalue() == f"{report}\n"
     assert "100 items" in str(report)
+
+
+def test_summary_on_an_old_terminal(report: Any) -> None:
+    """What the output has no letters for, as the sign of micro in Japan, is written by an escape."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding="cp932")
+    known_to(report).functions["µ"] = Function("µ")
+    report.summary(file)
+    file.seek(0)
+
+    assert "\n\\xb5\n" in file.read()
+
+
+def test_a_program_with_an_odd_name(report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program whose name is no text in UTF-8 has a page, too."""
+    monkeypatch.setattr(sys, "argv", ["odd\udcff.py"])
+    report.save(tmp_path / "x.html")
+
+    assert "odd\\udcff.py" in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
 def test_page(report: Any, tmp_path: Path) -> None:

@@ -185,8 +185,10 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         return copy
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # Picklers are written in C: this is who called one. The processes of multiprocessing have the same __main__.
-        main = sys._getframe(1).f_globals.get("__name__") == "multiprocessing.reduction"  # noqa: SLF001
+        # Picklers are written in C: this is who called one. Where functions of __main__ go by value, so does this one,
+        # and else by name, as they do: in a program's own files, and to the processes of multiprocessing.
+        asks = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
+        main = not (asks == "pickle" or "cloudpickle" in asks or asks.startswith("parmap."))  # `pickle`: dill's
         if found_by_name(self, main=main) is self:
             return str(self.__qualname__)
         function = portable(self.__wrapped__, ParallelFunction, main=main)

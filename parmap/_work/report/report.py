@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parmap._travel.text import written
 from parmap._work.report.advice import transport
 from parmap._work.report.gather import Gathered
 from parmap._work.report.pages import page, summary, trace
@@ -60,7 +61,7 @@ class Report:
 
     def summary(self, file: TextIO | None = None) -> None:
         """Print it, for a terminal, to *file* or else the standard output."""
-        print(self, file=file)
+        print(written(str(self), file or sys.stdout), file=file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a file: ``.html`` is a page, ``.json`` a trace for Perfetto or Chrome's ``about:tracing``.
