@@ -246,6 +246,26 @@ def test_nested_reports(backend: dict[str, Any]) -> None:
     assert known_to(inner).functions["square"].sums["items"] == 4
 
 
+def test_a_report_that_is_opened_twice() -> None:
+    """It hears of each call once, until it is closed as often as it was opened."""
+    with parmap.report() as report:
+        with report:
+            parallel(square, backend="serial").map(range(4))
+        parallel(square, backend="serial").map(range(5))
+    parallel(square, backend="serial").map(range(6))
+
+    assert known_to(report).functions["square"].sums["items"] == 9
+
+
+def test_errors_are_no_transport() -> None:
+    """Where items fail, what it takes to tell of the errors is not taken for results that are worth some advice."""
+    with parmap.report() as report:
+        parallel(fail, workers=2).map(range(50), return_exceptions=True)
+
+    assert "packing results" not in str(report)
+    assert "transport" not in str(report)
+
+
 def test_a_call_that_goes_on_after_the_end(backend: dict[str, Any]) -> None:
     """A call is in the reports that were open when it began, to its own end."""
     with parmap.report() as report:

@@ -83,6 +83,8 @@ def advice(known: Gathered) -> list[str]:
 def transport(known: Gathered) -> Iterator[str]:
     """Of functions whose arguments and results take longer to travel than they are worth."""
     shares = Shares(known)
+    if any(2 * each.sums["errors"] >= each.sums["items"] > 0 for each in known.functions.values()):
+        return  # what takes long there is to tell of errors, which are to be mended
     for each in known.functions.values():
         busy = max(sum(each.sums[part] for part in PARTS), _LITTLE, shares.total / 10)
         for part, nbytes, what in (("unpacking", "nbytes", "arguments"), ("packing", "result_nbytes", "results")):
