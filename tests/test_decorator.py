@@ -9,7 +9,7 @@ import pickle
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import pytest
@@ -387,6 +387,23 @@ def test_class_method_of_a_local_class(calls: list[Call]):
 
     assert calls[0][0](1) == (Local, 1)
     assert calls[1][0](1) == (remade, 1)
+
+
+def test_class_method_of_a_named_tuple(calls: list[Call]):
+    """Class methods of a `NamedTuple`, which is made in a way of its own, bind too."""
+
+    class Local(NamedTuple):
+        x: int
+
+        @classmethod
+        @parallel(workers=2)
+        def build(cls, x: int) -> Any:
+            return cls(x)
+
+    Local.build.map([1])
+
+    assert calls[0][0](1) == Local(1)
+    assert vars(Local).keys().isdisjoint({"__parmap_class_body__"})
 
 
 # --- pickling and copies ---

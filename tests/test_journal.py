@@ -496,6 +496,7 @@ def test_an_item_that_cannot_be_pickled(calls: Calls, file: str):
     found = call.map(items, journal=file, return_exceptions=True)
 
     assert isinstance(found[1], SerializationError)
+    assert found[1].item == 1
     assert "key=" in str(found[1])
     assert item_of(found[1]) is items[1]
     assert calls.taken() == ["int", "int"]
