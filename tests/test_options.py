@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,13 @@ def test_an_argument_that_a_call_does_not_have(method: str, given: dict[str, Any
     """Whoever means an argument of the function is told how to give it, and of one of another method, which."""
     with pytest.raises(TypeError, match=said):
         getattr(parmap.parallel(int), method)(["10"], **given)
+
+
+def test_names_may_be_members_of_an_enumeration():
+    """A backend may be named by an enumeration of texts, as settings often are."""
+    kinds = StrEnum("kinds", {"THREADS": "threads"})  # type: ignore[misc]
+
+    assert parmap.parallel(abs, backend=kinds.THREADS).map([-1]) == [1]  # type: ignore[attr-defined]
 
 
 def test_unknown_option_lists_all():

@@ -64,7 +64,8 @@ def _one_of(*names: str, none: bool = False) -> Callable[[str, Any], Any]:
             return None
         if not isinstance(value, str):
             _refuse(name, value, allowed, TypeError)
-        return value if value in names else _refuse(name, value, allowed)
+        # The plain name: what is given may be a member of an enumeration.
+        return names[names.index(value)] if value in names else _refuse(name, value, allowed)
 
     return check_name
 
