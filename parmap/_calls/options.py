@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
