@@ -165,8 +165,9 @@ def _field(value: Any, place: Any, name: str) -> Any:
 
 def written(text: str, stream: Any) -> str:
     """The text with escapes for what *stream* can't write, as that of an old terminal."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    encoding = getattr(stream, "encoding", None)
+    known = encoding if isinstance(encoding, str) else "utf-8"
+    return text.encode(known, "backslashreplace").decode(known)
 
 
 def reason_of(error: BaseException, otherwise: str = "") -> str:
