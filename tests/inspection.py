@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import signal
+import sqlite3
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 
 from conftest import wait_until
 from parmap._calls.journal import file as _journal_file
+from parmap._calls.journal import keeping as _journal_keeping
 from parmap._engine import pools as _pools
 from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
@@ -186,6 +188,17 @@ def file_system_by(table: str, folder: str) -> str:
 def pretend_file_system(monkeypatch: Any, kind: str) -> None:
     """Let all folders lie on a file system of that kind."""
     monkeypatch.setattr(_journal_file, "file_system", lambda _: kind)
+
+
+def limit_journals(monkeypatch: Any, most: int) -> None:
+    """Let no journal take more bytes for a result."""
+
+    def connect(*args: Any, **how: Any) -> Any:
+        connection = _journal_file.connect(*args, **how)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+        return connection
+
+    monkeypatch.setattr(_journal_keeping, "connect", connect)
 
 
 def known_to(report: Any) -> Any:

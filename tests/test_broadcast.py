@@ -70,6 +70,34 @@ def test_value_that_comes_back_is_the_program_s_own(processes: dict[str, Any]) -
     assert back is shared
 
 
+def test_value_that_a_task_makes(processes: dict[str, Any]) -> None:
+    """A task may return a broadcast value of its own, which the program may send on."""
+    made = parallel(lambda n: parmap.broadcast([n]), **processes).map(range(3))
+
+    assert [each.value for each in made] == [[0], [1], [2]]
+    assert parallel(first, **processes).map(made, [0] * 3) == [0, 1, 2]
+
+
+def test_a_daemon(script: Script) -> None:
+    """A program that has put itself in the background, and lost the process that sent a value first, sends it again."""
+    done = script.run("""
+        import os
+        import parmap
+
+        table = parmap.broadcast([5])
+        look = parmap.parallel(lambda n: table.value[0] + n, workers=1)
+        assert look.map([1]) == [6]
+        parent = os.getpid()
+        if os.fork():
+            os._exit(0)
+        while os.getppid() == parent:
+            pass
+        print(look.map([2]))
+    """)
+
+    assert done.stdout == "[7]\n", done.stderr
+
+
 def test_arrays_are_shared_and_private(processes: dict[str, Any]) -> None:
     """Arrays in it are writable in a worker, which changes its own copy only."""
     np = pytest.importorskip("numpy")

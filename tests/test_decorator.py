@@ -9,7 +9,7 @@ import pickle
 import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 import pytest
@@ -197,6 +197,27 @@ def test_metadata():
     assert half.__annotations__ == half.__wrapped__.__annotations__
 
 
+def test_a_coroutine_function_is_one():
+    """Who asks whether it is a coroutine function, as web frameworks do, hears what the function itself would say."""
+
+    class Client:
+        @parallel
+        async def fetch(self, url: str) -> str:
+            return url
+
+    for function in (
+        fetch,
+        Client.fetch,
+        Client().fetch,
+        fetch.options(workers=5),
+        fetch.partial("x"),
+        parallel(fetch),
+    ):
+        assert inspect.iscoroutinefunction(function)
+    assert not inspect.iscoroutinefunction(half)
+    assert str(inspect.signature(Client().fetch)) == "(url: 'str') -> 'str'"
+
+
 def test_plain_call():
     """A call is the plain function's, keywords and errors included."""
     assert half(4, y=2, z=3) == 8.0
@@ -368,6 +389,23 @@ def test_class_method_of_a_local_class(calls: list[Call]):
     assert calls[1][0](1) == (remade, 1)
 
 
+def test_class_method_of_a_named_tuple(calls: list[Call]):
+    """Class methods of a `NamedTuple`, which is made in a way of its own, bind too."""
+
+    class Local(NamedTuple):
+        x: int
+
+        @classmethod
+        @parallel(workers=2)
+        def build(cls, x: int) -> Any:
+            return cls(x)
+
+    Local.build.map([1])
+
+    assert calls[0][0](1) == Local(1)
+    assert vars(Local).keys().isdisjoint({"__parmap_class_body__"})
+
+
 # --- pickling and copies ---
 
 
@@ -436,6 +474,35 @@ def test_pools_of_multiprocessing(script: Script, method: str):
     )
 
     assert done.stdout.splitlines() == ["[1, 4]", "[9] [9] 16", "[25, 15, 25]"], done.stderr
+
+
+def test_a_script_keeps_its_functions(script: Script):
+    """What a script pickles, it finds again: its own decorated functions, as plain ones; so do its tasks."""
+    done = script.run("""
+        import io
+        import pickle
+        from parmap import parallel
+
+        @parallel(workers=2)
+        def square(x):
+            return x * x
+
+        class Slow(pickle._Pickler):  # as joblib has one
+            pass
+
+        def read(data):
+            return pickle.loads(data)(3), pickle.loads(pickle.dumps(square))(4)
+
+        if __name__ == "__main__":
+            data = pickle.dumps([square, square.options(workers=1), square.partial(5)])
+            same, other, given = pickle.loads(data)
+            Slow(file := io.BytesIO()).dump(square)
+            print(pickle.loads(file.getvalue()) is same is square, other, given.map([])) or print(given())
+            print(parallel(read, workers=1).map([pickle.dumps(square)]))
+    """)
+
+    other = "<parmap.ParallelFunction __main__.square (workers=1)>"
+    assert done.stdout.splitlines() == [f"True {other} []", "25", "[(9, 16)]"], done.stderr
 
 
 def test_lambda_pickles_by_value():

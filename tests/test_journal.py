@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
-from contextlib import closing, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, nullcontext, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import pytest
 from injection import Injector
-from inspection import file_system_by, kill, pids_of, pretend_file_system
+from inspection import file_system_by, kill, limit_journals, pids_of, pretend_file_system
 
 import parmap
 from conftest import wait_until
@@ -407,6 +408,71 @@ def test_changed_code_is_refused(monkeypatch: pytest.MonkeyPatch, file: str, old
         call.map([1], journal=file)
 
 
+REACHED = {
+    "base class": ("class Base:\n def do(self, x): return x + 1\nclass Mine(Base): pass", "Mine().do(x)"),
+    "metaclass": (
+        "class Meta(type):\n def __call__(cls, x): return x + 1\nclass Mine(metaclass=Meta): pass",
+        "Mine(x)",
+    ),
+    "setter": (
+        "class Mine:\n @property\n def v(self): return self.w\n @v.setter\n def v(self, x): self.w = x + 1",
+        "setattr(m := Mine(), 'v', x) or m.v",
+    ),
+    "wrapper": ("def more(f): return functools.wraps(f)(lambda x: f(x) + 1)\n@more\ndef same(x): return x", "same(x)"),
+    "wrapper that is an object": (
+        (
+            "class More:\n def __init__(self, f): functools.update_wrapper(self, f)\n"
+            " def __call__(self, x): return self.__wrapped__(x) + 1\n@More\ndef same(x): return x"
+        ),
+        "same(x)",
+    ),
+    "single dispatch": (
+        "@functools.singledispatch\ndef do(x): return 0\n@do.register\ndef _(x: int): return x + 1",
+        "do(x)",
+    ),
+    "table of functions": ("def more(x): return x + 1\ntable = {'more': [more]}", "table['more'][0](x)"),
+    "set of classes": (
+        "class A:\n def do(self, x): return x + 1\nclass B(A): pass\nboth = {A, B}",
+        "max(each().do(x) for each in both)",
+    ),
+    "list of objects": ("class A:\n def do(self, x): return x + 1\nall = [A(), 5, A()]", "all[0].do(x)"),
+}
+
+
+@pytest.mark.parametrize(("has", "call"), REACHED.values(), ids=REACHED)
+def test_code_that_is_reached_by_detours_counts(monkeypatch: pytest.MonkeyPatch, file: str, has: str, call: str):
+    """So does code of the module that a function reaches otherwise than by a name; what is the same is known again."""
+    for more, is_refused in ((1, False), (1, False), (2, True)):
+        program: Any = types.ModuleType("program")
+        monkeypatch.setitem(sys.modules, "program", program)
+        exec(f"import functools\n{has.replace('+ 1', f'+ {more}')}\ndef score(x): return {call}", vars(program))
+        with pytest.raises(JournalError, match="the code of") if is_refused else nullcontext():
+            assert parallel(program.score, backend="serial").map([1], journal=file) == [2]
+
+    assert len(rows(file)) == 1
+
+
+def test_slots_of_a_captured_value(file: str):
+    """What an object has in slots counts, however these are declared."""
+
+    class Locked:
+        __slots__ = "_Locked__content"  # noqa: PLC0205 - as some write it
+
+        def __init__(self, content: Any) -> None:
+            self.__content = content, threading.Lock()
+
+        def get(self) -> Any:
+            return self.__content[0]
+
+    def adding(of: Locked) -> Any:
+        return parallel(lambda number: number + of.get(), backend="serial")
+
+    for base in (1, 1, 2):
+        assert adding(Locked(base)).map([10], journal=file) == [10 + base]
+
+    assert len(rows(file)) == 2
+
+
 def test_comments_are_no_change(file: str):
     """Lines, comments and docstrings may change."""
     source = SOURCE.replace("called.append(x)", "pass")
@@ -432,6 +498,7 @@ def test_an_item_that_cannot_be_pickled(calls: Calls, file: str):
     found = call.map(items, journal=file, return_exceptions=True)
 
     assert isinstance(found[1], SerializationError)
+    assert found[1].item == 1
     assert "key=" in str(found[1])
     assert item_of(found[1]) is items[1]
     assert calls.taken() == ["int", "int"]
@@ -556,6 +623,16 @@ def test_a_torn_file(file: str):
         assert Path(file).read_bytes() == torn
 
 
+def test_a_result_that_is_too_large(monkeypatch: pytest.MonkeyPatch, file: str):
+    """A result larger than SQLite takes fails the call; the file isn't said to be damaged."""
+    limit_journals(monkeypatch, 100_000)
+
+    with pytest.raises(JournalError, match="can't be used: string or blob too big"):
+        parallel(bytes, workers=1).map([10, 200_000], journal=file)
+
+    assert parallel(bytes, workers=1).map([10, 20], journal=file) == [bytes(10), bytes(20)]
+
+
 def test_a_place_where_nothing_can_be_written(tmp_path: Path):
     """A folder that isn't there is told as such."""
     with pytest.raises(JournalError, match="nowhere"):
@@ -654,6 +731,19 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "there is no journal" in command(monkeypatch, file + "x")
     ended = subprocess.run([sys.executable, "-m", "parmap", "journal", file + "x"], timeout=60, check=False)
     assert ended.returncode == 1
+
+
+def test_the_command_on_an_old_terminal(file: str):
+    """What the output has no letters for is told by escapes; so is a number of a run that is none."""
+    parallel(divide, backend="serial").map(["日本"], journal=file, return_exceptions=True)
+    ask = [sys.executable, "-m", "parmap", "journal", file]
+
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(ask, env=ascii_only, capture_output=True, timeout=60, check=True)
+    refused = subprocess.run([*ask, "--drop", "²"], capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+    assert b"failed: '\\u65e5\\u672c'" in shown.stdout
+    assert "there is nothing of '²'" in refused.stderr
 
 
 def test_the_command_before_a_closed_pipe(file: str):

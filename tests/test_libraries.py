@@ -136,6 +136,27 @@ def test_pandas_query():
     assert count.map([0]) == [4]
 
 
+def test_pydantic_model_with_a_parallel_method():
+    """A model has parallel methods if it is told that they are no fields, as documented."""
+    pydantic = pytest.importorskip("pydantic")
+
+    class Model(pydantic.BaseModel):  # type: ignore[misc, name-defined]
+        model_config = pydantic.ConfigDict(ignored_types=(parmap.ParallelFunction,))
+        by: int
+
+        @parallel(workers=2)
+        def times(self, x: int) -> int:
+            return self.by * x
+
+        @classmethod
+        @parallel(workers=2)
+        def named(cls, x: int) -> str:
+            return cls.__name__ * x
+
+    assert Model(by=3).times.map([1, 2]) == [3, 6]
+    assert Model.named.map([1, 2]) == ["Model", "ModelModel"]
+
+
 def test_pydantic_checked_call():
     """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
     pydantic = pytest.importorskip("pydantic")

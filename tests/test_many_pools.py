@@ -22,6 +22,7 @@ MOST = 8
 VARIANTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "closures as initializer": lambda number: {"initializer": lambda: number, "workers": 1},
     "initargs": lambda number: {"initializer": abs, "initargs": (number,), "workers": 1},
+    "initargs without a hash": lambda number: {"initializer": len, "initargs": (memoryview(bytearray(number)),)},
     "env": lambda number: {"env": {"NUMBER": str(number)}, "workers": 1},
     "workers": lambda number: {"workers": 1 + number, "backend": "threads"},
     "executors": lambda number: {"workers": 1, "backend": ThreadPoolExecutor(1, f"of-number-{number}")},

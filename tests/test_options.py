@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,13 @@ def test_an_argument_that_a_call_does_not_have(method: str, given: dict[str, Any
         getattr(parmap.parallel(int), method)(["10"], **given)
 
 
+def test_names_may_be_members_of_an_enumeration():
+    """A backend may be named by an enumeration of texts, as settings often are."""
+    kinds = StrEnum("kinds", {"THREADS": "threads"})  # type: ignore[misc]
+
+    assert parmap.parallel(abs, backend=kinds.THREADS).map([-1]) == [1]  # type: ignore[attr-defined]
+
+
 def test_unknown_option_lists_all():
     """An option that is like no other is refused with the list of all."""
     with pytest.raises(TypeError, match="no option 'xyz'; it has backend, chunksize"):
@@ -362,6 +370,7 @@ def test_override_is_local_to_its_thread():
         ("start_method", "spawn", "spawn"),
         ("max_tasks_per_child", "100", 100),
         ("preload", "json, os.path,", ("json", "os.path")),
+        ("preload", "auto", "auto"),
         ("idle_timeout", "None", None),
         ("progress", "on", True),
         ("progress", "0", False),

@@ -26,7 +26,7 @@ from tasks_that_weigh import Heavy, Unloadable, look_at, make
 import parmap
 from parmap import parallel
 from parmap._work.report.clock import Times, bucket
-from parmap._work.report.gather import MOST
+from parmap._work.report.gather import MOST, Function
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -246,6 +246,26 @@ def test_nested_reports(backend: dict[str, Any]) -> None:
     assert known_to(inner).functions["square"].sums["items"] == 4
 
 
+def test_a_report_that_is_opened_twice() -> None:
+    """It hears of each call once, until it is closed as often as it was opened."""
+    with parmap.report() as report:
+        with report:
+            parallel(square, backend="serial").map(range(4))
+        parallel(square, backend="serial").map(range(5))
+    parallel(square, backend="serial").map(range(6))
+
+    assert known_to(report).functions["square"].sums["items"] == 9
+
+
+def test_errors_are_no_transport() -> None:
+    """Where items fail, what it takes to tell of the errors is not taken for results that are worth some advice."""
+    with parmap.report() as report:
+        parallel(fail, workers=2).map(range(50), return_exceptions=True)
+
+    assert "packing results" not in str(report)
+    assert "transport" not in str(report)
+
+
 def test_a_call_that_goes_on_after_the_end(backend: dict[str, Any]) -> None:
     """A call is in the reports that were open when it began, to its own end."""
     with parmap.report() as report:
@@ -413,6 +433,24 @@ def test_summary(report: Any) -> None:
 
     assert file.getvalue() == f"{report}\n"
     assert "100 items" in str(report)
+
+
+def test_summary_on_an_old_terminal(report: Any) -> None:
+    """What the output has no letters for, as the sign of micro in Japan, is written by an escape."""
+    file = io.TextIOWrapper(io.BytesIO(), encoding="cp932")
+    known_to(report).functions["µ"] = Function("µ")
+    report.summary(file)
+    file.seek(0)
+
+    assert "\n\\xb5\n" in file.read()
+
+
+def test_a_program_with_an_odd_name(report: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program whose name is no text in UTF-8 has a page, too."""
+    monkeypatch.setattr(sys, "argv", ["odd\udcff.py"])
+    report.save(tmp_path / "x.html")
+
+    assert "odd\\udcff.py" in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
 def test_page(report: Any, tmp_path: Path) -> None:

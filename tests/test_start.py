@@ -147,6 +147,24 @@ def test_a_local_module_is_not_guessed(script: Script) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+def test_a_value_that_may_not_be_asked_yet(script: Script) -> None:
+    """A function may read a lazy object that refuses all questions for now, as a web framework's request or settings."""
+    done = script.run(
+        """
+        from parmap import parallel
+
+        class Lazy:
+            def __getattr__(self, name):
+                raise RuntimeError("working outside of a request")
+
+        request = Lazy()
+        print(parallel(lambda x: x or request, workers=2).map([1, 2]))
+        """
+    )
+
+    assert done.stdout == "[1, 2]\n", done.stderr
+
+
 def test_warming_up_starts_all_workers(processes: dict[str, Any]) -> None:
     """`warm_up` returns at once; soon all workers are there, before there is any work."""
     function = parallel(abs, **processes)

@@ -64,7 +64,8 @@ def _one_of(*names: str, none: bool = False) -> Callable[[str, Any], Any]:
             return None
         if not isinstance(value, str):
             _refuse(name, value, allowed, TypeError)
-        return value if value in names else _refuse(name, value, allowed)
+        # The plain name: what is given may be a member of an enumeration.
+        return names[names.index(value)] if value in names else _refuse(name, value, allowed)
 
     return check_name
 
@@ -114,14 +115,14 @@ def _check_tuple(name: str, value: Any, allowed: str = "a tuple of arguments for
 
 def _check_preload(name: str, value: Any) -> tuple[str, ...] | str:
     allowed = "a tuple of module names, such as ('numpy',), or 'auto'"
-    if value == "auto":
-        return "auto"
+    if isinstance(value, str) and value == "auto":
+        return value
     modules = _check_tuple(name, value, allowed)
     if not all(isinstance(module, str) for module in modules):
         _refuse(name, value, allowed, TypeError)
     if not all(part.isidentifier() for module in modules for part in module.split(".")):
         _refuse(name, value, allowed)
-    return modules
+    return tuple(map(str, modules))  # which may be numpy's
 
 
 def _check_env(name: str, value: Any) -> Mapping[str, str] | None:
@@ -162,8 +163,8 @@ def _as_flag(text: str) -> bool | str:
 _YES, _NO = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 
-def _as_modules(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _as_modules(text: str) -> tuple[str, ...] | str:
+    return text if text == "auto" else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 class Option(NamedTuple):

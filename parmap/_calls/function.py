@@ -13,6 +13,7 @@ from parmap._calls.options import Settings
 from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, portable
 
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Self, Unpack
 
     from parmap._calls.typed import OptionsDict
@@ -185,10 +186,9 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         return copy
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # Picklers are written in C: this is who called one. What is of __main__ goes by name, as functions do, unless
-        # that is somebody who knows how to send it by value.
-        caller = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
-        main = "pickle" not in caller and not caller.startswith("parmap.")
+        # Where functions of __main__ go by value, so does this one, and else by name, as they do: in a program's own
+        # files, and to the processes of multiprocessing.
+        main = not _goes_by_value(sys._getframe(1))  # noqa: SLF001
         if found_by_name(self, main=main) is self:
             return str(self.__qualname__)
         function = portable(self.__wrapped__, ParallelFunction, main=main)
@@ -196,6 +196,14 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         own = {name: value for name, value in vars(self).items() if getattr(inner, name, self) is not value}
         own = {name: value for name, value in own.items() if not name.startswith("__") and name != "_settings"}
         return _rebuild, (function, *self._settings.travelling()), own or None
+
+
+def _goes_by_value(caller: FrameType | None) -> bool:
+    """Whether a pickler sends functions of `__main__` by value. One in C is not seen, but who called it."""
+    while caller is not None and caller.f_globals.get("__name__") == "pickle":  # one in Python, which others extend
+        caller = caller.f_back
+    name = str(caller and caller.f_globals.get("__name__"))
+    return "cloudpickle" in name or name.startswith(("parmap.", "dill."))
 
 
 def _rebuild(function: Any, decorated: dict[str, Any], chosen: dict[str, Any]) -> ParallelFunction[..., Any]:

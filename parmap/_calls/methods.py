@@ -29,11 +29,19 @@ class BindingClassMethod(classmethod):  # type: ignore[type-arg]  # which has no
 class _ClassBody:
     """Stands in a class body for a moment: the making of the class calls it, and it takes itself away."""
 
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
     def __set_name__(self, owner: type, name: str) -> None:
-        for attribute, value in list(vars(owner).items()):
+        for attribute, value in list(self._body.items()):
             if type(value) is classmethod and isinstance(value.__func__, ParallelFunction):
-                type.__setattr__(owner, attribute, BindingClassMethod(value.__func__))
+                binding = BindingClassMethod(value.__func__)
+                if vars(owner).get(attribute) is value:
+                    type.__setattr__(owner, attribute, binding)
+                elif attribute not in vars(owner):  # a `NamedTuple`, which takes its attributes one by one
+                    self._body[attribute] = binding
         type.__delattr__(owner, name)
+        del self._body
 
 
 def watch_class_body(frame: FrameType) -> None:
@@ -45,4 +53,4 @@ def watch_class_body(frame: FrameType) -> None:
     if sys.version_info >= (3, 13):
         names = frame.f_locals
         if names is not frame.f_globals and "__qualname__" in names and "__module__" in names:
-            names[_NAME] = _ClassBody()
+            names[_NAME] = _ClassBody(names)

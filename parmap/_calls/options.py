@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
@@ -80,7 +80,7 @@ def _key(value: object) -> object:
         return tuple(map(_key, value))
     try:
         hash(value)
-    except TypeError:
+    except Exception:  # noqa: BLE001 - a TypeError, as a rule; a view of bytes that may change raises another
         return id(value)  # of nothing else meanwhile: whoever has the key has the options, and an engine does
     return type(value), value  # 1, 1.0 and True are equal, but not the same to an initializer
 

@@ -26,5 +26,5 @@ def head_of(function: Callable[..., Any], name: str) -> str:
 
     try:
         return f"{name}{signature(function)}"
-    except (NameError, TypeError, ValueError):  # some builtins don't tell; annotations may name what is not there
+    except Exception:  # noqa: BLE001 - some builtins don't tell; annotations may name what is not there
         return f"{name}(...)"

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
+from parmap._travel.code import by_value
 from parmap._travel.memory import anonymous_file, seal
 from parmap._travel.pack import ALIGNMENT, Pack
 from parmap._travel.payload import dump, pack
@@ -59,11 +60,15 @@ class Broadcast(Generic[T_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         with self._lock:
-            if self._home is None:
+            home = self._home
+            if home is None:
+                if by_value.goes_home():  # a result: nobody here holds it until it is read
+                    return _made, (self._token, self._value)
                 self._fd = _write(self._token, self._value)
-                self._home = os.getpid(), self._fd
+            if home is None or self._fd >= 0:  # in a process forked since, this is its own: who made it may have ended
+                home = self._home = os.getpid(), self._fd
         hold(self)
-        return _find, (self._token, *self._home)
+        return _find, (self._token, *home)
 
     def __del__(self) -> None:
         if self.__dict__.get("_fd", -1) >= 0:
@@ -130,6 +135,11 @@ def _write(token: bytes, value: Any) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _made(token: bytes, value: Any) -> Broadcast[Any]:
+    """One that a task has made."""
+    return _known.setdefault(token, Broadcast(value, token))
 
 
 def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:

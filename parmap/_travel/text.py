@@ -55,6 +55,14 @@ def innermost(function: Any) -> Any:
     return function
 
 
+def wrapped_by(thing: Any) -> Any:
+    """What *thing* wraps, as `functools.wraps` notes it; None if nothing. Its own `__getattr__` isn't asked."""
+    try:
+        return None if isinstance(thing, type) else object.__getattribute__(thing, "__dict__").get("__wrapped__")
+    except AttributeError:
+        return None
+
+
 def called(function: Any) -> str:
     """What a function is called, or the class of what is none."""
     function = innermost(function)
@@ -159,6 +167,13 @@ def _field(value: Any, place: Any, name: str) -> Any:
         if type(place) is MemberDescriptorType
         else object.__getattribute__(value, "__dict__")[name]
     )
+
+
+def written(text: str, stream: Any) -> str:
+    """The text with escapes for what *stream* can't write, as that of an old terminal."""
+    encoding = getattr(stream, "encoding", None)
+    known = encoding if isinstance(encoding, str) else "utf-8"
+    return text.encode(known, "backslashreplace").decode(known)
 
 
 def reason_of(error: BaseException, otherwise: str = "") -> str:

@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from parmap._calls.journal.file import connect, telling, writing
+from parmap._travel.text import written
 from parmap.errors import JournalError
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with closing(connect(chosen.file, make=False)) as file, telling(chosen.file):
             _change(file, chosen)
             for run in file.execute(_RUNS, ("",)).fetchall():
-                sys.stdout.writelines(f"{line}\n" for line in _told(file, run, every=chosen.failed))
+                for line in _told(file, run, every=chosen.failed):
+                    print(written(line, sys.stdout))  # noqa: T201 - it is the command's output
             sys.stdout.flush()
     except JournalError as error:
         if isinstance(error.__cause__, BrokenPipeError):  # as under `| head`, which has what it wants
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _change(file: sqlite3.Connection, chosen: Any) -> None:
     with writing(file):
         for name in filter(None, (chosen.accept, chosen.drop)):
-            runs = [run[0] for run in file.execute(_RUNS, (int(name) if name.isdigit() else name,))]
+            runs = [run[0] for run in file.execute(_RUNS, (int(name) if name.isdecimal() else name,))]
             if not runs:
                 raise JournalError(f"there is nothing of {name!r} in {chosen.file}")
             for run in runs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from types import CodeType, SimpleNamespace
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any
 
 _DOCSTRING = 0x4000000  # flag of the code that has one, from Python 3.13 on
@@ -13,29 +13,38 @@ _DOCSTRING = 0x4000000  # flag of the code that has one, from Python 3.13 on
 class _Pickler(pickle.Pickler):
     """Pickles sets in an order of their own, which does not depend on the hashes of strings in this run."""
 
+    met: dict[int, Any] | None
+
     def persistent_id(self, obj: Any) -> Any:
         if type(obj) is set or type(obj) is frozenset:
-            return type(obj).__name__, sorted(map(digest, obj))
+            return type(obj).__name__, sorted(digest(each, self.met) for each in obj)
+        if self.met is not None and isinstance(obj, (FunctionType, type)):
+            self.met[id(obj)] = obj
         return None
 
 
-def digest(value: Any) -> bytes:
+def digest(value: Any, met: dict[int, Any] | None = None) -> bytes:
     """The digest of a value; equal values that share parts in another way have the same.
+
+    Args:
+        value: what is digested.
+        met: takes the functions and classes in it, by their `id`: the digest has only their names.
 
     Raises:
         Exception: it can't be pickled.
     """
     try:
-        return _digest(value, fast=True)
+        return _digest(value, met, fast=True)
     except (ValueError, RecursionError):  # it holds itself
-        return _digest(value, fast=False)
+        return _digest(value, met, fast=False)
 
 
-def _digest(value: Any, *, fast: bool) -> bytes:
+def _digest(value: Any, met: dict[int, Any] | None, *, fast: bool) -> bytes:
     state = hashlib.blake2b(digest_size=16)
     file: Any = SimpleNamespace(write=state.update)
     pickler = _Pickler(file, 5)
     pickler.fast = fast  # without a memo: what is twice in it is written twice
+    pickler.met = met
     pickler.dump(value)
     return state.digest()
 

@@ -73,7 +73,7 @@ def telling(path: str) -> Generator[None]:
     """
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, sqlite3.DataError, OverflowError) as error:  # the last two: too large a result
         raise JournalError(f"the journal {path} can't be used: {error}") from error
     except sqlite3.DatabaseError as error:
         raise JournalError(

@@ -5,13 +5,22 @@ from __future__ import annotations
 import functools
 import sys
 from operator import itemgetter
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+    NoneType,
+)
 from typing import Any, NamedTuple
 
 from parmap._calls.journal.digest import code_of, digest
 from parmap._travel.broadcast import Broadcast
 from parmap._travel.code.by_value import variables_of
-from parmap._travel.text import shorten
+from parmap._travel.text import shorten, wrapped_by
 
 _MOST = 300  # characters that tell of the values
 
@@ -46,8 +55,15 @@ class _Walk:
 
     def value(self, label: str, value: Any) -> None:
         """Take in what is called, or captured under a name."""
-        while (inner := _inner(value)) is not None:
+        wrappers = []
+        while (inner := value.value if isinstance(value, Broadcast) else wrapped_by(value)) is not None:
+            wrappers.append(value)
             value = inner
+        self._bare(label, value)
+        for each in wrappers:
+            self._wrapper(each)
+
+    def _bare(self, label: str, value: Any) -> None:
         if isinstance(value, functools.partial):
             self.value(label, value.func)
             for place, each in [*enumerate(value.args), *value.keywords.items()]:
@@ -59,7 +75,7 @@ class _Walk:
             return
         if not self.name:
             self.name, self._module = _name_of(value), getattr(value, "__module__", None)
-        if isinstance(value, (FunctionType, type)) and value.__module__ == self._module != "builtins":
+        if self._is_near(value):
             self._look_into(value)
         elif isinstance(value, (FunctionType, BuiltinFunctionType, type, ModuleType)):
             self.values.append((label, _name_of(value)))
@@ -69,17 +85,37 @@ class _Walk:
         else:
             self._data(label, value)
 
+    def _is_near(self, thing: Any) -> bool:
+        """Whether it is a function or a class of the module that is looked into."""
+        return isinstance(thing, (FunctionType, type)) and thing.__module__ == self._module != "builtins"
+
+    def _wrapper(self, wrapper: Any) -> None:
+        """Take in what a decorator has put around a function: its code, if the decorator is of this module."""
+        if isinstance(wrapper, FunctionType):  # its `__module__` is that of what it wraps
+            if wrapper.__globals__.get("__name__") == self._module:
+                self._look_into(wrapper)
+            registry = getattr(wrapper, "registry", None)
+            for kind, each in registry.items() if isinstance(registry, MappingProxyType) else ():  # of singledispatch
+                self.value(_name_of(kind), each)
+        elif self._is_near(type(wrapper)):
+            self._look_into(type(wrapper))
+            for name, each in _parts_of(wrapper):
+                if not str(name).startswith("__"):  # nor its docstring
+                    self.value(str(name), each)
+
     def _data(self, label: str, value: Any) -> None:
-        if type(value).__module__ == self._module != "builtins":
-            self._look_into(type(value))
+        met = {0: type(value)}
         try:
-            self.values.append((label, digest(value)))
+            self.values.append((label, digest(value, met)))
         except Exception:  # noqa: BLE001 - it, or something in it, can't be pickled
             self.values.append((label, _name_of(type(value))))  # all that there is to a lock, or a connection
+            met = {0: type(value)}
             if id(value) not in self._seen:
                 self._seen.add(id(value))
                 for name, part in _parts_of(value):
                     self.value(f"{label}.{name}", part)
+        for each in sorted(filter(self._is_near, met.values()), key=_name_of):  # those in a set come in any order
+            self._look_into(each)
         self.about.append(f"{label}={shorten(value)}")
 
     def _look_into(self, thing: Any) -> None:
@@ -89,9 +125,12 @@ class _Walk:
         self._seen.add(id(thing))
         if isinstance(thing, type):
             for name, each in sorted(vars(thing).items(), key=itemgetter(0)):
-                part = each.fget if isinstance(each, property) else getattr(each, "__func__", each)
-                if isinstance(part, FunctionType) or not name.startswith("__"):
-                    self.value(f"{thing.__qualname__}.{name}", part)
+                accessors = (each.fget, each.fset, each.fdel) if isinstance(each, property) else ()
+                for part in filter(None, accessors) if accessors else (getattr(each, "__func__", each),):
+                    if isinstance(part, FunctionType) or not name.startswith("__"):
+                        self.value(f"{thing.__qualname__}.{name}", part)
+            for kind in filter(self._is_near, (*thing.__mro__, type(thing))):
+                self._look_into(kind)
             return
         code: CodeType = thing.__code__
         self.code.append((thing.__qualname__, code_of(code, thing.__doc__)))
@@ -99,19 +138,14 @@ class _Walk:
             self.value(name, value)
 
 
-def _inner(value: Any) -> Any:
-    """What a decorator has wrapped, or a broadcast value."""
-    if isinstance(value, Broadcast):
-        return value.value
-    return None if isinstance(value, type) else getattr(value, "__dict__", {}).get("__wrapped__")
-
-
 def _parts_of(value: Any) -> list[tuple[Any, Any]]:
     if isinstance(value, dict):
         return [*value.items()]
     if isinstance(value, (list, tuple)):
         return [*enumerate(value)]
-    slots = [name for kind in type(value).__mro__ for name in vars(kind).get("__slots__", ()) if hasattr(value, name)]
+    classes = [vars(kind) for kind in type(value).__mro__ if "__slots__" in vars(kind)]
+    slots = [name for names in classes for name, each in names.items() if type(each) is MemberDescriptorType]
+    slots = [name for name in slots if hasattr(value, name)]
     return [*getattr(value, "__dict__", {}).items(), *((name, getattr(value, name)) for name in slots)]
 
 

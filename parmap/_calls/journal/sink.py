@@ -12,7 +12,7 @@ from parmap._results.input import PORTION, AsyncInput, Input
 from parmap._results.outcomes import Accounts, told
 from parmap._travel.failure import unloadable
 from parmap._travel.tie import Tie
-from parmap.errors import JournalError
+from parmap.errors import JournalError, SerializationError
 
 if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
@@ -57,8 +57,9 @@ class KeptBatch(Accounts):
             if account is None or place in errors or place in arrival.missing:
                 continue
             try:
-                if isinstance(account[0], BaseException):
-                    problems[place] = account[0]
+                if isinstance(account[0], SerializationError):
+                    problems[place] = SerializationError(account[0].message, item=arrival.start + place)
+                    problems[place].__cause__ = account[0].__cause__
                 else:
                     accounts[place] = pickle.loads(account[0]), *account[1:]
             except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code

@@ -314,6 +314,11 @@ def go_home() -> None:
     sys.modules["__main__"].__getattr__ = find_in_main  # type: ignore[method-assign]
 
 
+def goes_home() -> bool:
+    """Whether this is a worker."""
+    return _homeward is not None
+
+
 def home_class(cls: type) -> tuple[Any, ...] | None:
     """How a class goes back to where it came from, as a reducer; `None` if it is no such class."""
     if _homeward is None or not came_by_value(cls):

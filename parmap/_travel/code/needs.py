@@ -6,11 +6,12 @@ import dis
 import functools
 import os
 import sys
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.by_value import captured_by
+from parmap._travel.text import wrapped_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,6 @@ def modules_needed(function: Any) -> set[str]:
         seen.add(id(thing))
         if isinstance(thing, ModuleType):
             found.add(thing.__name__)
-        elif isinstance(thing, functools.partial):
-            waiting += [thing.func, *thing.args, *thing.keywords.values()]
         elif isinstance(thing, (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
             found.add(str(thing.__module__))
         elif isinstance(thing, FunctionType):
@@ -43,11 +42,20 @@ def modules_needed(function: Any) -> set[str]:
         elif isinstance(thing, type):
             found.add("cloudpickle")  # which unpickles it
             waiting += [*thing.__bases__, *vars(thing).values()]
-        elif (inner := getattr(thing, "__wrapped__", None) or getattr(thing, "__func__", None)) is not None:
-            waiting += [inner, type(getattr(thing, "__self__", None))]
-        elif type(thing).__module__ not in {"builtins", "types"}:
-            waiting.append(type(thing))
+        else:
+            waiting += _inside(thing)
     return {name for name in found if _is_shared(name)}
+
+
+def _inside(thing: Any) -> list[Any]:
+    """What is in a thing, or makes it what it is."""
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, (MethodType, classmethod, staticmethod)):
+        return [thing.__func__, type(getattr(thing, "__self__", None))]
+    if (inner := wrapped_by(thing)) is not None:
+        return [inner]
+    return [type(thing)] if type(thing).__module__ not in {"builtins", "types"} else []
 
 
 def _named_by(function: FunctionType) -> Iterator[Any]:

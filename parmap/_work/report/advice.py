@@ -83,7 +83,9 @@ def advice(known: Gathered) -> list[str]:
 def transport(known: Gathered) -> Iterator[str]:
     """Of functions whose arguments and results take longer to travel than they are worth."""
     shares = Shares(known)
-    for each in known.functions.values():
+    # Where most items fail, what takes long is to tell of errors.
+    sound = [each for each in known.functions.values() if 2 * each.sums["errors"] < each.sums["items"]]
+    for each in sound:
         busy = max(sum(each.sums[part] for part in PARTS), _LITTLE, shares.total / 10)
         for part, nbytes, what in (("unpacking", "nbytes", "arguments"), ("packing", "result_nbytes", "results")):
             share, size = each.sums[part] / busy, each.sums[nbytes] / max(1, each.sums["items"])
@@ -94,7 +96,8 @@ def transport(known: Gathered) -> Iterator[str]:
     is_short = all(each.took(0.5) < _SHORT for each in known.functions.values())
     is_large = any(each.sums["nbytes"] >= _LARGE * max(1, each.sums["items"]) for each in known.functions.values())
     moving = known.handing + (shares.spent["unpacking"] + shares.spent["packing"]) / max(1, len(known.workers))
-    if is_short and moving >= shares.wall / 2 >= _LITTLE / 2 and shares.wall >= _FASTER * running > 0:
+    is_sound = len(sound) == len(known.functions)
+    if is_sound and is_short and moving >= shares.wall / 2 >= _LITTLE / 2 and shares.wall >= _FASTER * running > 0:
         yield (
             "This work is shorter than its transport: a plain loop would be about "
             f"{shares.wall / running:,.1f} times faster. {_WAYS['arguments', is_large]}"

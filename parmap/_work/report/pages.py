@@ -82,7 +82,7 @@ def _facts(each: Function) -> list[tuple[str, str]]:
 def page(known: Gathered) -> str:
     """The page, in HTML: one file, with nothing to load."""
     template = files("parmap._work.report").joinpath("page.html").read_text(encoding="utf-8")
-    data = json.dumps(_data(known), ensure_ascii=False, separators=(",", ":"))
+    data = json.dumps(_data(known), separators=(",", ":"))
     return template.replace("{{data}}", data.replace("<", "\\u003c"))  # it lies in a script, which `</` would end
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parmap._travel.text import written
 from parmap._work.report.advice import transport
 from parmap._work.report.gather import Gathered
 from parmap._work.report.pages import page, summary, trace
@@ -35,15 +36,20 @@ class Report:
 
     def __init__(self) -> None:
         self._gathered = Gathered()
+        self._opened = 0
 
     def __enter__(self) -> Self:
         """Open it, beside others that are open."""
-        Open.change((*Open.reports, self._gathered))
+        self._opened += 1
+        if self._opened == 1:
+            Open.change((*Open.reports, self._gathered))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it: calls that are made from now on are not in it."""
-        Open.change(tuple(each for each in Open.reports if each is not self._gathered))
+        """Close it, if it isn't open elsewhere, too: calls that are made from now on are not in it."""
+        self._opened -= 1
+        if not self._opened:
+            Open.change(tuple(each for each in Open.reports if each is not self._gathered))
         with self._gathered.held() as known:
             told = list(transport(known))
         for sentence in told:
@@ -60,7 +66,7 @@ class Report:
 
     def summary(self, file: TextIO | None = None) -> None:
         """Print it, for a terminal, to *file* or else the standard output."""
-        print(self, file=file)
+        print(written(str(self), file or sys.stdout), file=file)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it into a file: ``.html`` is a page, ``.json`` a trace for Perfetto or Chrome's ``about:tracing``.
