@@ -53,6 +53,23 @@ def test_all_items_arrive(backend: dict[str, Any], method: str, waits: bool):
     assert (values if method == "imap" else sorted(values)) == [number**2 for number in range(1000)]
 
 
+@pytest.mark.parametrize("given", [ValueError("no items"), 5], ids=["raises", "gives no iterator"])
+def test_a_source_that_does_not_even_begin(backend: dict[str, Any], given: Any):
+    """What its `__aiter__` raises, or Python of what that returns, ends the stream."""
+
+    class Broken:
+        def __aiter__(self) -> Any:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    async def consume() -> list[int]:
+        return [value async for value in parallel(tasks.square, **backend).imap(Broken())]
+
+    with pytest.raises((ValueError, TypeError), match="no items|not an async iterator"):
+        asyncio.run(asyncio.wait_for(consume(), 30))
+
+
 @pytest.mark.parametrize("how", ["blocking", "asynchronous", "map_async"])
 def test_the_pool_is_shut_down_before_the_first_item(processes: dict[str, Any], how: str):
     """Whoever waits for results is told, once there is an item that nobody takes."""

@@ -28,6 +28,20 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
 
 
+class Cluster(FakeBackend):
+    """Chunks that run somewhere else."""
+
+    leases = False
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """It is sent."""
+        return len(chunk.items)
+
+    def position(self, chunk: Chunk) -> Any:
+        """All of it may be running."""
+        return 0, len(chunk.items), 0.0
+
+
 class Desk:
     """A ledger of two workers that have started."""
 
@@ -157,12 +171,6 @@ def test_a_task_that_a_dead_worker_had_not_begun_runs_elsewhere() -> None:
 def test_parts_of_a_chunk():
     """Each item has one outcome, though parts come twice, or of a second run that was cut in another way."""
 
-    class Cluster(FakeBackend):
-        leases = False
-
-        def start(self, chunk: Chunk, mode: str) -> int:
-            return len(chunk.items)
-
     ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
     job = Job(CALL, Recorder(), chunksize=10)
     job.extend(range(10))
@@ -187,6 +195,25 @@ def test_parts_of_a_chunk():
         ledger.dispatch(100.3)
         for left in list(job.flight):
             ledger.report(Report(left.number, len(left.items), None, {}, 0.1), 100.4)
+    assert len(job.sink.outcomes) == 10
+
+
+def test_a_deadline_when_parts_have_come():
+    """When the deadline passes, what has an outcome already, or waits again, gets no second one."""
+
+    ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
+    job = Job(CALL, Recorder(), chunksize=10)
+    job.extend(range(10))
+    ledger.scheduler.add(job)
+    ledger.limit(job, 1.0, 100.0)
+    ledger.dispatch(100.0)
+    (chunk,) = job.flight
+    ledger.part(Part(chunk.number, 2, 3, True, None, {}), 100.1)
+    ledger.part(Part(chunk.number, 7, 2, False), 100.1)
+    ledger.ring(101.0)
+
+    assert job.sink.ended
+    assert [number for number, outcome in sorted(job.sink.outcomes.items()) if outcome == "ok"] == [2, 3, 4]
     assert len(job.sink.outcomes) == 10
 
 

@@ -71,7 +71,7 @@ class ElasticLedger(LimitedLedger):
                 chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0), times)
                 times = None
             chunk.gone = (*chunk.gone, (first, end))
-            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end])
+            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end], alone=chunk.alone)
             self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)
 
     def sink_of(self, number: int) -> Sink | None:

@@ -178,11 +178,10 @@ def _begin(
     if waits_in_vain(engine.backend):
         engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
-    first: Any = next(iter(iterables), ())
-    engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
-    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
     reads = kinds[2] if streams and len(iterables) == 1 and is_asynchronous(iterables[0]) else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
+    engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
+    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on

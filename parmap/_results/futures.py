@@ -164,10 +164,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def _let_go(self) -> None:
         """The value is decoded: what it was decoded from, with the results of other tasks, is not kept for it."""
         shown = self.__dict__["_settled"]
-        if type(shown) is _Shown:
-            shown.__dict__["end"] = _DECODED
-        else:
-            self.__dict__["_settled"] = _DECODED
+        where, name = (shown, "end") if type(shown) is _Shown else (self, "_settled")
+        where.__dict__[name] = _DECODED
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait on an event loop; cancelling the waiter cancels the task."""
@@ -288,26 +286,22 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         shown = self.__dict__.get("_settled")
         if type(shown) is _Shown and shown.shown is None:
             # Who holds the condition may be interrupted by a handler that waits for this thread.
-            if not _condition.acquire(blocking=False):
+            if _condition.acquire(blocking=False):
+                try:
+                    self._tell_waiters(shown)
+                finally:
+                    _condition.release()
+            else:
                 _late.append(self)
-                return
-            try:
-                self._tell_waiters(shown)
-            finally:
-                _condition.release()
 
     def _tell_waiters(self, shown: _Shown) -> None:
         end = self._end
         if end is None or shown.shown is not None:
             return
         shown.shown = end.state
+        ended = "cancelled" if end.state == CANCELLED_AND_NOTIFIED else "result" if end.failure is None else "exception"
         for waiter in self._waiters:
-            if end.state == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(self)
-            elif end.failure is not None:
-                waiter.add_exception(self)
-            else:
-                waiter.add_result(self)
+            getattr(waiter, f"add_{ended}")(self)
 
     def settle(self, results: Any, place: int) -> None:
         """The task returned the value at *place* of *results*."""
@@ -381,6 +375,12 @@ def tell_late() -> bool:
         except IndexError:  # another engine's thread took it
             break
     return not _late
+
+
+def tell_last() -> None:
+    """As `tell_late`, once nobody holds the condition; in a thread that nobody waits for."""
+    with _condition:
+        tell_late()
 
 
 def notify(

@@ -273,8 +273,9 @@ class AsyncInput(Input):
     async def _read_on(self) -> None:
         if self._source is None:
             return
-        items = aiter(self._source)
+        items: Any = None
         try:
+            items = aiter(self._source)
             while await self._collect(items):
                 pass
         except BaseException as error:
