@@ -170,7 +170,6 @@ def test_a_task_that_a_dead_worker_had_not_begun_runs_elsewhere() -> None:
 
 def test_parts_of_a_chunk():
     """Each item has one outcome, though parts come twice, or of a second run that was cut in another way."""
-
     ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
     job = Job(CALL, Recorder(), chunksize=10)
     job.extend(range(10))
@@ -200,7 +199,6 @@ def test_parts_of_a_chunk():
 
 def test_a_deadline_when_parts_have_come():
     """When the deadline passes, what has an outcome already, or waits again, gets no second one."""
-
     ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
     job = Job(CALL, Recorder(), chunksize=10)
     job.extend(range(10))

@@ -198,8 +198,8 @@ class Engine:
             return False
         while not lock.acquire(timeout=1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
-                return False
-        return answer[0]
+                break
+        return bool(answer and answer[0])
 
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():

@@ -178,9 +178,9 @@ def _is_used(engine: Engine) -> bool:
 
 def _remove(engine: Engine) -> None:
     """Let nobody find an engine any more."""
-    key = _living[engine].key if engine in _living else None
-    if _shared.get(key) is engine:
-        del _shared[key]
+    entry = _living.get(engine)  # its thread may just take it out there
+    if entry is not None and _shared.get(entry.key) is engine:
+        del _shared[entry.key]
 
 
 def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:

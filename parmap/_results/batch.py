@@ -286,6 +286,10 @@ class BatchFuture(Future[Any]):
         self._job = job
         self.args = None
 
+    @property
+    def _begun(self) -> bool:  # type: ignore[override]
+        return self._job is not None and bool(self._job.read > self._job.waiting)
+
     def stop(self, ledger: Ledger) -> bool:
         """Take the batch out of the ledger, in the engine's thread."""
         self.settle_cancelled()  # first: else the end of the batch would be that of this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -120,8 +121,10 @@ class _Lines:
         text = text.strip()
         if text and text != self._last and sys.stderr is not None:
             self._last = text
-            sys.stderr.write(text + "\n")
+            with suppress(OSError, ValueError):  # nobody reads it any more, the disk is full, or it is closed
+                sys.stderr.write(text + "\n")
 
     def flush(self) -> None:
         if sys.stderr is not None:
-            sys.stderr.flush()
+            with suppress(OSError, ValueError):
+                sys.stderr.flush()
