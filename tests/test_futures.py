@@ -301,6 +301,20 @@ def test_a_pool_that_ends_while_somebody_looks_at_its_futures(backend: dict[str,
     assert concurrent.futures.wait([future], timeout=30).done == {future}
 
 
+def test_states_of_a_batch() -> None:
+    """The future of a batch runs from when a worker has its first item; before that, it is pending."""
+    may_go = threading.Event()
+    function = parallel(may_go.wait, workers=1, backend="threads")
+    first, second = function.map_async([60] * 3), function.map_async([60])
+    wait_until(first.running)
+    assert not second.running()
+    assert "running" in repr(first)
+    may_go.set()
+
+    assert second.result(60) == [True]
+    assert not second.running()
+
+
 # --- callbacks ------------------------------------------------------------------------------------
 
 

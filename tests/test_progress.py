@@ -161,6 +161,38 @@ def test_a_log_file_gets_lines(processes: dict[str, Any], capsys: pytest.Capture
     assert len(text.splitlines()) <= 3
 
 
+def test_a_log_file_that_nobody_reads(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """If its pipe is closed, or its disk full, the call goes on: as it does for what tasks print."""
+
+    class Broken(io.StringIO):
+        def write(self, *_: str) -> int:
+            raise BrokenPipeError
+
+        flush = write  # type: ignore[assignment]
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    f = parallel(tasks.square, progress=True, **processes)
+
+    assert f.map([1, 2]) == list(f.imap([1, 2])) == f.map_async([1, 2]).result(60) == [1, 4]
+
+
+@pytest.mark.parametrize("problem", [NotImplementedError(), OverflowError(), ValueError()], ids=repr)
+def test_an_input_whose_length_can_not_be_told(processes: dict[str, Any], problem: Exception):
+    """What its `__len__` raises is no reason not to begin: the total is not known."""
+
+    class Unknown:
+        def __len__(self) -> int:
+            raise problem
+
+        def __iter__(self) -> Any:
+            return iter(range(5))
+
+    told = Calls()
+    parallel(tasks.square, progress=told, **processes).map(Unknown())
+
+    assert told[-1] == (5, None, 0)
+
+
 def test_a_terminal_gets_a_bar(script: Script):
     """In a terminal the bar is drawn in place, named after the function; prints go above it, on lines of their own."""
     path = script.write("""

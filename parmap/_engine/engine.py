@@ -12,14 +12,13 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
-from parmap._results.futures import Future, tell_last, tell_late
+from parmap._results.futures import Future
 from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
@@ -301,9 +300,6 @@ class Engine:
             self.latest = None
             self.idle_since = None
             self._told(self)
-            if not tell_late():
-                with suppress(RuntimeError):  # the interpreter is at its end, or starts no thread
-                    start_thread("parmap-late", tell_last)
             self._gone.set()
 
     def _drive(self, watched: Watched, timeout: float | None) -> bool:
@@ -335,7 +331,7 @@ class Engine:
             timeout = limit if timeout is None else min(timeout, limit)
         if self.latest is not None and self.latest.function() is None:  # what it captured is nobody's any more
             self.latest = None
-        if not (tell_late() and self._rest()):
+        if not self._rest():
             timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._sleeps += 1
         self._asleep = True

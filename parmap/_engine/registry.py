@@ -19,9 +19,9 @@ from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
-from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
+from parmap._results.watched import forget_late
 from parmap._work.per_worker import here
 from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, undisturbed
@@ -308,7 +308,7 @@ def _forget() -> None:
     _waited_for.clear()
     callbacks.forget()
     crews.forget()
-    forget_waiters()
+    forget_late()
     forget_output()
     Open.forget()
 

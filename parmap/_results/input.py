@@ -289,14 +289,13 @@ class AsyncInput(Input):
             items = aiter(self._source)
             while await self._collect(items):
                 pass
-        except GeneratorExit:  # its loop was closed under it
-            items = None
-            raise
         except BaseException as error:
             if self._task is None:  # nobody wants more
                 raise
             self.error = error  # told when what came before it is delivered
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if isinstance(error, GeneratorExit):  # its loop was closed under it: nothing can be awaited
+                items = None
+            if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
                 raise
         finally:
             self._pass_on()
