@@ -95,7 +95,7 @@ def test_a_stream_that_goes_on_elsewhere(backend: dict[str, Any], closes: bool):
     if closes:
         reading.get_coro().close()  # as when it is collected
         loop.close()
-    with pytest.raises(RuntimeError, match="another event loop|different event loop|loop is closed|GeneratorExit"):
+    with pytest.raises(RuntimeError, match=r"another event loop|different event loop|loop is closed|GeneratorExit"):
         asyncio.run(asyncio.wait_for(go_on(), 30))
     stream.close()
     if not closes:

@@ -20,7 +20,7 @@ from parmap._core.job import Job
 from parmap._core.ledger import Ledger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
-from parmap.backends._base import Part, Report
+from parmap.backends._base import Lost, Part, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -213,6 +213,26 @@ def test_a_deadline_when_parts_have_come():
     assert job.sink.ended
     assert [number for number, outcome in sorted(job.sink.outcomes.items()) if outcome == "ok"] == [2, 3, 4]
     assert len(job.sink.outcomes) == 10
+
+
+def test_a_chunk_is_lost_whose_deadline_has_passed():
+    """Nobody wants its items any more; but its worker, which goes on, is free for others."""
+    ledger = ElasticLedger(Cluster(1, None, None, recalls=False), 100.0)
+    late, other = (Job(CALL, Recorder()) for _ in range(2))
+    late.extend(range(1))
+    ledger.scheduler.add(late)
+    ledger.limit(late, 1.0, 100.0)
+    ledger.dispatch(100.0)
+    (chunk,) = late.flight
+    ledger.ring(101.0)
+    assert late.sink.ended
+    ledger.lost(Lost(chunk.number, 0, lambda *_: failed()), 101.1)
+    assert ledger.scheduler.is_idle
+
+    other.extend(range(1))
+    ledger.scheduler.add(other)
+    ledger.dispatch(101.2)
+    assert other.flight
 
 
 def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
