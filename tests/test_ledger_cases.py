@@ -235,6 +235,18 @@ def test_a_chunk_is_lost_whose_deadline_has_passed():
     assert other.flight
 
 
+def test_workers_that_are_started_ahead_of_work_stay_for_a_while() -> None:
+    """However long nobody has used the pool: `idle_timeout` begins anew."""
+    backend = FakeBackend(2, None, 10.0, recalls=True)
+    ledger = Ledger(backend, 100.0)
+    ledger.warm_up(2, 500.0)
+
+    assert ledger.timeout(500.1) == pytest.approx(9.9)
+    assert len(backend.workers) == 2
+    assert ledger.timeout(510.0) is None
+    assert not backend.workers
+
+
 def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
     """A busy worker tells late which item of a block it runs: those behind that one are wanted still."""
     desk = Desk()

@@ -110,7 +110,7 @@ class Engine:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
             self.backend.expect(function, min(count, self.workers))
-            self.offer(lambda: self.ledger.warm_up(count))
+            self.offer(lambda: self.ledger.warm_up(count, time.monotonic()))
 
     def listen(self, future: Future[Any]) -> None:
         """Hear the answer to a task on a quick line, since nobody may be reading it."""
