@@ -15,13 +15,16 @@ import subprocess
 import sys
 import termios
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
 
 from conftest import Script, wait_until
 from parmap import BackendUnavailableError, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Calls(list[tuple[int, int | None, int]]):
@@ -159,6 +162,21 @@ def test_a_log_file_gets_lines(processes: dict[str, Any], capsys: pytest.Capture
     assert "4/4" in text.splitlines()[-1]
     assert "failed=2" in text.splitlines()[-1]
     assert len(text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "outcomes", "map_async"])
+def test_no_bar_is_left_of_an_input_that_raises(backend: dict[str, Any], method: str):
+    """It would be drawn again and again, beside those of later calls."""
+    from tqdm import tqdm
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(getattr(parallel(tasks.square, progress=True, **backend), method)(broken()))
+
+    assert not [*getattr(tqdm, "_instances", ())]
 
 
 def test_a_log_file_that_nobody_reads(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

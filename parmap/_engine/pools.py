@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
+    from parmap._results.progress import Meter
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -230,20 +231,27 @@ def map(  # noqa: A001 - the name that everybody looks for
         batch.let_go()
 
 
+def _read_all(source: Input, progress: Meter | None) -> None:
+    try:
+        source.read(sys.maxsize)
+    finally:
+        if progress is not None and (source.error is not None or not source.exhausted):
+            progress.close()
+    if source.error is not None:
+        raise guarded(source.error)
+
+
 def map_async(
     function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
+    progress, batch.meter = batch.meter, None
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
     if not apart:
-        source.read(sys.maxsize)
-        if source.error is not None:
-            raise guarded(source.error)
+        _read_all(source, progress)
     future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
-
-    progress, batch.meter = batch.meter, None
     tell = relay.put if engine.backend.threaded else write
     if progress is not None:  # nobody may be waiting: it is told of like output
         batch.told = lambda done, failed: tell("call", (progress.count, (done, failed), b""))
