@@ -111,6 +111,8 @@ class _Unlocked:
 
 UNLOCKED = _Unlocked()
 
+_SOON, _LATER = 0.001, 0.02  # seconds until what was in vain is tried again
+_MOST_VAIN = 32  # tries in a row: who holds one lock most likely holds the others
 _late: deque[Callable[[], bool]] = deque()
 _turn = threading.Lock()
 
@@ -127,15 +129,20 @@ def try_on(act: Callable[[], bool]) -> None:
 
 def _try_all() -> None:
     try:
-        pause = 0.001
+        pause = _SOON
         while _late:
-            act = _late.popleft()
-            if act():
-                pause = 0.001
-            else:
+            vain = 0  # tries in a row
+            for _ in range(len(_late)):
+                act = _late.popleft()
+                if act():
+                    vain, pause = 0, _SOON
+                    continue
                 _late.append(act)
-                time.sleep(pause)
-                pause = min(2 * pause, _GLANCE)
+                vain += 1
+                if vain == _MOST_VAIN:
+                    break
+            time.sleep(pause)
+            pause = min(2 * pause, _LATER)
     finally:
         _turn.release()
     if _late and _turn.acquire(blocking=False):  # one came in between
