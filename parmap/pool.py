@@ -234,7 +234,7 @@ class Pool(OwnsWorkers):
             return
         forgotten = not owned.closed
         owned.close(cancel=True)
-        if forgotten:
+        if forgotten and not sys.is_finalizing():
             import warnings
 
             warnings.warn(f"unclosed running {self!r}", ResourceWarning, stacklevel=2, source=self)

@@ -53,6 +53,57 @@ def test_all_items_arrive(backend: dict[str, Any], method: str, waits: bool):
     assert (values if method == "imap" else sorted(values)) == [number**2 for number in range(1000)]
 
 
+@pytest.mark.parametrize("given", [ValueError("no items"), 5], ids=["raises", "gives no iterator"])
+def test_a_source_that_does_not_even_begin(backend: dict[str, Any], given: Any):
+    """What its `__aiter__` raises, or Python of what that returns, ends the stream."""
+
+    class Broken:
+        def __aiter__(self) -> Any:
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+    async def consume() -> list[int]:
+        return [value async for value in parallel(tasks.square, **backend).imap(Broken())]
+
+    with pytest.raises((ValueError, TypeError), match=r"no items|not an async iterator"):
+        asyncio.run(asyncio.wait_for(consume(), 30))
+
+
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_stream_that_goes_on_elsewhere(backend: dict[str, Any], closes: bool):
+    """Its input is read on the loop where that began: on another, it gives what there is, then says so."""
+
+    async def endless() -> AsyncIterator[int]:
+        for number in itertools.count():
+            if number > 2:
+                await asyncio.sleep(60)
+            yield number
+
+    async def begin() -> Any:
+        stream = parallel(tasks.square, **backend).imap(endless())
+        assert [await anext(stream) for _ in range(2)] == [0, 1]
+        return stream
+
+    async def go_on() -> None:
+        async for value in stream:
+            assert value == 4
+
+    loop = asyncio.new_event_loop()
+    stream = loop.run_until_complete(begin())
+    (reading,) = asyncio.all_tasks(loop)
+    if closes:
+        reading.get_coro().close()  # as when it is collected
+        loop.close()
+    with pytest.raises(RuntimeError, match=r"another event loop|different event loop|loop is closed|GeneratorExit"):
+        asyncio.run(asyncio.wait_for(go_on(), 30))
+    stream.close()
+    if not closes:
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
 @pytest.mark.parametrize("how", ["blocking", "asynchronous", "map_async"])
 def test_the_pool_is_shut_down_before_the_first_item(processes: dict[str, Any], how: str):
     """Whoever waits for results is told, once there is an item that nobody takes."""

@@ -293,6 +293,30 @@ def test_cancelling_what_ends_by_itself(retries: int, tmp_path: Path) -> None:
     assert [future.result(60) for future in futures] == [0.2] * 5
 
 
+def test_a_pool_that_ends_while_somebody_looks_at_its_futures(backend: dict[str, Any]) -> None:
+    """Whoever is about to wait with `concurrent.futures` is told of the end, though the pool can't wait for that."""
+    function = parallel(tasks.nap, **backend)
+    future = function.submit(0.1)
+    with future._condition:  # as `wait` and `as_completed` do it
+        function.shutdown()
+
+    assert concurrent.futures.wait([future], timeout=30).done == {future}
+
+
+def test_states_of_a_batch() -> None:
+    """The future of a batch runs from when a worker has its first item; before that, it is pending."""
+    may_go = threading.Event()
+    function = parallel(may_go.wait, workers=1, backend="threads")
+    first, second = function.map_async([60] * 3), function.map_async([60])
+    wait_until(first.running)
+    assert not second.running()
+    assert "running" in repr(first)
+    may_go.set()
+
+    assert second.result(60) == [True]
+    assert not second.running()
+
+
 # --- callbacks ------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tasks
 import tasks_at_fault as bad
 from injection import Injector as AnywhereInjector
 from inspection import callbacks_end
@@ -261,6 +262,25 @@ def test_the_end_of_a_batch_is_told_wherever_its_cancelling_is_interrupted() -> 
     assert at > 5
     free.set()
     assert running.result(60)
+
+
+@pytest.mark.parametrize("wait", [concurrent.futures.wait, concurrent.futures.as_completed])
+def test_waiting_is_interrupted_anywhere(wait: Callable[[Any], Any]) -> None:
+    """What `concurrent.futures` holds at that moment, maybe for ever, keeps no other call from its end."""
+    f = parallel(tasks.square, workers=1, backend="threads")
+    counter = AnywhereInjector(signal.SIGINT)
+    counter.run(lambda: [*wait([f.submit(1), f.submit(2)])])
+    for at in range(1, counter.count + 1):
+        with suppress(RuntimeError):  # of `threading`, at two places of its own
+            AnywhereInjector(signal.SIGINT, (at,)).run(lambda: [*wait([f.submit(1), f.submit(2)])])
+
+        found: list[Any] = []
+        future = f.submit(3)
+        other = threading.Thread(target=lambda found=found, future=future: found.extend(wait([future], timeout=30)))
+        other.start()
+        other.join(60)
+        assert found in ([future], [{future}, set()])
+    assert counter.count > 50
 
 
 def test_a_ctrl_c_while_a_thread_of_ours_is_started() -> None:

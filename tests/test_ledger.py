@@ -309,7 +309,7 @@ class Core(RuleBasedStateMachine):
     @rule()
     def warm_up(self) -> None:
         """All workers start, if they can, and are waited for."""
-        self.ledger.warm_up(WORKERS)
+        self.ledger.warm_up(WORKERS, self.now)
         for worker in self.all_workers():
             if not worker.is_ready:
                 self.backend.get_ready(worker)

@@ -20,12 +20,26 @@ from parmap._core.job import Job
 from parmap._core.ledger import Ledger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
-from parmap.backends._base import Part, Report
+from parmap.backends._base import Lost, Part, Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from parmap._core.job import Chunk
+
+
+class Cluster(FakeBackend):
+    """Chunks that run somewhere else."""
+
+    leases = False
+
+    def start(self, chunk: Chunk, mode: str) -> int:
+        """It is sent."""
+        return len(chunk.items)
+
+    def position(self, chunk: Chunk) -> Any:
+        """All of it may be running."""
+        return 0, len(chunk.items), 0.0
 
 
 class Desk:
@@ -156,13 +170,6 @@ def test_a_task_that_a_dead_worker_had_not_begun_runs_elsewhere() -> None:
 
 def test_parts_of_a_chunk():
     """Each item has one outcome, though parts come twice, or of a second run that was cut in another way."""
-
-    class Cluster(FakeBackend):
-        leases = False
-
-        def start(self, chunk: Chunk, mode: str) -> int:
-            return len(chunk.items)
-
     ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
     job = Job(CALL, Recorder(), chunksize=10)
     job.extend(range(10))
@@ -188,6 +195,56 @@ def test_parts_of_a_chunk():
         for left in list(job.flight):
             ledger.report(Report(left.number, len(left.items), None, {}, 0.1), 100.4)
     assert len(job.sink.outcomes) == 10
+
+
+def test_a_deadline_when_parts_have_come():
+    """When the deadline passes, what has an outcome already, or waits again, gets no second one."""
+    ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
+    job = Job(CALL, Recorder(), chunksize=10)
+    job.extend(range(10))
+    ledger.scheduler.add(job)
+    ledger.limit(job, 1.0, 100.0)
+    ledger.dispatch(100.0)
+    (chunk,) = job.flight
+    ledger.part(Part(chunk.number, 2, 3, True, None, {}), 100.1)
+    ledger.part(Part(chunk.number, 7, 2, False), 100.1)
+    ledger.ring(101.0)
+
+    assert job.sink.ended
+    assert [number for number, outcome in sorted(job.sink.outcomes.items()) if outcome == "ok"] == [2, 3, 4]
+    assert len(job.sink.outcomes) == 10
+
+
+def test_a_chunk_is_lost_whose_deadline_has_passed():
+    """Nobody wants its items any more; but its worker, which goes on, is free for others."""
+    ledger = ElasticLedger(Cluster(1, None, None, recalls=False), 100.0)
+    late, other = (Job(CALL, Recorder()) for _ in range(2))
+    late.extend(range(1))
+    ledger.scheduler.add(late)
+    ledger.limit(late, 1.0, 100.0)
+    ledger.dispatch(100.0)
+    (chunk,) = late.flight
+    ledger.ring(101.0)
+    assert late.sink.ended
+    ledger.lost(Lost(chunk.number, 0, lambda *_: failed()), 101.1)
+    assert ledger.scheduler.is_idle
+
+    other.extend(range(1))
+    ledger.scheduler.add(other)
+    ledger.dispatch(101.2)
+    assert other.flight
+
+
+def test_workers_that_are_started_ahead_of_work_stay_for_a_while() -> None:
+    """However long nobody has used the pool: `idle_timeout` begins anew."""
+    backend = FakeBackend(2, None, 10.0, recalls=True)
+    ledger = Ledger(backend, 100.0)
+    ledger.warm_up(2, 500.0)
+
+    assert ledger.timeout(500.1) == pytest.approx(9.9)
+    assert len(backend.workers) == 2
+    assert ledger.timeout(510.0) is None
+    assert not backend.workers
 
 
 def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:

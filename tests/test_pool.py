@@ -571,6 +571,14 @@ def test_unclosed():
         gc.collect()
 
 
+@pytest.mark.parametrize("backend", ["processes", "threads", "serial"])
+def test_unclosed_at_the_end(script: Any, backend: str):
+    """A program may end with a pool that it never closed: nothing is said of it."""
+    run = script.run(f"from parmap import Pool; pool = Pool(1, backend={backend!r}); print(pool.map(abs, [-1]))")
+
+    assert (run.stdout, run.stderr) == ("[1]\n", "")
+
+
 def test_result_keeps_the_pool(make_pool: MakePool):
     """A pool whose results are wanted is not collected."""
     result = make_pool(1).apply_async(tasks.square, (2,))

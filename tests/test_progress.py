@@ -15,13 +15,16 @@ import subprocess
 import sys
 import termios
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
 
 from conftest import Script, wait_until
 from parmap import BackendUnavailableError, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Calls(list[tuple[int, int | None, int]]):
@@ -159,6 +162,53 @@ def test_a_log_file_gets_lines(processes: dict[str, Any], capsys: pytest.Capture
     assert "4/4" in text.splitlines()[-1]
     assert "failed=2" in text.splitlines()[-1]
     assert len(text.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "outcomes", "map_async"])
+def test_no_bar_is_left_of_an_input_that_raises(backend: dict[str, Any], method: str):
+    """It would be drawn again and again, beside those of later calls."""
+    from tqdm import tqdm
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("no more")
+
+    with pytest.raises(OSError, match="no more"):
+        list(getattr(parallel(tasks.square, progress=True, **backend), method)(broken()))
+
+    assert not [*getattr(tqdm, "_instances", ())]
+
+
+def test_a_log_file_that_nobody_reads(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """If its pipe is closed, or its disk full, the call goes on: as it does for what tasks print."""
+
+    class Broken(io.StringIO):
+        def write(self, *_: str) -> int:
+            raise BrokenPipeError
+
+        flush = write  # type: ignore[assignment]
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    f = parallel(tasks.square, progress=True, **processes)
+
+    assert f.map([1, 2]) == list(f.imap([1, 2])) == f.map_async([1, 2]).result(60) == [1, 4]
+
+
+@pytest.mark.parametrize("problem", [NotImplementedError(), OverflowError(), ValueError()], ids=repr)
+def test_an_input_whose_length_can_not_be_told(processes: dict[str, Any], problem: Exception):
+    """What its `__len__` raises is no reason not to begin: the total is not known."""
+
+    class Unknown:
+        def __len__(self) -> int:
+            raise problem
+
+        def __iter__(self) -> Any:
+            return iter(range(5))
+
+    told = Calls()
+    parallel(tasks.square, progress=told, **processes).map(Unknown())
+
+    assert told[-1] == (5, None, 0)
 
 
 def test_a_terminal_gets_a_bar(script: Script):

@@ -183,6 +183,24 @@ def test_delay_doubles_with_jitter() -> None:
     assert delays == pytest.approx([1.5, 3.0, 6.0])
 
 
+def test_retries_without_end() -> None:
+    """However often an item has failed, the delay is a number; when it has come through, its failures are forgotten."""
+    bench = Bench(workers=1)
+    job = bench.job(range(2), retries=3000, retry_delay=1.0)
+    for _ in range(2000):
+        chunk = bench.cut()
+        assert chunk is not None
+        bench.finish(chunk, failures={0: failed(retry=True)} if chunk.start == 0 else None)
+        bench.now = max(bench.now, bench.scheduler.next_time() or 0.0)
+    assert list(job.attempts) == [0]
+    assert len(job.attempts[0]) > 1024
+    while (chunk := bench.cut()) is not None:
+        bench.finish(chunk)
+
+    assert job.closed
+    assert not job.attempts
+
+
 def test_retries_end_with_the_last_failure() -> None:
     """After the last attempt the item fails, and its failure knows those before."""
     bench = Bench(workers=1)

@@ -57,6 +57,28 @@ def test_several_iterables(stream: Callable[..., Any]) -> None:
     assert sorted(stream(tasks.add, itertools.count(), [10, 20])) == [10, 21]
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_range_that_has_no_len(backend: dict[str, Any], order: str, columns: int) -> None:
+    """A range of more items than an int of C can count is as good as an endless input, alone or beside others."""
+    told: list[Any] = []
+    function = parallel(operator.neg if columns == 1 else operator.sub, progress=lambda *count: told.append(count))
+    with getattr(function.options(**backend), order)(*[range(10**30)] * columns) as results:
+        first = list(itertools.islice(results, 3))
+
+    assert len(first) == 3
+    assert {total for _, total, _ in told} == {None}
+
+
+def test_an_input_that_is_cut_while_it_is_read(stream: Callable[..., Any]) -> None:
+    """Of several lists, one may lose items meanwhile: then the stream ends where that one does."""
+    one, other = list(range(5000)), list(range(5000))
+    results = stream(tasks.add, one, other, buffersize=20)
+    next(results)
+    other.clear()
+
+    assert len(list(results)) < 100
+
+
 @pytest.mark.parametrize("buffersize", [None, 1, 3, 1000])
 def test_an_infinite_input(stream: Callable[..., Any], buffersize: int | None) -> None:
     """Ten results of an input without an end."""

@@ -35,7 +35,7 @@ class ElasticLedger(LimitedLedger):
     """A ledger whose workers come and go."""
 
     def employ(self, count: int, cost: Cost | None = None) -> None:
-        """Have at most *count* workers from now on: those that are too many go when they have nothing to do."""
+        """Have at most *count* workers from now on: those that are too many go, if they have nothing to do just now."""
         scheduler = self.scheduler
         scheduler.workers, scheduler.cost = count, cost or scheduler.cost
         if len(scheduler.slots) > count:
@@ -45,7 +45,11 @@ class ElasticLedger(LimitedLedger):
     def lost(self, lost: Lost, now: float) -> None:
         """A chunk is lost, not its worker."""
         chunk = self._chunks.pop(lost.number, None)
-        if chunk is not None and len(chunk.items):
+        if chunk is None:
+            return
+        if not len(chunk.items):  # nobody wants them any more
+            self.scheduler.put_back(chunk)
+        else:
             position = (0, min(lost.length, len(chunk.items))) if lost.length else None
             if lost.given_up:
                 chunk.strikes = max(chunk.strikes, SUSPECT - 1)
@@ -71,7 +75,7 @@ class ElasticLedger(LimitedLedger):
                 chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0), times)
                 times = None
             chunk.gone = (*chunk.gone, (first, end))
-            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end])
+            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end], alone=chunk.alone)
             self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)
 
     def sink_of(self, number: int) -> Sink | None:

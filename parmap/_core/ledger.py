@@ -6,8 +6,7 @@ Two rules hold here, and make the whole of it a state machine that a test can dr
    commands come out, as calls of the backend, which does as it is told and decides nothing.
 2. It starts no thread, reads no clock and waits for nothing. `now` is always an argument.
 
-Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`; here are time limits,
-whom a death is charged to, rescues of items that wait behind a slow one, leases, and `idle_timeout`.
+Which items make a chunk, for which worker, and what is tried again, is the part of `Scheduler`.
 """
 
 from __future__ import annotations
@@ -141,8 +140,9 @@ class Ledger:
 
     # from the scheduler to the backend
 
-    def warm_up(self, count: int) -> None:
+    def warm_up(self, count: int, now: float) -> None:
         """Have at least *count* workers, or as many as there may be, before there is work for them."""
+        self.idle_since = now  # they are to be there for a while
         missing = min(count, self.scheduler.workers) - len(self.scheduler.slots)
         for slot in self._backend.grow(missing) if missing > 0 else ():
             self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.leases)
@@ -151,7 +151,7 @@ class Ledger:
         """Start what can be started; let callers have the workers that are left."""
         self._start_all(now)
         if demand := self.scheduler.demand:
-            self.warm_up(len(self.scheduler.slots) + demand)
+            self.warm_up(len(self.scheduler.slots) + demand, now)
             self._start_all(now)
         if self._lends and not self.scheduler.has_work:
             for name, slot in self.scheduler.slots.items():

@@ -54,7 +54,8 @@ class LimitedLedger(Ledger):
         for chunk in running:
             offset, length, _ = self._backend.position(chunk) or (0, 0, 0.0)
             begun = offset + length if offset >= 0 else len(chunk.items)  # below 0, it is sending what it has done
-            job.fail_late(chunk.start, chunk.items, seconds, begun)
+            for first, end in chunk.left(0, len(chunk.items)):
+                job.fail_late(chunk.start + first, chunk.items[first:end], seconds, begun - first)
             chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
             job.flight.discard(chunk)
         for start, items in self.scheduler.take_delayed(job):

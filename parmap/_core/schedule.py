@@ -141,6 +141,7 @@ class Scheduler:
                 self._delayed.remove(entry)
                 heapq.heapify(self._delayed)
                 job.delayed -= 1
+                job.attempts.pop(entry[3], None)
                 self._settle(job)
                 return
         if job.waiting:  # or it was with a worker that has just died, which will be told
@@ -341,6 +342,8 @@ class Scheduler:
             job.watch.failed(len(final), len(missing))
         if done:
             job.sink.deliver(chunk, done, results, final, missing)
+            if chunk.alone and not missing:
+                job.attempts.pop(chunk.start, None)
         if final and job.fail_fast:
             return self.cancel(job, final[min(final)])
         self._settle(job)
@@ -353,7 +356,7 @@ class Scheduler:
         is_wanted = not (job.dropped and chunk.items[offset] in job.dropped)  # it may have been cancelled meanwhile
         if not (failure.retry and is_wanted and len(earlier) < job.retries):
             return False
-        delay = 0.0 if self._hurries else job.retry_delay * 2 ** len(earlier) * self._jitter()
+        delay = 0.0 if self._hurries else job.retry_delay * 2.0 ** min(len(earlier), 64) * self._jitter()
         earlier.append(failure)
         job.delayed += 1
         heapq.heappush(self._delayed, (now + delay, next(self._ticket), job, index, chunk.items[offset : offset + 1]))

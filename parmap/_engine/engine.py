@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._core.elastic import ElasticLedger
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
-from parmap._results.futures import Future, tell_late
+from parmap._results.futures import Future
 from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
@@ -110,7 +110,7 @@ class Engine:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
         if self.backend.threaded and len(self.ledger.scheduler.slots) < min(count, self.workers):
             self.backend.expect(function, min(count, self.workers))
-            self.offer(lambda: self.ledger.warm_up(count))
+            self.offer(lambda: self.ledger.warm_up(count, time.monotonic()))
 
     def listen(self, future: Future[Any]) -> None:
         """Hear the answer to a task on a quick line, since nobody may be reading it."""
@@ -197,8 +197,8 @@ class Engine:
             return False
         while not lock.acquire(timeout=1.0):
             if self._gone.happened:  # the engine ended without reading its last notes
-                return False
-        return answer[0]
+                break
+        return bool(answer and answer[0])
 
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():
@@ -331,7 +331,7 @@ class Engine:
             timeout = limit if timeout is None else min(timeout, limit)
         if self.latest is not None and self.latest.function() is None:  # what it captured is nobody's any more
             self.latest = None
-        if not (tell_late() and self._rest()):
+        if not self._rest():
             timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._sleeps += 1
         self._asleep = True

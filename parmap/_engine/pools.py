@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
+    from parmap._results.progress import Meter
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -179,11 +180,10 @@ def _begin(
     if waits_in_vain(engine.backend):
         engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
-    first: Any = next(iter(iterables), ())
-    engine.expect(function, len(first) if type(first) in {list, tuple, range} else engine.workers)
-    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
     reads = kinds[2] if streams and len(iterables) == 1 and is_asynchronous(iterables[0]) else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
+    engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
+    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on
@@ -232,20 +232,27 @@ def map(  # noqa: A001 - the name that everybody looks for
         batch.let_go()
 
 
+def _read_all(source: Input, progress: Meter | None) -> None:
+    try:
+        source.read(sys.maxsize, inf)
+    finally:
+        if progress is not None and (source.error is not None or not source.exhausted):
+            progress.close()
+    if source.error is not None:
+        raise guarded(source.error)
+
+
 def map_async(
     function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read at once; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
+    progress, batch.meter = batch.meter, None
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
     if not apart:
-        source.read(sys.maxsize, inf)
-        if source.error is not None:
-            raise guarded(source.error)
+        _read_all(source, progress)
     future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
-
-    progress, batch.meter = batch.meter, None
     tell = relay.put if engine.backend.threaded else write
     if progress is not None:  # nobody may be waiting: it is told of like output
         batch.told = lambda done, failed: tell("call", (progress.count, (done, failed), b""))

@@ -19,9 +19,9 @@ from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
-from parmap._results.futures import forget_waiters
 from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
+from parmap._results.watched import forget_late
 from parmap._work.per_worker import here
 from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, undisturbed
@@ -178,9 +178,9 @@ def _is_used(engine: Engine) -> bool:
 
 def _remove(engine: Engine) -> None:
     """Let nobody find an engine any more."""
-    key = _living[engine].key if engine in _living else None
-    if _shared.get(key) is engine:
-        del _shared[key]
+    entry = _living.get(engine)  # its thread may just take it out there
+    if entry is not None and _shared.get(entry.key) is engine:
+        del _shared[entry.key]
 
 
 def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -308,7 +308,7 @@ def _forget() -> None:
     _waited_for.clear()
     callbacks.forget()
     crews.forget()
-    forget_waiters()
+    forget_late()
     forget_output()
     Open.forget()
 

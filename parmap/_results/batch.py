@@ -40,7 +40,7 @@ class Columns:
         self._columns = tuple(column if len(column) == size else column[:size] for column in columns)
 
     def __len__(self) -> int:
-        return len(self._columns[0])
+        return min(map(len, self._columns))  # one may have been cut meanwhile
 
     def __getitem__(self, where: slice) -> Columns:
         return Columns(tuple(column[where] for column in self._columns))
@@ -63,7 +63,7 @@ _FINITE: tuple[Any, ...] = (set, frozenset, dict, deque, type({}.keys()), type({
 
 def _sliceable(iterable: Any) -> Any:
     if type(iterable) in _SLICED:
-        return iterable
+        return iterable[: sys.maxsize] if type(iterable) is range else iterable  # a longer one has no `len`
     if type(iterable).__module__ == "numpy" and type(iterable).__name__ == "ndarray" and iterable.ndim:
         return list(iterable) if iterable.dtype.hasobject else iterable
     return list(iterable) if isinstance(iterable, _FINITE) else None
@@ -285,6 +285,10 @@ class BatchFuture(Future[Any]):
         self.lane = _Owner(engine, name)  # type: ignore[assignment]  # it has none
         self._job = job
         self.args = None
+
+    @property
+    def _begun(self) -> bool:  # type: ignore[override]
+        return self._job is not None and bool(self._job.read > self._job.waiting)
 
     def stop(self, ledger: Ledger) -> bool:
         """Take the batch out of the ledger, in the engine's thread."""

@@ -12,15 +12,14 @@ them; what users add as done-callbacks runs in a thread of its own (`callbacks`)
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 import time
-from collections import deque
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import Watched, refuse
+from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on
 from parmap._travel.failure import guarded, unloadable
 from parmap._travel.tie import Tie
 
@@ -35,12 +34,6 @@ if TYPE_CHECKING:
     from parmap.backends._processes.line.quick import QuickLine
 
 R_co = TypeVar("R_co", covariant=True)
-
-_condition = threading.Condition()
-"""One for all futures that `concurrent.futures` looks at, since it is reentrant."""
-
-_late: deque[Future[Any]] = deque()
-"""Those whose end `concurrent.futures` must still be told, since somebody held the condition."""
 
 
 class End(NamedTuple):
@@ -64,16 +57,6 @@ def failed(failure: Failure) -> End:
 
 _CANCELLED = End(CANCELLED_AND_NOTIFIED)
 _DECODED = End(FINISHED)
-
-
-class _Shown:
-    """The end of a future at which `concurrent.futures` looks with the condition held: `shown` changes only then."""
-
-    __slots__ = ("__dict__", "shown")
-
-    def __init__(self) -> None:
-        self.__dict__  # noqa: B018 - see Watched
-        self.shown: str | None = None
 
 
 # Covariant, unlike its base: who holds one reads from it, and `set_result` is not theirs to call.
@@ -164,10 +147,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def _let_go(self) -> None:
         """The value is decoded: what it was decoded from, with the results of other tasks, is not kept for it."""
         shown = self.__dict__["_settled"]
-        if type(shown) is _Shown:
-            shown.__dict__["end"] = _DECODED
-        else:
-            self.__dict__["_settled"] = _DECODED
+        where, name = (shown, "end") if type(shown) is Shown else (self, "_settled")
+        where.__dict__[name] = _DECODED
 
     def __await__(self) -> Generator[Any, None, R_co]:
         """Wait on an event loop; cancelling the waiter cancels the task."""
@@ -181,7 +162,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def _end(self) -> End | None:
         """How it ended; `None`: it has not."""
         found = self.__dict__.get("_settled")
-        return found.__dict__.get("end") if type(found) is _Shown else found
+        return found.__dict__.get("end") if type(found) is Shown else found
 
     @property
     def happened(self) -> bool:
@@ -275,7 +256,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         Safe at any moment, in any thread: an exception or a signal handler finds it done or not begun.
         """
         found = self.__dict__.setdefault("_settled", end)
-        if type(found) is _Shown:
+        if type(found) is Shown:
             found.__dict__.setdefault("end", end)
             self.args = None
             return True
@@ -286,28 +267,11 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """Tell whoever waits; in the engine's thread."""
         self.fire()
         shown = self.__dict__.get("_settled")
-        if type(shown) is _Shown and shown.shown is None:
-            # Who holds the condition may be interrupted by a handler that waits for this thread.
-            if not _condition.acquire(blocking=False):
-                _late.append(self)
-                return
-            try:
-                self._tell_waiters(shown)
-            finally:
-                _condition.release()
-
-    def _tell_waiters(self, shown: _Shown) -> None:
-        end = self._end
-        if end is None or shown.shown is not None:
-            return
-        shown.shown = end.state
-        for waiter in self._waiters:
-            if end.state == CANCELLED_AND_NOTIFIED:
-                waiter.add_cancelled(self)
-            elif end.failure is not None:
-                waiter.add_exception(self)
-            else:
-                waiter.add_result(self)
+        if type(shown) is Shown and (end := self._end) is not None:
+            way = "cancelled" if end.state == CANCELLED_AND_NOTIFIED else "exception" if end.failure else "result"
+            tell = partial(shown.tell, self._waiters, f"add_{way}", self, end.state)
+            if not tell():
+                try_on(tell)
 
     def settle(self, results: Any, place: int) -> None:
         """The task returned the value at *place* of *results*."""
@@ -340,22 +304,22 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         self._begun = True
 
     # What `concurrent.futures.wait` and `as_completed` touch: they are properties, where the base has attributes that
-    # would have to be set on each instance. From the first look at the condition on, what they see of the end changes
-    # only with it held, as they rely on.
+    # would have to be set on each instance.
 
     @property
     def _state(self) -> str:  # type: ignore[override]
         found = self.__dict__.get("_settled")
-        state = found.shown if type(found) is _Shown else None if found is None else found.state
+        state = found and found.state
         return state or (RUNNING if self._begun else PENDING)
 
     @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
+    def _condition(self) -> Any:  # type: ignore[override]  # only its lock is used
         if "_settled" not in self.__dict__:
-            self.__dict__.setdefault("_settled", _Shown())
+            self.__dict__.setdefault("_settled", Shown())
             if self.line is not None:
                 self.lane.engine.listen(self)
-        return _condition
+        found = self.__dict__["_settled"]
+        return found.lock if type(found) is Shown else UNLOCKED
 
     @property
     def _waiters(self) -> list[Any]:  # type: ignore[override]
@@ -373,16 +337,6 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         return self._outcome(end) if (end := self._end) is not None and end.state == FINISHED else None
 
 
-def tell_late() -> bool:
-    """Tell `concurrent.futures` of ends that it could not be told of; false if that must be tried again soon."""
-    for _ in range(len(_late)):
-        try:
-            _late.popleft().tell()
-        except IndexError:  # another engine's thread took it
-            break
-    return not _late
-
-
 def notify(
     fn: Callable[[Any], object],
     future: Future[Any],
@@ -391,10 +345,3 @@ def notify(
     """Have `fn(future)` *run* when it has ended, never in the calling thread, which may hold a lock that *fn* wants."""
     if not future.watch(lambda: run(fn, future)):
         run(fn, future)
-
-
-def forget_waiters() -> None:
-    """Start anew, in a process forked from one whose threads may have held the condition."""
-    global _condition  # noqa: PLW0603 - the old one may be locked for ever
-    _condition = threading.Condition()
-    _late.clear()

@@ -285,6 +285,17 @@ class AsyncInput(Input):
         super().let_go()
         self._source = None
 
+    def check_loop(self) -> None:
+        """See that it may be waited for here.
+
+        Raises:
+            RuntimeError: it is read on another event loop.
+        """
+        import asyncio
+
+        if not self.exhausted and self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("the input of this stream is read on another event loop, where it was begun")
+
     async def wait_for_more(self) -> None:
         """Wait until something was read, or the end was."""
         self._news.clear()
@@ -293,15 +304,18 @@ class AsyncInput(Input):
     async def _read_on(self) -> None:
         if self._source is None:
             return
-        items = aiter(self._source)
+        items: Any = None
         try:
+            items = aiter(self._source)
             while await self._collect(items):
                 pass
         except BaseException as error:
             if self._task is None:  # nobody wants more
                 raise
             self.error = error  # told when what came before it is delivered
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if isinstance(error, GeneratorExit):  # its loop was closed under it: nothing can be awaited
+                items = None
+            if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
                 raise
         finally:
             self._pass_on()
@@ -364,6 +378,10 @@ class AsyncFedStream(ResultStream[R_co]):
                 while not self._input.exhausted and self._input.count <= self._handed_out:
                     await self._input.wait_for_more()
         return await super().__anext__()
+
+    async def _wait_on_loop(self) -> None:
+        self._input.check_loop()
+        await super()._wait_on_loop()
 
     def _feed(self) -> None:
         self._input.allow(self._handed_out + bool(self._values) + self._window)

@@ -86,7 +86,7 @@ class Accounts(Batch):
         """Add the attempts of each item."""
         tries = {place: len(failure.earlier) + failure.begun for place, failure in arrival.failures.items()}
         if chunk.job.retries and not arrival.failures and not arrival.missing:
-            tries = {place: 1 + len(chunk.job.attempts.pop(chunk.start + place, ())) for place in range(arrival.done)}
+            tries = {place: 1 + len(chunk.job.attempts.get(chunk.start + place, ())) for place in range(arrival.done)}
         return arrival._replace(attempts={place: count for place, count in tries.items() if count != 1})
 
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:

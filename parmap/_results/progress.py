@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.failure import is_foreign
 from parmap._work import place as _place
 from parmap.errors import BackendUnavailableError
 
@@ -64,10 +66,19 @@ def meter(progress: Progress, iterables: tuple[Iterable[Any], ...], name: str) -
     """
     if _place.in_worker:
         return None
-    total = min((size for each in iterables if (size := length_hint(each, -1)) >= 0), default=None)
+    total = min((size for each in iterables if (size := _hint(each)) >= 0), default=None)
     if callable(progress):
         return Meter(total, progress)
     return _Bar(total, progress if isinstance(progress, str) and progress else name)
+
+
+def _hint(iterable: Any) -> int:
+    try:
+        return length_hint(iterable, -1)
+    except Exception as error:  # more than an int of C holds, or what a method of the user's raises
+        if is_foreign(error):
+            raise
+        return -1
 
 
 def _tqdm(total: int | None, description: str) -> Any:
@@ -110,8 +121,10 @@ class _Lines:
         text = text.strip()
         if text and text != self._last and sys.stderr is not None:
             self._last = text
-            sys.stderr.write(text + "\n")
+            with suppress(OSError, ValueError):  # nobody reads it any more, the disk is full, or it is closed
+                sys.stderr.write(text + "\n")
 
     def flush(self) -> None:
         if sys.stderr is not None:
-            sys.stderr.flush()
+            with suppress(OSError, ValueError):
+                sys.stderr.flush()

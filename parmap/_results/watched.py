@@ -13,7 +13,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from parmap._work.threads import HAS_GIL
+from parmap._work.threads import HAS_GIL, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,102 @@ class Watched:
             except IndexError:  # somebody else takes them too
                 return
             callback()
+
+
+class Shown:
+    """A future as `concurrent.futures` sees it, from its first look on: `state` changes only with `lock` held."""
+
+    __slots__ = ("__dict__", "lock", "state")
+
+    def __init__(self) -> None:
+        self.__dict__  # noqa: B018 - see Watched
+        self.lock = threading.RLock()
+        self.state: str | None = None
+
+    def tell(self, waiters: list[Any], way: str, future: Any, state: str) -> bool:
+        """Tell *waiters*, in their *way*, that the future has come to its last *state*; false if one is just looking.
+
+        Whoever holds a lock may have been interrupted, for good or by a handler that waits for this thread.
+        """
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if self.state is None:
+                if any(map(_is_looking, waiters)):
+                    return False
+                self.state = state
+                for waiter in waiters:
+                    getattr(waiter, way)(future)
+        finally:
+            self.lock.release()
+        return True
+
+
+def _is_looking(waiter: Any) -> bool:
+    locks = (
+        getattr(waiter, "lock", None),
+        getattr(getattr(getattr(waiter, "event", None), "_cond", None), "_lock", None),
+    )
+    return any(lock is not None and lock.locked() for lock in locks)
+
+
+class _Unlocked:
+    """The lock of what does not change any more."""
+
+    def acquire(self, *_: object) -> bool:
+        return True
+
+    def release(self, *_: object) -> None:
+        pass
+
+    __enter__, __exit__ = acquire, release
+
+
+UNLOCKED = _Unlocked()
+
+_SOON, _LATER = 0.001, 0.02  # seconds until what was in vain is tried again
+_MOST_VAIN = 32  # tries in a row: who holds one lock most likely holds the others
+_late: deque[Callable[[], bool]] = deque()
+_turn = threading.Lock()
+
+
+def try_on(act: Callable[[], bool]) -> None:
+    """Have *act* called until it is true, in a thread for which nobody waits."""
+    _late.append(act)
+    if _turn.acquire(blocking=False):
+        try:
+            start_thread("parmap-late", _try_all)
+        except RuntimeError:  # there is none: whoever is late next tries again
+            _turn.release()
+
+
+def _try_all() -> None:
+    try:
+        pause = _SOON
+        while _late:
+            vain = 0  # tries in a row
+            for _ in range(len(_late)):
+                act = _late.popleft()
+                if act():
+                    vain, pause = 0, _SOON
+                    continue
+                _late.append(act)
+                vain += 1
+                if vain == _MOST_VAIN:
+                    break
+            time.sleep(pause)
+            pause = min(2 * pause, _LATER)
+    finally:
+        _turn.release()
+    if _late and _turn.acquire(blocking=False):  # one came in between
+        _try_all()
+
+
+def forget_late() -> None:
+    """Start anew, in a process forked from one that may have been at it."""
+    global _turn  # noqa: PLW0603
+    _turn = threading.Lock()
+    _late.clear()
 
 
 def refuse(future: object, *_: object) -> NoReturn:
