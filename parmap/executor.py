@@ -83,14 +83,14 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
             max_workers = cpu_count()
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
-        given = {
+        values = {
             **options,
+            "workers": max_workers,
             "initializer": initializer,
             "initargs": initargs,
             "max_tasks_per_child": max_tasks_per_child,
         }
-        named = {"workers": ("max_workers", max_workers)}
-        self._owned = Owned(given, named, mp_context, finish=True, voice=_as_raised)
+        self._owned = Owned(values, mp_context, finish=True, voice=_as_raised)
         retry_on = self._owned.options.retry_on
         if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(WorkerDiedError, retry_on):
             # Until an executor tells it, a death is what it is everywhere.

@@ -68,12 +68,14 @@ class Pool(OwnsWorkers):
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and not _is_count(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
-        given = {**options, "initializer": initializer, "initargs": initargs}
-        named = {
-            "workers": ("processes", processes),
-            "max_tasks_per_child": ("maxtasksperchild", maxtasksperchild),
+        values = {
+            **options,
+            "workers": processes,
+            "initializer": initializer,
+            "initargs": initargs,
+            "max_tasks_per_child": maxtasksperchild,
         }
-        self._owned = Owned(given, named, context, finish=False)
+        self._owned = Owned(values, context, finish=False)
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
 

@@ -750,20 +750,6 @@ def test_bad_context():
         parmap.Pool(1, context="spawn")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "right"),
-    [
-        (parmap.Executor, "workers", "max_workers"),
-        (parmap.Pool, "workers", "processes"),
-        (parmap.Pool, "max_tasks_per_child", "maxtasksperchild"),
-    ],
-)
-def test_options_that_have_other_names(kind: Any, name: str, right: str):
-    """An option of `parallel` that the standard class calls otherwise is refused, with the name it has there."""
-    with pytest.raises(TypeError, match=f"^{name} has another name here: use {right}$"):
-        kind(**{name: 2})
-
-
 def test_options_of_parallel():
     """A pool takes options of `parallel` too."""
     with parmap.Pool(1, timeout=0.2) as pool, pytest.raises(parmap.TaskTimeoutError):

@@ -48,25 +48,9 @@ class OwnOptions(TypedDict, total=False):
 class Owned:
     """An engine of one's own: not shared with anybody, and closed for good."""
 
-    def __init__(
-        self,
-        given: Mapping[str, Any],
-        named: Mapping[str, tuple[str, Any]],
-        context: Any,
-        *,
-        finish: bool,
-        voice: Voice = as_raised,
-    ) -> None:
-        """Make the engine.
-
-        *named*: by their names, the options that have others here, and their values; *context*: of `multiprocessing`,
-        or `None`; *finish*: at exit, finish what was submitted.
-        """
+    def __init__(self, options: Mapping[str, Any], context: Any, *, finish: bool, voice: Voice = as_raised) -> None:
+        """Make the engine. *context*: of `multiprocessing`, or `None`; *finish*: at exit, finish what was submitted."""
         self.voice = voice  # how the errors of its tasks are told
-        for name in given:
-            if name in named:
-                raise TypeError(f"{name} has another name here: use {named[name][0]}")
-        options = {**given, **{name: value for name, (_, value) in named.items()}}
         chosen = {"idle_timeout": None, **options}  # what workers have loaded stays, as long as the pool is open
         if context is not None:
             chosen.setdefault("start_method", start_method_of(context))
