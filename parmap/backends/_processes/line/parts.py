@@ -97,16 +97,22 @@ class Part(Numbered):
     def content(self) -> memoryview:
         """The bytes."""
         if self._content is None:
-            self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+            try:
+                self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+            except OSError:  # no descriptor is left, of which a mapping takes one
+                with open(self._fd, "rb", closefd=False) as file:
+                    file.seek(0)
+                    return memoryview(file.read())
         return self._content
 
     def tell(self, channel: Channel, _: set[int]) -> None:
         """Send it to a worker."""
+        what = "part", self.number, self.kind, self.nbytes
         if self._fd >= 0:
-            channel.post("part", self.number, self.kind, self.nbytes, fds=(self._fd,))
-        else:
-            pack = Pack(EACH, 1, self._content or b"", [self.nbytes])
-            channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
+            with suppress(OSError):  # no descriptor is left
+                channel.post(*what, fds=(self._fd,))
+                return
+        channel.post(*what, pack=Pack(EACH, 1, self.content(), [self.nbytes]))
 
     @property
     def place(self) -> tuple[int, int, str] | None:
