@@ -354,3 +354,30 @@ def test_a_helper_of_a_task_does_not_hide_a_death(tmp_path: Path) -> None:
     assert isinstance(error, WorkerDiedError)
     assert helper.is_running()
     helper.kill()
+
+
+def test_a_long_path_of_modules(script: Script) -> None:
+    """A program may have thousands of folders on its `sys.path`, more than the system takes as one argument."""
+    done = script.run("""
+        import sys
+        from parmap import parallel
+        sys.path += [f"/no/such/folder/{number:060}" for number in range(4_000)]
+        for method in ("forkserver", "spawn"):
+            print(parallel(lambda _: len(sys.path), workers=1, start_method=method).map([0]) == [len(sys.path)])
+    """)
+
+    assert (done.stdout, done.stderr) == ("True\nTrue\n", "")
+
+
+def test_descriptors_above_the_limit_are_closed(script: Script) -> None:
+    """What the program has left open for others is not held by workers, though its limit has been lowered since."""
+    done = script.run("""
+        import os, resource
+        from parmap import parallel
+        os.dup2(0, 900, inheritable=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096))
+        for method in ("forkserver", "spawn"):
+            print(parallel(lambda _: os.path.exists("/proc/self/fd/900"), workers=1, start_method=method).map([0]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[False]\n[False]\n", "")

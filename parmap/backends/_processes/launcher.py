@@ -107,12 +107,15 @@ def _own(fds: Sequence[int]) -> None:
     """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # closed in the program: not to be taken by our own
         os.set_inheritable(spare, True)
-    lowest = STDERR + 1
-    for fd in sorted(fds):
+    for fd in fds:
         os.set_inheritable(fd, False)
-        os.closerange(lowest, fd)
-        lowest = fd + 1
-    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+    try:
+        opened = [*map(int, os.listdir("/dev/fd"))]  # not all that there may be: in a container, a billion
+    except OSError:
+        opened = [*range(os.sysconf("SC_OPEN_MAX"))]
+    for fd in {*opened} - {*range(STDERR + 1), *fds}:
+        with suppress(OSError):  # that of the list itself
+            os.close(fd)
 
 
 class _Template:

@@ -156,14 +156,14 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
         raise FileNotFoundError("sys.executable does not say which interpreter to start")
     if getattr(sys, "frozen", False):
         raise OSError('a frozen program has no interpreter to start, but itself: use backend="threads" in it')
-    path = [entry for entry in sys.path if type(entry) is str]
+    path = [entry for entry in sys.path if type(entry) is str and "\0" not in entry]
     home = os.path.dirname(PACKAGE)
     if home not in path:
         path.append(home)
-    code = f"import sys; sys.path[:] = {path!r}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
+    code = f"import sys; sys.path[:] = sys.argv[1:]; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, *_interpreter_flags(), "-c", code],
+        [sys.executable, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
         environment,
         # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
         file_actions=[
