@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import threading
 from itertools import accumulate
@@ -438,6 +439,48 @@ def test_layout_overlaps_nothing(stream: bytes, data: list[bytes]) -> None:
     assert (bytes(found.stream), [*map(bytes, found.buffers)]) == (stream, data)
     ends = [*accumulate(map(len, payload.parts()))]
     assert all(ends[place] % ALIGNMENT == 0 for place in range(1, len(ends), 2))
+
+
+def test_an_alarm_amid_messages() -> None:
+    """Whatever the handler of a signal raises while messages are sent, none arrives twice, or in pieces."""
+
+    class AlarmError(Exception):
+        pass
+
+    def ring(*_: Any) -> None:
+        raise AlarmError
+
+    ours, theirs = socket.socketpair()
+    sender, receiver = Channel(ours), Channel(theirs)
+    numbers: list[int] = []
+
+    def read() -> None:
+        while theirs.recv(1, socket.MSG_PEEK):
+            receiver.hear(lambda message: numbers.append(message.fields[0]))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    before = signal.signal(signal.SIGALRM, ring)
+    alarms = 0
+    try:
+        for number in range(2_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002)
+                try:
+                    sender.send("print", number, "x" * (300_000 if number % 2 else 3))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except AlarmError:
+                alarms += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        sender.flush()
+        sender.close()
+        reader.join()
+        receiver.close()
+
+    assert numbers == sorted({*numbers})
+    assert len(numbers) >= 2_000 - alarms
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")

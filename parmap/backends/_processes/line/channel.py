@@ -69,6 +69,7 @@ class _Frame:
     def __init__(self, parts: list[memoryview], fds: list[int]) -> None:
         self.parts = parts
         self.fds = fds
+        self.sent: list[int] = []  # bytes, which are not taken off the parts yet
 
     def close_fds(self) -> None:
         fds, self.fds = self.fds, []
@@ -121,8 +122,11 @@ class Channel:
         while self._outbox:
             frame = self._outbox[0]
             try:
-                fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
-                sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
+                if not frame.sent:
+                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
+                    # One operation of C: what is raised by the handler of a task's alarm, while it prints, comes
+                    # before it or after it; or the next who sends would send the same once more.
+                    frame.sent.extend(map(self.sock.sendmsg, (frame.parts[:_VECTOR],), (fds,), (flags,)))
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -135,7 +139,7 @@ class Channel:
                 continue
             if frame.fds:
                 frame.close_fds()  # descriptors leave with the first byte
-            frame.parts = _after(frame.parts, sent)
+            frame.parts, frame.sent = _after(frame.parts, frame.sent[0]), []
             if not frame.parts:
                 self._outbox.popleft()
         return True
