@@ -63,7 +63,9 @@ def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> No
 
 def _prepare(page: Page) -> None:
     """Reset what a fork must not share, and arrange for deaths to tell their story."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever asks the terminal for something, as `ssh` for a password, would stop its worker with it: it gets an error.
+    for ignored in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(CUT_SIGNAL, page.cut)
     signal.siginterrupt(CUT_SIGNAL, False)  # a task in C that waits for a file or a socket need not notice
     os.lseek(page.fd, SIZE, os.SEEK_SET)
