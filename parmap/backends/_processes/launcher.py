@@ -192,6 +192,8 @@ class _Template:
         if pid == 0:
             try:
                 self._become_worker(*fds)
+            except BaseException:  # noqa: BLE001 - there may be no memory for it
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         _lead_group(pid)
