@@ -139,7 +139,6 @@ def test_memory_that_a_worker_may_not_have(script: Script) -> None:
     done = script.run("""
         import resource
         from parmap import parallel
-        from parmap.backends._processes.line.segments import Limits
 
         def limit(more):
             pages = int(open("/proc/self/statm").read().split()[0])
@@ -153,13 +152,22 @@ def test_memory_that_a_worker_may_not_have(script: Script) -> None:
         print(task.map([b"1", large, b"22"], return_exceptions=True))
         print(repr(task.submit(large).exception()))
         print(len(parallel(bytes, workers=1, initializer=limit, initargs=(40 << 20,)).submit(25 << 20).result()))
-        Limits.enabled = False
-        by_socket = parallel(size, workers=1, initializer=limit, initargs=(35 << 20,))
-        print("MemoryError" in by_socket.map([large], return_exceptions=True)[0].stack)
     """)
 
     told = "OSError('there was no memory, or no descriptor, left to receive a large argument')"
-    assert (done.stdout, done.stderr) == (f"[1, {told}, 2]\n{told}\n{25 << 20}\nTrue\n", "")
+    assert (done.stdout, done.stderr) == (f"[1, {told}, 2]\n{told}\n{25 << 20}\n", "")
+
+
+def test_a_worker_that_can_not_go_on() -> None:
+    """Where a task has spoilt what its worker needs, the error of the item shows where the worker ended."""
+
+    def spoil(_: Any) -> None:
+        os.getpid = None  # type: ignore[assignment]
+
+    error = parallel(spoil, workers=1).submit(0).exception()
+
+    assert isinstance(error, WorkerDiedError)
+    assert "TypeError: 'NoneType' object is not callable" in error.stack
 
 
 def test_memory_that_the_program_may_not_have(script: Script) -> None:
