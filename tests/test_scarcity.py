@@ -72,6 +72,7 @@ pair = socket.socketpair()
 pair[0].setblocking(False)
 signal.set_wakeup_fd(pair[0].fileno())
 """,
+    "mask": "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())",
     "stdout": "import sys; sys.stdout.close(); sys.stderr = None",
 }
 

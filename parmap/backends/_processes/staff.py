@@ -20,7 +20,7 @@ from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
-from parmap.backends._processes.line.segments import Limits
+from parmap.backends._processes.line.segments import NOSIGNAL, Limits
 from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.spawning import environment, newborn, take_early
 from parmap.backends._processes.stopping import MUTE_PAUSE, Signals
@@ -369,6 +369,6 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
                 from multiprocessing.resource_tracker import getfd
 
                 tracker: Any = getfd()
-                socket.send_fds(line, [b"\0"], [tracker])
+                socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
             except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
                 pass

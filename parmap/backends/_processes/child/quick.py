@@ -12,6 +12,7 @@ from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
 from parmap._work.outcome import tell_failures
 from parmap._work.run import Terms
+from parmap.backends._processes.line.segments import NOSIGNAL
 
 if TYPE_CHECKING:
     from parmap._work.outcome import Outcome
@@ -100,7 +101,7 @@ class QuickEnd:
         if len(message) > _MOST:
             return False
         try:
-            self.sock.send(message)
+            self.sock.send(message, NOSIGNAL)
         except OSError:
             return False
         return True

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.copies import copies as private
-from parmap.backends._processes.line.segments import CLOEXEC, Lender, Limits
+from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
@@ -126,7 +126,7 @@ class Channel:
                     fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
                     # One operation of C: what is raised by the handler of a task's alarm, while it prints, comes
                     # before it or after it; or the next who sends would send the same once more.
-                    frame.sent.extend(map(self.sock.sendmsg, (frame.parts[:_VECTOR],), (fds,), (flags,)))
+                    frame.sent.extend(map(self.sock.sendmsg, (frame.parts[:_VECTOR],), (fds,), (flags | NOSIGNAL,)))
             except BlockingIOError:
                 return False
             except OSError as error:

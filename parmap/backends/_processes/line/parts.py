@@ -14,7 +14,7 @@ from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.segments import CLOEXEC, Limits
+from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,7 @@ class Part(Numbered):
         """Send the segment to another process; false if there is none."""
         with other:
             if self._fd >= 0 and _is_ours(other):
-                socket.send_fds(other, [b"."], [self._fd])
+                socket.send_fds(other, [b"."], [self._fd], NOSIGNAL)
             return self._fd >= 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone

@@ -24,6 +24,10 @@ CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 """With this flag the processes that a task starts don't get the descriptors that are received."""
 
 
+NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+"""With this flag who writes to a line that has ended is told, also where the program lets SIGPIPE end it."""
+
+
 class Limits:
     """When segments are used; read by both sides, changed only by tests."""
 
