@@ -22,6 +22,7 @@ from parmap._engine import registry as _registry
 from parmap._results.callbacks import callbacks
 from parmap.backends import _dask
 from parmap.backends._clusters import pilot as _pilot
+from parmap.backends._processes import staff as _staff
 from parmap.backends._processes.line.parts import Part
 
 if TYPE_CHECKING:
@@ -238,3 +239,13 @@ def pilots(rest: float) -> set[str]:
 def owns(lender: Any, name: int) -> bool:
     """Whether a segment may come back to whoever lends, or is free."""
     return name in lender._lent or any(segment.name == name for segment in lender._free)
+
+
+def grace(monkeypatch: Any, seconds: float) -> None:
+    """Let workers have so many seconds to leave by themselves, when they are replaced."""
+    monkeypatch.setattr(_staff, "GRACE", seconds)
+
+
+def missing_of(line: Any) -> int:
+    """How many tasks the worker's end of a quick line takes for being on their way still."""
+    return len(line._missing)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from conftest import Script
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 # What the error says: exit code and signal.
@@ -420,3 +422,26 @@ def test_the_template_dies_while_it_starts_workers() -> None:
         assert future.result(timeout=60) == [number * number for number in range(50)]
         if number % 3:
             parmap.shutdown()
+
+
+def test_a_program_that_broken_pipes_end(script: Script) -> None:
+    """Where SIGPIPE ends the program, as behind `| head`, the death of a worker, or of the template, does not."""
+    done = script.run("""
+        import os, signal
+        from parmap import parallel
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+        @parallel(workers=2)
+        def die(number):
+            if number % 10 == 7:
+                os.kill(os.getppid() if number == 17 else os.getpid(), signal.SIGKILL)
+            return number
+
+        for _ in range(3):
+            print(len(die.map(range(100), return_exceptions=True)), end=" ")
+            futures = [die.submit(number) for number in range(100)]
+            print(len([future.exception() for future in futures]), end=" ")
+    """)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "100 100 " * 3, "")

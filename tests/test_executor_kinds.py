@@ -141,3 +141,22 @@ def test_line(name: str, script: Script):
     assert "c" in failed
     assert told[1][2] == "WorkerDiedError"
     assert failed == ["c"] or death != "fails alone"
+
+
+def test_a_forked_child_in_a_process_of_an_executor(script: Script) -> None:
+    """A task forks, and its child returns like a task: it ends, and does not go on as a worker of the executor."""
+    done = script.run("""
+        import os
+        from concurrent.futures import ProcessPoolExecutor
+        from parmap import parallel
+
+        def task(number):
+            parent = os.getpid()
+            os.fork()
+            return number, os.getpid() == parent
+
+        with ProcessPoolExecutor(2) as executor:
+            print(parallel(task, backend=executor).map(range(9)) == [(number, True) for number in range(9)])
+    """)
+
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -97,6 +97,30 @@ def test_a_forked_child_that_falls_through(method: str) -> None:
         assert results == [(number, True) for number in range(10)]
 
 
+@pytest.mark.parametrize("method", ["map", "submit"])
+def test_a_forked_child_ends_as_a_program_does(method: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """The child of a task that returns, exits or raises has the status for that, and what it printed is seen, once."""
+
+    def task(number: int) -> int:
+        print("begun", end="")
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print("child", number)
+        if number == 1:
+            sys.exit(3)
+        return 1 // (2 - number)
+
+    function = parallel(task, workers=1)
+    found = function.map(range(3)) if method == "map" else [function.submit(number).result() for number in range(3)]
+
+    assert found == [0, 3, 1]
+    out, err = capfd.readouterr()
+    assert [out.count(f"child {number}\n") for number in range(3)] == [1, 1, 1]
+    assert out.count("begun") == 3
+    assert "ZeroDivisionError" in err
+
+
 @pytest.mark.parametrize("call", ["map", "submit"])
 def test_a_task_that_closes_all_descriptors(call: str) -> None:
     """Its worker has lost its line: that costs the item, and the pool goes on."""
@@ -314,14 +338,13 @@ def test_payloads_with_and_without_segments(settings: tuple[bool, int], monkeypa
 def test_segments_appear_full(script: Script) -> None:
     """Without room for shared memory payloads go through the socket."""
     done = script.run("""
-        import os
-        from parmap.backends._processes.line import segments as _segments
+        from parmap.backends._processes.line import segments
         from parmap import parallel
 
         def full(*args):
             raise OSError(28, "No space left on device")
 
-        _segments.os = type("os", (), {**vars(os), "memfd_create": staticmethod(full)})
+        segments.sealed = full
         print(sum(map(len, parallel(bytes, workers=2).map([1 << 20] * 20))))
         print(sum(parallel(len, workers=2).map([bytes(1 << 20)] * 20)))
     """)

@@ -364,3 +364,30 @@ def test_handler_of_the_user_is_kept(script: Script) -> None:
 
     assert (process.returncode, stderr) == (0, "")
     assert stdout == "ready\nhandled\n[0, 1, 2, 3, 4, 5]\n"
+
+
+def test_a_task_that_asks_the_terminal(script: Script) -> None:
+    """A task whose program asks the terminal for a password gets an error: its worker is not stopped for that."""
+    done = script.run("""
+        import os, pty, sys
+
+        child, terminal = pty.fork()
+        if child:
+            told = b""
+            try:
+                while more := os.read(terminal, 1000):
+                    told += more
+            except OSError:  # the end, on Linux
+                pass
+            sys.exit(told.decode().strip())
+        import subprocess
+        from parmap import parallel
+
+        def ask(_):
+            asks = "import sys; open('/dev/tty').read(1)"
+            return subprocess.run([sys.executable, "-c", asks], capture_output=True).stderr.splitlines()[-1]
+
+        print(parallel(ask, workers=1).map([0]))
+    """)
+
+    assert "Input/output error" in done.stderr

@@ -491,3 +491,19 @@ def test_a_task_may_replace_its_streams(
 
     assert [f.submit(how).result(), *f.map([how, how])] == [how] * 3
     assert capsys.readouterr().out.splitlines() == [how] * 3
+
+
+def test_a_long_line_in_many_pieces(script: Script):
+    """A million pieces that no end of a line follows, as of a bar of dots, take no longer each than a thousand."""
+    done = script.run("""
+        import sys
+        from parmap import parallel
+
+        def dots(count):
+            for _ in range(count):
+                sys.stdout.write(".")
+
+        parallel(dots, workers=1).map([1_000_000])
+    """)
+
+    assert (done.stdout, done.stderr) == ("." * 1_000_000, "")

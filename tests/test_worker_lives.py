@@ -285,11 +285,11 @@ def test_what_an_initializer_prints_is_seen(script: Script) -> None:
     assert sorted(done.stdout.splitlines()) == ["[1, 2]", "worker is up"]
 
 
-def test_an_initializer_that_calls_exit_fails_the_call() -> None:
-    """`sys.exit` in an initializer is an error that says so, not a loop of new workers."""
+def test_an_initializer_that_calls_exit_fails_the_call(backend: dict[str, Any]) -> None:
+    """`sys.exit` in an initializer is an error that says so, not a loop of new workers, nor the end of the program."""
     import sys
 
-    function = parallel(square, workers=1, initializer=sys.exit, initargs=(4,))
+    function = parallel(square, **backend, initializer=sys.exit, initargs=(4,))
 
     with pytest.raises(WorkerDiedError) as caught:
         function.map(range(3))

@@ -576,3 +576,24 @@ def test_a_breakpoint_says_how_to_debug(processes: dict[str, Any], monkeypatch: 
         function.map([1])
     monkeypatch.setenv("PYTHONBREAKPOINT", "0")
     assert function.map([1]) == [1]
+
+
+def test_modules_that_are_looked_for_before_they_are_imported(script: Script):
+    """A task that asks whether `decimal` and `logging` are there, then imports them, has the program's settings."""
+    done = script.run("""
+        import decimal, logging
+        from parmap import parallel
+
+        def task(names):
+            from importlib import import_module, util
+
+            found = [import_module(name) for name in names if util.find_spec(name)]
+            found[1].getLogger("task").warning("told")
+            return found[0].getcontext().prec
+
+        logging.basicConfig(format="%(name)s: %(message)s")
+        decimal.getcontext().prec = 5
+        print(parallel(task, workers=1).map([("decimal", "logging")]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[5]\n", "task: told\n")

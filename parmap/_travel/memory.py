@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import os
 
-HAS_MEMORY_FILES = hasattr(os, "memfd_create")
+
+def _has_memory_files() -> bool:
+    try:
+        os.close(os.memfd_create("parmap", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+    except (AttributeError, OSError):  # not Linux; or the container refuses them
+        return False
+    return True
+
+
+HAS_MEMORY_FILES = _has_memory_files()
 
 
 def anonymous_file(name: str) -> int:

@@ -18,17 +18,16 @@ def when_imported(name: str, callback: Callable[[], object]) -> None:
 
 
 class _Watcher:
-    """A finder of modules that finds nothing by itself, and then steps aside."""
+    """A finder of modules that finds nothing by itself, and steps aside when the module has been imported."""
 
     def __init__(self, name: str, callback: Callable[[], object]) -> None:
         self._name = name
         self._callback = callback
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != self._name:
+        if name != self._name or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        for finder in sys.meta_path:
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
                 self._watch(spec.loader)
@@ -40,6 +39,9 @@ class _Watcher:
 
         def exec_module(module: Any) -> None:
             execute(module)
-            self._callback()
+            # The loader may load other modules, too, and this one be looked for more than once before it is loaded.
+            if module.__name__ == self._name and self in sys.meta_path:
+                sys.meta_path.remove(self)
+                self._callback()
 
         loader.exec_module = exec_module

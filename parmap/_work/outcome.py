@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_name import by_name
 from parmap._travel.code.by_value import cloud_pickler, is_by_value, plain_pickler
@@ -41,6 +44,19 @@ class Outcome:
         """Nothing will be added; *begin*: nanoseconds of the monotonic clock at which it began."""
         self.done = len(self.results)
         self.nanoseconds = time.monotonic_ns() - begin - (Loading.nanoseconds - self._loaded)
+
+    def end_fork(self) -> NoReturn:
+        """End a process that a task has forked, and whose code came back to us: as a program ends."""
+        error = self.errors.get(len(self.results) - 1)
+        code = error.code if isinstance(error, SystemExit) else None if error is None else 1
+        with suppress(BaseException):
+            if error is not None and not isinstance(error, SystemExit):
+                sys.excepthook(type(error), error, error.__traceback__)
+            elif code is not None and not isinstance(code, int):
+                sys.stderr.write(f"{code}\n")
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
     @classmethod
     def failed(cls, error: BaseException, count: int) -> Outcome:

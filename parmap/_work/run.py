@@ -279,7 +279,7 @@ def run(
         else:
             _run_block(callee, mode, work, outcome, block)
         if pid and pid != os.getpid():  # a task forked, and its child came back through here
-            os._exit(0)
+            outcome.end_fork()
         if (last := len(results) - 1) in outcome.errors:
             if issubclass(type(outcome.errors[last]), passes):
                 raise outcome.errors[last]

@@ -155,8 +155,10 @@ def _levels() -> tuple[tuple[str, int], ...]:
         found: tuple[tuple[str, int], ...] = cache[_LEVELS]
         return found
     manager = root.manager
-    known = [(name, getattr(logger, "level", 0)) for name, logger in list(manager.loggerDict.items())]
-    found = cache[_LEVELS] = (("", root.level), ("off", manager.disable), *sorted(pair for pair in known if pair[1]))
+    named = [(str.__str__(name), int(getattr(each, "level", 0))) for name, each in list(manager.loggerDict.items())]
+    named.sort()  # plain names and numbers, which travel: the program may have used an enum
+    others = ("", int(root.level)), ("off", int(manager.disable))
+    found = cache[_LEVELS] = (*others, *(pair for pair in named if pair[1]))
     return found
 
 

@@ -1,7 +1,8 @@
 """The contract of a backend: start a chunk, stop it, say how it ended.
 
 A backend decides nothing: which items run where and when, and what becomes of an error, is the scheduler's business.
-All methods are called by the engine's thread, except `prepare`, `try_quickly` and `wake`.
+All methods are called by the engine's thread, except those that calls need: `expect`, `prepare`, `witness`,
+`item_classes`, `try_quickly`, `let_wait` and `wake`.
 """
 
 from __future__ import annotations

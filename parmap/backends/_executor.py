@@ -59,7 +59,7 @@ SEED_REFUSED = "seed sets the global random state, which threads share: use anot
 _STANDARD = {"concurrent.futures.thread", "concurrent.futures.process"}  # both have threads that a fork loses
 _left_behind: list[Any] = []  # executors that the process had used which this one was forked from
 
-_FUNCTIONS = 32  # functions that a worker keeps
+_FUNCTIONS, _BYTES = 32, 32 << 20  # what a worker keeps, at most
 
 
 class _Broke(NamedTuple):
@@ -353,7 +353,8 @@ def run_packed(
         callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
         with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
-            outcome = run(callee, terms, clock.items(items) if clock else items, items.count)
+            page = None if is_home else Note()  # with one it is noticed when a task forks
+            outcome = run(callee, terms, clock.items(items) if clock else items, items.count, page=page)
     results, unsent = pack_results(outcome.results)
     failures = tell_failures(callee, terms, items, outcome.errors, unsent)
     times = clock.times(outcome, shared=False) if clock else ()
@@ -366,6 +367,6 @@ def _callee(wire: Wire) -> Callee:
     if callee is None:
         find, args, rules = from_wire(wire)[0]
         callee = _callees[key] = Callee(find(*args), rules)
-        while len(_callees) > _FUNCTIONS:
+        while len(_callees) > _FUNCTIONS or (len(_callees) > 1 and sum(map(len, _callees)) > _BYTES):
             _callees.pop(next(iter(_callees)))
     return callee

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
-from parmap._travel.failure import IN_INITIALIZER, is_foreign, note
+from parmap._travel.failure import IN_INITIALIZER, is_foreign, note, translate
 from parmap._work.per_worker import here
 from parmap._work.seeds import preserved
 from parmap.backends._base import Backend, Broken, Event, run_here
@@ -53,10 +53,10 @@ class Serial(Backend):
             initializer(*self.options.initargs)
         except BaseException as error:
             keeper.unprepare(key)
-            if is_foreign(error):
+            if is_foreign(error) and not isinstance(error, SystemExit):
                 raise
-            note(error, IN_INITIALIZER)
-            self._problem = error
+            self._problem = translate(error)
+            note(self._problem, IN_INITIALIZER)
         for old in list(keeper.prepared)[:-_MOST_PREPARED]:  # closures, made in a loop
             keeper.unprepare(old)
 

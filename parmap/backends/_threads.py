@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._core.pace import Cost
-from parmap._travel.failure import IN_INITIALIZER, note
+from parmap._travel.failure import IN_INITIALIZER, note, translate
 from parmap._work import place as _place
 from parmap._work.arithmetic import chosen, own
 from parmap._work.page import Note
@@ -98,8 +98,8 @@ class Threads(Backend):
                 own.arithmetic = chosen(None)
                 here.keeper.prepared[self.options.pool_key] = self.options
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
-                note(error, IN_INITIALIZER)
-                problem = error
+                problem = translate(error)
+                note(problem, IN_INITIALIZER)
         while (task := tasks.get()) is not None:
             try:
                 event = run_here(*task) if problem is None else Broken(problem)

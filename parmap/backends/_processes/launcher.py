@@ -15,11 +15,12 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.poller import Poller
-from parmap.backends._processes.spawning import reap, spawn
+from parmap.backends._processes.spawning import STDERR, reap, spawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,9 @@ GRACE = 5.0
 class Launcher:
     """The template process, seen from the parent."""
 
-    def __init__(self, born: Newborn, *, fork: bool, preload: Sequence[str], guessed: Sequence[str]) -> None:
+    def __init__(
+        self, born: Newborn, *, fork: bool, preload: Sequence[str], guessed: Sequence[str], argv: list[str]
+    ) -> None:
         """Tell it what to import.
 
         *guessed*: modules that nobody asked for, but that will be of use; without them, if they do harm.
@@ -48,7 +51,7 @@ class Launcher:
         self.environment = born.environment  # that workers begin with
         self.control = Channel(born.line)
         try:
-            self.control.send("begin", fork, tuple(preload), tuple(guessed), sys.argv)
+            self.control.send("begin", fork, tuple(preload), tuple(guessed), argv)
         except ChannelClosedError:  # it is dead already: that is heard like a later death
             pass
 
@@ -91,19 +94,28 @@ class Launcher:
 
 def template(control_fd: int) -> NoReturn:
     """Be the template until the parent ends the line, or itself."""
-    _close_all_but({0, 1, 2, control_fd})
+    _own([control_fd])
     itself = _Template(Channel(socket.socket(fileno=control_fd)))
     itself.run()
     os._exit(0)  # with the socket still held: one that is collected open is warned of, under -X dev
 
 
-def _close_all_but(keep: set[int]) -> None:
-    """Close what the user's program had marked inheritable: nobody waits for an end of file that we hold open."""
-    lowest = 3
-    for fd in sorted(keep - {0, 1, 2}):
-        os.closerange(lowest, fd)
-        lowest = fd + 1
-    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+def _own(fds: Sequence[int]) -> None:
+    """Let *fds* be of this process alone, and close all else but the standard streams.
+
+    What the user's program had marked inheritable, too: nobody waits for an end of file that we hold open.
+    """
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # closed in the program: not to be taken by our own
+        os.set_inheritable(spare, True)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    try:
+        opened = [*map(int, os.listdir("/dev/fd"))]  # not all that there may be: in a container, a billion
+    except OSError:
+        opened = [*range(os.sysconf("SC_OPEN_MAX"))]
+    for fd in {*opened} - {*range(STDERR + 1), *fds}:
+        with suppress(OSError):  # that of the list itself
+            os.close(fd)
 
 
 class _Template:
@@ -114,9 +126,13 @@ class _Template:
         self._stop_at: float | None = None
         self._poller = Poller()
         self._poller.add(control.sock.fileno(), control)
+        self._heed_signals()
+
+    def _heed_signals(self) -> None:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._poller.wake_fd, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def run(self) -> None:
         try:
@@ -150,11 +166,12 @@ class _Template:
         # What the template has imported, no worker has to.
         problem = import_all(["parmap.backends._processes.child.serve", *preload])
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:  # what the modules printed, or each worker would print it again
-                stream.flush()
+            with suppress(Exception):  # what the modules have put there, or closed
+                stream.flush()  # what they printed, or each worker would print it again
         if problem:
             self._control.send("unfit", problem)
         _try_to_import(guessed)
+        self._heed_signals()  # the modules may have chosen otherwise
         self._control.send("begun")
         gc.collect()
         gc.freeze()  # pages that the collector never touches stay shared with the workers
@@ -176,6 +193,8 @@ class _Template:
         if pid == 0:
             try:
                 self._become_worker(*fds)
+            except BaseException:  # noqa: BLE001 - there may be no memory for it
+                sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(1)
         _lead_group(pid)
@@ -210,7 +229,7 @@ def worker(fds: tuple[int, int, int], preload: Sequence[str]) -> NoReturn:
     """Be a spawned worker."""
     from parmap.backends._processes.child.serve import serve
 
-    _close_all_but({0, 1, 2, *fds})
+    _own(fds)
     serve(*fds, import_all(preload))
 
 

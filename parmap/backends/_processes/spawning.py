@@ -39,7 +39,8 @@ def environment(variables: Mapping[str, str], options: Options) -> dict[str, str
     """
     from parmap._work import cpus  # only now: the template needs nothing of it
 
-    present = {name: text for name in variables if (text := variables.get(name)) is not None}  # others may remove some
+    # Others may remove some meanwhile; one without a name can't be handed on.
+    present = {name: text for name in variables if name and (text := variables.get(name)) is not None}
     chosen = {**present, **(options.env or {})}
     # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
     limit = chosen.get("OMP_NUM_THREADS", str(max(1, cpus.cpu_count() // options.workers)))
@@ -95,11 +96,13 @@ class Early:
             unneeded.drop()
 
 
+STDERR = 2  # the last of the standard streams
+
 _lines: WeakSet[socket.socket] = WeakSet()  # those to templates, both ends
 
 
 def _born(environment: dict[str, str]) -> Newborn:
-    ours, theirs = socket.socketpair()
+    ours, theirs = _line()
     _lines.update((ours, theirs))
     try:
         pid = spawn(f"template({theirs.fileno()})", [theirs.fileno()], environment)
@@ -109,6 +112,14 @@ def _born(environment: dict[str, str]) -> Newborn:
     finally:
         theirs.close()
     return Newborn(pid, ours, environment)
+
+
+def _line() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    if theirs.fileno() > STDERR:
+        return ours, theirs
+    with ours, theirs:  # the program has closed its streams: a new interpreter would take these for them
+        return _line()
 
 
 def _forget() -> None:
@@ -143,14 +154,16 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
     """
     if not sys.executable:
         raise FileNotFoundError("sys.executable does not say which interpreter to start")
-    path = [entry for entry in sys.path if type(entry) is str]
+    if getattr(sys, "frozen", False):
+        raise OSError('a frozen program has no interpreter to start, but itself: use backend="threads" in it')
+    path = [entry for entry in sys.path if type(entry) is str and "\0" not in entry]
     home = os.path.dirname(PACKAGE)
     if home not in path:
         path.append(home)
-    code = f"import sys; sys.path[:] = {path!r}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
+    code = f"import sys; sys.path[:] = sys.argv[1:]; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
     return os.posix_spawn(
         sys.executable,
-        [sys.executable, *_interpreter_flags(), "-c", code],
+        [sys.executable, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
         environment,
         # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
         file_actions=[

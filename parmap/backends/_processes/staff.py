@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
 from parmap._work.surroundings import current
-from parmap.backends._base import AUTO, Broken, Event, Ready
+from parmap.backends._base import AUTO, Broken, Capacity, Event, Ready
 from parmap.backends._processes.functions import Functions
 from parmap.backends._processes.guess import Guess
-from parmap.backends._processes.launcher import Launcher
+from parmap.backends._processes.launcher import GRACE, Launcher
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.quick import QuickLine
-from parmap.backends._processes.line.segments import Limits
+from parmap.backends._processes.line.segments import NOSIGNAL, Limits
 from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.spawning import environment, newborn, take_early
 from parmap.backends._processes.stopping import MUTE_PAUSE, Signals
@@ -56,6 +56,7 @@ class Staff(Leases):
         self._signals = Signals(self._workers)
         self._guess = Guess(options)
         self._failed_starts = 0
+        self._is_crowded = False  # the system refused workers
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
 
     # workers
@@ -119,6 +120,7 @@ class Staff(Leases):
             fork=options.start_method == "forkserver",
             preload=() if options.preload == AUTO else options.preload,
             guessed=self._guess.modules(variables),
+            argv=self.context.told["argv"],
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
         return launcher
@@ -136,6 +138,7 @@ class Staff(Leases):
         if worker is not None:  # else it is dead since a moment ago, which will be told
             worker.index = -1  # free for the one that takes its place
             worker.channel.post("stop")
+            self._signals.send_soon(slot, signal.SIGKILL, GRACE)
 
     def flush_later(self, worker: Worker) -> None:
         """Send the rest of a message when there is room."""
@@ -265,7 +268,10 @@ class Staff(Leases):
         died = worker.died(exitcode, reason)
         worker.close()
         self._events.append(died)
-        if not worker.ready and worker.launcher is not None:
+        if reason and self._workers:  # the system has room for these, and no more
+            self._is_crowded = True
+            self._events.append(Capacity(len(self._workers), self.cost))
+        elif not worker.ready and worker.launcher is not None:
             self._fail_start(died.explain(None, 0).exception())
 
     def _forget(self, worker: Worker) -> None:
@@ -310,6 +316,9 @@ class Staff(Leases):
         self._workers.clear()
         self._signals.clear()
         copies.forget()
+        if self._is_crowded:  # next time there may be room
+            self._is_crowded = False
+            self._events.append(Capacity(self.options.workers, self.cost))
         for worker in workers:
             # Not what its page says: it may have reported, and not come to rest yet.
             if worker.due or worker.quick.flight:
@@ -360,6 +369,6 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
                 from multiprocessing.resource_tracker import getfd
 
                 tracker: Any = getfd()
-                socket.send_fds(line, [b"\0"], [tracker])
+                socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
             except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
                 pass

@@ -17,7 +17,7 @@ from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
 from parmap.backends._base import Died, Report, Story
 from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.line.channel import Channel
+from parmap.backends._processes.line.channel import Channel, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import WorkerDiedError, signal_name
@@ -109,6 +109,8 @@ class Worker:
         for index, error in self.unsent.pop(number, {}).items():
             if index < done:
                 found[index] = Failure(error)
+        if message.pack is None:
+            found = {index: Failure(not_received("a large result")) for index in range(done)} | found
         return Report(number, done, message.pack, found, seconds, Times(*times) if times else None)
 
     # single tasks on the quick line
@@ -136,6 +138,8 @@ class Worker:
             self.quick.singles.add(task, self.name, time.monotonic_ns() - took, took, failed=bool(failures))
         if failures and task is not None:
             self.quick.finish(-number, failed(task.tied(Failure(encoded=failures[0][1]))))
+        elif message.pack is None and task is not None:
+            self.quick.finish(-number, failed(task.tied(Failure(not_received("a large result")))))
         else:
             self.quick.finish(-number, returned(message.pack))
 

@@ -20,6 +20,7 @@ from parmap._travel.failure import note
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
+from parmap.backends._processes.line.channel import not_received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ class Functions:
 
         def load() -> Any:
             if content is None or len(parts) < len(numbers):
-                raise OSError(f"no descriptor was left to receive a large {message.kind}")
+                raise not_received(f"a large {message.kind}")
             return _Unpickler(content, parts).load()
 
         if message.kind == "class":

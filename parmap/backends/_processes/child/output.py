@@ -47,6 +47,11 @@ class TalkingChannel(Channel):
                 message, more = self._late.pop(0)
                 super().send(*message, **more)
 
+    def forget(self) -> None:
+        """Be of no use any more, in a process that a task has forked: it would hide the end of the worker."""
+        self._turn = _thread.RLock()
+        self.sock.close()
+
     def post(self, *message: Any, **more: Any) -> bool:
         """As `send`: there is nobody who would `flush`."""
         self.send(*message, **more)
@@ -60,16 +65,20 @@ class _Lines(io.BufferedIOBase):
         self._channel = channel
         self._stream = name
         self._original = original
-        self._held = b""
-        self._turn = _thread.RLock()  # tasks may have threads
         self.name = f"<{name}>"
+        self.begin()
+
+    def begin(self) -> None:
+        """Hold nothing back."""
+        self._held = bytearray()
+        self._turn = _thread.RLock()  # tasks may have threads
 
     def write(self, data: Any, /) -> int:
         with self._turn:
             lines, newline, rest = bytes(data).rpartition(b"\n")
             if newline:
-                lines, self._held = self._held + lines + newline, b""
-                self._send(lines)
+                self._held += lines + newline
+                self.flush()
             self._held += rest
         return len(data)
 
@@ -80,14 +89,14 @@ class _Lines(io.BufferedIOBase):
     def flush(self) -> None:
         if self._held:
             with self._turn:
-                held, self._held = self._held, b""
+                held, self._held = self._held, bytearray()
                 self._send(held)
 
-    def _send(self, lines: bytes) -> None:
+    def _send(self, lines: bytearray) -> None:
         text = lines.decode("utf-8", _ERRORS)
         try:
             self._channel.send("print", self._stream, text)
-        except ChannelClosedError:  # the worker is being stopped: an atexit callback prints
+        except ChannelClosedError:  # an atexit callback prints; or a process that a task has forked
             if self._original is not None:
                 self._original.write(text)
                 self._original.flush()
@@ -113,7 +122,7 @@ def _outlet(lines: Any) -> io.TextIOWrapper:
 class Output:
     """All that a worker says besides its results."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: TalkingChannel) -> None:
         self._channel = channel
         self._originals = sys.stdout, sys.stderr
         self._lines = _Lines(channel, "stdout", sys.stdout), _Lines(channel, "stderr", sys.stderr)
@@ -138,7 +147,10 @@ class Output:
         self._lines[1].flush()
 
     def _restore(self) -> None:
-        """In a process that a task forked: the channel is not its own."""
+        """In a process that a task forked: the channel, and what was printed before, are not its own."""
+        self._channel.forget()
+        for lines in self._lines:
+            lines.begin()
         if sys.stdout is self._out:
             sys.stdout = self._originals[0]
         if sys.stderr is self._err:

@@ -12,6 +12,7 @@ from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
 from parmap._work.outcome import tell_failures
 from parmap._work.run import Terms
+from parmap.backends._processes.line.segments import NOSIGNAL
 
 if TYPE_CHECKING:
     from parmap._work.outcome import Outcome
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # As in `line.quick`, which the worker doesn't import: it would bring futures along.
 _MOST = 16 * 1024
+_LATE = 1_000  # numbers after which one that is missing comes no more
 _VALUE, _PICKLE, _FAILURE = 0, 1, 2
 
 
@@ -65,7 +67,10 @@ class QuickEnd:
 
     def _is_new(self, number: int) -> bool:
         if number > self._highest:
-            self._missing.update(range(self._highest + 1, number))
+            if number > self._highest + 1:  # most are of tasks that went another way, and never come
+                self._missing.update(range(self._highest + 1, number))
+                if len(self._missing) > 2 * _LATE:
+                    self._missing = {each for each in self._missing if each > number - _LATE}
             self._highest = number
             return True
         if number in self._missing:
@@ -96,7 +101,7 @@ class QuickEnd:
         if len(message) > _MOST:
             return False
         try:
-            self.sock.send(message)
+            self.sock.send(message, NOSIGNAL)
         except OSError:
             return False
         return True

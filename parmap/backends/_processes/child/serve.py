@@ -31,7 +31,7 @@ from parmap.backends._processes.child.functions import Functions
 from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
-from parmap.backends._processes.line.channel import ChannelClosedError, Message
+from parmap.backends._processes.line.channel import ChannelClosedError, Message, not_received
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
@@ -52,12 +52,19 @@ def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> No
         worker.serve()
     except ChannelClosedError:
         pass
+    except BaseException:  # noqa: BLE001 - no memory; or what the handler of a signal raises that a task has left behind
+        import traceback
+
+        os.write(page_fd, traceback.format_exc().encode(errors="replace"))
+        leave(1)
     leave(0)
 
 
 def _prepare(page: Page) -> None:
     """Reset what a fork must not share, and arrange for deaths to tell their story."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever asks the terminal for something, as `ssh` for a password, would stop its worker with it: it gets an error.
+    for ignored in (signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(ignored, signal.SIG_IGN)
     signal.signal(CUT_SIGNAL, page.cut)
     signal.siginterrupt(CUT_SIGNAL, False)  # a task in C that waits for a file or a socket need not notice
     os.lseek(page.fd, SIZE, os.SEEK_SET)
@@ -215,9 +222,9 @@ class _Worker:
             outcome = run_task(callee, task.mode, task.load, items)
         else:
             outcome = Outcome.failed(callee.problem, 1)
-        self._output.flush()
         if os.getpid() != self._pid:  # the task forked, and its child came back through here
-            os._exit(0)
+            outcome.end_fork()
+        self._output.flush()
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
             self._report(-task.number, outcome, callee, Terms(task.mode, careful=True), items)
@@ -231,7 +238,7 @@ class _Worker:
 
     def _outcome(self, number: int, items: Pack | None, callee: Callee, terms: Terms, clock: Clock | None) -> Outcome:
         if items is None:
-            return Outcome.failed(OSError("no descriptor was left to receive a large argument"), 1)
+            return Outcome.failed(not_received("a large argument"), 1)
         if callee.problem is not None:
             return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
         if (
@@ -262,8 +269,8 @@ class _Worker:
             callee.apart = learner.apart
         told = tell_failures(callee, terms, items, outcome.errors, unsent, enter if terms.careful else bool)
         self.page.enter(number, ALL, 0, time.monotonic_ns())
-        if os.getpid() != self._pid:  # a task forked, and its child came back through here
-            os._exit(0)
+        if os.getpid() != self._pid:  # a result forked when it was pickled
+            outcome.end_fork()
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         times = () if clock is None else clock.times(outcome)
         self._channel.send("report", number, outcome.done, told, seconds, *times, pack=results)

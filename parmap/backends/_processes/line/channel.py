@@ -8,17 +8,19 @@ harms nobody but its own channel.
 from __future__ import annotations
 
 import array
+import errno
 import marshal
 import os
 import socket
 import struct
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.copies import copies as private
-from parmap.backends._processes.line.segments import CLOEXEC, Lender, Limits
+from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Lender, Limits
 
 if TYPE_CHECKING:
     import mmap
@@ -29,15 +31,21 @@ _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of desc
 _READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for each message
 _READ_ON = 1 << 20  # bytes, in the middle of a large message
 _ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
+_PAUSE = 0.001  # seconds until it is tried again
 _VECTOR = 256  # parts of a frame that one system call takes
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+# What the system lacks for a moment: memory, or leave to have more descriptors on their way (`ulimit -n`).
+_SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "ETOOMANYREFS", errno.ENOBUFS)})
 
 # Where the payload of a message is.
 INLINE, LENT, GIVEN = 0, 1, 2
 
 
 class Message(NamedTuple):
-    """A message as it arrived; `segment` is the name of a segment to be given back, 0 if none."""
+    """A message as it arrived; `segment` is the name of a segment to be given back, 0 if none.
+
+    A payload that could not be received is `None`, as that of a message without one.
+    """
 
     kind: str
     fields: tuple[Any, ...]
@@ -50,12 +58,18 @@ class ChannelClosedError(Exception):
     """The other side is gone."""
 
 
+def not_received(what: str) -> OSError:
+    """Tell of a message that came without its `pack`."""
+    return OSError(f"there was no memory, or no descriptor, left to receive {what}")
+
+
 class _Frame:
     """A message on its way out."""
 
     def __init__(self, parts: list[memoryview], fds: list[int]) -> None:
         self.parts = parts
         self.fds = fds
+        self.sent: list[int] = []  # bytes, which are not taken off the parts yet
 
     def close_fds(self) -> None:
         fds, self.fds = self.fds, []
@@ -108,16 +122,24 @@ class Channel:
         while self._outbox:
             frame = self._outbox[0]
             try:
-                fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
-                sent = self.sock.sendmsg(frame.parts[:_VECTOR], fds, flags)
+                if not frame.sent:
+                    fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
+                    # One operation of C: what is raised by the handler of a task's alarm, while it prints, comes
+                    # before it or after it; or the next who sends would send the same once more.
+                    frame.sent.extend(map(self.sock.sendmsg, (frame.parts[:_VECTOR],), (fds,), (flags | NOSIGNAL,)))
             except BlockingIOError:
                 return False
             except OSError as error:
-                self._drop_outbox()
-                raise ChannelClosedError(str(error)) from error
+                if error.errno not in _SHORTAGES:
+                    self._drop_outbox()
+                    raise ChannelClosedError(str(error)) from error
+                time.sleep(_PAUSE)
+                if flags:
+                    return False
+                continue
             if frame.fds:
                 frame.close_fds()  # descriptors leave with the first byte
-            frame.parts = _after(frame.parts, sent)
+            frame.parts, frame.sent = _after(frame.parts, frame.sent[0]), []
             if not frame.parts:
                 self._outbox.popleft()
         return True
@@ -128,7 +150,7 @@ class Channel:
             self._outbox.popleft().close_fds()
 
     def _frame(self, kind: str, fields: tuple[Any, ...], pack: Pack | None, passed: tuple[int, ...]) -> _Frame:
-        fds = [os.dup(fd) for fd in passed]
+        fds = _copies_of(passed)
         description, place = None, (INLINE, 0, 0)
         parts: list[Any] = []
         if pack is not None:
@@ -149,17 +171,13 @@ class Channel:
             return None
         try:
             _segments.write(segment, parts)
-        except OSError:  # no memory for it: the socket takes the payload in small steps
+            if handed_over:
+                return (GIVEN, 0, size), [segment.fd]
+            return (LENT, segment.name, segment.size), segment.keep_mapped()
+        except OSError:  # no memory for it, or no descriptor: the socket takes the payload in small steps
             segment.close_fd()
             self.lender.forget(segment.name)
             return None
-        if handed_over:
-            return (GIVEN, 0, size), [segment.fd]
-        fds = []
-        if segment.fd >= 0:
-            fds = [os.dup(segment.fd)]
-            self.lender.sent(segment)
-        return (LENT, segment.name, segment.size), fds
 
     # receiving
 
@@ -250,14 +268,14 @@ class Channel:
             return Pack.lying_in(memoryview(data), description), 0
         if where == LENT and not fds:
             memory = self._attached.get(name)
-        elif not fds:  # the kernel drops descriptors that don't fit under the limit of this process
-            memory = None
         else:
-            memory = _segments.attach(fds[0], size)
-            if where == LENT:
+            memory = _segments.received(fds, size)
+            if memory is not None and where == LENT:
                 self._attached[name] = memory
         if memory is None:
-            return None, name
+            if where == LENT:  # the other side shall take another one next time
+                self.post("keep", name)
+            return None, 0
         if where != LENT or not self._copies:
             return Pack.lying_in(memoryview(memory), description), name if where == LENT else 0
         try:
@@ -296,6 +314,18 @@ class Channel:
         self._drop_outbox()
         while self._fds:
             os.close(self._fds.popleft())
+
+
+def _copies_of(fds: tuple[int, ...]) -> list[int]:
+    """Copies of descriptors: of all or, if there are too few left, of none."""
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, fds))
+    except OSError:
+        for copy in copies:
+            os.close(copy)
+        raise
+    return copies
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:

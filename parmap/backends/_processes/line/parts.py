@@ -14,7 +14,7 @@ from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.segments import CLOEXEC, Limits
+from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,16 +97,22 @@ class Part(Numbered):
     def content(self) -> memoryview:
         """The bytes."""
         if self._content is None:
-            self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+            try:
+                self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+            except OSError:  # no descriptor is left, of which a mapping takes one
+                with open(self._fd, "rb", closefd=False) as file:
+                    file.seek(0)
+                    return memoryview(file.read())
         return self._content
 
     def tell(self, channel: Channel, _: set[int]) -> None:
         """Send it to a worker."""
+        what = "part", self.number, self.kind, self.nbytes
         if self._fd >= 0:
-            channel.post("part", self.number, self.kind, self.nbytes, fds=(self._fd,))
-        else:
-            pack = Pack(EACH, 1, self._content or b"", [self.nbytes])
-            channel.post("part", self.number, self.kind, self.nbytes, pack=pack)
+            with suppress(OSError):  # no descriptor is left
+                channel.post(*what, fds=(self._fd,))
+                return
+        channel.post(*what, pack=Pack(EACH, 1, self.content(), [self.nbytes]))
 
     @property
     def place(self) -> tuple[int, int, str] | None:
@@ -117,7 +123,7 @@ class Part(Numbered):
         """Send the segment to another process; false if there is none."""
         with other:
             if self._fd >= 0 and _is_ours(other):
-                socket.send_fds(other, [b"."], [self._fd])
+                socket.send_fds(other, [b"."], [self._fd], NOSIGNAL)
             return self._fd >= 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone

@@ -30,6 +30,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.flat import is_small
 from parmap._travel.payload import Packed
 from parmap._work.report.watch import Open, Singles
+from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class QuickLine:
         self.used = number
         future.settle_running()
         try:
-            self.sock.send(message)
+            self.sock.send(message, NOSIGNAL)
         except OSError:  # the worker is dead, which the engine hears, or stopped: it sends the message again
             pass
         return True
@@ -245,7 +246,7 @@ class QuickLine:
         message = encode(number, call.number, future, timed=future.measured is not None)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
-                self.sock.send(message)
+                self.sock.send(message, NOSIGNAL)
             except OSError:
                 pass
 

@@ -1,8 +1,7 @@
 """Recycled shared memory: anonymous files (`memfd`) that carry large payloads between two processes.
 
 The pages of a fresh segment cost ten times more than the copy into them, so segments are used again. They have no
-names: nothing can leak, nothing needs a clean-up, no resource tracker is involved. A descriptor lives only until both
-sides have mapped the segment.
+names: nothing can leak, nothing needs a clean-up, no resource tracker is involved.
 
 Where there is no `memfd` (not Linux), or no space, `Lender.lend` says so and the payload travels through the socket.
 """
@@ -25,6 +24,10 @@ CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 """With this flag the processes that a task starts don't get the descriptors that are received."""
 
 
+NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+"""With this flag who writes to a line that has ended is told, also where the program lets SIGPIPE end it."""
+
+
 class Limits:
     """When segments are used; read by both sides, changed only by tests."""
 
@@ -41,6 +44,18 @@ class Segment:
         self.fd = fd
         self.size = size
         self.memory: mmap.mmap | None = None
+
+    def keep_mapped(self) -> list[int]:
+        """Map it, and give its descriptor away, if that was not done before.
+
+        Raises:
+            OSError: there is no memory, or no descriptor, for that.
+        """
+        if self.fd < 0:
+            return []
+        self.memory = mmap.mmap(self.fd, self.size)
+        fd, self.fd = self.fd, -1
+        return [fd]
 
     def close_fd(self) -> None:
         """Close the descriptor; the mapping stays."""
@@ -72,6 +87,14 @@ def attach(fd: int, size: int, *, private: bool = False) -> mmap.mmap:
         return mmap.mmap(fd, size, flags=mmap.MAP_PRIVATE if private else mmap.MAP_SHARED)
     finally:
         os.close(fd)
+
+
+def received(fds: Sequence[int], size: int) -> mmap.mmap | None:
+    """What came as a descriptor; `None`: this process may have no more of them, or no more memory."""
+    try:
+        return attach(fds[0], size)
+    except (IndexError, OSError):  # the kernel drops descriptors that don't fit under the limit
+        return None
 
 
 def is_unused(memory: mmap.mmap) -> bool:
@@ -125,11 +148,6 @@ class Lender:
         if segment is not None:
             self._lent[segment.name] = segment
         return segment
-
-    def sent(self, segment: Segment) -> None:
-        """The descriptor is on its way: keep only the mapping."""
-        segment.memory = mmap.mmap(segment.fd, segment.size)
-        segment.close_fd()
 
     def take_back(self, name: int) -> list[int]:
         """The other side is done with a segment. Returns those that are dropped for it, which both sides map still."""
