@@ -65,8 +65,8 @@ def item_of(error: BaseException) -> Any:
         >>> [parmap.item_of(each) for each in found if isinstance(each, Exception)]
         ['x']
     """
-    is_error = issubclass(type(error), BaseException)
-    tie = vars(BaseException)["__dict__"].__get__(error).get(_NAME) if is_error else None
+    kind: type = type(error)  # whatever its `__class__` says
+    tie = vars(BaseException)["__dict__"].__get__(error).get(_NAME) if issubclass(kind, BaseException) else None
     if not isinstance(tie, Tie):
         raise LookupError(  # noqa: TRY004 - its type is right; what it lacks is an item
             f"this {type(error).__name__} isn't tied to an item: no method of a parallel function gave it for one"

@@ -193,8 +193,8 @@ class _Template:
         if pid == 0:
             try:
                 self._become_worker(*fds)
-            except BaseException:  # noqa: BLE001 - there may be no memory for it
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:  # noqa: BLE001 - there may be no memory for it
+                sys.excepthook(type(error), error, error.__traceback__)
             finally:
                 os._exit(1)
         _lead_group(pid)
