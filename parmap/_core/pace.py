@@ -69,7 +69,7 @@ class Pace:
         self.result_nbytes = _follow(self.result_nbytes, _nbytes(results) / items)
 
     def size(self, cost: Cost, waiting: int, workers: int, *, idle: int) -> int:
-        """How many of the *waiting* items the next chunk should have, for one of the *idle* workers, if there are any."""
+        """How many of the *waiting* items the next chunk should have: for one of the *idle* workers, if any is."""
         if self.seconds is None:
             return 1
         each = max(self.seconds, 1e-9)
