@@ -6,6 +6,7 @@ import importlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -438,6 +439,18 @@ def test_actors_have_few_threads(cluster: Any):
         return max(each.num_threads() for each in here.parents() if "Actor" in " ".join(each.cmdline()))
 
     assert parallel(threads, backend="ray").submit().result(60) < 60
+
+
+def test_items_of_a_module_of_the_program(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tasks find modules where the program does; what runs them over there need not have the classes of the items."""
+    (tmp_path / "spots.py").write_text("import dataclasses\n@dataclasses.dataclass\nclass Spot:\n    x: int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spots = importlib.import_module("spots")
+    f = parallel(lambda spot: spot.x, backend=cluster.name)
+
+    for _ in range(3):
+        assert f.map([spots.Spot(x) for x in range(40)]) == list(range(40))
+    del sys.modules["spots"]
 
 
 def test_inside_a_task(cluster: Any):

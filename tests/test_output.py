@@ -306,7 +306,7 @@ def test_filters_import_nothing(processes: dict[str, Any], tmp_path: Path, monke
         assert f.map([False] * 4) == [False] * 4
         with pytest.raises(UserWarning, match="rung"):
             f.map([True])
-    monkeypatch.delitem(sys.modules, "gong")
+    del sys.modules["gong"]
 
 
 # --- much output ------------------------------------------------------------------------------------------------------
