@@ -153,7 +153,7 @@ class Told(NamedTuple):
 class _Words(SimpleNamespace):
     """A vocabulary as it has come; there is one for all items."""
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]  # that it has none is what changes
 
 
 def items_of(pack: Pack, needs: tuple[Any, ...]) -> Any:
