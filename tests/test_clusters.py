@@ -6,11 +6,13 @@ import importlib
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import tasks
 from clusters import CLUSTERS, is_running
@@ -406,6 +408,49 @@ def test_output(cluster: Any, capsys: pytest.CaptureFixture[str], caplog: pytest
     assert parallel(speak, backend=cluster.name).map([1, 2]) == [1, 2]
     assert sorted(capsys.readouterr().out.splitlines()) == ["says 1", "says 2"]
     assert sorted(record.getMessage() for record in caplog.records if record.name == "far") == ["logs 1", "logs 2"]
+
+
+def test_calls_leave_nothing_with_dask(cluster: Any):
+    """Dask forgets no span, and its workers count for each anew: many calls are one."""
+    if cluster.name != "dask":
+        pytest.skip("Ray has none")
+
+    def spans() -> int:
+        return cluster.client.run_on_scheduler(
+            lambda dask_scheduler: len(getattr(dask_scheduler.extensions.get("spans"), "spans", ()))
+        )
+
+    f = parallel(abs, backend="dask")
+    f.map([-1])
+    before = spans()
+    for _ in range(10):
+        assert f.map([-1]) == [1]
+
+    assert spans() == before
+
+
+def test_actors_have_few_threads(cluster: Any):
+    """Each of a node's many workers is an actor: a hundred threads for each would be more than many containers allow."""
+    if cluster.name != "ray":
+        pytest.skip("there are no actors")
+
+    def threads() -> int:
+        here = psutil.Process()
+        return max(each.num_threads() for each in here.parents() if "Actor" in " ".join(each.cmdline()))
+
+    assert parallel(threads, backend="ray").submit().result(60) < 60
+
+
+def test_items_of_a_module_of_the_program(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tasks find modules where the program does; what runs them over there need not have the classes of the items."""
+    (tmp_path / "spots.py").write_text("import dataclasses\n@dataclasses.dataclass\nclass Spot:\n    x: int\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spots = importlib.import_module("spots")
+    f = parallel(lambda spot: spot.x, backend=cluster.name)
+
+    for _ in range(3):
+        assert f.map([spots.Spot(x) for x in range(40)]) == list(range(40))
+    del sys.modules["spots"]
 
 
 def test_inside_a_task(cluster: Any):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import os
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -283,6 +285,28 @@ def test_filters_of_unknown_categories_are_left_out(processes: dict[str, Any], c
         parallel(talk.warn_plainly, **processes).map([1, 2])
 
     assert capsys.readouterr().err == ""
+
+
+def test_filters_import_nothing(processes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A filter for warnings of a library does not have workers import it; once a task does, the filter holds."""
+    (tmp_path / "gong.py").write_text("class Gong(UserWarning): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    gong = importlib.import_module("gong")
+
+    def ring(aloud: bool) -> bool:
+        was_there = "gong" in sys.modules
+        if aloud:
+            warnings.warn(importlib.import_module("gong").Gong("rung"), stacklevel=1)
+        return was_there
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", gong.Gong)
+        f = parallel(ring, **processes)
+        assert f.map([False] * 4) == [False] * 4
+        with pytest.raises(UserWarning, match="rung"):
+            f.map([True])
+    del sys.modules["gong"]
 
 
 # --- much output ------------------------------------------------------------------------------------------------------

@@ -129,6 +129,17 @@ def test_tail_of_a_far_backend_is_cut_less_finely() -> None:
     assert min(cut) >= 18
 
 
+def test_idle_workers_far_away_share_what_there_is() -> None:
+    """However long a trip seems to take, no worker gets all that a stream reads ahead while others have nothing."""
+    bench = Bench(workers=4, cost=Cost(aim=1.0, depth=1, recalls=False, floor=0.25))
+    bench.job(range(100), pace=paced(0.001))
+    assert sizes(bench.cut_all()) == [25] * 4
+
+    few = Bench(workers=4, cost=Cost(aim=1.0, depth=1, recalls=False, floor=0.25))
+    few.job(range(10), pace=paced(0.001))
+    assert sizes(few.cut_all()) == [5, 5]
+
+
 def test_given_chunksize_is_kept() -> None:
     """With `chunksize`, every chunk has that size, but the last."""
     bench = Bench(workers=2)

@@ -11,7 +11,7 @@ BYTE_CAP = 4 << 20
 CROWD = 16 * 1024
 """Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
 
-_ENOUGH = 0.005  # seconds of work from which on the time of an item is believed
+_ENOUGH = 0.005  # seconds of work from which on the time of an item is believed, and worth being shared out
 
 
 class Cost(NamedTuple):
@@ -68,17 +68,19 @@ class Pace:
         """Record how large the *results* of so many items are."""
         self.result_nbytes = _follow(self.result_nbytes, _nbytes(results) / items)
 
-    def size(self, cost: Cost, waiting: int, workers: int, *, is_idle: bool) -> int:
-        """How many of the *waiting* items the next chunk should have; *is_idle*: its worker waits for it."""
+    def size(self, cost: Cost, waiting: int, workers: int, *, idle: int) -> int:
+        """How many of the *waiting* items the next chunk should have: for one of the *idle* workers, if any is."""
         if self.seconds is None:
             return 1
         each = max(self.seconds, 1e-9)
         size = int(cost.aim / each)
-        if not is_idle:
+        if not idle:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
-        least = max(1, int(cost.floor / each))
-        least = -(-waiting // -(-waiting // least))  # as many chunks as that makes, but all of one size
+        chunks = -(-waiting // max(1, int(cost.floor / each)))
+        if not cost.recalls:  # from the others, those who have nothing to do would get nothing later
+            chunks = max(chunks, min(idle, int(waiting * each / _ENOUGH)))
+        least = -(-waiting // chunks)  # as many chunks as that makes, but all of one size
         size = min(size, max(share, least))
         nbytes = max(self.nbytes, self.result_nbytes)
         if nbytes:

@@ -202,7 +202,7 @@ class Scheduler:
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
             if state.flight and not short:
                 continue
-            size = self._size(job, is_idle=not state.flight)
+            size = self._size(job, 0 if state.flight else len(self.vacancies.idle))
             return job.take(size if state.budget is None else min(size, state.budget)), job
         return None, None
 
@@ -225,10 +225,10 @@ class Scheduler:
         if job.watch is not None:
             chunk.passage = job.watch.leave(chunk, state)
 
-    def _size(self, job: Job, *, is_idle: bool) -> int:
-        """How many items the next chunk of *job* should have; *is_idle*: its worker waits for it."""
+    def _size(self, job: Job, idle: int) -> int:
+        """How many items the next chunk of *job* should have, for one of the *idle* workers, if there are any."""
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
-        return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, is_idle=is_idle)
+        return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, idle=idle)
 
     def trim(self, chunk: Chunk, size: int, strikes: int = 0) -> None:
         """Leave only the first *size* items in a chunk; the others, which have seen *strikes*, wait again."""

@@ -248,13 +248,16 @@ class DaskCluster(Cluster):
 
     async def _run(self, number: int, content: Any, key: str, futures: list[Any]) -> None:
         """In the client's own thread: what is large is on its way while others are packed."""
+        from dask.base import annotate
+
         try:
             if content.__sizeof__() > _LARGE and self._near:  # with no worker, the task asks for one
                 content = await self._client.scatter(content, hash=False, direct=self._direct, asynchronous=True)
             if futures:  # it was halted meanwhile
                 return
             needs = self._resources or None
-            futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
+            with annotate(span={"name": ("parmap",), "ids": (self.pool,)}):  # one for all: Dask forgets none
+                futures.append(self._client.submit(run_order, content, key=key, resources=needs, retries=0, pure=False))
         except OSError as error:  # a worker is gone, or all; that this is true of the scheduler, `look` finds out
             self._near.clear()
             self.hear(number, error)

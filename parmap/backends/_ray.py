@@ -262,7 +262,7 @@ class _Actors:
             resources=needs,
             max_restarts=0,
             max_task_retries=0,
-            max_concurrency=100,
+            max_concurrency=4,  # a chunk, and what it is told meanwhile: each is a thread, with memory of its own
         )(Actor)
         actor = kind.remote()
         self._all[actor] = None

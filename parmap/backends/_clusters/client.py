@@ -142,7 +142,7 @@ class Cluster(Outgoing):
         items = chunk.items[:1] if chunk.careful else chunk.items
         try:
             items = job.sink.load(items)
-            payload, unsent = pack(items, BYTE_CAP, job.learner)
+            payload, unsent = pack(items, BYTE_CAP, job.learner, single=True)  # pilots load none
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1

@@ -150,11 +150,17 @@ class Told(NamedTuple):
     """What could not be found."""
 
 
+class _Words(SimpleNamespace):
+    """A vocabulary as it has come; there is one for all items."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # that it has none is what changes
+
+
 def items_of(pack: Pack, needs: tuple[Any, ...]) -> Any:
     """The items of a pack as something that can be cut; what is pickled stays so, and *needs* something."""
     if pack.kind != EACH:
         return pack.whole()
-    vocabulary: Any = SimpleNamespace(stream=bytes(pack.stream[: pack.words])) if pack.words else None
+    vocabulary: Any = _Words(stream=bytes(pack.stream[: pack.words])) if pack.words else None
     items, begin, first = [], pack.words, 0
     for index, size in enumerate(pack.sizes):
         count = pack.owned[index] if pack.owned else 0

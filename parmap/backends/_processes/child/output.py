@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST = 200  # characters that stand for what a record holds and can't be sent
 _ERRORS = "surrogateescape"
+_OURS = sys.stdlib_module_names | {"cloudpickle", "parmap"}
 
 
 class TalkingChannel(Channel):
@@ -130,6 +131,7 @@ class Output:
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
         self._filters: list[bytes] = []
+        self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
         os.register_at_fork(after_in_child=self._restore)
         when_imported("logging", self._listen)
@@ -202,18 +204,33 @@ class Output:
 
     def set_filters(self, pickled: list[bytes]) -> None:
         """Warn of what the parent would warn of."""
-        if pickled == self._filters:
-            return
-        self._filters = pickled
+        if pickled != self._filters:
+            self._filters = pickled
+            self._filter()
+
+    def _filter(self) -> None:
+        """A category whose module nobody has imported is in nothing that is warned of: its filter can wait."""
         import pickle
         import warnings
 
+        awaited: set[str] = set()
+
+        class Filter(pickle.Unpickler):
+            def find_class(self, module: str, name: str) -> Any:
+                if module not in sys.modules and module.partition(".")[0] not in _OURS:
+                    awaited.add(module)
+                    raise ImportError(name=module)
+                return super().find_class(module, name)
+
         warnings.resetwarnings()  # with it goes what was warned of before
-        for each in pickled:
+        for each in self._filters:
             try:
-                warnings.filters.append(pickle.loads(each))  # type: ignore[attr-defined]  # it is a list, in fact
-            except Exception:  # noqa: BLE001, S112 - importing the user's category may raise anything
+                warnings.filters.append(Filter(io.BytesIO(each)).load())  # type: ignore[attr-defined]  # it is a list, in fact
+            except Exception:  # noqa: BLE001, S112 - the user's class
                 continue
+        for module in awaited - self._awaited:
+            self._awaited.add(module)
+            when_imported(module, self._filter)
 
 
 def _handler(channel: Channel) -> logging.Handler:
