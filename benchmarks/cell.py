@@ -35,6 +35,7 @@ STREAM_CHUNK = 1000
 STREAM_SECONDS = 6.0
 LINES_CHUNKS = (500, 2000, 8000)
 """The sizes of chunks among which each contestant that chooses none is given its best."""
+PAGE = 0.01  # seconds that reading an item of a slow input takes
 
 
 class TimeOverError(BaseException):
@@ -118,6 +119,33 @@ def measure_map(cell: Cell) -> dict[str, Any]:
     part = cell.part(items)
     cell.check(contestant.map(task, part, cell.chunk(len(part))), part)
     return cell.repeated(lambda: contestant.map(task, items, cell.chunk(cell.size)), cell.size)
+
+
+def measure_generated(cell: Cell) -> dict[str, Any]:
+    """Time `map` over a generator."""
+    contestant, task, items = cell.contestant, cell.task, cell.make_items(cell.size)
+    warm(contestant)
+    part = cell.part(items)
+    cell.check(contestant.map(task, iter(part), cell.chunk(len(part))), part)
+    return cell.repeated(lambda: contestant.map(task, iter(items), cell.chunk(cell.size)), cell.size)
+
+
+def measure_slow_input(cell: Cell) -> dict[str, Any]:
+    """Time the first result of a stream over an input that takes its time for each item."""
+    contestant, task = cell.contestant, cell.task
+    warm(contestant)
+
+    def slow() -> Iterator[Any]:
+        for item in cell.make_items(cell.size):
+            time.sleep(PAGE)
+            yield item
+
+    begin = time.perf_counter()
+    results = iter(contestant.stream(task, slow(), 1))
+    found = [next(results)]
+    seconds = time.perf_counter() - begin
+    cell.check([*found, *results], cell.make_items(cell.size))
+    return {"values": [seconds]}
 
 
 def measure_submit(cell: Cell) -> dict[str, Any]:
@@ -259,6 +287,8 @@ def measure_payload(cell: Cell) -> dict[str, Any]:
 
 METHODS: dict[str, Callable[[Cell], dict[str, Any]]] = {
     "map": measure_map,
+    "generated": measure_generated,
+    "slow input": measure_slow_input,
     "submit": measure_submit,
     "round trip": measure_round_trip,
     "in a row": measure_in_a_row,

@@ -304,6 +304,24 @@ SCRIPTS: tuple[Workload, ...] = (
     _orders("orders busy", "5,000 pydantic orders → totals", (50, 0, 5000), "pydantic", "total", busy=4),
     _orders("dataclasses", "5,000 dataclass orders → totals", (50, 0, 5000), "dataclass", "total"),
     _orders("dataclasses busy", "5,000 dataclass orders → totals", (50, 0, 5000), "dataclass", "total", busy=4),
+    _orders(
+        "dataclass copies", "5,000 dataclass orders, copied and filtered", (50, 0, 5000), "dataclass", "without_small"
+    ),
+    _orders("generated", "the same, from a generator", (50, 0, 5000), "dataclass", "without_small")._replace(
+        method="generated"
+    ),
+    Workload(
+        "slow input",
+        "first result of `imap`, where reading an item takes 10 ms",
+        (20, 300, 300),
+        (Goal("below", 0.05),),
+        "ms",
+        "slow input",
+        "square",
+        script="tasks.py",
+        peers=FEW,
+        once=True,
+    ),
     _orders("copies", "2,000 pydantic orders, copied and filtered", (50, 0, 2000), "pydantic", "without_small"),
     _orders(
         "copies busy", "2,000 pydantic orders, copied and filtered", (50, 0, 2000), "pydantic", "without_small", busy=4

@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class OneByOne(_ledger.Scheduler):
     """A scheduler whose chunks hold one item, whatever a call says."""
 
-    def _size(self, job: Job, *, is_idle: bool) -> int:
+    def _size(self, job: Job, idle: int) -> int:
         return 1
 
 
