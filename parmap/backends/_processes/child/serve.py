@@ -241,9 +241,8 @@ class _Worker:
             return Outcome.failed(not_received("a large argument"), 1)
         if callee.problem is not None:
             return Outcome.failed(callee.problem, min(items.count, _GIVEN_BACK_AT_ONCE))
-        if (
-            items.words or items.kind == WHOLE
-        ):  # if this ends the worker, any item may be to blame: all are run again, carefully, to find out
+        if items.words or items.kind == WHOLE:
+            # If this ends the worker, any item may be to blame: all are run again, carefully, to find out.
             self.page.enter(number, 0, items.count, time.monotonic_ns())
             items.begin(careful=terms.careful or items.count == 1)
         page, timed = (clock.page(self.page), clock.items(items)) if clock else (self.page, items)
