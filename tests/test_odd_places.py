@@ -542,6 +542,9 @@ import errno, os, select, signal, socket, sys, sysconfig
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
 sys.platform = "darwin"
 
+if hasattr(os, "process_cpu_count"):
+    os.process_cpu_count = os.cpu_count  # where it has no affinity to ask for
+
 for module, names in {
     os: ("memfd_create", "eventfd", "pidfd_open", "sched_getaffinity", "waitid"),
     select: ("epoll",),
