@@ -182,6 +182,38 @@ def test_results_are_handed_out_while_a_slow_input_is_read(stream: Callable[...,
     assert soon < 200
 
 
+def test_no_result_waits_for_more_than_an_item(order: str) -> None:
+    """Not for the one after the next: who waits for messages has the answers to those that came before the last."""
+    square = parallel(tasks.square, workers=1)
+    read = 0
+
+    def messages() -> Iterator[int]:
+        nonlocal read
+        for read in range(1, 9):
+            time.sleep(0.02)
+            if read > 1:  # its turn comes after the item before
+                square.submit(read).result()
+            yield read
+
+    for taken, _ in enumerate(getattr(square, order)(messages()), 1):
+        assert read <= taken + 1
+
+
+def test_a_quick_result_comes_before_the_next_item(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where reading takes long, a moment is left for the task that began before."""
+    monkeypatch.setattr("parmap._results.input._PATIENCE", 1_000.0)  # however busy the machine is
+    read = 0
+
+    def messages() -> Iterator[int]:
+        nonlocal read
+        for read in range(1, 9):
+            time.sleep(0.02)
+            yield read
+
+    for taken, _ in enumerate(getattr(parallel(tasks.square, workers=1), order)(messages()), 1):
+        assert read == taken
+
+
 def test_the_default_window_is_one_of_bytes(stream: Callable[..., Any]) -> None:
     """Large results are waited for in smaller numbers: with a slow consumer too, memory stays flat."""
     meter = Meter()

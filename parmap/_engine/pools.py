@@ -22,7 +22,8 @@ from parmap._results.input import AsyncFedStream, AsyncInput, Input, Reader, is_
 from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay, write
-from parmap._results.streams import ResultStream, on_event_loop
+from parmap._results.streams import ResultStream
+from parmap._results.watched import on_event_loop
 from parmap._travel.failure import Failure, guarded, is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump

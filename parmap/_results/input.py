@@ -35,6 +35,8 @@ R_co = TypeVar("R_co", covariant=True)
 PORTION = 0.002
 """Seconds of reading after which workers get what there is."""
 
+_PATIENCE = 0.1  # of the time that an item took to be read: who reads on so much later loses little
+
 _BLOCK = 128  # items between two looks at the clock, at most
 
 
@@ -52,6 +54,7 @@ class Input:
         self.exhausted: bool = False
         self.error: BaseException | None = None
         self.count: int = 0
+        self.patience: float = 0.0  # seconds that may pass before the next item is read, if that takes long
         self._packs = packs
         self._items: Iterator[Any] = iter(())
         self._read: list[Any] = []  # what there is already, if the reading was interrupted
@@ -97,16 +100,18 @@ class Input:
 
     def _read_one_by_one(self, size: int, seconds: float) -> bool:
         """Read on; true if that was the end."""
-        end = time.monotonic() + seconds
+        begin, wanted = time.monotonic(), size
+        self.patience = 0.0
         block = 1
         try:
             while size > 0:
                 block = min(block, size)
                 if self._take(block) < block:
                     return True
-                if time.monotonic() > end:
-                    break
                 size -= block
+                if (took := time.monotonic() - begin) > seconds:
+                    self.patience = _PATIENCE * took / (wanted - size)
+                    break
                 block = min(2 * block, _BLOCK)
         except BaseException as error:
             foreign = is_foreign(error)

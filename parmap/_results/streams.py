@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import weakref
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
+from parmap._results.watched import on_event_loop
 from parmap._travel.failure import guarded
 
 if TYPE_CHECKING:
@@ -274,7 +274,8 @@ class ResultStream(Generic[R_co]):
         """Read on, if it is time; know when it will be."""
         source = self._input
         is_time = self._handed_out + bool(self._values) >= self._hungry_at
-        if is_time and (source.unsent is not None or not source.exhausted):
+        is_late = self._values and source.patience and not source.reader  # for an item that takes long to be read
+        if is_time and not is_late and (source.unsent is not None or not source.exhausted):
             self._feed()
         self._low = 0 if source.exhausted else max(0, self._taken + 1 - self._hungry_at)
 
@@ -300,12 +301,19 @@ class ResultStream(Generic[R_co]):
                 self._input.read(room)
                 self._input.send(self._engine, self._job)
                 room = window - (self._input.count - handed_out)
-                reads = not self._values and self._engine.backend.threaded and not self._batch.happened
+                reads = not self._values and self._engine.backend.threaded and not self._has_come()
             # As long as little was taken, each that is taken makes room for several.
             left = (worth - room) // _EAGERNESS if few else worth - room
             self._hungry_at = handed_out + max(1, left)
         finally:
             self._feeding = False
+
+    def _has_come(self) -> bool:
+        """Whether there is a result, at once or in the moment that is well spent before an item that takes long."""
+        patience = self._input.patience
+        if patience > (self._job.pace.seconds or 0.0):
+            return self._engine.wait(self._batch, patience)
+        return self._batch.happened
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
@@ -367,12 +375,6 @@ class ResultStream(Generic[R_co]):
 
         state = "closed" if self._closed else "open"
         return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
-
-
-def on_event_loop() -> bool:
-    """Whether an event loop runs in this thread, which must not be held up."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
 
 
 def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -> None:

@@ -7,6 +7,7 @@ So one of the two sees the other.
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 from collections import deque
@@ -211,3 +212,9 @@ def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
         if not time.monotonic() <= end:  # nor is there an end that is not a number
             return False
     return True
+
+
+def on_event_loop() -> bool:
+    """Whether an event loop runs in this thread, which must not be held up."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
