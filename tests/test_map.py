@@ -432,7 +432,8 @@ def touch_or_wait(item: Any) -> Any:
     return count
 
 
-def test_work_begins_while_a_slow_input_is_read(backend: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["map", "map_async"])
+def test_work_begins_while_a_slow_input_is_read(backend: dict[str, Any], method: str, tmp_path: Path) -> None:
     """Workers have what was read already; where the caller does the work, that is soon enough."""
     if backend.get("backend") == "serial":
         pytest.skip("the caller reads, and then works")
@@ -446,6 +447,22 @@ def test_work_begins_while_a_slow_input_is_read(backend: dict[str, Any], tmp_pat
 
     touch = parallel(tasks.touch, **backend)
     touch.map([str(tmp_path / "warm")])
-    touch.map(pages())
+    results = getattr(touch, method)(pages())
 
-    assert (tmp_path / "last").exists()
+    assert len(results if method == "map" else results.result(60)) == 61
+
+
+def test_a_slow_input_that_fails_ends_what_it_began(backend: dict[str, Any]) -> None:
+    """`map_async` raises its error where the future would have been; the pool goes on."""
+
+    def pages() -> Iterator[int]:
+        yield 1
+        time.sleep(0.005)
+        yield 2
+        raise LookupError("no third page")
+
+    square = parallel(tasks.square, **backend)
+    with pytest.raises(LookupError, match="no third page"):
+        square.map_async(pages())
+
+    assert square.map([3]) == [9]

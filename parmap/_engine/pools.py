@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from functools import partial
-from math import inf
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
-    from parmap._results.progress import Meter
     from parmap._travel.failure import Voice
     from parmap._work.surroundings import Context
 
@@ -233,25 +231,22 @@ def map(  # noqa: A001 - the name that everybody looks for
         batch.let_go()
 
 
-def _read_all(source: Input, progress: Meter | None) -> None:
-    try:
-        source.read(sys.maxsize, inf)
-    finally:
-        if progress is not None and (source.error is not None or not source.exhausted):
-            progress.close()
-    if source.error is not None:
-        raise guarded(source.error)
+def _send_all(engine: Engine, job: Job, source: Input) -> None:
+    """Read all, and let workers have each part as soon as it was read."""
+    while not source.exhausted:
+        source.read(sys.maxsize)
+        if source.error is not None:
+            raise guarded(source.error)
+        source.send(engine, job)
 
 
 def map_async(
     function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
 ) -> Future[list[Any]]:
-    """The future of the results of all items. The input is read at once; where a loop runs, by a thread."""
+    """The future of the results of all items. The input is read here and now; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
     progress, batch.meter = batch.meter, None
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
-    if not apart:
-        _read_all(source, progress)
     future = BatchFuture(engine, job, called(function))
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
     tell = relay.put if engine.backend.threaded else write
@@ -274,7 +269,14 @@ def map_async(
     if apart:
         Reader(engine, job, source, sys.maxsize)
     else:
-        source.send(engine, job)
+        try:
+            _send_all(engine, job, source)
+        except BaseException:  # nobody will have the future
+            batch.on_end = None
+            engine.cancel(job)
+            if progress is not None:
+                progress.close()
+            raise
     if not engine.backend.threaded:
         engine.wait(future)
     return future
