@@ -71,6 +71,7 @@ def test_an_argument_that_can_not_be_pickled(call: Callable[..., Any], processes
     assert isinstance(error, SerializationError)
     assert "BadToSend" in str(error)
     assert "went wrong" in str(error)
+    assert "identity(<BadToSend>): its arguments can't be sent" in "\n".join(error.__notes__)
     assert isinstance(error.__cause__, LookupError)
 
 

@@ -23,7 +23,7 @@ from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream, on_event_loop
-from parmap._travel.failure import Failure, guarded, is_foreign
+from parmap._travel.failure import Failure, call_note, guarded, is_foreign, note
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._travel.text import called
@@ -96,6 +96,7 @@ def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
     except Exception as error:
         if is_foreign(error):
             raise
+        note(error, call_note(lane.call.callee.function, lane.mode, item, None) + ": its arguments can't be sent")
         future.fail(Failure(error))  # user code may raise anything: it is this task's error
         return False
     return True
