@@ -136,6 +136,18 @@ def test_a_result_that_ends_the_worker_when_pickled(call: Callable[..., Any], ho
     assert is_death(error, how)
 
 
+def test_a_generator() -> None:
+    """What a generator function returns can't travel, as an argument can't: it says what could."""
+
+    def halves(n: int) -> Any:
+        yield n / 2
+
+    with pytest.raises(SerializationError, match="'generator' object; make a list of it"):
+        parallel(halves, workers=2).map([1])
+    with pytest.raises(SerializationError, match="'generator' object; make a list of it"):
+        parallel(identity, workers=2).map([halves(1)])
+
+
 @calls
 def test_a_result_that_can_not_be_unpickled(call: Callable[..., Any], processes: dict[str, Any]) -> None:
     """It fails with SerializationError in the parent, and nothing else does."""
