@@ -181,7 +181,10 @@ def _begin(
     if waits_in_vain(engine.backend):
         engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
-    reads = kinds[2] if streams and len(iterables) == 1 and is_asynchronous(iterables[0]) else kinds[1]
+    is_fed = any(is_asynchronous(each) for each in iterables)
+    if is_fed and not (streams and len(iterables) == 1):
+        raise TypeError("only imap, imap_unordered and outcomes read an asynchronous iterable, by itself")
+    reads = kinds[2] if is_fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
