@@ -30,7 +30,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 
 # A public name is documented where users import it from, not in the module that holds it.
-for _name in parmap.__all__:
+for _name in vars(parmap)["__all__"]:  # type checkers know the names by their imports
     _object = getattr(parmap, _name)
     if getattr(_object, "__module__", "").startswith("parmap."):
         _object.__module__ = "parmap"

@@ -93,10 +93,6 @@ _HOMES = {
 }
 _LAZY = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself
-    __all__ = ["__version__", "errors", "shutdown", *_LAZY]  # noqa: PLE0604 - the rest are strings, too
-    __all__.sort()
-
 
 def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
     """Finish what was submitted, and stop all pools. A pool starts anew when one of its functions is used again.
@@ -117,19 +113,23 @@ def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
         registry.shutdown(None, wait, cancel_futures=cancel_futures)
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself, and no other name is there
+    __all__ = ["__version__", "errors", "shutdown", *_LAZY]  # noqa: PLE0604 - the rest are strings, too
+    __all__.sort()
 
-    if name == "errors":
-        return import_module("parmap.errors")
-    try:
-        module = _LAZY[name]
-    except KeyError:
-        here = import_module(__name__)  # where Python looks for a name that is like it
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here) from None
-    value = getattr(import_module(module), name)
-    globals()[name] = value  # found at once the next time
-    return value
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name == "errors":
+            return import_module("parmap.errors")
+        try:
+            module = _LAZY[name]
+        except KeyError:
+            here = import_module(__name__)  # where Python looks for a name that is like it
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here) from None
+        value = getattr(import_module(module), name)
+        globals()[name] = value  # found at once the next time
+        return value
 
 
 def __dir__() -> list[str]:

@@ -79,6 +79,11 @@ class Pool(OwnsWorkers):
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
 
+    @property
+    def _processes(self) -> int:
+        """Read of any pool by programs that cut their input by the number of workers."""
+        return self._owned.options.workers
+
     # one task
 
     def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:

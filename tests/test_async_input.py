@@ -228,6 +228,20 @@ def test_an_empty_source(backend: dict[str, Any]):
     assert asyncio.run(consume()) == []
 
 
+@pytest.mark.parametrize("method", ["map", "map_async", "imap", "outcomes"])
+def test_who_reads_an_asynchronous_source(method: str):
+    """One that waits for all results, or takes several iterables, can't: it says who can."""
+    f, more = parallel(max, workers=2), ([1],) if method in {"imap", "outcomes"} else ()
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(
+        TypeError, match="only imap, imap_unordered and outcomes read an asynchronous iterable, by itself"
+    ):
+        getattr(f, method)(*more, numbers())
+
+
 def test_a_plain_loop_is_refused():
     """Reading the input takes an event loop."""
     stream = parallel(tasks.square, workers=1).imap(Source(1).items())

@@ -180,9 +180,9 @@ def test_not_a_function(value: Any):
         parallel(value)
 
 
-@pytest.mark.parametrize("kind", [classmethod, staticmethod])
+@pytest.mark.parametrize("kind", [classmethod, staticmethod, property, functools.cached_property])
 def test_wrong_order(kind: Any):
-    """The wrong order with @classmethod and @staticmethod is refused with the right one."""
+    """The wrong order with @classmethod, @staticmethod and properties is refused with the right one."""
     with pytest.raises(TypeError, match=f"put @{kind.__name__} above @parallel"):
         parallel(kind(plain))
 

@@ -121,6 +121,7 @@ def test_argument_that_can_not_travel(processes: Any):
 
     assert results[::2] == [1, 3]
     assert isinstance(results[1], SerializationError)
+    assert "its arguments can't be sent" in "\n".join(results[1].__notes__)
 
 
 def test_result_that_can_not_travel(processes: Any):

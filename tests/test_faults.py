@@ -71,6 +71,7 @@ def test_an_argument_that_can_not_be_pickled(call: Callable[..., Any], processes
     assert isinstance(error, SerializationError)
     assert "BadToSend" in str(error)
     assert "went wrong" in str(error)
+    assert "identity(<BadToSend>): its arguments can't be sent" in "\n".join(error.__notes__)
     assert isinstance(error.__cause__, LookupError)
 
 
@@ -133,6 +134,18 @@ def test_a_result_that_ends_the_worker_when_pickled(call: Callable[..., Any], ho
     error = culprit_of(call(parallel(bad.make_bad_to_send, workers=2), with_culprit(how)))
 
     assert is_death(error, how)
+
+
+def test_a_generator() -> None:
+    """What a generator function returns can't travel, as an argument can't: it says what could."""
+
+    def halves(n: int) -> Any:
+        yield n / 2
+
+    with pytest.raises(SerializationError, match="'generator' object; make a list of it"):
+        parallel(halves, workers=2).map([1])
+    with pytest.raises(SerializationError, match="'generator' object; make a list of it"):
+        parallel(identity, workers=2).map([halves(1)])
 
 
 @calls

@@ -610,6 +610,16 @@ def test_repr_of_a_journal(file: str):
     assert repr(made) == f"parmap.Journal({file!r}, version='2')"
 
 
+def test_a_path_that_leads_nowhere(tmp_path: Path):
+    """It says what is there, or is not."""
+    f = parallel(abs, backend="serial")
+
+    with pytest.raises(JournalError, match="can't be used: it is a folder"):
+        f.map([1], journal=tmp_path)
+    with pytest.raises(JournalError, match=r"can't be used: there is no folder .*nowhere"):
+        f.map([1], journal=tmp_path / "nowhere" / "journal")
+
+
 def test_a_torn_file(file: str):
     """A journal whose end is missing, or that is overwritten in the middle, is told so, and left as it is."""
     call = parallel(abs, workers=1)
@@ -723,7 +733,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, calls: Calls, file: str):
     assert "2 done, 1 failed, 0 missing" in shown
     assert "1 done, 1 failed, 190 missing" in shown
     assert "failed: 7: ValueError: 7\n" in shown
-    assert "parmap: item 1: point(7)" in command(monkeypatch, file, "--failed")
+    assert "parmap: item 1: point(<Calls>, 7)" in command(monkeypatch, file, "--failed")
 
     assert "version old" not in command(monkeypatch, file, "--drop", "1", "--compact")
     assert len(rows(file)) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -154,13 +155,42 @@ def test_arguments_that_are_no_tuple() -> None:
                 call(abs, (5,), (1,))
 
 
-@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes", "map_async"])
+@pytest.mark.parametrize(
+    "method", ["map", "imap", "imap_unordered", "outcomes", "map_async", "starmap", "starmap_async"]
+)
 def test_a_function_in_the_place_of_the_items(method: str) -> None:
     """Whoever gives the function again, as to a pool, hears that it is there already."""
     with pytest.raises(TypeError, match=r"give the items only, not .*: the function is the decorated one"):
         getattr(parmap.parallel(abs), method)(parmap.parallel(abs), [1])
     with pytest.raises(TypeError, match="give the items only"):
         parmap.parallel(abs).map(lambda x: x, [1])
+
+
+@pytest.mark.parametrize("function", [len, str.upper, int, functools.partial(pow, 2)])
+def test_any_function_in_the_place_of_the_items(function: Any) -> None:
+    """Those of C, classes and partials, too."""
+    with pytest.raises(TypeError, match="give the items only"):
+        parmap.parallel(abs).map(function, [1])
+
+
+def test_items_that_can_be_called() -> None:
+    """Items may be in what can be called, if one can go through it."""
+
+    class Rows:
+        def __call__(self) -> None: ...
+
+        def __getitem__(self, place: int) -> int:
+            return [-1, -2][place]
+
+    assert parmap.parallel(abs, backend="serial").map(Rows()) == [1, 2]
+    assert parmap.parallel(str, backend="serial").map(StrEnum("Colour", ["RED"])) == ["red"]
+
+
+@pytest.mark.parametrize("method", ["starmap", "starmap_async"])
+def test_starmap_of_several_iterables(method: str) -> None:
+    """It takes one, of tuples; whoever has several means map."""
+    with pytest.raises(TypeError, match="one iterable, of tuples; map takes several"):
+        getattr(parmap.parallel(pow), method)([1, 2], [3, 4])
 
 
 @pytest.mark.parametrize(

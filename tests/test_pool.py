@@ -106,6 +106,11 @@ def test_map_chunksize(make_pool: MakePool, chunksize: int):
     assert make_pool(2).map(tasks.square, list(range(20)), chunksize=chunksize) == [x * x for x in range(20)]
 
 
+def test_number_of_processes(make_pool: MakePool):
+    """Programs that cut their input by the number of workers read it where the standard pool has it."""
+    assert make_pool(2)._processes == 2
+
+
 def test_map_nothing(make_pool: MakePool):
     """`map` over nothing is an empty list."""
     assert make_pool(1).map(tasks.square, []) == []

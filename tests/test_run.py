@@ -252,6 +252,24 @@ def test_error_notes_its_call() -> None:
     assert trace.tb_frame.f_code.co_filename != _run.__file__
 
 
+def test_a_tuple_for_several_parameters() -> None:
+    """An error of the call itself, with a tuple, points to starmap; one that the function raises does not."""
+
+    def add(a: int, b: int = 0) -> int:
+        return a + b
+
+    def raises(_: Any) -> None:
+        raise TypeError
+
+    (told,) = ran(lambda a, b: a + b, [(1, 2)], "map").errors[0].__notes__
+    (silent,) = ran(raises, [(1, 2)], "map").errors[0].__notes__
+    (starred,) = ran(add, [(1, 2, 3)], "star").errors[0].__notes__
+
+    assert told.endswith("((1, 2)): to have the tuple taken apart, use starmap")
+    assert silent.endswith("raises((1, 2))")
+    assert starred.endswith("add(1, 2, 3)")
+
+
 def test_repr_that_raises_hides_no_error() -> None:
     """An argument whose repr raises costs the note its text, not the item its error."""
 

@@ -9,6 +9,7 @@ import enum
 import pathlib
 import tracemalloc
 import uuid
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -207,6 +208,16 @@ def test_calls():
     assert describe(pow, "call", ((1,), {"exp": Loud()})) == "pow(1, exp=<Loud>)"
     assert describe(max, "star", [0] * 100) == f"max({'0, ' * 8}...)"
     assert describe(Loud(), "map", 1) == "Loud(1)"
+
+
+def test_calls_of_partials():
+    """The arguments that a partial has given are shown, too: with them the call can be made again."""
+    half = partial(pow, 2)
+
+    assert describe(half, "map", 3) == "pow(2, 3)"
+    assert describe(half, "star", (3,)) == "pow(2, 3)"
+    assert describe(partial(half, mod=5), "map", 3) == "pow(2, 3, mod=5)"
+    assert describe(partial(half, mod=5), "call", ((), {"exp": 3, "mod": 7})) == "pow(2, mod=7, exp=3)"
 
 
 HANGS = """

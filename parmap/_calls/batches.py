@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, Callable, Iterable
-from types import FunctionType, GenericAlias
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize
@@ -42,6 +42,7 @@ B = TypeVar("B")
 S = TypeVar("S")
 A_contra = TypeVar("A_contra", contravariant=True)
 Many = Iterable[Any]
+_WAYS = ("__iter__", "__getitem__", "__aiter__")  # to go through something
 MYPY = False  # to mypy it is true
 
 if TYPE_CHECKING:
@@ -113,8 +114,11 @@ class Batches(Generic[P, R_co, C_co]):
         journal, how, unknown = more
         if unknown:
             refuse_for_one_call(unknown)
-        if isinstance(iterables[0], (FunctionType, Batches)):  # as the methods of pools take one
-            raise TypeError(f"give the items only, not {iterables[0]!r}: the function is the decorated one")
+        items = iterables[0]
+        if callable(items) and not any(hasattr(type(items), way) for way in _WAYS):  # as the methods of pools take one
+            raise TypeError(f"give the items only, not {items!r}: the function is the decorated one")
+        if len(iterables) > 1 and "star" in how:
+            raise TypeError("starmap takes one iterable, of tuples; map takes several iterables")
         options = self._settings.resolve()
         given: dict[str, Any] = {"chunksize": chunksize, "progress": progress}
         if changes := {name: value for name, value in given.items() if value is not None}:
@@ -177,7 +181,7 @@ class Batches(Generic[P, R_co, C_co]):
         self,
         iterable: Iterable[Iterable[Any]],
         /,
-        *,
+        *more: Any,  # is refused
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
@@ -192,7 +196,7 @@ class Batches(Generic[P, R_co, C_co]):
             [8, 9]
         """
         how = {"star": True, "return_exceptions": return_exceptions}
-        return self._begin(pools.map, (iterable,), chunksize, progress, journal, how, unknown)
+        return self._begin(pools.map, (iterable, *more), chunksize, progress, journal, how, unknown)
 
     # --- as a stream ------------------------------------------------------------------------------------------------
 
@@ -352,7 +356,7 @@ class Batches(Generic[P, R_co, C_co]):
         self,
         iterable: Iterable[Iterable[Any]],
         /,
-        *,
+        *more: Any,  # is refused
         return_exceptions: bool = False,
         chunksize: int | None = None,
         progress: Progress | None = None,
@@ -366,4 +370,4 @@ class Batches(Generic[P, R_co, C_co]):
             [8]
         """
         how = {"star": True, "return_exceptions": return_exceptions}
-        return self._begin(pools.map_async, (iterable,), chunksize, progress, None, how, unknown)
+        return self._begin(pools.map_async, (iterable, *more), chunksize, progress, None, how, unknown)

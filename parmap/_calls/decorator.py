@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, final, overload
@@ -161,7 +162,7 @@ def parallel(  # type: ignore[misc]  # noqa: D417 - no misfit, and nothing unkno
 
 
 def _decorate(function: Any, settings: Settings) -> ParallelFunction[..., Any]:
-    if isinstance(function, (classmethod, staticmethod)):
+    if isinstance(function, (classmethod, staticmethod, property, functools.cached_property)):
         raise TypeError(f"put @{type(function).__name__} above @parallel, not under it")
     if not callable(function):
         raise TypeError(f"parallel() takes a function, and options by keyword (workers=4); got {function!r}")

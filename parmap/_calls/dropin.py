@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor as AnyExecutor
 
-    from parmap._calls.typed import BackendLike, BackendName, StartMethod
+    from parmap._calls.typed import BackendLike, BackendName, Progress, StartMethod
     from parmap._engine.engine import Engine
     from parmap._results.futures import Future
     from parmap._travel.failure import Voice
@@ -35,14 +35,19 @@ class OwnOptions(TypedDict, total=False):
 
     backend: BackendName | AnyExecutor | BackendLike
     timeout: float | None
+    deadline: float | None
     retries: int
     retry_on: type[BaseException] | tuple[type[BaseException], ...]
     retry_delay: float
+    chunksize: int | None
     start_method: StartMethod
     max_memory_per_child: int | None
     preload: Iterable[str] | Literal["auto"]
     env: Mapping[str, str] | None
     idle_timeout: float | None
+    progress: Progress
+    traceback_locals: bool
+    seed: int | None
 
 
 class Owned:

@@ -23,7 +23,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.failure import Failure, guarded, is_foreign
+from parmap._travel.failure import Failure, call_note, guarded, is_foreign, note
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._travel.text import called
@@ -95,6 +95,7 @@ def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
     except Exception as error:
         if is_foreign(error):
             raise
+        note(error, call_note(lane.call.callee.function, lane.mode, item, None) + ": its arguments can't be sent")
         future.fail(Failure(error))  # user code may raise anything: it is this task's error
         return False
     return True
@@ -179,7 +180,10 @@ def _begin(
     if waits_in_vain(engine.backend):
         engine = Engine(backends.Serial(options))
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
-    reads = kinds[2] if streams and len(iterables) == 1 and is_asynchronous(iterables[0]) else kinds[1]
+    is_fed = any(is_asynchronous(each) for each in iterables)
+    if is_fed and not (streams and len(iterables) == 1):
+        raise TypeError("only imap, imap_unordered and outcomes read an asynchronous iterable, by itself")
+    reads = kinds[2] if is_fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))

@@ -227,7 +227,9 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             run_callback(fn, self)
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Future can't be pickled or copied: it belongs to the process that made it")
+        raise TypeError(
+            "a Future can't be pickled or copied: it belongs to the process that made it; take its result()"
+        )
 
     @property
     def _state_in_words(self) -> str:

@@ -38,13 +38,16 @@ def shorten(value: Any) -> str:
 def describe(function: Any, mode: str, args: Any) -> str:
     """The call that failed, shortened: `score('a.txt')`."""
     name = called(function)
+    given, keywords = (function.args, function.keywords) if isinstance(function, partial) else ((), {})
+    parts = _some(given, shorten)
     if mode == "call":
-        positional, keywords = args
-        parts = _some(positional, shorten) + _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
+        parts += _some(args[0], shorten)
+        keywords = {**keywords, **args[1]}
     elif mode == "star" and type(args) in {tuple, list}:
-        parts = _some(args, shorten)
+        parts += _some(args, shorten)
     else:
-        parts = [("*" if mode == "star" else "") + shorten(args)]
+        parts.append(("*" if mode == "star" else "") + shorten(args))
+    parts += _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
     return f"{_cut(name, _MOST)}({', '.join(parts)})"
 
 
@@ -181,6 +184,8 @@ def reason_of(error: BaseException, otherwise: str = "") -> str:
     told = f"{type(error).__name__}: {error}"
     if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
         otherwise = "take one of a multiprocessing.Manager(), which can be sent"
+    elif told.endswith("generator' object"):
+        otherwise = "make a list of it"
     return f"{told}; {otherwise}" if otherwise else told
 
 

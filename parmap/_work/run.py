@@ -374,4 +374,7 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
         trace = trace.tb_next
     put(error, "__traceback__", trace)  # its class may refuse
     mode = "" if issubclass(type(error), LoadError) else mode  # then there is no item to show
-    note(error, call_note(function, mode, item, index if index >= 0 else None))
+    text = call_note(function, mode, item, index if index >= 0 else None)
+    if trace is None and mode == "map" and type(item) is tuple and issubclass(type(error), TypeError):
+        text += ": to have the tuple taken apart, use starmap"  # the call itself has failed, or a function in C
+    note(error, text)

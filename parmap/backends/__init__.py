@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from parmap.backends._base import Backend, run_here
     from parmap.backends._clusters.site import Site
     from parmap.backends._dask import Dask
+    from parmap.backends._executor import Executors as Executors
     from parmap.backends._ray import Ray
+    from parmap.backends._serial import Serial as Serial
     from parmap.backends._threads import Threads
 
 __all__ = ["Backend", "Cost", "Dask", "Ray", "Threads", "run_here"]
@@ -34,12 +36,16 @@ _LAZY = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
         return getattr(import_module(f"parmap.backends.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if not TYPE_CHECKING:  # to type checkers, no other name is there than those above
+    __getattr__ = _load
 
 
 def is_executor(backend: object) -> bool:
@@ -51,7 +57,7 @@ def is_executor(backend: object) -> bool:
 def site_of(backend: Any) -> Site | None:
     """The cluster that *backend* means, if it means one."""
     if type(backend) is str:
-        return __getattr__(_SITES[backend])() if backend in _SITES else None
+        return _load(_SITES[backend])() if backend in _SITES else None
     module = sys.modules.get("parmap.backends._clusters.site")
     return backend if module is not None and isinstance(backend, module.Site) else None
 

@@ -281,6 +281,13 @@ def note_of(chunk: Chunk, offset: int) -> str:
     return call_note(chunk.job.call.callee.function, mode, item, sink.index(chunk, offset))
 
 
+def tell_unsent(chunk: Chunk, errors: dict[int, BaseException]) -> None:
+    """Say of the items of *chunk* that can't be pickled which calls they are of."""
+    for index, problem in errors.items():
+        problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+        problem.add_note(note_of(chunk, index) + ": its arguments can't be sent")
+
+
 def terms_of(chunk: Chunk, mode: str) -> Terms:
     """How the items of a chunk are to be run."""
     job = chunk.job

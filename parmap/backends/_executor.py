@@ -36,6 +36,7 @@ from parmap.backends._base import (
     Report,
     Story,
     run_here,
+    tell_unsent,
     terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
@@ -137,8 +138,7 @@ class Executors(Backend):
                 payload, unsent = pack(chunk.job.sink.load(items), BYTE_CAP, chunk.job.learner)
                 factories = _factories((*call.needs, *payload.needs))
                 taken = payload.count
-                for index, problem in unsent.items():
-                    problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+                tell_unsent(chunk, unsent)
                 chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))

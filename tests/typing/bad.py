@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, assert_type
 
 import parmap
-from parmap import Future, parallel
+from parmap import Future, backends, parallel
 
 
 @parallel
@@ -121,3 +121,12 @@ fetch.map([1])  # type: ignore[list-item]
 model.score.map(["a"])  # type: ignore[list-item]
 Model.build.map(["a"])  # type: ignore[list-item]
 keyword_only.map([1])  # type: ignore[call-overload]
+
+# Names that are not there.
+parmap.paralel  # type: ignore[attr-defined]
+parmap.map(str, [1])  # type: ignore[attr-defined]
+backends.Daks  # type: ignore[attr-defined]
+
+# Options of a pool or an executor of one's own.
+parmap.Pool(2, workers=2)  # type: ignore[call-arg]
+parmap.Executor(2, progress=3)  # type: ignore[arg-type]

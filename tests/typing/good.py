@@ -170,6 +170,10 @@ assert_type(called.partial(1).map(["a"]), list[list[str]])
 bare.options(backend=ThreadPoolExecutor()).shutdown()
 bare.shutdown(wait=False)
 
+with parmap.Pool(2, progress=True, deadline=60.0, seed=1) as own, parmap.Executor(2, traceback_locals=True) as executor:
+    assert_type(own.map(bare, [1]), list[float])
+    assert_type(executor.submit(bare, 1), Future[float])
+
 # --- methods ---
 
 

@@ -52,6 +52,9 @@ def connect(path: str, *, make: bool = True) -> sqlite3.Connection:
     is_new = not os.path.exists(path) or os.path.getsize(path) == 0
     if is_new and not make:
         raise JournalError(f"there is no journal {path}")
+    if not os.path.isdir(folder := os.path.dirname(os.path.abspath(path))) or os.path.isdir(path):
+        why = "it is a folder" if os.path.isdir(path) else f"there is no folder {folder}"
+        raise JournalError(f"the journal {path} can't be used: {why}")
     with telling(path):
         if not is_new:
             _look(path)

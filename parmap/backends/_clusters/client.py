@@ -16,7 +16,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story
+from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, tell_unsent
 from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.wire import (
@@ -146,8 +146,7 @@ class Cluster(Outgoing):
         except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
             self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
             return 1
-        for index, problem in unsent.items():
-            problem.item = job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+        tell_unsent(chunk, unsent)
         call.pace.learn_bytes(payload.count, payload.nbytes)
         is_alone = len(self.flights) < self.size()
         try:

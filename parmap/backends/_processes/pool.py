@@ -11,7 +11,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed, pack
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, Report, terms_of
+from parmap.backends._base import Call, Report, tell_unsent, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
@@ -92,8 +92,7 @@ class Processes(Staff):
             return 1
         call.pace.learn_bytes(payload.count, payload.nbytes)
         if errors:
-            for index, problem in errors.items():
-                problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+            tell_unsent(chunk, errors)
             worker.unsent[chunk.number] = errors
         job = chunk.job
         self._tell_gone()
