@@ -264,11 +264,16 @@ def is_by_value(thing: Any) -> bool:
 
 
 def globals_of(code: CodeType) -> tuple[str, ...]:
-    """The globals that a code, and the code in it, names; also behind an @ in a string, as queries of pandas do."""
+    """The globals that a code, and the code in it, names; also in queries, which look them up.
+
+    pandas has them behind an @, and DuckDB where SQL has its tables.
+    """
     from cloudpickle import cloudpickle
 
-    texts = [each for part in _codes_in(code) for each in part.co_consts if type(each) is str and "@" in each]
-    named = [name for text in texts for name in re.findall(r"@(\w+)", text)]
+    texts = "\n".join([each for part in _codes_in(code) for each in part.co_consts if type(each) is str])
+    named = re.findall(r"@(\w+)", texts)
+    if re.search(r"(?i)\bselect\b", texts):
+        named += re.findall(r"(?i)\b(?:from|join)\s+(\w+)", texts)
     return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
 
 
