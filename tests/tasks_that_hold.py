@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import Any
 
@@ -38,3 +39,24 @@ def capture(watched: list[weakref.ref[Any]]) -> Any:
 
     watched += [weakref.ref(captured), weakref.ref(turn_by)]
     return turn_by
+
+
+_seen: list[weakref.ref[Thing]] = []
+
+
+def fail_with(how: str) -> Any:
+    """Fail while a variable has a thing, and Python does not look for cycles."""
+    gc.disable()
+    thing = Thing()
+    _seen.append(weakref.ref(thing))
+    if how == "its result":
+        return (each for each in [thing])
+    try:
+        raise LookupError(how)
+    except LookupError as error:
+        raise ValueError(how) from error
+
+
+def left(_: Any) -> int:
+    """How many things of such tasks are left in this worker."""
+    return sum(ref() is not None for ref in _seen)

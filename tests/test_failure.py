@@ -92,6 +92,15 @@ class HoldsALock(Exception):
         self.lock = threading.Lock()
 
 
+class Malformed(SyntaxError):
+    """A parser's: the place is set beside the arguments, and the log of the parser can't be pickled."""
+
+    def __init__(self, text: str, line: int) -> None:
+        super().__init__(text)
+        self.lineno, self.code = line, 77
+        self.log = (line for line in [text])
+
+
 class StrRaises(Exception):
     """Its text can't be made."""
 
@@ -168,6 +177,18 @@ def test_stand_in(kind: type[Exception]) -> None:
         assert isinstance(arrived, RemoteError)
         assert arrived.type_name.endswith(kind.__name__)
         assert kind.__name__ in arrived.traceback
+
+
+def test_what_an_error_holds_and_can_not_travel_is_left_out() -> None:
+    """It is caught by its class; it says what it said, where it was, and which attribute is missing."""
+    error = Malformed("no end", 3)
+    arrived = travel(raised(error))
+
+    assert isinstance(arrived, Malformed)
+    assert (str(arrived), arrived.lineno, arrived.code) == (str(error), 3, 77)
+    assert not hasattr(arrived, "log")
+    assert arrived.__notes__ == ["parmap: without its attribute 'log', which can't be pickled"]
+    assert isinstance(travel(raised(HoldsALock())), HoldsALock)
 
 
 def test_causes_and_notes_arrive() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +136,23 @@ def test_pandas_query():
     assert count.map([0]) == [2]
     variables["limit"] = 1
     assert count.map([0]) == [4]
+
+
+def test_tables_of_a_query():
+    """SQL that names globals of the script where its tables stand, as DuckDB looks them up, finds them."""
+    variables: dict[str, Any] = {"re": re, "rows": [1, 2, 3], "more": [4], "secret": threading.Lock()}
+    code = r"""
+def sizes(column):
+    "Select what is wanted from secret; secret can't travel."
+    query = f"Select {column} FROM rows left join\n more"
+    return [len(globals()[name]) for name in re.findall(r"(?i)(?:from|join)\s+(\w+)", query)]
+"""
+    exec(code, variables)
+    sizes = parallel(variables["sizes"], workers=1)
+
+    assert sizes.map(["a"]) == [[3, 1]]
+    variables["more"].append(5)
+    assert sizes.map(["a"]) == [[3, 2]]
 
 
 def test_pydantic_model_with_a_parallel_method():

@@ -401,6 +401,32 @@ def test_what_can_not_travel_is_named(script: Script, name: str) -> None:
         assert "socket" in line
 
 
+def test_a_way_out_for_classes(script: Script) -> None:
+    """One with an attribute that can't travel, or that its metaclass does not let be made anew, may be in a module."""
+    script.write(
+        "class Meta(type):\n"
+        "  def __new__(cls, name, bases, variables):\n"
+        "    if '__slots__' in variables: raise TypeError('has slots of its own')\n"
+        "    return super().__new__(cls, name, bases, {**variables, '__slots__': ()})\n",
+        "records.py",
+    )
+    done = script.run("""
+        import records, socket
+        from parmap import SerializationError, parallel
+        class Row(metaclass=records.Meta): pass
+        class Held: line = socket.socket()
+        for call in (lambda: parallel(lambda _: Held.line, workers=1).map([1]), lambda: parallel(id, workers=1).map([Row()])):
+            try: call()
+            except SerializationError as error: print(error)
+    """)
+
+    assert done.stderr == ""
+    held, row = done.stdout.splitlines()
+    assert "attribute 'line' of Held" in held
+    assert "the class Row can't be made in a worker (TypeError: has slots of its own)" in row
+    assert all("move it into a module" in line or "move the class into a module" in line for line in (held, row))
+
+
 def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
     """As an argument, a captured variable or an initializer's argument it is refused; a manager is the way out."""
     done = script.run("""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tasks
-from tasks_that_hold import Thing, UnluckyError, capture, turn
+from tasks_that_hold import Thing, UnluckyError, capture, fail_with, left, turn
 
 import parmap
 from conftest import wait_until
@@ -136,6 +136,17 @@ def test_arguments_and_results_are_let_go(call: str, backend: str) -> None:
         watched = use(call, turn, backend, mode)
         assert len(watched) >= 8
         wait_until(lambda mode=mode, watched=watched: not alive(watched))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("how", ["itself", "its result"])
+def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
+    """What a task had is gone with its error, though Python never looks for cycles there: large arrays make it not do so."""
+    with parmap.Executor(1) as executor:
+        for options in ({}, {"backend": executor}):
+            fail, count = (parallel(function, workers=1, **options) for function in (fail_with, left))
+            assert all(fail.submit(how).exception() for _ in range(3))
+            assert not any(outcome.ok for outcome in fail.outcomes([how] * 3))
+            assert count.submit(None).result() == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

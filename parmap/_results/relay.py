@@ -15,7 +15,8 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import Failure, with_source
+from parmap._travel.failure import Failure
+from parmap._travel.text import with_source
 from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:

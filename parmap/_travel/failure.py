@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump_whole
-from parmap._travel.text import called, describe, shorten
+from parmap._travel.text import called, describe, shorten, with_source
 
 if TYPE_CHECKING:
     import traceback
@@ -40,48 +39,6 @@ class RemoteTraceback(Exception):  # noqa: N818 - not an error of its own: the c
 
     def __str__(self) -> str:
         return f"\n{with_source(self.text)}"
-
-
-def with_source(text: str) -> str:
-    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells, or of `-c`."""
-    lines = text.split("\n")
-    told = []
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        told.append(line)
-        # A frame of a traceback, maybe in the box of a group of exceptions; faulthandler writes no second comma.
-        frame = re.match(r'([ |]*)  File "(.+)", line (\d+),? in (.+)', line)
-        code = frame and _line_of_code(frame[2], int(frame[3]), frame[4])
-        if frame and code and not _is_code(following.removeprefix(frame[1]), code):
-            told.append(f"{frame[1]}    {code}")
-    return "\n".join(told)
-
-
-def _is_code(line: str, code: str) -> bool:
-    """Whether a line under a frame is its code already; it may be the first of its local variables."""
-    return line.startswith("    ") and (line.strip() == code or not re.match(r"    \w+ = ", line))
-
-
-_ESCAPED = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))"
-
-
-def _line_of_code(file: str, number: int, function: str) -> str:
-    import linecache
-    import sys
-
-    main = getattr(sys.modules.get("__main__"), "__dict__", {})
-    # faulthandler escapes what is not ASCII.
-    plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
-    for name in dict.fromkeys((file, plain)):
-        # The script may lie in an archive: its loader knows the lines.
-        if line := linecache.getline(name, number, main if main.get("__file__") == name else None).strip():
-            return line
-    # From 3.13 on, what is given by -c or typed at the prompt is kept apart: by file, function and its first line.
-    known = [
-        (key[2], entry[2])
-        for key, entry in list(getattr(linecache, "_interactive_cache", {}).items())
-        if key[0] == file and key[1].rpartition(".")[2] == function and key[2] <= number <= len(entry[2])
-    ]
-    return str(max(known)[1][number - 1]).strip() if known else ""
 
 
 class LoadError(Exception):
@@ -302,9 +259,9 @@ def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
     found: tuple[str, bytes] | None = None
-    for form in ("pickle", "parts"):
+    for form in ("pickle", "parts", "rest"):
         try:
-            what = error if form == "pickle" else _builtin(type(error)).__reduce__(error)
+            what = error if form == "pickle" else _parts_of(error, whole=form == "parts")
             stream = dump_whole(what)
             made = _revive(form, stream)
             if type(made) is type(error):
@@ -340,13 +297,40 @@ def _revive(form: str, stream: bytes) -> BaseException:
         kind, message, members = value
         error: BaseException = kind(message, [_decode_chain(member, "") for member in members])
         return error
-    kind, args, *states = value
+    kind, args, state = value
     builtin = _builtin(kind)  # of which errno, filename, msg, code are, that its own `__init__` sets
     error = builtin.__new__(kind, *args)
     builtin.__init__(error, *args)
-    for name, attribute in {} if not states else states[0].items():
+    for name, attribute in state.items():
         put(error, name, attribute, builtin)
     return error
+
+
+def _parts_of(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
+    """The class of an error, its arguments and what else it holds; if not *whole*, but for what can't travel."""
+    builtin = _builtin(type(error))
+    kind, args, *states = builtin.__reduce__(error)
+    held = {**_placed(error, builtin), **(states[0] if states else {})}
+    if not whole:
+        left_out = [name for name, value in held.items() if not _travels(value)]
+        held = {name: value for name, value in held.items() if name not in left_out}
+        told = [f"parmap: without its attribute {name!r}, which can't be pickled" for name in left_out]
+        held["__notes__"] = [*_notes(error), *told]
+    return kind, args, held
+
+
+def _placed(error: BaseException, builtin: Any) -> dict[str, Any]:
+    """Where in a text it is, which parsers set beside the arguments of a `SyntaxError`."""
+    names = ("filename", "lineno", "offset", "end_lineno", "end_offset") if issubclass(builtin, SyntaxError) else ()
+    return {name: told_by(error, name, SyntaxError) for name in names}
+
+
+def _travels(value: Any) -> bool:
+    try:
+        pickle.loads(dump_whole(value))
+    except Exception:  # noqa: BLE001 - the user's code
+        return False
+    return True
 
 
 def _builtin(kind: type[BaseException]) -> Any:

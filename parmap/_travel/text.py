@@ -1,10 +1,11 @@
-"""The short text of a call, in notes and errors: made of what is safe to look at, and never of more than it shows.
+"""Texts in errors: the short one of a call, made of what is safe to look at, and never of more than it shows.
 
 No `__repr__` of the user's is called: it may be large, slow, secret, or never return.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from itertools import islice
@@ -193,3 +194,47 @@ def short_type(item: Any) -> str:
     """Of what type an object is."""
     kind = type(item)
     return f"an object of type {kind.__module__}.{kind.__qualname__}"
+
+
+# --- the lines of code in a traceback ------------------------------------------------------------------
+
+
+def with_source(text: str) -> str:
+    """Add to a traceback the lines of code that only this process knows: those of a notebook's cells, or of `-c`."""
+    lines = text.split("\n")
+    told = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        told.append(line)
+        # A frame of a traceback, maybe in the box of a group of exceptions; faulthandler writes no second comma.
+        frame = re.match(r'([ |]*)  File "(.+)", line (\d+),? in (.+)', line)
+        code = frame and _line_of_code(frame[2], int(frame[3]), frame[4])
+        if frame and code and not _is_code(following.removeprefix(frame[1]), code):
+            told.append(f"{frame[1]}    {code}")
+    return "\n".join(told)
+
+
+def _is_code(line: str, code: str) -> bool:
+    """Whether a line under a frame is its code already; it may be the first of its local variables."""
+    return line.startswith("    ") and (line.strip() == code or not re.match(r"    \w+ = ", line))
+
+
+_ESCAPED = r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(000[0-9a-f]{5}))"
+
+
+def _line_of_code(file: str, number: int, function: str) -> str:
+    import linecache
+
+    main = getattr(sys.modules.get("__main__"), "__dict__", {})
+    # faulthandler escapes what is not ASCII.
+    plain = re.sub(_ESCAPED, lambda code: chr(int(code[code.lastindex or 0], 16)), file)
+    for name in dict.fromkeys((file, plain)):
+        # The script may lie in an archive: its loader knows the lines.
+        if line := linecache.getline(name, number, main if main.get("__file__") == name else None).strip():
+            return line
+    # From 3.13 on, what is given by -c or typed at the prompt is kept apart: by file, function and its first line.
+    known = [
+        (key[2], entry[2])
+        for key, entry in list(getattr(linecache, "_interactive_cache", {}).items())
+        if key[0] == file and key[1].rpartition(".")[2] == function and key[2] <= number <= len(entry[2])
+    ]
+    return str(max(known)[1][number - 1]).strip() if known else ""

@@ -58,6 +58,14 @@ class Outcome:
             sys.stderr.flush()
         os._exit(code if isinstance(code, int) else int(code is not None))
 
+    def let_go(self) -> None:
+        """Drop the errors, once they are told.
+
+        Each has the frames of its task and, by these, of what called it: there is this outcome again. All that the task
+        had would live until Python looks for cycles, which a few large arrays give it no reason to do.
+        """
+        self.errors.clear()
+
     @classmethod
     def failed(cls, error: BaseException, count: int) -> Outcome:
         """All of *count* items failed with *error*, before any was run."""

@@ -357,6 +357,8 @@ def run_packed(
             outcome = run(callee, terms, clock.items(items) if clock else items, items.count, page=page)
     results, unsent = pack_results(outcome.results)
     failures = tell_failures(callee, terms, items, outcome.errors, unsent)
+    outcome.let_go()
+    unsent.clear()
     times = clock.times(outcome, shared=False) if clock else ()
     return outcome.done, to_wire(results), failures, time.monotonic() - begin, *times
 

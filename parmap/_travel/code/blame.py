@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _WAY_OUT = "make it in the task, or once in each worker by parmap.per_worker"
+_OF_CLASS = f"{_WAY_OUT}, or move the class into a module, which workers import"
 
 
 def blame(function: Any, error: BaseException) -> str:
@@ -36,7 +37,8 @@ def blame(function: Any, error: BaseException) -> str:
             try:
                 cloud_dumps(value)
             except Exception as problem:  # noqa: BLE001 - the user's code
-                return f"{what} of {called(thing)} can't be pickled: {reason_of(problem, _WAY_OUT)}"
+                way_out = _OF_CLASS if isinstance(thing, type) else _WAY_OUT
+                return f"{what} of {called(thing)} can't be pickled: {reason_of(problem, way_out)}"
     return told
 
 

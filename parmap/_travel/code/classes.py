@@ -112,7 +112,11 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
 
         if make is cloudpickle._make_skeleton_class:  # noqa: SLF001 - no public way
             args = partial(_make_quietly, args[0]), *args[1:]
-        found = make(*args)
+        try:
+            found = make(*args)
+        except Exception as error:
+            told = f"the class {args[1]} can't be made in a worker ({type(error).__name__}: {error})"
+            raise TypeError(f"{told}: move it into a module, which workers import") from error
         _guests.add(found)
     return found
 

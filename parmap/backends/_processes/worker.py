@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
-from parmap._travel.failure import Failure, with_source
+from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed
+from parmap._travel.text import with_source
 from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE

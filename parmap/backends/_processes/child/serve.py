@@ -202,6 +202,7 @@ class _Worker:
         outcome = self._outcome(number, message.pack, callee, terms, clock)
         self._output.flush()
         self._report(number, outcome, callee, terms, message.pack, clock)
+        outcome.let_go()
         del outcome  # a result may lie in the memory of its argument
         self._release(message)
 
@@ -228,6 +229,7 @@ class _Worker:
         # What was printed goes over the channel: behind it the answer is sure to come later.
         if self._channel.has_talked or not self._quick.answer(task, outcome, callee, items):
             self._report(-task.number, outcome, callee, Terms(task.mode, careful=True), items)
+        outcome.let_go()
 
     def _clock(self) -> Clock:
         from parmap._work.report.clock import Clock
@@ -273,6 +275,7 @@ class _Worker:
         seconds = (outcome.nanoseconds + time.monotonic_ns() - begin) / 1e9
         times = () if clock is None else clock.times(outcome)
         self._channel.send("report", number, outcome.done, told, seconds, *times, pack=results)
+        unsent.clear()  # as `Outcome.let_go`
         if clock is not None:
             self._sending = time.monotonic_ns() - clock.told
 
