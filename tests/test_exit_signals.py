@@ -188,3 +188,27 @@ pool.close()
     assert lines[-1] == f"{1 if 'raise' in child else 3} [1, 0.1, 1, 1]"
     assert lines[:-1] == (["[0.1]"] if "print" in child else [])
     assert done.stderr.count("Traceback") == ("raise" in child)
+
+
+def test_a_signal_that_the_program_waits_for(script: Script) -> None:
+    """What its only thread has blocked, to take it by `sigwait`, no thread of ours takes instead."""
+    done = script.run("""
+        import os, signal
+        from parmap import parallel
+
+        @parallel(workers=2)
+        def task(x):
+            print("said", x)
+            return x
+
+        task.map(range(4))
+        task.submit(5).result()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
+            print(signal.sigwait({signum}).name, flush=True)
+        print(task.map(range(2)))
+    """)
+
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if "said" not in line] == ["SIGTERM", "SIGUSR1", "[0, 1]"]

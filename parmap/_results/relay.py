@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import Failure, with_source
-from parmap._work.threads import ShutdownError, start_thread
+from parmap._work.threads import ShutdownError, hear_no_signals, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +119,7 @@ class Relay:
         return kind, (name, "".join(texts)), len(texts)
 
     def _live(self) -> None:
+        hear_no_signals()
         while self._signal.wait():
             self._signal.clear()
             while self.waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import signal
 import sys
 import threading
 from contextvars import copy_context
@@ -34,6 +35,19 @@ def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading
     thread = threading.Thread(target=run, args=args, name=name, daemon=True)
     _start(name, partial(undisturbed, thread.start))
     return thread
+
+
+def hear_no_signals() -> None:
+    """Leave signals to other threads: one that the program has blocked there, to wait for it, is not taken here.
+
+    Nothing of the user's may run in this thread that starts processes: they would hear none, either.
+    """
+    # Under gevent all threads are one.
+    if hasattr(signal, "pthread_sigmask") and threading.get_native_id() != threading.main_thread().native_id:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+
+
+_FAULTS = {getattr(signal, f"SIG{name}", 0) for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT")}
 
 
 def _start(name: str, start: Callable[[], object]) -> None:
