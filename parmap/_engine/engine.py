@@ -22,7 +22,7 @@ from parmap._results.futures import Future
 from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure
 from parmap._work.report.watch import Open, started
-from parmap._work.threads import HAS_GIL, hear_no_signals, start_thread
+from parmap._work.threads import HAS_GIL, start_thread
 from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
@@ -65,7 +65,7 @@ class Engine:
             backend.post = self.post
             told(self)
             try:
-                self._thread = start_thread("parmap-engine", self._live)
+                self._thread = start_thread("parmap-engine", self._live, deaf=backend.deaf)
             except RuntimeError:  # nobody drives it
                 self._finish()
                 raise
@@ -267,8 +267,6 @@ class Engine:
 
     def _live(self) -> None:
         self._thread = threading.current_thread()  # also if whoever started it was interrupted in between
-        if self.backend.deaf:
-            hear_no_signals()
         try:
             while not self.closed:
                 while not self._is_over:

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import Failure, with_source
-from parmap._work.threads import ShutdownError, hear_no_signals, start_thread
+from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Relay:
         self.waiting.append((kind, fields))
         if self._thread is None:
             try:
-                self._thread = start_thread("parmap-output", self._live)
+                self._thread = start_thread("parmap-output", self._live, deaf=True)
             except ShutdownError:  # what waits is written at its end
                 return
             except RuntimeError as error:  # what tasks print comes out all the same, but holds up other work
@@ -119,7 +119,6 @@ class Relay:
         return kind, (name, "".join(texts)), len(texts)
 
     def _live(self) -> None:
-        hear_no_signals()
         while self._signal.wait():
             self._signal.clear()
             while self.waiting:
