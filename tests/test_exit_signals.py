@@ -188,3 +188,48 @@ pool.close()
     assert lines[-1] == f"{1 if 'raise' in child else 3} [1, 0.1, 1, 1]"
     assert lines[:-1] == (["[0.1]"] if "print" in child else [])
     assert done.stderr.count("Traceback") == ("raise" in child)
+
+
+def test_a_signal_that_the_program_waits_for(script: Script) -> None:
+    """What its only thread has blocked, to take it by `sigwait`, no thread of ours takes instead."""
+    done = script.run("""
+        import os, signal
+        from parmap import parallel
+
+        @parallel(workers=2)
+        def task(x):
+            print("said", x)
+            return x
+
+        task.map(range(4))
+        task.submit(5).result()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR1})
+        for signum in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), signum)
+            print(signal.sigwait({signum}).name, flush=True)
+        print(task.map(range(2)))
+    """)
+
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if "said" not in line] == ["SIGTERM", "SIGUSR1", "[0, 1]"]
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_code_of_the_user_hears_signals(script: Script, backend: str) -> None:
+    """Tasks, inputs and callbacks are the user's: processes that they start can be terminated."""
+    done = script.run(f"""
+        import signal
+        from parmap import parallel
+
+        mask = lambda *_: signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        seen = []
+        f = parallel(lambda x: print("said") or mask(), workers=2, backend={backend!r})
+        seen += f.map(mask() for _ in range(3))
+        future = f.submit(1)
+        future.add_done_callback(lambda _: seen.append(mask()))
+        seen += f.imap(mask() for _ in range(3))
+        f.shutdown()
+        print(len(seen), set().union(*seen))
+    """)
+
+    assert (done.stdout.splitlines()[-1], done.stderr) == ("7 set()", "")

@@ -536,8 +536,43 @@ def test_a_standard_executor_does_not_survive_a_fork(kind: str, script: Script) 
     assert done.stdout == "True\n[2]\n", done
 
 
+def test_where_sockets_wait_for_all(script: Script) -> None:
+    """A library may put its own in the place of `socket.socket`, as gevent does: reading waits, whatever the flags."""
+    done = script.run("""
+        import socket
+
+        class Patient(socket.socket):
+            def recvmsg(self, size, room=0, flags=0):
+                return super().recvmsg(size, room, flags & ~socket.MSG_DONTWAIT)
+
+        socket.socket = Patient
+        from parmap import parallel
+        double = parallel(lambda x: 2 * x, workers=2)
+        print(double.map(range(5)), double.submit(5).result(), list(double.imap([6])))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[0, 2, 4, 6, 8] 10 [12]\n", "")
+
+
+def test_where_polling_is_taken_away(script: Script) -> None:
+    """Under eventlet worker processes can't be had, which is said at once; threads can."""
+    done = script.run("""
+        import select
+        del select.poll
+        from parmap import WorkerDiedError, parallel
+        for call in (lambda f: f.map([1]), lambda f: f.submit(1).result()):
+            try:
+                call(parallel(abs))
+            except WorkerDiedError as error:
+                print("eventlet" in str(error), 'backend="threads"' in str(error))
+        print(parallel(abs, backend="threads").map([-1]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("True True\nTrue True\n[1]\n", "")
+
+
 LESS = """
-import errno, os, select, signal, socket, sys, sysconfig
+import _socket, errno, os, select, signal, socket, sys, sysconfig
 
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
 sys.platform = "darwin"
@@ -554,7 +589,7 @@ for module, names in {
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
-pair = socket.socketpair
+pair = _socket.socketpair
 
 
 def socketpair(family=socket.AF_UNIX, kind=socket.SOCK_STREAM, proto=0):
@@ -563,7 +598,7 @@ def socketpair(family=socket.AF_UNIX, kind=socket.SOCK_STREAM, proto=0):
     return pair(family, kind, proto)
 
 
-socket.socketpair = socketpair
+_socket.socketpair = socketpair
 """
 
 

@@ -65,7 +65,7 @@ class Engine:
             backend.post = self.post
             told(self)
             try:
-                self._thread = start_thread("parmap-engine", self._live)
+                self._thread = start_thread("parmap-engine", self._live, deaf=backend.deaf)
             except RuntimeError:  # nobody drives it
                 self._finish()
                 raise

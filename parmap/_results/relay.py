@@ -55,7 +55,7 @@ class Relay:
         self.waiting.append((kind, fields))
         if self._thread is None:
             try:
-                self._thread = start_thread("parmap-output", self._live)
+                self._thread = start_thread("parmap-output", self._live, deaf=True)
             except ShutdownError:  # what waits is written at its end
                 return
             except RuntimeError as error:  # what tasks print comes out all the same, but holds up other work

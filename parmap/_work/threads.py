@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import signal
 import sys
 import threading
 from contextvars import copy_context
@@ -24,16 +25,38 @@ class ShutdownError(RuntimeError):
     """The interpreter is shutting down, and starts no more threads: what is left to do is done by whoever is there."""
 
 
-def start_thread(name: str, run: Callable[..., object], *args: Any) -> threading.Thread:
+def start_thread(name: str, run: Callable[..., object], *args: Any, deaf: bool = False) -> threading.Thread:
     """Start a thread that does not keep the program from ending.
+
+    *deaf*: signals are left to other threads, so that one that the program has blocked, to wait for it, is not taken.
+    Processes that such a thread starts would hear none, either: nothing of the user's may run there.
 
     Raises:
         ShutdownError: it is too late for that.
         RuntimeError: the system refuses one.
     """
     thread = threading.Thread(target=run, args=args, name=name, daemon=True)
-    _start(name, partial(undisturbed, thread.start))
+    start = partial(_start_masked, thread, deaf=deaf) if hasattr(signal, "pthread_sigmask") else thread.start
+    _start(name, partial(undisturbed, start))
     return thread
+
+
+def _start_masked(thread: threading.Thread, *, deaf: bool) -> None:
+    """Start a thread that blocks what the one blocks that starts it, unless one of them is deaf."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS if deaf else ())
+    try:
+        if not mask >= _SIGNALS:
+            _blocked[:] = [mask]
+        elif not deaf and _blocked:
+            signal.pthread_sigmask(signal.SIG_SETMASK, _blocked[0])
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+_blocked: list[set[Any]] = []  # by the last thread that was not deaf, and started one
+_KEPT = ("SEGV", "BUS", "FPE", "ILL", "ABRT", "KILL", "STOP")  # faults of a thread itself; and what can't be blocked
+_SIGNALS = signal.valid_signals() - {getattr(signal, f"SIG{name}", 0) for name in _KEPT}
 
 
 def _start(name: str, start: Callable[[], object]) -> None:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 class Processes(Staff):
     """The default backend."""
 
-    kills = True
-    packs = True
+    kills = packs = deaf = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

@@ -7,8 +7,8 @@ call does both at once.
 from __future__ import annotations
 
 import os
+import select
 import signal
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 from parmap._work.place import PACKAGE
+from parmap.backends._processes.line.sockets import Socket, pair
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,7 +52,7 @@ class Newborn(NamedTuple):
     """A template that was told nothing yet."""
 
     pid: int
-    line: socket.socket
+    line: Socket
     environment: dict[str, str]
 
     def drop(self) -> None:
@@ -98,7 +99,7 @@ class Early:
 
 STDERR = 2  # the last of the standard streams
 
-_lines: WeakSet[socket.socket] = WeakSet()  # those to templates, both ends
+_lines: WeakSet[Socket] = WeakSet()  # those to templates, both ends
 
 
 def _born(environment: dict[str, str]) -> Newborn:
@@ -114,8 +115,8 @@ def _born(environment: dict[str, str]) -> Newborn:
     return Newborn(pid, ours, environment)
 
 
-def _line() -> tuple[socket.socket, socket.socket]:
-    ours, theirs = socket.socketpair()
+def _line() -> tuple[Socket, Socket]:
+    ours, theirs = pair()
     if theirs.fileno() > STDERR:
         return ours, theirs
     with ours, theirs:  # the program has closed its streams: a new interpreter would take these for them
@@ -156,6 +157,8 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
         raise FileNotFoundError("sys.executable does not say which interpreter to start")
     if getattr(sys, "frozen", False):
         raise OSError('a frozen program has no interpreter to start, but itself: use backend="threads" in it')
+    if not hasattr(select, "poll"):
+        raise OSError('eventlet has taken `select.poll` away: use backend="threads" in its programs, or gevent')
     path = [entry for entry in sys.path if type(entry) is str and "\0" not in entry]
     home = os.path.dirname(PACKAGE)
     if home not in path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from parmap.backends._base import Died, Report, Story
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
+from parmap.backends._processes.line.sockets import pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import WorkerDiedError, signal_name
 
@@ -53,7 +53,7 @@ class Worker:
         self.name = name
         self.since = time.monotonic_ns()
         with ExitStack() as undo:
-            ours, theirs = (undo.enter_context(end) for end in socket.socketpair())
+            ours, theirs = (undo.enter_context(end) for end in pair())
             near, far = (undo.enter_context(end) for end in socket_pair())
             self.page = Page.create()
             undo.callback(self.page.close)

@@ -23,6 +23,7 @@ from parmap.backends._processes.line.copies import copies as private
 from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Lender, Limits
 
 if TYPE_CHECKING:
+    import _socket
     import mmap
     from collections.abc import Callable
 
@@ -80,7 +81,7 @@ class _Frame:
 class Channel:
     """This side's end of the line."""
 
-    def __init__(self, sock: socket.socket, *, copies: bool = False) -> None:
+    def __init__(self, sock: _socket.socket, *, copies: bool = False) -> None:
         """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
         sock.settimeout(None)  # as `socket.setdefaulttimeout` had it, for either end, it would not block
         self.sock = sock

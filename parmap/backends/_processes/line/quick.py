@@ -30,6 +30,7 @@ from parmap._travel.failure import Failure
 from parmap._travel.flat import is_small
 from parmap._travel.payload import Packed
 from parmap._work.report.watch import Open, Singles
+from parmap.backends._processes.line import sockets
 from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.errors import PoolClosedError
 
@@ -49,9 +50,9 @@ _GLANCE = 0.25  # seconds after which who waits looks whether the engine has set
 _HAS_BELL = hasattr(os, "eventfd")
 
 
-def socket_pair() -> tuple[socket.socket, socket.socket]:
+def socket_pair() -> tuple[sockets.Socket, sockets.Socket]:
     """Both ends of a line on which messages stay whole, if there are `HAS_QUICK_LINES`; else nobody writes to it."""
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if HAS_QUICK_LINES else socket.SOCK_STREAM)
+    pair = sockets.pair(socket.SOCK_SEQPACKET if HAS_QUICK_LINES else socket.SOCK_STREAM)
     for end in pair:
         end.setblocking(False)  # whatever `socket.setdefaulttimeout` says
     return pair
@@ -59,7 +60,7 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
 
 def _has_quick_lines() -> bool:
     try:
-        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        for end in sockets.pair(socket.SOCK_SEQPACKET):
             end.close()
     except AttributeError:
         return False
@@ -86,7 +87,7 @@ class Pickled:
 class QuickLine:
     """The program's end."""
 
-    def __init__(self, sock: socket.socket, post: Callable[[Any], object], slot: Hashable) -> None:
+    def __init__(self, sock: sockets.Socket, post: Callable[[Any], object], slot: Hashable) -> None:
         """*post*: leaves a note for the engine; *slot*: the worker's."""
         self.sock = sock
         self._slot = slot
