@@ -36,8 +36,8 @@ class Sink(Protocol):
     def index(self, chunk: Chunk, offset: int, /) -> int | None:
         """The number of an item, as the user counts; `None` where there is none."""
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Take the outcomes of the first *done* items of *chunk*; those in *missing* come later, each by itself."""
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
+        """Take the outcomes of the first *done* items of *chunk*."""
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """All outcomes were delivered, or *failure* ended the job with some items *left*."""
@@ -137,7 +137,7 @@ class Job:
         if self.watch is not None:
             self.watch.failed(len(failures), 0)
         if failures:
-            self.sink.deliver(Chunk(self, start, items), len(failures), None, failures, set())
+            self.sink.deliver(Chunk(self, start, items), len(failures), None, failures)
 
     def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         """Put items in front of those that wait."""
@@ -255,6 +255,10 @@ class Chunk:
             items = self.items[begin:stop]
             self.job.put_back(self.start + begin, items, careful=careful, strikes=strikes, alone=self.alone)
 
+    def part(self, first: int, end: int) -> Chunk:
+        """The items from *first* to *end*, which have an outcome of their own."""
+        return Chunk(self.job, self.start + first, self.items[first:end], alone=self.alone)
+
     def left(self, first: int, end: int) -> list[tuple[int, int]]:
         """What it still has of the items from *first* to *end*."""
         left = []
@@ -263,3 +267,18 @@ class Chunk:
                 left.append((first, min(begin, end)))
             first = max(first, stop)
         return [*left, (first, end)] if first < end else left
+
+
+class Share:
+    """The results of some items of several that travelled together."""
+
+    def __init__(self, results: Any, places: range) -> None:
+        self._results = results
+        self._places = places
+
+    def values(self) -> list[Any]:
+        """All of them, decoded."""
+        return [self._results[place] for place in self._places]
+
+    def __getitem__(self, place: int) -> Any:
+        return self._results[self._places[place]]

@@ -72,13 +72,13 @@ class Lane:
         for future in items:
             future.settle_running()
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
         """Complete the first *done* futures of a chunk."""
         futures = chunk.items if done == len(chunk.items) else chunk.items[:done]
         for place, future in enumerate(futures):
             if place in failures:
                 future.fail(failures[place])
-            elif place not in missing:
+            else:
                 future.settle(results, place)
 
     def finish(self, failure: Failure | None, left: Iterable[Future[Any]]) -> None:

@@ -250,7 +250,7 @@ class Keeping:
         rows: list[tuple[Any, ...]] = []
         for place, item in enumerate(items[: arrival.done]):
             attempts = arrival.attempts.get(place, 1)
-            if place in arrival.missing or isinstance(item.key, BaseException) or not attempts:
+            if isinstance(item.key, BaseException) or not attempts:
                 continue
             if place in arrival.failures:
                 failure = arrival.failures[place]
