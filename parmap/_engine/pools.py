@@ -188,8 +188,7 @@ def _begin(
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on
     job = job_of(engine, call, batch, options, current(), fail_fast=fail_fast, open_end=True)
-    job.chunksize = options.chunksize
-    job.watch = watch
+    job.chunksize, job.watch = options.chunksize, watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
     if options.deadline is not None:
