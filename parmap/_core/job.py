@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import KW_ONLY, dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
@@ -173,6 +173,17 @@ class Job:
         chunk.put_back(last, strikes=chunk.strikes)
         chunk.items = items[first:last]
         chunk.start += first
+
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Hand over the outcomes of the first *done* items; those that are *missing* come later, each by itself."""
+        if not missing:
+            self.sink.deliver(chunk, done, results, failures)
+            return
+        for gap, end in pairwise([-1, *sorted(missing), done]):
+            if (first := gap + 1) < end:
+                mine = {place - first: failure for place, failure in failures.items() if first <= place < end}
+                found = results and Share(results, range(first, end))
+                self.sink.deliver(chunk.part(first, end), end - first, found, mine)
 
     def left(self) -> Iterable[Any]:
         """The items that have no outcome as yet, but for those that wait for a retry: a `range` may be long."""

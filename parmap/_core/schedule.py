@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from itertools import chain, count, pairwise
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
-from parmap._core.job import Chunk, Job, Share
+from parmap._core.job import Chunk, Job
 from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
 
@@ -341,7 +341,7 @@ class Scheduler:
         if failures and job.watch is not None:
             job.watch.failed(len(final), len(missing))
         if done:
-            _deliver(chunk, done, results, final, missing)
+            job.deliver(chunk, done, results, final, missing)
             if chunk.alone and not missing:
                 job.attempts.pop(chunk.start, None)
         if final and job.fail_fast:
@@ -393,15 +393,3 @@ def _holder(slot: Slot) -> Chunk | None:
         if not asked and len(chunk.items) > (place == 0):
             return chunk
     return None
-
-
-def _deliver(chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-    """Deliver outcomes; those that are *missing* come later, each by itself."""
-    sink = chunk.job.sink
-    if not missing:
-        sink.deliver(chunk, done, results, failures)
-        return
-    for gap, end in pairwise([-1, *sorted(missing), done]):
-        if (first := gap + 1) < end:
-            mine = {place - first: failure for place, failure in failures.items() if first <= place < end}
-            sink.deliver(chunk.part(first, end), end - first, results and Share(results, range(first, end)), mine)
