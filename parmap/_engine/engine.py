@@ -186,19 +186,16 @@ class Engine:
         if not self.backend.threaded or threading.current_thread() is self._thread:
             return self._cancel_future(future)
         answer: deque[bool] = deque()
-        lock = threading.Lock()
-        lock.acquire()
+        heard = Latch()
 
         def note() -> None:
             answer.append(self._cancel_future(future))
-            lock.release()
+            heard.set()
 
-        if not self.offer(note):
-            return False
-        while not lock.acquire(timeout=1.0):
-            if self._gone.happened:  # the engine ended without reading its last notes
-                break
-        return bool(answer and answer[0])
+        if self.offer(note):
+            while not heard.wait(1.0) and not self._gone.happened:  # it may end without reading its last notes
+                pass
+        return any(answer)
 
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():
