@@ -200,6 +200,6 @@ def _finish(engine: Any, job: Any, source: Any) -> None:
     """What nobody ever asked for is run all the same, as far as it was read."""
     if not source.exhausted:
         try:
-            engine.extend(job, (), last=True)
+            engine.extend(job, (), last=True, start=source.count)
         except PoolClosedError:
             pass
