@@ -47,11 +47,11 @@ class Sink:
     def index(self, chunk: Chunk, offset: int) -> int:
         return chunk.start + offset
 
-    def deliver(self, chunk: Chunk, done: int, _: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        self.ended += done - len(missing)
+    def deliver(self, chunk: Chunk, done: int, _: Any, failures: dict[int, Failure]) -> None:
+        self.ended += done
         self.failed += len(failures)
         if self.often is not None:
-            for offset in set(range(done)) - missing:
+            for offset in range(done):
                 self.often[chunk.start + offset] += 1
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:

@@ -9,10 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parmap._calls.checks import check_buffersize
-from parmap._calls.dropin import InTurn, Owned, OwnOptions, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
 from parmap._results.streams import abandon
 from parmap._travel.failure import guarded
-from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -66,6 +65,7 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
     """
 
     _when_closed = "cannot schedule new futures after shutdown"
+    _when_too_few = "max_workers must be greater than 0"
     _arguments = ("max_workers", "mp_context", "max_tasks_per_child")
 
     def __init__(
@@ -78,19 +78,8 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         **options: Unpack[OwnOptions],
     ) -> None:
-        self._check_arguments(max_workers, options)
-        if max_workers is None:
-            max_workers = cpu_count()
-        if max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        values = {
-            **options,
-            "workers": max_workers,
-            "initializer": initializer,
-            "initargs": initargs,
-            "max_tasks_per_child": max_tasks_per_child,
-        }
-        self._owned = Owned(values, mp_context, finish=True, voice=_as_raised)
+        given = {"initializer": initializer, "initargs": initargs, "max_tasks_per_child": max_tasks_per_child}
+        self._own(max_workers, mp_context, given, options, finish=True, voice=_as_raised)
         retry_on = self._owned.options.retry_on
         if issubclass(ExecutorWorkerDiedError, retry_on) and not issubclass(WorkerDiedError, retry_on):
             # Until an executor tells it, a death is what it is everywhere.
@@ -211,6 +200,6 @@ def _finish(engine: Any, job: Any, source: Any) -> None:
     """What nobody ever asked for is run all the same, as far as it was read."""
     if not source.exhausted:
         try:
-            engine.extend(job, (), last=True)
+            engine.extend(job, (), last=True, start=source.count)
         except PoolClosedError:
             pass

@@ -8,13 +8,12 @@ import time
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from parmap._calls.dropin import InTurn, Owned, OwnOptions, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import notify
 from parmap._results.watched import Latch
-from parmap._work.cpus import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -50,6 +49,7 @@ class Pool(OwnsWorkers):
     """
 
     _when_closed = "Pool not running"
+    _when_too_few = "Number of processes must be at least 1"
     _arguments = ("processes", "maxtasksperchild", "context")
 
     def __init__(
@@ -61,21 +61,10 @@ class Pool(OwnsWorkers):
         context: Any = None,
         **options: Unpack[OwnOptions],
     ) -> None:
-        self._check_arguments(processes, options)
-        if processes is None:
-            processes = cpu_count()
-        if processes < 1:
-            raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and not _is_count(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
-        values = {
-            **options,
-            "workers": processes,
-            "initializer": initializer,
-            "initargs": initargs,
-            "max_tasks_per_child": maxtasksperchild,
-        }
-        self._owned = Owned(values, context, finish=False)
+        given = {"initializer": initializer, "initargs": initargs, "max_tasks_per_child": maxtasksperchild}
+        self._own(processes, context, given, options, finish=False)
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
 

@@ -23,7 +23,6 @@ class Recorder:
     def __init__(self) -> None:
         self.outcomes: dict[int, str | Failure] = {}
         self.order: list[int] = []
-        self.gaps: set[int] = set()
         self.failure: Failure | None = None
         self.left: list[Any] | None = None
 
@@ -45,17 +44,13 @@ class Recorder:
         """The number of an item."""
         return chunk.start + offset
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Keep outcomes; each item must have the value of its own number, and no outcome yet; a gap is filled alone."""
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
+        """Keep outcomes; each item must have the value of its own number, and no outcome yet."""
         assert not self.ended, "an outcome after the end"
         assert done <= len(chunk.items)
         for offset in range(done):
             index = chunk.start + offset
             assert chunk.items[offset] == index, "a number and its item have come apart"
-            assert done == 1 or index not in self.gaps, "a retry did not come by itself"
-            if offset in missing:
-                self.gaps.add(index)
-                continue
             assert index not in self.outcomes, "a second outcome"
             self.outcomes[index] = failures.get(offset) or "ok"
             self.order.append(index)

@@ -46,7 +46,6 @@ class Sink:
         self.singles = singles
         self.has_ended = False
         self.has_failed = False
-        self.gaps: set[int] = set()
 
     def items(self, count: int) -> list[Item]:
         """New items."""
@@ -68,19 +67,15 @@ class Sink:
         """The number of an item."""
         return None if self.singles else chunk.start + offset
 
-    def deliver(self, chunk: Chunk, done: int, _: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Settle items; a retry must come by itself."""
+    def deliver(self, chunk: Chunk, done: int, _: Any, failures: dict[int, Failure]) -> None:
+        """Settle items."""
         assert not self.has_ended, "an outcome after the end"
         assert done <= len(chunk.items)
         for offset in range(done):
             fate = chunk.items[offset].fate
             if not self.singles:
                 assert fate.index == chunk.start + offset, "a number and its item have come apart"
-                assert done == 1 or fate.index not in self.gaps, "a retry did not come by itself"
-            if offset in missing:
-                self.gaps.add(fate.index)
-            else:
-                fate.settle(failures.get(offset) or "ok")
+            fate.settle(failures.get(offset) or "ok")
 
     def finish(self, failure: Failure | None, left: Iterable[Item]) -> None:
         """All are settled, or left over."""

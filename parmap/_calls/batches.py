@@ -97,7 +97,7 @@ if not TYPE_CHECKING:
 
 
 class Batches(Generic[P, R_co, C_co]):
-    """The batch methods. One and two iterables have their elements checked; three and more are taken as they are."""
+    """The batch methods. The elements of the first two iterables are checked; further ones are taken as they are."""
 
     __wrapped__: Callable[P, C_co]
     _settings: Settings
@@ -136,13 +136,11 @@ class Batches(Generic[P, R_co, C_co]):
     @overload
     def map(self: Of1[A], a: Items[A], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
     @overload
-    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
+    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
     @overload
-    def map(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
-    @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseNow]) -> list[R_co]: ...
-    @overload
-    def map(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[KeepNow]) -> list[R_co | Exception]: ...
+    def map(
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[KeepNow]
+    ) -> list[R_co | Exception]: ...
     def map(
         self,
         iterable: Many,
@@ -205,16 +203,12 @@ class Batches(Generic[P, R_co, C_co]):
     @overload
     def imap(self: Of1[A], a: Stream[A], /, **batch: Unpack[KeepStream]) -> ResultStream[R_co | Exception]: ...
     @overload
-    def imap(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
+    def imap(
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[RaiseStream]
+    ) -> ResultStream[R_co]: ...
     @overload
     def imap(
-        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[KeepStream]
-    ) -> ResultStream[R_co | Exception]: ...
-    @overload
-    def imap(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[RaiseStream]) -> ResultStream[R_co]: ...
-    @overload
-    def imap(
-        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[KeepStream]
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[KeepStream]
     ) -> ResultStream[R_co | Exception]: ...
     def imap(
         self,
@@ -276,11 +270,7 @@ class Batches(Generic[P, R_co, C_co]):
     def outcomes(self: Of1[A], a: Stream[A], /, **batch: Unpack[Told]) -> ResultStream[Outcome[R_co]]: ...
     @overload
     def outcomes(
-        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Told]
-    ) -> ResultStream[Outcome[R_co]]: ...
-    @overload
-    def outcomes(
-        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Told]
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[Told]
     ) -> ResultStream[Outcome[R_co]]: ...
     def outcomes(
         self,
@@ -315,16 +305,12 @@ class Batches(Generic[P, R_co, C_co]):
     @overload
     def map_async(self: Of1[A], a: Items[A], /, **batch: Unpack[Keep]) -> Future[list[R_co | Exception]]: ...
     @overload
-    def map_async(self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
+    def map_async(
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[Raise]
+    ) -> Future[list[R_co]]: ...
     @overload
     def map_async(
-        self: Of2[A, B], a: Items[A], b: Items[B], /, **batch: Unpack[Keep]
-    ) -> Future[list[R_co | Exception]]: ...
-    @overload
-    def map_async(self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Raise]) -> Future[list[R_co]]: ...
-    @overload
-    def map_async(
-        self, a: Many, b: Many, c: Many, /, *more: Many, **batch: Unpack[Keep]
+        self: Of2[A, B], a: Items[A], b: Items[B], /, *more: Many, **batch: Unpack[Keep]
     ) -> Future[list[R_co | Exception]]: ...
     def map_async(
         self,

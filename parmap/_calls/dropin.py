@@ -15,6 +15,7 @@ from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
 from parmap._travel.failure import Failure, as_raised
 from parmap._travel.text import called, shorten
+from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
@@ -139,13 +140,20 @@ class OwnsWorkers:
     """What is said of a call after the end."""
     _arguments: tuple[str, ...]
     """What it takes by names of its own, beside options of `parallel`."""
+    _when_too_few: str
+    """What is said of less than one worker."""
 
-    def _check_arguments(self, count: Any, options: Mapping[str, Any]) -> None:
-        """*count*: of workers."""
+    def _own(self, count: Any, context: Any, given: Mapping[str, Any], options: Mapping[str, Any], **how: Any) -> None:
+        """Make the engine. *count*: of workers; *given*: by an own argument each; *how*: see `Owned`."""
         if type(count) is not int:
             OPTIONS["workers"].check(self._arguments[0], count)
         known = {*DEFAULTS} - {"workers", "max_tasks_per_child"} | {*self._arguments}
         refuse_unknown(options, f"{type(self).__name__}()", known)
+        if count is None:
+            count = cpu_count()
+        if count < 1:
+            raise ValueError(self._when_too_few)
+        self._owned = Owned({**options, **given, "workers": count}, context, **how)
 
     def warm_up(self) -> None:
         """Start the workers in the background, so that the first call finds them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
@@ -170,13 +170,15 @@ _FOR_OWN_WORKERS = (*_FOR_PROCESSES, "initializer", "max_tasks_per_child")
 # --- override -------------------------------------------------------------------------------------------------------
 
 
-class _Layer(dict[str, Any]):
+class _Layer(NamedTuple):
     """The options of all overrides that hold here, and the layer that holds again behind the innermost."""
 
+    options: dict[str, Any]
     outer: _Layer | None
 
 
-_overrides: ContextVar[_Layer | None] = ContextVar("parmap_overrides", default=None)
+_NONE = _Layer({}, None)
+_overrides: ContextVar[_Layer] = ContextVar("parmap_overrides", default=_NONE)
 
 
 class Override:
@@ -187,15 +189,11 @@ class Override:
 
     def __enter__(self) -> Self:
         outer = _overrides.get()
-        layer = _Layer({**(outer or {}), **self._options})
-        layer.outer = outer
-        _overrides.set(layer)
+        _overrides.set(_Layer({**outer.options, **self._options}, outer))
         return self
 
     def __exit__(self, *_: object) -> None:
-        layer = _overrides.get()
-        if layer is not None:
-            _overrides.set(layer.outer)
+        _overrides.set(_overrides.get().outer or _NONE)
 
     def __repr__(self) -> str:
         return f"parmap.override({describe(self._options)})"
@@ -265,7 +263,7 @@ class Settings:
         if cache is not None and context is not None and cache[2] is context:
             return cache[4]
         variables = snapshot()
-        options = cache[4] if cache is not None and cache[3] == variables else self._merge(overrides or {})
+        options = cache[4] if cache is not None and cache[3] == variables else self._merge(overrides.options)
         self._cache = (overrides, in_worker, context, variables, options)
         return options
 

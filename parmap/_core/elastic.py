@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from parmap._core.job import Chunk
+from parmap._core.job import Share
 from parmap._core.limits import LimitedLedger
 from parmap._core.schedule import SUSPECT
 
@@ -13,22 +13,6 @@ if TYPE_CHECKING:
     from parmap._core.job import Job, Sink
     from parmap._core.pace import Cost
     from parmap.backends._base import Lost, Part
-
-
-class _Rest:
-    """The results of a part from some place on: those before were told already."""
-
-    def __init__(self, results: Any, first: int) -> None:
-        self._results = results
-        self._first = first
-
-    def values(self) -> list[Any]:
-        """All of them, decoded."""
-        values: list[Any] = self._results.values()[self._first :]
-        return values
-
-    def __getitem__(self, place: int) -> Any:
-        return self._results[self._first + place]
 
 
 class ElasticLedger(LimitedLedger):
@@ -68,14 +52,14 @@ class ElasticLedger(LimitedLedger):
                 self.scheduler.add(chunk.job)
                 continue
             before = first - part.start
-            results = part.results if not before or part.results is None else _Rest(part.results, before)
+            results = Share(part.results, range(before, part.length)) if before and part.results else part.results
             failures = {at - before: each for at, each in part.failures.items() if 0 <= at - before < end - first}
             seconds = part.seconds * (end - first) / part.length
             if chunk.passage is not None:
                 chunk.passage.part(end - first, len(failures), getattr(results, "nbytes", 0), times)
                 times = None
             chunk.gone = (*chunk.gone, (first, end))
-            ended = Chunk(chunk.job, chunk.start + first, chunk.items[first:end], alone=chunk.alone)
+            ended = chunk.part(first, end)
             self.stop_soon(self.scheduler.finished(ended, end - first, results, failures, seconds, now), now)
 
     def sink_of(self, number: int) -> Sink | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from itertools import chain
+from dataclasses import KW_ONLY, dataclass, field
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
@@ -36,8 +37,8 @@ class Sink(Protocol):
     def index(self, chunk: Chunk, offset: int, /) -> int | None:
         """The number of an item, as the user counts; `None` where there is none."""
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
-        """Take the outcomes of the first *done* items of *chunk*; those in *missing* come later, each by itself."""
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
+        """Take the outcomes of the first *done* items of *chunk*."""
 
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:
         """All outcomes were delivered, or *failure* ended the job with some items *left*."""
@@ -78,46 +79,34 @@ class Piece:
         return items
 
 
+@dataclass(eq=False, repr=False)
 class Job:
     """One call of `map` and its like, or the stream of all `submit` calls of one function."""
 
-    def __init__(
-        self,
-        call: Call,
-        sink: Sink,
-        *,
-        pace: Pace | None = None,
-        chunksize: int | None = None,
-        timeout: float | None = None,
-        retries: int = 0,
-        retry_delay: float = 0.0,
-        fail_fast: bool = False,
-        open_end: bool = False,
-        context: Context | None = None,
-    ) -> None:
-        self.call = call
-        self.context = context  # what its tasks see besides their arguments
-        self.sink = sink
-        self.pace: Pace = pace or Pace()
-        self.chunksize = chunksize
-        self.timeout = timeout
-        self.retries = retries
-        self.retry_delay = retry_delay
-        self.fail_fast = fail_fast
-        self.open_end = open_end
-        self.learner: Learner = Learner()  # a class is sent as it is when the first of its instances is
-        self.pending: deque[Piece] = deque()
-        self.waiting: int = 0  # items in pending
-        self.delayed = 0  # items that wait for a retry
-        self.flight: set[Chunk] = set()
-        self.attempts: dict[int, list[Failure]] = {}
-        self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
-        self.read: int = 0  # items ever added
-        self.appetite = 1  # items it would like to have waiting
-        self.watch: Watch | None = None  # tells the reports that are open
-        self.owner: object = None  # what was called; others may share the pool
-        self.closed = False
-        self.late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
+    call: Call
+    sink: Sink
+    _: KW_ONLY
+    pace: Pace = field(default_factory=Pace)
+    chunksize: int | None = None
+    timeout: float | None = None
+    retries: int = 0
+    retry_delay: float = 0.0
+    fail_fast: bool = False
+    open_end: bool = False
+    context: Context | None = None  # what its tasks see besides their arguments
+    learner: Learner = field(default_factory=Learner)  # a class is sent as it is when the first of its instances is
+    pending: deque[Piece] = field(default_factory=deque)
+    waiting: int = 0  # items in pending
+    delayed: int = 0  # items that wait for a retry
+    flight: set[Chunk] = field(default_factory=set)
+    attempts: dict[int, list[Failure]] = field(default_factory=dict)
+    dropped: set[Any] = field(default_factory=set)  # items taken out of pending, as yet only by name
+    read: int = 0  # items ever added
+    appetite: int = 1  # items it would like to have waiting
+    watch: Watch | None = None  # tells the reports that are open
+    owner: object = None  # what was called; others may share the pool
+    closed: bool = False
+    late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
 
     def extend(self, items: Any) -> None:
         """Add items behind those that wait."""
@@ -137,7 +126,7 @@ class Job:
         if self.watch is not None:
             self.watch.failed(len(failures), 0)
         if failures:
-            self.sink.deliver(Chunk(self, start, items), len(failures), None, failures, set())
+            self.sink.deliver(Chunk(self, start, items), len(failures), None, failures)
 
     def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         """Put items in front of those that wait."""
@@ -185,6 +174,17 @@ class Job:
         chunk.items = items[first:last]
         chunk.start += first
 
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+        """Hand over the outcomes of the first *done* items; those that are *missing* come later, each by itself."""
+        if not missing:
+            self.sink.deliver(chunk, done, results, failures)
+            return
+        for gap, end in pairwise([-1, *sorted(missing), done]):
+            if (first := gap + 1) < end:
+                mine = {place - first: failure for place, failure in failures.items() if first <= place < end}
+                found = results and Share(results, range(first, end))
+                self.sink.deliver(chunk.part(first, end), end - first, found, mine)
+
     def left(self) -> Iterable[Any]:
         """The items that have no outcome as yet, but for those that wait for a retry: a `range` may be long."""
         return chain(*[piece.items for piece in self.pending], *[chunk.items for chunk in self.flight])
@@ -221,32 +221,31 @@ def _continues(piece: Piece, before: Piece) -> bool:
     )
 
 
+@dataclass(eq=False, repr=False)
 class Chunk:
     """Consecutive tasks that travel together."""
 
-    def __init__(
-        self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
-    ) -> None:
-        self.job: Job = job
-        self.start: int = start
-        self.items: Any = items
-        self.careful: bool = careful
-        self.strikes: int = strikes
-        self.alone: bool = alone
-        self.number: int = 0
-        self.place: int = 0  # 0 or 1: another than that of its neighbour on the same worker
-        self.slot: Hashable = None
-        self.sent: float = 0.0  # when it was sent, or came to be the first of its worker
-        self.expected: float | None = None
-        self.budget: float | None = None  # seconds after which it gives back what it has not started
-        self.recalled: bool = False  # it was asked to give back what it has not started
-        self.limit: int = NO_LIMIT  # what it was asked to stop before, for others to take that
-        self.stop: int = NO_LIMIT  # the first of its items that was cancelled
-        self.gone: tuple[tuple[int, int], ...] = ()  # items that it has no more, though it is in flight: from, to
-        self.doomed: bool = False  # its worker is being killed for it
-        self.passage: Passage | None = None  # tells reports of it
-        self.note: Note | None = None  # in which a thread of this process says what it is doing
-        self.verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
+    job: Job
+    start: int
+    items: Any
+    _: KW_ONLY
+    careful: bool = False
+    strikes: int = 0
+    alone: bool = False
+    number: int = 0
+    place: int = 0  # 0 or 1: another than that of its neighbour on the same worker
+    slot: Hashable = None
+    sent: float = 0.0  # when it was sent, or came to be the first of its worker
+    expected: float | None = None
+    budget: float | None = None  # seconds after which it gives back what it has not started
+    recalled: bool = False  # it was asked to give back what it has not started
+    limit: int = NO_LIMIT  # what it was asked to stop before, for others to take that
+    stop: int = NO_LIMIT  # the first of its items that was cancelled
+    gone: tuple[tuple[int, int], ...] = ()  # items that it has no more, though it is in flight: from, to
+    doomed: bool = False  # its worker is being killed for it
+    passage: Passage | None = None  # tells reports of it
+    note: Note | None = None  # in which a thread of this process says what it is doing
+    verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
         """Let the items from *first* to *end* wait again, as what they are."""
@@ -254,6 +253,10 @@ class Chunk:
         for begin, stop in reversed(self.left(first, len(self.items) if end is None else end)):
             items = self.items[begin:stop]
             self.job.put_back(self.start + begin, items, careful=careful, strikes=strikes, alone=self.alone)
+
+    def part(self, first: int, end: int) -> Chunk:
+        """The items from *first* to *end*, which have an outcome of their own."""
+        return Chunk(self.job, self.start + first, self.items[first:end], alone=self.alone)
 
     def left(self, first: int, end: int) -> list[tuple[int, int]]:
         """What it still has of the items from *first* to *end*."""
@@ -263,3 +266,18 @@ class Chunk:
                 left.append((first, min(begin, end)))
             first = max(first, stop)
         return [*left, (first, end)] if first < end else left
+
+
+@dataclass
+class Share:
+    """The results of some items of several that travelled together."""
+
+    results: Any
+    places: range
+
+    def values(self) -> list[Any]:
+        """All of them, decoded."""
+        return [self.results[place] for place in self.places]
+
+    def __getitem__(self, place: int) -> Any:
+        return self.results[self.places[place]]

@@ -310,8 +310,7 @@ class Scheduler:
             job.dropped.difference_update(chunk.items[offset:end])
         if length > 1 or failure is None:
             return self._record(chunk, 0, None, {}, now)
-        culprit = Chunk(job, chunk.start + offset, chunk.items[offset:end])
-        return self._record(culprit, 1, None, {0: failure}, now)
+        return self._record(chunk.part(offset, end), 1, None, {0: failure}, now)
 
     def release(self, chunk: Chunk) -> None:
         """A chunk is not in flight any more."""
@@ -341,7 +340,7 @@ class Scheduler:
         if failures and job.watch is not None:
             job.watch.failed(len(final), len(missing))
         if done:
-            job.sink.deliver(chunk, done, results, final, missing)
+            job.deliver(chunk, done, results, final, missing)
             if chunk.alone and not missing:
                 job.attempts.pop(chunk.start, None)
         if final and job.fail_fast:

@@ -128,11 +128,11 @@ class Engine:
         if self._dropped is not None:  # whoever called was on the way when everything was dropped
             self.ledger.cancel(job, time.monotonic(), Failure(self._dropped))
 
-    def extend(self, job: Job, items: Any, *, last: bool, start: int | None = None) -> None:
-        """Give a job more items; *last*: no more will come.
+    def extend(self, job: Job, items: Any, *, last: bool, start: int) -> None:
+        """Give a job more items, from number *start* on; *last*: no more will come.
 
-        With *start*, the number of the first of them, they may be given again: those that it has are left out. What
-        would come before them, and does not, has its outcome already.
+        They may be given again: those that it has are left out. What would come before them, and does not, has its
+        outcome already.
 
         Raises:
             PoolClosedError: nobody is there to take them. The job has ended with that, whoever waits for it.
@@ -140,7 +140,7 @@ class Engine:
 
         def note() -> None:
             if not job.closed:
-                known = 0 if start is None else job.read - start
+                known = job.read - start
                 if known < 0:
                     job.read, known = job.read - known, 0
                 if len(items) > known:
@@ -186,19 +186,16 @@ class Engine:
         if not self.backend.threaded or threading.current_thread() is self._thread:
             return self._cancel_future(future)
         answer: deque[bool] = deque()
-        lock = threading.Lock()
-        lock.acquire()
+        heard = Latch()
 
         def note() -> None:
             answer.append(self._cancel_future(future))
-            lock.release()
+            heard.set()
 
-        if not self.offer(note):
-            return False
-        while not lock.acquire(timeout=1.0):
-            if self._gone.happened:  # the engine ended without reading its last notes
-                break
-        return bool(answer and answer[0])
+        if self.offer(note):
+            while not heard.wait(1.0) and not self._gone.happened:  # it may end without reading its last notes
+                pass
+        return any(answer)
 
     def _cancel_future(self, future: Future[Any]) -> bool:
         if future.done():

@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from parmap.backends._base import Call
 
 
-def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Context, **more: bool) -> Job:
+def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Context, **more: Any) -> Job:
     """A job with these options; *more*: what else makes it."""
     timeout = options.timeout if engine.backend.kills else None
-    retries, delay = options.retries, options.retry_delay
-    job = Job(call, sink, pace=call.pace, timeout=timeout, retries=retries, retry_delay=delay, context=context, **more)
-    job.owner = options.owner
+    job = Job(call, sink, pace=call.pace, timeout=timeout, context=context, owner=options.owner, **more)
+    job.retries, job.retry_delay = options.retries, options.retry_delay
     return job
 
 
@@ -72,13 +71,13 @@ class Lane:
         for future in items:
             future.settle_running()
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
         """Complete the first *done* futures of a chunk."""
         futures = chunk.items if done == len(chunk.items) else chunk.items[:done]
         for place, future in enumerate(futures):
             if place in failures:
                 future.fail(failures[place])
-            elif place not in missing:
+            else:
                 future.settle(results, place)
 
     def finish(self, failure: Failure | None, left: Iterable[Future[Any]]) -> None:

@@ -35,7 +35,6 @@ from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import TypedDict, Unpack
 
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
@@ -142,34 +141,21 @@ def _be_latest(lane: Lane, function: Any) -> None:
         lane.function, lane.engine.latest = ref(function), lane
 
 
-if TYPE_CHECKING:
-
-    class How(TypedDict, total=False):
-        """How a batch runs, besides what its options say."""
-
-        star: bool  # each item is a tuple of arguments
-        return_exceptions: bool  # an item that fails ends nothing. Else the first that does
-        fail_fast: bool  # ends all, at once; without this, when the others have run
-        accounts: bool  # outcomes are wanted, not results
-        keeping: Keeping | None  # the journal of the call
-        engine: Engine | None  # instead of the one that the options share
-
-
 def _begin(
     function: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
     options: Options,
     *,
-    star: bool = False,
-    return_exceptions: bool = False,
-    goes_on: bool = False,
-    fail_fast: bool = True,
-    streams: bool = False,
-    accounts: bool = False,
-    keeping: Keeping | None = None,
-    engine: Engine | None = None,
+    star: bool = False,  # each item is a tuple of arguments
+    return_exceptions: bool = False,  # an item that fails ends nothing. Else the first that does
+    fail_fast: bool = True,  # ends all, at once; without this, when the others have run
+    goes_on: bool = False,  # nor does it then, though its error is raised in its turn
+    streams: bool = False,  # the input may be asynchronous
+    accounts: bool = False,  # outcomes are wanted, not results
+    keeping: Keeping | None = None,  # the journal of the call
+    engine: Engine | None = None,  # instead of the one that the options share
 ) -> tuple[Engine, Job, Batch, Input]:
-    """*goes_on*: an item that fails ends nothing, though errors are raised. For the others, see `How`."""
+    """Begin a batch: what `map`, `map_async` and `stream` take besides their own arguments is for this."""
     goes_on = goes_on or return_exceptions or accounts
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
     kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput
@@ -191,8 +177,7 @@ def _begin(
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on
     job = job_of(engine, call, batch, options, current(), fail_fast=fail_fast, open_end=True)
-    job.chunksize = options.chunksize
-    job.watch = watch
+    job.chunksize, job.watch = options.chunksize, watch
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
     if options.deadline is not None:
@@ -206,7 +191,7 @@ def map(  # noqa: A001 - the name that everybody looks for
     options: Options,
     *,
     voice: Voice = guarded,
-    **how: Unpack[How],
+    **how: Any,
 ) -> list[Any]:
     """The results of all items, in order."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
@@ -245,7 +230,7 @@ def _send_all(engine: Engine, job: Job, source: Input) -> None:
 
 
 def map_async(
-    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Unpack[How]
+    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Any
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read here and now; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
@@ -294,7 +279,7 @@ def stream(
     ordered: bool = True,
     buffersize: int | None = None,
     kind: type[ResultStream[Any]] = ResultStream,
-    **how: Unpack[How],
+    **how: Any,
 ) -> ResultStream[Any]:
     """The results as they come, in a stream of the given *kind*."""
     is_plain = kind is ResultStream  # others are not for event loops

@@ -76,7 +76,6 @@ class Arrival(NamedTuple):
     done: int
     results: Any
     failures: dict[int, Failure]
-    missing: set[int]
     items: Any = ()
     attempts: Mapping[int, int] = {}  # of the items that did not take one, where that is asked for
 
@@ -114,7 +113,7 @@ class Batch(Watched):
         """An arrival has left the queue."""
         self._undecoded = 0
         if self.meter is not None:
-            self.meter.count(arrival.done - len(arrival.missing), len(arrival.failures))
+            self.meter.count(arrival.done, len(arrival.failures))
 
     def begin(self, engine: Engine, job: Job, source: Input) -> None:
         """Called before anything is read."""
@@ -136,17 +135,17 @@ class Batch(Watched):
         """The number of an item, from 0."""
         return chunk.start + offset
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
         """Take outcomes from the engine."""
         if failures and self.fails_late and chunk.start + min(failures) < self._first:
             self._first = chunk.start + min(failures)
             self._late = failures[min(failures)]
-        arrival = self.arrival(Arrival(chunk.start, done, results, failures, missing, chunk.items), chunk)
+        arrival = self.arrival(Arrival(chunk.start, done, results, failures, chunk.items), chunk)
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
         self.arrivals.append(arrival)
         if self.told is not None:
-            self.told(done - len(missing), len(failures))
+            self.told(done, len(failures))
         self._undecoded += getattr(results, "nbytes", 0)
         if self._undecoded >= self.patience:
             self.fire()
@@ -158,7 +157,7 @@ class Batch(Watched):
     def decode(self, arrival: Arrival, voice: Voice) -> Decoded:
         """The values of an arrival, the errors of items that failed, and those of results that can't be unpickled.
 
-        `None` stands where there is an error, or where an item is still missing.
+        `None` stands where there is an error.
 
         Raises:
             BaseException: what a signal handler raised meanwhile: nothing is lost, the arrival can be decoded again.
@@ -203,8 +202,6 @@ def _decode_all(results: Any, count: int) -> list[Any] | None:
 def _decode_each(arrival: Arrival, problems: dict[int, BaseException]) -> list[Any]:
     values: list[Any] = [None] * arrival.done
     for place in range(arrival.done):
-        if place in arrival.missing:  # there is nothing to unpickle
-            continue
         try:
             values[place] = arrival.results[place]
         except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
@@ -223,7 +220,7 @@ class Assembly:
         self._return_exceptions = return_exceptions
         self._voice = voice
         self._problem: tuple[int, BaseException | None] = sys.maxsize, None  # what is to be raised when all have run
-        self._parts: dict[tuple[int, int], list[Any]] = {}  # by the number of the first item, and minus how many
+        self._parts: dict[int, list[Any]] = {}  # by the number of the first item
         self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
 
     def take(self) -> int:
@@ -238,9 +235,8 @@ class Assembly:
             for place, error in (errors | problems).items():
                 values[place] = error
             # A signal may come between any two lines, and its handler, or whoever asks after it, do this once more.
-            if len(arrival.missing) < arrival.done:
-                self._parts[arrival.start, -arrival.done] = values
-            count += arrival.done - len(arrival.missing)
+            self._parts[arrival.start] = values
+            count += arrival.done
             if arrivals and arrivals[0] is arrival:
                 del arrivals[0]
                 self._batch.took(arrival)
@@ -269,8 +265,8 @@ class Assembly:
         if self._problem[1] is not None:
             raise self._problem[1]
         values: list[Any] = []
-        for start, size in sorted(self._parts):  # what a retry has brought stands behind what it was missing in
-            values[start : start - size] = self._parts[start, size]
+        for start in sorted(self._parts):
+            values += self._parts[start]
         return values
 
     def __getitem__(self, _: int) -> list[Any]:

@@ -6,13 +6,11 @@ first; then, between two calls, where nothing can come, the state changes, if it
 
 from __future__ import annotations
 
-from itertools import dropwhile, groupby, takewhile
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.batch import Arrival
-
 if TYPE_CHECKING:
-    from parmap._results.batch import Batch
+    from parmap._results.batch import Arrival, Batch
     from parmap._travel.failure import Voice
 
 
@@ -21,10 +19,6 @@ class Raised:
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-_MISSING = object()
-"""Stands where an item has no outcome yet: it waits for another attempt."""
 
 
 class Order:
@@ -36,8 +30,7 @@ class Order:
         self._voice = voice
         self._ordered = ordered
         self._return_exceptions = return_exceptions
-        # What came before its turn, under the number of its first item: as it came, or decoded in part.
-        self.ready: dict[int, Arrival | list[Any]] = {}
+        self.ready: dict[int, Arrival] = {}  # what came before its turn, under the number of its first item
         self.next = 0  # the number of the next item to look for there
 
     def load(self) -> bool:
@@ -56,71 +49,36 @@ class Order:
         self.ready.clear()
 
     def _receive(self, arrival: Arrival) -> None:
-        """Take an arrival from the batch; it goes on waiting here, if it is not its turn."""
+        """Take an arrival from the batch; where order counts, it waits here for its turn."""
         arrivals = self._batch.arrivals
-        if self._ordered:
-            first = 0  # items missing at its front arrive by themselves
-            while first in arrival.missing:
-                first += 1
-            if arrivals and arrivals[0] is arrival:
-                self._batch.moved = True
-                del arrivals[0]
-                if first < arrival.done:
-                    self.ready[arrival.start + first] = arrival
-                self._batch.took(arrival)
-            return
-        parts = [part for part in self._decode(arrival) if part is not _MISSING]
+        parts = [] if self._ordered else self._decode(arrival)
         if arrivals and arrivals[0] is arrival and not self.parts:
             self._batch.moved = True
             del arrivals[0]
-            self.parts = parts
+            if self._ordered:
+                self.ready[arrival.start] = arrival
+            else:
+                self.parts = parts
             self._batch.took(arrival)
 
-    def _load_in_turn(self, waiting: Arrival | list[Any]) -> None:
-        # What stands before the first item that is missing is handed out; that one arrives by itself, then the rest.
-        start = self.next
-        parts = self._decode(waiting, start - waiting.start) if isinstance(waiting, Arrival) else waiting
-        parts, rest = [*takewhile(_is_there, parts)], [*dropwhile(_is_there, parts)]
-        missing = len(rest)
-        rest = [*dropwhile(lambda part: part is _MISSING, rest)]
-        end = start + sum(map(_count, parts))
-        behind = end + missing - len(rest)
-        if self.next == start and not self.parts and start in self.ready and self.ready[start] is waiting:
+    def _load_in_turn(self, arrival: Arrival) -> None:
+        start = arrival.start
+        parts, end = self._decode(arrival), start + arrival.done
+        if self.next == start and not self.parts and start in self.ready:
             self._batch.moved = True
             del self.ready[start]
-            if rest:
-                self.ready[behind] = rest
             self.next, self.parts = end, parts
 
-    def _decode(self, arrival: Arrival, first: int = 0) -> list[Any]:
-        """What is to be handed out for the items of an arrival from place *first* on: values in lists, and errors."""
+    def _decode(self, arrival: Arrival) -> list[Any]:
+        """What is to be handed out for the items of an arrival: values in lists, and errors."""
         values, errors, problems = self._batch.decode(arrival, self._voice)
-        if first:
-            values = values[first:]
-        if not (errors or problems or arrival.missing):
-            return [values] if values else []
+        if not (errors or problems):
+            return [values]
         values = [*values]
         for place, error in (errors | problems).items():
-            if place >= first:
-                values[place - first] = error if self._return_exceptions else Raised(error)
-        for place in arrival.missing:
-            if place >= first:
-                values[place - first] = _MISSING
-        return _in_parts(values)
-
-
-def _in_parts(entries: list[Any]) -> list[Any]:
-    """The values among *entries* in lists, between what is none."""
-    parts: list[Any] = []
-    for are_values, group in groupby(entries, lambda entry: not (type(entry) is Raised or entry is _MISSING)):
-        found = [*group]
-        parts += [found] if are_values else found
-    return parts
-
-
-def _is_there(part: Any) -> bool:
-    return part is not _MISSING
-
-
-def _count(part: Any) -> int:
-    return len(part) if type(part) is list else 1
+            values[place] = error if self._return_exceptions else Raised(error)
+        parts: list[Any] = []
+        for are_errors, group in groupby(values, lambda value: type(value) is Raised):
+            found = [*group]
+            parts += found if are_errors else [found]
+        return parts

@@ -85,7 +85,7 @@ class Accounts(Batch):
     def arrival(self, arrival: Arrival, chunk: Chunk) -> Arrival:
         """Add the attempts of each item."""
         tries = {place: len(failure.earlier) + failure.begun for place, failure in arrival.failures.items()}
-        if chunk.job.retries and not arrival.failures and not arrival.missing:
+        if chunk.job.retries and not arrival.failures:
             tries = {place: 1 + len(chunk.job.attempts.get(chunk.start + place, ())) for place in range(arrival.done)}
         return arrival._replace(attempts={place: count for place, count in tries.items() if count != 1})
 
@@ -96,12 +96,9 @@ class Accounts(Batch):
 
 
 def told(arrival: Arrival, accounts: list[Any], errors: dict[int, BaseException]) -> list[Any]:
-    """The outcomes of an arrival; nothing stands where one is missing."""
+    """The outcomes of an arrival."""
     outcomes: list[Any] = []
     for place, (item, account) in enumerate(zip(arrival.items, accounts, strict=False)):
-        if place in arrival.missing:
-            outcomes.append(None)
-            continue
         failure = arrival.failures.get(place)
         seconds, worker = failure.account if failure else (None, None)
         value, seconds, worker = account or (None, seconds, worker)

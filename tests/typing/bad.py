@@ -24,6 +24,11 @@ def two(x: int, y: str) -> str:
 
 
 @parallel
+def three(a: int, b: str, c: bytes) -> str:
+    return f"{a}{b}{c!r}"
+
+
+@parallel
 async def fetch(url: str) -> bytes:
     return url.encode()
 
@@ -92,7 +97,7 @@ bare.map([1], buffersize=2)  # type: ignore[call-overload]
 bare.map([1], journal=2)  # type: ignore[call-overload]
 bare.map_async([1], journal="a")  # type: ignore[call-overload]
 parmap.Journal("a", version=2)  # type: ignore[arg-type]
-bare.outcomes([1], return_exceptions=True)  # type: ignore[call-overload]
+bare.outcomes([1], return_exceptions=True)  # type: ignore[call-arg]
 bare.map([1], return_exceptions="yes")  # type: ignore[call-overload]
 
 # Wrong iterables.
@@ -113,6 +118,7 @@ bare.map(["a"], return_exceptions=True)  # type: ignore[list-item]
 bare.map([1], ["a"])  # type: ignore[call-overload]
 bare.map([1], [2], [3], buffersize=2)  # type: ignore[call-overload]
 two.map([1], [2])  # type: ignore[list-item]
+three.map(["a"], ["a"], [b"c"])  # type: ignore[list-item]
 bare.imap(["a"])  # type: ignore[list-item]
 bare.imap_unordered(["a"], buffersize=3)  # type: ignore[list-item]
 bare.map_async(["a"])  # type: ignore[list-item]
@@ -120,7 +126,7 @@ bare.outcomes(["a"])  # type: ignore[list-item]
 fetch.map([1])  # type: ignore[list-item]
 model.score.map(["a"])  # type: ignore[list-item]
 Model.build.map(["a"])  # type: ignore[list-item]
-keyword_only.map([1])  # type: ignore[call-overload]
+keyword_only.map([1])  # type: ignore[misc]
 
 # Names that are not there.
 parmap.paralel  # type: ignore[attr-defined]

@@ -10,12 +10,12 @@ import traceback
 from collections import deque
 from contextlib import ExitStack, closing
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._calls.journal.digest import digest
 from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
 from parmap._calls.journal.identity import identify
+from parmap._results.watched import Latch
 from parmap._travel.failure import is_foreign
 from parmap._travel.text import shorten
 from parmap._work.threads import ShutdownError, start_thread
@@ -110,7 +110,7 @@ class Keeping:
         self._done: deque[tuple[Arrival, list[Keyed]]] = deque()  # not yet written
         self._bytes = 0
         self._turn = threading.RLock()
-        self._over: SimpleQueue[None] = SimpleQueue()  # told in one step, whatever interrupts that
+        self._over = Latch()
         self._problem: JournalError | None = None
         self._thread: threading.Thread | None = None
 
@@ -212,14 +212,9 @@ class Keeping:
         self._done.append((arrival, items))
 
     def _live(self) -> None:
-        while True:
-            try:
-                self._over.get(timeout=_PAUSE)
-            except Empty:
-                self._commit()
-            else:
-                self._finish()
-                return
+        while not self._over.wait(_PAUSE):
+            self._commit()
+        self._finish()
 
     def _finish(self) -> None:
         self._commit()
@@ -250,7 +245,7 @@ class Keeping:
         rows: list[tuple[Any, ...]] = []
         for place, item in enumerate(items[: arrival.done]):
             attempts = arrival.attempts.get(place, 1)
-            if place in arrival.missing or isinstance(item.key, BaseException) or not attempts:
+            if isinstance(item.key, BaseException) or not attempts:
                 continue
             if place in arrival.failures:
                 failure = arrival.failures[place]
@@ -271,7 +266,7 @@ class Keeping:
         """
         if self._pid != os.getpid():  # it has ended, or never began, or belongs to another process
             return
-        self._over.put(None)
+        self._over.set()
         if self._thread is threading.current_thread():  # garbage was collected there: it ends by itself
             return
         if self._thread is not None:  # which nothing interrupts

@@ -54,7 +54,7 @@ class KeptBatch(Accounts):
         accounts, errors, problems = super(Accounts, self).decode(arrival, voice)
         accounts = [*accounts]  # those that were found are kept as they are, to be decoded again
         for place, account in enumerate(accounts):
-            if account is None or place in errors or place in arrival.missing:
+            if account is None or place in errors:
                 continue
             try:
                 if isinstance(account[0], SerializationError):
@@ -147,7 +147,7 @@ class KeptInput(Input):
         if found:
             items, accounts, attempts = map(list, zip(*found, strict=True))
             tries = {place: count for place, count in enumerate(attempts) if count > 1}
-            arrival = Arrival(end - len(found), len(found), accounts, {}, set(), items, tries)
+            arrival = Arrival(end - len(found), len(found), accounts, {}, items, tries)
             self._sink.arrivals.append(arrival)
             self._driver.post(self._sink.fire)
             found.clear()

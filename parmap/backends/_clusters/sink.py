@@ -71,7 +71,7 @@ class ChunkSink:
         """The number of an item, as the user counts."""
         return chunk.start + offset if self._numbered else None
 
-    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], missing: set[int]) -> None:  # noqa: ARG002 - the contract
+    def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
         """Take outcomes."""
         start = chunk.start - self._base
         told = tuple((at, failure_to_wire(each)) for at, each in failures.items())
