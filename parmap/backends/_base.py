@@ -130,8 +130,6 @@ class Backend(ABC):
     """A way to run chunks."""
 
     cost: Cost
-    death: type[WorkerDiedError]
-    """The error that tells of a worker's death, where workers can die."""
     kills: bool = False
     """Whether running work can be stopped."""
     packs: bool = False
@@ -250,15 +248,9 @@ class Story:
     account: tuple[float | None, int | None] = None, None
     """How long the item had run, and on which worker, where that is known."""
 
-    def __init__(
-        self,
-        message: str,
-        cause: BaseException | None = None,
-        death: type[WorkerDiedError] = WorkerDiedError,
-        **facts: Any,
-    ) -> None:
-        """*facts*: what else the error of the type *death* tells."""
-        self._make = partial(death, message, **facts)
+    def __init__(self, message: str, cause: BaseException | None = None, **facts: Any) -> None:
+        """*facts*: what else the error tells."""
+        self._make = partial(WorkerDiedError, message, **facts)
         self._cause = cause
 
     def tell(self, chunk: Chunk | None, offset: int) -> Failure:

@@ -42,9 +42,6 @@ _STARTS = 3  # workers, or templates, in a row that may die at start
 class Staff(Leases):
     """All that `Processes` does except running chunks."""
 
-    death = WorkerDiedError
-    """What a task fails with whose worker died."""
-
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._functions = Functions()
@@ -86,7 +83,7 @@ class Staff(Leases):
         return started
 
     def _start_worker(self, launcher: Launcher, initializer: InitializerPack | None) -> int:
-        worker = Worker(next(self._names), self.options, launcher, death=self.death, post=self.post)
+        worker = Worker(next(self._names), self.options, launcher, self.post)
         channel, quick = worker.far_ends
         try:
             launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno())

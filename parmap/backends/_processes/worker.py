@@ -20,7 +20,7 @@ from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.spawning import environment
-from parmap.errors import WorkerDiedError, signal_name
+from parmap.errors import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,16 +39,8 @@ _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a wor
 class Worker:
     """A worker process."""
 
-    def __init__(
-        self,
-        name: int,
-        options: Options,
-        launcher: Launcher,
-        *,
-        death: type[WorkerDiedError],
-        post: Callable[[Any], object],
-    ) -> None:
-        """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
+    def __init__(self, name: int, options: Options, launcher: Launcher, post: Callable[[Any], object]) -> None:
+        """*post*: leaves a note for the engine."""
         self.name = name
         self.since = time.monotonic_ns()
         with ExitStack() as undo:
@@ -70,7 +62,6 @@ class Worker:
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self._seen: set[int] = set()  # quick tasks that were in flight at the last look
         self._options = options
-        self._death = death
         self._context: Context | None = None
         self._environment = launcher.environment  # what it was started with
 
@@ -166,7 +157,7 @@ class Worker:
         signum = -exitcode if exitcode is not None and exitcode < 0 else None
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
         facts = {"exitcode": exitcode if signum is None else None, "signal": signum, "pid": self.pid}
-        story = Story(reason or _how(exitcode, signum), None, self._death, stack=with_source(stack), **facts)
+        story = Story(reason or _how(exitcode, signum), None, stack=with_source(stack), **facts)
         story.account = (time.monotonic_ns() - since) / 1e9, self.index
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         for task, has_begun in tasks:
