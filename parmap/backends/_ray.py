@@ -157,11 +157,6 @@ class RayCluster(Cluster):
         place = self._ray.put(pickle.PickleBuffer(content))
         return place, place
 
-    @property
-    def is_near(self) -> bool:
-        """Whether all nodes have the address of ours."""
-        return self._actors.is_near
-
     def send(self, number: int, order: Order) -> Any:
         """Give it to the next actor that is free."""
         self._check_session()
@@ -215,7 +210,6 @@ class _Actors:
         self.pools: set[RayCluster] = set()
         self.count = 0  # of those that have started
         self.fitting = 0
-        self.is_near = False
         self._ray = ray
         self._session = session
         self._lock = threading.RLock()
@@ -230,11 +224,10 @@ class _Actors:
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        self.is_near = {node["NodeManagerAddress"] for node in alive} == {self._ray.util.get_node_ip_address()}
         self.fitting = sum(
             min(int(node["Resources"].get(name, 0) // need) for name, need in self.needs.items() if need)
-            for node in alive
+            for node in self._ray.nodes()
+            if node["Alive"]
         )
 
     @property

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
     from parmap.backends._processes.functions import ClassPack, FactoryPack, InitializerPack
-    from parmap.backends._processes.line.parts import Part
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
@@ -54,13 +53,7 @@ class Outgoing(Backend):
         self._functions = FarFunctions()
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
-        self._has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
-
-    @property
-    def is_near(self) -> bool:
-        """Whether all of the cluster seems to be on this machine."""
-        return False
 
     @abstractmethod
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
@@ -91,7 +84,6 @@ class Outgoing(Backend):
         self._functions.clear()
         self._initializer = None
         self._places.clear()
-        self._has_missed = False
 
     def _setup(self) -> Setup:
         if self._initializer is None:
@@ -101,15 +93,9 @@ class Outgoing(Backend):
         return Setup(self.pool, self._abroad, initializer, shipped)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
-        parts = tuple((part.number, part.kind, self._place_of(part)) for part in pack.parts)
+        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
         factories = tuple(map(self._sent, pack.factories))
         return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
-
-    def _place_of(self, part: Part) -> Any:
-        """On this machine pilots take it from this process; where they can't, the cluster keeps it."""
-        if part.number not in self._places and part.place and self.is_near and not self._has_missed:
-            self._places[part.number] = part.place, None, time.monotonic()
-        return self._place(part.number, part.content)
 
     def _place(self, number: int, make: Callable[[], bytes | memoryview]) -> Any:
         """What pilots find some bytes by; that may be the bytes themselves."""
@@ -126,7 +112,6 @@ class Outgoing(Backend):
         """Something was not found by a chunk *sent* then: it has to be put elsewhere, unless it was meanwhile."""
         if number in self._places and self._places[number][2] <= sent:
             del self._places[number]
-            self._has_missed = True
 
     def _context(self, context: Context) -> dict[str, Any]:
         if self._told is None or self._told[0] is not context:

@@ -31,7 +31,6 @@ from parmap.backends._clusters.wire import (
 )
 from parmap.backends._processes.functions import FactoryPack, FunctionCall, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
-from parmap.backends._processes.line.segments import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -246,8 +245,6 @@ class Pilot:
         numbers = self._backend.origin.numbers
         if type(place) is bytes:
             return Part(numbers, kind, memoryview(place))
-        if type(place) is tuple:
-            return Part(numbers, kind, take(*place))
         return shared(f"parmap-{self._pool}-{number}", numbers, kind, lambda: memoryview(self._fetch(place)))
 
     def _factories_of(self, sent: Iterable[Sent], missing: list[int]) -> list[FactoryPack]:
