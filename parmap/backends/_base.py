@@ -12,9 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
-from parmap._core.pace import Cost, Pace
+from parmap._core.pace import BYTE_CAP, Cost, Pace
 from parmap._travel.failure import Failure, call_note, translate
-from parmap._travel.payload import Packed
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import Packed, pack
 from parmap._work.arithmetic import arithmetic
 from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, Terms, run
@@ -279,6 +280,19 @@ def terms_of(chunk: Chunk, mode: str) -> Terms:
     start = -1 if job.sink.index(chunk, 0) is None else chunk.start
     careful = chunk.careful or job.timeout is not None
     return Terms(mode, start, chunk.budget, careful, job.fail_fast and not job.retries)
+
+
+def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dict[int, BaseException]]:
+    """The *items* of a chunk as they travel, or as many of them as fit, and the errors of those that can't."""
+    job = chunk.job
+    try:
+        payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
+    except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
+        payload, unsent = Pack(EACH, 1, b"", [0]), {0: error}
+    for index, problem in unsent.items():
+        problem.item = job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
+    job.call.pace.learn_bytes(payload.count, payload.nbytes)
+    return payload, unsent
 
 
 def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = ()) -> Report:

@@ -12,7 +12,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
-from parmap._core.pace import BYTE_CAP, Cost
+from parmap._core.pace import Cost
 from parmap._travel.code.by_name import reference
 from parmap._travel.code.classes import be_guest
 from parmap._travel.failure import Failure
@@ -35,6 +35,7 @@ from parmap.backends._base import (
     Lost,
     Report,
     Story,
+    packed,
     run_here,
     terms_of,
 )
@@ -124,38 +125,29 @@ class Executors(Backend):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
-        call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
-        items = chunk.items[:1] if chunk.careful and self.packs else chunk.items
-        taken = len(items)
-        payload, factories = None, {}
+        taken = len(chunk.items)
         if self._is_suspicious and not (chunk.careful or chunk.strikes):
             self._is_suspicious = False
             self._events.put(Capacity(self.options.workers, self.cost))
         try:
             if self.packs:
-                payload, unsent = pack(chunk.job.sink.load(items), BYTE_CAP, chunk.job.learner)
-                factories = _factories((*call.needs, *payload.needs))
+                call = cast("ExecutorCall", chunk.job.call)
+                items = chunk.job.sink.load(chunk.items[:1] if chunk.careful else chunk.items)
+                payload, unsent = packed(chunk, items)
                 taken = payload.count
-                for index, problem in unsent.items():
-                    problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
-                chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        try:
-            if payload is not None:
+                factories = _factories((*call.needs, *payload.needs))
                 seats, timed = name_of_seats(self._executor), chunk.passage is not None
                 what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
                 future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
+                if chunk.passage is not None:
+                    chunk.passage.gone(payload.nbytes)
             else:
                 chunk.note = Note()
                 future = self._submit(_run_in_thread, chunk, mode, self._executor)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
-        if chunk.passage is not None and payload is not None:
-            chunk.passage.gone(payload.nbytes)
         self._chunks[chunk.number] = _Flight(future, taken, self._executor)
         chunk.job.sink.started(chunk.items)
         executor = self._executor

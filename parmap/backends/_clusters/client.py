@@ -9,14 +9,14 @@ from abc import abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
+from parmap._core.pace import Cost, cost_on_cluster
 from parmap._core.schedule import SUSPECT
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed, pack
+from parmap._travel.payload import Packed
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story
+from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, packed
 from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.wire import (
@@ -139,16 +139,8 @@ class Cluster(Outgoing):
             self.post_event(Broken(self.loss))
             return len(chunk.items)
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
-        items = chunk.items[:1] if chunk.careful else chunk.items
-        try:
-            items = job.sink.load(items)
-            payload, unsent = pack(items, BYTE_CAP, job.learner, single=True)  # pilots load none
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        for index, problem in unsent.items():
-            problem.item = job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
-        call.pace.learn_bytes(payload.count, payload.nbytes)
+        items = job.sink.load(chunk.items[:1] if chunk.careful else chunk.items)
+        payload, unsent = packed(chunk, items, single=True)  # pilots load none
         is_alone = len(self.flights) < self.size()
         try:
             order = self._order(chunk, mode, payload, items)

@@ -6,12 +6,11 @@ import time
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
-from parmap._core.pace import BYTE_CAP, Cost
-from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed, pack
+from parmap._core.pace import Cost
+from parmap._travel.payload import Packed
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, Report, terms_of
+from parmap.backends._base import Call, packed, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
@@ -85,16 +84,7 @@ class Processes(Staff):
         call = cast("FunctionCall", chunk.job.call)
         items = chunk.job.sink.load(chunk.items)
         terms = terms_of(chunk, mode)
-        try:
-            payload, errors = pack(items, BYTE_CAP, chunk.job.learner, single=terms.careful)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self._events.append(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        call.pace.learn_bytes(payload.count, payload.nbytes)
-        if errors:
-            for index, problem in errors.items():
-                problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
-            worker.unsent[chunk.number] = errors
+        payload, worker.unsent[chunk.number] = packed(chunk, items, single=terms.careful)
         job = chunk.job
         self._tell_gone()
         self.context = job.context or current()
