@@ -71,9 +71,6 @@ class Outgoing(Backend):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        known = self._functions.known(function, rules)
-        if known is not None:
-            return known
         return self._functions.prepare(function, rules)
 
     def close(self) -> None:
@@ -123,8 +120,7 @@ class Outgoing(Backend):
     def _tell_gone(self) -> None:
         """Let the cluster forget what was dropped."""
         self.lanes.purge()
-        self._functions.purge()
-        gone: Iterable[int] = [number for number in self._functions.numbers.take_gone() if number in self._places]
+        gone: Iterable[int] = [number for number in self._functions.take_gone() if number in self._places]
         for number in gone:
             del self._places[number]
         if gone:

@@ -176,14 +176,6 @@ class Functions:
         self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
 
-    def known(self, function: Any, rules: Rules) -> FunctionCall | None:
-        """The call of a function that is still what it was when it was packed last; `None`: it must be prepared."""
-        known = self._known.find(function, rules)
-        if known is None or not known.is_current((function, *rules.retry_on)):
-            return None
-        call: FunctionCall = known.sent
-        return call
-
     def witness(self, function: Any, call: FunctionCall) -> Callable[[tuple[Any, ...]], bool] | None:
         """What tells whether a function is still what it was when it was packed as *call*; `None`: nothing does."""
         known = self._known.find(function, call.callee.rules)
@@ -196,6 +188,10 @@ class Functions:
         Raises:
             SerializationError: it can't be pickled.
         """
+        known = self._known.find(function, rules)
+        if known is not None and known.is_current((function, *rules.retry_on)):
+            call: FunctionCall = known.sent
+            return call
         with self._lock:
             return self._prepare(function, rules)
 
@@ -242,10 +238,11 @@ class Functions:
                 self._factories.keep(token, None, pack)
             return pack
 
-    def purge(self) -> None:
-        """Drop what was kept for functions, classes and tokens that are gone."""
+    def take_gone(self) -> list[int]:
+        """Drop what was kept for functions, classes and tokens that are gone; returns the numbers that nobody needs."""
         self._known.purge()
         self._factories.purge()
+        return self.numbers.take_gone()
 
     def clear(self) -> None:
         """Drop everything."""

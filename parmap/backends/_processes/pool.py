@@ -38,11 +38,8 @@ class Processes(Staff):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        call = self._functions.known(function, rules)
-        if call is None:
-            self.context = current()
-            call = self._functions.prepare(function, rules)
-        return call
+        self.context = current()
+        return self._functions.prepare(function, rules)
 
     def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:
         """Its mark, if it has one."""
@@ -61,9 +58,7 @@ class Processes(Staff):
 
     def _tell_gone(self) -> None:
         self.lanes.purge()
-        self._functions.purge()
-        gone = self._functions.numbers.take_gone()
-        if gone:
+        if gone := self._functions.take_gone():
             for worker in self._workers.values():
                 if not worker.forget(gone):
                     self.flush_later(worker)
