@@ -14,7 +14,7 @@ import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.memory import HAS_MEMORY_FILES, sealed
+from parmap._travel.memory import HAS_MEMORY_FILES, anonymous_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,6 +159,6 @@ def create(name: int, size: int) -> Segment | None:
     if not Limits.enabled:
         return None
     try:
-        return Segment(name, sealed("parmap", size), size)
+        return Segment(name, anonymous_file("parmap", lambda fd: os.ftruncate(fd, size)), size)
     except OSError:
         return None
