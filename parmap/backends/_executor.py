@@ -16,7 +16,7 @@ from parmap._core.pace import Cost
 from parmap._travel.code.by_name import reference
 from parmap._travel.code.classes import be_guest
 from parmap._travel.failure import Failure
-from parmap._travel.payload import dump_function, dump_plainly, pack
+from parmap._travel.payload import dump_call, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, pack_results, tell_failures
@@ -115,9 +115,7 @@ class Executors(Backend):
         """Pickle a function as it is now, where it has to travel."""
         if not self.packs:
             return super().prepare(function, rules)
-        find, args, by_name = reference(function)
-        packed = dump_plainly((find, args, rules)) or dump_function(function, (find, args, rules))
-        return ExecutorCall(Callee(function, rules), packed, stable=by_name)
+        return ExecutorCall(Callee(function, rules), dump_call(function, rules), stable=reference(function)[2])
 
     def grow(self, count: int) -> list[Hashable]:
         """The workers are the executor's: a slot is leave to give it one more chunk."""
