@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from parmap.backends._base import Broken, Lost, Story
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Told, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -141,7 +141,9 @@ class DaskCluster(Cluster):
             self._threads = sum(workers.values())
         else:
             workers = (await self._client.scheduler.identity())["workers"]
-            self._threads = sum(min(each["nthreads"], self._fitting(each["resources"])) for each in workers.values())
+            self._threads = sum(
+                min(each["nthreads"], fitting(each["resources"], self._resources)) for each in workers.values()
+            )
         new = [address for address in workers if address not in self._near]
         self._near = {address: self._near.get(address, False) for address in workers}
         if new and self._client.direct_to_workers is None:
@@ -167,9 +169,6 @@ class DaskCluster(Cluster):
     def _direct(self) -> bool | None:
         """Whether what is large goes to workers, and comes from them, without the scheduler; `None`: as Dask has it."""
         return True if self._near and all(self._near.values()) else None
-
-    def _fitting(self, resources: Mapping[str, float]) -> int:
-        return min(int(resources.get(name, 0) // need) for name, need in self._resources.items() if need)
 
     def size(self) -> int:
         """Its threads."""

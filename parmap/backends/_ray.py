@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.failure import encode
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -69,9 +69,6 @@ class Ray(Site):
     unit = "CPUs"
     gone = "Ray was shut down: connect to a cluster again, with ray.init()"
 
-    def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
-        super().__init__(resources, ship)
-
     def target(self) -> Hashable:
         """The session."""
         session = _session(self.library())
@@ -102,8 +99,7 @@ class RayCluster(Cluster):
         """*is_own*: it was started for this."""
         self._ray = ray
         self._is_own = is_own
-        self._session = _session(ray)
-        self._actors = _actors_of(ray, self._session, site.resources)
+        self._actors = _actors_of(ray, site.resources)
         if _is_task(ray):  # what it started must not hold its CPUs for long
             options = options.replace(idle_timeout=min(1.0, options.idle_timeout or 1.0))
         super().__init__(options, site.ship)
@@ -134,11 +130,11 @@ class RayCluster(Cluster):
 
     def look(self) -> None:
         """See whether it is still the same cluster."""
-        if _session(self._ray) != self._session:
-            self.lose("Ray was shut down")
-        else:
+        if self._actors.is_there:
             self._actors.look()
             self._actors.reap()
+        else:
+            self.lose("Ray was shut down")
 
     @property
     def is_busy(self) -> bool:
@@ -148,7 +144,7 @@ class RayCluster(Cluster):
     # what goes out
 
     def _check_session(self) -> None:
-        if _session(self._ray) != self._session:
+        if not self._actors.is_there:
             raise PoolClosedError("Ray was shut down")
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
@@ -186,7 +182,7 @@ class RayCluster(Cluster):
 
     def finish(self) -> None:
         """Stop the cluster that was started for this."""
-        if self._is_own and _session(self._ray) == self._session:
+        if self._is_own and self._actors.is_there:
             self._ray.shutdown()
             self._is_own = False
 
@@ -224,14 +220,11 @@ class _Actors:
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        self.fitting = sum(
-            min(int(node["Resources"].get(name, 0) // need) for name, need in self.needs.items() if need)
-            for node in self._ray.nodes()
-            if node["Alive"]
-        )
+        self.fitting = sum(fitting(node["Resources"], self.needs) for node in self._ray.nodes() if node["Alive"])
 
     @property
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
+        """Whether this process is still connected to that cluster."""
         return _session(self._ray) == self._session
 
     def give(self, task: _Task) -> None:
@@ -285,7 +278,7 @@ class _Actors:
             if self._failed is not None:
                 self._failed += 1
             if self._failed is None or self._failed < _STARTS:
-                if self._is_there:
+                if self.is_there:
                     self._go_on()
                 return
             self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
@@ -313,7 +306,7 @@ class _Actors:
                     self.count -= 1
                 else:
                     self._free.append((task.actor, time.monotonic()))
-                if self._is_there:
+                if self.is_there:
                     self._go_on()
         task.hear(task.number, error or future.result())
 
@@ -323,13 +316,13 @@ class _Actors:
             if task in self._waiting:
                 self._waiting.remove(task)
                 task.hear(task.number, Told(stopped=True))
-            elif self._is_there:
+            elif self.is_there:
                 task.actor.tell.remote("stop", task.pool, [task.number])
                 self._stopping[task] = time.monotonic() + _GRACE
 
     def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
         """Call a function of `pilot` in all actors; *then* takes each answer."""
-        if not self._is_there:
+        if not self.is_there:
             return
         for actor in list(self._all):
             try:
@@ -361,7 +354,7 @@ class _Actors:
             self._free.clear()
             self._starting.clear()  # those who come next need others
             self.count = 0
-        if self._is_there:
+        if self.is_there:
             self._end(actors)
 
     def _end(self, actors: Iterable[Any]) -> None:
@@ -375,7 +368,8 @@ class _Actors:
 _all_actors: dict[Any, _Actors] = {}
 
 
-def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) -> _Actors:
+def _actors_of(ray: Any, resources: Mapping[str, float]) -> _Actors:
+    session = _session(ray)
     needs = {"CPU": 1.0} | {_WORDS.get(name, name): need for name, need in resources.items()}
     key = session, tuple(sorted(needs.items()))
     if key not in _all_actors:

@@ -40,7 +40,7 @@ class Site(ABC):
     gone: str
     """What to say where there was a cluster before."""
 
-    def __init__(self, resources: Mapping[str, float] | None, ship: Iterable[str]) -> None:
+    def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
         if isinstance(ship, str):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
@@ -130,6 +130,11 @@ def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
 
 
 facts.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap
+
+
+def fitting(offered: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers that need so much find room where so much is offered."""
+    return min(int(offered.get(name, 0) // need) for name, need in needs.items() if need)
 
 
 def check(where: str, found: tuple[tuple[int, int], list[str]]) -> None:
