@@ -113,9 +113,9 @@ class Worker:
             return False
         args = future.args
         needs = args.needs if type(args) is Packed else ()
-        if any(type(need) is ClassPack and need.number not in self.known for need in needs):
-            return False
-        if any(type(need) is PerWorker for need in needs):
+        if any(
+            type(need) is PerWorker or (type(need) is ClassPack and need.number not in self.known) for need in needs
+        ):
             return False
         # Only what `sync` would have nothing to do for.
         return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
