@@ -43,13 +43,11 @@ class Processes(Staff):
 
     def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:
         """Its mark, if it has one."""
-        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        return self._functions.witness(function, call)
+        return self._functions.witness(function, cast("FunctionCall", call))
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
-        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        return ItemClasses(self._functions, call)
+        return ItemClasses(self._functions, cast("FunctionCall", call))
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Let workers forget what was dropped, then wait."""
