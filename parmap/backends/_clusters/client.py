@@ -171,7 +171,7 @@ class Cluster(Outgoing):
             self._context(job.context or current()),
             *(chunk.number, mode, -1 if job.sink.index(chunk, 0) is None else chunk.start, chunk.budget),
             *(job.timeout, job.fail_fast and not job.retries, to_wire(_kept(payload, items), copied=False)),
-            tuple(map(self._sent, self._functions.factories(payload.needs))),
+            tuple(map(self._sent, self.functions.factories(payload.needs))),
             chunk.passage is not None,
         )
 

@@ -50,7 +50,7 @@ class Outgoing(Backend):
             self._abroad["env"] = dict(options.env)
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
-        self._functions = FarFunctions()
+        self.functions = FarFunctions()
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
         self._told: tuple[Context, dict[str, Any]] | None = None
@@ -71,20 +71,20 @@ class Outgoing(Backend):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        return self._functions.prepare(function, rules)
+        return self.functions.prepare(function, rules)
 
     def close(self) -> None:
         """Forget what was sent."""
         self.tell("close")
         self.pool = uuid.uuid4().hex
         self.lanes.clear()
-        self._functions.clear()
+        self.functions.clear()
         self._initializer = None
         self._places.clear()
 
     def _setup(self) -> Setup:
         if self._initializer is None:
-            self._initializer = self._functions.prepare_initializer(self.options)
+            self._initializer = self.functions.prepare_initializer(self.options)
         initializer = None if self._initializer is None else self._sent(self._initializer)
         shipped = self._place(SHIPPED, lambda: zipped(self._ship)) if self._ship else None
         return Setup(self.pool, self._abroad, initializer, shipped)
@@ -120,7 +120,7 @@ class Outgoing(Backend):
     def _tell_gone(self) -> None:
         """Let the cluster forget what was dropped."""
         self.lanes.purge()
-        gone: Iterable[int] = [number for number in self._functions.take_gone() if number in self._places]
+        gone: Iterable[int] = [number for number in self.functions.take_gone() if number in self._places]
         for number in gone:
             del self._places[number]
         if gone:

@@ -229,7 +229,7 @@ class Pilot:
             missing.append(sent.key)
         if missing:
             return None
-        made = self._made[sent.key] = make(self._backend.origin, Packed(stream, []), parts)
+        made = self._made[sent.key] = make(self._backend.functions, Packed(stream, []), parts)
         made.more = sent.more
         made.factories += factories
         return made
@@ -243,7 +243,7 @@ class Pilot:
                 self._parts.clear()
 
     def _part(self, number: int, kind: str, place: Any) -> Part:
-        numbers = self._backend.origin.numbers
+        numbers = self._backend.functions.numbers
         if type(place) is bytes:
             return Part(numbers, kind, memoryview(place))
         return shared(f"parmap-{self._pool}-{number}", numbers, kind, lambda: memoryview(self._fetch(place)))

@@ -39,15 +39,15 @@ class Processes(Staff):
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
         self.context = current()
-        return self._functions.prepare(function, rules)
+        return self.functions.prepare(function, rules)
 
     def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:
         """Its mark, if it has one."""
-        return self._functions.witness(function, cast("FunctionCall", call))
+        return self.functions.witness(function, cast("FunctionCall", call))
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
-        return ItemClasses(self._functions, cast("FunctionCall", call))
+        return ItemClasses(self.functions, cast("FunctionCall", call))
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Let workers forget what was dropped, then wait."""
@@ -56,7 +56,7 @@ class Processes(Staff):
 
     def _tell_gone(self) -> None:
         self.lanes.purge()
-        if gone := self._functions.take_gone():
+        if gone := self.functions.take_gone():
             for worker in self._workers.values():
                 if not worker.forget(gone):
                     self.flush_later(worker)
@@ -65,7 +65,7 @@ class Processes(Staff):
         """Stop all workers; what only they know is not worth keeping."""
         super().close()
         self.lanes.clear()
-        self._functions.clear()
+        self.functions.clear()
 
     # chunks
 
@@ -81,9 +81,7 @@ class Processes(Staff):
         job = chunk.job
         self._tell_gone()
         self.context = job.context or current()
-        worker.sync(
-            call, self.context, (*_needs(job.learner.classes, items), *self._functions.factories(payload.needs))
-        )
+        worker.sync(call, self.context, (*_needs(job.learner.classes, items), *self.functions.factories(payload.needs)))
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
         what = chunk.number, call.number, chunk.passage is not None, *terms

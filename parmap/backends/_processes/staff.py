@@ -44,7 +44,7 @@ class Staff(Leases):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._functions = Functions()
+        self.functions = Functions()
         self.context = current()  # that of the latest call
         self._early = take_early()
         self._launcher: Launcher | None = None
@@ -123,7 +123,7 @@ class Staff(Leases):
         return launcher
 
     def _initializer(self) -> InitializerPack | None:
-        return self._functions.prepare_initializer(self.options)
+        return self.functions.prepare_initializer(self.options)
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""
