@@ -9,6 +9,7 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.cpus import cpu_count
@@ -171,12 +172,10 @@ def zipped(modules: Iterable[str]) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in modules:
             spec = _spec_of(name)
-            for root in spec.submodule_search_locations or ():
-                for folder, _, files in os.walk(root):
-                    for each in files:
-                        path = os.path.join(folder, each)
-                        if not each.endswith(".pyc"):
-                            archive.write(path, os.path.relpath(path, os.path.dirname(root)))
+            for root in map(Path, spec.submodule_search_locations or ()):
+                for path in root.rglob("*"):
+                    if path.suffix != ".pyc":
+                        archive.write(path, path.relative_to(root.parent))
             if not spec.submodule_search_locations and spec.origin:
                 archive.write(spec.origin, os.path.basename(spec.origin))
     return file.getvalue()
