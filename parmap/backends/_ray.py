@@ -11,6 +11,7 @@ import pickle
 import threading
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
@@ -215,7 +216,7 @@ class _Actors:
         self._waiting: deque[_Task] = deque()
         self._starting: set[Any] = set()
         self._stopping: dict[_Task, float] = {}  # and by when it has to be done
-        self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
+        self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
         self.look()
 
     def look(self) -> None:
@@ -258,34 +259,32 @@ class _Actors:
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
+        if error is None:
+            try:
+                check("a node of the Ray cluster", future.result())
+            except BackendUnavailableError as lack:
+                error = lack
         with self._lock:
             self._starting.discard(actor)
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
-                try:
-                    check("a node of the Ray cluster", future.result())
-                except BackendUnavailableError as lack:
-                    del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
-                    self._refuse(lack)
-                    return
                 self.count += 1
-                self._failed = None
+                self._chances = inf
                 self._free.append((actor, time.monotonic()))
+            else:
+                del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
+                self._chances -= 1
+                if isinstance(error, BackendUnavailableError):
+                    self._refuse(error)
+                elif not self._chances:
+                    self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
+            if self.is_there:
                 self._go_on()
-                return
-            del self._all[actor]
-            if self._failed is not None:
-                self._failed += 1
-            if self._failed is None or self._failed < _STARTS:
-                if self.is_there:
-                    self._go_on()
-                return
-            self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
 
     def _refuse(self, told: BackendUnavailableError) -> None:
         """No worker can be had: whoever waits for one is told why."""
-        self._failed = 0
+        self._chances = _STARTS
         while self._waiting:
             task = self._waiting.popleft()
             task.hear(task.number, Told(broken=encode(told)))
