@@ -81,10 +81,10 @@ def cloud_pickler(
     return made
 
 
-def cloud_dumps(item: Any, classes: Classes | None = None) -> bytes:
-    """The stream of a class, or of what a function refers to."""
+def cloud_dumps(item: Any, classes: Classes | None = None, *, fresh: bool = True) -> bytes:
+    """The stream of a class, or of what a function refers to; or, if locks don't come *fresh*, of any object."""
     with io.BytesIO() as file:
-        cloud_pickler(file, classes=classes, fresh=True).dump(item)
+        cloud_pickler(file, classes=classes, fresh=fresh).dump(item)
         return file.getvalue()
 
 
