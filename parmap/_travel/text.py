@@ -37,7 +37,6 @@ def shorten(value: Any) -> str:
 
 def describe(function: Any, mode: str, args: Any) -> str:
     """The call that failed, shortened: `score('a.txt')`."""
-    name = called(function)
     if mode == "call":
         positional, keywords = args
         parts = _some(positional, shorten) + _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
@@ -45,7 +44,7 @@ def describe(function: Any, mode: str, args: Any) -> str:
         parts = _some(args, shorten)
     else:
         parts = [("*" if mode == "star" else "") + shorten(args)]
-    return f"{_cut(name, _MOST)}({', '.join(parts)})"
+    return f"{_cut(called(function), _MOST)}({', '.join(parts)})"
 
 
 def innermost(function: Any) -> Any:
