@@ -175,7 +175,7 @@ def _complete(function: FunctionType, state: dict[str, Any]) -> None:
     variables = state["__globals__"]
     every = function.__globals__
     variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
-    names = [name for code in _codes_in(function.__code__) for name in code.co_names]
+    names = [name for code in codes_in(function.__code__) for name in code.co_names]
     if len(names) > len(function.__code__.co_names):  # it imports what `package.module` needs, but for code in the code
         packages = [*variables.values(), *captured_by(function).values()]
         code = SimpleNamespace(co_names=names)
@@ -267,16 +267,17 @@ def globals_of(code: CodeType) -> tuple[str, ...]:
     """The globals that a code, and the code in it, names; also behind an @ in a string, as queries of pandas do."""
     from cloudpickle import cloudpickle
 
-    texts = [each for part in _codes_in(code) for each in part.co_consts if type(each) is str and "@" in each]
+    texts = [each for part in codes_in(code) for each in part.co_consts if type(each) is str and "@" in each]
     named = [name for text in texts for name in re.findall(r"@(\w+)", text)]
     return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
 
 
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """A code, and the code in it."""
     yield code
     for each in code.co_consts:
         if type(each) is CodeType:
-            yield from _codes_in(each)
+            yield from codes_in(each)
 
 
 def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
