@@ -295,6 +295,12 @@ def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dic
     return payload, unsent
 
 
+def failures_of(told: Any, unsent: dict[int, BaseException], done: int) -> dict[int, Failure]:
+    """What the first *done* items failed with: as their worker has *told*, or since they could not be sent."""
+    found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in told}
+    return found | {index: Failure(error) for index, error in unsent.items() if index < done}
+
+
 def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = ()) -> Report:
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job, note = chunk.job, chunk.note

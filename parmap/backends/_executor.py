@@ -15,7 +15,6 @@ from weakref import ref
 from parmap._core.pace import Cost
 from parmap._travel.code.by_name import reference
 from parmap._travel.code.classes import be_guest
-from parmap._travel.failure import Failure
 from parmap._travel.payload import dump_call, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
@@ -35,6 +34,7 @@ from parmap.backends._base import (
     Lost,
     Report,
     Story,
+    failures_of,
     packed,
     run_here,
     terms_of,
@@ -214,8 +214,7 @@ class Executors(Backend):
             report: Report = future.result()
             return report
         done, results, failures, seconds, *times = future.result()
-        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
-        found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
+        found = failures_of(failures, unsent, done)
         return Report(chunk.number, done, from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:

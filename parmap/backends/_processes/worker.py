@@ -15,7 +15,7 @@ from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
-from parmap.backends._base import Died, Report, Story
+from parmap.backends._base import Died, Report, Story, failures_of
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
@@ -96,10 +96,7 @@ class Worker:
         """What to tell the engine of a chunk that has ended."""
         number, done, failures, seconds, *times = message.fields
         self.due -= 1
-        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
-        for index, error in self.unsent.pop(number, {}).items():
-            if index < done:
-                found[index] = Failure(error)
+        found = failures_of(failures, self.unsent.pop(number, {}), done)
         if message.pack is None:
             found = {index: Failure(not_received("a large result")) for index in range(done)} | found
         return Report(number, done, message.pack, found, seconds, Times(*times) if times else None)
