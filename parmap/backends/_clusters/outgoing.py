@@ -10,7 +10,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.broadcast import Broadcast
-from parmap._work.per_worker import PerWorker
 from parmap.backends._base import Backend
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import SHIPPED, Sent, Setup
@@ -23,21 +22,13 @@ if TYPE_CHECKING:
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
-    from parmap.backends._processes.functions import ClassPack, FactoryPack, InitializerPack
+    from parmap.backends._processes.functions import ClassPack, InitializerPack
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
 
 _TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
 _ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
-
-
-class FarFunctions(Functions):
-    """Functions for machines that share nothing with this one: what they need of broadcast values goes with them."""
-
-    def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
-        """Those values, too, each once."""
-        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in {PerWorker, Broadcast}]
 
 
 class Outgoing(Backend):
@@ -50,7 +41,7 @@ class Outgoing(Backend):
             self._abroad["env"] = dict(options.env)
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
-        self.functions = FarFunctions()
+        self.functions = Functions(Broadcast)  # which can't be read from the file of this machine
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
         self._told: tuple[Context, dict[str, Any]] | None = None

@@ -165,8 +165,10 @@ class _Known(NamedTuple):
 class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *sent: type) -> None:
+        """*sent*: kinds of what is sent before what needs it, besides the tokens of `per_worker`."""
         self.numbers = Numbers()
+        self._sent = {PerWorker, *sent}
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
@@ -224,8 +226,8 @@ class Functions:
             return InitializerPack(self, packed, [*map(self._buffer, packed.buffers)])
 
     def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
-        """What workers must know of the tokens of `per_worker` among *needs*."""
-        return [self._factory_of(need) for need in needs if type(need) is PerWorker]
+        """What is sent before what *needs* it, each once."""
+        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in self._sent]
 
     def _factory_of(self, token: Any) -> FactoryPack:
         with self._lock:
