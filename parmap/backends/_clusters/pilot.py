@@ -76,7 +76,7 @@ def stop(pool: str, numbers: Iterable[int]) -> None:
         _note_over(pool, numbers)
     pilot = _pilots.get(pool)
     if pilot is not None:
-        pilot.stop(numbers)
+        pilot.post(lambda: pilot.stop(numbers))
 
 
 def parts(pool: str, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
@@ -123,7 +123,7 @@ class Pilot:
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._backend = Local(options)
-        self._backend.post = self._post
+        self._backend.post = self.post
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
         self._sinks: dict[int, ChunkSink] = {}
@@ -164,15 +164,11 @@ class Pilot:
             items = items_of(from_wire(order.items), needs)
         except BaseException as error:  # noqa: BLE001 - an array may need what is not here
             return Told(broken=encode(error))
-        self._post(lambda: self._begin(sink, order, call, items, context))
+        self.post(lambda: self._begin(sink, order, call, items, context))
         if self.closed:  # nobody may look there any more
             sink.end(Told(stopped=True))
         sink.ended.wait()
         return sink.told._replace(said=self._backend.take_said())
-
-    def stop(self, numbers: Iterable[int]) -> None:
-        """As the function of that name."""
-        self._post(lambda: self._stop(numbers))
 
     def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
         """As the function of that name."""
@@ -193,7 +189,7 @@ class Pilot:
     def close(self) -> None:
         """Stop all workers."""
         self.closed = True
-        self._post(lambda: None)
+        self.post(lambda: None)
 
     def _drop(self) -> None:
         while self._gone and self._turn.acquire(blocking=False):
@@ -205,7 +201,8 @@ class Pilot:
             finally:
                 self._turn.release()
 
-    def _post(self, note: Any) -> None:
+    def post(self, note: Any) -> None:
+        """Leave a note for the pilot's own thread."""
         self._inbox.append(note)
         self._backend.wake()
 
@@ -321,7 +318,8 @@ class Pilot:
         self._sinks[order.number] = sink
         self._ledger.scheduler.add(sink.begin(call, order, items, context))
 
-    def _stop(self, numbers: Iterable[int]) -> None:
+    def stop(self, numbers: Iterable[int]) -> None:
+        """As the function of that name."""
         for number in numbers:
             sink = self._sinks.get(number)
             if sink is not None and sink.job is not None:
