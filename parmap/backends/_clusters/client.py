@@ -72,6 +72,8 @@ class Cluster(Outgoing):
     packs = True
     overhead: float
     """Seconds that a chunk takes besides its work; a guess, until it is known."""
+    gives_up = ""
+    """The name of the library's error of a task that several workers did not survive."""
 
     def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
         """Ask the cluster, which is there, how large it is."""
@@ -241,10 +243,6 @@ class Cluster(Outgoing):
         """Have something done by the engine's thread, that may be an event; from any thread."""
         self._events.put(act)
 
-    def lost(self, flight: Flight, error: BaseException) -> Event | None:  # noqa: ARG002 - for those who know more
-        """What it means that a chunk is lost with an *error* of the library's; `None`: that it runs elsewhere."""
-        return None
-
     def hear(self, number: int, told: Told | BaseException) -> None:
         """A chunk has come back, or is lost; from any thread."""
         self.soon(lambda: self._read(number, told))
@@ -303,7 +301,7 @@ class Cluster(Outgoing):
             return [Died(flight.slot, number, 0, flight.taken, Story("it was stopped").tell)]
         if not isinstance(told, Told):
             story = Story(f"the cluster lost the task: {type(told).__name__}: {told}", told)
-            return [self.lost(flight, told) or Lost(number, 0, story.tell)]
+            return [Lost(number, 0, story.tell, given_up=type(told).__name__ == self.gives_up)]
         if told.broken is not None:
             return [Broken(Failure(encoded=told.broken).exception())]
         if told.stopped or told.missing:
