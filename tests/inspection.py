@@ -23,7 +23,6 @@ from parmap._results.callbacks import callbacks
 from parmap.backends import _dask
 from parmap.backends._clusters import pilot as _pilot
 from parmap.backends._processes import staff as _staff
-from parmap.backends._processes.line.parts import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,11 +77,6 @@ def puts_of(function: Any, monkeypatch: Any) -> list[int]:
 
     monkeypatch.setattr(backend, "put", count)
     return sizes
-
-
-def move_away(monkeypatch: Any) -> None:
-    """Let no other process find the segments of this one, as if it were on another machine."""
-    monkeypatch.setattr(Part, "place", property(lambda part: (os.getpid(), part._fd, "another")))
 
 
 def names_like(text: str) -> int:

@@ -21,7 +21,7 @@ from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.parts import Numbers, Part, shared
-from parmap.backends._processes.line.segments import Lender, Limits, attach, create, take, write
+from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -314,22 +314,6 @@ def test_another_user_s_process_neither_gets_nor_gives_such_bytes(
 
     assert fetched == ["answers", "asks"]
     assert found[0].holds(memoryview(b"y" * 200_000))
-
-
-@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
-def test_segment_of_another_process_is_taken_by_its_label() -> None:
-    """Whoever is told where a segment is gets it; not another one, nor what is no segment, nor from another machine."""
-    share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))
-    assert share.place is not None
-    pid, fd, label = share.place
-    read, write = os.pipe()
-
-    assert Part(Numbers(), "buffer", take(pid, fd, label)).holds(memoryview(bytes(200_000)))
-    for wrong in ((pid, fd, label[:-1]), (pid, read, label), (pid, 10_000, label), (2**30, fd, label)):
-        with pytest.raises(LookupError):
-            take(*wrong)
-    os.close(read)
-    os.close(write)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

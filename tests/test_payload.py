@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from parmap import parallel
 from parmap._travel.code.by_name import by_name, name_of, reference
-from parmap._travel.flat import MARSHALLED, ROWS, TEXT
+from parmap._travel.flat import MARSHALLED, TEXT
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.payload import Packed, dump, pack
 from parmap._travel.stream import LARGE, OUT_OF_BAND
@@ -101,7 +101,7 @@ def test_byte_cap(items: list[Any], cap: int) -> None:
 def test_atoms_are_pickled_whole() -> None:
     """Numbers, strings, and flat containers of them travel as one; other things each in a stream of its own."""
     flat = [1, "a", None], [(1, 2), (3, "x")], [[1], [2]], [{"a": 1, "b": None}, {"a": "x", "b": 2.5}]
-    assert all(pack(items)[0].kind in {MARSHALLED, TEXT, ROWS} for items in flat)
+    assert all(pack(items)[0].kind in {MARSHALLED, TEXT} for items in flat)
     assert pack(range(10**9))[0].kind == WHOLE
     assert pack(range(10**9))[0].nbytes < 200
     assert pack([[[1]], [[2]]])[0].kind == EACH

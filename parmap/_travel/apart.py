@@ -10,7 +10,7 @@ import sys
 from abc import ABCMeta
 from itertools import chain, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import OUT_OF_BAND
@@ -67,21 +67,14 @@ def are_apart(items: list[Any]) -> bool:
     return True
 
 
-class _Parts:
-    """How the columns of what objects hold are found.
+class _Parts(NamedTuple):
+    """How the columns of what objects hold are found."""
 
-    *frozen*: whether nobody can tell that two share one. *named*: whether they are attributes, whose names are written
-    once for all: that pays for the look at them.
-    """
-
-    __slots__ = ("frozen", "named", "of")
-
-    def __init__(
-        self, of: Callable[[list[Any]], Sequence[Iterable[Any]]], *, frozen: bool = False, named: bool = False
-    ) -> None:
-        self.of = of
-        self.frozen = frozen
-        self.named = named
+    of: Callable[[list[Any]], Sequence[Iterable[Any]]]
+    frozen: bool = False
+    """Whether nobody can tell that two share one."""
+    named: bool = False
+    """Whether they are attributes, whose names are written once for all: that pays for the look at them."""
 
 
 def _column(get: Callable[[Any], Any]) -> Callable[[list[Any]], Sequence[Iterable[Any]]]:

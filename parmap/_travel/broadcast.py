@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from parmap._travel.code import by_value
-from parmap._travel.memory import anonymous_file, seal
+from parmap._travel.memory import anonymous_file
 from parmap._travel.pack import ALIGNMENT, Pack
 from parmap._travel.payload import dump, pack
 from parmap._travel.stream import hold
@@ -126,15 +126,12 @@ def _write(token: bytes, value: Any) -> int:
     packed, _ = pack([dump(value)])
     description = marshal.dumps(packed.describe())
     head = b"".join((token, len(description).to_bytes(8, "little"), description))
-    fd = anonymous_file("parmap-broadcast")
-    try:
+
+    def write(fd: int) -> None:
         with open(fd, "wb", closefd=False) as file:
             file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
-        seal(fd, changes=False)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+
+    return anonymous_file("parmap-broadcast", write, changes=False)
 
 
 def _made(token: bytes, value: Any) -> Broadcast[Any]:

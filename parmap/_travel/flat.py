@@ -20,8 +20,8 @@ ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 SIZED = frozenset({str, bytes})
 """Atoms that may be large."""
 
-MARSHALLED, TEXT, ROWS = 2, 3, 4
-"""Forms of a stream of flat items: two of atoms, one of what holds atoms."""
+MARSHALLED, TEXT = 2, 3
+"""Forms of a stream of flat items; the latter of strings alone."""
 
 _FLOATS = frozenset({float, complex})
 _INTEGER, _FLOAT = (b"i", 5), (b"g", 9)  # with what `marshal` begins a number, and how long it gets
@@ -83,7 +83,7 @@ def encode(items: Any, kinds: set[type]) -> tuple[int, bytes] | None:
             return TEXT, text.encode("utf-8", "surrogatepass")
     if kinds <= ATOMS:
         return None if SIZED & kinds and _are_large(items) else (MARSHALLED, marshal.dumps(items))
-    return (ROWS, marshal.dumps(items)) if len(kinds) == 1 and _hold_atoms(items, *kinds) else None
+    return (MARSHALLED, marshal.dumps(items)) if len(kinds) == 1 and _hold_atoms(items, *kinds) else None
 
 
 def decode(form: int, stream: bytes | memoryview) -> list[Any]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _has_memory_files() -> bool:
@@ -16,44 +20,34 @@ def _has_memory_files() -> bool:
 HAS_MEMORY_FILES = _has_memory_files()
 
 
-def anonymous_file(name: str) -> int:
-    """A file that no other process finds; *name* is for people.
+def anonymous_file(name: str, fill: Callable[[int], object], *, grows: bool = False, changes: bool = True) -> int:
+    """A file that no other process finds, once *fill* was called with its descriptor; *name* is for people.
+
+    From then on no process can make it shorter, nor longer unless it *grows*, nor, unless it *changes*, write to it:
+    whoever has it mapped would be killed by the system when it reads what was cut off.
 
     Raises:
         OSError: there is no space, or no descriptor.
     """
+    fd = _made(name)
+    try:
+        fill(fd)
+        if HAS_MEMORY_FILES:
+            import fcntl
+
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+            seals |= (0 if grows else fcntl.F_SEAL_GROW) | (0 if changes else fcntl.F_SEAL_WRITE)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _made(name: str) -> int:
     if HAS_MEMORY_FILES:
         return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     import tempfile
 
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def seal(fd: int, *, grows: bool = False, changes: bool = True) -> None:
-    """Let no process make a file shorter, nor longer unless it *grows*, nor, unless it *changes*, write to it.
-
-    Whoever has it mapped would be killed by the system when it reads what was cut off.
-    """
-    if HAS_MEMORY_FILES:
-        import fcntl
-
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        seals |= (0 if grows else fcntl.F_SEAL_GROW) | (0 if changes else fcntl.F_SEAL_WRITE)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-
-
-def sealed(name: str, size: int, *, grows: bool = False) -> int:
-    """An anonymous file of *size* bytes, which is sealed.
-
-    Raises:
-        OSError: there is no space, or no descriptor.
-    """
-    fd = anonymous_file(name)
-    try:
-        os.ftruncate(fd, size)
-        seal(fd, grows=grows)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -105,7 +105,7 @@ class Pack:
         if not self.buffers:
             return self._loads(index)(one)
         first = sum(self.owned[:index])
-        return self._loads(index)(one, buffers=_contents(self.buffers[first : first + self.owned[index]]))
+        return self._loads(index)(one, buffers=map(_content, self.buffers[first : first + self.owned[index]]))
 
     def _places(self) -> list[int]:
         """Where each stream begins, and the last ends."""
@@ -123,7 +123,7 @@ class Pack:
     def _load(self) -> Sequence[Any]:
         stream = self.stream[self.words :] if self.words else self.stream
         try:
-            values: Sequence[Any] = self._loads(0)(stream, buffers=_contents(self.buffers))
+            values: Sequence[Any] = self._loads(0)(stream, buffers=map(_content, self.buffers))
         except Exception as error:
             from parmap._travel.failure import is_foreign
 
@@ -176,12 +176,8 @@ class Pack:
         return cls.restore(description, bytes(stream) if copy else stream, buffers)
 
 
-def _contents(buffers: list[memoryview]) -> list[memoryview | bytes | bytearray]:
-    """What an item may keep: memory that is nobody else's as it is; else views, as the pack's own are released."""
-    return [_content(buffer) for buffer in buffers]
-
-
 def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
+    """What an item may keep: memory that is nobody else's as it is; else a view, as the pack's own are released."""
     whole = buffer.obj
     if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
         return whole

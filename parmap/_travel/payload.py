@@ -10,7 +10,6 @@ an item that fails to travel fails alone, and each is decoded only when it is as
 
 from __future__ import annotations
 
-import io
 from bisect import bisect_right
 from functools import partial
 from itertools import accumulate, chain
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._travel.apart import are_apart
 from parmap._travel.code.by_name import names_stranger, reference
-from parmap._travel.code.by_value import cloud_pickler, home_class, plain_pickler
+from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import Stream, held
@@ -316,10 +315,9 @@ def dump_whole(item: Any) -> bytes:
     packed = dump(item)
     if not packed.buffers:
         return packed.stream
-    with io.BytesIO() as written:
-        cloud_pickler(written, classes=home_class).dump(item)
-        held()  # as above: whoever raises it holds them
-        return written.getvalue()
+    stream = cloud_dumps(item, home_class, fresh=False)
+    held()  # as above: whoever raises it holds them
+    return stream
 
 
 def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None) -> Packed:

@@ -22,7 +22,7 @@ _BITS = 400  # of a number that is shown
 _BYTES = 1000  # of an object whose own text is short
 
 _PLAIN = frozenset({type(None), bool, float, complex, range, type(...), type(NotImplemented)})
-_ROWS: dict[Any, tuple[str, str]] = {list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("{", "}")}
+_BRACES: dict[Any, str] = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: "{}"}
 _VALUES = frozenset({"datetime", "decimal", "pathlib", "uuid"})  # modules whose classes write short texts
 
 # Past metaclasses, which may be the user's.
@@ -38,7 +38,6 @@ def shorten(value: Any) -> str:
 
 def describe(function: Any, mode: str, args: Any) -> str:
     """The call that failed, shortened: `score('a.txt')`."""
-    name = called(function)
     given, keywords = (function.args, function.keywords) if isinstance(function, partial) else ((), {})
     parts = _some(given, shorten)
     if mode == "call":
@@ -49,7 +48,7 @@ def describe(function: Any, mode: str, args: Any) -> str:
     else:
         parts.append(("*" if mode == "star" else "") + shorten(args))
     parts += _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
-    return f"{_cut(name, _MOST)}({', '.join(parts)})"
+    return f"{_cut(called(function), _MOST)}({', '.join(parts)})"
 
 
 def innermost(function: Any) -> Any:
@@ -99,7 +98,7 @@ def _of_builtin(value: Any, kind: type, depth: int) -> str | None:
         return repr(value) if value.bit_length() < _BITS else f"<int of {value.bit_length()} bits>"
     if kind is str or kind is bytes or kind is bytearray:
         return repr(value) if len(value) <= _PART else f"{value[: _PART // 2]!r}…{value[-_PART // 4 :]!r}"
-    if kind in _ROWS or kind is dict:
+    if kind in _BRACES:
         return _of_container(value, kind, depth - 1)
     if kind is FunctionType or kind is BuiltinFunctionType:
         return f"<function {_cut(value.__qualname__, _PART)}>"
@@ -110,19 +109,17 @@ def _of_container(value: Any, kind: type, depth: int) -> str:
     def inner(element: Any) -> str:
         return _text(element, depth)
 
-    if kind is dict:
-        pairs = (
-            _some(value.items(), lambda pair: f"{inner(pair[0])}: {inner(pair[1])}", _FEW) if depth >= 0 else ["..."]
-        )
-        return f"{{{', '.join(pairs)}}}"
-    parts = _some(value, inner, _FEW) if depth >= 0 else ["..."]
-    begin, end = _ROWS[kind]
-    if end == "}":
+    def pair(entry: tuple[Any, Any]) -> str:
+        return ": ".join(map(inner, entry))
+
+    parts = ["..."]
+    if depth >= 0:
+        parts = _some(value.items(), pair, _FEW) if kind is dict else _some(value, inner, _FEW)
+    if kind is set or kind is frozenset:
         parts.sort()
-    elif kind is tuple and len(value) == 1:
-        end = ",)"
-    text = f"{begin}{', '.join(parts)}{end}"
-    return text if kind in {list, tuple} or (kind is set and parts) else f"{_name(kind)}({text if parts else ''})"
+    comma = "," if kind is tuple and len(value) == 1 else ""
+    text = f"{_BRACES[kind][0]}{', '.join(parts)}{comma}{_BRACES[kind][1]}"
+    return f"{_name(kind)}({text if parts else ''})" if kind is frozenset or (kind is set and not parts) else text
 
 
 def _of_library(value: Any, kind: type) -> str | None:
@@ -166,11 +163,8 @@ def is_enumeration(kind: type) -> bool:
 
 
 def _field(value: Any, place: Any, name: str) -> Any:
-    return (
-        place.__get__(value)
-        if type(place) is MemberDescriptorType
-        else object.__getattribute__(value, "__dict__")[name]
-    )
+    is_slot = type(place) is MemberDescriptorType
+    return place.__get__(value) if is_slot else object.__getattribute__(value, "__dict__")[name]
 
 
 def written(text: str, stream: Any) -> str:

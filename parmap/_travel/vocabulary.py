@@ -23,7 +23,7 @@ from parmap._travel.code.remade import has_functions
 from parmap._travel.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from typing import Self
 
     from parmap._travel.code.classes import Classes
@@ -144,7 +144,7 @@ class Reader:
             except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again for each item that uses it
                 pass
 
-    def __call__(self, stream: bytes | memoryview, buffers: Sequence[Any] = ()) -> Any:
+    def __call__(self, stream: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
         """The item of one stream."""
         if self._due:
             import pickletools  # only now: it takes half a megabyte

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
+import pickle
 import sys
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_name import by_name
-from parmap._travel.code.by_value import cloud_pickler, is_by_value, plain_pickler
+from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, is_by_value
 from parmap._travel.failure import call_note, encode, note, translate
 from parmap._travel.payload import dump, pack
 from parmap._travel.text import short_type
@@ -134,22 +134,20 @@ def dump_to_keep(value: Any) -> bytes:
     Raises:
         SerializationError: it can't be pickled, or is of a class without a name.
     """
-    written = io.BytesIO()
     try:
         try:
-            plain_pickler(written).dump(value)
+            stream = pickle.dumps(value, PROTOCOL)
         except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
-            written = io.BytesIO()
-            cloud_pickler(written, classes=_class_to_keep).dump(value)
-        if written.tell() > _KEPT:
-            raise OverflowError(f"{written.tell()} bytes are too many")  # noqa: TRY301 - told like what else is wrong
+            stream = cloud_dumps(value, _class_to_keep, fresh=False)
+        if len(stream) > _KEPT:
+            raise OverflowError(f"{len(stream)} bytes are too many")  # noqa: TRY301 - told like what else is wrong
     except Exception as error:
         from parmap.errors import SerializationError
 
         raise SerializationError(
             f"{short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
         ) from error
-    return written.getvalue()
+    return stream
 
 
 def _class_to_keep(cls: type) -> tuple[Any, ...] | None:

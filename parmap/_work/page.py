@@ -14,7 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.memory import sealed
+from parmap._travel.memory import anonymous_file
 
 if TYPE_CHECKING:
     from parmap._work.run import Work
@@ -62,7 +62,7 @@ class Page:
     @classmethod
     def create(cls) -> Page:
         """A fresh page."""
-        return cls(sealed("parmap-status", SIZE, grows=True))
+        return cls(anonymous_file("parmap-status", lambda fd: os.ftruncate(fd, SIZE), grows=True))
 
     # the worker's side
 

@@ -26,8 +26,7 @@ _LEVELS = "parmap levels"  # the name under which the root logger's cache keeps 
 _LONGEST = 4097  # bytes of a path
 _LATEST = 8  # contexts that are remembered: threads may differ in theirs, or a program go back to an earlier one
 
-_modules, _recursion = sys.modules, sys.getrecursionlimit
-_digits: Callable[[], int] = getattr(sys, "get_int_max_str_digits", lambda: 0)  # not in the first releases of 3.11
+_modules, _recursion, _digits = sys.modules, sys.getrecursionlimit, sys.get_int_max_str_digits
 
 
 class Context:

@@ -12,9 +12,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
-from parmap._core.pace import Cost, Pace
-from parmap._travel.failure import Failure, call_note, translate
-from parmap._travel.payload import Packed
+from parmap._core.pace import BYTE_CAP, Cost, Pace
+from parmap._travel.failure import Failure, call_note, note, put, translate
+from parmap._travel.pack import EACH, Pack
+from parmap._travel.payload import Packed, pack
 from parmap._work.arithmetic import arithmetic
 from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, Terms, run
@@ -130,8 +131,6 @@ class Backend(ABC):
     """A way to run chunks."""
 
     cost: Cost
-    death: type[WorkerDiedError]
-    """The error that tells of a worker's death, where workers can die."""
     kills: bool = False
     """Whether running work can be stopped."""
     packs: bool = False
@@ -252,15 +251,9 @@ class Story:
     account: tuple[float | None, int | None] = None, None
     """How long the item had run, and on which worker, where that is known."""
 
-    def __init__(
-        self,
-        message: str,
-        cause: BaseException | None = None,
-        death: type[WorkerDiedError] = WorkerDiedError,
-        **facts: Any,
-    ) -> None:
-        """*facts*: what else the error of the type *death* tells."""
-        self._make = partial(death, message, **facts)
+    def __init__(self, message: str, cause: BaseException | None = None, **facts: Any) -> None:
+        """*facts*: what else the error tells."""
+        self._make = partial(WorkerDiedError, message, **facts)
         self._cause = cause
 
     def tell(self, chunk: Chunk | None, offset: int) -> Failure:
@@ -283,19 +276,32 @@ def note_of(chunk: Chunk, offset: int) -> str:
     return call_note(chunk.job.call.callee.function, mode, item, sink.index(chunk, offset))
 
 
-def tell_unsent(chunk: Chunk, errors: dict[int, BaseException]) -> None:
-    """Say of the items of *chunk* that can't be pickled which calls they are of."""
-    for index, problem in errors.items():
-        problem.item = chunk.job.sink.index(chunk, index)  # type: ignore[attr-defined]  # a SerializationError
-        problem.add_note(note_of(chunk, index) + ": its arguments can't be sent")
-
-
 def terms_of(chunk: Chunk, mode: str) -> Terms:
     """How the items of a chunk are to be run."""
     job = chunk.job
     start = -1 if job.sink.index(chunk, 0) is None else chunk.start
     careful = chunk.careful or job.timeout is not None
     return Terms(mode, start, chunk.budget, careful, job.fail_fast and not job.retries)
+
+
+def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dict[int, BaseException]]:
+    """The *items* of a chunk as they travel, or as many of them as fit, and the errors of those that can't."""
+    job = chunk.job
+    try:
+        payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
+    except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
+        payload, unsent = Pack(EACH, 1, b"", [0]), {0: error}
+    for index, problem in unsent.items():
+        put(problem, "item", job.sink.index(chunk, index))
+        note(problem, note_of(chunk, index) + ": its arguments can't be sent")
+    job.call.pace.learn_bytes(payload.count, payload.nbytes)
+    return payload, unsent
+
+
+def failures_of(told: Any, unsent: dict[int, BaseException], done: int) -> dict[int, Failure]:
+    """What the first *done* items failed with: as their worker has *told*, or since they could not be sent."""
+    found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in told}
+    return found | {index: Failure(error) for index, error in unsent.items() if index < done}
 
 
 def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = ()) -> Report:

@@ -5,7 +5,6 @@ Which item broke one, `executor` finds out.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,23 +17,24 @@ def is_broken(executor: Any) -> bool:
     return bool(getattr(executor, "_broken", False) or getattr(flags, "broken", None))
 
 
+def kind_of(executor: Any) -> Any:
+    """The class of the standard library's, or of loky's, for processes of this machine; `None`: it is of neither."""
+    for kind in type(executor).__mro__:
+        if kind.__name__ == "ProcessPoolExecutor" and kind.__module__.endswith(_HOMES):
+            return kind
+    return None
+
+
+_HOMES = "concurrent.futures.process", "loky.process_executor"  # joblib has the latter among its own modules
+
+
 def made_again(executor: Any) -> concurrent.futures.Executor | None:
     """A new executor like one that is broken; `None`: how it was made is not known."""
-    for kind in type(executor).__mro__:
-        package = kind.__module__.partition(".process_executor")[0]
-        if kind.__name__ != "ProcessPoolExecutor":
-            continue
-        how = {"initializer": executor._initializer, "initargs": executor._initargs}  # noqa: SLF001
-        if kind.__module__ == "concurrent.futures.process":
-            how["mp_context"] = executor._mp_context  # noqa: SLF001
-            how["max_tasks_per_child"] = executor._max_tasks_per_child  # noqa: SLF001
-        elif package.rpartition(".")[2] == "loky":
-            how |= {"context": executor._context, "env": executor._env}  # noqa: SLF001
-        else:
-            continue
-        made: concurrent.futures.Executor = getattr(sys.modules[kind.__module__], kind.__name__)(
-            executor._max_workers,  # noqa: SLF001
-            **how,
-        )
-        return made
-    return None
+    kind = kind_of(executor)
+    if kind is None:
+        return None
+    names = ["initializer", "initargs"]
+    names += ["mp_context", "max_tasks_per_child"] if kind.__module__ == _HOMES[0] else ["context", "env"]
+    how = {name: getattr(executor, f"_{name}") for name in names}
+    made: concurrent.futures.Executor = kind(executor._max_workers, **how)  # noqa: SLF001
+    return made

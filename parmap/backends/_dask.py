@@ -10,10 +10,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from parmap.backends._base import Broken, Lost, Story
+from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Told, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from parmap._calls.options import Options
-    from parmap.backends._base import Event
-    from parmap.backends._clusters.client import Flight
     from parmap.backends._clusters.wire import Order, Wire
 
 _LARGE = 1 << 20
@@ -97,6 +95,7 @@ class DaskCluster(Cluster):
     """A pool on the workers of a Dask cluster."""
 
     overhead: float = 0.005
+    gives_up = "KilledWorker"
 
     def __init__(self, options: Options, site: Dask, client: Any, cluster: Any) -> None:
         """*cluster*: what was started for this."""
@@ -141,7 +140,9 @@ class DaskCluster(Cluster):
             self._threads = sum(workers.values())
         else:
             workers = (await self._client.scheduler.identity())["workers"]
-            self._threads = sum(min(each["nthreads"], self._fitting(each["resources"])) for each in workers.values())
+            self._threads = sum(
+                min(each["nthreads"], fitting(each["resources"], self._resources)) for each in workers.values()
+            )
         new = [address for address in workers if address not in self._near]
         self._near = {address: self._near.get(address, False) for address in workers}
         if new and self._client.direct_to_workers is None:
@@ -167,9 +168,6 @@ class DaskCluster(Cluster):
     def _direct(self) -> bool | None:
         """Whether what is large goes to workers, and comes from them, without the scheduler; `None`: as Dask has it."""
         return True if self._near and all(self._near.values()) else None
-
-    def _fitting(self, resources: Mapping[str, float]) -> int:
-        return min(int(resources.get(name, 0) // need) for name, need in self._resources.items() if need)
 
     def size(self) -> int:
         """Its threads."""
@@ -274,12 +272,6 @@ class DaskCluster(Cluster):
         finally:  # at once: an error refers to this frame, which refers to what it is the error of
             futures.clear()
             del content
-
-    def lost(self, flight: Flight, error: BaseException) -> Event | None:
-        """One that several workers did not survive is suspect: others that were there are told the same."""
-        if type(error).__name__ != "KilledWorker":
-            return None
-        return Lost(flight.number, 0, Story(f"Dask gave the task up: {error}", error).tell, given_up=True)
 
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""

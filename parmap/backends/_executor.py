@@ -12,11 +12,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
-from parmap._core.pace import BYTE_CAP, Cost
+from parmap._core.pace import Cost
 from parmap._travel.code.by_name import reference
 from parmap._travel.code.classes import be_guest
-from parmap._travel.failure import Failure
-from parmap._travel.payload import dump_function, dump_plainly, pack
+from parmap._travel.payload import dump_call, pack
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, pack_results, tell_failures
@@ -35,8 +34,9 @@ from parmap.backends._base import (
     Lost,
     Report,
     Story,
+    failures_of,
+    packed,
     run_here,
-    tell_unsent,
     terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
@@ -115,9 +115,7 @@ class Executors(Backend):
         """Pickle a function as it is now, where it has to travel."""
         if not self.packs:
             return super().prepare(function, rules)
-        find, args, by_name = reference(function)
-        packed = dump_plainly((find, args, rules)) or dump_function(function, (find, args, rules))
-        return ExecutorCall(Callee(function, rules), packed, stable=by_name)
+        return ExecutorCall(Callee(function, rules), dump_call(function, rules), stable=reference(function)[2])
 
     def grow(self, count: int) -> list[Hashable]:
         """The workers are the executor's: a slot is leave to give it one more chunk."""
@@ -125,37 +123,29 @@ class Executors(Backend):
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Submit a chunk."""
-        call = cast("ExecutorCall", chunk.job.call)  # where it packs
         unsent: dict[int, BaseException] = {}
-        items = chunk.items[:1] if chunk.careful and self.packs else chunk.items
-        taken = len(items)
-        payload, factories = None, {}
+        taken = len(chunk.items)
         if self._is_suspicious and not (chunk.careful or chunk.strikes):
             self._is_suspicious = False
             self._events.put(Capacity(self.options.workers, self.cost))
         try:
             if self.packs:
-                payload, unsent = pack(chunk.job.sink.load(items), BYTE_CAP, chunk.job.learner)
-                factories = _factories((*call.needs, *payload.needs))
+                call = cast("ExecutorCall", chunk.job.call)
+                items = chunk.job.sink.load(chunk.items[:1] if chunk.careful else chunk.items)
+                payload, unsent = packed(chunk, items)
                 taken = payload.count
-                tell_unsent(chunk, unsent)
-                chunk.job.call.pace.learn_bytes(taken, payload.nbytes)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self._events.put(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        try:
-            if payload is not None:
+                factories = _factories((*call.needs, *payload.needs))
                 seats, timed = name_of_seats(self._executor), chunk.passage is not None
                 what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
                 future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
+                if chunk.passage is not None:
+                    chunk.passage.gone(payload.nbytes)
             else:
                 chunk.note = Note()
                 future = self._submit(_run_in_thread, chunk, mode, self._executor)
         except Exception as error:  # noqa: BLE001 - each executor has errors of its own for being closed or broken
             self._events.put(Broken(_refused(error)))
             return taken
-        if chunk.passage is not None and payload is not None:
-            chunk.passage.gone(payload.nbytes)
         self._chunks[chunk.number] = _Flight(future, taken, self._executor)
         chunk.job.sink.started(chunk.items)
         executor = self._executor
@@ -224,8 +214,7 @@ class Executors(Backend):
             report: Report = future.result()
             return report
         done, results, failures, seconds, *times = future.result()
-        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
-        found.update((index, Failure(problem)) for index, problem in unsent.items() if index < done)
+        found = failures_of(failures, unsent, done)
         return Report(chunk.number, done, from_wire(results), found, seconds, Times(*times) if times else None)
 
     def position(self, chunk: Chunk) -> tuple[int, int, float] | None:

@@ -11,12 +11,13 @@ import pickle
 import threading
 import time
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts
+from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
@@ -69,9 +70,6 @@ class Ray(Site):
     unit = "CPUs"
     gone = "Ray was shut down: connect to a cluster again, with ray.init()"
 
-    def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
-        super().__init__(resources, ship)
-
     def target(self) -> Hashable:
         """The session."""
         session = _session(self.library())
@@ -102,8 +100,7 @@ class RayCluster(Cluster):
         """*is_own*: it was started for this."""
         self._ray = ray
         self._is_own = is_own
-        self._session = _session(ray)
-        self._actors = _actors_of(ray, self._session, site.resources)
+        self._actors = _actors_of(ray, site.resources)
         if _is_task(ray):  # what it started must not hold its CPUs for long
             options = options.replace(idle_timeout=min(1.0, options.idle_timeout or 1.0))
         super().__init__(options, site.ship)
@@ -134,11 +131,11 @@ class RayCluster(Cluster):
 
     def look(self) -> None:
         """See whether it is still the same cluster."""
-        if _session(self._ray) != self._session:
-            self.lose("Ray was shut down")
-        else:
+        if self._actors.is_there:
             self._actors.look()
             self._actors.reap()
+        else:
+            self.lose("Ray was shut down")
 
     @property
     def is_busy(self) -> bool:
@@ -148,7 +145,7 @@ class RayCluster(Cluster):
     # what goes out
 
     def _check_session(self) -> None:
-        if _session(self._ray) != self._session:
+        if not self._actors.is_there:
             raise PoolClosedError("Ray was shut down")
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
@@ -156,11 +153,6 @@ class RayCluster(Cluster):
         self._check_session()
         place = self._ray.put(pickle.PickleBuffer(content))
         return place, place
-
-    @property
-    def is_near(self) -> bool:
-        """Whether all nodes have the address of ours."""
-        return self._actors.is_near
 
     def send(self, number: int, order: Order) -> Any:
         """Give it to the next actor that is free."""
@@ -191,7 +183,7 @@ class RayCluster(Cluster):
 
     def finish(self) -> None:
         """Stop the cluster that was started for this."""
-        if self._is_own and _session(self._ray) == self._session:
+        if self._is_own and self._actors.is_there:
             self._ray.shutdown()
             self._is_own = False
 
@@ -215,7 +207,6 @@ class _Actors:
         self.pools: set[RayCluster] = set()
         self.count = 0  # of those that have started
         self.fitting = 0
-        self.is_near = False
         self._ray = ray
         self._session = session
         self._lock = threading.RLock()
@@ -225,20 +216,16 @@ class _Actors:
         self._waiting: deque[_Task] = deque()
         self._starting: set[Any] = set()
         self._stopping: dict[_Task, float] = {}  # and by when it has to be done
-        self._failed: int | None = 0  # that did not start, until one has: from then on it is their nodes that go
+        self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
         self.look()
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        alive = [node for node in self._ray.nodes() if node["Alive"]]
-        self.is_near = {node["NodeManagerAddress"] for node in alive} == {self._ray.util.get_node_ip_address()}
-        self.fitting = sum(
-            min(int(node["Resources"].get(name, 0) // need) for name, need in self.needs.items() if need)
-            for node in alive
-        )
+        self.fitting = sum(fitting(node["Resources"], self.needs) for node in self._ray.nodes() if node["Alive"])
 
     @property
-    def _is_there(self) -> bool:
+    def is_there(self) -> bool:
+        """Whether this process is still connected to that cluster."""
         return _session(self._ray) == self._session
 
     def give(self, task: _Task) -> None:
@@ -272,34 +259,32 @@ class _Actors:
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
+        if error is None:
+            try:
+                check("a node of the Ray cluster", future.result())
+            except BackendUnavailableError as lack:
+                error = lack
         with self._lock:
             self._starting.discard(actor)
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
-                try:
-                    check("a node of the Ray cluster", future.result())
-                except BackendUnavailableError as lack:
-                    del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
-                    self._refuse(lack)
-                    return
                 self.count += 1
-                self._failed = None
+                self._chances = inf
                 self._free.append((actor, time.monotonic()))
+            else:
+                del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
+                self._chances -= 1
+                if isinstance(error, BackendUnavailableError):
+                    self._refuse(error)
+                elif not self._chances:
+                    self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
+            if self.is_there:
                 self._go_on()
-                return
-            del self._all[actor]
-            if self._failed is not None:
-                self._failed += 1
-            if self._failed is None or self._failed < _STARTS:
-                if self._is_there:
-                    self._go_on()
-                return
-            self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
 
     def _refuse(self, told: BackendUnavailableError) -> None:
         """No worker can be had: whoever waits for one is told why."""
-        self._failed = 0
+        self._chances = _STARTS
         while self._waiting:
             task = self._waiting.popleft()
             task.hear(task.number, Told(broken=encode(told)))
@@ -320,7 +305,7 @@ class _Actors:
                     self.count -= 1
                 else:
                     self._free.append((task.actor, time.monotonic()))
-                if self._is_there:
+                if self.is_there:
                     self._go_on()
         task.hear(task.number, error or future.result())
 
@@ -330,13 +315,13 @@ class _Actors:
             if task in self._waiting:
                 self._waiting.remove(task)
                 task.hear(task.number, Told(stopped=True))
-            elif self._is_there:
+            elif self.is_there:
                 task.actor.tell.remote("stop", task.pool, [task.number])
                 self._stopping[task] = time.monotonic() + _GRACE
 
     def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
         """Call a function of `pilot` in all actors; *then* takes each answer."""
-        if not self._is_there:
+        if not self.is_there:
             return
         for actor in list(self._all):
             try:
@@ -368,7 +353,7 @@ class _Actors:
             self._free.clear()
             self._starting.clear()  # those who come next need others
             self.count = 0
-        if self._is_there:
+        if self.is_there:
             self._end(actors)
 
     def _end(self, actors: Iterable[Any]) -> None:
@@ -382,7 +367,8 @@ class _Actors:
 _all_actors: dict[Any, _Actors] = {}
 
 
-def _actors_of(ray: Any, session: str | None, resources: Mapping[str, float]) -> _Actors:
+def _actors_of(ray: Any, resources: Mapping[str, float]) -> _Actors:
+    session = _session(ray)
     needs = {"CPU": 1.0} | {_WORDS.get(name, name): need for name, need in resources.items()}
     key = session, tuple(sorted(needs.items()))
     if key not in _all_actors:

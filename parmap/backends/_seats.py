@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from parmap._work.per_worker import Worker
+from parmap.backends._broken import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,9 +43,8 @@ def numbers_of_threads(executor: concurrent.futures.Executor) -> tuple[Iterator[
 
 def name_of_seats(executor: concurrent.futures.Executor) -> tuple[str, int] | None:
     """Under what name the processes of *executor* find theirs; `None`: they may be elsewhere, or can't."""
-    kinds = [kind.__module__ for kind in type(executor).__mro__ if kind.__name__ == "ProcessPoolExecutor"]
-    local = any(kind == "concurrent.futures.process" or kind.endswith("loky.process_executor") for kind in kinds)
-    return _of(_names, executor, lambda: os.urandom(12).hex()) if local and sys.platform == "linux" else None
+    is_local = kind_of(executor) is not None and sys.platform == "linux"
+    return _of(_names, executor, lambda: os.urandom(12).hex()) if is_local else None
 
 
 def take_seat(name: str, most: int) -> Worker | None:

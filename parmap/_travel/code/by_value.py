@@ -81,10 +81,10 @@ def cloud_pickler(
     return made
 
 
-def cloud_dumps(item: Any, classes: Classes | None = None) -> bytes:
-    """The stream of a class, or of what a function refers to."""
+def cloud_dumps(item: Any, classes: Classes | None = None, *, fresh: bool = True) -> bytes:
+    """The stream of a class, or of what a function refers to; or, if locks don't come *fresh*, of any object."""
     with io.BytesIO() as file:
-        cloud_pickler(file, classes=classes, fresh=True).dump(item)
+        cloud_pickler(file, classes=classes, fresh=fresh).dump(item)
         return file.getvalue()
 
 
@@ -175,7 +175,7 @@ def _complete(function: FunctionType, state: dict[str, Any]) -> None:
     variables = state["__globals__"]
     every = function.__globals__
     variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
-    names = [name for code in _codes_in(function.__code__) for name in code.co_names]
+    names = [name for code in codes_in(function.__code__) for name in code.co_names]
     if len(names) > len(function.__code__.co_names):  # it imports what `package.module` needs, but for code in the code
         packages = [*variables.values(), *captured_by(function).values()]
         code = SimpleNamespace(co_names=names)
@@ -267,18 +267,19 @@ def globals_of(code: CodeType) -> tuple[str, ...]:
     """The globals that a code, and the code in it, names, in queries too: behind an @ (pandas), as tables (DuckDB)."""
     from cloudpickle import cloudpickle
 
-    texts = "\n".join([text for part in _codes_in(code) for text in _texts_in(part)])
+    texts = "\n".join([text for part in codes_in(code) for text in _texts_in(part)])
     named = re.findall(r"@(\w+)", texts)
     if re.search(r"(?i)\bselect\b", texts):
         named += re.findall(r"(?i)\b(?:from|join)\s+(\w+)", texts)
     return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
 
 
-def _codes_in(code: CodeType) -> Iterator[CodeType]:
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """A code, and the code in it."""
     yield code
     for each in code.co_consts:
         if type(each) is CodeType:
-            yield from _codes_in(each)
+            yield from codes_in(each)
 
 
 def _texts_in(code: CodeType) -> Iterator[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dis
 import functools
 import os
 import sys
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.by_value import captured_by
+from parmap._travel.code.by_value import captured_by, codes_in
 from parmap._travel.text import wrapped_by
 
 if TYPE_CHECKING:
@@ -60,15 +59,8 @@ def _inside(thing: Any) -> list[Any]:
 
 def _named_by(function: FunctionType) -> Iterator[Any]:
     # Not by what cloudpickle tells: the template waits for this, and to import that takes longer.
-    names: set[str] = set()
-    codes = [function.__code__]
-    while codes:
-        code = codes.pop()
-        names.update(code.co_names)
-        codes += [each for each in code.co_consts if isinstance(each, CodeType)]
-        for step in dis.get_instructions(code):
-            if step.opname == "IMPORT_NAME" and step.argval in sys.modules:
-                yield sys.modules[step.argval]
+    names = {name for code in codes_in(function.__code__) for name in code.co_names}
+    yield from (sys.modules[name] for name in names & sys.modules.keys())  # that it imports itself, maybe
     yield from (function.__globals__[name] for name in names & function.__globals__.keys())
     yield from _annotated(function)
     yield from captured_by(function).values()

@@ -81,7 +81,7 @@ class Passage:
         self.sent: int = time.monotonic_ns()
         self.handing: int = 0
         self.nbytes: int = 0
-        self.told: tuple[int, int, int] = 0, 0, 0  # of its parts: what `part` adds up
+        self.done = self.failures = self.result_nbytes = 0
         self.times: Times | None = None
         self.took = -1  # where these are single tasks: how long they ran
         self.is_taken: bool = False
@@ -103,8 +103,9 @@ class Passage:
         """A part of it came back."""
         if times is not None:
             self.times = times if self.times is None else self.times.joined(times)
-        before = self.told
-        self.told = before[0] + done, before[1] + failures, before[2] + nbytes
+        self.done += done
+        self.failures += failures
+        self.result_nbytes += nbytes
 
     def back(self, report: Report) -> None:
         """It came back."""
@@ -113,10 +114,7 @@ class Passage:
 
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
         """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
-        self.times = times or self.times
-        self.done: int = done + self.told[0]
-        self.failures: int = failures + self.told[1]
-        self.result_nbytes: int = nbytes + self.told[2]
+        self.part(done, failures, nbytes, times)
         self.lost: str = lost
         self.end: int = time.monotonic_ns()
         reports, self.reports = self.reports, ()  # no cycle

@@ -9,14 +9,14 @@ from abc import abstractmethod
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from parmap._core.pace import BYTE_CAP, Cost, cost_on_cluster
+from parmap._core.pace import Cost, cost_on_cluster
 from parmap._core.schedule import SUSPECT
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed, pack
+from parmap._travel.payload import Packed
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, tell_unsent
+from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, packed
 from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
 from parmap.backends._clusters.wire import (
@@ -72,6 +72,8 @@ class Cluster(Outgoing):
     packs = True
     overhead: float
     """Seconds that a chunk takes besides its work; a guess, until it is known."""
+    gives_up = ""
+    """The name of the library's error of a task that several workers did not survive."""
 
     def __init__(self, options: Options, ship: tuple[str, ...]) -> None:
         """Ask the cluster, which is there, how large it is."""
@@ -139,15 +141,8 @@ class Cluster(Outgoing):
             self.post_event(Broken(self.loss))
             return len(chunk.items)
         job, call = chunk.job, cast("FunctionCall", chunk.job.call)
-        items = chunk.items[:1] if chunk.careful else chunk.items
-        try:
-            items = job.sink.load(items)
-            payload, unsent = pack(items, BYTE_CAP, job.learner, single=True)  # pilots load none
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self.post_event(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        tell_unsent(chunk, unsent)
-        call.pace.learn_bytes(payload.count, payload.nbytes)
+        items = job.sink.load(chunk.items[:1] if chunk.careful else chunk.items)
+        payload, unsent = packed(chunk, items, single=True)  # pilots load none
         is_alone = len(self.flights) < self.size()
         try:
             order = self._order(chunk, mode, payload, items)
@@ -178,7 +173,7 @@ class Cluster(Outgoing):
             self._context(job.context or current()),
             *(chunk.number, mode, -1 if job.sink.index(chunk, 0) is None else chunk.start, chunk.budget),
             *(job.timeout, job.fail_fast and not job.retries, to_wire(_kept(payload, items), copied=False)),
-            tuple(map(self._sent, self._functions.factories(payload.needs))),
+            tuple(map(self._sent, self.functions.factories(payload.needs))),
             chunk.passage is not None,
         )
 
@@ -248,10 +243,6 @@ class Cluster(Outgoing):
         """Have something done by the engine's thread, that may be an event; from any thread."""
         self._events.put(act)
 
-    def lost(self, flight: Flight, error: BaseException) -> Event | None:  # noqa: ARG002 - for those who know more
-        """What it means that a chunk is lost with an *error* of the library's; `None`: that it runs elsewhere."""
-        return None
-
     def hear(self, number: int, told: Told | BaseException) -> None:
         """A chunk has come back, or is lost; from any thread."""
         self.soon(lambda: self._read(number, told))
@@ -310,7 +301,7 @@ class Cluster(Outgoing):
             return [Died(flight.slot, number, 0, flight.taken, Story("it was stopped").tell)]
         if not isinstance(told, Told):
             story = Story(f"the cluster lost the task: {type(told).__name__}: {told}", told)
-            return [self.lost(flight, told) or Lost(number, 0, story.tell)]
+            return [Lost(number, 0, story.tell, given_up=type(told).__name__ == self.gives_up)]
         if told.broken is not None:
             return [Broken(Failure(encoded=told.broken).exception())]
         if told.stopped or told.missing:

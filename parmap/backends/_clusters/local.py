@@ -12,7 +12,7 @@ from parmap.backends._processes.staff import OUTPUT
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from parmap.backends._processes.functions import Functions, InitializerPack
+    from parmap.backends._processes.functions import InitializerPack
     from parmap.backends._processes.line.channel import Message
     from parmap.backends._processes.worker import Worker
 
@@ -65,8 +65,3 @@ class Local(Processes):
         """What tasks have printed and logged since; in any thread."""
         self._room, self._is_full = ROOM, False
         return [self.said.popleft() for _ in range(len(self.said))]
-
-    @property
-    def origin(self) -> Functions:
-        """What functions belong to."""
-        return self._functions

@@ -10,7 +10,6 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.broadcast import Broadcast
-from parmap._work.per_worker import PerWorker
 from parmap.backends._base import Backend
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import SHIPPED, Sent, Setup
@@ -23,22 +22,13 @@ if TYPE_CHECKING:
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call
-    from parmap.backends._processes.functions import ClassPack, FactoryPack, InitializerPack
-    from parmap.backends._processes.line.parts import Part
+    from parmap.backends._processes.functions import ClassPack, InitializerPack
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
 
 _TOLD = ("cwd", "path", "argv", "filters", "levels", "authkey", "recursion", "digits", "decimal")
 _ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
-
-
-class FarFunctions(Functions):
-    """Functions for machines that share nothing with this one: what they need of broadcast values goes with them."""
-
-    def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
-        """Those values, too, each once."""
-        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in {PerWorker, Broadcast}]
 
 
 class Outgoing(Backend):
@@ -51,16 +41,10 @@ class Outgoing(Backend):
             self._abroad["env"] = dict(options.env)
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
-        self._functions = FarFunctions()
+        self.functions = Functions(Broadcast)  # which can't be read from the file of this machine
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
-        self._has_missed = False  # a pilot did not find what it was to take
         self._told: tuple[Context, dict[str, Any]] | None = None
-
-    @property
-    def is_near(self) -> bool:
-        """Whether all of the cluster seems to be on this machine."""
-        return False
 
     @abstractmethod
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
@@ -78,38 +62,28 @@ class Outgoing(Backend):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        known = self._functions.known(function, rules)
-        if known is not None:
-            return known
-        return self._functions.prepare(function, rules)
+        return self.functions.prepare(function, rules)
 
     def close(self) -> None:
         """Forget what was sent."""
         self.tell("close")
         self.pool = uuid.uuid4().hex
         self.lanes.clear()
-        self._functions.clear()
+        self.functions.clear()
         self._initializer = None
         self._places.clear()
-        self._has_missed = False
 
     def _setup(self) -> Setup:
         if self._initializer is None:
-            self._initializer = self._functions.prepare_initializer(self.options)
+            self._initializer = self.functions.prepare_initializer(self.options)
         initializer = None if self._initializer is None else self._sent(self._initializer)
         shipped = self._place(SHIPPED, lambda: zipped(self._ship)) if self._ship else None
         return Setup(self.pool, self._abroad, initializer, shipped)
 
     def _sent(self, pack: ClassPack, name: str = "") -> Sent:
-        parts = tuple((part.number, part.kind, self._place_of(part)) for part in pack.parts)
+        parts = tuple((part.number, part.kind, self._place(part.number, part.content)) for part in pack.parts)
         factories = tuple(map(self._sent, pack.factories))
         return Sent(pack.number, name, self._place(pack.number, lambda: pack.stream), parts, pack.more, factories)
-
-    def _place_of(self, part: Part) -> Any:
-        """On this machine pilots take it from this process; where they can't, the cluster keeps it."""
-        if part.number not in self._places and part.place and self.is_near and not self._has_missed:
-            self._places[part.number] = part.place, None, time.monotonic()
-        return self._place(part.number, part.content)
 
     def _place(self, number: int, make: Callable[[], bytes | memoryview]) -> Any:
         """What pilots find some bytes by; that may be the bytes themselves."""
@@ -126,7 +100,6 @@ class Outgoing(Backend):
         """Something was not found by a chunk *sent* then: it has to be put elsewhere, unless it was meanwhile."""
         if number in self._places and self._places[number][2] <= sent:
             del self._places[number]
-            self._has_missed = True
 
     def _context(self, context: Context) -> dict[str, Any]:
         if self._told is None or self._told[0] is not context:
@@ -138,8 +111,7 @@ class Outgoing(Backend):
     def _tell_gone(self) -> None:
         """Let the cluster forget what was dropped."""
         self.lanes.purge()
-        self._functions.purge()
-        gone: Iterable[int] = [number for number in self._functions.numbers.take_gone() if number in self._places]
+        gone: Iterable[int] = [number for number in self.functions.take_gone() if number in self._places]
         for number in gone:
             del self._places[number]
         if gone:

@@ -29,15 +29,15 @@ from parmap.backends._clusters.wire import (
     from_wire,
     items_of,
 )
-from parmap.backends._processes.functions import FactoryPack, FunctionCall, InitializerPack
+from parmap.backends._processes.functions import ClassPack, FactoryPack, FunctionCall, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
-from parmap.backends._processes.line.segments import take
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from parmap.backends._base import Event
     from parmap.backends._clusters.wire import Order, Sent, Setup
+    from parmap.backends._processes.functions import Functions
 
 KEPT = 1 << 30
 """Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""
@@ -76,7 +76,7 @@ def stop(pool: str, numbers: Iterable[int]) -> None:
         _note_over(pool, numbers)
     pilot = _pilots.get(pool)
     if pilot is not None:
-        pilot.stop(numbers)
+        pilot.post(lambda: pilot.stop(numbers))
 
 
 def parts(pool: str, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
@@ -123,15 +123,14 @@ class Pilot:
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._backend = Local(options)
-        self._backend.post = self._post
+        self._backend.post = self.post
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
         self._sinks: dict[int, ChunkSink] = {}
         # Changed with the lock only: several threads bring chunks.
         self._turn = threading.Lock()
-        self._calls: OrderedDict[int, FunctionCall] = OrderedDict()
+        self._made: OrderedDict[int, ClassPack] = OrderedDict()  # by use: the last is what was needed last
         self._parts: dict[int, Part] = {}
-        self._factories: dict[int, FactoryPack] = {}
         self._gone: deque[int] = deque()  # numbers of what is to be dropped; by whoever has the turn, or has it next
         self._context: tuple[dict[str, Any], Context] | None = None
         start_thread("parmap-pilot", self._live)
@@ -141,31 +140,35 @@ class Pilot:
     def run(self, order: Order) -> Told:
         """Run a chunk; returns when it has ended, or was stopped."""
         sink = ChunkSink(order)
+        missing: list[int] = []
+
+        def call_of(origin: Functions, packed: Packed, parts: list[Part]) -> FunctionCall:
+            callee = Callee(SimpleNamespace(__qualname__=order.function.name), Rules(()))
+            return FunctionCall(origin, packed, parts, callee, None, stable=True)
+
         try:
             with self._turn:
-                call, missing = self._call_of(order.function)
-                needs = self._factories_of(order.needs, missing)
-                self._find_initializer(order.setup.initializer, missing)
+                call = self._found(order.function, missing, call_of)
+                needs = tuple(self._found(each, missing, FactoryPack) for each in order.needs)
+                if self._backend.initializer is None and order.setup.initializer is not None:
+                    self._backend.initializer = self._found(order.setup.initializer, missing, InitializerPack)
+                self._thin_out()
                 context = self._context_of(order)
         except LookupError:
             return Told(missing=(SHIPPED,))
         finally:
             self._drop()
-        if call is None or missing:
+        if missing:
             return Told(missing=tuple(missing))
         try:
-            items = items_of(from_wire(order.items), tuple(needs))
+            items = items_of(from_wire(order.items), needs)
         except BaseException as error:  # noqa: BLE001 - an array may need what is not here
             return Told(broken=encode(error))
-        self._post(lambda: self._begin(sink, order, call, items, context))
+        self.post(lambda: self._begin(sink, order, call, items, context))
         if self.closed:  # nobody may look there any more
             sink.end(Told(stopped=True))
         sink.ended.wait()
         return sink.told._replace(said=self._backend.take_said())
-
-    def stop(self, numbers: Iterable[int]) -> None:
-        """As the function of that name."""
-        self._post(lambda: self._stop(numbers))
 
     def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
         """As the function of that name."""
@@ -186,85 +189,61 @@ class Pilot:
     def close(self) -> None:
         """Stop all workers."""
         self.closed = True
-        self._post(lambda: None)
+        self.post(lambda: None)
 
     def _drop(self) -> None:
         while self._gone and self._turn.acquire(blocking=False):
             try:
                 while self._gone:
                     number = self._gone.popleft()
-                    for known in (self._calls, self._parts, self._factories):
-                        known.pop(number, None)
+                    self._made.pop(number, None)
+                    self._parts.pop(number, None)
             finally:
                 self._turn.release()
 
-    def _post(self, note: Any) -> None:
+    def post(self, note: Any) -> None:
+        """Leave a note for the pilot's own thread."""
         self._inbox.append(note)
         self._backend.wake()
 
-    def _call_of(self, sent: Sent) -> tuple[FunctionCall | None, list[int]]:
-        """A function as workers get it, or what of it can't be found."""
-        call = self._calls.get(sent.key)
-        missing: list[int] = []
-        if call is None:
-            callee = Callee(SimpleNamespace(__qualname__=sent.name), Rules(()))
-            origin = self._backend.origin
-            made = self._made(
-                sent, missing, lambda packed, parts: FunctionCall(origin, packed, parts, callee, None, stable=True)
-            )
-            if missing:
-                return None, missing
-            call = self._calls[sent.key] = made
-        self._calls.move_to_end(sent.key)
-        while len(self._calls) > 1 and sum(each.nbytes for each in self._calls.values()) > KEPT:
-            self._calls.popitem(last=False)
-            self._parts.clear()  # those that are needed are held by their functions; others are fetched again
-        return call, missing
-
-    def _made(self, sent: Sent, missing: list[int], make: Callable[[Packed, list[Part]], Any]) -> Any:
-        """What was sent, made by *make* of its stream and its parts; what can't be found is added to *missing*."""
+    def _found(self, sent: Sent, missing: list[int], make: Callable[..., ClassPack]) -> Any:
+        """What was sent, as workers get it; what of it can't be found is added to *missing*."""
+        if sent.key in self._made:
+            self._made.move_to_end(sent.key)
+            return self._made[sent.key]
         parts: list[Part] = []
         for number, kind, place in sent.parts:
-            if number not in self._parts:
-                try:
+            try:
+                if number not in self._parts:
                     self._parts[number] = self._part(number, kind, place)
-                except LookupError:
-                    missing.append(number)
-                    continue
-            parts.append(self._parts[number])
+                parts.append(self._parts[number])
+            except LookupError:
+                missing.append(number)
+        factories = [self._found(each, missing, FactoryPack) for each in sent.factories]
         try:
             stream = bytes(self._get(sent.stream))
         except LookupError:
             missing.append(sent.key)
+        if missing:
             return None
-        made = make(Packed(stream, []), parts)
+        made = self._made[sent.key] = make(self._backend.functions, Packed(stream, []), parts)
         made.more = sent.more
-        made.factories += self._factories_of(sent.factories, missing)
+        made.factories += factories
         return made
 
+    def _thin_out(self) -> None:
+        """Drop functions where they are too many; their parts, too, which those that are left hold themselves."""
+        sizes = {key: each.nbytes for key, each in self._made.items() if type(each) is FunctionCall}
+        for key in [*sizes][:-1]:
+            if sum(sizes.values()) > KEPT:
+                del self._made[key], sizes[key]
+                self._parts.clear()
+
     def _part(self, number: int, kind: str, place: Any) -> Part:
-        numbers = self._backend.origin.numbers
+        numbers = self._backend.functions.numbers
         if type(place) is bytes:
             return Part(numbers, kind, memoryview(place))
-        if type(place) is tuple:
-            return Part(numbers, kind, take(*place))
         return shared(f"parmap-{self._pool}-{number}", numbers, kind, lambda: memoryview(self._fetch(place)))
-
-    def _factories_of(self, sent: Iterable[Sent], missing: list[int]) -> list[FactoryPack]:
-        origin = self._backend.origin
-        for each in sent:
-            if each.key not in self._factories:
-                known = self._made(each, missing, lambda packed, parts: FactoryPack(origin, packed, parts))
-                if known is not None:
-                    self._factories[each.key] = known
-        return [self._factories[each.key] for each in sent if each.key in self._factories]
-
-    def _find_initializer(self, sent: Sent | None, missing: list[int]) -> None:
-        if sent is not None and self._backend.initializer is None:
-            origin = self._backend.origin
-            made = self._made(sent, missing, lambda packed, parts: InitializerPack(origin, packed, parts))
-            if not missing:
-                self._backend.initializer = made
 
     def _get(self, place: Any) -> bytes | memoryview:
         return place if type(place) is bytes else self._fetch(place)
@@ -339,7 +318,8 @@ class Pilot:
         self._sinks[order.number] = sink
         self._ledger.scheduler.add(sink.begin(call, order, items, context))
 
-    def _stop(self, numbers: Iterable[int]) -> None:
+    def stop(self, numbers: Iterable[int]) -> None:
+        """As the function of that name."""
         for number in numbers:
             sink = self._sinks.get(number)
             if sink is not None and sink.job is not None:

@@ -39,7 +39,6 @@ class ChunkSink:
 
     def __init__(self, order: Order) -> None:
         self.mode = order.mode
-        self.number = order.number
         self.ended = threading.Event()
         self.told = Told()
         self.report: Report | None = None  # of the part that is delivered now

@@ -9,6 +9,7 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.cpus import cpu_count
@@ -40,7 +41,7 @@ class Site(ABC):
     gone: str
     """What to say where there was a cluster before."""
 
-    def __init__(self, resources: Mapping[str, float] | None, ship: Iterable[str]) -> None:
+    def __init__(self, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()) -> None:
         if isinstance(ship, str):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
@@ -132,6 +133,11 @@ def facts(needed: Iterable[str]) -> tuple[tuple[int, int], list[str]]:
 facts.__module__ = "__main__"  # so that it travels by value, to where there may be no parmap
 
 
+def fitting(offered: Mapping[str, float], needs: Mapping[str, float]) -> int:
+    """How many workers that need so much find room where so much is offered."""
+    return min(int(offered.get(name, 0) // need) for name, need in needs.items() if need)
+
+
 def check(where: str, found: tuple[tuple[int, int], list[str]]) -> None:
     """Refuse a worker that can't run anything, in one sentence; *found*: what `facts` says there.
 
@@ -166,12 +172,10 @@ def zipped(modules: Iterable[str]) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in modules:
             spec = _spec_of(name)
-            for root in spec.submodule_search_locations or ():
-                for folder, _, files in os.walk(root):
-                    for each in files:
-                        path = os.path.join(folder, each)
-                        if not each.endswith(".pyc"):
-                            archive.write(path, os.path.relpath(path, os.path.dirname(root)))
+            for root in map(Path, spec.submodule_search_locations or ()):
+                for path in root.rglob("*"):
+                    if path.suffix != ".pyc":
+                        archive.write(path, path.relative_to(root.parent))
             if not spec.submodule_search_locations and spec.origin:
                 archive.write(spec.origin, os.path.basename(spec.origin))
     return file.getvalue()

@@ -165,8 +165,10 @@ class _Known(NamedTuple):
 class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *sent: type) -> None:
+        """*sent*: kinds of what is sent before what needs it, besides the tokens of `per_worker`."""
         self.numbers = Numbers()
+        self._sent = {PerWorker, *sent}
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
@@ -175,14 +177,6 @@ class Functions:
         self._parts: dict[tuple[str, int], list[ref[Any]]] = {}
         self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
-
-    def known(self, function: Any, rules: Rules) -> FunctionCall | None:
-        """The call of a function that is still what it was when it was packed last; `None`: it must be prepared."""
-        known = self._known.find(function, rules)
-        if known is None or not known.is_current((function, *rules.retry_on)):
-            return None
-        call: FunctionCall = known.sent
-        return call
 
     def witness(self, function: Any, call: FunctionCall) -> Callable[[tuple[Any, ...]], bool] | None:
         """What tells whether a function is still what it was when it was packed as *call*; `None`: nothing does."""
@@ -196,6 +190,10 @@ class Functions:
         Raises:
             SerializationError: it can't be pickled.
         """
+        known = self._known.find(function, rules)
+        if known is not None and known.is_current((function, *rules.retry_on)):
+            call: FunctionCall = known.sent
+            return call
         with self._lock:
             return self._prepare(function, rules)
 
@@ -228,8 +226,8 @@ class Functions:
             return InitializerPack(self, packed, [*map(self._buffer, packed.buffers)])
 
     def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
-        """What workers must know of the tokens of `per_worker` among *needs*."""
-        return [self._factory_of(need) for need in needs if type(need) is PerWorker]
+        """What is sent before what *needs* it, each once."""
+        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in self._sent]
 
     def _factory_of(self, token: Any) -> FactoryPack:
         with self._lock:
@@ -242,10 +240,11 @@ class Functions:
                 self._factories.keep(token, None, pack)
             return pack
 
-    def purge(self) -> None:
-        """Drop what was kept for functions, classes and tokens that are gone."""
+    def take_gone(self) -> list[int]:
+        """Drop what was kept for functions, classes and tokens that are gone; returns the numbers that nobody needs."""
         self._known.purge()
         self._factories.purge()
+        return self.numbers.take_gone()
 
     def clear(self) -> None:
         """Drop everything."""

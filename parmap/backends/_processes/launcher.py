@@ -50,10 +50,7 @@ class Launcher:
         self.pid = born.pid
         self.environment = born.environment  # that workers begin with
         self.control = Channel(born.line)
-        try:
-            self.control.send("begin", fork, tuple(preload), tuple(guessed), argv)
-        except ChannelClosedError:  # it is dead already: that is heard like a later death
-            pass
+        self.control.post("begin", fork, tuple(preload), tuple(guessed), argv)  # if it is dead already, that is heard
 
     def start(self, name: int, *fds: int) -> None:
         """Start a worker on its ends of channel, page and quick line; it is called *name* from now on."""

@@ -6,12 +6,11 @@ import time
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
-from parmap._core.pace import BYTE_CAP, Cost
-from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed, pack
+from parmap._core.pace import Cost
+from parmap._travel.payload import Packed
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, Report, tell_unsent, terms_of
+from parmap.backends._base import Call, packed, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
@@ -38,21 +37,16 @@ class Processes(Staff):
 
     def prepare(self, function: Any, rules: Rules) -> Call:
         """Pickle a function as it is now, unless it is what it was."""
-        call = self._functions.known(function, rules)
-        if call is None:
-            self.context = current()
-            call = self._functions.prepare(function, rules)
-        return call
+        self.context = current()
+        return self.functions.prepare(function, rules)
 
     def witness(self, function: Any, call: Call) -> Callable[[tuple[Any, ...]], bool] | None:
         """Its mark, if it has one."""
-        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        return self._functions.witness(function, call)
+        return self.functions.witness(function, cast("FunctionCall", call))
 
     def item_classes(self, call: Call) -> Classes:
         """Send each by itself, if it is not part of the function."""
-        assert isinstance(call, FunctionCall)  # noqa: S101 - made by prepare
-        return ItemClasses(self._functions, call)
+        return ItemClasses(self.functions, cast("FunctionCall", call))
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Let workers forget what was dropped, then wait."""
@@ -61,9 +55,7 @@ class Processes(Staff):
 
     def _tell_gone(self) -> None:
         self.lanes.purge()
-        self._functions.purge()
-        gone = self._functions.numbers.take_gone()
-        if gone:
+        if gone := self.functions.take_gone():
             for worker in self._workers.values():
                 if not worker.forget(gone):
                     self.flush_later(worker)
@@ -72,7 +64,7 @@ class Processes(Staff):
         """Stop all workers; what only they know is not worth keeping."""
         super().close()
         self.lanes.clear()
-        self._functions.clear()
+        self.functions.clear()
 
     # chunks
 
@@ -84,21 +76,11 @@ class Processes(Staff):
         call = cast("FunctionCall", chunk.job.call)
         items = chunk.job.sink.load(chunk.items)
         terms = terms_of(chunk, mode)
-        try:
-            payload, errors = pack(items, BYTE_CAP, chunk.job.learner, single=terms.careful)
-        except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-            self._events.append(Report(chunk.number, 1, None, {0: Failure(error)}, 0.0))
-            return 1
-        call.pace.learn_bytes(payload.count, payload.nbytes)
-        if errors:
-            tell_unsent(chunk, errors)
-            worker.unsent[chunk.number] = errors
+        payload, worker.unsent[chunk.number] = packed(chunk, items, single=terms.careful)
         job = chunk.job
         self._tell_gone()
         self.context = job.context or current()
-        worker.sync(
-            call, self.context, (*_needs(job.learner.classes, items), *self._functions.factories(payload.needs))
-        )
+        worker.sync(call, self.context, (*_needs(job.learner.classes, items), *self.functions.factories(payload.needs)))
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
         what = chunk.number, call.number, chunk.passage is not None, *terms

@@ -42,12 +42,9 @@ _STARTS = 3  # workers, or templates, in a row that may die at start
 class Staff(Leases):
     """All that `Processes` does except running chunks."""
 
-    death = WorkerDiedError
-    """What a task fails with whose worker died."""
-
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self._functions = Functions()
+        self.functions = Functions()
         self.context = current()  # that of the latest call
         self._early = take_early()
         self._launcher: Launcher | None = None
@@ -86,7 +83,7 @@ class Staff(Leases):
         return started
 
     def _start_worker(self, launcher: Launcher, initializer: InitializerPack | None) -> int:
-        worker = Worker(next(self._names), self.options, launcher, death=self.death, post=self.post)
+        worker = Worker(next(self._names), self.options, launcher, self.post)
         channel, quick = worker.far_ends
         try:
             launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno())
@@ -126,7 +123,7 @@ class Staff(Leases):
         return launcher
 
     def _initializer(self) -> InitializerPack | None:
-        return self._functions.prepare_initializer(self.options)
+        return self.functions.prepare_initializer(self.options)
 
     def stop(self, slot: Hashable, *, dump: bool = False) -> None:
         """Terminate a worker, then kill it."""

@@ -15,13 +15,13 @@ from parmap._work.page import Page
 from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
-from parmap.backends._base import Died, Report, Story
+from parmap.backends._base import Died, Report, Story, failures_of
 from parmap.backends._processes.functions import ClassPack
 from parmap.backends._processes.line.channel import Channel, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.line.sockets import pair
 from parmap.backends._processes.spawning import environment
-from parmap.errors import WorkerDiedError, signal_name
+from parmap.errors import signal_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,16 +40,8 @@ _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a wor
 class Worker:
     """A worker process."""
 
-    def __init__(
-        self,
-        name: int,
-        options: Options,
-        launcher: Launcher,
-        *,
-        death: type[WorkerDiedError],
-        post: Callable[[Any], object],
-    ) -> None:
-        """*death*: what its tasks fail with if it dies; *post*: leaves a note for the engine."""
+    def __init__(self, name: int, options: Options, launcher: Launcher, post: Callable[[Any], object]) -> None:
+        """*post*: leaves a note for the engine."""
         self.name = name
         self.since = time.monotonic_ns()
         with ExitStack() as undo:
@@ -71,7 +63,6 @@ class Worker:
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self._seen: set[int] = set()  # quick tasks that were in flight at the last look
         self._options = options
-        self._death = death
         self._context: Context | None = None
         self._environment = launcher.environment  # what it was started with
 
@@ -106,10 +97,7 @@ class Worker:
         """What to tell the engine of a chunk that has ended."""
         number, done, failures, seconds, *times = message.fields
         self.due -= 1
-        found = {index: Failure(encoded=encoded, retry=retry) for index, encoded, retry in failures}
-        for index, error in self.unsent.pop(number, {}).items():
-            if index < done:
-                found[index] = Failure(error)
+        found = failures_of(failures, self.unsent.pop(number, {}), done)
         if message.pack is None:
             found = {index: Failure(not_received("a large result")) for index in range(done)} | found
         return Report(number, done, message.pack, found, seconds, Times(*times) if times else None)
@@ -123,9 +111,9 @@ class Worker:
             return False
         args = future.args
         needs = args.needs if type(args) is Packed else ()
-        if any(type(need) is ClassPack and need.number not in self.known for need in needs):
-            return False
-        if any(type(need) is PerWorker for need in needs):
+        if any(
+            type(need) is PerWorker or (type(need) is ClassPack and need.number not in self.known) for need in needs
+        ):
             return False
         # Only what `sync` would have nothing to do for.
         return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
@@ -167,7 +155,7 @@ class Worker:
         signum = -exitcode if exitcode is not None and exitcode < 0 else None
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
         facts = {"exitcode": exitcode if signum is None else None, "signal": signum, "pid": self.pid}
-        story = Story(reason or _how(exitcode, signum), None, self._death, stack=with_source(stack), **facts)
+        story = Story(reason or _how(exitcode, signum), None, stack=with_source(stack), **facts)
         story.account = (time.monotonic_ns() - since) / 1e9, self.index
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         for task, has_begun in tasks:

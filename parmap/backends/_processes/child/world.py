@@ -87,8 +87,7 @@ class World:
             pass
 
     def _set_digits(self, limit: int) -> None:
-        if hasattr(sys, "set_int_max_str_digits"):
-            sys.set_int_max_str_digits(limit)
+        sys.set_int_max_str_digits(limit)
 
     def _set_authkey(self, key: bytes) -> None:
         self._authkey = key

@@ -73,8 +73,7 @@ class Part(Numbered):
         if isinstance(content, int):
             self._fd = content
             return
-        self._label = f"parmap-{os.urandom(16).hex()}"
-        segment = _segments.create(0, self.nbytes, self._label) if self.nbytes >= max(1, Limits.smallest) else None
+        segment = _segments.create(0, self.nbytes) if self.nbytes >= max(1, Limits.smallest) else None
         if segment is not None:
             try:
                 _segments.write(segment, [content])
@@ -113,11 +112,6 @@ class Part(Numbered):
                 channel.post(*what, fds=(self._fd,))
                 return
         channel.post(*what, pack=Pack(EACH, 1, self.content(), [self.nbytes]))
-
-    @property
-    def place(self) -> tuple[int, int, str] | None:
-        """What other processes of this machine can `segments.take` it by; `None`: they can't."""
-        return None if self._fd < 0 else (os.getpid(), self._fd, self._label)
 
     def give(self, other: socket.socket) -> bool:
         """Send the segment to another process; false if there is none."""

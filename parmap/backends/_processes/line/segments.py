@@ -14,7 +14,7 @@ import socket
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.memory import HAS_MEMORY_FILES, sealed
+from parmap._travel.memory import HAS_MEMORY_FILES, anonymous_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,24 +106,6 @@ def is_unused(memory: mmap.mmap) -> bool:
     return True
 
 
-def take(pid: int, fd: int, label: str) -> int:
-    """A descriptor of our own of a segment that another process of this machine has.
-
-    Raises:
-        LookupError: it has none of that label, or it is on another machine.
-    """
-    path, link = f"/proc/{pid}/fd/{fd}", f"/memfd:{label} (deleted)"
-    try:
-        if os.readlink(path) == link:  # else to open it may wait for ever
-            own = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            if os.readlink(f"/proc/self/fd/{own}") == link:  # no other one has taken its place meanwhile
-                return own
-            os.close(own)
-    except OSError:
-        pass
-    raise LookupError(label)
-
-
 class Lender:
     """The segments that this side writes and the other side reads."""
 
@@ -172,14 +154,11 @@ class Lender:
         self._lent.clear()
 
 
-def create(name: int, size: int, label: str = "parmap") -> Segment | None:
-    """A fresh segment, not mapped yet; `None` where there is no space, no descriptor or no such thing.
-
-    *label*: what others know it by, if they are told.
-    """
+def create(name: int, size: int) -> Segment | None:
+    """A fresh segment, not mapped yet; `None` where there is no space, no descriptor or no such thing."""
     if not Limits.enabled:
         return None
     try:
-        return Segment(name, sealed(label, size), size)
+        return Segment(name, anonymous_file("parmap", lambda fd: os.ftruncate(fd, size)), size)
     except OSError:
         return None
