@@ -287,6 +287,7 @@ def terms_of(chunk: Chunk, mode: str) -> Terms:
 def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dict[int, BaseException]]:
     """The *items* of a chunk as they travel, or as many of them as fit, and the errors of those that can't."""
     job = chunk.job
+    unsent: dict[int, BaseException]
     try:
         payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
     except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on

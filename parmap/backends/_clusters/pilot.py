@@ -221,12 +221,13 @@ class Pilot:
                 missing.append(number)
         factories = [self._found(each, missing, FactoryPack) for each in sent.factories]
         try:
-            stream = bytes(self._get(sent.stream))
+            packed = Packed(bytes(self._get(sent.stream)), [])
         except LookupError:
             missing.append(sent.key)
+            return None
         if missing:
             return None
-        made = self._made[sent.key] = make(self._backend.functions, Packed(stream, []), parts)
+        made = self._made[sent.key] = make(self._backend.functions, packed, parts)
         made.more = sent.more
         made.factories += factories
         return made
