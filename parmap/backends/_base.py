@@ -287,11 +287,10 @@ def terms_of(chunk: Chunk, mode: str) -> Terms:
 def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dict[int, BaseException]]:
     """The *items* of a chunk as they travel, or as many of them as fit, and the errors of those that can't."""
     job = chunk.job
-    unsent: dict[int, BaseException]
     try:
         payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
     except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
-        payload, unsent = Pack(EACH, 1, b"", [0]), {0: error}
+        payload, unsent = Pack(EACH, 1, b"", [0]), dict[int, BaseException]({0: error})
     for index, problem in unsent.items():
         put(problem, "item", job.sink.index(chunk, index))
         note(problem, note_of(chunk, index) + ": its arguments can't be sent")
