@@ -10,11 +10,10 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, ref
 
-from parmap import backends
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.engine import Engine
 from parmap._engine.lane import Lane, job_of
-from parmap._engine.registry import engine_of
+from parmap._engine.registry import engine_here, engine_of
 from parmap._results.batch import Assembly, Batch, BatchFuture
 from parmap._results.futures import Future
 from parmap._results.input import AsyncFedStream, AsyncInput, Input, Reader, is_asynchronous
@@ -57,7 +56,7 @@ def submit(
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
     driver = engine or engine_of(options)  # first: at the interpreter's end it says that there is none
     if driver.backend.crew is not None and waits_in_vain(driver.backend):
-        driver = Engine(backends.Serial(options))
+        driver = engine_here(options)
     context = context or current()
     lane = driver.latest
     if (
@@ -164,7 +163,7 @@ def _begin(
     batch: Batch = kinds[0](mode, fails_late=fails_late)
     engine = engine or engine_of(options, batch)
     if waits_in_vain(engine.backend):
-        engine = Engine(backends.Serial(options))
+        engine = engine_here(options)
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
     is_fed = any(is_asynchronous(each) for each in iterables)
     if is_fed and not (streams and len(iterables) == 1):

@@ -75,7 +75,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             try:
                 made = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
-                return Engine(backends.Serial(options))
+                return engine_here(options)
             engine = _share(made, key)
             _thin_out()
         entry = _living.get(engine)
@@ -147,12 +147,21 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
     return engine
 
 
+def engine_here(options: Options) -> Engine:
+    """An engine without workers: who waits for its work does it."""
+    from parmap.backends._serial import Serial
+
+    return Engine(Serial(options))
+
+
 def _backend(options: Options) -> Backend:
     given: Any = options.backend
     if options.site is not None:
         return options.site.open(options, options.site.target())
     if is_executor(given):
-        given = backends.Executors(options, given)
+        from parmap.backends._executor import Executors
+
+        given = Executors(options, given)
     elif type(given) is str:
         given = getattr(backends, given.capitalize())(options)
     own: Backend = given

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from parmap.backends._base import Backend, run_here
     from parmap.backends._clusters.site import Site
     from parmap.backends._dask import Dask
-    from parmap.backends._executor import Executors as Executors
     from parmap.backends._ray import Ray
-    from parmap.backends._serial import Serial as Serial
     from parmap.backends._threads import Threads
 
 __all__ = ["Backend", "Cost", "Dask", "Ray", "Threads", "run_here"]
@@ -32,7 +30,6 @@ _LAZY = {
     "Threads": "_threads",
     "Processes": "_processes.pool",
     "Serial": "_serial",
-    "Executors": "_executor",
 }
 
 

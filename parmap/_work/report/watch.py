@@ -81,7 +81,9 @@ class Passage:
         self.sent: int = time.monotonic_ns()
         self.handing: int = 0
         self.nbytes: int = 0
-        self.done = self.failures = self.result_nbytes = 0
+        self.done: int = 0
+        self.failures: int = 0
+        self.result_nbytes: int = 0
         self.times: Times | None = None
         self.took = -1  # where these are single tasks: how long they ran
         self.is_taken: bool = False

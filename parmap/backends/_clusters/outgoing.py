@@ -41,7 +41,7 @@ class Outgoing(Backend):
             self._abroad["env"] = dict(options.env)
         self.pool: str = uuid.uuid4().hex
         self._ship = ship
-        self.functions = Functions(Broadcast)  # which can't be read from the file of this machine
+        self.functions: Functions = Functions(Broadcast)  # which can't be read from the file of this machine
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
         self._told: tuple[Context, dict[str, Any]] | None = None

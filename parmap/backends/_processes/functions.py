@@ -61,10 +61,10 @@ class ClassPack(Numbered):
 
     def __init__(self, origin: Functions, packed: Packed, parts: list[Part]) -> None:
         super().__init__(origin.numbers, len(packed.stream) + sum(part.nbytes for part in parts))
-        self.stream = packed.stream
+        self.stream: bytes = packed.stream
         self.parts = parts
-        self.needs = packed.needs  # what must live until the stream is read
-        self.factories = origin.factories(packed.needs)
+        self.needs: tuple[Any, ...] = packed.needs  # what must live until the stream is read
+        self.factories: list[FactoryPack] = origin.factories(packed.needs)
 
     def tell(self, channel: Channel, known: set[int]) -> None:
         """Send it, and of what it is made of what is not *known*, to a worker."""
@@ -105,7 +105,7 @@ class FunctionCall(ClassPack, Call):
         ClassPack.__init__(self, origin, packed, parts)
         Call.__init__(self, callee)
         self.stable = stable
-        self.classes = frozenset() if mark is None else mark.classes  # those by value that came with it
+        self.classes: frozenset[str] = frozenset() if mark is None else mark.classes  # those by value that came with it
 
 
 class ItemClasses:
@@ -167,7 +167,7 @@ class Functions:
 
     def __init__(self, *sent: type) -> None:
         """*sent*: kinds of what is sent before what needs it, besides the tokens of `per_worker`."""
-        self.numbers = Numbers()
+        self.numbers: Numbers = Numbers()
         self._sent = {PerWorker, *sent}
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()

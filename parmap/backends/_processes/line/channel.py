@@ -85,7 +85,7 @@ class Channel:
         """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
         sock.settimeout(None)  # as `socket.setdefaulttimeout` had it, for either end, it would not block
         self.sock = sock
-        self.lender = Lender()
+        self.lender: Lender = Lender()
         self._copies = copies
         self._attached: dict[int, mmap.mmap] = {}
         self._inbox = bytearray()

@@ -55,7 +55,7 @@ class Numbered:
     """Something that workers keep under a number."""
 
     def __init__(self, numbers: Numbers, nbytes: int) -> None:
-        self.number = numbers.take(self)
+        self.number: int = numbers.take(self)
         self.nbytes = nbytes
 
 

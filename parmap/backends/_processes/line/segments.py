@@ -41,7 +41,7 @@ class Segment:
 
     def __init__(self, name: int, fd: int, size: int) -> None:
         self.name = name
-        self.fd = fd
+        self.fd: int = fd
         self.size = size
         self.memory: mmap.mmap | None = None
 
