@@ -304,3 +304,16 @@ def test_errors_without_importing_them(script: Script) -> None:
     done = script.run("import parmap; print(parmap.errors.ParmapError.__name__)")
 
     assert (done.stdout, done.stderr) == ("ParmapError\n", "")
+
+
+def test_what_goes_by_name_needs_no_cloudpickle(script: Script) -> None:
+    """It takes long to be imported. Most warning filters name `__main__`, which is no reason for it."""
+    done = script.run("""
+        import sys, warnings
+        from parmap import parallel
+
+        warnings.filterwarnings("ignore", category=UserWarning, module="__main__")
+        print(parallel(abs, workers=1).map([-1]), "cloudpickle" in sys.modules)
+    """)
+
+    assert done.stdout == "[1] False\n", done.stderr

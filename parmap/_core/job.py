@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import KW_ONLY, dataclass, field
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -79,34 +78,47 @@ class Piece:
         return items
 
 
-@dataclass(eq=False, repr=False)
 class Job:
     """One call of `map` and its like, or the stream of all `submit` calls of one function."""
 
-    call: Call
-    sink: Sink
-    _: KW_ONLY
-    pace: Pace = field(default_factory=Pace)
-    chunksize: int | None = None
-    timeout: float | None = None
-    retries: int = 0
-    retry_delay: float = 0.0
-    fail_fast: bool = False
-    open_end: bool = False
-    context: Context | None = None  # what its tasks see besides their arguments
-    learner: Learner = field(default_factory=Learner)  # a class is sent as it is when the first of its instances is
-    pending: deque[Piece] = field(default_factory=deque)
+    owner: object = None  # what was called; others may share the pool
+    watch: Watch | None = None  # tells the reports that are open
     waiting: int = 0  # items in pending
     delayed: int = 0  # items that wait for a retry
-    flight: set[Chunk] = field(default_factory=set)
-    attempts: dict[int, list[Failure]] = field(default_factory=dict)
-    dropped: set[Any] = field(default_factory=set)  # items taken out of pending, as yet only by name
     read: int = 0  # items ever added
     appetite: int = 1  # items it would like to have waiting
-    watch: Watch | None = None  # tells the reports that are open
-    owner: object = None  # what was called; others may share the pool
     closed: bool = False
     late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
+
+    def __init__(
+        self,
+        call: Call,
+        sink: Sink,
+        *,
+        pace: Pace | None = None,
+        chunksize: int | None = None,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_delay: float = 0.0,
+        fail_fast: bool = False,
+        open_end: bool = False,
+        context: Context | None = None,
+    ) -> None:
+        self.call: Call = call
+        self.sink: Sink = sink
+        self.pace: Pace = pace or Pace()
+        self.chunksize: int | None = chunksize
+        self.timeout: float | None = timeout
+        self.retries: int = retries
+        self.retry_delay: float = retry_delay
+        self.fail_fast: bool = fail_fast
+        self.open_end: bool = open_end
+        self.context: Context | None = context  # what its tasks see besides their arguments
+        self.learner: Learner = Learner()  # a class is sent as it is when the first of its instances is
+        self.pending: deque[Piece] = deque()
+        self.flight: set[Chunk] = set()
+        self.attempts: dict[int, list[Failure]] = {}
+        self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
 
     def extend(self, items: Any) -> None:
         """Add items behind those that wait."""
@@ -221,17 +233,9 @@ def _continues(piece: Piece, before: Piece) -> bool:
     )
 
 
-@dataclass(eq=False, repr=False)
 class Chunk:
     """Consecutive tasks that travel together."""
 
-    job: Job
-    start: int
-    items: Any
-    _: KW_ONLY
-    careful: bool = False
-    strikes: int = 0
-    alone: bool = False
     number: int = 0
     place: int = 0  # 0 or 1: another than that of its neighbour on the same worker
     slot: Hashable = None
@@ -246,6 +250,16 @@ class Chunk:
     passage: Passage | None = None  # tells reports of it
     note: Note | None = None  # in which a thread of this process says what it is doing
     verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends
+
+    def __init__(
+        self, job: Job, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False
+    ) -> None:
+        self.job: Job = job
+        self.start: int = start
+        self.items: Any = items
+        self.careful: bool = careful
+        self.strikes: int = strikes
+        self.alone: bool = alone
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
         """Let the items from *first* to *end* wait again, as what they are."""
@@ -268,16 +282,16 @@ class Chunk:
         return [*left, (first, end)] if first < end else left
 
 
-@dataclass
 class Share:
     """The results of some items of several that travelled together."""
 
-    results: Any
-    places: range
+    def __init__(self, results: Any, places: range) -> None:
+        self._results = results
+        self._places = places
 
     def values(self) -> list[Any]:
         """All of them, decoded."""
-        return [self.results[place] for place in self.places]
+        return [self._results[place] for place in self._places]
 
     def __getitem__(self, place: int) -> Any:
-        return self.results[self.places[place]]
+        return self._results[self._places[place]]

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Context, **more: Any) -> Job:
     """A job with these options; *more*: what else makes it."""
     timeout = options.timeout if engine.backend.kills else None
-    job = Job(call, sink, pace=call.pace, timeout=timeout, context=context, owner=options.owner, **more)
+    job = Job(call, sink, pace=call.pace, timeout=timeout, context=context, **more)
+    job.owner = options.owner
     job.retries, job.retry_delay = options.retries, options.retry_delay
     return job
 

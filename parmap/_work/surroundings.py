@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import sys
 import warnings
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.payload import dump_whole
+from parmap._travel.payload import dump_plainly, dump_whole
 from parmap._work.arithmetic import told, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
@@ -183,7 +184,8 @@ def _pickled(filters: list[Any]) -> list[bytes]:
     found = []
     for each in filters:
         try:
-            found.append(dump_whole(each))
+            # A filter may be for `__main__`, which is no reason for cloudpickle; that its category is of there, is one.
+            found.append(dump_whole(each) if dump_plainly(each[2]) is None else pickle.dumps(each))
         except Exception:  # noqa: BLE001, S112 - the user's class
             continue
     return found
