@@ -25,7 +25,7 @@ from parmap._results.watched import on_event_loop
 from parmap._travel.failure import Failure, call_note, guarded, is_foreign, note
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
-from parmap._travel.text import called
+from parmap._travel.text import called, short_type
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
@@ -165,10 +165,11 @@ def _begin(
     if waits_in_vain(engine.backend):
         engine = engine_here(options)
     watch = Watch(called(function), engine.backend) if Open.reports else None  # now: from here on it takes time
-    is_fed = any(is_asynchronous(each) for each in iterables)
-    if is_fed and not (streams and len(iterables) == 1):
-        raise TypeError("only imap, imap_unordered and outcomes read an asynchronous iterable, by itself")
-    reads = kinds[2] if is_fed else kinds[1]
+    fed = [each for each in iterables if is_asynchronous(each)]
+    if fed and not (streams and len(iterables) == 1):
+        way_out = "only imap, imap_unordered and outcomes of a parallel function read it, by itself"
+        raise TypeError(f"{short_type(fed[0])} is asynchronous: {way_out}")
+    reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
     call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
