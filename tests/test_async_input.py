@@ -236,7 +236,7 @@ def test_who_reads_an_asynchronous_source(method: str):
     async def numbers() -> AsyncIterator[int]:
         yield 1
 
-    with pytest.raises(TypeError, match="asynchronous: only imap, imap_unordered and outcomes .* read it, by itself"):
+    with pytest.raises(TypeError, match=r"asynchronous: only imap, imap_unordered and outcomes .* read it, by itself"):
         getattr(f, method)(*more, numbers())
 
 
