@@ -6,6 +6,7 @@ import gc
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,34 @@ def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
             assert all(fail.submit(how).exception() for _ in range(3))
             assert not any(outcome.ok for outcome in fail.outcomes([how] * 3))
             assert count.submit(None).result() == 0
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+@pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions"])
+def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str) -> None:
+    """An error leads to all that its frames have; but nothing there leads to it, so that all ends with it."""
+    function, watched = parallel(turn, workers=1, backend=backend), []
+
+    def run() -> None:
+        thing = Thing(-1)
+        watched.append(weakref.ref(thing))
+        if call == "submit":
+            function.submit(thing).result()
+        elif call == "return_exceptions":
+            function.map([thing], return_exceptions=True)
+        elif call == "map_async":
+            function.map_async([thing]).result()
+        else:
+            list(getattr(function, call)([thing]))
+
+    gc.disable()
+    try:
+        for _ in range(3):
+            with suppress(UnluckyError):
+                run()
+        wait_until(lambda: not any(thing() for thing in watched))
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -334,10 +334,10 @@ class Engine:
         self._asleep = True
         if self._inbox or self._is_over:
             timeout = 0.0
-        events = self.backend.wait(timeout and min(timeout, _LONGEST))
+        events = deque(self.backend.wait(timeout and min(timeout, _LONGEST)))
         self._asleep = False
-        for event in events:
-            self._handle(event)
+        while events:  # none stays in this frame, which the traceback of an error may have
+            self._handle(events.popleft())
 
     def _handle(self, event: Event) -> None:
         now = time.monotonic()

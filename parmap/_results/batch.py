@@ -119,8 +119,9 @@ class Batch(Watched):
         """Called before anything is read."""
 
     def let_go(self) -> None:
-        """Keep nothing that arrives: nobody wants it any more."""
+        """Keep nothing that arrives: nobody wants it any more. Nor an error, whose traceback leads back here."""
         self.arrivals = deque(maxlen=0)
+        self.failure = self._late = None
 
     @staticmethod
     def load(items: Any) -> Any:
@@ -259,6 +260,7 @@ class Assembly:
         if self._batch.failure is not None:
             if relay.waiting:
                 relay.drain()
+            self._parts.clear()  # with errors, whose traceback may lead back here
             raise self._batch.failure.told(self._voice)
         with self._guard:
             self.take()

@@ -220,15 +220,12 @@ class ResultStream(Generic[R_co]):
         self._values, self._take = values, take
         self._hungry_at = 0  # what has been learnt may have widened the window
         if not values:
-            self._fail(part.error)
-
-    def _fail(self, error: BaseException) -> None:
-        try:
             if self.ends:
                 self.close()
-            raise error
-        finally:
-            error = None  # type: ignore[assignment]  # as in `Future.result`
+            try:
+                raise part.error
+            finally:
+                part = None  # as in `Future.result`
 
     def _load(self) -> bool:
         """Decode what is the next to be handed out; false if it has not come yet.
@@ -239,11 +236,15 @@ class ResultStream(Generic[R_co]):
         batch = self._batch
         has_ended = batch.ended  # looked at first: what arrives after that was there before
         batch.moved = False  # a signal handler that uses the stream from here on may leave something: then don't wait
-        if batch.failure is not None:
+        failure = batch.failure
+        if failure is not None:
             self.close()
             if relay.waiting:
                 relay.drain()
-            raise batch.failure.told(self.voice)
+            try:
+                raise failure.told(self.voice)
+            finally:
+                failure = None  # as in `Future.result`
         order = self._order
         if order.load():
             return True

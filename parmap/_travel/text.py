@@ -180,7 +180,7 @@ def reason_of(error: BaseException, otherwise: str = "") -> str:
     if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
         otherwise = "take one of a multiprocessing.Manager(), which can be sent"
     elif told.endswith("generator' object"):
-        otherwise = "make a list of it"
+        otherwise = f"make a list of it, or {otherwise}" if otherwise else "make a list of it"
     return f"{told}; {otherwise}" if otherwise else told
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from parmap._engine.lane import Lane
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
+    from parmap._work.outcome import Outcome
     from parmap._work.report.clock import Times
 
 
@@ -317,9 +318,17 @@ def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = 
             page=clock.page(note) if clock and note else note,
             passes=passes,
         )
-    times = None if clock is None else clock.times(outcome, packs=False)
+    try:
+        return _report_of(chunk, outcome, None if clock is None else clock.times(outcome, packs=False))
+    finally:  # the traceback of an error has this frame, and shall not find the error in it: see `let_go`
+        outcome.let_go()
+        del chunk, job
+
+
+def _report_of(chunk: Chunk, outcome: Outcome, times: Times | None) -> Report:
     failures = {}
     for index, error in outcome.errors.items():
-        public = translate(error, job.sink.index(chunk, index))
-        failures[index] = Failure(public, retry=job.call.callee.retries(error, public))
-    return Report(chunk.number, outcome.done, outcome.results, failures, outcome.nanoseconds / 1e9, times)
+        public = translate(error, chunk.job.sink.index(chunk, index))
+        failures[index] = Failure(public, retry=chunk.job.call.callee.retries(error, public))
+    results = [*outcome.results] if failures else outcome.results  # in this one errors will stand
+    return Report(chunk.number, outcome.done, results, failures, outcome.nanoseconds / 1e9, times)

@@ -76,7 +76,10 @@ class Serial(Backend):
         here.keeper.purge()
         chunk, mode = self._chunks.popleft()
         with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
-            return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]
+            try:
+                return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]
+            finally:
+                del chunk  # as in `run_here`
 
     def wake(self) -> None:
         """Nobody sleeps here."""
