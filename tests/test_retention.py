@@ -17,6 +17,7 @@ from tasks_that_hold import Thing, UnluckyError, capture, fail_with, left, turn
 import parmap
 from conftest import wait_until
 from parmap import parallel
+from parmap._work.threads import HAS_GIL
 
 Watched = list[weakref.ref[Any]]
 
@@ -150,6 +151,7 @@ def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
             assert count.submit(None).result() == 0
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
 @pytest.mark.parametrize("backend", ["processes", "threads"])
 @pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions"])
 def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str) -> None:

@@ -70,9 +70,9 @@ class Broadcast(Generic[T_co]):
         hold(self)
         return _find, (self._token, *home)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end `os` may be gone
         if self.__dict__.get("_fd", -1) >= 0:
-            os.close(self._fd)
+            close(self._fd)
 
     def __repr__(self) -> str:
         return f"<parmap.Broadcast of a {type(self._value).__name__}>"
