@@ -147,6 +147,51 @@ def test_a_local_module_is_not_guessed(script: Script) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+def test_a_local_module_with_a_name_of_the_standard_library(script: Script) -> None:
+    """Nor is one that hides a module of Python's."""
+    script.write("import os\nHOME = os.getpid()\n", "colorsys.py")
+    done = script.run(
+        """
+        import colorsys, os
+        from parmap import parallel
+
+        def is_at_home(_):
+            return colorsys.HOME == os.getpid()
+
+        print(parallel(is_at_home, workers=2).map(range(2)))
+        """
+    )
+
+    assert done.stdout == "[True, True]\n", done.stderr
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_a_module_to_preload_that_makes_calls(script: Script, start_method: str) -> None:
+    """What it calls when it is imported runs there: it starts no processes, which would import it and start others."""
+    script.write(
+        """
+        import os
+        from parmap import parallel
+
+        is_here = parallel(lambda _: os.getpid(), workers=1).map([0]) == [os.getpid()]
+        """,
+        "eager.py",
+    )
+    done = script.run(
+        f"""
+        from parmap import parallel
+
+        def look(_):
+            import eager
+            return eager.is_here
+
+        print(parallel(look, workers=1, preload=["eager"], start_method={start_method!r}).map([0]))
+        """
+    )
+
+    assert done.stdout == "[True]\n", done.stderr
+
+
 def test_a_value_that_may_not_be_asked_yet(script: Script) -> None:
     """A function may read a lazy object that refuses all questions for now, as a web framework's request or settings."""
     done = script.run(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MOST = 200  # functions and classes that are looked through
+_PYTHON = os.path.dirname(os.__file__) + os.sep
 
 
 def modules_needed(function: Any) -> set[str]:
@@ -80,10 +81,12 @@ def is_pure(name: str) -> bool:
 
 
 def _is_shared(name: str) -> bool:
-    if is_pure(name):  # cloudpickle, too, which this program may not have imported yet
-        return name not in {"builtins", "__main__"}
+    if name == "cloudpickle":  # which this program may not have imported yet
+        return True
     origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
-    return isinstance(origin, str) and origin.startswith(_homes())
+    if name in {"builtins", "__main__"} or not isinstance(origin, str):
+        return False
+    return origin in {"built-in", "frozen"} or origin.startswith(_PYTHON) or origin.startswith(_homes())
 
 
 @functools.cache

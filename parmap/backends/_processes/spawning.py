@@ -163,7 +163,7 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
     home = os.path.dirname(PACKAGE)
     if home not in path:
         path.append(home)
-    code = f"import sys; sys.path[:] = sys.argv[1:]; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
+    code = f"{_BEGIN}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
     return os.posix_spawn(
         sys.executable,
         [sys.executable, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
@@ -188,3 +188,5 @@ def _interpreter_flags() -> list[str]:
 
 
 _LAUNCHER = f"{__package__}.launcher"
+# What a module calls in parallel when it is imported starts no processes, which would import it too, and start others.
+_BEGIN = "import sys; sys.path[:] = sys.argv[1:]; from parmap._work import place; place.in_worker = True"

@@ -22,7 +22,6 @@ from parmap._travel.code.by_value import go_home, initialize
 from parmap._travel.failure import IN_INITIALIZER, encode, note, translate
 from parmap._travel.pack import WHOLE, Pack
 from parmap._travel.vocabulary import Learner
-from parmap._work import place as _place
 from parmap._work.outcome import Outcome, pack_results, tell_failures
 from parmap._work.page import ALL, CUT_SIGNAL, DUMP_SIGNAL, SIZE, Page
 from parmap._work.per_worker import Here, Worker
@@ -43,7 +42,6 @@ _MANY = 50  # modules that are many to be imported by one chunk
 
 def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
-    _place.in_worker = True
     go_home()
     channel = TalkingChannel(socket.socket(fileno=channel_fd))
     worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
