@@ -476,6 +476,29 @@ def test_a_module_that_was_made_by_the_program(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("2 3 True [3]\n", "")
 
 
+def test_a_module_with_a_class_of_its_own(script: Script) -> None:
+    """One that has properties, as Python's documentation makes it, is found by its name."""
+    script.write(
+        """
+        import sys, types
+
+        class Module(types.ModuleType):
+            rate = property(lambda self: self.base * 2)
+
+        base = 4
+        sys.modules[__name__].__class__ = Module
+        """,
+        "settings_of_mine.py",
+    )
+    done = script.run("""
+        import settings_of_mine as settings
+        from parmap import parallel
+        print(parallel(lambda x: x * settings.rate, workers=1).map([1, 2]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[8, 16]\n", "")
+
+
 def test_a_module_that_workers_can_not_import(script: Script) -> None:
     """The error says what to do: the module may travel by value."""
     done = script.run("""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import sys
 from operator import mul
-from types import FunctionType, MethodType, NoneType
+from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.classes import tracker_of
+from parmap._travel.code.functions import find_module
 from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
+    if issubclass(kind, ModuleType) and kind is not ModuleType and sys.modules.get(thing.__name__) is thing:
+        return find_module, (thing.__name__,)  # it has given itself a class
     reduce = _of_descriptor if issubclass(kind, _DESCRIPTORS) else _SIMPLE.get((module, kind.__name__))
     if reduce is not None:
         return reduce(thing)
