@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import sys
 import textwrap
 from typing import Any
@@ -342,6 +343,21 @@ def test_a_first_call_in_the_midst_of_an_import(script: Script) -> None:
     )
 
     assert (done.stdout, done.stderr) == ("[1]\n", "")
+
+
+@pytest.mark.parametrize("hidden", ["array", "copy"])  # what the engine needs, and what cloudpickle does
+@pytest.mark.parametrize("call", ["map([2])", "submit(2).result()"])
+def test_a_script_that_hides_a_module_of_python(script: Script, hidden: str, call: str) -> None:
+    """It is run again when that is imported, in the midst of its own call: which is told, and hangs nobody."""
+    path = script.write(
+        f"from parmap import parallel\nprint(parallel(lambda x: x, workers=1).{call})\n", f"{hidden}.py"
+    )
+    done = subprocess.run(
+        [sys.executable, path], capture_output=True, text=True, timeout=30, env=script.environment, check=False
+    )
+
+    assert done.returncode == 1
+    assert "of your program has the name of one of Python's modules" in done.stderr
 
 
 def test_errors_without_importing_them(script: Script) -> None:

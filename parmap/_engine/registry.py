@@ -24,7 +24,7 @@ from parmap._results.relay import relay
 from parmap._results.watched import forget_late
 from parmap._work.per_worker import here
 from parmap._work.report.watch import Open
-from parmap._work.threads import ShutdownError, undisturbed
+from parmap._work.threads import ShutdownError, check_reentry, undisturbed
 from parmap.backends import is_executor
 from parmap.errors import PoolClosedError
 
@@ -69,6 +69,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
         return Engine(_backend(options))
     if sys.is_finalizing():  # from a __del__: a new thread would never run, and starting it never return
         raise PoolClosedError("no pool can be started any more: the interpreter is shutting down")
+    check_reentry()
     with _lock:
         engine = _shared.get(key)
         if engine is None or engine.closed:

@@ -100,6 +100,22 @@ def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
             gc.enable()
 
 
+_makers: set[int] = set()  # threads that others wait for, which may hold locks
+
+
+def check_reentry() -> None:
+    """Refuse a call out of what is imported for another call, whose locks it would wait for without end.
+
+    Raises:
+        RuntimeError: it is one.
+    """
+    if _thread.get_ident() in _makers:
+        raise RuntimeError(
+            "a module that parmap imports for its first call makes a call itself: the traceback shows which. Where a "
+            "file of your program has the name of one of Python's modules, which it hides by that, give it another name"
+        )
+
+
 def _is_importing() -> bool:
     frame: FrameType | None = sys._getframe()  # noqa: SLF001 - the public ways read the source, too
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
@@ -115,11 +131,13 @@ def _in_a_thread(make: Callable[[], T]) -> T:
     context = copy_context()
 
     def run() -> None:
+        _makers.add(_thread.get_ident())
         try:
             made.append(context.run(make))
         except BaseException as error:  # noqa: BLE001 - it is raised where it belongs
             errors.append(error)
         finally:
+            _makers.discard(_thread.get_ident())
             done.release()
 
     # In one step: `Thread.start` waits in Python code, where an interrupt may turn into an error of its own.

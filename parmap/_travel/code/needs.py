@@ -86,7 +86,8 @@ def _is_shared(name: str) -> bool:
     origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
     if name in {"builtins", "__main__"} or not isinstance(origin, str):
         return False
-    return origin in {"built-in", "frozen"} or origin.startswith(_PYTHON) or origin.startswith(_homes())
+    is_of_python = origin in {"built-in", "frozen"} or origin.startswith(_PYTHON)
+    return is_of_python or origin.startswith(_homes())
 
 
 @functools.cache

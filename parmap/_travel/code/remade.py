@@ -35,9 +35,11 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
-    if issubclass(kind, ModuleType) and kind is not ModuleType and sys.modules.get(thing.__name__) is thing:
-        return find_module, (thing.__name__,)  # it has given itself a class
-    reduce = _of_descriptor if issubclass(kind, _DESCRIPTORS) else _SIMPLE.get((module, kind.__name__))
+    reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
+    if issubclass(kind, _DESCRIPTORS):
+        reduce = _of_descriptor
+    else:
+        reduce = _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
     if reduce is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
@@ -56,6 +58,12 @@ def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
     base = next(each for each in _DESCRIPTORS if issubclass(kind, each))
     args = (thing.fget, thing.fset, thing.fdel) if base is property else (thing.__func__,)
     return None if kind is base else (_make_descriptor, (kind, base, args), getattr(thing, "__dict__", None))
+
+
+def _of_module(thing: Any) -> tuple[Any, ...] | None:
+    """One that has given itself a class, for properties, which cloudpickle doesn't know."""
+    is_known = type(thing) is ModuleType or sys.modules.get(thing.__name__) is not thing
+    return None if is_known else (find_module, (thing.__name__,))
 
 
 def _make_descriptor(kind: Any, base: Any, args: tuple[Any, ...]) -> Any:

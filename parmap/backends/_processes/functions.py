@@ -33,7 +33,7 @@ from parmap._travel.stream import held_apart, hold
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
-from parmap._work.threads import ShutdownError, undisturbed
+from parmap._work.threads import ShutdownError, check_reentry, undisturbed
 from parmap.backends._base import Call
 from parmap.backends._processes.line.parts import Numbered, Numbers, Part
 from parmap.errors import SerializationError
@@ -194,6 +194,7 @@ class Functions:
         if known is not None and known.is_current((function, *rules.retry_on)):
             call: FunctionCall = known.sent
             return call
+        check_reentry()
         with self._lock:
             return self._prepare(function, rules)
 
