@@ -152,7 +152,7 @@ def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
-@pytest.mark.parametrize("backend", ["processes", "threads"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions"])
 def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str) -> None:
     """An error leads to all that its frames have; but nothing there leads to it, so that all ends with it."""

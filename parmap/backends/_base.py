@@ -22,7 +22,7 @@ from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
     from weakref import ReferenceType
 
     from parmap._calls.options import Options
@@ -201,7 +201,7 @@ class Backend(ABC):
         return 0
 
     @abstractmethod
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float | None) -> Iterable[Event]:
         """Wait up to *timeout* seconds for events, or until `wake`."""
 
     def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
