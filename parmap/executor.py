@@ -113,7 +113,12 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
         """
         buffersize = check_buffersize(buffersize) or sys.maxsize
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._check()
+        try:
+            self._check()
+        except PoolClosedError:
+            if next(zip(*iterables, strict=False), None) is not None:
+                raise
+            return iter(())  # as the original, which is asked for nothing
         stream = self._owned.stream(ExecutorMap, fn, iterables or ((),), chunksize, buffersize=buffersize)
         return stream.begin(self, deadline)
 
