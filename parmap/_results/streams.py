@@ -251,9 +251,10 @@ class ResultStream(Generic[R_co]):
         if has_ended:
             if self._values or order.parts or batch.arrivals or order.next in order.ready:
                 return True  # a signal handler has used the stream meanwhile, and left something
-            self.close()
-            if self._input.error is not None:
-                raise self.voice(self._input.error)
+            try:
+                self._input.fail(self.voice)
+            finally:
+                self.close()
         return False
 
     # reading on
