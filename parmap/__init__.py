@@ -101,12 +101,17 @@ def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
         wait: whether to return only when all workers have ended.
         cancel_futures: cancel what no worker has begun.
 
+    Raises:
+        TypeError: *wait* is a function.
+
     Example:
         >>> import parmap
         >>> parmap.shutdown()
     """
     import sys
 
+    if callable(wait):
+        raise TypeError("parmap.shutdown() stops all pools; that of a function f is stopped by f.shutdown()")
     # No engine, no pools: nothing to stop, and nothing to import for it.
     registry = sys.modules.get("parmap._engine.registry")
     if registry is not None:

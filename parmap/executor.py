@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from parmap._calls.checks import check_buffersize
 from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
 from parmap._results.streams import abandon
-from parmap._travel.failure import guarded
+from parmap._travel.failure import as_raised, guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -113,7 +113,12 @@ class Executor(OwnsWorkers, concurrent.futures.Executor):
         """
         buffersize = check_buffersize(buffersize) or sys.maxsize
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._check()
+        try:
+            self._check()
+        except PoolClosedError:
+            if next(zip(*iterables, strict=False), None) is not None:
+                raise
+            return iter(())  # as the original, which is asked for nothing
         stream = self._owned.stream(ExecutorMap, fn, iterables or ((),), chunksize, buffersize=buffersize)
         return stream.begin(self, deadline)
 
@@ -175,8 +180,10 @@ class ExecutorMap(InTurn[R_co]):
     def begin(self, executor: Executor, deadline: float | None) -> ExecutorMap[R_co]:
         """Belong to *executor*, which is not collected as long as its results are wanted."""
         if self._input.error is not None:
-            self.close()
-            raise self._input.error
+            try:
+                self._input.fail(as_raised)
+            finally:
+                self.close()
         self._executor = executor
         self._deadline = deadline
         self._when_dropped(_finish, self._engine, self._job, self._input)

@@ -21,6 +21,25 @@ class UnluckyError(Exception):
         super().__init__(thing)
 
 
+class Unsent(Thing):
+    """It can't be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise UnluckyError(self)
+
+
+class Unread(Thing):
+    """It can't be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return float, ("no number",)
+
+
+def give_unread(_: Thing) -> Thing:
+    """A task whose result can't be unpickled."""
+    return Unread()
+
+
 def turn(thing: Thing) -> Thing:
     """A task whose argument and result are things; a negative one fails."""
     if thing.number < 0:

@@ -10,6 +10,7 @@ import datetime as dt
 import decimal
 import enum
 import gc
+import importlib
 import sys
 import uuid
 import weakref
@@ -287,6 +288,41 @@ def test_results_of_a_class_that_is_not_here(tmp_path: Path) -> None:
     assert [number for number, each in enumerate(found) if type(each) is Plain] == list(range(0, MANY, 3))
     assert {type(each) for each in found} == {Plain, SerializationError}
     assert all("only_there" in str(each) for each in found if type(each) is not Plain)
+
+
+OTHERS = {
+    "a member that is not there": ("import enum; Thing = enum.Enum('Thing', 'ONE{}')", " TWO", "list(Thing)[-1]"),
+    "more values": (
+        "import collections; Thing = collections.namedtuple('Thing', 'a{}')",
+        " b",
+        "Thing(*Thing._fields)",
+    ),
+    "a slot that is not there": (
+        "class Thing: __slots__ = 'a', {}",
+        "'b'",
+        "[thing := Thing(), setattr(thing, 'b', 1)][0]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_results_of_a_class_that_is_another_here(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the reason: those that can't be loaded fail, each with its error; the others are there."""
+    source, more, make_one = OTHERS[what]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "two_faced.py").write_text(source.format(""))
+    monkeypatch.setitem(sys.modules, "two_faced", importlib.import_module("two_faced"))
+    (tmp_path / "two_faced.py").write_text(f"{source.format(more)}  # so that it's another size")
+
+    def make(number: int) -> Any:
+        thing = eval(make_one, vars(importlib.import_module("two_faced")))
+        return [thing] if number % 3 else Plain(number, [number])
+
+    found = parallel(make, workers=1, backend="processes", preload=()).map(range(MANY), return_exceptions=True)
+
+    assert [number for number, each in enumerate(found) if type(each) is Plain] == list(range(0, MANY, 3))
+    assert {type(each) for each in found} == {Plain, SerializationError}
+    assert len({id(each) for each in found}) == MANY
 
 
 def test_classes_of_a_script(script: Script) -> None:

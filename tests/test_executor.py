@@ -368,6 +368,14 @@ def test_after_shutdown(make: Make, call: Callable[[Any], Any]):
         call(executor)
 
 
+def test_a_map_of_nothing_after_shutdown(make: Make):
+    """It asks for nothing, which is given."""
+    executor = make(1)
+    executor.shutdown()
+
+    assert list(executor.map(tasks.square, [])) == list(executor.map(tasks.square)) == []
+
+
 def test_shutdown_waits(make: Make):
     """`shutdown` returns when everything is done."""
     executor = make(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import inspect
 import logging
 import multiprocessing
@@ -532,12 +533,15 @@ def test_async_result_of_a_batch(backend: dict[str, Any]) -> None:
 
 
 def test_handles_do_not_pickle(backend: dict[str, Any]) -> None:
-    """A future or an `AsyncResult` belongs to its process: pickling it says so."""
-    future = parallel(tasks.square, **backend).submit(3)
+    """A future, an `AsyncResult` or a stream belongs to its process: pickling it, or copying it, says so."""
+    square = parallel(tasks.square, **backend)
+    future = square.submit(3)
     future.result(60)
-    for handle in (future, future.async_result):
-        with pytest.raises(TypeError, match="pickle"):
-            pickle.dumps(handle)
+    with square.imap([3]) as stream:
+        for handle in (future, future.async_result, stream):
+            for act in (pickle.dumps, copy.copy, copy.deepcopy):
+                with pytest.raises(TypeError, match=r"be pickled.*belongs to the process that made it"):
+                    act(handle)
 
 
 def test_an_interrupt_in_a_callback_that_runs_at_once_is_the_caller_s(backend: dict[str, Any]) -> None:

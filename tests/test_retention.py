@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import tasks
-from tasks_that_hold import Thing, UnluckyError, capture, fail_with, left, turn
+from tasks_that_hold import Thing, UnluckyError, Unsent, capture, fail_with, give_unread, left, turn
 
 import parmap
 from conftest import wait_until
@@ -152,28 +152,34 @@ def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
-@pytest.mark.parametrize("backend", ["processes", "threads"])
-@pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions"])
-def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("fails", ["task", "input", "argument", "result"])
+@pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions", "Pool.map"])
+def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str, fails: str) -> None:
     """An error leads to all that its frames have; but nothing there leads to it, so that all ends with it."""
-    function, watched = parallel(turn, workers=1, backend=backend), []
+    function = parallel(give_unread if fails == "result" else turn, workers=1, backend=backend)
+    watched: Watched = []
 
     def run() -> None:
-        thing = Thing(-1)
-        watched.append(weakref.ref(thing))
+        things = [{"task": Thing(-1), "argument": Unsent()}.get(fails, Thing(number)) for number in range(5)]
+        watched.extend(map(weakref.ref, things))
+        items = broken(things) if fails == "input" else things
         if call == "submit":
-            function.submit(thing).result()
+            function.submit(things[0]).result()
         elif call == "return_exceptions":
-            function.map([thing], return_exceptions=True)
+            function.map(items, return_exceptions=True)
         elif call == "map_async":
-            function.map_async([thing]).result()
+            function.map_async(items).result()
+        elif call == "Pool.map":
+            with parmap.Pool(1, backend=backend) as pool:
+                pool.map_async(function.__wrapped__, items).get()
         else:
-            list(getattr(function, call)([thing]))
+            list(getattr(function, call)(items))
 
     gc.disable()
     try:
         for _ in range(3):
-            with suppress(UnluckyError):
+            with suppress(UnluckyError, parmap.SerializationError):
                 run()
         wait_until(lambda: not any(thing() for thing in watched))
     finally:

@@ -189,6 +189,14 @@ def test_shutdown_twice_and_before_use() -> None:
     assert function.map([-1]) == [1]
 
 
+def test_the_shutdown_of_all_takes_no_function() -> None:
+    """It would stop all pools, not that of the function."""
+    function: Any = parallel(abs, workers=1)
+
+    with pytest.raises(TypeError, match=r"f\.shutdown\(\)"):
+        parmap.shutdown(function)
+
+
 @pytest.mark.parametrize("options", BACKENDS, ids=lambda options: options["backend"])
 def test_a_dropped_executor_finishes(gate: Gate, options: dict[str, Any]) -> None:
     """An executor that nobody holds any more finishes its work, then stops."""

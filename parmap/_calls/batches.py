@@ -226,9 +226,9 @@ class Batches(Generic[P, R_co, C_co]):
 
         The input is read only *buffersize* items ahead of what was taken from the stream, so that endless input and
         a slow consumer run in constant memory; ``None`` is as many as keep the workers busy, at most 100,000 and
-        about 64 MB of results. It may be asynchronous: then so must be the reading, by ``async for``. Closing the
-        stream, or leaving its ``with``, cancels the rest. The first error is raised as soon as it happens; `outcomes`
-        gives each in its turn.
+        about 64 MB of results. It is read by whoever takes the results, so it must not wait for any of them. It may be
+        asynchronous: then so must be the reading, by ``async for``. Closing the stream, or leaving its ``with``,
+        cancels the rest. The first error is raised as soon as it happens; `outcomes` gives each in its turn.
 
         Example:
             >>> from itertools import count

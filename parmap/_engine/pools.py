@@ -22,7 +22,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.failure import Failure, call_note, guarded, is_foreign, note
+from parmap._travel.failure import Failure, call_note, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import Packed, dump
 from parmap._travel.text import called, short_type
@@ -94,7 +94,7 @@ def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
         if is_foreign(error):
             raise
         note(error, call_note(lane.call.callee.function, lane.mode, item, None) + ": its arguments can't be sent")
-        future.fail(Failure(error))  # user code may raise anything: it is this task's error
+        future.fail(Failure(unframed(error)))  # user code may raise anything: it is this task's error
         return False
     return True
 
@@ -203,8 +203,7 @@ def map(  # noqa: A001 - the name that everybody looks for
             if not source.exhausted and (not source.count or ahead < 2 * job.appetite):
                 size = len(source.sequence) if source.sequence is not None else 4 * job.appetite + engine.workers
                 source.read(size)
-                if source.error is not None:
-                    raise voice(source.error)
+                source.fail(voice)
                 source.send(engine, job)
                 if source.exhausted and batch.meter is None:  # what is left to do is to decode, better in bulk
                     batch.patience = _PATIENCE
@@ -224,8 +223,7 @@ def _send_all(engine: Engine, job: Job, source: Input) -> None:
     """Read all, and let workers have each part as soon as it was read."""
     while not source.exhausted:
         source.read(sys.maxsize)
-        if source.error is not None:
-            raise guarded(source.error)
+        source.fail(guarded)
         source.send(engine, job)
 
 
@@ -248,7 +246,7 @@ def map_async(
         source.stop()
         failure = batch.failure
         if failure is None and source.error is not None:
-            failure = Failure(source.error)
+            failure, source.error = Failure(source.error), None
         if failure is not None:
             future.settle_failure(failure)
         else:

@@ -38,7 +38,10 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
         self.wait(timeout)
         if not self.ready():
             raise PoolTimeoutError
-        return self._future.result()
+        try:
+            return self._future.result()
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - as in `Future.result`
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait up to *timeout* seconds for the task to end."""

@@ -98,6 +98,7 @@ class Batch(Watched):
         self.ended: bool = False
         self.moved: bool = False  # a stream has taken from the arrivals since it last looked for something to hand out
         self.failure: Failure | None = None
+        self.problem: BaseException | None = None  # of the first result that can't be unpickled, if it *fails_late*
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded = 0
@@ -121,7 +122,7 @@ class Batch(Watched):
     def let_go(self) -> None:
         """Keep nothing that arrives: nobody wants it any more. Nor an error, whose traceback leads back here."""
         self.arrivals = deque(maxlen=0)
-        self.failure = self._late = None
+        self.failure = self._late = self.problem = None
 
     @staticmethod
     def load(items: Any) -> Any:
@@ -203,13 +204,13 @@ def _decode_all(results: Any, count: int) -> list[Any] | None:
 def _decode_each(arrival: Arrival, problems: dict[int, BaseException]) -> list[Any]:
     values: list[Any] = [None] * arrival.done
     for place in range(arrival.done):
+        if place in arrival.failures:
+            continue
         try:
             values[place] = arrival.results[place]
         except BaseException as error:  # noqa: BLE001 - the user's code; this item's own error
-            told = unloadable(error, arrival.start + place)
-            if place not in arrival.failures:
-                problems[place] = told
-                Tie(arrival.item(place)).bind(told)
+            problems[place] = unloadable(error, arrival.start + place)
+            Tie(arrival.item(place)).bind(problems[place])
     return values
 
 
@@ -220,7 +221,7 @@ class Assembly:
         self._batch = batch
         self._return_exceptions = return_exceptions
         self._voice = voice
-        self._problem: tuple[int, BaseException | None] = sys.maxsize, None  # what is to be raised when all have run
+        self._first_refused = sys.maxsize  # number of the item
         self._parts: dict[int, list[Any]] = {}  # by the number of the first item
         self._guard = threading.RLock()  # several threads may ask a future: none shall do so while another decodes
 
@@ -232,7 +233,8 @@ class Assembly:
             arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
             values, errors, problems = self._batch.decode(arrival, self._voice)
             if problems and not self._return_exceptions:
-                self._refuse(arrival.start + min(problems), problems[min(problems)])
+                first = min(problems)
+                self._refuse(arrival.start + first, problems.pop(first))
             for place, error in (errors | problems).items():
                 values[place] = error
             # A signal may come between any two lines, and its handler, or whoever asks after it, do this once more.
@@ -247,9 +249,12 @@ class Assembly:
 
     def _refuse(self, item: int, problem: BaseException) -> None:
         if not self._batch.fails_late:
-            raise problem
-        if item < self._problem[0]:
-            self._problem = item, problem
+            try:
+                raise problem
+            finally:
+                del problem  # as in `Future.result`
+        if item < self._first_refused:
+            self._first_refused, self._batch.problem = item, problem
 
     def result(self) -> list[Any]:
         """All values in order.
@@ -264,8 +269,8 @@ class Assembly:
             raise self._batch.failure.told(self._voice)
         with self._guard:
             self.take()
-        if self._problem[1] is not None:
-            raise self._problem[1]
+        if self._batch.problem is not None:
+            raise self._batch.problem
         values: list[Any] = []
         for start in sorted(self._parts):
             values += self._parts[start]

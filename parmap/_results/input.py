@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
+    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -44,6 +45,7 @@ class Input:
     """The input of a batch, read piece by piece by the thread that consumes the results."""
 
     reader: Reader | None = None  # what reads it instead
+    error: BaseException | None = None
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
         """*keeps*: the items are wanted back as they were given."""
@@ -52,7 +54,6 @@ class Input:
         if keeps and self.sequence is not None:
             self.sequence = self.sequence[:]  # the caller may change the list later
         self.exhausted: bool = False
-        self.error: BaseException | None = None
         self.count: int = 0
         self.patience: float = 0.0  # seconds that may pass before the next item is read, if that takes long
         self._packs = packs
@@ -146,6 +147,11 @@ class Input:
         left = length_hint(self._items, -1)
         return None if left < 0 else left + len(self._read)
 
+    def fail(self, voice: Voice) -> None:
+        """Raise the error of the input, if there is one, as *voice* gives it."""
+        if self.error is not None:
+            raise voice(self.__dict__.pop("error"))  # its traceback leads here
+
     def stop(self) -> None:
         """Let nobody else read on; from any thread."""
         if self.reader is not None:
@@ -155,7 +161,7 @@ class Input:
         """Read no more, and hold nothing of it."""
         self.exhausted = True
         self.stop()
-        self._items, self._read, self.unsent = iter(()), [], None
+        self._items, self._read, self.unsent, self.error = iter(()), [], None, None
         if self.sequence is not None:
             self.sequence = ()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
-from parmap._results.watched import on_event_loop
+from parmap._results.watched import on_event_loop, wake_on
 from parmap._travel.failure import guarded
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class ResultStream(Generic[R_co]):
             return
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
-        if self._batch.watch(lambda: _wake_on(loop, arrived)):
+        if self._batch.watch(lambda: wake_on(loop, arrived)):
             try:
                 await arrived
             except BaseException:  # the waiter is cancelled: stop the work
@@ -251,9 +251,10 @@ class ResultStream(Generic[R_co]):
         if has_ended:
             if self._values or order.parts or batch.arrivals or order.next in order.ready:
                 return True  # a signal handler has used the stream meanwhile, and left something
-            self.close()
-            if self._input.error is not None:
-                raise self.voice(self._input.error)
+            try:
+                self._input.fail(self.voice)
+            finally:
+                self.close()
         return False
 
     # reading on
@@ -367,6 +368,11 @@ class ResultStream(Generic[R_co]):
         """As :meth:`close`, for what closes asynchronous generators: `contextlib.aclosing`."""
         self.close()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a stream can't be pickled or copied: it belongs to the process that made it; make a list of its results"
+        )
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         return f"<parmap.ResultStream: {self._handed_out} results handed out, {state}>"
@@ -386,15 +392,3 @@ def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -
     if not batch.ended:
         engine.cancel(job, kill=kill)
     batch.let_go()
-
-
-def _wake_on(loop: Any, future: Any) -> None:
-    try:
-        loop.call_soon_threadsafe(_wake, future)
-    except RuntimeError:  # the loop was closed: nobody waits any more
-        pass
-
-
-def _wake(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -218,3 +218,16 @@ def on_event_loop() -> bool:
     """Whether an event loop runs in this thread, which must not be held up."""
     asyncio = sys.modules.get("asyncio")
     return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
+
+
+def wake_on(loop: Any, future: Any) -> None:
+    """Wake whoever awaits *future* on an event loop; from any thread."""
+    try:
+        loop.call_soon_threadsafe(_wake, future)
+    except RuntimeError:  # the loop was closed: nobody waits any more
+        pass
+
+
+def _wake(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)

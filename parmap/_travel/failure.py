@@ -174,11 +174,8 @@ def _line(error: BaseException) -> str:
 
 def _lines(error: BaseException) -> list[Any]:
     """What an exception, and those in a group, say."""
-    return [_line(error), *map(_lines, told_by(error, "exceptions", BaseExceptionGroup) if _is_group(error) else ())]
-
-
-def _is_group(error: BaseException) -> bool:
-    return issubclass(type(error), BaseExceptionGroup)
+    members = told_by(error, "exceptions", BaseExceptionGroup) if issubclass(type(error), BaseExceptionGroup) else ()
+    return [_line(error), *map(_lines, members)]
 
 
 def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
@@ -219,9 +216,27 @@ def unloadable(error: BaseException, item: int | None = None) -> BaseException:
 
     if is_foreign(error):
         raise error
-    if type(error) is SerializationError:  # that of an item, where the result is that of a whole batch
+    if type(unframed(error)) is SerializationError:  # that of an item, where the result is that of a whole batch
         return error
     return _in_place_of(error, SerializationError(f"the result can't be unpickled: {_line(error)}", item=item))
+
+
+def unframed(error: BaseException) -> BaseException:
+    """The error, with its traceback as text: frames lead to whoever called, who has the error, and so hold it."""
+    import traceback
+
+    chain = [error]
+    for each in chain:
+        found = {
+            id(below): below for name in ("__cause__", "__context__") if (below := told_by(each, name)) is not None
+        }
+        chain += [below for key, below in found.items() if key not in map(id, chain)]
+    if type(chain[-1]) is not RemoteTraceback:
+        told = traceback.format_exception(chain[:2][-1], limit=-_FRAMES)
+        put(chain[-1], "__cause__", RemoteTraceback("".join(told)))
+    for each in chain:
+        put(each, "__traceback__", None)
+    return error
 
 
 def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
@@ -271,7 +286,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
                 found = found or (form, stream)
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
-    if _is_group(error):  # one member that can't travel must not hide the others
+    if issubclass(type(error), BaseExceptionGroup):  # one member that can't travel must not hide the others
         message, members = (told_by(error, name, BaseExceptionGroup) for name in ("message", "exceptions"))
         try:
             return "group", dump_whole((type(error), message, [_encode_chain(member, 1) for member in members]))

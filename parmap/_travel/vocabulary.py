@@ -23,7 +23,7 @@ from parmap._travel.code.remade import has_functions
 from parmap._travel.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Self
 
     from parmap._travel.code.classes import Classes
@@ -186,12 +186,33 @@ def _stand_in(error: Exception) -> type[_Missing]:
     return type(_Missing.__name__, (_Missing,), {"error": error})
 
 
-class _Salvager(pickle.Unpickler):
+class _Salvager(pickle._Unpickler):  # noqa: SLF001 - the one in C can't be asked to go on
+    """Unpickles what it can. An object that can't be made, for whatever reason, is an instance of a stand-in."""
+
+    dispatch = pickle._Unpickler.dispatch.copy()  # noqa: SLF001
+
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         try:
             return super().find_class(module_name, global_name)
         except Exception as error:  # noqa: BLE001 - of the user's code
             return _stand_in(error)
+
+
+def _or_stand_in(load: Callable[[Any], None], taken: int) -> Callable[[Any], None]:
+    """What *load* does, which makes one object of so many that are *taken* from the stack."""
+
+    def try_to_load(salvager: Any) -> None:
+        first = len(salvager.stack) - taken
+        try:
+            load(salvager)
+        except Exception as error:  # noqa: BLE001 - of a class that is another here
+            salvager.stack[first:] = [_stand_in(error)()]
+
+    return try_to_load
+
+
+for _code, _taken in ((pickle.REDUCE, 2), (pickle.NEWOBJ, 2), (pickle.NEWOBJ_EX, 3), (pickle.BUILD, 2)):
+    _Salvager.dispatch[_code[0]] = _or_stand_in(_Salvager.dispatch[_code[0]], _taken)
 
 
 class _Finder(pickle.Pickler):
@@ -202,7 +223,7 @@ class _Finder(pickle.Pickler):
 
 
 def salvage(stream: bytes | memoryview, reader: Reader | None) -> tuple[list[Any], dict[int, Exception]]:
-    """The items of a stream for all of which some are of classes that can't be loaded, and the errors of these."""
+    """The items of a stream for all of which some can't be made here, and the errors of these."""
     words = [] if reader is None else reader.words()
     values = _Salvager(io.BytesIO(_MEMORIZE * len(words) + stream), buffers=words).load()
     problems: dict[int, Exception] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
 from parmap._core.pace import BYTE_CAP, Cost, Pace
-from parmap._travel.failure import Failure, call_note, note, put, translate
+from parmap._travel.failure import Failure, call_note, note, put, translate, unframed
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed, pack
 from parmap._work.arithmetic import arithmetic
@@ -22,7 +22,7 @@ from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable
     from weakref import ReferenceType
 
     from parmap._calls.options import Options
@@ -201,7 +201,7 @@ class Backend(ABC):
         return 0
 
     @abstractmethod
-    def wait(self, timeout: float | None) -> list[Event]:
+    def wait(self, timeout: float | None) -> Iterable[Event]:
         """Wait up to *timeout* seconds for events, or until `wake`."""
 
     def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
@@ -293,7 +293,7 @@ def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dic
     except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
         payload, unsent = Pack(EACH, 1, b"", [0]), dict[int, BaseException]({0: error})
     for index, problem in unsent.items():
-        put(problem, "item", job.sink.index(chunk, index))
+        put(unframed(problem), "item", job.sink.index(chunk, index))
         note(problem, note_of(chunk, index) + ": its arguments can't be sent")
     job.call.pace.learn_bytes(payload.count, payload.nbytes)
     return payload, unsent

@@ -14,7 +14,7 @@ from parmap._work.seeds import preserved
 from parmap.backends._base import Backend, Broken, Event, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterator
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
@@ -65,19 +65,24 @@ class Serial(Backend):
         self._chunks.append((chunk, mode))
         return len(chunk.items)
 
-    def wait(self, timeout: float | None) -> list[Event]:
-        """Run a chunk, if there is one."""
+    def wait(self, timeout: float | None) -> Iterator[Event]:
+        """Run a chunk, if there is one.
+
+        As a generator, whose frame has none above it once it has ended: those of an error would lead from the task to
+        whoever called, who has the error.
+        """
         if not self._chunks:
             if timeout:
                 time.sleep(timeout)
-            return []
+            return
         if self._problem is not None:
-            return [Broken(self._problem)]
+            yield Broken(self._problem)
+            return
         here.keeper.purge()
         chunk, mode = self._chunks.popleft()
         with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
             try:
-                return [run_here(chunk, mode, passes=(KeyboardInterrupt,))]
+                yield run_here(chunk, mode, passes=(KeyboardInterrupt,))
             finally:
                 del chunk  # as in `run_here`
 
