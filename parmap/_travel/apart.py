@@ -118,6 +118,9 @@ def _parts_of(kind: Any) -> _Parts | None:
         return _Parts(_column(attrgetter("tzinfo")), frozen=True)
     if kind.__module__ == "numpy":
         return _parts_of_numpy(kind)
+    if kind.__module__ == "multiprocessing.managers":
+        is_proxy = issubclass(kind, sys.modules[kind.__module__].BaseProxy)  # which calls the manager to be unpickled
+        return _NOTHING if is_proxy else None
     return _parts_of_class(kind)
 
 
