@@ -11,6 +11,7 @@ import decimal
 import enum
 import gc
 import importlib
+import multiprocessing
 import sys
 import uuid
 import weakref
@@ -190,6 +191,16 @@ def test_small_arrays_are_pickled_as_one(kind: str) -> None:
     assert pack([numpy.zeros(50_000, "f8") for _ in range(MANY)])[0].kind == EACH
     if kind in "f8 i2 ?":
         assert pack(list(numpy.ones(MANY, kind)))[0].kind == WHOLE
+
+
+def test_proxies_are_pickled_as_one() -> None:
+    """Each that is unpickled calls its manager, so many items with one proxy have it once, as in the standard pools."""
+    with multiprocessing.Manager() as manager:
+        for proxy in (manager.dict(), manager.Lock(), manager.Queue()):
+            packed = pack([(proxy, number) for number in range(MANY)])[0]
+            arrived = Pack.restore(packed.describe(), memoryview(bytes(packed.stream)), packed.buffers).values()
+
+            assert len({id(each) for each, _ in arrived}) == 1
 
 
 class Reduced(Plain):

@@ -433,7 +433,10 @@ def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
         import multiprocessing
         from parmap import SerializationError, parallel
 
-        for shared in multiprocessing.Lock(), multiprocessing.Value("i", 0), multiprocessing.Queue():
+        manager = "inheritance; take one of a multiprocessing.Manager(), which can be sent"
+        memory = "'mmap.mmap' object; map the file in the task, or take a SharedMemory of multiprocessing, which can be sent"
+        value, array = multiprocessing.Value("i", 0), multiprocessing.RawArray("d", 4)
+        for shared in multiprocessing.Lock(), value, multiprocessing.Queue(), array:
             for call in (
                 lambda: parallel(id, workers=1).map([shared]),
                 lambda: parallel(lambda _: shared, workers=1).submit(1).result(),
@@ -443,7 +446,7 @@ def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
                     call()
                 except SerializationError as error:
                     told = str(error)
-                    assert "inheritance; take one of a multiprocessing.Manager(), which can be sent" in told, told
+                    assert (memory if shared is array else manager) in told, told
                 else:
                     assert False
     """)

@@ -214,6 +214,24 @@ def test_a_quick_result_comes_before_the_next_item(order: str, monkeypatch: pyte
         assert read == taken
 
 
+def test_results_are_handed_out_without_a_look_at_the_input_each(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is read before they are gone, where reading takes long."""
+    looks = []
+    read_on = ResultStream._read_on
+    monkeypatch.setattr(ResultStream, "_read_on", lambda stream: looks.append(1) or read_on(stream))
+
+    def lines() -> Iterator[int]:
+        for number in range(2_000):
+            if number % 100 == 0:
+                time.sleep(0.003)
+            yield number
+
+    stream = getattr(parallel(tasks.square, workers=1, chunksize=50), order)(lines())
+
+    assert sum(stream) == sum(number**2 for number in range(2_000))
+    assert len(looks) < 500
+
+
 def test_the_default_window_is_one_of_bytes(stream: Callable[..., Any]) -> None:
     """Large results are waited for in smaller numbers: with a slow consumer too, memory stays flat."""
     meter = Meter()

@@ -279,7 +279,7 @@ class ResultStream(Generic[R_co]):
         is_late = self._values and source.patience and not source.reader  # for an item that takes long to be read
         if is_time and not is_late and (source.unsent is not None or not source.exhausted):
             self._feed()
-        self._low = 0 if source.exhausted else max(0, self._taken + 1 - self._hungry_at)
+        self._low = 0 if is_late or source.exhausted else max(0, self._taken + 1 - self._hungry_at)
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""

@@ -112,7 +112,7 @@ def _parts_of(kind: Any) -> _Parts | None:
         return _PARTS[kind]
     if kind in copyreg.dispatch_table:
         return None
-    if _is_one_of(kind, _LEAVES):
+    if _is_one_of(kind, _LEAVES) or _is_proxy(kind):
         return _NOTHING
     if _is_one_of(kind, _MOMENTS):
         return _Parts(_column(attrgetter("tzinfo")), frozen=True)
@@ -124,6 +124,12 @@ def _parts_of(kind: Any) -> _Parts | None:
 def _is_one_of(kind: Any, names: dict[str, tuple[str, ...]]) -> bool:
     module, _, _ = kind.__module__.partition(".")
     return kind.__name__ in names.get(module, ()) and getattr(sys.modules.get(module), kind.__name__, None) is kind
+
+
+def _is_proxy(kind: Any) -> bool:
+    """Whether objects of a class stand for what a manager has: each that is unpickled calls it."""
+    managers = sys.modules.get(kind.__module__) if kind.__module__ == "multiprocessing.managers" else None
+    return managers is not None and issubclass(kind, managers.BaseProxy)
 
 
 def _parts_of_numpy(kind: Any) -> _Parts | None:
