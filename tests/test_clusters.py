@@ -453,6 +453,19 @@ def test_ctrl_c_in_a_destructor(cluster: Any, monkeypatch: pytest.MonkeyPatch):
     assert threading.main_thread() not in found
 
 
+def test_ray_in_a_task(cluster: Any):
+    """A task that uses Ray is connected to the cluster that it runs on: none is started for it."""
+    if cluster.name != "ray":
+        pytest.skip("Dask starts none")
+    import ray
+
+    def nodes() -> set[str]:
+        ray.put(None)  # this connects, where nothing is
+        return {node["NodeID"] for node in ray.nodes()}
+
+    assert parallel(nodes, backend="ray").submit().result(60) == nodes()
+
+
 def test_actors_have_few_threads(cluster: Any):
     """Each of a node's many workers is an actor: a hundred threads for each would be more than many containers allow."""
     if cluster.name != "ray":
