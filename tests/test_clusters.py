@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import logging
@@ -426,6 +427,40 @@ def test_calls_leave_nothing_with_dask(cluster: Any):
     assert spans() == before
 
 
+def test_ctrl_c_in_a_destructor(cluster: Any, monkeypatch: pytest.MonkeyPatch):
+    """The main thread is left no future of Dask's to let go of, while garbage is collected: Ctrl-C would be lost there."""
+    if cluster.name != "dask":
+        pytest.skip("Ray's are written in C")
+    from distributed import Future
+
+    found: list[threading.Thread] = []
+    end = Future.release
+    monkeypatch.setattr(
+        Future, "release", lambda future: (future._cleared or found.append(threading.current_thread()), end(future))
+    )
+    f = parallel(time.sleep, backend="dask")
+    gc.disable()
+    future = f.submit(100)
+    wait_until(lambda: future.running())
+    future.cancel()
+    with pytest.raises(TypeError):
+        f.map([100, "no number"])
+    f.map([0])
+    gc.enable()
+    gc.collect()
+
+    assert found
+    assert threading.main_thread() not in found
+
+
+def test_ray_in_a_task(cluster: Any):
+    """A task that uses Ray finds the cluster that it runs on, whichever was started last on its machine."""
+    if cluster.name != "ray":
+        pytest.skip("Dask starts none")
+
+    assert parallel(os.getenv, backend="ray").submit("RAY_ADDRESS").result(60) == cluster.address
+
+
 def test_actors_have_few_threads(cluster: Any):
     """Each of a node's many workers is an actor: a hundred threads for each would be more than many containers allow."""
     if cluster.name != "ray":
@@ -528,6 +563,23 @@ def test_program_that_is_gone(cluster: Any):
     with Client(cluster.address, set_as_default=False) as other:
         assert parallel(abs, backend=other, idle_timeout=None).map([-1]) == [1]
     wait_until(lambda: found(600.0) <= before)
+
+
+def test_resources_that_are_none(cluster: Any):
+    """A need of nothing is one that each worker meets; what is no amount is refused at once."""
+    kind = {"dask": parmap.backends.Dask, "ray": parmap.backends.Ray}[cluster.name]
+    needs = {"dask": {"special": 0}, "ray": {"num_cpus": 0}}[cluster.name]
+
+    def meet(_: int) -> int:
+        time.sleep(0.05)
+        return os.getpid()
+
+    assert parallel(meet, backend=kind(resources=needs)).map([1])
+    f = parallel(meet, backend=kind(resources=needs), workers=5)
+    wait_until(lambda: len(set(f.map(range(20)))) == 5)  # of Ray's there are four CPUs
+    for amount in (-1, float("nan"), float("inf"), "2", None):
+        with pytest.raises(ValueError, match=f"'special' must be a number, 0 or more; got {amount!r}"):
+            kind(resources={"special": amount})
 
 
 @slow

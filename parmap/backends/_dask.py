@@ -101,7 +101,7 @@ class DaskCluster(Cluster):
         """*cluster*: what was started for this."""
         self._client = client
         self._cluster = cluster
-        self._resources = site.resources
+        self._resources = {name: need for name, need in site.resources.items() if need}  # 0 asks who has it, too
         self._address = str(getattr(client.scheduler, "address", "?"))
         self._threads = 0
         self._absent = 0.0  # seconds without the scheduler
@@ -270,7 +270,7 @@ class DaskCluster(Cluster):
         else:
             self.hear(number, told)
         finally:  # at once: an error refers to this frame, which refers to what it is the error of
-            futures.clear()
+            futures.pop().release()  # left to the garbage collector, it would be in a `__del__`, where Ctrl-C is lost
             del content
 
     def halt(self, chunks: dict[int, Any]) -> None:

@@ -15,6 +15,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
+from parmap.backends import ALL
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
@@ -108,8 +109,8 @@ class RayCluster(Cluster):
     # how large it is
 
     def size(self) -> int:
-        """Workers that find room on the nodes that there are."""
-        return self._actors.fitting
+        """Workers that find room on the nodes that there are; where any number does, one for each CPU, or `workers`."""
+        return self._actors.cpus if self._actors.fitting >= ALL == self.most else self._actors.fitting
 
     def let_wait(self, wait: Callable[[float | None], bool], timeout: float | None) -> bool:
         """A task of Ray's leaves its CPU to those that it waits for: Ray takes it for waiting in `ray.wait` only."""
@@ -221,7 +222,9 @@ class _Actors:
 
     def look(self) -> None:
         """Count the workers that find room on the nodes that there are."""
-        self.fitting = sum(fitting(node["Resources"], self.needs) for node in self._ray.nodes() if node["Alive"])
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self.fitting = sum(fitting(offered, self.needs) for offered in nodes)
+        self.cpus = sum(fitting(offered, {"CPU": 1}) for offered in nodes)
 
     @property
     def is_there(self) -> bool:

@@ -14,7 +14,12 @@ class Actor:
     """One worker."""
 
     def facts(self, find: Callable[..., Any], needed: tuple[str, ...]) -> Any:
-        """That it has started, and what with."""
+        """That it has started, and what with. Where a task uses Ray, that connects to this cluster, and starts none."""
+        import os
+
+        import ray
+
+        os.environ.setdefault("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
         return find(needed)
 
     def run(self, order: Order) -> Told:

@@ -151,7 +151,7 @@ class Cluster(Outgoing):
             handle = None if is_held else self.send(chunk.number, order)
             now, late = time.monotonic(), 0.0 if chunk.budget is None else chunk.budget / 2
         except Exception as error:  # noqa: BLE001 - each library has errors of its own for being closed or broken
-            self.lose(f"it takes no more work: {error}", error)
+            self.lose(f"the cluster takes no more work: {error}", error)
             return len(chunk.items)
         self.flights[chunk.number] = Flight(
             *(chunk.number, chunk.slot, payload.count, unsent, call.callee.retries, now, now + max(_ASK, late), []),
@@ -319,7 +319,7 @@ class Cluster(Outgoing):
         try:
             handle = self.send(number, self._held.pop(number))
         except Exception as error:  # noqa: BLE001 - as in `start`
-            self.lose(f"it takes no more work: {error}", error)
+            self.lose(f"the cluster takes no more work: {error}", error)
         else:
             self.flights[number] = self.flights[number]._replace(handle=handle)
 

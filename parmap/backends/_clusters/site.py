@@ -9,10 +9,13 @@ import sys
 import zipfile
 from abc import ABC, abstractmethod
 from importlib import import_module
+from math import inf
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.cpus import cpu_count
+from parmap.backends import ALL
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
@@ -45,6 +48,9 @@ class Site(ABC):
         if isinstance(ship, str):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
+        for name, need in self.resources.items():
+            if not isinstance(need, Real) or not 0 <= need < inf:
+                raise ValueError(f"resources: {name!r} must be a number, 0 or more; got {need!r}")
         self.ship: tuple[str, ...] = tuple(ship)
         for name in self.ship:
             _spec_of(name)
@@ -134,8 +140,8 @@ facts.__module__ = "__main__"  # so that it travels by value, to where there may
 
 
 def fitting(offered: Mapping[str, float], needs: Mapping[str, float]) -> int:
-    """How many workers that need so much find room where so much is offered."""
-    return min(int(offered.get(name, 0) // need) for name, need in needs.items() if need)
+    """How many workers that need so much find room where so much is offered: any number, if they need nothing."""
+    return min((int(offered.get(name, 0) // need) for name, need in needs.items() if need), default=ALL)
 
 
 def check(where: str, found: tuple[tuple[int, int], list[str]]) -> None:
