@@ -155,8 +155,9 @@ def test_a_forked_child_in_a_process_of_an_executor(script: Script) -> None:
             os.fork()
             return number, os.getpid() == parent
 
-        with ProcessPoolExecutor(2) as executor:
-            print(parallel(task, backend=executor).map(range(9)) == [(number, True) for number in range(9)])
+        if __name__ == "__main__":
+            with ProcessPoolExecutor(2) as executor:
+                print(parallel(task, backend=executor).map(range(9)) == [(number, True) for number in range(9)])
     """)
 
     assert (done.stdout, done.stderr) == ("True\n", "")

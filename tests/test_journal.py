@@ -971,7 +971,7 @@ def test_ctrl_c_while_the_last_results_are_written(file: str):
     for number in range(2):
         counter = Injector(signal.SIGINT)
         counter.run(lambda number=number: call.map([number], journal=file))
-    for number, at in enumerate(range(counter.count - 20, counter.count), 2):
+    for number, at in enumerate(range(counter.count - 60, counter.count), 2):
         Injector(signal.SIGINT, (at,)).run(lambda number=number: call.map([-number], journal=file))
         wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
 

@@ -102,6 +102,31 @@ def test_a_fork_in_the_middle_of_work(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("0 None [None, None, None, None, None]\n", "")
 
 
+def test_nothing_is_imported_in_the_middle_of_work(script: Script) -> None:
+    """A child that is forked while a thread imports waits for ever for that module: the engine's imports none."""
+    done = script.run("""
+        import os, sys, threading, time
+        from parmap import parallel, shutdown
+
+        def hear(event, args):
+            if event == "import" and threading.current_thread().name == "parmap-engine":
+                print(args[0])
+
+        sys.addaudithook(hear)
+        for backend in ("processes", "threads"):
+            nap = parallel(time.sleep, workers=2, backend=backend)
+            nap.submit(0).result()
+            nap.map([0] * 5)
+            list(nap.imap([0] * 5))
+            parallel(lambda x: 1 / x, workers=2, backend=backend).map([0, 1], return_exceptions=True)
+        parallel(lambda _: os._exit(3), workers=2).map([0, 1], return_exceptions=True)
+        parallel(time.sleep, workers=1, timeout=0.1).map([10], return_exceptions=True)
+        shutdown()
+    """)
+
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
 def test_a_fork_from_a_thread_while_others_submit(script: Script) -> None:
     """Forks at any moment of the engine's work harm neither side."""
     script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12

@@ -10,6 +10,7 @@ from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import islice
+from math import inf
 from operator import length_hint
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -362,7 +363,7 @@ class AsyncInput(Input):
         if self._collected:
             collected, self._collected = self._collected, []
             self._items = iter(collected)
-            self.read(len(collected))
+            self.read(len(collected), inf)  # in whatever time: what is left over would be lost
             try:
                 self.send(self._engine, self._job)
             except ParmapError as error:

@@ -11,6 +11,7 @@ from collections import deque
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
 from parmap._calls.journal.digest import digest
 from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
@@ -114,8 +115,8 @@ class Keeping:
         self._problem: JournalError | None = None
         self._thread: threading.Thread | None = None
 
-    def open(self) -> None:
-        """Begin.
+    def open(self, batch: object) -> None:
+        """Begin, for as long as there is a *batch* that was not let go.
 
         Raises:
             JournalError: the file can't be used, or the function is not the one that it knows.
@@ -129,6 +130,7 @@ class Keeping:
                 self._find_run(identity)
             self._closes = stack.pop_all()
         self._pid = os.getpid()
+        self._batch = ref(batch)
         atexit.register(self.end)
         try:
             self._thread = start_thread("parmap-journal", self._live)
@@ -212,7 +214,8 @@ class Keeping:
         self._done.append((arrival, items))
 
     def _live(self) -> None:
-        while not self._over.wait(_PAUSE):
+        # A Ctrl-C may come on the way to `end`, too: then the batch is gone soon.
+        while not self._over.wait(_PAUSE) and self._batch() is not None:
             self._commit()
         self._finish()
 

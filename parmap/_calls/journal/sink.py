@@ -36,7 +36,7 @@ class KeptBatch(Accounts):
         """Open the journal."""
         assert isinstance(source, KeptInput)  # noqa: S101 - the input of such a batch is
         source.arm(engine, job, self)
-        self.keeping.open()
+        self.keeping.open(self)
 
     @staticmethod
     def load(items: Any) -> Any:

@@ -67,7 +67,7 @@ def _of_module(thing: Any) -> tuple[Any, ...] | None:
 
 
 def _make_descriptor(kind: Any, base: Any, args: tuple[Any, ...]) -> Any:
-    made = base.__new__(kind)
+    made = base.__new__(kind, *args)  # which Python 3.15 asks for here, too
     base.__init__(made, *args)  # past what the class may want
     return made
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
@@ -44,13 +43,18 @@ class Worker:
         """*post*: leaves a note for the engine."""
         self.name = name
         self.since = time.monotonic_ns()
-        with ExitStack() as undo:
-            ours, theirs = (undo.enter_context(end) for end in pair())
-            near, far = (undo.enter_context(end) for end in socket_pair())
-            self.page = Page.create()
-            undo.callback(self.page.close)
+        # No ExitStack: in Python 3.15 it imports a module, whose lock a process that is forked now would keep for ever.
+        made: list[Any] = []
+        try:
+            made += pair()
+            made += socket_pair()
+            made.append(Page.create())
+            ours, theirs, near, far, self.page = made
             self.quick = QuickLine(near, post, name)
-            undo.pop_all()
+        except BaseException:
+            for each in made:
+                each.close()
+            raise
         self.far_ends = theirs, far
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
