@@ -191,9 +191,9 @@ class _Salvager(pickle._Unpickler):  # noqa: SLF001 - the one in C can't be aske
 
     dispatch = pickle._Unpickler.dispatch.copy()  # noqa: SLF001
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
         try:
-            return super().find_class(module_name, global_name)
+            return super().find_class(module, name)
         except Exception as error:  # noqa: BLE001 - of the user's code
             return _stand_in(error)
 
