@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -157,6 +158,8 @@ def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
 @pytest.mark.parametrize("call", ["map", "imap", "map_async", "outcomes", "submit", "return_exceptions", "Pool.map"])
 def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str, fails: str) -> None:
     """An error leads to all that its frames have; but nothing there leads to it, so that all ends with it."""
+    if backend == "serial" and fails == "task" and (3, 12) <= sys.version_info < (3, 14):
+        pytest.skip("in Python 3.12 and 3.13 the frame of a generator that has ended leads to whoever called it")
     function = parallel(give_unread if fails == "result" else turn, workers=1, backend=backend)
     watched: Watched = []
 
