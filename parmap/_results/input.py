@@ -102,9 +102,8 @@ class Input:
 
     def _read_one_by_one(self, size: int, seconds: float) -> bool:
         """Read on; true if that was the end."""
-        begin, wanted = time.monotonic(), size
+        begin, wanted, block = time.monotonic(), size, 1
         self.patience = 0.0
-        block = 1
         try:
             while size > 0:
                 block = min(block, size)
@@ -150,8 +149,11 @@ class Input:
 
     def fail(self, voice: Voice) -> None:
         """Raise the error of the input, if there is one, as *voice* gives it."""
-        if self.error is not None:
-            raise voice(self.__dict__.pop("error"))  # its traceback leads here
+        if (error := self.__dict__.pop("error", None)) is not None:  # in one step: a signal handler may close this
+            try:
+                raise voice(error)
+            finally:
+                del error  # as in `Future.result`
 
     def stop(self) -> None:
         """Let nobody else read on; from any thread."""
@@ -379,8 +381,7 @@ class AsyncFedStream(ResultStream[R_co]):
 
     def __next__(self) -> NoReturn:
         """Refuse: reading the input takes an event loop."""
-        message = "the input is asynchronous: use 'async for'"
-        raise TypeError(message)
+        raise TypeError("the input is asynchronous: use 'async for'")
 
     async def __anext__(self) -> R_co:
         """The next result; the event loop goes on while it is awaited."""
