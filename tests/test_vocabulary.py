@@ -19,13 +19,15 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Script
-from parmap import WorkerDiedError, parallel
+from parmap import SerializationError, WorkerDiedError, parallel
+from parmap._travel import vocabulary
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 
@@ -152,6 +154,86 @@ def test_each_item_is_as_if_it_had_travelled_alone(kinds: Any, times: int, caref
     identities = [identity for thing in arrived for identity in parts(thing)]
     assert len(identities) == len(set(identities))
     assert [outline(packed[place]) for place in range(len(items))] == [outline(thing) for thing in items]
+
+
+@given(
+    st.lists(things, min_size=3, max_size=8),
+    st.tuples(things, things),
+    st.sampled_from(
+        [
+            lambda thing, common: (common[0], thing),
+            lambda thing, common: [common, thing, common],
+            lambda thing, common: {"a": thing, "b": common[1], "c": common},
+            lambda thing, common: Node(common, [thing, common[0]]),
+        ]
+    ),
+    st.booleans(),
+)
+def test_what_all_items_hold_is_a_copy_in_each(rest: Any, common: Any, join: Any, careful: bool) -> None:
+    """A part that all have arrives as one object in each item, as it was, and shares nothing with those of others."""
+    with mock.patch.object(vocabulary, "_MUCH", 0):
+        test = test_each_item_is_as_if_it_had_travelled_alone.hypothesis.inner_test  # type: ignore[attr-defined]
+        test([(join(thing, common), "") for thing in rest], 4, careful)
+
+
+def test_what_all_items_hold_travels_once(processes: dict[str, Any]) -> None:
+    """A table in each of many tuples, dicts or objects, of arguments and of results, is pickled once for a chunk."""
+    table = {key: [str(key)] for key in range(1000)}
+    one = len(pickle.dumps(table))
+
+    def change(item: Any) -> Any:
+        mine = item.value if isinstance(item, Node) else item["b"] if isinstance(item, dict) else item[0]
+        mine[0].append("changed")
+        return len(mine[0]), mine
+
+    for items in (
+        [(table, x) for x in range(MANY)],
+        [[table, x, table[5]] for x in range(MANY)],
+        [{"a": x, "b": table} for x in range(MANY)],
+        [Node(table, [x]) for x in range(MANY)],
+    ):
+        packed, errors = pack(items)
+        assert errors == {}
+        if not isinstance(items[0], Node):  # nobody looks into those
+            assert packed.nbytes < 3 * one
+        assert {length for length, _ in parallel(change, **processes).map(items)} == {2}
+        assert table[0] == ["0"]
+
+    def look_up(x: int) -> Any:
+        return table, x
+
+    arrived = parallel(look_up, **processes).map(range(MANY))
+    assert len({id(mine) for mine, _ in arrived}) == MANY
+    assert all(mine == table for mine, _ in arrived)
+
+
+def test_what_all_items_hold_is_sent_as_it_is_then(processes: dict[str, Any]) -> None:
+    """A table that changes from call to call, and one that a worker can't read, of which each item tells."""
+    table = [[0] for _ in range(1000)]
+
+    def first(mine: Any, _: int) -> Any:
+        return mine[0][0]
+
+    read = parallel(first, **processes)
+    for value in range(3):
+        table[0][0] = value
+        assert set(read.starmap([(table, x) for x in range(MANY)])) == {value}
+        assert set(read.map([table] * MANY, range(MANY))) == {value}
+
+    refusing = [*table, Refusing()]
+    outcomes = read.starmap([(refusing, x) for x in range(MANY)], return_exceptions=True)
+    assert {(type(outcome), str(outcome.__cause__)) for outcome in outcomes} == {(SerializationError, "not here")}
+
+
+class Refusing:
+    """Can't be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise ValueError("not here")
 
 
 def test_names_travel_once() -> None:

@@ -22,7 +22,7 @@ from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import Stream, held
 from parmap._travel.text import called, reason_of, short_type
-from parmap._travel.vocabulary import Learner, Vocabulary
+from parmap._travel.vocabulary import Learner, Vocabulary, with_common
 
 if TYPE_CHECKING:
     import pickle
@@ -142,7 +142,7 @@ def _pack_by_name(items: Any, kinds: set[type], byte_cap: int | None, learner: L
                 return together
             if learner.is_new(items[0]):
                 bare = dump(items[0], None, learner)
-        made = _pack_row(items, bare, learner.vocabulary, byte_cap)
+        made = _pack_row(items, bare, with_common(items, learner.vocabulary), byte_cap)
     except Exception as error:
         if _is_foreign(error):
             raise
@@ -185,7 +185,7 @@ def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, by
         streams.append(bare.stream)
         buffers += bare.buffers
         owned.append(len(buffers))
-    size = (len(vocabulary.stream) if vocabulary else 0) + sum(map(len, streams + buffers))
+    size = sum(map(len, streams + buffers))  # without the vocabulary: less in a chunk would send it more often
     for item in items[len(streams) :]:
         if vocabulary is None:
             pickler.clear_memo()

@@ -4,7 +4,7 @@ Items are pickled one by one, so that they share nothing (see `payload`). Left a
 names, to be looked up and verified again for every item; and a class of a script has no name that a worker knows, so
 that the whole of it would travel with each of its instances. But a class is the same for all items, and so is a
 function that goes by name, or a dtype of numpy's. Both sides therefore begin each item with a memo that holds these
-already.
+already. What else all hold, as the table in `[(table, x) for x in xs]`, travels once as well, and each item has a copy.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
 from parmap._travel.code.remade import has_functions
+from parmap._travel.flat import ATOMS
 from parmap._travel.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
     from parmap._travel.code.classes import Classes
@@ -35,6 +36,8 @@ _SIMPLE = frozenset("biufcO")  # kinds of dtypes of which there is one that all 
 _CYTHON = "_cython_"  # how the module of the type of a function begins that Cython has made
 _RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
+_MUCH = 1024  # bytes of a stream from which on it pays to pickle it once
+
 # An unpickler takes the next of its buffers, which may be any object, memorizes it, and drops it from its stack.
 _MEMORIZE = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 
@@ -42,16 +45,42 @@ _MEMORIZE = pickle.NEXT_BUFFER + pickle.MEMOIZE + pickle.POP
 class Vocabulary:
     """Some words, as we call all these: how they travel, and the memo that a pickler begins with."""
 
-    def __init__(self, words: list[tuple[Any, bytes]]) -> None:
-        """*words*: each with its own stream."""
-        self.stream: bytes = marshal.dumps([stream for _, stream in words])
+    def __init__(self, words: list[tuple[Any, bytes]], common: Sequence[Any] = (), copies: bytes = b"") -> None:
+        """*words*: each with its own stream; *copies*: the stream of what the items have in *common*."""
+        self.words: list[tuple[Any, bytes]] = words
+        self.stream: bytes = marshal.dumps(([stream for _, stream in words], copies))
         origin = plain_pickler(io.BytesIO())
-        origin.memo = {id(word): (place, word) for place, (word, _) in enumerate(words)}
+        known = chain((word for word, _ in words), common)
+        origin.memo = {id(word): (place, word) for place, word in enumerate(known)}
         self._memo = origin.memo
 
     def teach(self, pickler: pickle.Pickler) -> None:
         """Let a pickler know the words, and forget all else."""
         pickler.memo = self._memo  # of which it makes a copy
+
+
+def with_common(items: Any, known: Vocabulary | None) -> Vocabulary | None:
+    """What is *known*, and what *items* have in common, if that is much; nobody may change that until they travel."""
+    common = _parts_of(items[0]) if len(items) > 1 else {}
+    if not common or common.keys() != _parts_of(items[-1]).keys():
+        return known
+    written = Stream()
+    pickler = plain_pickler(written, written.keep)
+    if known is not None:
+        known.teach(pickler)
+    pickler.dump(list(common.values()))
+    stream, buffers = written.take()
+    if buffers or len(stream) < _MUCH or names_stranger(stream):  # buffers are fast as they are
+        return known
+    if any(_parts_of(item).keys() - common.keys() for item in items):  # which could hold a part of what is common
+        return known
+    return Vocabulary(known.words if known else [], list(common.values()), stream)
+
+
+def _parts_of(item: Any) -> dict[int, Any]:
+    """What an item holds that is no atom, by identity."""
+    parts = [*item, *item.values()] if type(item) is dict else item if type(item) in {tuple, list} else ()
+    return {id(part): part for part in parts if type(part) not in ATOMS}
 
 
 class Learner:
@@ -135,9 +164,10 @@ class Reader:
 
         *careful*: load each word with the first item that uses it, which pays if its worker dies of that.
         """
-        self._due: dict[int, bytes] = dict(enumerate(marshal.loads(vocabulary)))
-        self._words: list[Any] = [None] * len(self._due)
-        self._prelude = _MEMORIZE * len(self._due)
+        words, self._copies = marshal.loads(vocabulary)
+        self._due: dict[int, bytes] = dict(enumerate(words))
+        self._words: list[Any] = [None] * len(words)
+        self._prelude = _MEMORIZE * len(words)
         for place in () if careful else list(self._due):
             try:
                 self._load(place)
@@ -146,13 +176,20 @@ class Reader:
 
     def __call__(self, stream: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
         """The item of one stream."""
+        prelude, known = self._prelude, self._words
+        if self._copies:
+            copies = self._load_by(prelude, self._copies, known)
+            prelude, known = prelude + _MEMORIZE * len(copies), [*known, *copies]
+        return self._load_by(prelude, stream, chain(known, buffers) if buffers else known)
+
+    def _load_by(self, prelude: bytes, stream: bytes | memoryview, buffers: Iterable[Any]) -> Any:
         if self._due:
             import pickletools  # only now: it takes half a megabyte
 
             for code, place, _ in pickletools.genops(bytes(stream)):
                 if code.name in _RECALLS and place in self._due:
                     self._load(place)
-        return pickle.loads(self._prelude + stream, buffers=chain(self._words, buffers) if buffers else self._words)
+        return pickle.loads(prelude + stream, buffers=buffers)
 
     def words(self) -> list[Any]:
         """All words; in the place of one that can't be loaded, what stands for it."""
