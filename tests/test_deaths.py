@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inspection import engine_of, is_gone, kill, pids_of, state_of, template_of, wait_until_leased, workers_of
+from inspection import engine_of, is_gone, kill, pids_of, ready_pids_of, state_of, template_of, wait_until_leased, workers_of
 from tasks import pid, square
 from tasks_that_die import (
     big,
@@ -236,6 +236,29 @@ def test_a_death_while_receiving(segments: bool, stopped: bool, how: str, monkey
     may_have_begun = segments and not stopped  # a descriptor is on its way for too short a time to hit it for sure
     expected = len(data) if how == "submit" else [len(data)]
     assert value == expected or (may_have_begun and isinstance(value, WorkerDiedError))
+
+
+def test_deaths_that_are_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers killed while large arguments wait to be sent cost nothing, also if nobody listens meanwhile."""
+    monkeypatch.setattr(Limits, "enabled", False)
+    function = parallel(size, workers=3)
+    function.map([b""] * 30, chunksize=1)
+    wait_until(lambda: len(ready_pids_of(function)) == 3)
+    for worker in pids_of(function):
+        os.kill(worker, signal.SIGSTOP)
+
+    class KillsOthers:
+        def __reduce__(self) -> Any:  # in the engine's thread
+            for worker in workers_of(function):
+                if worker.channel.is_clear:
+                    os.kill(worker.pid, signal.SIGCONT)
+                else:
+                    kill(worker.pid)
+                    wait_until(lambda: is_gone(worker.pid))  # noqa: B023 - called at once
+            return bytes, (3,)
+
+    data = bytes(1 << 20)
+    assert function.map([data, data, KillsOthers()], chunksize=1) == [len(data), len(data), 3]
 
 
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "socket"])
