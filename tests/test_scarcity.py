@@ -17,6 +17,7 @@ from tasks import identity
 
 from conftest import children, wait_until
 from parmap import WorkerDiedError, parallel
+from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.line.channel import Channel
 
@@ -302,6 +303,23 @@ def test_descriptors_on_their_way_are_limited() -> None:
     finally:
         sender.close()
         receiver.close()
+
+
+def test_a_template_that_has_much_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started, though more of them than the line to the template has room for: both ends fill it."""
+    plain = spawning.pair
+
+    def narrow() -> Any:
+        ends = plain()
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: room for six messages
+        return ends
+
+    monkeypatch.setattr(spawning, "pair", narrow)
+    function = parallel(abs, workers=30)
+
+    assert function.map_async(range(-60, 0), chunksize=1).result(timeout=60) == [*range(60, 0, -1)]
+    function.shutdown()
 
 
 def test_numbers_of_tasks_that_went_another_way_are_dropped() -> None:

@@ -140,6 +140,8 @@ class _Template:
                 while (message := self._control.poll()) is not None:
                     getattr(self, "_" + message.kind)(*message.fields, *message.fds)
                 self._collect()
+                # Never waited for: the parent may be sending, and not listen before that is read.
+                self._poller.want_write(self._control.sock.fileno(), self._control, on=not self._control.flush())
         except ChannelClosedError:  # the parent is gone
             pass
         for pid in self._workers.values():
@@ -166,10 +168,10 @@ class _Template:
             with suppress(Exception):  # what the modules have put there, or closed
                 stream.flush()  # what they printed, or each worker would print it again
         if problem:
-            self._control.send("unfit", problem)
+            self._control.post("unfit", problem)
         _try_to_import(guessed)
         self._heed_signals()  # the modules may have chosen otherwise
-        self._control.send("begun")
+        self._control.post("begun")
         gc.collect()
         gc.freeze()  # pages that the collector never touches stay shared with the workers
 
@@ -178,12 +180,12 @@ class _Template:
             pid = self._forked(*fds) if self._fork else spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
             self._workers[name] = pid
         except (OSError, ValueError) as error:
-            self._control.send("failed", name, str(error))
+            self._control.post("failed", name, str(error))
             return
         finally:
             for fd in fds:
                 os.close(fd)
-        self._control.send("started", name, pid)
+        self._control.post("started", name, pid)
 
     def _forked(self, *fds: int) -> int:
         pid = os.fork()
@@ -219,7 +221,7 @@ class _Template:
                 return
             for name in [name for name, each in self._workers.items() if each == pid]:
                 del self._workers[name]
-                self._control.send("exited", name, os.waitstatus_to_exitcode(status))
+                self._control.post("exited", name, os.waitstatus_to_exitcode(status))
 
 
 def worker(fds: tuple[int, int, int], preload: Sequence[str]) -> NoReturn:
