@@ -408,3 +408,21 @@ def test_descriptors_above_the_limit_are_closed(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("[False]\n[False]\n", "")
+
+
+def test_files_that_an_interpreter_opens_as_it_begins(script: Script) -> None:
+    """What `sitecustomize` opens in each interpreter, such as a log, workers go on writing to."""
+    script.write('LOG = open("log.txt", "a", buffering=1)', "sitecustomize.py")
+    paths = [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
+    script.environment["PYTHONPATH"] = os.pathsep.join(paths)
+    done = script.run("""
+        from parmap import parallel
+        def write(number):
+            import sitecustomize
+            sitecustomize.LOG.write(f"{number}\\n")
+        for method in ("forkserver", "spawn"):
+            parallel(write, workers=2, start_method=method).map(range(10))
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted((script.folder / "log.txt").read_text().split()) == sorted([*map(str, range(10))] * 2)

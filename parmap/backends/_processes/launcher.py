@@ -98,21 +98,24 @@ def template(control_fd: int) -> NoReturn:
 
 
 def _own(fds: Sequence[int]) -> None:
-    """Let *fds* be of this process alone, and close all else but the standard streams.
+    """Let *fds* be of this process alone, and close all else that was inherited but the standard streams.
 
-    What the user's program had marked inheritable, too: nobody waits for an end of file that we hold open.
+    Nobody waits for an end of file that we hold open. What this interpreter has opened itself, as it began, it goes on
+    using: its files are told by not being inheritable.
     """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # closed in the program: not to be taken by our own
         os.set_inheritable(spare, True)
+    os.close(spare)
     for fd in fds:
         os.set_inheritable(fd, False)
     try:
         opened = [*map(int, os.listdir("/dev/fd"))]  # not all that there may be: in a container, a billion
     except OSError:
         opened = [*range(os.sysconf("SC_OPEN_MAX"))]
-    for fd in {*opened} - {*range(STDERR + 1), *fds}:
+    for fd in opened:
         with suppress(OSError):  # that of the list itself
-            os.close(fd)
+            if fd > STDERR and os.get_inheritable(fd):
+                os.close(fd)
 
 
 class _Template:
