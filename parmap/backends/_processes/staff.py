@@ -361,6 +361,7 @@ def _farewell(message: Message) -> None:
 def lend_tracker(fds: tuple[int, ...]) -> None:
     """Send the way to this program's tracker of resources over a line that a worker has sent; start it, if need be."""
     for fd in fds:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         with socket.socket(fileno=fd) as line:
             try:
                 from multiprocessing.resource_tracker import getfd
@@ -369,3 +370,5 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
                 socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
             except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
                 pass
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # it leaves SIGINT and SIGTERM unblocked
