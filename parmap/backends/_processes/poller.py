@@ -55,7 +55,7 @@ class Poller:
         """Make `wait` return; from any thread, and from a signal handler."""
         try:
             os.write(self.wake_fd, b"\0")
-        except (BlockingIOError, OSError):  # full: it will wake anyhow; closed: there is nobody to wake
+        except OSError:  # full: it will wake anyhow; closed: there is nobody to wake
             pass
 
     def close(self) -> None:
