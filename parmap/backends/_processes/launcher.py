@@ -166,11 +166,7 @@ class _Template:
         if not fork:
             return
         # What the template has imported, no worker has to.
-        problem = import_all(["parmap.backends._processes.child.serve", *preload])
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # what the modules have put there, or closed
-                stream.flush()  # what they printed, or each worker would print it again
-        if problem:
+        if problem := import_all(["parmap.backends._processes.child.serve", *preload]):
             self._control.post("unfit", problem)
         _try_to_import(guessed)
         self._heed_signals()  # the modules may have chosen otherwise
@@ -244,6 +240,10 @@ def import_all(modules: Sequence[str]) -> str:
             importlib.import_module(module)
         except BaseException as error:  # noqa: BLE001 - a module may raise anything; the parent tells the user
             return f"preload: can't import {module!r}: {type(error).__name__}: {error}"
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # what the module has put there, or closed
+                    stream.flush()  # what it printed: each fork would print it again, and none at its end
     return ""
 
 
