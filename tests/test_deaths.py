@@ -9,7 +9,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inspection import engine_of, is_gone, kill, pids_of, state_of, template_of, wait_until_leased, workers_of
+from inspection import (
+    engine_of,
+    engines,
+    is_gone,
+    kill,
+    pids_of,
+    ready_pids_of,
+    state_of,
+    template_of,
+    wait_until_leased,
+    workers_of,
+)
 from tasks import pid, square
 from tasks_that_die import (
     big,
@@ -238,6 +249,29 @@ def test_a_death_while_receiving(segments: bool, stopped: bool, how: str, monkey
     assert value == expected or (may_have_begun and isinstance(value, WorkerDiedError))
 
 
+def test_deaths_that_are_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers killed while large arguments wait to be sent cost nothing, also if nobody listens meanwhile."""
+    monkeypatch.setattr(Limits, "enabled", False)
+    function = parallel(size, workers=3)
+    function.map([b""] * 30, chunksize=1)
+    wait_until(lambda: len(ready_pids_of(function)) == 3)
+    for worker in pids_of(function):
+        os.kill(worker, signal.SIGSTOP)
+
+    class KillsOthers:
+        def __reduce__(self) -> Any:  # in the engine's thread
+            for worker in workers_of(function):
+                if worker.channel.is_clear:
+                    os.kill(worker.pid, signal.SIGCONT)
+                else:
+                    kill(worker.pid)
+                    wait_until(lambda: is_gone(worker.pid))  # noqa: B023 - called at once
+            return bytes, (3,)
+
+    data = bytes(1 << 20)
+    assert function.map([data, data, KillsOthers()], chunksize=1) == [len(data), len(data), 3]
+
+
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "socket"])
 @pytest.mark.parametrize("how", ["map_async", "submit"])
 def test_a_death_while_sending(segments: bool, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,6 +439,27 @@ def test_the_template_is_found_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Launcher, "start", late)
 
     assert parallel(square, workers=2).map(range(50)) == [number * number for number in range(50)]
+
+
+def test_the_template_is_found_dead_when_it_shall_kill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker whose initializer hangs is killed with its pool, though the template that was to do it is gone."""
+    tell = Launcher.kill
+
+    def late(launcher: Launcher, *args: Any) -> None:
+        kill(launcher.pid)
+        wait_until(lambda: is_gone(launcher.pid))
+        tell(launcher, *args)
+
+    monkeypatch.setattr(Launcher, "kill", late)
+    others = engines()
+    pool = parmap.Pool(1, wait_for, (str(tmp_path / "never"),))
+    pool.apply_async(square, (1,))
+    (engine,) = {*engines()} - {*others}
+    wait_until(lambda: list(tmp_path.glob("never.*")) and all(each.pid for each in engine.backend._workers.values()))
+    (worker,) = engine.backend._workers.values()
+    pool.terminate()
+
+    wait_until(lambda: is_gone(worker.pid))
 
 
 def test_the_template_dies_while_it_starts_workers() -> None:

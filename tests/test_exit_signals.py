@@ -194,11 +194,15 @@ def test_a_signal_that_the_program_waits_for(script: Script) -> None:
     """What its only thread has blocked, to take it by `sigwait`, no thread of ours takes instead."""
     done = script.run("""
         import os, signal
+        from multiprocessing.shared_memory import SharedMemory
         from parmap import parallel
 
         @parallel(workers=2)
         def task(x):
             print("said", x)
+            memory = SharedMemory(create=True, size=1)  # for which the program's resource tracker is started
+            memory.close()
+            memory.unlink()
             return x
 
         task.map(range(4))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import parmap
+from conftest import wait_until
+from parmap import parallel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -297,3 +299,25 @@ print(outer.map([1, 2]), outer.submit(3).result())
 """)
 
     assert (run.stdout, run.stderr) == ("prepared\n[[1], [2]] [3]\n", "")
+
+
+def test_threads_whose_initializer_has_failed():
+    """They end, and those of the next call that succeeds have their numbers."""
+    left = [ValueError("not yet")] * 6
+
+    def begin() -> None:
+        if left:
+            raise left.pop()
+
+    def who(_: int) -> tuple[int, threading.Thread]:
+        return parmap.worker().index, threading.current_thread()
+
+    task = parallel(who, workers=2, backend="threads", initializer=begin)
+    while left:
+        with pytest.raises(ValueError, match="not yet"):
+            task.map([0, 1])
+    results = task.map(range(100))
+
+    assert {index for index, _ in results} <= {0, 1}
+    ours = {thread for _, thread in results}
+    wait_until(lambda: {each for each in threading.enumerate() if each.name.startswith("parmap-worker")} <= ours)

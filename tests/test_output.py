@@ -480,13 +480,42 @@ def test_nothing_is_lost_at_exit(processes: dict[str, Any], script: Script):
 
 def test_prints_of_preloaded_modules_come_once(script: Script):
     """What a preloaded module prints is printed by the template, not by each worker again."""
+    script.environment.pop("PYTHONUNBUFFERED", None)
     script.write("print('loading')", "noisy.py")
     done = script.run("""
         from parmap import parallel
         print(parallel(abs, workers=3, preload=("noisy",), start_method="forkserver").map([-1, -2, -3, -4]))
+        print(parallel(abs, workers=1, preload=("noisy",), start_method="spawn").map([-1]))
     """)
 
-    assert sorted(done.stdout.splitlines()) == ["[1, 2, 3, 4]", "loading"]
+    assert sorted(done.stdout.splitlines()) == ["[1, 2, 3, 4]", "[1]", "loading", "loading"]
+
+
+def test_prints_of_guessed_modules_come_once(script: Script):
+    """Nor is it printed by each process that a task forks, where nobody has named the module."""
+    script.environment.pop("PYTHONUNBUFFERED", None)
+    (script.folder / "site").mkdir()
+    script.write("import os\nprint('loading')", "site/noisy.py")
+    done = script.run("""
+        import os, sys
+        sys.path.insert(0, os.path.abspath("site"))
+        from parmap._travel.code import needs
+        needs._homes = lambda: (os.path.abspath("site") + os.sep,)
+        import noisy
+
+        def fork(number):
+            child = noisy.os.fork()
+            if not child:
+                sys.exit()
+            os.waitpid(child, 0)
+            return number
+
+        print("noisy" in needs.modules_needed(fork))
+        from parmap import parallel
+        print(parallel(fork, workers=1, env={"OMP_NUM_THREADS": "1"}).map([1, 2, 3]))
+    """)
+
+    assert sorted(done.stdout.splitlines()) == ["True", "[1, 2, 3]", "loading", "loading"], done.stderr
 
 
 def test_an_interactive_prompt_sees_output(script: Script):

@@ -17,11 +17,13 @@ import tasks
 from inspection import second_thread_of_callbacks
 
 import parmap
-from conftest import wait_until
+from conftest import children, wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
+from parmap.backends._processes import launcher
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     MakePool = Callable[..., Any]
 
@@ -613,6 +615,30 @@ def test_initializer_that_raises(make_ours: MakePool):
     """The error of an initializer is raised by the call; the standard pool starts workers for ever."""
     with pytest.raises(ValueError, match="told"):
         make_ours(1, tasks.fail, ("told",)).apply(tasks.square, (1,))
+
+
+@pytest.mark.parametrize("hangs", ["initializer", "preload"])
+def test_terminate_while_workers_start(hangs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`terminate` does not wait for workers whose start may never end, and leaves none of their processes behind."""
+    monkeypatch.setattr(launcher, "GRACE", 0.1)
+    monkeypatch.syspath_prepend(tmp_path)
+    begun = tmp_path / "begun"
+    (tmp_path / "endless.py").write_text(
+        f"import tasks\ntasks.touch_and_wait_for({str(begun)!r}, {str(tmp_path / 'never')!r})"
+    )
+    before = children()
+    options: Any = (
+        {"initializer": partial(__import__, "endless")} if hangs == "initializer" else {"preload": ["endless"]}
+    )
+    pool = parmap.Pool(1, **options)
+    result = pool.apply_async(tasks.square, (1,))
+    wait_until(begun.exists)
+    pool.terminate()
+    pool.join()
+
+    with pytest.raises(PoolClosedError):
+        result.get(30)
+    wait_until(lambda: not {*children()} - {*before})
 
 
 def test_terminated_results(make_ours: MakePool, tmp_path: Any):

@@ -17,6 +17,7 @@ from tasks import identity
 
 from conftest import children, wait_until
 from parmap import WorkerDiedError, parallel
+from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.line.channel import Channel
 
@@ -304,6 +305,23 @@ def test_descriptors_on_their_way_are_limited() -> None:
         receiver.close()
 
 
+def test_a_template_that_has_much_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started, though more of them than the line to the template has room for: both ends fill it."""
+    plain = spawning.pair
+
+    def narrow() -> Any:
+        ends = plain()
+        for end in ends:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is: room for six messages
+        return ends
+
+    monkeypatch.setattr(spawning, "pair", narrow)
+    function = parallel(abs, workers=30)
+
+    assert function.map_async(range(-60, 0), chunksize=1).result(timeout=60) == [*range(60, 0, -1)]
+    function.shutdown()
+
+
 def test_numbers_of_tasks_that_went_another_way_are_dropped() -> None:
     """A worker does not remember for ever which tasks never came over its quick line; late ones it still takes."""
     import marshal
@@ -390,3 +408,21 @@ def test_descriptors_above_the_limit_are_closed(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("[False]\n[False]\n", "")
+
+
+def test_files_that_an_interpreter_opens_as_it_begins(script: Script) -> None:
+    """What `sitecustomize` opens in each interpreter, such as a log, workers go on writing to."""
+    script.write('LOG = open("log.txt", "a", buffering=1)', "sitecustomize.py")
+    paths = [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
+    script.environment["PYTHONPATH"] = os.pathsep.join(paths)
+    done = script.run("""
+        from parmap import parallel
+        def write(number):
+            import sitecustomize
+            sitecustomize.LOG.write(f"{number}\\n")
+        for method in ("forkserver", "spawn"):
+            parallel(write, workers=2, start_method=method).map(range(10))
+    """)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted((script.folder / "log.txt").read_text().split()) == sorted([*map(str, range(10))] * 2)

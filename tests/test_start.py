@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import parmap
 from conftest import Script, wait_until
 from parmap import parallel
 from parmap._travel.code.needs import modules_needed
+from parmap.backends._processes import guess
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 
 NEEDS = """
@@ -126,6 +128,26 @@ def test_a_module_that_starts_a_thread_is_left_to_workers(script: Script, tmp_pa
     )
 
     assert done.stdout == "True [6, 7, 8]\n", done.stderr
+
+
+def test_a_call_in_the_midst_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of another thread, whose function needs other modules, does no harm while it is seen what to import."""
+    options: dict[str, Any] = {"workers": 1, "env": {"OMP_NUM_THREADS": "2"}}
+    is_pure, later = guess.is_pure, []
+
+    def meanwhile(name: str) -> bool:
+        if not later:
+            thread = threading.Thread(
+                target=lambda: later.append(parallel(in_script("by_name"), **options).map_async([2]))
+            )
+            thread.start()
+            thread.join()
+        return is_pure(name)
+
+    monkeypatch.setattr(guess, "is_pure", meanwhile)
+
+    assert parallel(in_script("by_attribute"), **options).map([1]) == ["1"]
+    assert later[0].result(timeout=60) == [2]
 
 
 def test_a_local_module_is_not_guessed(script: Script) -> None:

@@ -102,6 +102,11 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not (self.jobs or self._delayed or self._held)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a worker has work that has started itself."""
+        return any(slot.flight and slot.rest is not State.STARTING for slot in self.slots.values())
+
     # jobs
 
     def add(self, job: Job) -> None:

@@ -79,15 +79,15 @@ class Threads(Backend):
                     self._events.put(Broken(error))
                 break
             index = min({*range(len(self._threads) + 1)} - {taken for taken, _ in self._threads.values()})
-            tasks.put(index)
+            tasks.put((index, self._events))
             self._queues[name], self._threads[name] = tasks, (index, thread)
             started.append(name)
         return started
 
     def _live(self, tasks: queue.SimpleQueue[Any]) -> None:
-        index = tasks.get()
-        if index is None:
+        if (begin := tasks.get()) is None:
             return
+        index, events = begin
         here.begin(Worker(index, self.options.workers))
         _place.thread.crew = ref(self)
         initializer = self.options.initializer
@@ -105,7 +105,7 @@ class Threads(Backend):
                 event = run_here(*task) if problem is None else Broken(problem)
             except BaseException as error:  # noqa: BLE001 - of an error that lets nobody see it: who waits shall hear of that
                 event = Broken(error)
-            self._events.put(event)
+            events.put(event)
             del task, event
             here.keeper.purge()
         here.keeper.close_all()
@@ -131,6 +131,8 @@ class Threads(Backend):
             return []
         if isinstance(event, Report):
             self._running.discard(event.number)
+        elif isinstance(event, Broken):  # the next call begins anew
+            self.close()
         return [] if event is None else [event]
 
     def wake(self) -> None:
@@ -148,6 +150,7 @@ class Threads(Backend):
         self._queues.clear()
         self._threads.clear()
         self._running.clear()
+        self._events = queue.SimpleQueue()  # those that end later have nothing to say
 
     def finish(self) -> None:
         """Nobody needs threads any more."""

@@ -22,7 +22,7 @@ class Guess:
     def add(self, function: Any) -> None:
         """A function will be called. By any thread."""
         if self._is_wanted:
-            self._needed |= modules_needed(function)
+            self._needed = self._needed | modules_needed(function)  # another one: `modules` may be reading this
 
     def modules(self, variables: dict[str, str]) -> list[str]:
         """The modules to import in a template with these environment variables.

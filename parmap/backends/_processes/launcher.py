@@ -98,21 +98,24 @@ def template(control_fd: int) -> NoReturn:
 
 
 def _own(fds: Sequence[int]) -> None:
-    """Let *fds* be of this process alone, and close all else but the standard streams.
+    """Let *fds* be of this process alone, and close all else that was inherited but the standard streams.
 
-    What the user's program had marked inheritable, too: nobody waits for an end of file that we hold open.
+    Nobody waits for an end of file that we hold open. What this interpreter has opened itself, as it began, it goes on
+    using: its files are told by not being inheritable.
     """
     while (spare := os.open(os.devnull, os.O_RDWR)) <= STDERR:  # closed in the program: not to be taken by our own
         os.set_inheritable(spare, True)
+    os.close(spare)
     for fd in fds:
         os.set_inheritable(fd, False)
     try:
         opened = [*map(int, os.listdir("/dev/fd"))]  # not all that there may be: in a container, a billion
     except OSError:
         opened = [*range(os.sysconf("SC_OPEN_MAX"))]
-    for fd in {*opened} - {*range(STDERR + 1), *fds}:
+    for fd in opened:
         with suppress(OSError):  # that of the list itself
-            os.close(fd)
+            if fd > STDERR and os.get_inheritable(fd):
+                os.close(fd)
 
 
 class _Template:
@@ -140,6 +143,8 @@ class _Template:
                 while (message := self._control.poll()) is not None:
                     getattr(self, "_" + message.kind)(*message.fields, *message.fds)
                 self._collect()
+                # Never waited for: the parent may be sending, and not listen before that is read.
+                self._poller.want_write(self._control.sock.fileno(), self._control, on=not self._control.flush())
         except ChannelClosedError:  # the parent is gone
             pass
         for pid in self._workers.values():
@@ -161,15 +166,11 @@ class _Template:
         if not fork:
             return
         # What the template has imported, no worker has to.
-        problem = import_all(["parmap.backends._processes.child.serve", *preload])
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # what the modules have put there, or closed
-                stream.flush()  # what they printed, or each worker would print it again
-        if problem:
-            self._control.send("unfit", problem)
+        if problem := import_all(["parmap.backends._processes.child.serve", *preload]):
+            self._control.post("unfit", problem)
         _try_to_import(guessed)
         self._heed_signals()  # the modules may have chosen otherwise
-        self._control.send("begun")
+        self._control.post("begun")
         gc.collect()
         gc.freeze()  # pages that the collector never touches stay shared with the workers
 
@@ -178,12 +179,12 @@ class _Template:
             pid = self._forked(*fds) if self._fork else spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
             self._workers[name] = pid
         except (OSError, ValueError) as error:
-            self._control.send("failed", name, str(error))
+            self._control.post("failed", name, str(error))
             return
         finally:
             for fd in fds:
                 os.close(fd)
-        self._control.send("started", name, pid)
+        self._control.post("started", name, pid)
 
     def _forked(self, *fds: int) -> int:
         pid = os.fork()
@@ -219,7 +220,7 @@ class _Template:
                 return
             for name in [name for name, each in self._workers.items() if each == pid]:
                 del self._workers[name]
-                self._control.send("exited", name, os.waitstatus_to_exitcode(status))
+                self._control.post("exited", name, os.waitstatus_to_exitcode(status))
 
 
 def worker(fds: tuple[int, int, int], preload: Sequence[str]) -> NoReturn:
@@ -239,6 +240,10 @@ def import_all(modules: Sequence[str]) -> str:
             importlib.import_module(module)
         except BaseException as error:  # noqa: BLE001 - a module may raise anything; the parent tells the user
             return f"preload: can't import {module!r}: {type(error).__name__}: {error}"
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # what the module has put there, or closed
+                    stream.flush()  # what it printed: each fork would print it again, and none at its end
     return ""
 
 

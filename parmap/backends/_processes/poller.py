@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import selectors
+from contextlib import suppress
 from typing import Any
 
 READ = selectors.EVENT_READ
@@ -26,14 +27,13 @@ class Poller:
 
     def remove(self, fd: int) -> None:
         """Wait for *fd* no more."""
-        try:
+        with suppress(KeyError, ValueError, OSError):
             self._selector.unregister(fd)
-        except (KeyError, ValueError, OSError):
-            pass
 
     def want_write(self, fd: int, data: Any, *, on: bool) -> None:
-        """Wait for room to write, too."""
-        self._selector.modify(fd, READ | WRITE if on else READ, data)
+        """Wait for room to write, too, unless *fd* is waited for no more: another event has just closed it."""
+        with suppress(KeyError, ValueError):
+            self._selector.modify(fd, READ | WRITE if on else READ, data)
 
     def wait(self, timeout: float | None) -> list[tuple[Any, int]]:
         """The data and events of the descriptors that are ready."""
@@ -55,7 +55,7 @@ class Poller:
         """Make `wait` return; from any thread, and from a signal handler."""
         try:
             os.write(self.wake_fd, b"\0")
-        except (BlockingIOError, OSError):  # full: it will wake anyhow; closed: there is nobody to wake
+        except OSError:  # full: it will wake anyhow; closed: there is nobody to wake
             pass
 
     def close(self) -> None:
@@ -63,6 +63,6 @@ class Poller:
         if self._wake_in < 0:
             return
         self._selector.close()
-        for fd in (self._wake_in, self.wake_fd):
+        for fd in (self.wake_fd, self._wake_in):  # in this order: who wakes it at this moment gets no SIGPIPE
             os.close(fd)
         self._wake_in = self.wake_fd = -1

@@ -135,16 +135,18 @@ if hasattr(os, "register_at_fork"):
 
 
 def reap(pid: int) -> None:
-    """Collect the exit status of a template, so that it does not stay a zombie."""
-    deadline = time.monotonic() + 1.0
-    while True:
-        try:
-            done, _ = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # SIGCHLD is ignored, or somebody waits for any child
-            return
-        if done or time.monotonic() > deadline:
-            return
-        time.sleep(0.001)
+    """Collect the exit status of a template, so that it does not stay a zombie; kill it if it does not end."""
+    for patience in (1.0, 1.0):
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0]:
+                    return
+            except ChildProcessError:  # SIGCHLD is ignored, or somebody waits for any child
+                return
+            time.sleep(0.001)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # what it imports hangs; or it is stopped
 
 
 def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:

@@ -15,7 +15,7 @@ from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Capacity, Event, Ready
 from parmap.backends._processes.functions import Functions
 from parmap.backends._processes.guess import Guess
-from parmap.backends._processes.launcher import GRACE, Launcher
+from parmap.backends._processes.launcher import GRACE, Launcher, kill_group
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
@@ -316,10 +316,11 @@ class Staff(Leases):
         if self._is_crowded:  # next time there may be room
             self._is_crowded = False
             self._events.append(Capacity(self.options.workers, self.cost))
+        # Not what its page says: it may have reported, and not come to rest yet.
+        busy = {worker for worker in workers if worker.due or worker.quick.flight}
+        for worker in busy:
+            self._signals.send(worker, signal.SIGKILL)
         for worker in workers:
-            # Not what its page says: it may have reported, and not come to rest yet.
-            if worker.due or worker.quick.flight:
-                self._signals.send(worker, signal.SIGKILL)
             worker.channel.post("stop")
             self._forget(worker)
         launcher, self._launcher = self._launcher, None
@@ -327,7 +328,8 @@ class Staff(Leases):
             self.poller.remove(launcher.control.sock.fileno())
             launcher.close({each.channel.sock.fileno(): partial(each.channel.hear, _farewell) for each in workers})
         for worker in workers:
-            worker.channel.hear(_farewell)
+            if worker.channel.hear(_farewell) and worker in busy and worker.pid is not None:
+                kill_group(worker.pid, signal.SIGKILL)  # its template was gone, or did not hear us
             died = worker.died(None)
             for future, _ in died.tasks:
                 future.fail(died.explain(None, 0))
@@ -361,6 +363,7 @@ def _farewell(message: Message) -> None:
 def lend_tracker(fds: tuple[int, ...]) -> None:
     """Send the way to this program's tracker of resources over a line that a worker has sent; start it, if need be."""
     for fd in fds:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         with socket.socket(fileno=fd) as line:
             try:
                 from multiprocessing.resource_tracker import getfd
@@ -369,3 +372,5 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
                 socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
             except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
                 pass
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # it leaves SIGINT and SIGTERM unblocked
