@@ -218,6 +218,16 @@ def test_a_coroutine_function_is_one():
     assert str(inspect.signature(Client().fetch)) == "(url: 'str') -> 'str'"
 
 
+def test_a_wrapper_of_a_parallel_function_is_what_it_is():
+    """Not what it wraps, whose attributes `functools.wraps` hands on to it."""
+
+    @functools.wraps(half)
+    async def fetch(x: int) -> int:
+        return x
+
+    assert inspect.iscoroutinefunction(parallel(fetch))
+
+
 def test_plain_call():
     """A call is the plain function's, keywords and errors included."""
     assert half(4, y=2, z=3) == 8.0
