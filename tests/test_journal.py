@@ -569,6 +569,19 @@ def test_an_item_that_holds_itself(file: str):
     assert len(rows(file)) == 1
 
 
+def test_an_item_whose_parts_are_shared_again_and_again(monkeypatch: pytest.MonkeyPatch, file: str):
+    """Nobody can write out what two lists of two lists of two lists, and so on, would be if they were different ones."""
+    monkeypatch.setattr("parmap._calls.journal.digest._MOST", 1 << 20)
+    tree: list[Any] = []
+    for _ in range(60):
+        tree = [tree, tree]
+    count = parallel(len, backend="serial")
+
+    assert count.map([tree], journal=file) == [2]
+    assert count.map([tree], journal=file) == [2]
+    assert len(rows(file)) == 1
+
+
 def test_methods_of_values_are_told_apart(file: str):
     """A method of a text or a list is another function for another text or list."""
     for text in (", ", "; "):

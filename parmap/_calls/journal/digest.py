@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from types import CodeType, FunctionType, SimpleNamespace
+from math import inf
+from types import CodeType, FunctionType
 from typing import Any
 
 _DOCSTRING = 0x4000000  # flag of the code that has one, from Python 3.13 on
+_MOST, _PIECE = 1 << 26, 1 << 16  # bytes of a value that is written out whole, and of one large part of it, at most
 
 
 class _Pickler(pickle.Pickler):
@@ -23,8 +25,22 @@ class _Pickler(pickle.Pickler):
         return None
 
 
+class _File:
+    """What a pickle is written to."""
+
+    def __init__(self, most: float) -> None:
+        self.state = hashlib.blake2b(digest_size=16)
+        self._left = most
+
+    def write(self, data: Any) -> None:
+        self._left -= min(memoryview(data).nbytes, _PIECE)
+        if self._left < 0:
+            raise ValueError("too long")
+        self.state.update(data)
+
+
 def digest(value: Any, met: dict[int, Any] | None = None) -> bytes:
-    """The digest of a value; equal values that share parts in another way have the same.
+    """The digest of a value; equal values that share parts in another way have the same, unless they are large.
 
     Args:
         value: what is digested.
@@ -35,18 +51,17 @@ def digest(value: Any, met: dict[int, Any] | None = None) -> bytes:
     """
     try:
         return _digest(value, met, fast=True)
-    except (ValueError, RecursionError):  # it holds itself
+    except (ValueError, RecursionError):  # it holds itself, or much again and again
         return _digest(value, met, fast=False)
 
 
 def _digest(value: Any, met: dict[int, Any] | None, *, fast: bool) -> bytes:
-    state = hashlib.blake2b(digest_size=16)
-    file: Any = SimpleNamespace(write=state.update)
+    file = _File(_MOST if fast else inf)
     pickler = _Pickler(file, 5)
     pickler.fast = fast  # without a memo: what is twice in it is written twice
     pickler.met = met
     pickler.dump(value)
-    return state.digest()
+    return file.state.digest()
 
 
 def code_of(code: CodeType, docstring: str | None = None) -> tuple[Any, ...]:
