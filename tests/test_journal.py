@@ -603,6 +603,23 @@ def test_a_broadcast_value_counts_by_what_it_is(file: str):
     assert len(rows(file)) == 2
 
 
+@pytest.mark.parametrize(
+    "make", [lambda base: partial(int, base), lambda base: lambda: base], ids=["partial", "lambda"]
+)
+def test_what_each_worker_has_counts_by_what_it_is(file: str, make: Callable[[int], Callable[[], int]]):
+    """Also within another value, or an item: what the program calls it by is another name each time."""
+
+    def add(item: Any, tools: Any = None) -> int:
+        return int(item["number"].value + tools["made"]() + tools["shared"].value[0])
+
+    for base in (1, 1, 2):
+        tools = {"shared": parmap.broadcast([base]), "made": parmap.per_worker(make(base))}
+        item = {"number": parmap.broadcast(10)}
+        assert parallel(add, backend="serial").partial(tools=tools).map([item], journal=file) == [10 + 2 * base]
+
+    assert len(rows(file)) == 2
+
+
 def test_what_a_captured_value_holds_beside_a_lock(file: str):
     """A value that can't be pickled counts by its parts that can."""
     for base in (1, 1, 2):

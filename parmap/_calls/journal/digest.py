@@ -7,22 +7,42 @@ import pickle
 from math import inf
 from types import CodeType, FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from parmap._travel.broadcast import Broadcast
+from parmap._work.per_worker import PerWorker
 
 _DOCSTRING = 0x4000000  # flag of the code that has one, from Python 3.13 on
 _MOST, _PIECE = 1 << 26, 1 << 16  # bytes of a value that is written out whole, and of one large part of it, at most
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles sets in an order of their own, which does not depend on the hashes of strings in this run."""
+    """Pickles what is another thing in each run by what it is: sets, by no hashes of strings; what has a token."""
 
     met: dict[int, Any] | None
 
     def persistent_id(self, obj: Any) -> Any:
         if type(obj) is set or type(obj) is frozenset:
             return type(obj).__name__, sorted(digest(each, self.met) for each in obj)
+        if type(obj) is Broadcast:
+            return "Broadcast", _of_broadcast(obj, self.met)
+        if type(obj) is PerWorker:
+            factory = obj.__wrapped__
+            self.persistent_id(factory)  # for whoever wants to know whom it met
+            is_named = isinstance(factory, (FunctionType, type))
+            return "PerWorker", name_of(factory) if is_named else digest(factory, self.met)
         if self.met is not None and isinstance(obj, (FunctionType, type)):
             self.met[id(obj)] = obj
         return None
+
+
+_broadcast: WeakKeyDictionary[Broadcast[Any], bytes] = WeakKeyDictionary()  # what does not change, by promise
+
+
+def _of_broadcast(shared: Broadcast[Any], met: dict[int, Any] | None) -> bytes:
+    if met is not None or shared not in _broadcast:
+        _broadcast[shared] = digest(shared.value, met)
+    return _broadcast[shared]
 
 
 class _File:
@@ -71,3 +91,9 @@ def code_of(code: CodeType, docstring: str | None = None) -> tuple[Any, ...]:
         constants = constants[1:]
     inner = [code_of(each) if isinstance(each, CodeType) else each for each in constants]
     return code.co_code, code.co_names, code.co_flags & ~_DOCSTRING, code.co_exceptiontable, inner
+
+
+def name_of(thing: Any) -> str:
+    """What a function or a class is called, or the class of another thing, with its module."""
+    name = getattr(thing, "__qualname__", getattr(thing, "__name__", type(thing).__qualname__))
+    return f"{getattr(thing, '__module__', None) or 'builtins'}.{name}"
