@@ -995,6 +995,24 @@ def test_ctrl_c(script: Script, file: str):
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+def test_a_signal_handler_that_raises_an_error_of_the_system(file: str):
+    """A `TimeoutError` of the program's own alarm is none of the journal's, whatever is done with that meanwhile."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError("alarm")
+
+    class Digest:
+        def __init__(self, item: object) -> None:
+            signal.raise_signal(signal.SIGALRM)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(TimeoutError, match=r"^alarm$"):
+            parallel(abs, workers=1).map([1], journal=Journal(file, key=Digest))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_ctrl_c_while_the_last_results_are_written(file: str):
     """They are written all the same, and neither a thread nor an open file is left."""
     call = parallel(abs, workers=1, backend="threads")
