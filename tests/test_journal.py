@@ -995,20 +995,30 @@ def test_ctrl_c(script: Script, file: str):
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
-def test_a_signal_handler_that_raises_an_error_of_the_system(file: str):
+class Ringing:
+    """Its alarm rings when it is looked at for the first time."""
+
+    def __init__(self, *_: object) -> None:
+        self.is_set = True
+
+    def __reduce__(self) -> Any:
+        if self.is_set:
+            self.is_set = False
+            signal.raise_signal(signal.SIGALRM)
+        return int, ()
+
+
+@pytest.mark.parametrize(("key", "given"), [(Ringing, ()), (None, (Ringing(),))], ids=["of an item", "of the function"])
+def test_a_signal_handler_that_raises_an_error_of_the_system(file: str, key: Any, given: Any):
     """A `TimeoutError` of the program's own alarm is none of the journal's, whatever is done with that meanwhile."""
 
     def ring(*_: object) -> None:
         raise TimeoutError("alarm")
 
-    class Digest:
-        def __init__(self, item: object) -> None:
-            signal.raise_signal(signal.SIGALRM)
-
     before = signal.signal(signal.SIGALRM, ring)
     try:
         with pytest.raises(TimeoutError, match=r"^alarm$"):
-            parallel(abs, workers=1).map([1], journal=Journal(file, key=Digest))
+            parallel(max, backend="serial").partial(*given).map([1], journal=Journal(file, key=key))
     finally:
         signal.signal(signal.SIGALRM, before)
 
