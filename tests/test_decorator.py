@@ -345,6 +345,16 @@ def test_binding_makes_a_new_object():
     assert (first(0), second(0)) == (1, 2)
 
 
+def test_methods_are_compared_like_plain_ones():
+    """By what they are bound to: so what was registered can be found again, as by `atexit.unregister`."""
+    model = Model()
+
+    assert model.score == model.score
+    assert len({model.score, model.score}) == 1
+    assert [model.score].index(model.score) == 0
+    assert model.score not in {Model().score, Model.score, model.score.options(workers=1), model.score.__wrapped__}
+
+
 def test_methods_keep_metadata():
     """A bound method has name, documentation and signature, without self."""
     method = Model().score
