@@ -256,6 +256,7 @@ def per_worker(factory: Callable[[], Any]) -> PerWorker[Any]:
         raise TypeError(f"per_worker() can't use {factory.__qualname__}: a task has a loop of its own; use a plain def")
     token = os.urandom(16)
     made = _known[token] = PerWorker(factory, token, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001
+    made.__doc__ = factory.__doc__
     return made
 
 
