@@ -101,7 +101,7 @@ class WorkerDiedError(ParmapError, BrokenExecutor):
     """Raised when a worker ended without finishing its task: killed, out of memory, crashed, or left by ``os._exit``.
 
     Only the item that the worker was running fails; all others are run by other workers. The item is not run again
-    unless ``retries`` says so.
+    unless ``retries`` says so, or nobody can tell it from very short ones that ran in the same moment.
 
     Args:
         message: what happened, in one sentence.

@@ -12,7 +12,6 @@ Example:
 
 from __future__ import annotations
 
-import operator
 import os
 import threading
 from functools import partial
@@ -120,7 +119,7 @@ class ParmapBackend(_Base):
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], object] | None = None) -> Future[Any]:
         """Start a batch, and have *callback* called with its future."""
-        future = _pools.submit(operator.call, (func,), {}, self._options)
+        future = _pools.submit(_call, (func,), {}, self._options)
         self._unfinished[future] = parallel = getattr(callback, "parallel", None)
         # Not in this thread, even if the batch has ended by now: the callback starts the next one.
         notify(partial(self._end, callback), future, partial(_call_apart, parallel))
@@ -148,6 +147,11 @@ class ParmapBackend(_Base):
     def get_nested_backend(self) -> tuple[Any, None]:
         """What joblib uses inside a worker: the worker."""
         return _parallel.SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+
+def _call(batch: Callable[[], Any]) -> Any:
+    """Run a batch in a worker, which knows this backend by that."""
+    return batch()
 
 
 _callers: list[Callbacks] = []  # that have nothing to do

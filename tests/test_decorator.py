@@ -218,6 +218,16 @@ def test_a_coroutine_function_is_one():
     assert str(inspect.signature(Client().fetch)) == "(url: 'str') -> 'str'"
 
 
+def test_a_wrapper_of_a_parallel_function_is_what_it_is():
+    """Not what it wraps, whose attributes `functools.wraps` hands on to it."""
+
+    @functools.wraps(half)
+    async def fetch(x: int) -> int:
+        return x
+
+    assert inspect.iscoroutinefunction(parallel(fetch))
+
+
 def test_plain_call():
     """A call is the plain function's, keywords and errors included."""
     assert half(4, y=2, z=3) == 8.0
@@ -333,6 +343,16 @@ def test_binding_makes_a_new_object():
     first, second = Model(1).score, Model(2).score
 
     assert (first(0), second(0)) == (1, 2)
+
+
+def test_methods_are_compared_like_plain_ones():
+    """By what they are bound to: so what was registered can be found again, as by `atexit.unregister`."""
+    model = Model()
+
+    assert model.score == model.score
+    assert len({model.score, model.score}) == 1
+    assert [model.score].index(model.score) == 0
+    assert model.score not in {Model().score, Model.score, model.score.options(workers=1), model.score.__wrapped__}
 
 
 def test_methods_keep_metadata():

@@ -198,6 +198,21 @@ def test_nested(two: Any, inside: dict[str, Any]):
         assert inner == {outer}
 
 
+def test_nested_in_a_script(script: Script):
+    """A worker knows the backend by its name, also where nothing in it has imported that."""
+    run = script.run("""
+        import joblib, os, parmap.joblib
+
+        def inside(_):
+            calls = (joblib.delayed(os.getpid)() for _ in range(4))
+            return {os.getpid()} == {*joblib.Parallel(2, backend="parmap")(calls)}
+
+        print(joblib.Parallel(2, backend="parmap")(joblib.delayed(inside)(x) for x in range(2)))
+    """)
+
+    assert (run.stdout, run.stderr) == ("[True, True]\n", "")
+
+
 @pytest.mark.parametrize(
     ("inside", "pre_dispatch"), [({"backend": "parmap"}, "2*n_jobs"), ({}, "all")], ids=["its own", "shared"]
 )

@@ -569,6 +569,19 @@ def test_an_item_that_holds_itself(file: str):
     assert len(rows(file)) == 1
 
 
+def test_an_item_whose_parts_are_shared_again_and_again(monkeypatch: pytest.MonkeyPatch, file: str):
+    """Nobody can write out what two lists of two lists of two lists, and so on, would be if they were different ones."""
+    monkeypatch.setattr("parmap._calls.journal.digest._MOST", 1 << 20)
+    tree: list[Any] = []
+    for _ in range(60):
+        tree = [tree, tree]
+    count = parallel(len, backend="serial")
+
+    assert count.map([tree], journal=file) == [2]
+    assert count.map([tree], journal=file) == [2]
+    assert len(rows(file)) == 1
+
+
 def test_methods_of_values_are_told_apart(file: str):
     """A method of a text or a list is another function for another text or list."""
     for text in (", ", "; "):
@@ -586,6 +599,23 @@ def test_a_broadcast_value_counts_by_what_it_is(file: str):
             return number + shared.value[0]
 
         assert parallel(add, backend="serial").map([10], journal=file) == [10 + base]
+
+    assert len(rows(file)) == 2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda base: partial(int, base), lambda base: lambda: base], ids=["partial", "lambda"]
+)
+def test_what_each_worker_has_counts_by_what_it_is(file: str, make: Callable[[int], Callable[[], int]]):
+    """Also within another value, or an item: what the program calls it by is another name each time."""
+
+    def add(item: Any, tools: Any = None) -> int:
+        return int(item["number"].value + tools["made"]() + tools["shared"].value[0])
+
+    for base in (1, 1, 2):
+        tools = {"shared": parmap.broadcast([base]), "made": parmap.per_worker(make(base))}
+        item = {"number": parmap.broadcast(10)}
+        assert parallel(add, backend="serial").partial(tools=tools).map([item], journal=file) == [10 + 2 * base]
 
     assert len(rows(file)) == 2
 
@@ -965,6 +995,34 @@ def test_ctrl_c(script: Script, file: str):
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+class Ringing:
+    """Its alarm rings when it is looked at for the first time."""
+
+    def __init__(self, *_: object) -> None:
+        self.is_set = True
+
+    def __reduce__(self) -> Any:
+        if self.is_set:
+            self.is_set = False
+            signal.raise_signal(signal.SIGALRM)
+        return int, ()
+
+
+@pytest.mark.parametrize(("key", "given"), [(Ringing, ()), (None, (Ringing(),))], ids=["of an item", "of the function"])
+def test_a_signal_handler_that_raises_an_error_of_the_system(file: str, key: Any, given: Any):
+    """A `TimeoutError` of the program's own alarm is none of the journal's, whatever is done with that meanwhile."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError("alarm")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(TimeoutError, match=r"^alarm$"):
+            parallel(max, backend="serial").partial(*given).map([1], journal=Journal(file, key=key))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_ctrl_c_while_the_last_results_are_written(file: str):
     """They are written all the same, and neither a thread nor an open file is left."""
     call = parallel(abs, workers=1, backend="threads")

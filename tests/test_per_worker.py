@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import multiprocessing
 import os
 import signal
@@ -428,6 +429,17 @@ def test_factory_that_can_t_travel() -> None:
     with pytest.raises(parmap.SerializationError, match=r"make_it can't be sent to a worker"):
         parallel(count, workers=1).map([token])
     connection.close()
+
+
+def test_what_decorates_a_factory_keeps_its_documentation() -> None:
+    """For `help` and for tools."""
+
+    @parmap.per_worker
+    def connection() -> int:
+        """The connection."""
+        return 1
+
+    assert inspect.getdoc(connection) == "The connection."
 
 
 def test_not_a_factory() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tasks
 
-from parmap import parallel
+from parmap import parallel, per_worker
 
 SEEDED = [
     {"backend": "serial"},
@@ -100,6 +100,66 @@ def test_a_retry_draws_the_same(processes: dict[str, Any], tmp_path: Any):
         return number
 
     assert parallel(flaky, seed=7, retries=1, **processes).map([0]) == [float(seen.read_text())]
+
+
+def _draws() -> tuple[float, ...]:
+    import numpy as np
+
+    return random.random(), tasks.draw_with_numpy(), np.random.default_rng().random()
+
+
+@pytest.mark.parametrize("options", SEEDED, ids=str)
+def test_a_seeded_call_within_an_item(options: dict[str, Any]):
+    """The item goes on with its own numbers, wherever numpy is imported first."""
+    pytest.importorskip("numpy")
+    inner = parallel(tasks.draw, seed=2)
+
+    def draw(calls: bool) -> tuple[float, ...]:
+        if calls:
+            inner.map(range(3))
+        return _draws()
+
+    expected = parallel(draw, seed=1, backend="serial").map([False] * 4)
+
+    assert len({number for each in expected for number in each}) == 12  # nor do `random` and numpy draw the same
+    assert parallel(draw, seed=1, **options).map([True] * 4) == expected
+
+
+@pytest.mark.parametrize("options", SEEDED, ids=str)
+def test_what_a_worker_makes_for_itself_is_no_part_of_an_item(options: dict[str, Any]):
+    """An item draws the same numbers whether or not it is the first of its worker, even if the factory sets a seed."""
+    pytest.importorskip("numpy")
+
+    @per_worker
+    def model() -> bool:
+        import numpy as np
+
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002 - as models do that are to be the same each time
+        return True
+
+    def draw(makes: bool) -> tuple[float, ...]:
+        return _draws() if not makes or model() else ()
+
+    expected = parallel(draw, seed=1, backend="serial").map([False] * 9)
+
+    assert parallel(draw, seed=1, **options).map([True] * 9) == expected
+
+
+@pytest.mark.parametrize("imports", [(), ("numpy",)], ids=str)
+def test_a_seed_ends_with_its_call(imports: tuple[str, ...]):
+    """What has no seed draws other numbers each time, also behind a seeded call in the same worker."""
+    pytest.importorskip("numpy")
+    seeded = parallel(lambda _: _draws(), workers=1, seed=1, preload=imports)
+    free = parallel(lambda _: _draws(), workers=1, preload=imports)
+
+    drawn = []
+    for _ in range(2):
+        seeded.map([0])
+        drawn += free.map([0])[0]
+        free.shutdown()
+
+    assert len(set(drawn)) == 6
 
 
 def test_serial_leaves_the_callers_state_alone():

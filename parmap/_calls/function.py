@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from parmap._calls import batches as _batches
@@ -82,6 +83,15 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         if instance is None or bind is None:  # a builtin or a class does not bind either
             return self
         return self._with(bind(instance, owner))
+
+    def __eq__(self, other: object) -> bool:
+        # Bound to the same object it is the same method each time, as with plain functions.
+        if not isinstance(other, ParallelFunction) or type(self.__wrapped__) is not MethodType:
+            return self is other
+        return self._settings is other._settings and self.__wrapped__ == other.__wrapped__
+
+    def __hash__(self) -> int:
+        return hash(self._settings)
 
     def _with(self, function: Callable[..., Any], settings: Settings | None = None) -> Any:
         """Return a copy for *function*: the shared object is never written to."""

@@ -23,9 +23,9 @@ def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
             vars(wrapper)["__annotations__"] = {}
     if isinstance(source, FunctionType):
         kind = type(wrapper)
+        vars(wrapper).update((name, value) for name, value in vars(source).items() if not hasattr(kind, name))
         # By these `inspect` knows what is like a function, and tells web frameworks whether it is a coroutine function.
         vars(wrapper).update((name, getattr(source, name)) for name in ("__code__", "__defaults__", "__kwdefaults__"))
-        vars(wrapper).update((name, value) for name, value in vars(source).items() if not hasattr(kind, name))
 
 
 def name_of(function: Any) -> str:

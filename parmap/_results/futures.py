@@ -213,7 +213,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         return AsyncResult(self)  # a new one each time: held here, the value would wait for the garbage collector
 
-    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[R_co]], object]) -> None:
+    def add_done_callback(self, fn: Callable[[Future[R_co]], object]) -> None:
         """Call `fn(future)` when the task ends, in a thread of parmap's; at once if it has ended.
 
         A callback may submit, wait and raise: what it raises is logged, as `concurrent.futures` does.

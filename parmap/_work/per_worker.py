@@ -20,6 +20,7 @@ from parmap._travel.payload import dump_call
 from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
+from parmap._work.seeds import undrawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -72,7 +73,8 @@ class Keeper:
         with self.turn(token):
             if token not in self.made:
                 begin, before = time.monotonic_ns(), Loading.nanoseconds
-                value, leave = _entered(owner.factory())
+                with undrawn():
+                    value, leave = _entered(owner.factory())
                 self.made[token] = _Made(value, leave, KeyedRef(owner, self._gone.append, token))
                 if self is Here.keeper and not self._ends:
                     self._ends = True
@@ -254,6 +256,7 @@ def per_worker(factory: Callable[[], Any]) -> PerWorker[Any]:
         raise TypeError(f"per_worker() can't use {factory.__qualname__}: a task has a loop of its own; use a plain def")
     token = os.urandom(16)
     made = _known[token] = PerWorker(factory, token, sys._getframe(1).f_globals.get("__name__", ""))  # noqa: SLF001
+    made.__doc__ = factory.__doc__
     return made
 
 

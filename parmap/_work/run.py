@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,7 @@ from parmap._travel.text import innermost
 from parmap._work.outcome import Loading, Outcome, dump_to_keep
 from parmap._work.page import Note
 from parmap._work.per_worker import here
-from parmap._work.seeds import seeded
+from parmap._work.seeds import preserved, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -268,29 +269,30 @@ def run(
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
-    while (index := len(results)) < work.limit:
-        block = min(block, work.limit - index)
-        page.enter(number, index, block, now)
-        block = min(block, page.limit(number) - index)
-        if block <= 0:
-            break
-        if block == 1:
-            callee.run_one(one, work, outcome)
-        else:
-            _run_block(callee, mode, work, outcome, block)
-        if pid and pid != os.getpid():  # a task forked, and its child came back through here
-            outcome.end_fork()
-        if (last := len(results) - 1) in outcome.errors:
-            if issubclass(type(outcome.errors[last]), passes):
-                raise outcome.errors[last]
-            _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
-            if stop_early:
+    with preserved() if callee.rules.seed is not None else nullcontext():
+        while (index := len(results)) < work.limit:
+            block = min(block, work.limit - index)
+            page.enter(number, index, block, now)
+            block = min(block, page.limit(number) - index)
+            if block <= 0:
                 break
-        before, now = now, time.monotonic_ns()
-        if now > end:
-            break
-        each = (now - before) // max(1, len(results) - index)
-        block = 1 if careful or each > _QUICK else max(1, min(_BLOCK // max(each, 1), 2 * block + 14))
+            if block == 1:
+                callee.run_one(one, work, outcome)
+            else:
+                _run_block(callee, mode, work, outcome, block)
+            if pid and pid != os.getpid():  # a task forked, and its child came back through here
+                outcome.end_fork()
+            if (last := len(results) - 1) in outcome.errors:
+                if issubclass(type(outcome.errors[last]), passes):
+                    raise outcome.errors[last]
+                _tell(outcome.errors[last], callee.function, mode, work.last(), start + last if start >= 0 else -1)
+                if stop_early:
+                    break
+            before, now = now, time.monotonic_ns()
+            if now > end:
+                break
+            each = (now - before) // max(1, len(results) - index)
+            block = 1 if careful or each > _QUICK else max(1, min(_BLOCK // max(each, 1), 2 * block + 14))
     page.work = None
     outcome.end(begin)
     return outcome

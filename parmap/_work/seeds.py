@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.imports import when_imported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sized
+    from contextlib import AbstractContextManager
 
 
 class _Now:
@@ -17,7 +18,6 @@ class _Now:
 
     state: int | None = None
     watching = False
-    randbits: Any = None  # numpy's own
 
 
 def seeded(one: Callable[[Any], Any], seed: int, start: int, done: Sized) -> Callable[[Any], Any]:
@@ -33,41 +33,49 @@ def seeded(one: Callable[[Any], Any], seed: int, start: int, done: Sized) -> Cal
         else:  # a task that is the first to import numpy gets the numbers that it would get later
             _Now.watching = True
             when_imported("numpy.random", _seed_numpy)
-        try:
-            return one(item)
-        finally:
-            _unseed_numpy()
+        return one(item)
 
     return run
 
 
-def _seed_numpy() -> None:
+def _numpy() -> Any:
+    """The module, if it is here, and another thread is not just importing it."""
     numpy = sys.modules.get("numpy.random")
-    state = _Now.state
+    return numpy if hasattr(numpy, "set_state") else None
+
+
+def _seed_numpy() -> None:
+    numpy, state = _numpy(), _Now.state
     if numpy is not None and state is not None:
-        numpy.seed([state >> shift & 0xFFFFFFFF for shift in (0, 32, 64, 96)])
+        # In another order than Python's own generator takes them, which is the same and would give the same numbers.
+        numpy.seed([state >> shift & 0xFFFFFFFF for shift in (96, 64, 32, 0)])
         bits = numpy.bit_generator
         if hasattr(bits, "randbits"):  # what a generator begins with that is given no seed, as by `default_rng()`
-            _Now.randbits = _Now.randbits or bits.randbits
             bits.randbits = sys.modules["random"].Random(state ^ 1).getrandbits
-
-
-def _unseed_numpy() -> None:
-    if _Now.randbits is not None:
-        sys.modules["numpy.random"].bit_generator.randbits = _Now.randbits
 
 
 @contextmanager
 def preserved() -> Generator[None]:
-    """Leave the global generators as they were: where items run in the user's own process."""
+    """Leave the global generators as they were: for what comes behind seeded items, in a worker or in the program."""
     import random
 
-    numpy = sys.modules.get("numpy.random")
-    state, other = random.getstate(), numpy and numpy.get_state()
+    numpy = _numpy()
+    own, state = _Now.state, random.getstate()
+    other, bits = (numpy.get_state(), getattr(numpy.bit_generator, "randbits", None)) if numpy else (None, None)
     try:
         yield
     finally:
-        _Now.state = None
+        _Now.state = own
         random.setstate(state)
         if numpy is not None:
             numpy.set_state(other)
+            numpy.bit_generator.randbits = bits
+        elif (numpy := _numpy()) is not None:  # imported meanwhile
+            numpy.bit_generator.randbits = sys.modules["secrets"].randbits  # where numpy has it from
+            numpy.seed()
+            _seed_numpy()
+
+
+def undrawn() -> AbstractContextManager[None]:
+    """For what happens in the midst of an item and is no part of it."""
+    return nullcontext() if _Now.state is None else preserved()

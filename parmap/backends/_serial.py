@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, is_foreign, note, translate
 from parmap._work.per_worker import here
-from parmap._work.seeds import preserved
 from parmap.backends._base import Backend, Broken, Event, run_here
 
 if TYPE_CHECKING:
@@ -80,11 +78,10 @@ class Serial(Backend):
             return
         here.keeper.purge()
         chunk, mode = self._chunks.popleft()
-        with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
-            try:
-                yield run_here(chunk, mode, passes=(KeyboardInterrupt,))
-            finally:
-                del chunk  # as in `run_here`
+        try:
+            yield run_here(chunk, mode, passes=(KeyboardInterrupt,))
+        finally:
+            del chunk  # as in `run_here`
 
     def wake(self) -> None:
         """Nobody sleeps here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -154,6 +155,15 @@ assert_type(called.submit(1, y="a", scale=1.0).result(timeout=3), list[str])
 assert_type(bare.map_async([1]), Future[list[float]])
 assert_type(bare.map_async([1], return_exceptions=True), Future[list[float | Exception]])
 assert_type(three.starmap_async([(1, "a", b"c")]), Future[list[str]])
+
+
+def tell(future: Future[float]) -> None: ...
+def tell_any(future: futures.Future[float]) -> None: ...
+
+
+bare.submit(1).add_done_callback(tell)
+bare.submit(1).add_done_callback(tell_any)
+bare.submit(1).add_done_callback(lambda future: future.async_result.get(3))
 
 # --- coroutine functions: called, the coroutine; in parallel, what it returns ---
 

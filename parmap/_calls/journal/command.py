@@ -44,10 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for line in _told(file, run, every=chosen.failed):
                     print(written(line, sys.stdout))  # noqa: T201 - it is the command's output
             sys.stdout.flush()
+    except BrokenPipeError:  # as under `| head`, which has what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python is going to flush once more
+        return 1
     except JournalError as error:
-        if isinstance(error.__cause__, BrokenPipeError):  # as under `| head`, which has what it wants
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python is going to flush once more
-            return 1
         parser.exit(1, f"{error}\n")
     return 0
 

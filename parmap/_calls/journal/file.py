@@ -69,7 +69,7 @@ def connect(path: str, *, make: bool = True) -> sqlite3.Connection:
 
 @contextmanager
 def telling(path: str) -> Generator[None]:
-    """Tell the errors of SQLite and of the system as those of a journal.
+    """Tell the errors of SQLite as those of a journal.
 
     Raises:
         JournalError: instead of those.
@@ -83,8 +83,6 @@ def telling(path: str) -> Generator[None]:
             f"{path} is not a journal of parmap, or is damaged: {error}. It was left as it is: choose another path, or "
             "move it away to begin a new one"
         ) from error
-    except OSError as error:
-        raise JournalError(f"the journal {path} can't be opened: {error}") from error
 
 
 def _look(path: str) -> None:

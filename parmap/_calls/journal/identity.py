@@ -17,9 +17,10 @@ from types import (
 )
 from typing import Any, NamedTuple
 
-from parmap._calls.journal.digest import code_of, digest
+from parmap._calls.journal.digest import code_of, digest, name_of
 from parmap._travel.broadcast import Broadcast
 from parmap._travel.code.by_value import variables_of
+from parmap._travel.failure import is_foreign
 from parmap._travel.text import shorten, wrapped_by
 
 _MOST = 300  # characters that tell of the values
@@ -74,11 +75,11 @@ class _Walk:
             self.value("self", value.__self__)
             return
         if not self.name:
-            self.name, self._module = _name_of(value), getattr(value, "__module__", None)
+            self.name, self._module = name_of(value), getattr(value, "__module__", None)
         if self._is_near(value):
             self._look_into(value)
         elif isinstance(value, (FunctionType, BuiltinFunctionType, type, ModuleType)):
-            self.values.append((label, _name_of(value)))
+            self.values.append((label, name_of(value)))
             owner = getattr(value, "__self__", None)
             if not isinstance(owner, (ModuleType, type, NoneType)):
                 self.value("self", owner)  # of a method like `"".join`
@@ -96,7 +97,7 @@ class _Walk:
                 self._look_into(wrapper)
             registry = getattr(wrapper, "registry", None)
             for kind, each in registry.items() if isinstance(registry, MappingProxyType) else ():  # of singledispatch
-                self.value(_name_of(kind), each)
+                self.value(name_of(kind), each)
         elif self._is_near(type(wrapper)):
             self._look_into(type(wrapper))
             for name, each in _parts_of(wrapper):
@@ -107,14 +108,16 @@ class _Walk:
         met = {0: type(value)}
         try:
             self.values.append((label, digest(value, met)))
-        except Exception:  # noqa: BLE001 - it, or something in it, can't be pickled
-            self.values.append((label, _name_of(type(value))))  # all that there is to a lock, or a connection
+        except Exception as error:  # it, or something in it, can't be pickled
+            if is_foreign(error):
+                raise
+            self.values.append((label, name_of(type(value))))  # all that there is to a lock, or a connection
             met = {0: type(value)}
             if id(value) not in self._seen:
                 self._seen.add(id(value))
                 for name, part in _parts_of(value):
                     self.value(f"{label}.{name}", part)
-        for each in sorted(filter(self._is_near, met.values()), key=_name_of):  # those in a set come in any order
+        for each in sorted(filter(self._is_near, met.values()), key=name_of):  # those in a set come in any order
             self._look_into(each)
         self.about.append(f"{label}={shorten(value)}")
 
@@ -147,8 +150,3 @@ def _parts_of(value: Any) -> list[tuple[Any, Any]]:
     slots = [name for names in classes for name, each in names.items() if type(each) is MemberDescriptorType]
     slots = [name for name in slots if hasattr(value, name)]
     return [*getattr(value, "__dict__", {}).items(), *((name, getattr(value, name)) for name in slots)]
-
-
-def _name_of(thing: Any) -> str:
-    name = getattr(thing, "__qualname__", getattr(thing, "__name__", type(thing).__qualname__))
-    return f"{getattr(thing, '__module__', None) or 'builtins'}.{name}"
