@@ -14,6 +14,7 @@ from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
 from parmap._results.futures import notify
 from parmap._results.watched import Latch
+from parmap._travel.failure import pass_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -318,8 +319,8 @@ class PoolIterator(InTurn[R_co]):
             try:
                 for result in self._take:
                     return result
-            except IndexError:
-                pass
+            except IndexError as error:
+                pass_on(error)
 
     if TYPE_CHECKING:
 
@@ -330,7 +331,8 @@ class PoolIterator(InTurn[R_co]):
     def _wait(self, deadline: float | None) -> None:
         try:
             super()._wait(deadline)
-        except TimeoutError:
+        except TimeoutError as error:
+            pass_on(error)
             raise PoolTimeoutError from None
 
     def _feed(self) -> None:

@@ -3,8 +3,9 @@
     python injection.py CASE SIGNAL HOW FOLDER
 
 CPython looks for signals when a function begins, at backward jumps and after calls: at these places, and no others, in
-all Python code that the main thread runs during the call. SIGNAL is SIGINT, which raises KeyboardInterrupt, or SIGUSR1,
-whose handler submits a task and waits for it. HOW is `every` (place), `pairs` (two places of one call, at random), or
+all Python code that the main thread runs during the call. SIGNAL is SIGINT, which raises KeyboardInterrupt, SIGALRM,
+which raises an error that many handlers of errors would take for theirs, or SIGUSR1, whose handler submits a task and
+waits for it. HOW is `every` (place), `pairs` (two places of one call, at random), or
 `some` (places at random, where each try is dear). It prints what was wrong, and exits with 1 if anything was.
 """
 
@@ -36,8 +37,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 15.0  # seconds for one try, the pool's answer included
 SOME = 10  # tries, where each is dear
-DEAF = {"__del__", "_remove"}
-"""Functions in which Python itself ignores what is raised; the second is a callback of its weak sets, of threads say."""
+DEAF = {"__del__", "_remove", "abandon", "__length_hint__"}
+"""Functions in which Python itself ignores what is raised, or takes it for its own error.
+
+`_remove` is a callback of its weak sets, of threads say, and `abandon` one of a finalizer; a `__length_hint__` may raise a
+TypeError.
+"""
 
 
 @functools.cache
@@ -72,6 +77,15 @@ def _is_deaf(frame: FrameType | None) -> bool:
     return False
 
 
+class AlarmError(BlockingIOError, TimeoutError, BrokenPipeError, ValueError, IndexError, TypeError, RuntimeError):
+    """What the handler of SIGALRM raises: a TimeoutError as a rule, but who knows. No KeyError: `os.environ` takes all."""
+
+
+def alarm(*_: object) -> None:
+    """End what takes too long."""
+    raise AlarmError
+
+
 class Injector:
     """Sends a signal at some of the places that a call comes through, counted from 1."""
 
@@ -93,13 +107,13 @@ class Injector:
         return self
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """What the call gives; KeyboardInterrupt as a value."""
+        """What the call gives; KeyboardInterrupt as a value, also for an alarm."""
         before = sys.gettrace()
         sys._getframe().f_trace_opcodes = True
         sys.settrace(self)
         try:
             return call()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, AlarmError):
             return KeyboardInterrupt
         finally:
             sys.settrace(before)
@@ -309,11 +323,11 @@ class Trial:
         try:
             got = injector.run(self.call)
             where = ", ".join(injector.where)
-            if self.signum == signal.SIGINT and injector.where and got is not KeyboardInterrupt:
+            if self.signum != signal.SIGUSR1 and injector.where and got is not KeyboardInterrupt:
                 fault = f"the interrupt was swallowed: {got!r}"
             elif got not in {True, KeyboardInterrupt} or any(bench.handled):
                 fault = f"the call gave {got!r}, the handler's {bench.handled}"
-            elif self.signum != signal.SIGINT and len(bench.handled) != len(injector.where):
+            elif self.signum == signal.SIGUSR1 and len(bench.handled) != len(injector.where):
                 fault = "the handler was not called"
             bench.works()
         except Exception as error:
@@ -333,7 +347,7 @@ class Trial:
         """Each task ran once, or its call was interrupted and it never ran."""
         found = tasks_that_count.runs(self.bench.path)
         for number, place in self.bench.asked.items():
-            if found[number] > 1 or (not found[number] and self.signum != signal.SIGINT and self.bench.has_run):
+            if found[number] > 1 or (not found[number] and self.signum == signal.SIGUSR1 and self.bench.has_run):
                 self.faults.append(f"{place}: a task ran {found[number]} times")
 
     def check_resources(self, before: tuple[int, int, int]) -> None:
@@ -362,6 +376,7 @@ def main(name: str, signal_name: str, how: str, folder: str) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     bench = Bench(folder)
     signal.signal(signal.SIGUSR1, bench.handle)
+    signal.signal(signal.SIGALRM, alarm)
     trial = Trial(bench, name, signal.Signals[signal_name])
     bench.works()
     if name == "await":

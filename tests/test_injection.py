@@ -1,4 +1,4 @@
-"""Ctrl-C, and a signal handler that uses the pool, at every place where Python could let them in."""
+"""Ctrl-C, an alarm that raises, and a handler that uses the pool, at every place where Python could let them in."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ if not hasattr(sys, "settrace") or sys.implementation.name != "cpython":
     pytest.skip("only CPython can be interrupted at a chosen instruction", allow_module_level=True)
 
 HERE = Path(__file__).parent
-SIGNALS = ("SIGINT", "SIGUSR1")
+SIGNALS = ("SIGINT", "SIGUSR1", "SIGALRM")
 TRIALS = [(case, number, "some" if case in DEAR else "every") for case in CASES for number in SIGNALS]
+TRIALS.remove(("await", "SIGALRM", "every"))  # what is raised in a callback of an event loop is told to the loop
 TRIALS += [(case, number, "pairs") for case in ("submit", "imap") for number in SIGNALS]
 AT_ONCE = 3  # most of their time they wait
 

@@ -442,6 +442,53 @@ def test_a_signal_handler_that_raises_while_something_is_pickled(script: Script,
     assert (done.stdout, done.stderr) == ("the program's <class 'NoneType'>\n[1, 2]\n", "")
 
 
+@pytest.mark.parametrize(
+    "handler",
+    [
+        "lambda *_: fail()",
+        "functools.partial(handle, None)",
+        "Handler()",
+        "Handler().handle",
+        "once",
+    ],
+)
+def test_a_signal_handler_of_any_kind_that_raises(script: Script, handler: str) -> None:
+    """What it raises ends the call, also if it has seen to it that it won't be called again."""
+    done = script.run(f"""
+        import functools, os, signal
+        from parmap import parallel
+
+        class Alarming:
+            def __reduce__(self):
+                os.kill(os.getpid(), signal.SIGALRM)
+                return Alarming, ()
+
+        def fail():
+            raise OSError("the program's")
+
+        def handle(_, signum, frame):
+            fail()
+
+        class Handler:
+            def __call__(self, signum, frame):
+                fail()
+
+            handle = __call__
+
+        def once(signum, frame):
+            signal.signal(signum, signal.SIG_IGN)
+            fail()
+
+        signal.signal(signal.SIGALRM, {handler})
+        try:
+            parallel(lambda x: x, workers=2).submit(Alarming()).result()
+        except OSError as error:
+            print(error)
+    """)
+
+    assert (done.stdout, done.stderr) == ("the program's\n", "")
+
+
 @pytest.mark.parametrize("backend", ["processes", "threads"])
 @pytest.mark.parametrize(
     "call", ["f.map([600])", "list(f.imap([600]))", "f.submit(600).result()", "f.map_async([600]).result(600)"]

@@ -13,7 +13,7 @@ from parmap._engine import pools as _pools
 from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.streams import ResultStream
-from parmap._travel.failure import Failure, as_raised
+from parmap._travel.failure import Failure, as_raised, pass_on
 from parmap._travel.text import called, shorten
 from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, SerializationError
@@ -94,6 +94,7 @@ class Owned:
         try:
             call = tuple(args), dict(kwargs)
         except TypeError as error:
+            pass_on(error)
             message = f"args must be a tuple of arguments for {called(function)}, and kwds a dict"
             raise TypeError(f"{message}; got {shorten(args)} and {shorten(kwargs)}") from error
         return self._started(_pools.submit, function, *call, self.options)

@@ -17,7 +17,10 @@ def load(options: Options) -> tuple[Early, Any]:
     """Import what runs calls, where no signal handler and no `__del__` that uses parmap finds half of it."""
     try:
         return undisturbed(partial(_load, None if sys.is_finalizing() else options), imports=True)
-    except RuntimeError:  # no thread, at the end of the interpreter or ever: whoever needs one, or a process, is told
+    except RuntimeError as error:  # no thread, at the end of the interpreter or ever: whoever needs one is told
+        from parmap._travel.failure import pass_on
+
+        pass_on(error)
         return _load(None)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
+from parmap._travel.failure import pass_on
 from parmap._work import place as _place
 from parmap._work.cpus import cpu_count
 from parmap.backends import ALL, is_executor, site_of
@@ -80,7 +81,8 @@ def _key(value: object) -> object:
         return tuple(map(_key, value))
     try:
         hash(value)
-    except Exception:  # noqa: BLE001 - a TypeError, as a rule; a view of bytes that may change raises another
+    except Exception as error:  # noqa: BLE001 - a TypeError, as a rule; a view of bytes that may change raises another
+        pass_on(error)
         return id(value)  # of nothing else meanwhile: whoever has the key has the options, and an engine does
     return type(value), value  # 1, 1.0 and True are equal, but not the same to an initializer
 

@@ -7,6 +7,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from weakref import KeyedRef
 
+from parmap._travel.failure import pass_on
+
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
@@ -45,7 +47,8 @@ class Owners(Generic[T]):
         gone = self._gone.append
         try:
             entry = _Entry(KeyedRef(owner, gone, key), KeyedRef(owner if part is None else part, gone, key), value)
-        except TypeError:
+        except TypeError as error:
+            pass_on(error)
             return
         self._entries.pop(key, None)  # so that it stands last
         self._entries[key] = entry
@@ -57,7 +60,8 @@ class Owners(Generic[T]):
         while self._gone:
             try:
                 gone = self._gone.popleft()
-            except IndexError:  # another thread does it, too
+            except IndexError as error:  # another thread does it, too
+                pass_on(error)
                 return
             entry = self._entries.get(gone.key)
             if entry is not None and (gone is entry.owner or gone is entry.part):
@@ -67,8 +71,8 @@ class Owners(Generic[T]):
         """Forget what was kept first."""
         try:
             self._entries.pop(next(iter(self._entries)), None)
-        except (StopIteration, RuntimeError):  # there is none; another thread changes it just now
-            pass
+        except (StopIteration, RuntimeError) as error:  # there is none; another thread changes it just now
+            pass_on(error)
 
     def values(self) -> Iterator[T]:
         """All that is kept, the oldest first."""

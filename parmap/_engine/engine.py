@@ -20,7 +20,7 @@ from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future
 from parmap._results.watched import Latch, wait_for
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, pass_on
 from parmap._work.report.watch import Open, started
 from parmap._work.threads import HAS_GIL, start_thread
 from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
@@ -119,7 +119,8 @@ class Engine:
     def _refuse(self, note: Callable[[], object] | Future[Any]) -> None:
         try:
             self._inbox.remove(note)
-        except ValueError:  # the engine saw it before it ended
+        except ValueError as error:  # the engine saw it before it ended
+            pass_on(error)
             return
         _refuse(note)
 

@@ -6,6 +6,8 @@ import multiprocessing.pool
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from parmap._travel.failure import pass_on
+
 if TYPE_CHECKING:
     import concurrent.futures
 
@@ -49,8 +51,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
 
         try:
             self._future.exception(timeout)
-        except (TimeoutError, concurrent.futures.CancelledError):
-            pass
+        except (TimeoutError, concurrent.futures.CancelledError) as error:
+            pass_on(error)
 
     def ready(self) -> bool:
         """Whether the task has ended."""

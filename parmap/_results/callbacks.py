@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.watched import Latch
+from parmap._travel.failure import pass_on
 from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Callbacks:
             try:
                 self._thread = start_thread("parmap-callbacks", self._live)
             except RuntimeError as error:  # those that are due run all the same, here, where they hold up other work
+                pass_on(error)
                 if not isinstance(error, ShutdownError):
                     import logging
 
@@ -92,7 +94,8 @@ def run_callback(fn: Callable[[Any], object], future: Any) -> None:
     """Call `fn(future)`, and tell what it raises."""
     try:
         fn(future)
-    except Exception:  # as concurrent.futures does: the fault of a callback is told, and ends there
+    except Exception as error:  # as concurrent.futures does: the fault of a callback is told, and ends there
+        pass_on(error)
         import logging
 
         logging.getLogger("parmap").exception("exception calling callback for %r", future)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import is_foreign
+from parmap._travel.failure import pass_on
 from parmap._work import place as _place
 from parmap.errors import BackendUnavailableError
 
@@ -75,9 +74,8 @@ def meter(progress: Progress, iterables: tuple[Iterable[Any], ...], name: str) -
 def _hint(iterable: Any) -> int:
     try:
         return length_hint(iterable, -1)
-    except Exception as error:  # more than an int of C holds, or what a method of the user's raises
-        if is_foreign(error):
-            raise
+    except Exception as error:  # noqa: BLE001 - more than an int of C holds, or what a method of the user's raises
+        pass_on(error)
         return -1
 
 
@@ -105,8 +103,16 @@ def _is_terminal(stream: Any) -> bool:
         return True
     try:
         return bool(stream.isatty())
-    except (AttributeError, ValueError):  # no stream, or a closed one
+    except (AttributeError, ValueError) as error:  # no stream, or a closed one
+        pass_on(error)
         return False
+
+
+def _do(write: Callable[..., object], *text: str) -> None:
+    try:
+        write(*text)
+    except (OSError, ValueError) as error:  # nobody reads it any more, the disk is full, or it is closed
+        pass_on(error)
 
 
 class _Lines:
@@ -121,10 +127,8 @@ class _Lines:
         text = text.strip()
         if text and text != self._last and sys.stderr is not None:
             self._last = text
-            with suppress(OSError, ValueError):  # nobody reads it any more, the disk is full, or it is closed
-                sys.stderr.write(text + "\n")
+            _do(sys.stderr.write, text + "\n")
 
     def flush(self) -> None:
         if sys.stderr is not None:
-            with suppress(OSError, ValueError):
-                sys.stderr.flush()
+            _do(sys.stderr.flush)

@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, pass_on
 from parmap._travel.text import with_source
 from parmap._work.threads import ShutdownError, start_thread
 
@@ -59,6 +59,7 @@ class Relay:
             except ShutdownError:  # what waits is written at its end
                 return
             except RuntimeError as error:  # what tasks print comes out all the same, but holds up other work
+                pass_on(error)
                 if not self._told:
                     self._told = True
                     _write("stderr", f"{error}\n")
@@ -81,7 +82,8 @@ class Relay:
         while self._on_room and not self.is_full:
             try:
                 callback = self._on_room.popleft()
-            except IndexError:  # another thread took it
+            except IndexError as error:  # another thread took it
+                pass_on(error)
                 return
             callback()
 
@@ -139,6 +141,7 @@ def write(kind: str, fields: tuple[Any, ...]) -> None:
     try:
         _WRITERS[kind](*fields)
     except Exception as error:  # noqa: BLE001 - the user's streams and handlers: results are not kept back
+        pass_on(error)
         sys.excepthook(type(error), error, error.__traceback__)
 
 
@@ -148,8 +151,8 @@ def _write(name: str, text: str) -> None:
         return
     try:
         _write_to(stream, text)
-    except (OSError, ValueError):  # nobody reads it any more, or it is closed
-        pass
+    except (OSError, ValueError) as error:  # nobody reads it any more, or it is closed
+        pass_on(error)
 
 
 def _write_to(stream: Any, text: str) -> None:

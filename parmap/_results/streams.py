@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._results.watched import on_event_loop, wake_on
-from parmap._travel.failure import guarded
+from parmap._travel.failure import guarded, pass_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -118,8 +118,8 @@ class ResultStream(Generic[R_co]):
             try:
                 for result in self._take:
                     return result
-            except IndexError:  # another thread, or a signal handler, was faster
-                pass
+            except IndexError as error:  # another thread, or a signal handler, was faster
+                pass_on(error)
 
     def _wait_for_value(self, deadline: float | None) -> None:
         while True:
@@ -163,8 +163,8 @@ class ResultStream(Generic[R_co]):
             try:
                 for result in self._take:
                     return result
-            except IndexError:
-                pass
+            except IndexError as error:
+                pass_on(error)
 
     def _prepare_guarded(self) -> bool:
         """As `_prepare`; whoever awaits must not take an error for a signal, whatever the voice of the stream."""

@@ -14,6 +14,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from parmap._travel.failure import pass_on
 from parmap._work.threads import HAS_GIL, start_thread
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Watched:
         """Don't call *callback* any more; false if it was taken in between: it runs."""
         try:
             self.__dict__["_watchers"].remove(callback)
-        except (ValueError, IndexError):  # a deque that changes meanwhile tells so
+        except (ValueError, IndexError) as error:  # a deque that changes meanwhile tells so
+            pass_on(error)
             return False
         return True
 
@@ -56,7 +58,8 @@ class Watched:
         while watchers:
             try:
                 callback = watchers.popleft()
-            except IndexError:  # somebody else takes them too
+            except IndexError as error:  # somebody else takes them too
+                pass_on(error)
                 return
             callback()
 
@@ -124,8 +127,9 @@ def try_on(act: Callable[[], bool]) -> None:
     if _turn.acquire(blocking=False):
         try:
             start_thread("parmap-late", _try_all)
-        except RuntimeError:  # there is none: whoever is late next tries again
+        except RuntimeError as error:  # there is none: whoever is late next tries again
             _turn.release()
+            pass_on(error)
 
 
 def _try_all() -> None:

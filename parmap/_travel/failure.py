@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 import pickle
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump_whole
-from parmap._travel.text import called, describe, shorten, with_source
+from parmap._travel.text import shorten, with_source
 
 if TYPE_CHECKING:
     import traceback
     from collections.abc import Callable
+    from types import FrameType
     from typing import TypeAlias
 
     from parmap._travel.tie import Tie
@@ -132,16 +134,27 @@ def is_foreign(error: BaseException) -> bool:
 
     It does if a signal handler raised it, which may interrupt anything: Ctrl-C is the one that everybody knows.
     """
-    if not issubclass(type(error), (Exception, *_ends())):
+    if not issubclass(type(error), Exception) and not issubclass(type(error), _ends()):
         return True
-    import signal
-
-    handlers = set(map(signal.getsignal, signal.valid_signals()))
-    codes = {getattr(getattr(handler, "__func__", handler), "__code__", None) for handler in handlers} - {None}
     trace = told_by(error, "__traceback__")
-    while trace is not None and trace.tb_frame.f_code not in codes:
-        trace = trace.tb_next
-    return trace is not None
+    while trace is not None and (above := trace.tb_next) is not None:
+        if _is_handler(above.tb_frame, trace.tb_frame):
+            return True
+        trace = above
+    return False
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise it again if a signal handler has raised it, which any `try` may meet: see `is_foreign`."""
+    if is_foreign(error):
+        raise error
+
+
+def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether a frame has what signal handlers are called with: a number, and the frame that was interrupted."""
+    values = [*frame.f_locals.values()]
+    rows = [values, *(value for value in values if type(value) is tuple)]
+    return any(one is interrupted and isinstance(number, int) for row in rows for number, one in pairwise(row))
 
 
 def note(error: BaseException, *texts: str) -> None:
@@ -166,9 +179,8 @@ def _attempts(earlier: tuple[Failure, ...]) -> str:
 def _line(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException as problem:
-        if is_foreign(problem):
-            raise
+    except BaseException as problem:  # noqa: BLE001 - a `__str__` that raises must not hide the error
+        pass_on(problem)
         return type(error).__name__  # a __str__ that raises must not hide the error
 
 
@@ -176,15 +188,6 @@ def _lines(error: BaseException) -> list[Any]:
     """What an exception, and those in a group, say."""
     members = told_by(error, "exceptions", BaseExceptionGroup) if issubclass(type(error), BaseExceptionGroup) else ()
     return [_line(error), *map(_lines, members)]
-
-
-def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
-    """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
-    try:
-        call = describe(function, mode, args) if mode else f"{called(function)}(…)"
-    except Exception:  # noqa: BLE001 - the user's objects: they must not hide the error
-        call = "a task"
-    return "parmap: " + ("" if item is None else f"item {item}: ") + call
 
 
 def translate(error: BaseException, item: int | None = None) -> BaseException:
@@ -214,8 +217,7 @@ def unloadable(error: BaseException, item: int | None = None) -> BaseException:
     """
     from parmap.errors import SerializationError
 
-    if is_foreign(error):
-        raise error
+    pass_on(error)
     if type(unframed(error)) is SerializationError:  # that of an item, where the result is that of a whole batch
         return error
     return _in_place_of(error, SerializationError(f"the result can't be unpickled: {_line(error)}", item=item))
@@ -372,9 +374,8 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
     else:
         try:
             error = _revive(form, stream)
-        except BaseException as problem:
-            if is_foreign(problem):
-                raise
+        except BaseException as problem:  # noqa: BLE001 - the user's code
+            pass_on(problem)
             error = RemoteError(
                 f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
             )

@@ -45,7 +45,10 @@ def encode_numbers(items: Any) -> bytes | None:
     mark, size = _INTEGER if kind is int else _FLOAT
     try:
         stream = marshal.dumps(items, 2)
-    except Exception:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
+    except Exception as error:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
+        from parmap._travel.failure import pass_on  # only now: it takes its time
+
+        pass_on(error)
         return None
     whole = len(stream) == _HEAD + size * len(items) and stream[_HEAD::size].count(mark) == len(items)
     return stream if whole else None
@@ -63,7 +66,10 @@ def are_atoms(values: Any) -> bool:
     """Whether all *values* are atoms."""
     try:
         return ATOMS.issuperset(map(type, values))
-    except TypeError:  # a class without a hash
+    except TypeError as error:  # a class without a hash
+        from parmap._travel.failure import pass_on  # only now: it takes its time
+
+        pass_on(error)
         return False
 
 

@@ -112,7 +112,9 @@ def pack(
         return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
     try:
         kinds = kinds_of(items)
-    except Exception:  # noqa: BLE001 - the class of something here can't be compared, or has no hash: its metaclass rules
+    except Exception as error:  # the class of something here can't be compared, or has no hash: its metaclass rules
+        if _is_foreign(error):
+            raise
         return _pack_each(items, byte_cap, learner)
     if Packed in kinds:
         packed = _join(items, byte_cap) if len(kinds) == 1 else None
@@ -230,7 +232,9 @@ def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | Non
     try:
         fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
         flat = encode(fitting, kinds)
-    except (TypeError, ValueError, MemoryError):  # a class without a hash, further in; 2 GiB in one string; too much
+    except (TypeError, ValueError, MemoryError) as error:  # a class without a hash, further in; 2 GiB in one string
+        if _is_foreign(error):
+            raise
         return None
     return None if flat is None else Pack(flat[0], len(fitting), flat[1], [len(flat[1])])
 

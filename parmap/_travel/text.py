@@ -86,7 +86,10 @@ def _some(values: Iterable[Any], text: Callable[[Any], str], most: int = 2 * _FE
 def _text(value: Any, depth: int) -> str:
     try:
         text = _of_builtin(value, type(value), depth) or _of_library(value, type(value)) or _of_class(value, depth)
-    except Exception:  # noqa: BLE001 - a list that another thread changes, a place that was never filled
+    except Exception as error:  # noqa: BLE001 - a list that another thread changes, a place that was never filled
+        from parmap._travel.failure import pass_on
+
+        pass_on(error)
         text = None
     return text or f"<{_cut(_name(type(value)), _PART)}>"
 
@@ -234,3 +237,15 @@ def _line_of_code(file: str, number: int, function: str) -> str:
         if key[0] == file and key[1].rpartition(".")[2] == function and key[2] <= number <= len(entry[2])
     ]
     return str(max(known)[1][number - 1]).strip() if known else ""
+
+
+def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
+    """The note that says which call it was, number *item* of its batch; without *mode*, its arguments are not known."""
+    try:
+        call = describe(function, mode, args) if mode else f"{called(function)}(…)"
+    except Exception as problem:  # noqa: BLE001 - the user's objects: they must not hide the error
+        from parmap._travel.failure import pass_on
+
+        pass_on(problem)
+        call = "a task"
+    return "parmap: " + ("" if item is None else f"item {item}: ") + call

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from parmap._travel.failure import pass_on
 from parmap._travel.payload import Packed, pack
 
 _NAME = "_parmap_item"
@@ -45,6 +46,7 @@ def _unpacked(item: Any) -> Any:
     try:
         return pack([item])[0][0]
     except Exception as error:
+        pass_on(error)
         raise LookupError("the item can't be unpickled here: give the items in a list, or use `outcomes`") from error
 
 

@@ -129,11 +129,10 @@ class Learner:
         try:
             self._pickler.dump(item)
             return parts[0] if len(parts) == 1 and not names_stranger(parts[0]) else None
-        except Exception as error:
-            from parmap._travel.failure import is_foreign
+        except Exception as error:  # noqa: BLE001 - `dump` finds out what it is
+            from parmap._travel.failure import pass_on
 
-            if is_foreign(error):
-                raise
+            pass_on(error)
             return None
         finally:
             parts.clear()
@@ -148,7 +147,10 @@ class Learner:
                 return
             try:
                 stream = cloud_dumps(word, self.classes or home_class)
-            except Exception:  # noqa: BLE001 - the user's class: whoever has to send an instance tells what is wrong
+            except Exception as error:  # noqa: BLE001 - the user's class: whoever sends an instance tells what is wrong
+                from parmap._travel.failure import pass_on
+
+                pass_on(error)
                 return
         if len(self._words) >= _MOST:
             self._words.clear()
@@ -171,8 +173,10 @@ class Reader:
         for place in () if careful else list(self._due):
             try:
                 self._load(place)
-            except (Exception, SystemExit):  # noqa: BLE001, S110 - raised again for each item that uses it
-                pass
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again for each item that uses it
+                from parmap._travel.failure import pass_on
+
+                pass_on(error)
 
     def __call__(self, stream: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
         """The item of one stream."""
@@ -220,6 +224,9 @@ class _Missing:
 
 
 def _stand_in(error: Exception) -> type[_Missing]:
+    from parmap._travel.failure import pass_on
+
+    pass_on(error)
     return type(_Missing.__name__, (_Missing,), {"error": error})
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_name import by_name
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, is_by_value
-from parmap._travel.failure import call_note, encode, note, translate
+from parmap._travel.failure import encode, note, translate
 from parmap._travel.payload import dump, pack
-from parmap._travel.text import short_type
+from parmap._travel.text import call_note, short_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable

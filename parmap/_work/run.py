@@ -14,9 +14,9 @@ from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType, CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.failure import LoadError, call_note, note, put, told_by
+from parmap._travel.failure import LoadError, note, put, told_by
 from parmap._travel.pack import EACH, Pack
-from parmap._travel.text import innermost
+from parmap._travel.text import call_note, innermost
 from parmap._work.outcome import Loading, Outcome, dump_to_keep
 from parmap._work.page import Note
 from parmap._work.per_worker import here

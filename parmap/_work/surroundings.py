@@ -15,6 +15,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
 from parmap._work.arithmetic import told, traits
 from parmap._work.threads import HAS_GIL
@@ -186,6 +187,7 @@ def _pickled(filters: list[Any]) -> list[bytes]:
         try:
             # A filter may be for `__main__`, which is no reason for cloudpickle; that its category is of there, is one.
             found.append(dump_whole(each) if dump_plainly(each[2]) is None else pickle.dumps(each))
-        except Exception:  # noqa: BLE001, S112 - the user's class
+        except Exception as error:  # noqa: BLE001 - the user's class
+            pass_on(error)
             continue
     return found

@@ -63,6 +63,9 @@ def _start(name: str, start: Callable[[], object]) -> None:
     try:
         start()
     except RuntimeError as error:
+        from parmap._travel.failure import pass_on
+
+        pass_on(error)
         if sys.is_finalizing() or "shutdown" in str(error):
             raise ShutdownError(*error.args) from error
         raise RuntimeError(

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
 from parmap._core.pace import BYTE_CAP, Cost, Pace
-from parmap._travel.failure import Failure, call_note, note, put, translate, unframed
+from parmap._travel.failure import Failure, note, put, translate, unframed
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed, pack
+from parmap._travel.text import call_note
 from parmap._work.arithmetic import arithmetic
 from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, Terms, run

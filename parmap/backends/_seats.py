@@ -14,6 +14,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from parmap._travel.failure import pass_on
 from parmap._work.per_worker import Worker
 from parmap.backends._broken import kind_of
 
@@ -32,7 +33,8 @@ def _of(table: WeakKeyDictionary[Any, T], executor: Any, make: Callable[[], T]) 
     most = getattr(executor, "_max_workers", None)
     try:
         return None if type(most) is not int else (table.setdefault(executor, make()), most)
-    except TypeError:  # it can't be held weakly, or has no hash
+    except TypeError as error:  # it can't be held weakly, or has no hash
+        pass_on(error)
         return None
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from parmap._calls.journal.digest import code_of, digest, name_of
 from parmap._travel.broadcast import Broadcast
 from parmap._travel.code.by_value import variables_of
-from parmap._travel.failure import is_foreign
+from parmap._travel.failure import pass_on
 from parmap._travel.text import shorten, wrapped_by
 
 _MOST = 300  # characters that tell of the values
@@ -108,9 +108,8 @@ class _Walk:
         met = {0: type(value)}
         try:
             self.values.append((label, digest(value, met)))
-        except Exception as error:  # it, or something in it, can't be pickled
-            if is_foreign(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - it, or something in it, can't be pickled
+            pass_on(error)
             self.values.append((label, name_of(type(value))))  # all that there is to a lock, or a connection
             met = {0: type(value)}
             if id(value) not in self._seen:

@@ -7,6 +7,8 @@ import selectors
 from contextlib import suppress
 from typing import Any
 
+from parmap._travel.failure import pass_on
+
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -55,8 +57,8 @@ class Poller:
         """Make `wait` return; from any thread, and from a signal handler."""
         try:
             os.write(self.wake_fd, b"\0")
-        except OSError:  # full: it will wake anyhow; closed: there is nobody to wake
-            pass
+        except OSError as error:  # full: it will wake anyhow; closed: there is nobody to wake
+            pass_on(error)
 
     def close(self) -> None:
         """Give the descriptors back. Safe to call again."""

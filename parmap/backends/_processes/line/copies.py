@@ -11,8 +11,8 @@ import mmap
 import os
 import time
 from collections import deque
-from contextlib import suppress
 
+from parmap._travel.failure import pass_on
 from parmap.backends._processes.line.segments import is_unused
 
 LARGE = 2 << 20
@@ -69,12 +69,15 @@ class Copies:
     def _fresh(self, size: int) -> mmap.mmap:
         try:
             piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError:  # there is no more memory: what is kept may be what is missing
+        except OSError as error:  # there is no more memory: what is kept may be what is missing
+            pass_on(error)
             self.forget()
             piece = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # this system has none
+            try:
                 piece.madvise(mmap.MADV_HUGEPAGE)
+            except OSError as error:  # this system has none
+                pass_on(error)
         return piece
 
     def _dropped(self, size: int) -> mmap.mmap | None:
@@ -82,7 +85,8 @@ class Copies:
         for _ in range(len(self._pieces)):
             try:
                 piece = self._pieces.popleft()
-            except IndexError:  # others took the rest
+            except IndexError as error:  # others took the rest
+                pass_on(error)
                 return None
             if size <= len(piece) <= 2 * size and is_unused(piece):
                 return piece
@@ -95,8 +99,8 @@ class Copies:
         try:
             while len(self._pieces) > _MOST or sum(map(len, self._pieces)) > _LARGEST:
                 self._pieces.popleft()
-        except (IndexError, RuntimeError):  # others do the same at this moment
-            pass
+        except (IndexError, RuntimeError) as error:  # others do the same at this moment
+            pass_on(error)
 
 
 copies = Copies()

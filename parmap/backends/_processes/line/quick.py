@@ -26,7 +26,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap._results.futures import failed, returned
-from parmap._travel.failure import Failure
+from parmap._travel.failure import Failure, pass_on
 from parmap._travel.flat import is_small
 from parmap._travel.payload import Packed
 from parmap._work.report.watch import Open, Singles
@@ -123,8 +123,8 @@ class QuickLine:
         future.settle_running()
         try:
             self.sock.send(message, NOSIGNAL)
-        except OSError:  # the worker is dead, which the engine hears, or stopped: it sends the message again
-            pass
+        except OSError as error:  # the worker is dead, which the engine hears, or stopped: it sends the message again
+            pass_on(error)
         return True
 
     def read_for(self, future: Future[Any], timeout: float | None) -> bool:
@@ -148,8 +148,8 @@ class QuickLine:
                 self.look()
                 if self.has_ended:  # the engine hears how the worker died
                     break
-        except (OSError, ValueError):  # it was closed under us: the engine has settled the task, or will
-            return future.happened
+        except (OSError, ValueError) as error:  # it was closed under us: the engine has settled the task, or will
+            pass_on(error)
         finally:
             self._reader = None
         return future.happened
@@ -159,7 +159,8 @@ class QuickLine:
         try:
             self._inbox.extend(map(self.sock.recv, (MOST,)))
             is_new = True
-        except OSError:  # there is nothing; or the worker is dead: what it said before is in the inbox
+        except OSError as error:  # there is nothing; or the worker is dead: what it said before is in the inbox
+            pass_on(error)
             is_new = False
         self._settle_all()
         return is_new
@@ -169,7 +170,8 @@ class QuickLine:
         while inbox:
             try:
                 answer = inbox[0]
-            except IndexError:  # another thread was quicker
+            except IndexError as error:  # another thread was quicker
+                pass_on(error)
                 return
             if answer:
                 self._settle(answer)
@@ -177,13 +179,14 @@ class QuickLine:
                 self.has_ended = True
             try:
                 inbox.remove(answer)
-            except ValueError:
-                pass
+            except ValueError as error:
+                pass_on(error)
 
     def _settle(self, answer: bytes) -> None:
         try:
             number, kind, content, *times = marshal.loads(answer)
-        except (EOFError, ValueError, TypeError):  # a task has written into its worker's line
+        except (EOFError, ValueError, TypeError) as error:  # a task has written into its worker's line
+            pass_on(error)
             return
         future = self.flight.get(number)
         if future is None:
@@ -210,8 +213,8 @@ class QuickLine:
         if self._bell >= 0:
             try:
                 os.eventfd_read(self._bell)
-            except BlockingIOError:
-                pass
+            except (OSError, ValueError) as error:
+                pass_on(error)
 
     # by the engine
 
