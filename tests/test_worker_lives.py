@@ -243,7 +243,7 @@ def test_an_initializer_that_dies_fails_the_call(processes: dict[str, Any]) -> N
         with pytest.raises(WorkerDiedError, match="starting") as caught:
             function.map(range(10))
 
-        assert "code 9" in str(caught.value.__cause__)
+        assert "exited with code 9 before it had started" in str(caught.value.__cause__)
 
 
 def test_an_initializer_that_can_not_be_pickled_fails_the_call() -> None:
