@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,21 @@ def test_every_test_says_what_it_tests(file: str):
     ]
 
     assert [each.name for each in functions if not ast.get_docstring(each)] == []
+
+
+def test_speed_on_the_start_page_is_that_of_the_benchmarks():
+    """The row of the start page has the numbers of the page that it links to."""
+
+    def row(path: str, begin: str) -> list[str]:
+        lines = (TESTS.parent / path).read_text(encoding="utf-8").splitlines()
+        return next(line for line in lines if line.startswith(f"| {begin}")).strip("| ").split(" | ")[1:]
+
+    page = "docs/speed/benchmarks.md"
+    a_second = 1000 * float(re.findall(r"[\d.]+", row(page, "10,000")[0])[0])
+    others = [re.findall(r"[\d.]+", cell)[0] for cell in row(page, "many single tasks")[:2]]
+    told = re.findall(r"\[(\S+) (?:ms|times that)\]", "".join(row("README.md", "10,000")))
+
+    assert told == [f"{10_000_000 / a_second:.0f}", *others]
 
 
 def test_states_of_a_worker_are_those_of_the_code():

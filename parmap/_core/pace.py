@@ -1,4 +1,4 @@
-"""How much makes a good chunk: what was learnt of a function, what backends say of themselves; pauses before retries."""
+"""How much makes a good chunk, by what was learnt of a function and what a backend says; how long retries wait."""
 
 from __future__ import annotations
 
