@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import parmap
+from parmap._calls.checks import OPTIONS
 from parmap._core.states import MOVES
 
 TESTS = Path(__file__).resolve().parent
@@ -45,6 +46,14 @@ def test_every_option_is_in_the_table():
     parameters = inspect.signature(parmap.parallel).parameters.values()
 
     assert documented == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_what_makes_a_pool():
+    """The options on which functions agree that share a pool are all named, and no other is."""
+    _, _, text = (REFERENCE / "options.md").read_text(encoding="utf-8").partition("(one-pool)=")
+    sentence, _, _ = text.partition(". ")
+
+    assert set(re.findall(r"`(\w+)`", sentence)) == {name for name, option in OPTIONS.items() if option.is_of_pool}
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in TESTS.glob("test_*.py")))

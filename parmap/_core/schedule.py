@@ -1,8 +1,8 @@
 """The scheduler: which items go to which worker, when, and what becomes of them, also when their worker dies.
 
 Pure logic. It starts no thread, reads no clock (`now` is always an argument), does no I/O and knows nothing of
-processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries and what
-happens after an error are decided here, once, for all backends.
+processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, retries and what happens
+after an error are decided here, once, for all backends.
 
 The life of an item: it waits in a `Piece` of its `Job`; `next` cuts it into a `Chunk` for a slot (a worker); then
 
