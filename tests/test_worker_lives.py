@@ -51,7 +51,7 @@ def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.Monk
     assert variables("REPLACED", "ADDED") == ["before", None]
 
 
-LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def full_collections(modules: list[str]) -> int:
