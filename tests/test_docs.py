@@ -48,6 +48,16 @@ def test_every_option_is_in_the_table():
     assert documented == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
+def test_type_checkers_are_those_that_are_installed():
+    """The table of what each type checker sees is of the releases that the checks run with."""
+    page = (TESTS.parent / "docs" / "explanation" / "typing-caveats.md").read_text(encoding="utf-8")
+    told = re.findall(r"(\w+) ([\d.]*\d)", page.partition("The releases are ")[2].partition(";")[0])
+    pins = (TESTS.parent / ".ci" / "constraints.txt").read_text(encoding="utf-8").split()
+
+    assert told
+    assert {f"{name}=={release}" for name, release in told} <= {*pins}
+
+
 def test_what_makes_a_pool():
     """The options on which functions agree that share a pool are all named, and no other is."""
     _, _, text = (REFERENCE / "options.md").read_text(encoding="utf-8").partition("(one-pool)=")
