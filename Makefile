@@ -39,7 +39,7 @@ help: ## list the commands
 run: $(READY_RUN) ## run the example, with a progress bar
 	$(BIN)/python examples/census.py
 
-test: $(READY_DEV) ## everything that CI runs
+test: $(READY_DEV) ## all checks and tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync check docs
 	@$(MAKE) --no-print-directory suite modes-quick
 

@@ -1,4 +1,4 @@
-"""The error tree: every error that parmap itself raises.
+"""The error tree: the class of every error that parmap itself raises. What it says is written where it is raised.
 
 ::
 

@@ -59,6 +59,21 @@ def test_it_ends_the_call(processes: dict[str, Any], method: str):
     assert f.options(deadline=60).map(range(10)) == list(range(10))
 
 
+class _SlowToPack:
+    def __reduce__(self) -> Any:
+        time.sleep(LIMIT)
+        return _SlowToPack, ()
+
+
+def test_it_counts_from_the_call():
+    """What the function captures may take long to be packed: that is part of the call."""
+    captured = _SlowToPack()
+    f = parallel(lambda item: (item, captured)[0], workers=1, deadline=LIMIT)
+
+    with pytest.raises(TaskTimeoutError, match=PASSED):
+        f.map([1])
+
+
 @pytest.mark.parametrize("make", [list, iter], ids=["list", "iterator"])
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "map_async"])
 def test_what_has_ended_has_its_result(method: str, make: Any):

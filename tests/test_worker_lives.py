@@ -51,7 +51,7 @@ def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.Monk
     assert variables("REPLACED", "ADDED") == ["before", None]
 
 
-LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
 def full_collections(modules: list[str]) -> int:
@@ -243,7 +243,7 @@ def test_an_initializer_that_dies_fails_the_call(processes: dict[str, Any]) -> N
         with pytest.raises(WorkerDiedError, match="starting") as caught:
             function.map(range(10))
 
-        assert "code 9" in str(caught.value.__cause__)
+        assert "exited with code 9 before it had started" in str(caught.value.__cause__)
 
 
 def test_an_initializer_that_can_not_be_pickled_fails_the_call() -> None:

@@ -95,7 +95,7 @@ def parallel(  # type: ignore[misc]  # noqa: D417 - no misfit, and nothing unkno
 
     Use it bare (``@parallel``), with options (``@parallel(workers=4)``), or as a function (``parallel(fn, workers=4)``)
     on any callable: a lambda, a builtin, a partial, a bound method, a class. Decorating has no side effects: workers
-    start when first needed, and are shared by all functions with the same options. ``@staticmethod`` and
+    start when first needed, and are shared by all functions that want the same. ``@staticmethod`` and
     ``@classmethod`` go above it.
 
     Stronger than these options are, in this order: those given to ``f.options()``, those of :func:`override`, and the

@@ -33,7 +33,7 @@ class ParallelFunction(Batches[P, R_co, C_co]):
     """A function that can also run in parallel: what :func:`parallel` returns.
 
     Called, it is the plain function, here and now. Its methods run it on the workers of a pool, which is started when
-    first needed and shared by all functions with the same options.
+    first needed and shared by all functions that want the same workers.
 
     All batch methods take, by keyword: *chunksize* and *progress*, which stand for those of :func:`parallel` for this
     call; and all but `outcomes`: *return_exceptions*, to get an error in the place of its result instead of having it

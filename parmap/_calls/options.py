@@ -1,7 +1,8 @@
-"""The options of a call, put together from decorator, environment, ``override`` and ``f.options()``; wrong names.
+"""The options of a call, put together from decorator, environment, ``override`` and ``f.options()``.
 
 The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
-because the environment and the context may have changed; `Settings.resolve` makes that cheap.
+because the environment and the context may have changed; `Settings.resolve` makes that cheap. Here is also what a
+default comes to on this machine (how many workers, which start method), and what is said of names that are no options.
 """
 
 from __future__ import annotations

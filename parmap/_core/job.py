@@ -25,7 +25,7 @@ class Sink(Protocol):
     """Where the outcomes of a job go."""
 
     mode: str
-    """How the function takes an item: see `_run.Callee`."""
+    """How the function takes an item: see `_work.run.Callee`."""
 
     def load(self, items: Any) -> Any:
         """The arguments of *items*, as a sequence."""

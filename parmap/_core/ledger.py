@@ -1,4 +1,4 @@
-"""The ledger of workers and jobs: what is known of each; who is stopped, and when: time limits, cancelling, idling.
+"""The ledger of workers and jobs; who is stopped, or gives items back, and when: time limits, cancelling, idling.
 
 Two rules hold here, and make the whole of it a state machine that a test can drive:
 

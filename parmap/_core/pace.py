@@ -1,4 +1,4 @@
-"""How much makes a good chunk: what was learnt of a function, what a backend says of itself; and how retries spread."""
+"""How much makes a good chunk, by what was learnt of a function and what a backend says; how long retries wait."""
 
 from __future__ import annotations
 
@@ -103,8 +103,13 @@ def _follow(average: float, each: float) -> float:
     return each if each > average else 0.5 * (average + each)
 
 
+def pause(first: float, retries: int) -> float:
+    """Seconds before a retry that is not the first, but comes after so many: they double each time."""
+    return first * 2.0 ** min(retries, 64)
+
+
 def jitter() -> float:
-    """Between one half and one and a half, so that retries of many items don't come all at once."""
+    """What a pause is multiplied by: between one half and one and a half, so that many retries don't come at once."""
     import random
 
     return random.uniform(0.5, 1.5)  # noqa: S311 - no secret

@@ -1,8 +1,8 @@
 """The scheduler: which items go to which worker, when, and what becomes of them, also when their worker dies.
 
 Pure logic. It starts no thread, reads no clock (`now` is always an argument), does no I/O and knows nothing of
-processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, window, retries and what
-happens after an error are decided here, once, for all backends.
+processes: a backend starts the chunks it cuts and says how each ended. Chunk size, order, retries and what happens
+after an error are decided here, once, for all backends.
 
 The life of an item: it waits in a `Piece` of its `Job`; `next` cuts it into a `Chunk` for a slot (a worker); then
 
@@ -19,6 +19,7 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
+from parmap._core.pace import pause
 from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
 
@@ -360,7 +361,7 @@ class Scheduler:
         is_wanted = not (job.dropped and chunk.items[offset] in job.dropped)  # it may have been cancelled meanwhile
         if not (failure.retry and is_wanted and len(earlier) < job.retries):
             return False
-        delay = 0.0 if self._hurries else job.retry_delay * 2.0 ** min(len(earlier), 64) * self._jitter()
+        delay = 0.0 if self._hurries else pause(job.retry_delay, len(earlier)) * self._jitter()
         earlier.append(failure)
         job.delayed += 1
         heapq.heappush(self._delayed, (now + delay, next(self._ticket), job, index, chunk.items[offset : offset + 1]))

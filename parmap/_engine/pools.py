@@ -155,6 +155,7 @@ def _begin(
     engine: Engine | None = None,  # instead of the one that the options share
 ) -> tuple[Engine, Job, Batch, Input]:
     """Begin a batch: what `map`, `map_async` and `stream` take besides their own arguments is for this."""
+    begun = time.monotonic()
     goes_on = goes_on or return_exceptions or accounts
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
     kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput
@@ -181,7 +182,7 @@ def _begin(
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
     batch.begin(engine, job, source)
     if options.deadline is not None:
-        engine.post(partial(engine.ledger.limit, job, options.deadline, time.monotonic()))
+        engine.post(partial(engine.ledger.limit, job, options.deadline, begun))
     return engine, job, batch, source
 
 

@@ -1,8 +1,9 @@
 """The registry of engines: which functions share one, how many may idle, and how all of them end.
 
-Functions with the same options share a pool. A pool is an engine with its backend; it is made when it is first needed,
-stops its workers when they idle (see the ledger), stops altogether when many others have been needed since, and ends
-with the interpreter: after the work that was submitted, or at once if the program failed.
+Functions that agree on the options of a pool (`Option.is_of_pool`) share it. A pool is an engine with its backend; it
+is made when it is first needed, stops its workers when they idle (see the ledger), stops altogether when many others
+have been needed since, and ends with the interpreter: after the work that was submitted, or at once if the program
+failed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One call of `map` or its like: where its outcomes go, and how they are put in order.
 
 The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
-stream is read by the thread that consumes it, only so far ahead of what was handed out, so that neither an infinite
-input nor a slow consumer makes anything grow.
+stream is read (see `input`) only so far ahead of what was handed out, so that neither an infinite input nor a slow
+consumer makes anything grow.
 """
 
 from __future__ import annotations

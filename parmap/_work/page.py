@@ -1,7 +1,6 @@
-"""The status page: a small piece of memory in which a worker says what it is doing.
+"""The status page, a small piece of memory in which a worker says what it is doing; behind it, the stack it died with.
 
-So a death or a timeout can be charged to one item. Behind it, in the same anonymous file, lies what `faulthandler`
-wrote.
+So a death or a timeout can be charged to one item. The stack is what `faulthandler` wrote, in the same anonymous file.
 
 Writing it costs a few stores per item and no system call; the parent reads it only when it has a reason to.
 """

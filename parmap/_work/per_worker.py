@@ -38,7 +38,7 @@ class Worker(NamedTuple):
     """Which worker this is: what :func:`worker` returns."""
 
     index: int  # type: ignore[assignment]  # the methods of tuples have no use here
-    """From 0 to `count - 1`; no other worker of the pool that lives has the same."""
+    """From 0 to `count - 1`: no other living worker of the pool has it. On a cluster, each process counts its own."""
     count: int  # type: ignore[assignment]
     """How many workers the pool may have."""
 

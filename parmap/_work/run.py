@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Page(Protocol):
-        """Where it is noted which items run, and up to which they may: `_page.Page`, or the like for a thread."""
+        """Where it is noted which items run, and up to which they may: `_work.page.Page`, or the like for a thread."""
 
         work: Work | None
 

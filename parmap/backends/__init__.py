@@ -1,7 +1,8 @@
 """Ways to run chunks: one file each, behind the contract of `Backend`.
 
-A backend decides nothing: it starts a chunk, stops it, and says how it ended.
-What stands for a cluster among the options is `Dask` or `Ray`.
+A backend decides nothing: it starts a chunk, stops it, and says how it ended. It may know all rooms below, never the
+engine, which drives it. What stands for a cluster among the options is `Dask` or `Ray`.
+The door is this module: the engine asks it for backends by name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dask as a backend: the client that is there, or a cluster on this machine.
+"""Dask as a backend: the client that is there, or a cluster on this machine; when it counts as lost.
 
 A chunk is a task of Dask's, so that its scheduler sees what waits, and moves what was on a worker that is gone. In each
 process of a worker there is a pilot.

@@ -27,7 +27,6 @@ from parmap._travel.code.functions import (
     make_cell,
     make_code,
     make_function,
-    make_view,
 )
 from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
@@ -101,7 +100,6 @@ def _pickler_class() -> Any:
     ours = {
         CodeType: functools.partial(_code_reduced, table[CodeType]),
         ModuleType: functools.partial(_module_reduced, table[ModuleType]),
-        memoryview: _view_reduced,
     }
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -234,14 +232,6 @@ _FILE = 10  # the place of the file among the arguments of `CodeType`
 def _module_reduced(reduced: Callable[[ModuleType], Any], module: ModuleType) -> Any:
     make, args = reduced(module)
     return (find_module, args) if len(args) == 1 else (make, args)  # else all that is in it comes along
-
-
-def _view_reduced(view: memoryview) -> tuple[Any, ...]:
-    """How a view travels: as cloudpickle has it, but it is a view there, too, of the same elements."""
-    content = bytes(view) if view.readonly else bytearray(view)
-    made = content, view.format, view.shape if view.ndim != 1 else None
-    make_view(*made)  # refuses what can't be made there either, such as records
-    return make_view, made
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:

@@ -55,11 +55,6 @@ def fill_cell(cell: CellType, content: tuple[Any]) -> None:
     (cell.cell_contents,) = content
 
 
-def make_view(content: bytes | bytearray, kind: Any, shape: Any) -> memoryview:
-    """A view of elements of some kind, of one dimension if no *shape* says another."""
-    return memoryview(content).cast(kind) if shape is None else memoryview(content).cast(kind, shape)
-
-
 def find_module(name: str) -> ModuleType:
     """A module that can be imported."""
     __import__(name)

@@ -92,7 +92,20 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
     return reduced
 
 
+def _of_view(view: memoryview) -> tuple[Any, ...]:
+    """A view of a copy of the same elements, where cloudpickle would have their bytes."""
+    content = bytes(view) if view.readonly else bytearray(view)
+    made = content, view.format, view.shape if view.ndim != 1 else None
+    _make_view(*made)  # refuses what can't be made there either, such as records
+    return _make_view, made
+
+
+def _make_view(content: bytes | bytearray, kind: Any, shape: Any) -> memoryview:
+    return memoryview(content).cast(kind) if shape is None else memoryview(content).cast(kind, shape)
+
+
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
+    ("builtins", "memoryview"): _of_view,
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
     ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
     ("contextlib", "_GeneratorContextManager"): _of_context,

@@ -3,7 +3,7 @@
 It exists because the user's own process can't be forked safely once it has threads. It imports what workers need, forks
 one in a millisecond, reaps them, reports exactly how each died, and kills them all when the parent ends, however it
 ends. It holds no lock, waits on nothing but its control line and `SIGCHLD`, and runs no code of the user's except the
-modules named in `preload`.
+modules that it imports: those of `preload`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fresh interpreters: how one is started, with which signals and environment (BLAS limits); a program's first of them.
+"""Fresh interpreters: how one is started, with which signals and environment (thread limits); a program's first.
 
 Nothing of this needs the rest of parmap, which takes as long to import as an interpreter to start: a program's first
 call does both at once.
@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
 
-_BLAS = (
+_THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
     "BLIS_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
 
@@ -45,7 +46,7 @@ def environment(variables: Mapping[str, str], options: Options) -> dict[str, str
     chosen = {**present, **(options.env or {})}
     # Who chose a number for OpenMP meant all of them, which ask for it when they have none of their own.
     limit = chosen.get("OMP_NUM_THREADS", str(max(1, cpus.cpu_count() // options.workers)))
-    return dict.fromkeys(_BLAS, limit) | chosen
+    return dict.fromkeys(_THREADS, limit) | chosen
 
 
 class Newborn(NamedTuple):

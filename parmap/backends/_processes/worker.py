@@ -159,7 +159,7 @@ class Worker:
         signum = -exitcode if exitcode is not None and exitcode < 0 else None
         stack = _of_the_task(self.page.log().partition("\nExtension modules:")[0].strip())
         facts = {"exitcode": exitcode if signum is None else None, "signal": signum, "pid": self.pid}
-        story = Story(reason or _how(exitcode, signum), None, stack=with_source(stack), **facts)
+        story = Story(reason or _how(exitcode, signum, is_ready=self.ready), None, stack=with_source(stack), **facts)
         story.account = (time.monotonic_ns() - since) / 1e9, self.index
         tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
         for task, has_begun in tasks:
@@ -174,12 +174,12 @@ class Worker:
         self.page.close()
 
 
-def _how(code: int | None, signum: int | None) -> str:
+def _how(code: int | None, signum: int | None, *, is_ready: bool) -> str:
     if signum is not None:
         return f"the worker was killed by {signal_name(signum)}"
     if code is None:
         return "the worker is gone"
-    return f"the worker exited with code {code} in the middle of the task"
+    return f"the worker exited with code {code} {'in the middle of the task' if is_ready else 'before it had started'}"
 
 
 def _of_the_task(stack: str) -> str:

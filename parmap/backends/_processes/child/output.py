@@ -1,4 +1,4 @@
-"""What tasks print and log, on its way to the parent: the worker's `sys.stdout`, `sys.stderr` and logging handler.
+"""What tasks print, log and warn of, on its way to the parent: the worker's streams, handler and filters.
 
 A line leaves as soon as it is whole, so that nothing is lost when the worker dies. `logging` is not imported for this:
 it would double the time a worker takes to start. If a task does, its import is noticed.

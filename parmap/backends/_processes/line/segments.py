@@ -1,4 +1,4 @@
-"""Recycled shared memory: anonymous files (`memfd`) that carry large payloads between two processes.
+"""Shared memory for large payloads, and what is large: anonymous files (`memfd`), used again and again.
 
 The pages of a fresh segment cost ten times more than the copy into them, so segments are used again. They have no
 names: nothing can leak, nothing needs a clean-up, no resource tracker is involved.
