@@ -33,6 +33,7 @@ from parmap import Journal, JournalError, SerializationError, item_of, parallel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from types import FrameType
 
     from conftest import Script
 
@@ -976,6 +977,32 @@ def test_ctrl_c_while_the_last_results_are_written(file: str):
         wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
 
     assert len(rows(file)) == number + 1
+
+
+class InJournals(Injector):
+    """Interrupts only what opens the file of a journal."""
+
+    def __call__(self, frame: FrameType, event: str, more: object) -> Any:
+        is_meant = frame.f_code.co_filename.endswith(("file.py", "keeping.py", "contextlib.py"))
+        return super().__call__(frame, event, more) if is_meant else None
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+def test_ctrl_c_while_a_journal_opens(file: str, monkeypatch: pytest.MonkeyPatch):
+    """It comes out of the call, and Python has nothing to say of it on the side."""
+    aside: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: aside.append(told.exc_value))
+    call = parallel(abs, workers=1, backend="serial")
+    for _ in range(2):  # it is made, and used again
+        counter = InJournals(signal.SIGINT)
+        counter.run(lambda: call.imap([], journal=file).close())
+
+    for at in range(1, counter.count):
+        InJournals(signal.SIGINT, (at,)).run(lambda: call.imap([], journal=file).close())
+
+    gc.collect()
+    assert counter.count > 20
+    assert not [each for each in aside if not isinstance(each, ResourceWarning)]  # a file just opened is nobody's
 
 
 def test_a_partial_of_a_partial(file: str):
