@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -375,6 +376,20 @@ def test_coroutines_are_awaited_like_any_task(run: Run, backend: dict[str, Any])
         return [*here, await later.submit(3), *await later.map_async([4]), *[x async for x in later.imap([5])]]
 
     assert run(main()) == [2, 4, 6, 8, 10]
+
+
+async def fail_later(x: int) -> int:
+    """A task that raises."""
+    raise ValueError(x)
+
+
+def test_an_error_of_a_coroutine_has_no_other_before_it(backend: dict[str, Any]) -> None:
+    """What parmap tries before it runs a coroutine is not in the traceback of its error."""
+    (error,) = parallel(fail_later, **backend).map([1], return_exceptions=True)
+
+    told = "".join(traceback.format_exception(error))
+    assert "ValueError: 1" in told
+    assert "During handling" not in told
 
 
 def test_coroutines_in_coroutines(backend: dict[str, Any]) -> None:

@@ -157,9 +157,7 @@ def _awaited(function: Any) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         import asyncio
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if asyncio._get_running_loop() is None:  # noqa: SLF001 - documented, and raises nothing
             return go(*args, **kwargs)
         # The caller's loop runs in this thread, which can't run another one: serially in an `async def`.
         from concurrent.futures import ThreadPoolExecutor
