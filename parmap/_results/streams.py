@@ -128,10 +128,6 @@ class ResultStream(Generic[R_co]):
                     return
                 if self._closed:
                     raise StopIteration
-                if self._feeding:
-                    raise RuntimeError(
-                        "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
-                    )
                 if not self._engine.backend.threaded:  # who waits does the work
                     self._wait(deadline)
                     continue
@@ -207,6 +203,11 @@ class ResultStream(Generic[R_co]):
             elif self._closed or not self._load():
                 break
         self._read_on()
+        if not (self._values or self._closed) and (self._feeding or self._engine.backend.at_work):
+            raise RuntimeError(
+                "a stream can't be waited for by what its input calls, by its own tasks on the serial backend, or by a "
+                "signal handler that interrupts these"
+            )
         return bool(self._values)
 
     def _begin(self, part: Any) -> None:

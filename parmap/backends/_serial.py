@@ -11,7 +11,7 @@ from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, is_foreign, note, translate
 from parmap._work.per_worker import here
 from parmap._work.seeds import preserved
-from parmap.backends._base import Backend, Broken, Event, run_here
+from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -79,12 +79,16 @@ class Serial(Backend):
             yield Broken(self._problem)
             return
         here.keeper.purge()
-        chunk, mode = self._chunks.popleft()
-        with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
-            try:
-                yield run_here(chunk, mode, passes=(KeyboardInterrupt,))
-            finally:
-                del chunk  # as in `run_here`
+        yield self._run(*self._chunks.popleft())
+
+    def _run(self, chunk: Chunk, mode: str) -> Report:
+        self.at_work = True
+        try:
+            with preserved() if chunk.job.call.callee.rules.seed is not None else nullcontext():
+                return run_here(chunk, mode, passes=(KeyboardInterrupt,))
+        finally:
+            self.at_work = False
+            del chunk  # as in `run_here`
 
     def wake(self) -> None:
         """Nobody sleeps here."""
