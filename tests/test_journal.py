@@ -512,11 +512,12 @@ def test_an_item_that_cannot_be_pickled(calls: Calls, file: str):
 
 
 def test_a_result_that_cannot_be_pickled(backend: dict[str, Any], file: str):
-    """It fails alone, on every backend."""
+    """It fails alone, on every backend, and says which it was."""
     good, bad = parallel(lambda x: threading.Lock() if x else x, **backend).outcomes([0, 1], journal=file)
 
     assert good.ok
     assert isinstance(bad.error, SerializationError)
+    assert bad.error.item == 1
     assert "can't be kept in a journal" in str(bad.error)
 
 

@@ -175,6 +175,9 @@ class Work:
     A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
     """
 
+    first = -1
+    """The number of the first of them in its batch, if they have numbers."""
+
     def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
         self.limit: int = count
         self._values = values
@@ -266,6 +269,7 @@ def run(
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
+    work.first = start
     while (index := len(results)) < work.limit:
         block = min(block, work.limit - index)
         page.enter(number, index, block, now)
@@ -343,7 +347,7 @@ def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> No
     last = len(outcome.results) - 1
     if last not in outcome.errors:
         try:
-            value = dump_to_keep(value)
+            value = dump_to_keep(value, work.first + last)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code: its error is this item's
             value, outcome.errors[last] = None, error
     outcome.results[-1] = value, *account
