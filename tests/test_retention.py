@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 import weakref
@@ -211,6 +212,21 @@ def test_a_stream_needs_no_garbage_collector(backend: str, fails: bool) -> None:
             wait_until(lambda: not any(thing() for thing in watched))
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_dropped_stream_whose_input_has_failed(backend: str) -> None:
+    """Nobody has heard of the error, whose traceback leads to the stream; all of it is gone none the less."""
+    watched: Watched = []
+
+    def run() -> None:
+        items = things("plain", watched)
+        stream = parallel(turn, workers=1, backend=backend).imap(itertools.islice(broken(items), 3, None))
+        watched.append(weakref.ref(stream))
+
+    run()
+
+    wait_until(lambda: not alive(watched))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
