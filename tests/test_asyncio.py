@@ -14,7 +14,7 @@ import pytest
 import tasks
 
 from conftest import wait_until
-from parmap import parallel
+from parmap import item_of, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -376,6 +376,26 @@ def test_coroutines_are_awaited_like_any_task(run: Run, backend: dict[str, Any])
         return [*here, await later.submit(3), *await later.map_async([4]), *[x async for x in later.imap([5])]]
 
     assert run(main()) == [2, 4, 6, 8, 10]
+
+
+def be_late(x: int) -> None:
+    """A task with an error of which asyncio makes another one."""
+    raise TimeoutError(x)
+
+
+@pytest.mark.parametrize("ask", ["submit", "map_async"])
+def test_await_a_timeout_of_a_tasks_own(run: Run, backend: dict[str, Any], ask: str) -> None:
+    """It comes with what it says of the task."""
+    late = parallel(be_late, **backend)
+
+    async def main() -> None:
+        await (late.submit(7) if ask == "submit" else late.map_async([7]))
+
+    with pytest.raises(TimeoutError, match="7") as caught:
+        run(main())
+
+    assert item_of(caught.value) == 7
+    assert "be_late(7)" in caught.value.__notes__[0]
 
 
 async def fail_later(x: int) -> int:
