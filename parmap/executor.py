@@ -192,7 +192,7 @@ class ExecutorMap(InTurn[R_co]):
     def _prepare(self) -> bool:
         if not self._begun:
             self._begun = True
-            self._when_dropped(abandon, self._engine, self._job, self._batch, self._input, self.kills)
+            self._when_dropped(abandon, *self._left)
         return super()._prepare()
 
     def _wait(self, deadline: float | None) -> None:

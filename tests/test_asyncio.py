@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 import tasks
 
 from conftest import wait_until
-from parmap import parallel
+from parmap import item_of, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -375,6 +376,40 @@ def test_coroutines_are_awaited_like_any_task(run: Run, backend: dict[str, Any])
         return [*here, await later.submit(3), *await later.map_async([4]), *[x async for x in later.imap([5])]]
 
     assert run(main()) == [2, 4, 6, 8, 10]
+
+
+def be_late(x: int) -> None:
+    """A task with an error of which asyncio makes another one."""
+    raise TimeoutError(x)
+
+
+@pytest.mark.parametrize("ask", ["submit", "map_async"])
+def test_await_a_timeout_of_a_tasks_own(run: Run, backend: dict[str, Any], ask: str) -> None:
+    """It comes with what it says of the task."""
+    late = parallel(be_late, **backend)
+
+    async def main() -> None:
+        await (late.submit(7) if ask == "submit" else late.map_async([7]))
+
+    with pytest.raises(TimeoutError, match="7") as caught:
+        run(main())
+
+    assert item_of(caught.value) == 7
+    assert "be_late(7)" in caught.value.__notes__[0]
+
+
+async def fail_later(x: int) -> int:
+    """A task that raises."""
+    raise ValueError(x)
+
+
+def test_an_error_of_a_coroutine_has_no_other_before_it(backend: dict[str, Any]) -> None:
+    """What parmap tries before it runs a coroutine is not in the traceback of its error."""
+    (error,) = parallel(fail_later, **backend).map([1], return_exceptions=True)
+
+    told = "".join(traceback.format_exception(error))
+    assert "ValueError: 1" in told
+    assert "During handling" not in told
 
 
 def test_coroutines_in_coroutines(backend: dict[str, Any]) -> None:

@@ -139,6 +139,14 @@ def test_a_call_that_is_in_time(backend: dict[str, Any]):
         assert f.map(range(100)) == expected
 
 
+@pytest.mark.parametrize("method", ["map", "imap", "map_async", "outcomes"])
+def test_nothing_to_do_takes_no_time(backend: dict[str, Any], method: str):
+    """A call without items does not sleep until the deadline."""
+    results = getattr(parallel(tasks.square, **backend, deadline=3600.0), method)([])
+
+    assert (results.result(timeout=60) if method == "map_async" else list(results)) == []
+
+
 def test_one_task_has_none():
     """A task of `submit` is no batch: its limit is `timeout`."""
     with override(deadline=0.001):

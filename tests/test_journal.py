@@ -33,6 +33,7 @@ from parmap import Journal, JournalError, SerializationError, item_of, parallel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from types import FrameType
 
     from conftest import Script
 
@@ -511,11 +512,12 @@ def test_an_item_that_cannot_be_pickled(calls: Calls, file: str):
 
 
 def test_a_result_that_cannot_be_pickled(backend: dict[str, Any], file: str):
-    """It fails alone, on every backend."""
+    """It fails alone, on every backend, and says which it was."""
     good, bad = parallel(lambda x: threading.Lock() if x else x, **backend).outcomes([0, 1], journal=file)
 
     assert good.ok
     assert isinstance(bad.error, SerializationError)
+    assert bad.error.item == 1
     assert "can't be kept in a journal" in str(bad.error)
 
 
@@ -1034,6 +1036,32 @@ def test_ctrl_c_while_the_last_results_are_written(file: str):
         wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
 
     assert len(rows(file)) == number + 1
+
+
+class InJournals(Injector):
+    """Interrupts only what opens the file of a journal."""
+
+    def __call__(self, frame: FrameType, event: str, more: object) -> Any:
+        is_meant = frame.f_code.co_filename.endswith(("file.py", "keeping.py", "contextlib.py"))
+        return super().__call__(frame, event, more) if is_meant else None
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody traces already")
+def test_ctrl_c_while_a_journal_opens(file: str, monkeypatch: pytest.MonkeyPatch):
+    """It comes out of the call, and Python has nothing to say of it on the side."""
+    aside: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: aside.append(told.exc_value))
+    call = parallel(abs, workers=1, backend="serial")
+    for _ in range(2):  # it is made, and used again
+        counter = InJournals(signal.SIGINT)
+        counter.run(lambda: call.imap([], journal=file).close())
+
+    for at in range(1, counter.count):
+        InJournals(signal.SIGINT, (at,)).run(lambda: call.imap([], journal=file).close())
+
+    gc.collect()
+    assert counter.count > 20
+    assert not [each for each in aside if not isinstance(each, ResourceWarning)]  # a file just opened is nobody's
 
 
 def test_a_partial_of_a_partial(file: str):

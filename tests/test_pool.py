@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from inspection import second_thread_of_callbacks
+from tasks_that_hold import Unread
 
 import parmap
 from conftest import children, wait_until
@@ -712,6 +713,18 @@ def test_lowest_error_is_raised(make_ours: MakePool):
     for _ in range(5):
         with pytest.raises(ValueError, match=r"(?m)^1$"):
             make_ours(2).map(tasks.fail, [1, 2, 3, 4], chunksize=1)
+
+
+@pytest.mark.parametrize("unread", [0, 2])
+def test_lowest_error_may_be_a_result_that_cannot_be_unpickled(unread: int):
+    """Then that is raised, though the program finds out last."""
+
+    def task(x: int) -> Any:
+        return Unread() if x == unread else tasks.fail(x)
+
+    expected = pytest.raises(ValueError, match=r"(?m)^0$") if unread else pytest.raises(SerializationError)
+    with parmap.Pool(2) as pool, expected:
+        pool.map(task, range(3), chunksize=1)
 
 
 @pytest.mark.parametrize("limit", [None, 60])

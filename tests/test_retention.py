@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,44 @@ def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str, fails
         wait_until(lambda: not any(thing() for thing in watched))
     finally:
         gc.enable()
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
+@pytest.mark.parametrize("fails", [False, True], ids=["early", "failed"])
+@pytest.mark.parametrize("backend", [*BACKENDS, "executor"])
+def test_a_stream_needs_no_garbage_collector(backend: str, fails: bool) -> None:
+    """What it had is gone as soon as it is closed, or a task of it has failed."""
+    if backend == "serial" and fails and (3, 12) <= sys.version_info < (3, 14):
+        pytest.skip("in Python 3.12 and 3.13 the frame of a generator that has ended leads to whoever called it")
+    watched: Watched = []
+
+    def run(options: dict[str, Any]) -> None:
+        stream = parallel(turn, **options).imap(things("error" if fails else "plain", watched), return_exceptions=True)
+        _ = list(stream) if fails else early(stream)
+        stream.close()
+
+    with ThreadPoolExecutor(2) as executor:
+        gc.disable()
+        try:
+            run({"backend": executor} if backend == "executor" else {"backend": backend, "workers": 2})
+            wait_until(lambda: not any(thing() for thing in watched))
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_dropped_stream_whose_input_has_failed(backend: str) -> None:
+    """Nobody has heard of the error, whose traceback leads to the stream; all of it is gone none the less."""
+    watched: Watched = []
+
+    def run() -> None:
+        items = things("plain", watched)
+        stream = parallel(turn, workers=1, backend=backend).imap(itertools.islice(broken(items), 3, None))
+        watched.append(weakref.ref(stream))
+
+    run()
+
+    wait_until(lambda: not alive(watched))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -376,6 +376,21 @@ def test_a_stream_that_is_left_by_an_exception(processes: dict[str, Any], order:
     assert parallel(tasks.square, **processes).map(range(20)) == [x * x for x in range(20)]
 
 
+@pytest.mark.parametrize("asks", [next, lambda stream: asyncio.run(anext(stream))], ids=["next", "anext"])
+def test_a_serial_task_that_waits_for_its_own_stream(order: str, asks: Callable[[Any], Any]) -> None:
+    """It would wait for itself: that is refused, and the stream goes on."""
+
+    def task(x: int) -> int:
+        return int(asks(results)) if x == 1 else x
+
+    results = getattr(parallel(task, backend="serial"), order)(range(4), return_exceptions=True)
+    zero, refused, *others = results
+
+    assert [zero, *others] == [0, 2, 3]
+    assert isinstance(refused, RuntimeError)
+    assert "its own tasks" in str(refused)
+
+
 def test_a_generator_is_let_go(stream: Callable[..., Any]) -> None:
     """A stream that was closed lets its input go, whose `finally` runs."""
     ended = threading.Event()

@@ -27,7 +27,7 @@ from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from parmap._core.job import Job
     from parmap._results.watched import Watched
@@ -162,6 +162,9 @@ class Engine:
         self.offer(lambda: self.ledger.cancel(job, time.monotonic(), kill=kill))
         if not self.backend.threaded and not self._is_driven:  # nobody may wait any more, and so move it
             self._read_inbox()
+            self.backend.close()
+            for chunk in [*job.flight]:  # which leads back to the job
+                self.ledger.scheduler.release(chunk)
 
     def cancel_waiting(self, owner: object = None) -> None:
         """Cancel what no worker has yet, of *owner* or of all; what runs goes on to its end."""
@@ -317,12 +320,13 @@ class Engine:
                 return False
             before, self._is_driven = self._is_driven, True
             try:
-                self._step(left)
+                self._step(left, happened)
             finally:
                 self._is_driven = before
         return True
 
-    def _step(self, limit: float | None) -> None:
+    def _step(self, limit: float | None, happened: Sized = ()) -> None:
+        """Do what there is to do; sleep for *limit* seconds at most, not at all once something has *happened*."""
         self._read_inbox()
         now = time.monotonic()
         self.ledger.ring(now)
@@ -336,7 +340,7 @@ class Engine:
             timeout = _SOON if timeout is None else min(timeout, _SOON)
         self._sleeps += 1
         self._asleep = True
-        if self._inbox or self._is_over:
+        if self._inbox or self._is_over or happened:
             timeout = 0.0
         events = deque(self.backend.wait(timeout and min(timeout, _LONGEST)))
         self._asleep = False

@@ -92,7 +92,7 @@ class Batch(Watched):
         self.__dict__  # noqa: B018 - see Watched
         self.mode = mode
         self.fails_late = fails_late
-        self._first = sys.maxsize  # number of the first item that failed
+        self.first: int = sys.maxsize  # number of the first item that failed
         self._late: Failure | None = None
         self.arrivals: deque[Arrival] = deque()
         self.ended: bool = False
@@ -139,8 +139,8 @@ class Batch(Watched):
 
     def deliver(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure]) -> None:
         """Take outcomes from the engine."""
-        if failures and self.fails_late and chunk.start + min(failures) < self._first:
-            self._first = chunk.start + min(failures)
+        if failures and self.fails_late and chunk.start + min(failures) < self.first:
+            self.first = chunk.start + min(failures)
             self._late = failures[min(failures)]
         arrival = self.arrival(Arrival(chunk.start, done, results, failures, chunk.items), chunk)
         for place, failed in failures.items():
@@ -262,15 +262,17 @@ class Assembly:
         Raises:
             BaseException: the error that ended the batch.
         """
-        if self._batch.failure is not None:
+        batch = self._batch
+        if batch.failure is None or batch.fails_late:
+            with self._guard:
+                self.take()
+        if batch.failure is not None and batch.first <= self._first_refused:
             if relay.waiting:
                 relay.drain()
             self._parts.clear()  # with errors, whose traceback may lead back here
-            raise self._batch.failure.told(self._voice)
-        with self._guard:
-            self.take()
-        if self._batch.problem is not None:
-            raise self._batch.problem
+            raise batch.failure.told(self._voice)
+        if batch.problem is not None:
+            raise batch.problem
         values: list[Any] = []
         for start in sorted(self._parts):
             values += self._parts[start]

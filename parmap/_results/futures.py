@@ -154,7 +154,14 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """Wait on an event loop; cancelling the waiter cancels the task."""
         import asyncio
 
-        return asyncio.wrap_future(self).__await__()
+        try:
+            return (yield from asyncio.wrap_future(self))
+        except TimeoutError:  # asyncio makes another one of that of a task, without its notes, cause and item
+            pass
+        try:
+            return self.result(0)
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - as in `result`
 
     # state
 

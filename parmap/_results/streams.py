@@ -91,7 +91,7 @@ class ResultStream(Generic[R_co]):
         self._closed = False
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._finalizer: weakref.finalize[..., Any] | None = None
-        self._when_dropped(abandon, engine, job, batch, source, self.kills)
+        self._when_dropped(abandon, *self._left)
         if on_event_loop():
             self._read_apart()
         self._feed()
@@ -128,10 +128,6 @@ class ResultStream(Generic[R_co]):
                     return
                 if self._closed:
                     raise StopIteration
-                if self._feeding:
-                    raise RuntimeError(
-                        "a stream can't be waited for by what its input calls, or a signal handler that interrupts that"
-                    )
                 if not self._engine.backend.threaded:  # who waits does the work
                     self._wait(deadline)
                     continue
@@ -207,6 +203,10 @@ class ResultStream(Generic[R_co]):
             elif self._closed or not self._load():
                 break
         self._read_on()
+        if not (self._values or self._closed) and (self._feeding or self._engine.backend.at_work):
+            raise RuntimeError(
+                "a stream can't be waited for by its input, its own tasks (serial), or a signal handler during these"
+            )
         return bool(self._values)
 
     def _begin(self, part: Any) -> None:
@@ -334,8 +334,13 @@ class ResultStream(Generic[R_co]):
             self._taken -= len(self._values)
             self._values.clear()
             self._order.clear()
-        abandon(self._engine, self._job, self._batch, self._input, self.kills)
+        abandon(*self._left)
         self._when_dropped(None)
+
+    @property
+    def _left(self) -> tuple[Any, ...]:
+        """What to `abandon`. The input may hold an error whose traceback leads here: this must not hold the input."""
+        return self._engine, self._job, self._batch, weakref.ref(self._input), self.kills
 
     def _when_dropped(self, act: Callable[..., object] | None, *args: Any) -> None:
         """Call *act* when nobody has the stream any more.
@@ -384,9 +389,10 @@ class ResultStream(Generic[R_co]):
         return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
 
 
-def abandon(engine: Engine, job: Job, batch: Batch, source: Input, kill: bool) -> None:
+def abandon(engine: Engine, job: Job, batch: Batch, find_source: Callable[[], Input | None], kill: bool) -> None:
     """Nobody will take what is left of a stream."""
-    source.let_go()
+    if (source := find_source()) is not None:
+        source.let_go()
     if batch.meter is not None:
         batch.meter.close()
     if not batch.ended:

@@ -128,8 +128,8 @@ def _note_of_result(callee: Callee, mode: str, items: Any, index: int, item: int
     return call_note(callee.function, mode, args, item) + ": its result can't be sent"
 
 
-def dump_to_keep(value: Any) -> bytes:
-    """Pickle a value for another run of the program: its own classes by name, which only it has.
+def dump_to_keep(value: Any, item: int) -> bytes:
+    """Pickle the value of an item for another run of the program: its own classes by name, which only it has.
 
     Raises:
         SerializationError: it can't be pickled, or is of a class without a name.
@@ -145,7 +145,7 @@ def dump_to_keep(value: Any) -> bytes:
         from parmap.errors import SerializationError
 
         raise SerializationError(
-            f"{short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}"
+            f"{short_type(value)} can't be kept in a journal: {type(error).__name__}: {error}", item=item
         ) from error
     return stream
 

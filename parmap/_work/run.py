@@ -158,9 +158,7 @@ def _awaited(function: Any) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         import asyncio
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if asyncio._get_running_loop() is None:  # noqa: SLF001 - documented, and raises nothing
             return go(*args, **kwargs)
         # The caller's loop runs in this thread, which can't run another one: serially in an `async def`.
         from concurrent.futures import ThreadPoolExecutor
@@ -177,6 +175,9 @@ class Work:
 
     A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
     """
+
+    first = -1
+    """The number of the first of them in its batch, if they have numbers."""
 
     def __init__(self, values: Sequence[Any], count: int, results: list[Any]) -> None:
         self.limit: int = count
@@ -269,6 +270,7 @@ def run(
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
+    work.first = start
     with preserved() if callee.rules.seed is not None else nullcontext():
         while (index := len(results)) < work.limit:
             block = min(block, work.limit - index)
@@ -347,7 +349,7 @@ def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> No
     last = len(outcome.results) - 1
     if last not in outcome.errors:
         try:
-            value = dump_to_keep(value)
+            value = dump_to_keep(value, work.first + last)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code: its error is this item's
             value, outcome.errors[last] = None, error
     outcome.results[-1] = value, *account

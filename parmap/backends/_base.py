@@ -141,6 +141,8 @@ class Backend(ABC):
     """Whether callers may give idle workers single tasks; its workers are told of when they are `Ready`."""
     threaded: bool = True
     """Whether an engine thread drives it; otherwise whoever waits does."""
+    at_work: bool = False
+    """Whether a task runs just now in the thread of whoever waits."""
     deaf: bool = False
     """Whether the engine thread leaves signals to the program's own: it starts no process for anybody else."""
     crew: Callable[[], object] | None = None

@@ -211,7 +211,7 @@ class Executors(Backend):
             story = Story(f"the executor lost the task: {type(error).__name__}: {error}", error)
             return Died(chunk.slot, chunk.number, 0, taken, story.tell)
         if not self.packs:
-            report: Report = future.result()
+            report: Report = future.result().pop()
             return report
         done, results, failures, seconds, *times = future.result()
         found = failures_of(failures, unsent, done)
@@ -276,14 +276,15 @@ def shares_our_objects(executor: concurrent.futures.Executor) -> bool:
     return isinstance(executor, concurrent.futures.ThreadPoolExecutor) and not isinstance(executor, apart)
 
 
-def _run_in_thread(chunk: Chunk, mode: str, executor: concurrent.futures.Executor) -> Report:
+def _run_in_thread(chunk: Chunk, mode: str, executor: concurrent.futures.Executor) -> list[Report]:
+    """Run a chunk; its report can be taken out of what the thread gives, whose frames are those of its errors."""
     if here.is_of_process:
         _place.thread.crew = ref(executor)
         numbers = numbers_of_threads(executor)
         index, most = (next(numbers[0]), numbers[1]) if numbers else (0, 0)
         here.begin(Worker(index, most) if index < most else None)
     here.keeper.purge()
-    return run_here(chunk, mode)
+    return [run_here(chunk, mode)]
 
 
 def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:

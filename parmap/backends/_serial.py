@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, is_foreign, note, translate
 from parmap._work.per_worker import here
-from parmap.backends._base import Backend, Broken, Event, run_here
+from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -77,10 +77,14 @@ class Serial(Backend):
             yield Broken(self._problem)
             return
         here.keeper.purge()
-        chunk, mode = self._chunks.popleft()
+        yield self._run(*self._chunks.popleft())
+
+    def _run(self, chunk: Chunk, mode: str) -> Report:
+        self.at_work = True
         try:
-            yield run_here(chunk, mode, passes=(KeyboardInterrupt,))
+            return run_here(chunk, mode, passes=(KeyboardInterrupt,))
         finally:
+            self.at_work = False
             del chunk  # as in `run_here`
 
     def wake(self) -> None:

@@ -131,8 +131,8 @@ class Keeping:
             self._closes = stack.pop_all()
         self._pid = os.getpid()
         self._batch = ref(batch)
-        atexit.register(self.end)
         try:
+            atexit.register(self.end)
             self._thread = start_thread("parmap-journal", self._live)
         except ShutdownError:  # it is written at the end
             pass
