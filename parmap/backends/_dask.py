@@ -314,10 +314,17 @@ class DaskCluster(Cluster):
 
 def run_order(content: bytes | Wire) -> Told:
     """What Dask calls."""
-    from distributed import get_worker
+    from distributed import Status, get_worker
 
+    worker = get_worker()
+    task = worker.state.tasks[worker.get_current_task()]  # cancelled: by its client's end, too
     order: Order = unboxed(content)
-    return pilot.run(order, get_worker().state.nthreads, _fetch)
+    return pilot.run(
+        order,
+        worker.state.nthreads,
+        _fetch,
+        lambda: task.state != "cancelled" and worker.status not in {Status.closing, Status.closed, Status.failed},
+    )
 
 
 def _fetch(key: str) -> bytes:

@@ -47,6 +47,8 @@ _NOTED = 1000  # chunks and pools that have been stopped
 PAUSE = 0.05
 """Seconds between looks at a chunk that takes longer than it should."""
 
+_ASK = 1.0  # seconds between questions whether a chunk is still wanted
+
 _EMPTY = 600.0  # seconds after which a pilot of which nobody has heard ends: its program may be gone
 
 _pilots: dict[str, Pilot] = {}
@@ -55,10 +57,13 @@ _ALL = -1
 _lock = threading.Lock()
 
 
-def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> Told:
+def run(
+    order: Order, most: int, fetch: Callable[[Any], bytes | memoryview], is_wanted: Callable[[], bool] = lambda: True
+) -> Told:
     """Run a chunk on the pilot of its pool, which has up to *most* workers; *fetch* gets what a place stands for.
 
-    What is gone is a `LookupError` of *fetch*.
+    What is gone is a `LookupError` of *fetch*. *is_wanted*: asked from time to time, since a program may end without a
+    word.
     """
     setup = order.setup
     with _lock:
@@ -67,7 +72,7 @@ def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> 
         pilot = _pilots.get(setup.pool)
         if pilot is None or pilot.closed:
             pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
-    return pilot.run(order)
+    return pilot.run(order, is_wanted)
 
 
 def stop(pool: str, numbers: Iterable[int]) -> None:
@@ -137,8 +142,8 @@ class Pilot:
 
     # in the threads of the cluster
 
-    def run(self, order: Order) -> Told:
-        """Run a chunk; returns when it has ended, or was stopped."""
+    def run(self, order: Order, is_wanted: Callable[[], bool]) -> Told:
+        """Run a chunk; returns when it has ended, was stopped, or isn't wanted any more."""
         sink = ChunkSink(order)
         missing: list[int] = []
 
@@ -167,7 +172,9 @@ class Pilot:
         self.post(lambda: self._begin(sink, order, call, items, context))
         if self.closed:  # nobody may look there any more
             sink.end(Told(stopped=True))
-        sink.ended.wait()
+        while not sink.ended.wait(_ASK):
+            if not is_wanted():
+                stop(self._pool, [order.number])
         return sink.told._replace(said=self._backend.take_said())
 
     def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
