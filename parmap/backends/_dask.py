@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from parmap.backends import is_dask_client
 from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
@@ -58,6 +59,8 @@ class Dask(Site):
         self, client: Any = None, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()
     ) -> None:
         super().__init__(resources, ship)
+        if client is not None and not is_dask_client(client):
+            raise TypeError(f"Dask() takes a distributed.Client, not {client!r}: try Dask(distributed.Client(...))")
         self.client = client
 
     def _said(self) -> tuple[Any, ...]:

@@ -49,6 +49,8 @@ class Site(ABC):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
         for name, need in self.resources.items():
+            if type(name) is not str or not name:
+                raise ValueError(f"resources: {name!r} is no name of something")
             if not isinstance(need, Real) or not 0 <= need < inf:
                 raise ValueError(f"resources: {name!r} must be a number, 0 or more; got {need!r}")
         self.ship: tuple[str, ...] = tuple(ship)
