@@ -304,6 +304,24 @@ def test_asynchronous_client(script: Script):
 
 
 @slow
+def test_cluster_that_the_environment_names(script: Script):
+    """A job that was submitted to Ray is connected to its cluster, and is not told that another one is started."""
+    run(
+        script,
+        "ray",
+        """
+        import subprocess
+        program = 'import parmap, ray; print(parmap.parallel(abs, backend="ray").map([-1]), len(ray.nodes()))'
+        command = [sys.executable, "-c", program]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.stdout.strip() == "[1] 2", done
+        assert "is started" not in done.stderr, done
+        """,
+    )
+
+
+@slow
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_program_is_killed(script: Script, kind: str):
     """What a program that is killed has running on the cluster ends, whatever it does with signals."""

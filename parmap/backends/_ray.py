@@ -78,10 +78,15 @@ class Ray(Site):
             check_process("this connection of Ray's", session)
         return session
 
+    @property
+    def is_named(self) -> bool:
+        """As Ray takes it: so it is in jobs that are submitted."""
+        return bool(os.environ.get("RAY_ADDRESS"))
+
     def start(self, count: int) -> Any:
-        """Where Ray is told of a cluster, that one is meant."""
+        """Start it here, or connect."""
         ray = self.library()
-        if os.environ.get("RAY_ADDRESS"):
+        if self.is_named:
             ray.init(logging_level=logging.ERROR)
         else:
             ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)

@@ -65,6 +65,11 @@ class Site(ABC):
     def start(self, count: int) -> Any:
         """Start a cluster of that size on this machine; returns what it stops by."""
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the environment names a cluster: then `start` connects to that one."""
+        return False
+
     @abstractmethod
     def pool(self, options: Options, target: Any, own: Any) -> Backend:
         """Make a pool on a cluster; *own*: what `start` returned, if it was started for this."""
@@ -96,8 +101,9 @@ class Site(ABC):
         if type(self) in _last:
             raise PoolClosedError(self.gone.format(_last[type(self)]))
         count = min(options.workers, cpu_count())
-        what = f"no {type(self).__name__} cluster: one of %d {self.unit} is started on this machine"
-        logging.getLogger("parmap").warning(what, count)
+        if not self.is_named:
+            what = f"no {type(self).__name__} cluster: one of %d {self.unit} is started on this machine"
+            logging.getLogger("parmap").warning(what, count)
         return self.pool(options, None, self.start(count))
 
     def _said(self) -> tuple[Any, ...]:
