@@ -537,6 +537,19 @@ def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPat
         site.check("it", ((3, 8), []))
 
 
+def test_workers_of_one_process(cluster: Any):
+    """Dask's workers may be threads of one process: all of them are used."""
+    if cluster.name != "dask":
+        pytest.skip("Ray's are processes")
+    from distributed import Client, LocalCluster
+
+    here = LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
+    with here, Client(here, set_as_default=False) as client:
+        f = parallel(lambda _: time.sleep(0.05) or os.getpid(), backend=client)
+        wait_until(lambda: len(set(f.map(range(12)))) == 3)
+        parmap.shutdown()
+
+
 def test_what_is_no_client(cluster: Any):
     """An address, or a cluster, is told how it becomes a client."""
     if cluster.name != "dask":

@@ -317,14 +317,14 @@ class DaskCluster(Cluster):
 
 def run_order(content: bytes | Wire) -> Told:
     """What Dask calls."""
-    from distributed import Status, get_worker
+    from distributed import Status, Worker, get_worker
 
     worker = get_worker()
     task = worker.state.tasks[worker.get_current_task()]  # cancelled: by its client's end, too
     order: Order = unboxed(content)
     return pilot.run(
         order,
-        worker.state.nthreads,
+        sum(each.state.nthreads for each in [*Worker._instances]),  # noqa: SLF001 - of this process
         _fetch,
         lambda: task.state != "cancelled" and worker.status not in {Status.closing, Status.closed, Status.failed},
     )

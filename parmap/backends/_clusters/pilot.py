@@ -72,6 +72,7 @@ def run(
         pilot = _pilots.get(setup.pool)
         if pilot is None or pilot.closed:
             pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
+        pilot.most = max(pilot.most, most)
     return pilot.run(order, is_wanted)
 
 
@@ -123,7 +124,7 @@ class Pilot:
         self._rest = max(options.idle_timeout, _EMPTY)
         self._used = time.monotonic()
         self._pool = setup.pool
-        self._most = most
+        self.most = most
         self._fetch = fetch
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -308,7 +309,7 @@ class Pilot:
         if not self._sinks and now >= self._used + self._rest:
             self.closed = True
             return
-        self._ledger.employ(min(self._most, max(1, len(self._sinks))))
+        self._ledger.employ(min(self.most, max(1, len(self._sinks))))
         limits = [self._give_back(sink, now) for sink in self._sinks.values()]
         self._ledger.dispatch(now)
         timeout = self._ledger.timeout(time.monotonic())
