@@ -106,7 +106,6 @@ class _Worker:
         self._poller = select.poll()
         self._poller.register(channel.sock, select.POLLIN)
         self._poller.register(quick.sock, select.POLLIN)
-        self._poller.register(lifeline.fd, 0)  # its end only
         self.lifeline = lifeline
         self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
@@ -140,8 +139,6 @@ class _Worker:
             self.lifeline.loosen()
             ready = [fd for fd, _ in self._poller.poll()]
             self.lifeline.tighten()
-            if self.lifeline.fd in ready:
-                raise ChannelClosedError("the program is gone")
             # Also where only the other is ready: what its task needs was sent here before it.
             message = self._channel.poll()
             if message is None and self._quick_fd in ready:

@@ -9,6 +9,11 @@ import fcntl
 import os
 import signal
 from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Lifeline:
@@ -26,25 +31,19 @@ class Lifeline:
 
 
 class LifelineEnd:
-    """A worker's end. On Linux it kills; elsewhere the system can't be told to, and only who looks knows."""
+    """A worker's end. Where the system can't be told to kill (Linux can), it does nothing."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self._can_kill = False
+        self.tighten: Callable[[], object] = bool
+        """From now on the end of the program is that of this process, whatever it does then, or does with signals."""
+        self.loosen: Callable[[], object] = bool
+        """From now on this process may leave in good order: nobody minds that signal."""
         with suppress(OSError, AttributeError):
             # Opened anew: whom it signals, and how, is kept with what all copies of *fd* share.
-            self.fd = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK)
-            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(self.fd, fcntl.F_SETOWN, -os.getpgrp())  # those that tasks start, too
-            fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_ASYNC)
-            self._can_kill = True
-
-    def tighten(self) -> None:
-        """From now on the end of the program is that of this process, whatever it does then, or does with signals."""
-        if self._can_kill:
-            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGKILL)
-
-    def loosen(self) -> None:
-        """From now on this process may leave in good order: nobody minds that signal."""
-        if self._can_kill:
-            fcntl.fcntl(self.fd, fcntl.F_SETSIG, signal.SIGURG)
+            end = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK)
+            set_signal = partial(fcntl.fcntl, end, fcntl.F_SETSIG)
+            set_signal(int(signal.SIGURG))
+            fcntl.fcntl(end, fcntl.F_SETOWN, -os.getpgrp())  # those that tasks start, too
+            fcntl.fcntl(end, fcntl.F_SETFL, os.O_ASYNC)
+            self.tighten = partial(set_signal, int(signal.SIGKILL))  # for each task: made to be quick
+            self.loosen = partial(set_signal, int(signal.SIGURG))
