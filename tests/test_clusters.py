@@ -537,6 +537,27 @@ def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPat
         site.check("it", ((3, 8), []))
 
 
+def test_workers_of_one_process(cluster: Any):
+    """Dask's workers may be threads of one process: all of them are used."""
+    if cluster.name != "dask":
+        pytest.skip("Ray's are processes")
+    from distributed import Client, LocalCluster
+
+    here = LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
+    with here, Client(here, set_as_default=False) as client:
+        f = parallel(lambda _: time.sleep(0.05) or os.getpid(), backend=client)
+        wait_until(lambda: len(set(f.map(range(12)))) == 3)
+        parmap.shutdown()
+
+
+def test_what_is_no_client(cluster: Any):
+    """An address, or a cluster, is told how it becomes a client."""
+    if cluster.name != "dask":
+        pytest.skip("Ray has no clients")
+    with pytest.raises(TypeError, match=r"not 'tcp://.*': try Dask\(distributed\.Client\("):
+        parmap.backends.Dask(cluster.address)
+
+
 def test_client_as_backend(cluster: Any):
     """A client of Dask's can be given itself, or as the current one of this context."""
     if cluster.name != "dask":
@@ -580,6 +601,19 @@ def test_resources_that_are_none(cluster: Any):
     for amount in (-1, float("nan"), float("inf"), "2", None):
         with pytest.raises(ValueError, match=f"'special' must be a number, 0 or more; got {amount!r}"):
             kind(resources={"special": amount})
+    for name in ("", 3):
+        with pytest.raises(ValueError, match=f"{name!r} is no name"):
+            kind(resources={name: 1})
+
+
+def test_resources_that_ray_refuses(cluster: Any):
+    """They are told with what Ray says of them, and are no loss of the cluster."""
+    if cluster.name != "ray":
+        pytest.skip("Dask takes any")
+    for amount, why in ((1.5, "whole numbers"), (0.00001, "precision")):
+        f = parallel(abs, backend=parmap.backends.Ray(resources={"num_gpus": amount}))
+        with pytest.raises(parmap.BackendUnavailableError, match=rf"'GPU': {amount}.*: .*{why}"):
+            f.map([1])
 
 
 @slow

@@ -304,6 +304,69 @@ def test_asynchronous_client(script: Script):
 
 
 @slow
+def test_cluster_that_the_environment_names(script: Script):
+    """A job that was submitted to Ray is connected to its cluster, and is not told that another one is started."""
+    run(
+        script,
+        "ray",
+        """
+        import subprocess
+        program = 'import parmap, ray; print(parmap.parallel(abs, backend="ray").map([-1]), len(ray.nodes()))'
+        command = [sys.executable, "-c", program]
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+        assert done.stdout.strip() == "[1] 2", done
+        assert "is started" not in done.stderr, done
+        """,
+    )
+
+
+@slow
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_program_is_killed(script: Script, kind: str):
+    """What a program that is killed has running on the cluster ends, whatever it does with signals."""
+    run(
+        script,
+        kind,
+        """
+        import subprocess, textwrap
+        from clusters import is_running
+        folder = Path(tempfile.mkdtemp())
+        program = folder / "program.py"
+        program.write_text(textwrap.dedent('''
+            import os, signal, sys, time
+            from pathlib import Path
+            import parmap
+
+            def note_and_hang(x):
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+                Path(sys.argv[2], str(os.getpid())).touch()
+                sum(range(10**12)) if x else time.sleep(1000)
+
+            if sys.argv[3] == "dask":
+                import distributed
+                client = distributed.Client(sys.argv[1])
+            else:
+                import ray
+                ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+            parmap.parallel(note_and_hang, backend=sys.argv[3], workers=2).map(range(2))
+        '''))
+        command = [sys.executable, str(program), cluster.address, str(folder), cluster.name]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while len(list(folder.iterdir())) < 3:
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.kill()
+        pids = [int(path.name) for path in folder.iterdir() if path != program]
+        end = time.monotonic() + 15
+        while any(map(is_running, pids)):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        """,
+    )
+
+
+@slow
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_ctrl_c(script: Script, kind: str):
     """Ctrl-C ends what runs on the cluster within a second or so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -277,6 +278,66 @@ def test_killed_parent_leaves_no_orphan(script: Script, busy: str, method: str, 
     assert (process.returncode, stderr) == (-signum, "")
     wait_until(lambda: all(map(is_gone, others)), 10)
     wait_until(lambda: shared_memory() <= before)  # other programs have some, for a while
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system can't be told to kill")
+@pytest.mark.parametrize("method", METHODS)
+def test_parent_killed_after_the_template_leaves_no_orphan(script: Script, method: str) -> None:
+    """Nobody is left to end what runs, and it ends: in C code, with all signals blocked, and what it has started."""
+    work = "sub.Popen(['sleep', '1000']); sig.pthread_sigmask(sig.SIG_BLOCK, sig.valid_signals()); sum(range(10**12))"
+    process = script.start(BUSY.format(work=f"import signal as sig, subprocess as sub; {work}", method=method))
+    with killed_at_last(process):
+        assert read_line(process)
+        others = family(process, 5)
+        (template,) = [
+            each for each in others if each.ppid() == process.pid and "template(" in " ".join(each.cmdline())
+        ]
+        template.kill()
+        process.kill()
+        process.communicate(timeout=30)
+
+    try:
+        wait_until(lambda: all(map(is_gone, others)), 10)
+    finally:
+        for each in others:
+            if not is_gone(each):
+                each.kill()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_worker_whose_program_is_gone_leaves_in_good_order(script: Script, method: str) -> None:
+    """An idle worker closes what it has when program and template are killed; for that it has a few seconds."""
+    process = script.start(f"""
+        import signal, time
+        from pathlib import Path
+        import parmap
+
+        class Closing:
+            def __enter__(self): pass
+            def __exit__(self, *_):
+                Path("closed").touch()
+                time.sleep(1000)
+
+        def use(_):
+            closing()
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+
+        closing = parmap.per_worker(Closing)
+        parmap.parallel(use, workers=1, start_method={method!r}).map([1])
+        print("idle", flush=True)
+        time.sleep(1000)
+    """)
+    with killed_at_last(process):
+        assert read_line(process) == "idle"
+        others = family(process, 2)
+        template, worker = sorted(others, key=lambda each: each.ppid() != process.pid)
+        wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING)
+        template.kill()
+        process.kill()
+        process.communicate(timeout=30)
+
+    assert (script.folder / "closed").exists()
+    wait_until(lambda: all(map(is_gone, others)), 10)
 
 
 def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from parmap.backends import is_dask_client
 from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
@@ -58,6 +59,8 @@ class Dask(Site):
         self, client: Any = None, resources: Mapping[str, float] | None = None, ship: Iterable[str] = ()
     ) -> None:
         super().__init__(resources, ship)
+        if client is not None and not is_dask_client(client):
+            raise TypeError(f"Dask() takes a distributed.Client, not {client!r}: try Dask(distributed.Client(...))")
         self.client = client
 
     def _said(self) -> tuple[Any, ...]:
@@ -314,10 +317,17 @@ class DaskCluster(Cluster):
 
 def run_order(content: bytes | Wire) -> Told:
     """What Dask calls."""
-    from distributed import get_worker
+    from distributed import Status, Worker, get_worker
 
+    worker = get_worker()
+    task = worker.state.tasks[worker.get_current_task()]  # cancelled: by its client's end, too
     order: Order = unboxed(content)
-    return pilot.run(order, get_worker().state.nthreads, _fetch)
+    return pilot.run(
+        order,
+        sum(each.state.nthreads for each in [*Worker._instances]),  # noqa: SLF001 - of this process
+        _fetch,
+        lambda: task.state != "cancelled" and worker.status not in {Status.closing, Status.closed, Status.failed},
+    )
 
 
 def _fetch(key: str) -> bytes:

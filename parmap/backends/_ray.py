@@ -78,10 +78,15 @@ class Ray(Site):
             check_process("this connection of Ray's", session)
         return session
 
+    @property
+    def is_named(self) -> bool:
+        """As Ray takes it: so it is in jobs that are submitted."""
+        return bool(os.environ.get("RAY_ADDRESS"))
+
     def start(self, count: int) -> Any:
-        """Where Ray is told of a cluster, that one is meant."""
+        """Start it here, or connect."""
         ray = self.library()
-        if os.environ.get("RAY_ADDRESS"):
+        if self.is_named:
             ray.init(logging_level=logging.ERROR)
         else:
             ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)
@@ -245,16 +250,21 @@ class _Actors:
 
     def _start(self) -> None:
         needs = dict(self.needs)
-        kind = self._ray.remote(
-            num_cpus=needs.pop("CPU"),
-            num_gpus=needs.pop("GPU", 0),
-            memory=needs.pop("memory", None),
-            resources=needs,
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=4,  # a chunk, and what it is told meanwhile: each is a thread, with memory of its own
-        )(Actor)
-        actor = kind.remote()
+        options = {
+            "num_cpus": needs.pop("CPU"),
+            "num_gpus": needs.pop("GPU", 0),
+            "memory": needs.pop("memory", None),
+            "resources": needs,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": 4,  # a chunk, and what it is told meanwhile: each is a thread, with memory of its own
+        }
+        try:
+            actor = self._ray.remote(**options)(Actor).remote()
+        except ValueError as error:  # of one and a half GPUs, say
+            why = "".join(map(str, error.args))
+            self._refuse(BackendUnavailableError(f"Ray takes no needs such as {self.needs}: {why}"))
+            return
         self._all[actor] = None
         self._starting.add(actor)
         self.latest = actor.facts.remote(facts, NEEDED)

@@ -47,6 +47,8 @@ _NOTED = 1000  # chunks and pools that have been stopped
 PAUSE = 0.05
 """Seconds between looks at a chunk that takes longer than it should."""
 
+_ASK = 1.0  # seconds between questions whether a chunk is still wanted
+
 _EMPTY = 600.0  # seconds after which a pilot of which nobody has heard ends: its program may be gone
 
 _pilots: dict[str, Pilot] = {}
@@ -55,10 +57,13 @@ _ALL = -1
 _lock = threading.Lock()
 
 
-def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> Told:
+def run(
+    order: Order, most: int, fetch: Callable[[Any], bytes | memoryview], is_wanted: Callable[[], bool] = lambda: True
+) -> Told:
     """Run a chunk on the pilot of its pool, which has up to *most* workers; *fetch* gets what a place stands for.
 
-    What is gone is a `LookupError` of *fetch*.
+    What is gone is a `LookupError` of *fetch*. *is_wanted*: asked from time to time, since a program may end without a
+    word.
     """
     setup = order.setup
     with _lock:
@@ -67,7 +72,8 @@ def run(order: Order, most: int, fetch: Callable[[Any], bytes | memoryview]) -> 
         pilot = _pilots.get(setup.pool)
         if pilot is None or pilot.closed:
             pilot = _pilots[setup.pool] = Pilot(setup, most, fetch)
-    return pilot.run(order)
+        pilot.most = max(pilot.most, most)
+    return pilot.run(order, is_wanted)
 
 
 def stop(pool: str, numbers: Iterable[int]) -> None:
@@ -118,7 +124,7 @@ class Pilot:
         self._rest = max(options.idle_timeout, _EMPTY)
         self._used = time.monotonic()
         self._pool = setup.pool
-        self._most = most
+        self.most = most
         self._fetch = fetch
         self._shipped = setup.shipped
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -137,8 +143,8 @@ class Pilot:
 
     # in the threads of the cluster
 
-    def run(self, order: Order) -> Told:
-        """Run a chunk; returns when it has ended, or was stopped."""
+    def run(self, order: Order, is_wanted: Callable[[], bool]) -> Told:
+        """Run a chunk; returns when it has ended, was stopped, or isn't wanted any more."""
         sink = ChunkSink(order)
         missing: list[int] = []
 
@@ -167,7 +173,9 @@ class Pilot:
         self.post(lambda: self._begin(sink, order, call, items, context))
         if self.closed:  # nobody may look there any more
             sink.end(Told(stopped=True))
-        sink.ended.wait()
+        while not sink.ended.wait(_ASK):
+            if not is_wanted():
+                stop(self._pool, [order.number])
         return sink.told._replace(said=self._backend.take_said())
 
     def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
@@ -301,7 +309,7 @@ class Pilot:
         if not self._sinks and now >= self._used + self._rest:
             self.closed = True
             return
-        self._ledger.employ(min(self._most, max(1, len(self._sinks))))
+        self._ledger.employ(min(self.most, max(1, len(self._sinks))))
         limits = [self._give_back(sink, now) for sink in self._sinks.values()]
         self._ledger.dispatch(now)
         timeout = self._ledger.timeout(time.monotonic())

@@ -49,6 +49,8 @@ class Site(ABC):
             raise TypeError(f"ship must be a list of names of modules, such as [{ship!r}]")
         self.resources: dict[str, float] = dict(resources or {})
         for name, need in self.resources.items():
+            if type(name) is not str or not name:
+                raise ValueError(f"resources: {name!r} is no name of something")
             if not isinstance(need, Real) or not 0 <= need < inf:
                 raise ValueError(f"resources: {name!r} must be a number, 0 or more; got {need!r}")
         self.ship: tuple[str, ...] = tuple(ship)
@@ -62,6 +64,11 @@ class Site(ABC):
     @abstractmethod
     def start(self, count: int) -> Any:
         """Start a cluster of that size on this machine; returns what it stops by."""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the environment names a cluster: then `start` connects to that one."""
+        return False
 
     @abstractmethod
     def pool(self, options: Options, target: Any, own: Any) -> Backend:
@@ -94,8 +101,9 @@ class Site(ABC):
         if type(self) in _last:
             raise PoolClosedError(self.gone.format(_last[type(self)]))
         count = min(options.workers, cpu_count())
-        what = f"no {type(self).__name__} cluster: one of %d {self.unit} is started on this machine"
-        logging.getLogger("parmap").warning(what, count)
+        if not self.is_named:
+            what = f"no {type(self).__name__} cluster: one of %d {self.unit} is started on this machine"
+            logging.getLogger("parmap").warning(what, count)
         return self.pool(options, None, self.start(count))
 
     def _said(self) -> tuple[Any, ...]:

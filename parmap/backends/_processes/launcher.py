@@ -53,7 +53,7 @@ class Launcher:
         self.control.post("begin", fork, tuple(preload), tuple(guessed), argv)  # if it is dead already, that is heard
 
     def start(self, name: int, *fds: int) -> None:
-        """Start a worker on its ends of channel, page and quick line; it is called *name* from now on."""
+        """Start a worker on its ends of channel, page, quick line and lifeline; it is called *name* from now on."""
         self.control.send("start", name, fds=fds)
 
     def kill(self, name: int, signum: int) -> None:
@@ -198,7 +198,7 @@ class _Template:
         _lead_group(pid)
         return pid
 
-    def _become_worker(self, channel_fd: int, page_fd: int, quick_fd: int) -> None:
+    def _become_worker(self, *fds: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _lead_group(0)
@@ -207,7 +207,7 @@ class _Template:
         gc.enable()
         from parmap.backends._processes.child.serve import serve
 
-        serve(channel_fd, page_fd, quick_fd)
+        serve(fds)
 
     def _collect(self) -> None:
         """Report the dead."""
@@ -223,12 +223,12 @@ class _Template:
                 self._control.post("exited", name, os.waitstatus_to_exitcode(status))
 
 
-def worker(fds: tuple[int, int, int], preload: Sequence[str]) -> NoReturn:
+def worker(fds: tuple[int, ...], preload: Sequence[str]) -> NoReturn:
     """Be a spawned worker."""
     from parmap.backends._processes.child.serve import serve
 
     _own(fds)
-    serve(*fds, import_all(preload))
+    serve(fds, import_all(preload))
 
 
 def import_all(modules: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from parmap.backends._processes.launcher import GRACE, Launcher, kill_group
 from parmap.backends._processes.leases import Leases
 from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
+from parmap.backends._processes.line.lifeline import Lifeline
 from parmap.backends._processes.line.quick import QuickLine
 from parmap.backends._processes.line.segments import NOSIGNAL, Limits
 from parmap.backends._processes.poller import WRITE
@@ -47,6 +48,7 @@ class Staff(Leases):
         self.functions = Functions()
         self.context = current()  # that of the latest call
         self._early = take_early()
+        self._lifeline = Lifeline()
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -86,7 +88,7 @@ class Staff(Leases):
         worker = Worker(next(self._names), self.options, launcher, self.post)
         channel, quick = worker.far_ends
         try:
-            launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno())
+            launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno(), self._lifeline.fd)
         except BaseException:
             worker.close()
             raise
@@ -339,6 +341,7 @@ class Staff(Leases):
         """Give the poller's descriptors back."""
         if self._early is not None:
             self._early.drop()
+        self._lifeline.close()
         self.poller.close()
 
     def abandon(self) -> None:
@@ -349,6 +352,7 @@ class Staff(Leases):
             self._early.line.close()
         if self._launcher is not None:
             self._launcher.control.close()
+        self._lifeline.close()
         self.poller.close()
 
 

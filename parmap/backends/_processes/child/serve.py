@@ -31,20 +31,26 @@ from parmap.backends._processes.child.output import Output, TalkingChannel
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.child.world import World
 from parmap.backends._processes.line.channel import ChannelClosedError, Message, not_received
+from parmap.backends._processes.line.lifeline import LifelineEnd
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from parmap._work.report.clock import Clock
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
+_LONGEST = 6  # seconds, of its end: more than the template's `GRACE`
 _MANY = 50  # modules that are many to be imported by one chunk
 
 
-def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> NoReturn:
+def serve(fds: Sequence[int], problem: str = "") -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     go_home()
+    channel_fd, page_fd, quick_fd, life_fd = fds
     channel = TalkingChannel(socket.socket(fileno=channel_fd))
-    worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), problem)
+    worker = _Worker(channel, QuickEnd(quick_fd), Page(page_fd), LifelineEnd(life_fd), problem)
+    code = 0
     _prepare(worker.page)
     try:
         worker.serve()
@@ -54,8 +60,9 @@ def serve(channel_fd: int, page_fd: int, quick_fd: int, problem: str = "") -> No
         import traceback
 
         os.write(page_fd, traceback.format_exc().encode(errors="replace"))
-        leave(1)
-    leave(0)
+        code = 1
+    worker.lifeline.loosen()
+    leave(code)
 
 
 def _prepare(page: Page) -> None:
@@ -76,6 +83,10 @@ def _prepare(page: Page) -> None:
 
 def leave(code: int) -> NoReturn:
     """End this process without waiting for threads that tasks have left behind."""
+    # For whatever runs now there is a limit, though there may be no template any more to keep it.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    signal.alarm(_LONGEST)
     try:
         atexit._run_exitfuncs()  # noqa: SLF001 - what the interpreter does at its end
         for stream in (sys.stdout, sys.stderr):
@@ -87,12 +98,15 @@ def leave(code: int) -> NoReturn:
 
 
 class _Worker:
-    def __init__(self, channel: TalkingChannel, quick: QuickEnd, page: Page, problem: str) -> None:
+    def __init__(
+        self, channel: TalkingChannel, quick: QuickEnd, page: Page, lifeline: LifelineEnd, problem: str
+    ) -> None:
         self._channel = channel
         self._quick = quick
         self._poller = select.poll()
         self._poller.register(channel.sock, select.POLLIN)
         self._poller.register(quick.sock, select.POLLIN)
+        self.lifeline = lifeline
         self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
         self._world = World(self._output, channel)
@@ -122,7 +136,9 @@ class _Worker:
         """Wait for the next message of the channel; `None`: there is none, but a task on the quick line."""
         message = self._channel.next_received()
         while message is None:
+            self.lifeline.loosen()
             ready = [fd for fd, _ in self._poller.poll()]
+            self.lifeline.tighten()
             # Also where only the other is ready: what its task needs was sent here before it.
             message = self._channel.poll()
             if message is None and self._quick_fd in ready:
