@@ -287,9 +287,8 @@ class Engine:
             return False
         if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
             return True
-        scheduler = self.ledger.scheduler
         # Where nobody wants it, a worker that starts is not waited for: its initializer may hang.
-        is_idle = scheduler.is_idle or bool(self._dropped and not scheduler.has_begun)
+        is_idle = self.ledger.scheduler.is_idle or bool(self._dropped and not self.ledger.scheduler.has_begun)
         return is_idle and self.ledger.take_back_leases(time.monotonic())
 
     def _finish(self) -> None:
