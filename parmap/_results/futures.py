@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on
-from parmap._travel.failure import guarded, unloadable
+from parmap._travel.failure import guarded, pass_on, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         try:
             return (yield from asyncio.wrap_future(self))
-        except TimeoutError:  # asyncio makes another one of that of a task, without its notes, cause and item
-            pass
+        except TimeoutError as error:  # asyncio makes another one of that of a task, without its notes, cause and item
+            pass_on(error)
         try:
             return self.result(0)
         finally:

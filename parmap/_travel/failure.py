@@ -154,7 +154,7 @@ def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
     """Whether a frame has what signal handlers are called with: a number, and the frame that was interrupted."""
     values = [*frame.f_locals.values()]
     rows = [values, *(value for value in values if type(value) is tuple)]
-    return any(one is interrupted and isinstance(number, int) for row in rows for number, one in pairwise(row))
+    return any(one is interrupted and issubclass(type(number), int) for row in rows for number, one in pairwise(row))
 
 
 def note(error: BaseException, *texts: str) -> None:
