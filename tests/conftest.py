@@ -178,6 +178,7 @@ class Script:
     def __init__(self, folder: Any) -> None:
         self.folder = folder
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PARMAP_")}
+        self.environment.pop("PYTHONUNBUFFERED", None)  # users' streams have buffers
 
     def write(self, text: str, name: str = "script.py") -> str:
         """Save a script; returns its path."""

@@ -480,7 +480,6 @@ def test_nothing_is_lost_at_exit(processes: dict[str, Any], script: Script):
 
 def test_prints_of_preloaded_modules_come_once(script: Script):
     """What a preloaded module prints is printed by the template, not by each worker again."""
-    script.environment.pop("PYTHONUNBUFFERED", None)
     script.write("print('loading')", "noisy.py")
     done = script.run("""
         from parmap import parallel
@@ -493,7 +492,6 @@ def test_prints_of_preloaded_modules_come_once(script: Script):
 
 def test_prints_of_guessed_modules_come_once(script: Script):
     """Nor is it printed by each process that a task forks, where nobody has named the module."""
-    script.environment.pop("PYTHONUNBUFFERED", None)
     (script.folder / "site").mkdir()
     script.write("import os\nprint('loading')", "site/noisy.py")
     done = script.run("""
