@@ -303,19 +303,20 @@ print(outer.map([1, 2]), outer.submit(3).result())
 
 def test_threads_whose_initializer_has_failed():
     """They end, and those of the next call that succeeds have their numbers."""
-    left = [ValueError("not yet")] * 6
+    fails = [True]
 
     def begin() -> None:
-        if left:
-            raise left.pop()
+        if fails:
+            raise ValueError("not yet")
 
     def who(_: int) -> tuple[int, threading.Thread]:
         return parmap.worker().index, threading.current_thread()
 
     task = parallel(who, workers=2, backend="threads", initializer=begin)
-    while left:
+    for _ in range(3):
         with pytest.raises(ValueError, match="not yet"):
             task.map([0, 1])
+    fails.clear()
     results = task.map(range(100))
 
     assert {index for index, _ in results} <= {0, 1}

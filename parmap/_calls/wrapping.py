@@ -19,7 +19,10 @@ def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
     if sys.version_info >= (3, 14):  # where update_wrapper hands on what makes them, which an instance doesn't ask
         try:
             vars(wrapper)["__annotations__"] = getattr(source, "__annotations__", {})
-        except Exception:  # noqa: BLE001 - they may name what does not exist yet: then the function itself has to be asked
+        except Exception as error:  # noqa: BLE001 - they name what does not exist yet: the function itself has to be asked
+            from parmap._travel.failure import pass_on
+
+            pass_on(error)
             vars(wrapper)["__annotations__"] = {}
     if isinstance(source, FunctionType):
         kind = type(wrapper)
