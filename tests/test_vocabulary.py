@@ -477,6 +477,7 @@ def watch_garbage() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     gc.callbacks.append(look)
+    gc.set_threshold(500, 0)  # without the GIL, too, it looks after so many, however many things there are
 
 
 @pytest.mark.parametrize("options", [{"chunksize": MANY}, {}])

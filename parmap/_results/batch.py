@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
-from parmap._travel.failure import guarded, is_foreign, unloadable
+from parmap._travel.failure import guarded, is_foreign, pass_on, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
@@ -230,7 +230,11 @@ class Assembly:
         count = 0
         arrivals = self._batch.arrivals
         while arrivals:
-            arrival = arrivals[0]  # it stays there until it is decoded: a signal handler may ask for all of them now
+            try:
+                arrival = arrivals[0]  # it stays until it is decoded: a signal handler may ask for all of them now
+            except IndexError as gone:  # as one has done just before
+                pass_on(gone)
+                break
             values, errors, problems = self._batch.decode(arrival, self._voice)
             if problems and not self._return_exceptions:
                 first = min(problems)
