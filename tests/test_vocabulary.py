@@ -225,6 +225,18 @@ def test_what_all_items_hold_is_sent_as_it_is_then(processes: dict[str, Any]) ->
     assert {(type(outcome), str(outcome.__cause__)) for outcome in outcomes} == {(SerializationError, "not here")}
 
 
+def test_an_item_of_another_kind_among_those_that_have_something_in_common() -> None:
+    """What it holds twice is one object there, too."""
+    table = [[x] for x in range(1000)]
+    items: list[Any] = [(table, x) for x in range(MANY)]
+    items[MANY // 2] = Node(table, [table[0]])
+    packed, errors = pack(items)
+    node = list(travel(packed))[MANY // 2]
+
+    assert errors == {}
+    assert node.value[0] is node.others[0]
+
+
 class Refusing:
     """Can't be unpickled."""
 

@@ -78,8 +78,8 @@ def with_common(items: Any, known: Vocabulary | None) -> Vocabulary | None:
 
 
 def _parts_of(item: Any) -> dict[int, Any]:
-    """What an item holds that is no atom, by identity."""
-    parts = [*item, *item.values()] if type(item) is dict else item if type(item) in {tuple, list} else ()
+    """What an item holds that is no atom, by identity; itself, if nobody looks into those of its kind."""
+    parts = [*item, *item.values()] if type(item) is dict else item if type(item) in {tuple, list} else [item]
     return {id(part): part for part in parts if type(part) not in ATOMS}
 
 
