@@ -142,6 +142,13 @@ def _the_library_s_own_process() -> None:
         forkserver.ensure_running()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _a_small_heap() -> None:
+    """Let the garbage collector look at nothing older than the file: thousands of tests, and libraries they import."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """After each test: no child process, no engine thread, no descriptor that was not there before."""
