@@ -24,6 +24,7 @@ from tasks_that_hang import sleep
 from tasks_that_weigh import Heavy, Unloadable, look_at, make
 
 import parmap
+from conftest import wait_until
 from parmap import parallel
 from parmap._work.report.clock import Times, bucket
 from parmap._work.report.gather import MOST, Function
@@ -48,6 +49,18 @@ def square_serially(number: int) -> list[int]:
 def look_up(table: dict[int, Any], key: int) -> Any:
     """Needs little of something large."""
     return table[key]
+
+
+def sleep_long(begun: Any) -> None:
+    """Says that it has begun, and never ends; unless there is nothing to say it by."""
+    if begun is not None:
+        begun.touch()
+        sleep()
+
+
+def wait_for(release: Path) -> None:
+    """Ends when a file is there."""
+    wait_until(release.exists)
 
 
 def leave(code: int) -> int:
@@ -142,6 +155,45 @@ def test_calls_that_fail_fast(backend: dict[str, Any]) -> None:
     with parmap.report() as after:
         pass
     assert "nothing ran" in str(after)
+
+
+@pytest.mark.parametrize("way", ["future", "lent", "stream", "deadline"])
+def test_what_is_stopped(tmp_path: Path, way: str) -> None:
+    """The time of a task that is cut off, since nobody wants it any more, is not lost; it is no item."""
+    begun = tmp_path / "begun"
+    function = parallel(sleep_long, workers=1)
+    if way == "lent":
+        function.submit(None).result()
+        wait_until_leased(function)
+    with parmap.report() as report:
+        if way == "deadline":
+            function.options(deadline=1).map([begun], return_exceptions=True)
+        elif way == "stream":
+            with function.imap([None, begun], chunksize=1) as stream:
+                next(stream)
+                wait_until(begun.exists)
+        else:
+            future = function.submit(begun)
+            wait_until(begun.exists)
+            assert future.cancel()
+        wait_until(lambda: "stopped 1" in str(report))
+    known = known_to(report).functions["sleep_long"]
+
+    assert (known.sums["items"], known.sums["errors"]) == (way in {"deadline", "stream"}, way == "deadline")
+    assert known.sums["running"] > 0
+
+
+def test_an_item_that_ends_after_the_deadline(tmp_path: Path) -> None:
+    """It has failed by then, and is not counted once more."""
+    release = tmp_path / "release"
+    function = parallel(wait_for, workers=2, backend="threads", deadline=0.1)
+    with parmap.report() as report:
+        function.map([release] * 3, chunksize=1, return_exceptions=True)
+        release.touch()
+        function.shutdown()
+    known = known_to(report).functions["wait_for"]
+
+    assert (known.sums["items"], known.sums["errors"]) == (3, 3)
 
 
 def test_bytes_of_both_ways(processes: dict[str, Any]) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 PARTS = ("starting", "importing", "unpacking", "running", "packing", "waiting")
 """What the time of a worker is spent on."""
 
+LOST = ("deaths", "timeouts", "stopped")
+"""How a chunk ends that does not come back; it is *stopped* if nobody wants it any more."""
+
 MOST = 8000
 """Bars of the timeline."""
 
@@ -40,7 +43,7 @@ class Bar:
         self.name = name
         self.begin = begin
         self.end = end
-        self.sums = sums  # items, chunks, deaths, timeouts; and nanoseconds, by `PARTS`
+        self.sums = sums  # items, chunks, and by `LOST`; and nanoseconds, by `PARTS`
         self.first = first
 
     def join(self, later: Bar) -> None:

@@ -109,13 +109,14 @@ class Passage:
         self.failures += failures
         self.result_nbytes += nbytes
 
-    def back(self, report: Report) -> None:
-        """It came back."""
+    def back(self, report: Report, most: int) -> None:
+        """It came back; only its first *most* items have their outcome here."""
         size = getattr(report.results, "nbytes", 0)
-        self.arrive(report.times, done=report.done, failures=len(report.failures), nbytes=size)
+        failures = sum(offset < most for offset in report.failures)
+        self.arrive(report.times, done=min(report.done, most), failures=failures, nbytes=size)
 
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
-        """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
+        """*done* of its items have ended, *failures* of them not well. Or it was *lost*: see `LOST`."""
         self.part(done, failures, nbytes, times)
         self.lost: str = lost
         self.end: int = time.monotonic_ns()
