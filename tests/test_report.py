@@ -28,6 +28,7 @@ from conftest import wait_until
 from parmap import parallel
 from parmap._work.report.clock import Times, bucket
 from parmap._work.report.gather import MOST, Function
+from parmap._work.report.watch import Open
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -307,6 +308,22 @@ def test_a_report_that_is_opened_twice() -> None:
     parallel(square, backend="serial").map(range(6))
 
     assert known_to(report).functions["square"].sums["items"] == 9
+
+
+def test_reports_of_many_threads() -> None:
+    """Opened and closed by many threads at once, without the GIL too, each is open until it is closed, and no longer."""
+    shared = parmap.report()
+
+    def open_some(_: int) -> bool:
+        for _ in range(500):
+            with shared, parmap.report() as own:
+                if own._gathered not in Open.reports or shared._gathered not in Open.reports:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(open_some, range(4)))
+    assert not Open.reports
 
 
 def test_errors_are_no_transport() -> None:

@@ -7,8 +7,8 @@ item, no function and no future is held by a report.
 from __future__ import annotations
 
 import time
-from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
 from parmap._work.report.clock import Times, bucket
@@ -35,16 +35,34 @@ class Open:
     """Another one after each change."""
     at_exit: tuple[Callable[[], object], ...] = ()
     """Called when all work has ended."""
+    _opened: ClassVar[list[Gathered]] = []  # once for each time
+    _lock = RLock()
 
     @classmethod
-    def change(cls, reports: tuple[Gathered, ...]) -> None:
-        """From now on, these are open."""
-        cls.reports, cls.token = reports, object()
+    def add(cls, report: Gathered) -> None:
+        """It is open, once more."""
+        with cls._lock:
+            cls._opened.append(report)
+            cls._change()
+
+    @classmethod
+    def remove(cls, report: Gathered) -> None:
+        """It is not, unless it is so elsewhere, too."""
+        with cls._lock:
+            if report in cls._opened:  # else it was opened by the process that this one was forked from
+                cls._opened.remove(report)
+                cls._change()
+
+    @classmethod
+    def _change(cls) -> None:
+        cls.reports, cls.token = tuple(dict.fromkeys(cls._opened)), object()
 
     @classmethod
     def forget(cls) -> None:
         """In a process made by `os.fork()`: they are the parent's."""
-        cls.change(())
+        cls._lock = RLock()  # the old one may be locked for ever
+        cls._opened.clear()
+        cls._change()
         cls.at_exit = ()
 
 
