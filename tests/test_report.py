@@ -405,7 +405,7 @@ def passage_of(number: int) -> Any:
     """What comes back of a chunk of a hundred items."""
     begin = number * 3_000_000
     times = Times(begin, (0, 10, 1_000_000, 10), 0, {100: 100}, [(1_000_000, 0, 100)])
-    facts = {"name": "f", "kind": "process", "seat": number % 4, "begun": 0, "sent": begin}
+    facts = {"name": "f", "pool": 1, "kind": "process", "seat": number % 4, "begun": 0, "sent": begin}
     facts |= {
         "handing": 2_000_000,
         "nbytes": 5,
@@ -416,6 +416,19 @@ def passage_of(number: int) -> Any:
         "end": begin + 1_000_020,
     }
     return SimpleNamespace(**facts, lost="", take=lambda: times)
+
+
+def test_pools_that_work_in_turn() -> None:
+    """A worker waits while a call on its own pool goes on, not while others work; nor does who sits in its place later."""
+    report = parmap.report()
+    for number, (pool, seat) in enumerate([(1, 0), (1, 0), (2, 1), (3, 0), (1, 1)]):
+        begin = 1_000_000 * number + 1
+        times = Times(begin, (0, 0, 1_000_000, 0), 0, {100: 1}, [(1_000_000, 0, 1)])
+        facts = {"pool": pool, "seat": seat, "begun": begin, "sent": begin, "end": begin + 1_000_000}
+        told(report, SimpleNamespace(**vars(passage_of(0)) | facts | {"take": lambda times=times: times}))
+
+    assert [worker.spent()["waiting"] for worker in known_to(report).workers.values()] == [0, 0]
+    assert "in 5 ms on 2 workers; efficiency 100 %, ideal would be 5 ms" in str(report)
 
 
 def test_bounded() -> None:

@@ -47,7 +47,7 @@ def _lines(known: Gathered) -> Iterator[str]:
             yield f"    {of_time(took):>8}  {of_item(first, number)}, {name}"
     yield "\n" + "".join([f"{'worker':24}", *(f"{part:>12}" for part in PARTS)])
     for worker in known.workers.values():
-        spent = worker.spent(known.spans)
+        spent = worker.spent()
         yield "".join(
             [f"{worker.name:24}", *(f"{100 * spent[part] / max(1, spent.total()):>10.0f} %" for part in PARTS)]
         )
@@ -112,7 +112,7 @@ def _data(known: Gathered) -> dict[str, Any]:
         "workers": [
             {
                 "name": worker.name,
-                "spent": _micro(worker.spent(known.spans), PARTS),
+                "spent": _micro(worker.spent(), PARTS),
                 "bars": [_bar(bar, numbers, known.zero) for bar in worker.bars],
             }
             for worker in known.workers.values()

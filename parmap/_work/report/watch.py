@@ -72,7 +72,7 @@ class Watch:
     def __init__(self, name: str, backend: Backend, reports: tuple[Gathered, ...] = ()) -> None:
         """What is called *name* will run on *backend*; *reports*: those that hear of it, if not all that are open."""
         self.name: str = name
-        self.kind: str = _kind(backend)
+        self.pool, self.kind = _pool(backend), _kind(backend)
         self.begun: int = time.monotonic_ns()
         self.reports: tuple[Gathered, ...] = reports or Open.reports
 
@@ -91,7 +91,7 @@ class Passage:
 
     def __init__(self, watch: Watch, slot: Slot, first: int | None) -> None:
         self.name: str = watch.name
-        self.kind: str = watch.kind
+        self.pool, self.kind = watch.pool, watch.kind
         self.begun: int = watch.begun
         self.reports: tuple[Gathered, ...] = watch.reports
         self.seat: int = get_ident() if self.kind == "serial" else _seat(slot)  # there, each call has its own engine
@@ -186,7 +186,12 @@ class Singles:
 def started(backend: Backend, slot: Slot, since: int) -> None:
     """A worker has started, which began at *since*."""
     for each in Open.reports:
-        each.tell("started", _kind(backend), _seat(slot), since, time.monotonic_ns())
+        each.tell("started", _pool(backend), _kind(backend), _seat(slot), since, time.monotonic_ns())
+
+
+def _pool(backend: Backend) -> int:
+    """The same for whatever shares workers: for a thread, where it does the work itself."""
+    return hash(backend.options.pool_key) if backend.threaded else get_ident()
 
 
 def _kind(backend: Backend) -> str:
