@@ -207,10 +207,11 @@ def test_bytes_of_both_ways(processes: dict[str, Any]) -> None:
     assert known.sums["result_nbytes"] >= 1_200_000
 
 
-def test_slowest_item_is_named(backend: dict[str, Any]) -> None:
+@pytest.mark.parametrize("chunksize", [None, 10])
+def test_slowest_item_is_named(backend: dict[str, Any], chunksize: int | None) -> None:
     """The item that took longest is told by its index."""
     with parmap.report() as report:
-        parallel(nap_at_seven, **backend).map(range(20))
+        parallel(nap_at_seven, **backend).map(range(20), chunksize=chunksize)
     took, first, count, _ = known_to(report).functions["nap_at_seven"].slowest[0]
 
     assert (first, count) == (7, 1)
