@@ -72,7 +72,8 @@ class Watch:
     def __init__(self, name: str, backend: Backend, reports: tuple[Gathered, ...] = ()) -> None:
         """What is called *name* will run on *backend*; *reports*: those that hear of it, if not all that are open."""
         self.name: str = name
-        self.pool, self.kind = _pool(backend), _kind(backend)
+        self.pool: int = _pool(backend)
+        self.kind: str = _kind(backend)
         self.begun: int = time.monotonic_ns()
         self.reports: tuple[Gathered, ...] = reports or Open.reports
 
@@ -91,7 +92,8 @@ class Passage:
 
     def __init__(self, watch: Watch, slot: Slot, first: int | None) -> None:
         self.name: str = watch.name
-        self.pool, self.kind = watch.pool, watch.kind
+        self.pool: int = watch.pool
+        self.kind: str = watch.kind
         self.begun: int = watch.begun
         self.reports: tuple[Gathered, ...] = watch.reports
         self.seat: int = get_ident() if self.kind == "serial" else _seat(slot)  # there, each call has its own engine
