@@ -163,12 +163,12 @@ def test_what_is_stopped(tmp_path: Path, way: str) -> None:
     """The time of a task that is cut off, since nobody wants it any more, is not lost; it is no item."""
     begun = tmp_path / "begun"
     function = parallel(sleep_long, workers=1)
+    function.submit(None).result()
     if way == "lent":
-        function.submit(None).result()
         wait_until_leased(function)
     with parmap.report() as report:
         if way == "deadline":
-            function.options(deadline=1).map([begun], return_exceptions=True)
+            function.options(deadline=2).map([begun], return_exceptions=True)
         elif way == "stream":
             with function.imap([None, begun], chunksize=1) as stream:
                 next(stream)
