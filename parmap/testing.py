@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 import time
+from concurrent.futures import Future, wait
 from itertools import count
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from parmap._calls.options import resolve
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["check_backend"]
+
+PATIENCE = 60.0
+"""Seconds after which what is waited for will never come."""
 
 
 def check_backend(make: Callable[[Any], Any]) -> list[str]:
@@ -48,14 +53,26 @@ def check_backend(make: Callable[[Any], Any]) -> list[str]:
     for words, check in _CHECKS:
         options = resolve({"workers": 2, "backend": "threads", "idle_timeout": 0.05})
         engine = Engine(make(options))
+        future: Future[bool] = Future()
+        Thread(target=_tell, args=(future, check, engine, options), daemon=True).start()
+        has_ended = False
         try:
-            is_kept = check(engine, options)
+            has_ended = bool(wait([future], PATIENCE).done)
         finally:
-            engine.close(wait=True, cancel=True)
-        if not is_kept:
+            engine.close(wait=has_ended, cancel=True)
+        if not has_ended:
+            raise AssertionError(f"not kept, or waited for in vain: {words}")
+        if not future.result():
             raise AssertionError(f"not kept: {words}")
         told.append(words)
     return told
+
+
+def _tell(future: Future[bool], check: Callable[[Any, Any], bool], engine: Any, options: Any) -> None:
+    try:
+        future.set_result(check(engine, options))
+    except BaseException as error:  # noqa: BLE001 - it is raised by who reads it
+        future.set_exception(error)
 
 
 def _double(x: int) -> int:

@@ -46,6 +46,15 @@ def test_value_as_an_argument(processes: dict[str, Any]) -> None:
     assert function.starmap([(parmap.broadcast([n]), 0) for n in range(4)]) == [0, 1, 2, 3]
 
 
+def test_beside_and_around_what_each_worker_makes(processes: dict[str, Any]) -> None:
+    """What `per_worker` returned travels beside a broadcast value, and within one."""
+    made = parmap.per_worker(lambda: 40)
+    function = parallel(lambda one, other: one() + other.value["made"](), **processes)
+
+    assert function.submit(made, parmap.broadcast({"made": made})).result() == 80
+    assert function.map([made], [parmap.broadcast({"made": made})]) == [80]
+
+
 def test_each_worker_unpickles_it_once(processes: dict[str, Any], tmp_path: Any) -> None:
     """However many calls and tasks use a broadcast value, each worker unpickles it once."""
     log = str(tmp_path / "log")
@@ -168,6 +177,16 @@ def shorten_broadcasts_of(pid: int) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory files")
+def test_value_that_holds_itself() -> None:
+    """A broadcast value within itself is an error that says so, at once."""
+    parts: list[Any] = []
+    whole = parmap.broadcast(parts)
+    parts.append(whole)
+
+    with pytest.raises(parmap.SerializationError, match="a broadcast value can't hold itself"):
+        parallel(first, workers=1).map([whole], [0])
+
+
 def test_a_task_can_t_shorten_what_others_read(processes: dict[str, Any]) -> None:
     """A task that cuts a broadcast value off would end all that look at it: the system refuses."""
     shared = parmap.broadcast(bytes(range(256)) * 4096)

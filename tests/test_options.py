@@ -398,6 +398,7 @@ def test_override_is_local_to_its_thread():
         ("retry_delay", "0.5", 0.5),
         ("chunksize", "10", 10),
         ("start_method", "spawn", "spawn"),
+        ("start_method", "none", resolve().start_method),
         ("max_tasks_per_child", "100", 100),
         ("preload", "json, os.path,", ("json", "os.path")),
         ("preload", "auto", "auto"),
@@ -419,7 +420,13 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, text: str, valu
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("PARMAP_WORKERS", "many"), ("PARMAP_WORKERS", "0"), ("PARMAP_BACKEND", "fast"), ("PARMAP_TRACEBACK_LOCALS", "2")],
+    [
+        ("PARMAP_WORKERS", "many"),
+        ("PARMAP_WORKERS", "0"),
+        ("PARMAP_BACKEND", "fast"),
+        ("PARMAP_TRACEBACK_LOCALS", "2"),
+        ("PARMAP_PROGRESS", "none"),
+    ],
 )
 def test_bad_environment(monkeypatch: pytest.MonkeyPatch, variable: str, text: str):
     """A bad variable is refused by its name."""

@@ -6,11 +6,14 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 import parmap
 import parmap.backends
+import parmap.testing
+from parmap.backends import Threads
 
 HEAVY = ["asyncio", "cloudpickle", "concurrent.futures", "dataclasses", "inspect", "logging", "multiprocessing"]
 HEAVY += ["subprocess", "parmap.pool", "typing_extensions", "dask", "ray", "tqdm", "numpy", "joblib"]
@@ -107,3 +110,19 @@ def test_public_modules():
 def test_backends(name: str):
     """Every public name of ``parmap.backends`` is there, and documented."""
     assert getattr(parmap.backends, name).__doc__
+
+
+class Forgetful(Threads):
+    """Loses the items that it is given."""
+
+    def start(self, chunk: Any, mode: str) -> int:
+        """Take all of them, and do nothing."""
+        return len(chunk.items)
+
+
+def test_a_backend_that_loses_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of backends says what is waited for in vain, and waits no longer."""
+    monkeypatch.setattr(parmap.testing, "PATIENCE", 0.5)
+
+    with pytest.raises(AssertionError, match="in vain: results come in order"):
+        parmap.testing.check_backend(Forgetful)

@@ -24,9 +24,11 @@ from tasks_that_hang import sleep
 from tasks_that_weigh import Heavy, Unloadable, look_at, make
 
 import parmap
+from conftest import wait_until
 from parmap import parallel
 from parmap._work.report.clock import Times, bucket
 from parmap._work.report.gather import MOST, Function
+from parmap._work.report.watch import Open
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +50,18 @@ def square_serially(number: int) -> list[int]:
 def look_up(table: dict[int, Any], key: int) -> Any:
     """Needs little of something large."""
     return table[key]
+
+
+def sleep_long(begun: Any) -> None:
+    """Says that it has begun, and never ends; unless there is nothing to say it by."""
+    if begun is not None:
+        begun.touch()
+        sleep()
+
+
+def wait_for(release: Path) -> None:
+    """Ends when a file is there."""
+    wait_until(release.exists)
 
 
 def leave(code: int) -> int:
@@ -144,6 +158,45 @@ def test_calls_that_fail_fast(backend: dict[str, Any]) -> None:
     assert "nothing ran" in str(after)
 
 
+@pytest.mark.parametrize("way", ["future", "lent", "stream", "deadline"])
+def test_what_is_stopped(tmp_path: Path, way: str) -> None:
+    """The time of a task that is cut off, since nobody wants it any more, is not lost; it is no item."""
+    begun = tmp_path / "begun"
+    function = parallel(sleep_long, workers=1)
+    function.submit(None).result()
+    if way == "lent":
+        wait_until_leased(function)
+    with parmap.report() as report:
+        if way == "deadline":
+            function.options(deadline=2).map([begun], return_exceptions=True)
+        elif way == "stream":
+            with function.imap([None, begun], chunksize=1) as stream:
+                next(stream)
+                wait_until(begun.exists)
+        else:
+            future = function.submit(begun)
+            wait_until(begun.exists)
+            assert future.cancel()
+        wait_until(lambda: "stopped 1" in str(report))
+    known = known_to(report).functions["sleep_long"]
+
+    assert (known.sums["items"], known.sums["errors"]) == (way in {"deadline", "stream"}, way == "deadline")
+    assert known.sums["running"] > 0
+
+
+def test_an_item_that_ends_after_the_deadline(tmp_path: Path) -> None:
+    """It has failed by then, and is not counted once more."""
+    release = tmp_path / "release"
+    function = parallel(wait_for, workers=2, backend="threads", deadline=0.1)
+    with parmap.report() as report:
+        function.map([release] * 3, chunksize=1, return_exceptions=True)
+        release.touch()
+        function.shutdown()
+    known = known_to(report).functions["wait_for"]
+
+    assert (known.sums["items"], known.sums["errors"]) == (3, 3)
+
+
 def test_bytes_of_both_ways(processes: dict[str, Any]) -> None:
     """Arguments and results are weighed."""
     with parmap.report() as report:
@@ -154,10 +207,11 @@ def test_bytes_of_both_ways(processes: dict[str, Any]) -> None:
     assert known.sums["result_nbytes"] >= 1_200_000
 
 
-def test_slowest_item_is_named(backend: dict[str, Any]) -> None:
+@pytest.mark.parametrize("chunksize", [None, 10])
+def test_slowest_item_is_named(backend: dict[str, Any], chunksize: int | None) -> None:
     """The item that took longest is told by its index."""
     with parmap.report() as report:
-        parallel(nap_at_seven, **backend).map(range(20))
+        parallel(nap_at_seven, **backend).map(range(20), chunksize=chunksize)
     took, first, count, _ = known_to(report).functions["nap_at_seven"].slowest[0]
 
     assert (first, count) == (7, 1)
@@ -257,6 +311,22 @@ def test_a_report_that_is_opened_twice() -> None:
     assert known_to(report).functions["square"].sums["items"] == 9
 
 
+def test_reports_of_many_threads() -> None:
+    """Opened and closed by many threads at once, without the GIL too, each is open until it is closed, and no longer."""
+    shared = parmap.report()
+
+    def open_some(_: int) -> bool:
+        for _ in range(500):
+            with shared, parmap.report() as own:
+                if own._gathered not in Open.reports or shared._gathered not in Open.reports:
+                    return False
+        return True
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(open_some, range(4)))
+    assert not Open.reports
+
+
 def test_errors_are_no_transport() -> None:
     """Where items fail, what it takes to tell of the errors is not taken for results that are worth some advice."""
     with parmap.report() as report:
@@ -336,7 +406,7 @@ def passage_of(number: int) -> Any:
     """What comes back of a chunk of a hundred items."""
     begin = number * 3_000_000
     times = Times(begin, (0, 10, 1_000_000, 10), 0, {100: 100}, [(1_000_000, 0, 100)])
-    facts = {"name": "f", "kind": "process", "seat": number % 4, "begun": 0, "sent": begin}
+    facts = {"name": "f", "pool": 1, "kind": "process", "seat": number % 4, "begun": 0, "sent": begin}
     facts |= {
         "handing": 2_000_000,
         "nbytes": 5,
@@ -347,6 +417,19 @@ def passage_of(number: int) -> Any:
         "end": begin + 1_000_020,
     }
     return SimpleNamespace(**facts, lost="", take=lambda: times)
+
+
+def test_pools_that_work_in_turn() -> None:
+    """A worker waits while a call on its own pool goes on, not while others work; nor does who sits in its place later."""
+    report = parmap.report()
+    for number, (pool, seat) in enumerate([(1, 0), (1, 0), (2, 1), (3, 0), (1, 1)]):
+        begin = 1_000_000 * number + 1
+        times = Times(begin, (0, 0, 1_000_000, 0), 0, {100: 1}, [(1_000_000, 0, 1)])
+        facts = {"pool": pool, "seat": seat, "begun": begin, "sent": begin, "end": begin + 1_000_000}
+        told(report, SimpleNamespace(**vars(passage_of(0)) | facts | {"take": lambda times=times: times}))
+
+    assert [worker.spent()["waiting"] for worker in known_to(report).workers.values()] == [0, 0]
+    assert "in 5 ms on 2 workers; efficiency 100 %, ideal would be 5 ms" in str(report)
 
 
 def test_bounded() -> None:

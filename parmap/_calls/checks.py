@@ -146,13 +146,13 @@ _check_progress = _such(
 # How the text of an environment variable reads; what it should be, the check says.
 
 
-def _as_number(text: str) -> float | str | None:
+def _as_number(text: str) -> float | str:
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    return None if text.lower() == "none" else text
+    return text
 
 
 def _as_flag(text: str) -> bool | str:
@@ -174,7 +174,7 @@ class Option(NamedTuple):
     check: Callable[[str, Any], Any]
     """Called with the name under which it was given, and the value."""
     read: Callable[[str], Any] | None = None
-    """How the text of its environment variable reads; `None`: it makes no sense as text."""
+    """How the text of its environment variable reads, if not as None; `None`: it makes no sense as text."""
     is_of_pool: bool = False
     """Whether two functions must agree on it to share a pool."""
 

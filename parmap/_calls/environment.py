@@ -38,8 +38,9 @@ def read() -> dict[str, Any]:
             _warn_if_misspelled(variable)
         else:
             name = variable.removeprefix("PARMAP_").lower()
+            value = None if text.strip().lower() == "none" else read_text(text.strip())
             try:
-                found[name] = OPTIONS[name].check(variable, read_text(text.strip()))
+                found[name] = OPTIONS[name].check(variable, value)
             except TypeError as error:  # text has but one type: what is wrong is its value
                 raise ValueError(*error.args) from None
     return found

@@ -337,7 +337,7 @@ class Ledger:
         if chunk is None:  # its items were taken back
             return
         if chunk.passage is not None:
-            chunk.passage.back(report)
+            chunk.passage.back(report, len(chunk.items))
         stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
         self.stop_soon(stop, now)
         if chunk.slot in self.scheduler.slots and self.scheduler.is_spent(chunk.slot):
@@ -370,24 +370,24 @@ class Ledger:
 
     def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
         """Find out which item of a chunk pays for a death."""
-        if not len(chunk.items):  # all were taken back
-            return
-        started = died.number == chunk.number and died.offset < len(chunk.items)
+        started = (ran := died.number == chunk.number) and died.offset < len(chunk.items)
         offset, length = died.offset, min(died.length, len(chunk.items) - died.offset)
         if offset < 0:  # all had run: any may be to blame
             offset, length = 0, len(chunk.items)
-        if chunk.doomed:
-            if not started or (verdict := chunk.verdict) is None or verdict[0] != offset or length != 1:
-                self.scheduler.put_back(chunk)  # it had gone on, or ended, before it could be stopped: innocent
-                return
-            if (failure := verdict[1]) is not None:
-                _add_stack(failure, died.explain(chunk, offset))
-        else:
+        verdict = chunk.verdict if started and length == 1 else None
+        # All were taken back; or it had gone on, or ended, before it could be stopped.
+        is_innocent = not len(chunk.items) or (chunk.doomed and (verdict is None or verdict[0] != offset))
+        failure = None if verdict is None or is_innocent else verdict[1]
+        if not (chunk.doomed or is_innocent):
             failure = died.explain(chunk, offset if started else 0)
-        if chunk.passage is not None and failure is not None:
-            chunk.passage.arrive(None, lost="timeouts" if chunk.doomed else "deaths")
-        position = (offset, length) if started else None
-        self.stop_soon(self.scheduler.died(chunk, position, failure, now), now)
+        elif failure is not None:
+            _add_stack(failure, died.explain(chunk, offset))
+        if ran or failure:
+            chunk.lose("deaths" if not chunk.doomed else "timeouts" if failure else "stopped")
+        if is_innocent:
+            self.scheduler.put_back(chunk)
+        else:
+            self.stop_soon(self.scheduler.died(chunk, (offset, length) if started else None, failure, now), now)
 
 
 def _add_stack(failure: Failure, death: Failure) -> None:

@@ -14,7 +14,7 @@ from parmap._travel.code import by_value
 from parmap._travel.memory import anonymous_file
 from parmap._travel.pack import ALIGNMENT, Pack
 from parmap._travel.payload import dump, pack
-from parmap._travel.stream import hold
+from parmap._travel.stream import held_apart, hold
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Broadcast(Generic[T_co]):
         self._token = token
         self._home = home
         self._fd = -1  # this process's own
+        self._needs: tuple[Any, ...] = ()  # what workers must have to read it
+        self._depth = 0  # of its packing within itself
         self._lock = threading.RLock()  # several threads may send it first; a signal handler, too
 
     @property
@@ -64,11 +66,22 @@ class Broadcast(Generic[T_co]):
             if home is None:
                 if by_value.goes_home():  # a result: nobody here holds it until it is read
                     return _made, (self._token, self._value)
-                self._fd = _write(self._token, self._value)
+                self._pack()
             if home is None or self._fd >= 0:  # in a process forked since, this is its own: who made it may have ended
                 home = self._home = os.getpid(), self._fd
-        hold(self)
+        for each in (self, *self._needs):
+            hold(each)
         return _find, (self._token, *home)
+
+    def _pack(self) -> None:
+        if self._depth > 1:  # once it may be a signal handler that sends it, too
+            raise SerializationError("a broadcast value can't hold itself")
+        self._depth += 1
+        try:
+            with held_apart():
+                self._fd, self._needs = _write(self._token, self._value)
+        finally:
+            self._depth -= 1
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end `os` may be gone
         if self.__dict__.get("_fd", -1) >= 0:
@@ -121,8 +134,8 @@ def broadcast(value: T) -> Broadcast[T]:
     return made
 
 
-def _write(token: bytes, value: Any) -> int:
-    """Pack a value into a file without a name; returns its descriptor."""
+def _write(token: bytes, value: Any) -> tuple[int, tuple[Any, ...]]:
+    """Pack a value into a file without a name; returns its descriptor, and what must live as long."""
     packed, _ = pack([dump(value)])
     description = marshal.dumps(packed.describe())
     head = b"".join((token, len(description).to_bytes(8, "little"), description))
@@ -131,7 +144,7 @@ def _write(token: bytes, value: Any) -> int:
         with open(fd, "wb", closefd=False) as file:
             file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
 
-    return anonymous_file("parmap-broadcast", write, changes=False)
+    return anonymous_file("parmap-broadcast", write, changes=False), packed.needs
 
 
 def _made(token: bytes, value: Any) -> Broadcast[Any]:

@@ -267,7 +267,7 @@ def run(
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
     careful = careful or callee.rules.seed is not None or callee.rules.accounts
-    block, pid = 1, 0 if page is None else os.getpid()
+    block, pid = 1, 0 if passes else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
     work.first = start

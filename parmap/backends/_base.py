@@ -18,6 +18,7 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import Packed, pack
 from parmap._travel.text import call_note
 from parmap._work.arithmetic import arithmetic
+from parmap._work.page import Note
 from parmap._work.report.clock import Clock
 from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
@@ -318,7 +319,7 @@ def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = 
             terms_of(chunk, mode),
             job.sink.load(chunk.items),
             len(chunk.items),
-            page=clock.page(note) if clock and note else note,
+            page=clock.page(note or Note()) if clock else note,
             passes=passes,
         )
     try:

@@ -60,10 +60,10 @@ class Shares:
 
     def __init__(self, known: Gathered) -> None:
         self.wall = known.spans.total()
-        each = [worker.spent(known.spans) for worker in known.workers.values()]
+        each = [worker.spent() for worker in known.workers.values()]
         self.spent = sum(each, Counter[str]())
         self.total = self.spent.total()
-        self.ideal = self.spent["running"] / max(1, len(each))
+        self.ideal = self.wall * self.of("running")
         self.starting = max((spent["starting"] for spent in each), default=0)
 
     def of(self, part: str) -> float:

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from contextlib import contextmanager
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from parmap._work.report.clock import FINE, SLOWEST, bucket
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 PARTS = ("starting", "importing", "unpacking", "running", "packing", "waiting")
 """What the time of a worker is spent on."""
+
+LOST = ("deaths", "timeouts", "stopped")
+"""How a chunk ends that does not come back; it is *stopped* if nobody wants it any more."""
 
 MOST = 8000
 """Bars of the timeline."""
@@ -40,7 +44,7 @@ class Bar:
         self.name = name
         self.begin = begin
         self.end = end
-        self.sums = sums  # items, chunks, deaths, timeouts; and nanoseconds, by `PARTS`
+        self.sums = sums  # items, chunks, and by `LOST`; and nanoseconds, by `PARTS`
         self.first = first
 
     def join(self, later: Bar) -> None:
@@ -70,18 +74,26 @@ class Function:
 class Worker:
     """What is known of the workers that sat in one place, one after the other."""
 
-    def __init__(self, name: str, since: int) -> None:
+    def __init__(self, name: str, since: int, spans: Spans) -> None:
         self.name = name
         self.since = since
+        self.spans = spans  # when their pool had something to do
+        self.before = 0  # and for how long those of other pools that sat here
         self.sums: Counter[str] = Counter()
         self.bars: list[Bar] = []
         self.tail = 0  # what sending the last results took, at most: they can't tell themselves
 
-    def spent(self, spans: Spans) -> Counter[str]:
-        """Nanoseconds, by `PARTS`; it waited when there was something to do and it did nothing."""
+    def sit(self, spans: Spans, since: int) -> None:
+        """From now on it is one whose pool has these."""
+        if spans is not self.spans:
+            self.before += self.spans.total(self.since)
+            self.spans, self.since = spans, since
+
+    def spent(self) -> Counter[str]:
+        """Nanoseconds, by `PARTS`; it waited when its pool had something to do and it did nothing."""
         spent = Counter({part: self.sums[part] for part in PARTS})
         spent["packing"] += self.tail
-        spent["waiting"] = max(0, spans.total(self.since) - spent.total())
+        spent["waiting"] = max(0, self.before + self.spans.total(self.since) - spent.total())
         return spent
 
 
@@ -116,6 +128,7 @@ class Gathered:
         self.functions: dict[str, Function] = {}
         self.workers: dict[tuple[str, int], Worker] = {}
         self.spans = Spans()
+        self._pools: WeakValueDictionary[int, Spans] = WeakValueDictionary()
         self.handing = 0  # what packing and sending took in the program
         self._bars = self._grain = 0
         self._told: deque[tuple[Any, ...]] = deque()
@@ -140,19 +153,21 @@ class Gathered:
             what, *facts = self._told.popleft()
             getattr(self, "_" + what)(*facts)
 
-    def _worker(self, kind: str, seat: int, since: int) -> Worker:
+    def _worker(self, pool: int, kind: str, seat: int, since: int) -> Worker:
+        spans = self._pools.get(pool) or self._pools.setdefault(pool, Spans())
         worker = self.workers.get((kind, seat))
         if worker is None:
             number = 1 + sum(other == kind for other, _ in self.workers)
-            worker = self.workers[kind, seat] = Worker(f"{kind} {number}", since)
+            worker = self.workers[kind, seat] = Worker(f"{kind} {number}", since, spans)
+        worker.sit(spans, since)
         return worker
 
     def _function(self, name: str) -> Function:
         return self.functions.get(name) or self.functions.setdefault(name, Function(name))
 
-    def _started(self, kind: str, seat: int, since: int, end: int) -> None:
+    def _started(self, pool: int, kind: str, seat: int, since: int, end: int) -> None:
         since = max(since, self.zero)
-        worker = self._worker(kind, seat, since)
+        worker = self._worker(pool, kind, seat, since)
         sums = Counter(starting=end - since)
         worker.sums.update(sums)
         self._draw(worker, Bar("", since, end, sums))
@@ -162,9 +177,10 @@ class Gathered:
         self._function(name).sums.update(items=errors, errors=errors, retries=retries)
 
     def _passage(self, passage: Passage) -> None:
-        worker, function = self._worker(passage.kind, passage.seat, passage.sent), self._function(passage.name)
+        worker = self._worker(passage.pool, passage.kind, passage.seat, passage.sent)
+        function = self._function(passage.name)
         self.handing += passage.handing
-        for spans in (self.spans, function.spans):
+        for spans in (self.spans, worker.spans, function.spans):
             spans.add(passage.begun, passage.end)
         if passage.done:
             function.sizes[bucket(passage.done)] += 1

@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
-from parmap._work.report.gather import PARTS, quantile
+from parmap._work.report.gather import LOST, PARTS, quantile
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -47,7 +47,7 @@ def _lines(known: Gathered) -> Iterator[str]:
             yield f"    {of_time(took):>8}  {of_item(first, number)}, {name}"
     yield "\n" + "".join([f"{'worker':24}", *(f"{part:>12}" for part in PARTS)])
     for worker in known.workers.values():
-        spent = worker.spent(known.spans)
+        spent = worker.spent()
         yield "".join(
             [f"{worker.name:24}", *(f"{100 * spent[part] / max(1, spent.total()):>10.0f} %" for part in PARTS)]
         )
@@ -75,7 +75,7 @@ def _facts(each: Function) -> list[tuple[str, str]]:
         ("results", of_bytes(sums["result_nbytes"])),
         ("chunks", f"{sums['chunks']:,}"),
         ("usual chunk", of_count(round(quantile(each.sizes, 0.5)), "item")),
-        *((name, f"{sums[name]:,}") for name in ("errors", "retries", "deaths", "timeouts")),
+        *((name, f"{sums[name]:,}") for name in ("errors", "retries", *LOST)),
     ]
 
 
@@ -112,7 +112,7 @@ def _data(known: Gathered) -> dict[str, Any]:
         "workers": [
             {
                 "name": worker.name,
-                "spent": _micro(worker.spent(known.spans), PARTS),
+                "spent": _micro(worker.spent(), PARTS),
                 "bars": [_bar(bar, numbers, known.zero) for bar in worker.bars],
             }
             for worker in known.workers.values()
@@ -129,7 +129,7 @@ def _bar(bar: Bar, numbers: dict[str, int], zero: int) -> list[Any]:
 
 
 def _lost(bar: Bar) -> str:
-    return ", ".join(what for what in ("deaths", "timeouts") if bar.sums[what])
+    return ", ".join(what for what in LOST if bar.sums[what])
 
 
 def _micro(spent: Counter[str], parts: tuple[str, ...]) -> list[int]:

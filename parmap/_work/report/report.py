@@ -36,20 +36,15 @@ class Report:
 
     def __init__(self) -> None:
         self._gathered = Gathered()
-        self._opened = 0
 
     def __enter__(self) -> Self:
         """Open it, beside others that are open."""
-        self._opened += 1
-        if self._opened == 1:
-            Open.change((*Open.reports, self._gathered))
+        Open.add(self._gathered)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close it, if it isn't open elsewhere, too: calls that are made from now on are not in it."""
-        self._opened -= 1
-        if not self._opened:
-            Open.change(tuple(each for each in Open.reports if each is not self._gathered))
+        Open.remove(self._gathered)
         with self._gathered.held() as known:
             told = list(transport(known))
         for sentence in told:

@@ -7,8 +7,8 @@ item, no function and no future is held by a report.
 from __future__ import annotations
 
 import time
-from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
 
 from parmap._work.report.clock import Times, bucket
@@ -35,16 +35,34 @@ class Open:
     """Another one after each change."""
     at_exit: tuple[Callable[[], object], ...] = ()
     """Called when all work has ended."""
+    _opened: ClassVar[list[Gathered]] = []  # once for each time
+    _lock = RLock()
 
     @classmethod
-    def change(cls, reports: tuple[Gathered, ...]) -> None:
-        """From now on, these are open."""
-        cls.reports, cls.token = reports, object()
+    def add(cls, report: Gathered) -> None:
+        """It is open, once more."""
+        with cls._lock:
+            cls._opened.append(report)
+            cls._change()
+
+    @classmethod
+    def remove(cls, report: Gathered) -> None:
+        """It is not, unless it is so elsewhere, too."""
+        with cls._lock:
+            if report in cls._opened:  # else it was opened by the process that this one was forked from
+                cls._opened.remove(report)
+                cls._change()
+
+    @classmethod
+    def _change(cls) -> None:
+        cls.reports, cls.token = tuple(dict.fromkeys(cls._opened)), object()
 
     @classmethod
     def forget(cls) -> None:
         """In a process made by `os.fork()`: they are the parent's."""
-        cls.change(())
+        cls._lock = RLock()  # the old one may be locked for ever
+        cls._opened.clear()
+        cls._change()
         cls.at_exit = ()
 
 
@@ -54,6 +72,7 @@ class Watch:
     def __init__(self, name: str, backend: Backend, reports: tuple[Gathered, ...] = ()) -> None:
         """What is called *name* will run on *backend*; *reports*: those that hear of it, if not all that are open."""
         self.name: str = name
+        self.pool: int = _pool(backend)
         self.kind: str = _kind(backend)
         self.begun: int = time.monotonic_ns()
         self.reports: tuple[Gathered, ...] = reports or Open.reports
@@ -73,6 +92,7 @@ class Passage:
 
     def __init__(self, watch: Watch, slot: Slot, first: int | None) -> None:
         self.name: str = watch.name
+        self.pool: int = watch.pool
         self.kind: str = watch.kind
         self.begun: int = watch.begun
         self.reports: tuple[Gathered, ...] = watch.reports
@@ -109,13 +129,14 @@ class Passage:
         self.failures += failures
         self.result_nbytes += nbytes
 
-    def back(self, report: Report) -> None:
-        """It came back."""
+    def back(self, report: Report, most: int) -> None:
+        """It came back; only its first *most* items have their outcome here."""
         size = getattr(report.results, "nbytes", 0)
-        self.arrive(report.times, done=report.done, failures=len(report.failures), nbytes=size)
+        failures = sum(offset < most for offset in report.failures)
+        self.arrive(report.times, done=min(report.done, most), failures=failures, nbytes=size)
 
     def arrive(self, times: Times | None, *, done: int = 0, failures: int = 0, nbytes: int = 0, lost: str = "") -> None:
-        """*done* of its items have ended, *failures* of them not well. Or it was *lost*: to "deaths" or "timeouts"."""
+        """*done* of its items have ended, *failures* of them not well. Or it was *lost*: see `LOST`."""
         self.part(done, failures, nbytes, times)
         self.lost: str = lost
         self.end: int = time.monotonic_ns()
@@ -167,7 +188,12 @@ class Singles:
 def started(backend: Backend, slot: Slot, since: int) -> None:
     """A worker has started, which began at *since*."""
     for each in Open.reports:
-        each.tell("started", _kind(backend), _seat(slot), since, time.monotonic_ns())
+        each.tell("started", _pool(backend), _kind(backend), _seat(slot), since, time.monotonic_ns())
+
+
+def _pool(backend: Backend) -> int:
+    """The same for whatever shares workers: for a thread, where it does the work itself."""
+    return hash(backend.options.pool_key) if backend.threaded else get_ident()
 
 
 def _kind(backend: Backend) -> str:

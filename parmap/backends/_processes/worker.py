@@ -161,10 +161,11 @@ class Worker:
         facts = {"exitcode": exitcode if signum is None else None, "signal": signum, "pid": self.pid}
         story = Story(reason or _how(exitcode, signum, is_ready=self.ready), None, stack=with_source(stack), **facts)
         story.account = (time.monotonic_ns() - since) / 1e9, self.index
-        tasks = tuple((future, number == -task) for task, future in self.quick.withdraw())
-        for task, has_begun in tasks:
-            if has_begun and task.measured:
-                self.quick.singles.add(task, self.name, since, 0, failed=True, lost="deaths")
+        begun = self.quick.flight.get(-number)
+        tasks = tuple((future, future is begun) for _, future in self.quick.withdraw())
+        if begun is not None and begun.measured:
+            lost = "stopped" if begun.happened else "deaths"
+            self.quick.singles.add(begun, self.name, since, 0, failed=not begun.happened, lost=lost)
         return Died(self.name, number, index, max(1, length), story.tell, tasks, not self.ready)
 
     def close(self) -> None:
