@@ -379,6 +379,9 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     put(error, "__traceback__", trace)  # its class may refuse
     mode = "" if issubclass(type(error), LoadError) else mode  # then there is no item to show
     text = call_note(function, mode, item, index if index >= 0 else None)
-    if trace is None and mode == "map" and type(item) is tuple and issubclass(type(error), TypeError):
-        text += ": to have the tuple taken apart, use starmap"  # the call itself has failed, or a function in C
+    if trace is None and issubclass(type(error), TypeError):  # the call itself has failed, or a function in C
+        if mode == "map" and type(item) is tuple:
+            text += ": to have the tuple taken apart, use starmap"
+        elif mode == "star" and not hasattr(type(item), "__iter__"):
+            text += ": starmap takes tuples of arguments; for one argument, use map"
     note(error, text)
