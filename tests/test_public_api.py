@@ -6,6 +6,8 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Coroutine
+from typing import Any, Optional, ParamSpec, TypeVar, get_args, get_origin
 
 import pytest
 
@@ -107,3 +109,17 @@ def test_public_modules():
 def test_backends(name: str):
     """Every public name of ``parmap.backends`` is there, and documented."""
     assert getattr(parmap.backends, name).__doc__
+
+
+def test_type_arguments():
+    """What annotations say of a parallel function holds at run time, too, and lets itself be looked at."""
+    function = parmap.ParallelFunction[[int], str]
+    item, result, parameters = TypeVar("item"), TypeVar("result"), ParamSpec("parameters")
+
+    assert get_args(Optional[function]) == (function, type(None))  # noqa: UP045 - what older code says
+    assert {function: 1}[parmap.ParallelFunction[[int], str]] == 1
+    assert parmap.ParallelFunction[[item], result][int, str] == function
+    assert parmap.ParallelFunction[parameters, result][[int], str] == function
+    assert get_origin(parmap.ParallelFunction[[int], str, Coroutine[Any, Any, str]]) is parmap.ParallelFunction
+    with pytest.raises(TypeError, match="Too few arguments"):
+        parmap.ParallelFunction[int]  # type: ignore[type-arg, misc]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, Callable, Iterable
-from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize, check_flag
@@ -102,8 +101,10 @@ class Batches(Generic[P, R_co, C_co]):
     __wrapped__: Callable[P, C_co]
     _settings: Settings
 
-    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: let there be two or three
-        __class_getitem__ = classmethod(GenericAlias)
+    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: the third is the second then
+
+        def __class_getitem__(cls, given: Any) -> Any:
+            return super().__class_getitem__((*given, *given[1:])[:3] if type(given) is tuple else given)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
         return self.__wrapped__(*args, **kwargs)
