@@ -52,10 +52,11 @@ def test_star_import():
 
 def test_unknown_name():
     """A name that is not there is an AttributeError that says so, and has what Python needs to say what was meant."""
-    with pytest.raises(AttributeError, match="no attribute 'parallels'") as caught:
-        _ = parmap.parallels
+    for module in (parmap, parmap.backends):
+        with pytest.raises(AttributeError, match="no attribute 'dask'") as caught:
+            _ = module.dask
 
-    assert (caught.value.name, caught.value.obj) == ("parallels", parmap)
+        assert (caught.value.name, caught.value.obj) == ("dask", module)
 
 
 def test_errors_are_the_same():
@@ -109,6 +110,7 @@ def test_public_modules():
 def test_backends(name: str):
     """Every public name of ``parmap.backends`` is there, and documented."""
     assert getattr(parmap.backends, name).__doc__
+    assert name in dir(parmap.backends)
 
 
 def test_type_arguments():
