@@ -266,12 +266,13 @@ def run(
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
-    careful = careful or callee.rules.seed is not None or callee.rules.accounts
+    seeds = start >= 0 and callee.rules.seed is not None
+    careful = careful or seeds or callee.rules.accounts
     block, pid = 1, 0 if page is None else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
     work.first = start
-    with preserved() if callee.rules.seed is not None else nullcontext():
+    with preserved() if seeds else nullcontext():
         while (index := len(results)) < work.limit:
             block = min(block, work.limit - index)
             page.enter(number, index, block, now)
