@@ -409,6 +409,24 @@ def test_class_method_of_a_local_class(calls: list[Call]):
     assert calls[1][0](1) == (remade, 1)
 
 
+def test_class_method_under_a_decorator_of_ones_own(calls: list[Call]):
+    """Class methods bind under what a library makes of `parallel`, too."""
+
+    def task(function: Any) -> Any:
+        return parallel(function, workers=2)
+
+    class Local:
+        @classmethod
+        @task
+        def build(cls, x: int) -> tuple[type, int]:
+            return cls, x
+
+    Local.build.map([1])
+
+    assert calls[0][0](1) == (Local, 1)
+    assert vars(Local).keys().isdisjoint({"__parmap_class_body__"})
+
+
 def test_class_method_of_a_named_tuple(calls: list[Call]):
     """Class methods of a `NamedTuple`, which is made in a way of its own, bind too."""
 

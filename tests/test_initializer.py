@@ -322,3 +322,11 @@ def test_threads_whose_initializer_has_failed():
     assert {index for index, _ in results} <= {0, 1}
     ours = {thread for _, thread in results}
     wait_until(lambda: {each for each in threading.enumerate() if each.name.startswith("parmap-worker")} <= ours)
+
+
+def test_argument_that_can_not_be_sent():
+    """The message names it, and the way out: it is no fault of the initializer."""
+    function = parallel(abs, workers=1, initializer=print, initargs=("a", (i for i in "b")))
+
+    with pytest.raises(parmap.SerializationError, match=r"print can't be sent .*: argument 1 of print .*per_worker"):
+        function.map([1])

@@ -186,6 +186,35 @@ def test_items_that_can_be_called() -> None:
     assert parmap.parallel(str, backend="serial").map(StrEnum("Colour", ["RED"])) == ["red"]
 
 
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes", "map_async"])
+def test_options_in_the_place_of_items(method: str) -> None:
+    """Whoever gives the chunksize as to a pool, or a coroutine, hears what is wrong, and where the chunksize goes."""
+    call = getattr(parmap.parallel(abs), method)
+    with pytest.raises(TypeError, match=r"^2 is not iterable: give the items, .* by keyword \(chunksize=…\)"):
+        call([1], 2)
+
+    async def items() -> list[int]: ...
+
+    coroutine = items()
+    with pytest.raises(TypeError, match=r"coroutine object .* is not iterable"):
+        call(coroutine)
+    coroutine.close()
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "map_async", "starmap", "starmap_async"])
+def test_return_exceptions_is_a_flag(method: str) -> None:
+    """It says nothing of which exceptions: a class is refused, as a value of the wrong type is everywhere."""
+    call = getattr(parmap.parallel(abs), method)
+    with pytest.raises(TypeError, match="return_exceptions must be True or False; got <class 'ValueError'>"):
+        call([1], return_exceptions=ValueError)
+
+
+def test_ordered_is_a_flag() -> None:
+    """So is this."""
+    with pytest.raises(TypeError, match="ordered must be True or False; got 'no'"):
+        parmap.parallel(abs).outcomes([1], ordered="no")  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize("method", ["starmap", "starmap_async"])
 def test_starmap_of_several_iterables(method: str) -> None:
     """It takes one, of tuples; whoever has several means map."""

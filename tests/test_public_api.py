@@ -6,7 +6,8 @@ import inspect
 import pkgutil
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Optional, ParamSpec, TypeVar, get_args, get_origin
 
 import pytest
 
@@ -53,10 +54,11 @@ def test_star_import():
 
 def test_unknown_name():
     """A name that is not there is an AttributeError that says so, and has what Python needs to say what was meant."""
-    with pytest.raises(AttributeError, match="no attribute 'parallels'") as caught:
-        _ = parmap.parallels
+    for module in (parmap, parmap.backends):
+        with pytest.raises(AttributeError, match="no attribute 'dask'") as caught:
+            _ = module.dask
 
-    assert (caught.value.name, caught.value.obj) == ("parallels", parmap)
+        assert (caught.value.name, caught.value.obj) == ("dask", module)
 
 
 def test_errors_are_the_same():
@@ -110,6 +112,7 @@ def test_public_modules():
 def test_backends(name: str):
     """Every public name of ``parmap.backends`` is there, and documented."""
     assert getattr(parmap.backends, name).__doc__
+    assert name in dir(parmap.backends)
 
 
 class Forgetful(Threads):
@@ -126,3 +129,17 @@ def test_a_backend_that_loses_something(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(AssertionError, match="in vain: results come in order"):
         parmap.testing.check_backend(Forgetful)
+
+
+def test_type_arguments():
+    """What annotations say of a parallel function holds at run time, too, and lets itself be looked at."""
+    function = parmap.ParallelFunction[[int], str]
+    item, result, parameters = TypeVar("item"), TypeVar("result"), ParamSpec("parameters")
+
+    assert get_args(Optional[function]) == (function, type(None))  # noqa: UP045 - what older code says
+    assert {function: 1}[parmap.ParallelFunction[[int], str]] == 1
+    assert parmap.ParallelFunction[[item], result][int, str] == function
+    assert parmap.ParallelFunction[parameters, result][[int], str] == function
+    assert get_origin(parmap.ParallelFunction[[int], str, Coroutine[Any, Any, str]]) is parmap.ParallelFunction
+    with pytest.raises(TypeError, match="Too few arguments"):
+        parmap.ParallelFunction[int]  # type: ignore[type-arg, misc]

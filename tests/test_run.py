@@ -253,7 +253,7 @@ def test_error_notes_its_call() -> None:
 
 
 def test_a_tuple_for_several_parameters() -> None:
-    """An error of the call itself, with a tuple, points to starmap; one that the function raises does not."""
+    """An error of the call itself, with a tuple, points to starmap, and back; one that the function raises does not."""
 
     def add(a: int, b: int = 0) -> int:
         return a + b
@@ -264,10 +264,12 @@ def test_a_tuple_for_several_parameters() -> None:
     (told,) = ran(lambda a, b: a + b, [(1, 2)], "map").errors[0].__notes__
     (silent,) = ran(raises, [(1, 2)], "map").errors[0].__notes__
     (starred,) = ran(add, [(1, 2, 3)], "star").errors[0].__notes__
+    (single,) = ran(add, [1], "star").errors[0].__notes__
 
     assert told.endswith("((1, 2)): to have the tuple taken apart, use starmap")
     assert silent.endswith("raises((1, 2))")
     assert starred.endswith("add(1, 2, 3)")
+    assert single.endswith("add(*1): starmap takes tuples of arguments; for one argument, use map")
 
 
 def test_repr_that_raises_hides_no_error() -> None:

@@ -162,6 +162,16 @@ def test_a_seed_ends_with_its_call(imports: tuple[str, ...]):
     assert len(set(drawn)) == 6
 
 
+@pytest.mark.parametrize("options", SEEDED, ids=str)
+def test_tasks_of_submit_go_on_drawing(options: dict[str, Any]):
+    """They have no number to be seeded by: each draws on, one by one or many at a time, and none draws what another did."""
+    draw = parallel(tasks.draw, seed=7, **options)
+    drawn = [draw.submit(0.0).result() for _ in range(6)]
+    drawn += [future.result() for future in [draw.submit(0.0) for _ in range(20)]]
+
+    assert len({number for number, _ in drawn}) == 26
+
+
 def test_serial_leaves_the_callers_state_alone():
     """The user's own generator goes on as if nothing had been drawn."""
     random.seed(1)

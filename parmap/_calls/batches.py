@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, Callable, Iterable
-from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from parmap._calls.checks import check_buffersize
+from parmap._calls.checks import check_buffersize, check_flag
 from parmap._calls.first import load
 from parmap._calls.options import Options, Settings, refuse_for_one_call
 
@@ -102,8 +101,10 @@ class Batches(Generic[P, R_co, C_co]):
     __wrapped__: Callable[P, C_co]
     _settings: Settings
 
-    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: let there be two or three
-        __class_getitem__ = classmethod(GenericAlias)
+    if not TYPE_CHECKING:  # a type variable can't have a default before Python 3.13: the third is the second then
+
+        def __class_getitem__(cls, given: Any) -> Any:
+            return super().__class_getitem__((*given, *given[1:])[:3] if type(given) is tuple else given)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> C_co:
         return self.__wrapped__(*args, **kwargs)
@@ -114,9 +115,13 @@ class Batches(Generic[P, R_co, C_co]):
         journal, how, unknown = more
         if unknown:
             refuse_for_one_call(unknown)
-        items = iterables[0]
-        if callable(items) and not any(hasattr(type(items), way) for way in _WAYS):  # as the methods of pools take one
-            raise TypeError(f"give the items only, not {items!r}: the function is the decorated one")
+        for flag in ("return_exceptions", "ordered"):
+            check_flag(flag, how.get(flag, False))
+        for each in iterables:
+            if not any(hasattr(type(each), way) for way in _WAYS):
+                if callable(each):  # as the methods of pools take one
+                    raise TypeError(f"give the items only, not {each!r}: the function is the decorated one")
+                raise TypeError(f"{each!r} is not iterable: give the items, and all else by keyword (chunksize=…)")
         if len(iterables) > 1 and "star" in how:
             raise TypeError("starmap takes one iterable, of tuples; map takes several iterables")
         options = self._settings.resolve()

@@ -136,7 +136,7 @@ def _check_env(name: str, value: Any) -> Mapping[str, str] | None:
 
 
 _check_initializer = _such(lambda value: value is None or callable(value), "a callable or None")
-_check_flag = _such(lambda value: isinstance(value, bool), "True or False")
+check_flag = _such(lambda value: isinstance(value, bool), "True or False")
 _check_progress = _such(
     lambda value: isinstance(value, (bool, str)) or callable(value),
     "True, False, a description or a callable(done, total, failed)",
@@ -197,7 +197,7 @@ OPTIONS: dict[str, Option] = {
     "env": Option(None, _check_env, is_of_pool=True),
     "idle_timeout": Option(60.0, _seconds(zero=True, none="never"), _as_number, is_of_pool=True),
     "progress": Option(False, _check_progress, _as_flag),
-    "traceback_locals": Option(False, _check_flag, _as_flag),
+    "traceback_locals": Option(False, check_flag, _as_flag),
     "seed": Option(None, _integer(-math.inf, none="not seeded"), _as_number),
 }
 

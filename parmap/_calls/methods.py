@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _NAME = "__parmap_class_body__"
+_OF_FUNCTION = 0x1  # a flag of code: that of modules and class bodies lacks it
 
 
 class BindingClassMethod(classmethod):  # type: ignore[type-arg]  # which has no [] in every Python
@@ -44,13 +45,15 @@ class _ClassBody:
         del self._body
 
 
-def watch_class_body(frame: FrameType) -> None:
-    """If *frame* runs the body of a class, see to it that class methods in it bind.
+def watch_class_body(frame: FrameType | None) -> None:
+    """If *frame* runs the body of a class, or a function that is called there, see to it that class methods in it bind.
 
     A classmethod can't be seen from the function under it, and nothing tells that function the class either: the class
     tells each attribute its name when it is made, so one more attribute is put there to listen.
     """
     if sys.version_info >= (3, 13):
-        names = frame.f_locals
-        if names is not frame.f_globals and "__qualname__" in names and "__module__" in names:
+        while frame is not None and frame.f_code.co_flags & _OF_FUNCTION:  # a decorator of somebody's own, say
+            frame = frame.f_back
+        names = frame.f_locals if frame is not None and frame.f_locals is not frame.f_globals else {}
+        if "__qualname__" in names and "__module__" in names:
             names[_NAME] = _ClassBody(names)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing.pool
 from multiprocessing import TimeoutError as PoolTimeoutError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._travel.failure import pass_on
 
 if TYPE_CHECKING:
     import concurrent.futures
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class AsyncResult(multiprocessing.pool.AsyncResult[R]):
+# Covariant, as `Future` is.
+class AsyncResult(multiprocessing.pool.AsyncResult[R_co], Generic[R_co]):  # type: ignore[type-var]
     """What `multiprocessing.Pool.apply_async` returns, on parmap's crash-proof workers.
 
     Example:
@@ -26,11 +27,11 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R]):
     owner: object = None
     """What must live as long as this: who waits for a result keeps its pool from being collected."""
 
-    def __init__(self, future: concurrent.futures.Future[R]) -> None:
+    def __init__(self, future: concurrent.futures.Future[R_co]) -> None:
         """Show *future* as an `AsyncResult`."""
         self._future = future
 
-    def get(self, timeout: float | None = None) -> R:
+    def get(self, timeout: float | None = None) -> R_co:
         """The value, waited for up to *timeout* seconds.
 
         Raises:

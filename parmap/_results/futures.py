@@ -315,14 +315,12 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     # What `concurrent.futures.wait` and `as_completed` touch: they are properties, where the base has attributes that
     # would have to be set on each instance.
 
-    @property
-    def _state(self) -> str:  # type: ignore[override]
+    def _read_state(self) -> str:
         found = self.__dict__.get("_settled")
         state = found and found.state
         return state or (RUNNING if self._begun else PENDING)
 
-    @property
-    def _condition(self) -> Any:  # type: ignore[override]  # only its lock is used
+    def _read_condition(self) -> Any:  # only its lock is used
         if "_settled" not in self.__dict__:
             self.__dict__.setdefault("_settled", Shown())
             if self.line is not None:
@@ -330,20 +328,21 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         found = self.__dict__["_settled"]
         return found.lock if type(found) is Shown else UNLOCKED
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
+    def _read_waiters(self) -> list[Any]:
         waiters: list[Any] = self.__dict__.setdefault("_waiter_list", [])
         return waiters
 
-    @property
-    def _result(self) -> Any:  # type: ignore[override]
+    def _read_result(self) -> Any:
         end = self._end
         has_value = end is not None and end.failure is None and self._outcome(end) is None
         return self.__dict__["_value"] if has_value else None
 
-    @property
-    def _exception(self) -> BaseException | None:  # type: ignore[override]
+    def _read_exception(self) -> BaseException | None:
         return self._outcome(end) if (end := self._end) is not None and end.state == FINISHED else None
+
+    if not TYPE_CHECKING:  # to type checkers they are the base's attributes: `as_completed` takes nothing else
+        _state, _condition, _waiters = map(property, (_read_state, _read_condition, _read_waiters))
+        _result, _exception = map(property, (_read_result, _read_exception))
 
 
 def notify(

@@ -341,15 +341,15 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
 
 
-def dump_call(function: Any, *more: Any) -> Packed:
-    """Pickle how a function is found, with which arguments, and what goes with it.
+def dump_call(function: Any, *more: Any, given: tuple[Any, ...] = ()) -> Packed:
+    """Pickle how a function is found, with which arguments, and what goes with it: arguments that are *given*, say.
 
     Raises:
         SerializationError: there is something in it that no other process can have.
     """
     find, args, _ = reference(function)
     what = find, args, *more
-    return dump_plainly(what) or dump_function(function, what)
+    return dump_plainly(what) or dump_function(partial(function, *given) if given else function, what)
 
 
 def dump_plainly(what: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed | None:

@@ -266,12 +266,13 @@ def run(
     begin = now = time.monotonic_ns()
     end = begin + int(budget * 1e9) if budget is not None else _NEVER
     one = callee.one(mode, start, results)
-    careful = careful or callee.rules.seed is not None or callee.rules.accounts
+    seeds = start >= 0 and callee.rules.seed is not None
+    careful = careful or seeds or callee.rules.accounts
     block, pid = 1, 0 if passes else os.getpid()
     page = page or Note()
     page.work = work = _work(items, count, results)
     work.first = start
-    with preserved() if callee.rules.seed is not None else nullcontext():
+    with preserved() if seeds else nullcontext():
         while (index := len(results)) < work.limit:
             block = min(block, work.limit - index)
             page.enter(number, index, block, now)
@@ -379,6 +380,9 @@ def _tell(error: BaseException, function: Any, mode: str, item: Any, index: int)
     put(error, "__traceback__", trace)  # its class may refuse
     mode = "" if issubclass(type(error), LoadError) else mode  # then there is no item to show
     text = call_note(function, mode, item, index if index >= 0 else None)
-    if trace is None and mode == "map" and type(item) is tuple and issubclass(type(error), TypeError):
-        text += ": to have the tuple taken apart, use starmap"  # the call itself has failed, or a function in C
+    if trace is None and issubclass(type(error), TypeError):  # the call itself has failed, or a function in C
+        if mode == "map" and type(item) is tuple:
+            text += ": to have the tuple taken apart, use starmap"
+        elif mode == "star" and not hasattr(type(item), "__iter__"):
+            text += ": starmap takes tuples of arguments; for one argument, use map"
     note(error, text)

@@ -39,11 +39,16 @@ def _load(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"parmap.backends.{_LAZY[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    here = sys.modules[__name__]  # where Python looks for a name that is like it
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here)
 
 
 if not TYPE_CHECKING:  # to type checkers, no other name is there than those above
     __getattr__ = _load
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def is_executor(backend: object) -> bool:

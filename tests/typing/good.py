@@ -164,6 +164,9 @@ def tell_any(future: futures.Future[float]) -> None: ...
 bare.submit(1).add_done_callback(tell)
 bare.submit(1).add_done_callback(tell_any)
 bare.submit(1).add_done_callback(lambda future: future.async_result.get(3))
+wider: parmap.AsyncResult[float | None] = bare.submit(1).async_result
+assert_type(next(futures.as_completed([bare.submit(1)])).result(), float)
+assert_type(futures.wait([bare.submit(1)]).done.pop().result(), float)
 
 # --- coroutine functions: called, the coroutine; in parallel, what it returns ---
 

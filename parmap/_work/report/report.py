@@ -104,6 +104,8 @@ def _write(target: Path, content: str | None) -> None:
     """Write a file, which others see whole or not at all; or only try whether it can be written."""
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target} can't be written: there is no folder {target.parent}")
     beside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         beside.write_text(content or "", encoding="utf-8")

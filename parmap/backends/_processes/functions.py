@@ -222,7 +222,7 @@ class Functions:
         """
         if options.initializer is None:
             return None
-        packed = dump_call(options.initializer, options.initargs)
+        packed = dump_call(options.initializer, options.initargs, given=options.initargs)
         with self._lock:
             return InitializerPack(self, packed, [*map(self._buffer, packed.buffers)])
 
