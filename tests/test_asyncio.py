@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from conftest import wait_until
 from parmap import item_of, parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -316,6 +317,46 @@ def test_the_loop_is_never_blocked(run: Run, tmp_path: Path) -> None:
         await while_it_runs("imap", streamed)
 
     run(main())
+
+
+def test_others_have_the_loop_between_results(run: Run, backend: dict[str, Any]) -> None:
+    """Results that are all there, each of which takes its time, don't keep the loop from other coroutines."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> list[int]:
+        other, seen = asyncio.create_task(others()), []
+        async for _ in parallel(tasks.square, **backend).imap(range(10), chunksize=10):
+            seen.append(turns)
+            time.sleep(0.02)  # noqa: ASYNC251 - the work of the loop
+        other.cancel()
+        return seen
+
+    seen = run(main())
+    assert len(set(seen)) == len(seen) == 10
+
+
+@pytest.mark.parametrize("call", ["submit", "map_async", "imap", "of an asynchronous source"])
+def test_where_no_loop_of_asyncio_runs(backend: dict[str, Any], call: str) -> None:
+    """As under Trio: the error says how to wait there."""
+    square = parallel(tasks.square, **backend)
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 3
+
+    async def main() -> None:
+        if call in {"submit", "map_async"}:
+            await (square.submit(3) if call == "submit" else square.map_async([3]))
+        else:
+            await anext(square.imap([3] if call == "imap" else numbers()))
+
+    with pytest.raises(RuntimeError, match=r"trio\.to_thread"):
+        main().send(None)
 
 
 def test_one_loop_after_another(run: Run, backend: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on
+from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, running_loop, try_on
 from parmap._travel.failure import guarded, pass_on, unloadable
 from parmap._travel.tie import Tie
 
@@ -155,7 +155,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         import asyncio
 
         try:
-            return (yield from asyncio.wrap_future(self))
+            return (yield from asyncio.wrap_future(self, loop=running_loop()))
         except TimeoutError as error:  # asyncio makes another one of that of a task, without its notes, cause and item
             pass_on(error)
         try:
