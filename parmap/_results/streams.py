@@ -179,7 +179,7 @@ class ResultStream(Generic[R_co]):
 
     async def _wait_on_loop(self) -> None:
         threaded = self._engine.backend.threaded
-        await self._or_close(wait_on_loop(self._batch) if threaded else give_way())
+        await self._or_close(wait_on_loop(self._batch, self._engine) if threaded else give_way())
         if not threaded:
             self._engine.wait(self._batch)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
+    from parmap._engine.engine import Engine
+
     LetWait: TypeAlias = Callable[[Callable[[float | None], bool], float | None], bool]
 
 
@@ -260,9 +262,12 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def wait_on_loop(watched: Watched) -> None:
-    """Wait until *watched* happens, while the event loop goes on."""
+async def wait_on_loop(watched: Watched, engine: Engine) -> None:
+    """Wait until *watched* happens, by *engine*, while the event loop goes on."""
     loop = running_loop()
+    if watched.happened:
+        return
+    engine.check_process()
     arrived = loop.create_future()
     if watched.watch(lambda: _wake_on(loop, arrived)):
         await arrived
