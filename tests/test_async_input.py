@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -216,6 +218,45 @@ def test_an_error_of_the_source_comes_in_its_turn(backend: dict[str, Any]):
     with pytest.raises(LookupError, match="no more"):
         asyncio.run(consume(values))
     assert values == [1, 4]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks are new in Python 3.12")
+def test_an_error_of_the_source_in_an_eager_task(backend: dict[str, Any]):
+    """Where tasks begin before whoever made them goes on, it comes in its turn, too."""
+
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    async def consume() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+        stream = parallel(tasks.square, **backend).imap(broken())
+        assert await anext(stream) == 1
+        with pytest.raises(LookupError, match="no more"):
+            await anext(stream)
+
+    asyncio.run(consume())
+
+
+def test_a_source_that_catches_its_cancellation():
+    """It is closed all the same, and keeps nobody's loop from ending."""
+    is_closed = asyncio.Event()
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for number in itertools.count():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0.01)
+                yield number
+        finally:
+            is_closed.set()
+
+    async def consume() -> None:
+        with parallel(tasks.square, workers=2).imap(numbers()) as stream:
+            await anext(stream)
+        await is_closed.wait()
+
+    asyncio.run(asyncio.wait_for(consume(), 30))
 
 
 def test_an_error_of_a_task_ends_it(backend: dict[str, Any]):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -17,8 +19,10 @@ from conftest import wait_until
 from parmap import item_of, parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
+
+    from conftest import Script
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -316,6 +320,105 @@ def test_the_loop_is_never_blocked(run: Run, tmp_path: Path) -> None:
         await while_it_runs("imap", streamed)
 
     run(main())
+
+
+def test_others_have_the_loop_between_results(run: Run, backend: dict[str, Any]) -> None:
+    """Results that are all there, each of which takes its time, don't keep the loop from other coroutines."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> list[int]:
+        other, seen = asyncio.create_task(others()), []
+        async for _ in parallel(tasks.square, **backend).imap(range(10), chunksize=10):
+            seen.append(turns)
+            time.sleep(0.02)  # noqa: ASYNC251 - the work of the loop
+        other.cancel()
+        return seen
+
+    seen = run(main())
+    assert len(set(seen)) == len(seen) == 10
+
+
+def test_cancelling_does_not_wait_for_parmap(run: Run, processes: dict[str, Any], tmp_path: Path) -> None:
+    """A coroutine is cancelled at once, whatever parmap's thread is at; its task then."""
+    may_go_on, was_let = threading.Event(), []
+
+    async def main() -> Any:
+        future = parallel(tasks.wait_for, **processes).submit(str(tmp_path / "never"))
+
+        async def waiter() -> None:
+            await future
+
+        waiting = asyncio.create_task(waiter())
+        await asyncio.sleep(0)
+        future.lane.engine.post(lambda: was_let.append(may_go_on.wait(30)))
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        may_go_on.set()
+        return future
+
+    future = run(main())
+    wait_until(future.cancelled)
+    assert was_let == [True]
+
+
+@pytest.mark.parametrize("work", ["f.submit()", "f.map_async([1])", "anext(f.imap([1]))"])
+def test_what_the_parent_process_does_is_not_awaited(script: Script, work: str) -> None:
+    """In a process made by `os.fork()` it is an error, as with `result()`; what had ended before is there."""
+    done = script.run(f"""\
+import asyncio, os, time
+from pathlib import Path
+import parmap
+
+ended = parmap.parallel(abs, workers=1).submit(-9)
+ended.result()
+
+@parmap.parallel(workers=1)
+def f(_=0):
+    while not Path("go").exists():
+        time.sleep(0.01)
+
+work = {work}
+
+async def main():
+    print(await ended)
+    try:
+        await asyncio.wait_for(work, 20)
+    except parmap.PoolClosedError as error:
+        print(error, flush=True)
+
+child = os.fork()
+if not child:
+    asyncio.run(main())
+    os._exit(0)
+os.waitpid(child, 0)
+Path("go").touch()
+""")
+    assert "9\nthis work belongs to the parent process" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("call", ["submit", "map_async", "imap", "of an asynchronous source"])
+def test_where_no_loop_of_asyncio_runs(backend: dict[str, Any], call: str) -> None:
+    """As under Trio: the error says how to wait there."""
+    square = parallel(tasks.square, **backend)
+
+    async def numbers() -> AsyncIterator[int]:
+        yield 3
+
+    async def main() -> None:
+        if call in {"submit", "map_async"}:
+            await (square.submit(3) if call == "submit" else square.map_async([3]))
+        else:
+            await anext(square.imap([3] if call == "imap" else numbers()))
+
+    with pytest.raises(RuntimeError, match=r"trio\.to_thread"):
+        main().send(None)
 
 
 def test_one_loop_after_another(run: Run, backend: dict[str, Any]) -> None:

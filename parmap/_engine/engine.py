@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 86_400.0  # seconds to sleep at once: the system refuses a month, which a time limit may well be
 _SOON = 0.005  # seconds after which what could not be told is tried again
+_FORKED = "this work belongs to the parent process: a process made by os.fork() can't wait for it"
 
 
 class Engine:
@@ -185,8 +186,8 @@ class Engine:
 
         self.offer(note)
 
-    def cancel_future(self, future: Future[Any]) -> bool:
-        """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended."""
+    def cancel_future(self, future: Future[Any], *, wait: bool = True) -> bool:
+        """Cancel one task: drop it if it waits, kill its worker if it runs. False if it had ended, or no *wait*."""
         if not self.backend.threaded or threading.current_thread() is self._thread:
             return self._cancel_future(future)
         answer: deque[bool] = deque()
@@ -196,7 +197,7 @@ class Engine:
             answer.append(self._cancel_future(future))
             heard.set()
 
-        if self.offer(note):
+        if self.offer(note) and wait:
             while not heard.wait(1.0) and not self._gone.happened:  # it may end without reading its last notes
                 pass
         return any(answer)
@@ -212,15 +213,17 @@ class Engine:
         Raises:
             PoolClosedError: the work belongs to the process that this one was forked from.
         """
-        if os.getpid() != self.pid:
-            raise PoolClosedError(
-                "this work belongs to the parent process: a process made by os.fork() can't wait for it"
-            )
+        self.check_process()
         if not self.backend.threaded:
             return self._drive(watched, timeout)
         if threading.current_thread() is self._thread:
             raise RuntimeError("can't wait for parmap in its own thread, where __reduce__, __getstate__, __del__ run")
         return wait_for(watched, timeout, self.backend.let_wait)
+
+    def check_process(self) -> None:
+        """Raise a PoolClosedError in a process that was forked from its own, where nothing happens to its work."""
+        if os.getpid() != self.pid:
+            raise PoolClosedError(_FORKED)
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
@@ -389,11 +392,7 @@ class Engine:
         for future in futures:
             lanes.setdefault(future.lane, []).append(future)
         for lane, waiting in lanes.items():
-            job = lane.job
-            if job is None or job.closed:
-                job = lane.job = lane.make_job()
-            job.extend(waiting)
-            self._add(job)
+            self._add(lane.take(waiting))
 
 
 def _refuse(_: Any) -> None:

@@ -58,6 +58,13 @@ class Lane:
             job.watch = Watch(self.name, self.engine.backend)
         return job
 
+    def take(self, futures: list[Future[Any]]) -> Job:
+        """The job that has these tasks now."""
+        if self.job is None or self.job.closed:
+            self.job = self.make_job()
+        self.job.extend(futures)
+        return self.job
+
     @staticmethod
     def index(_chunk: Chunk, _offset: int) -> None:
         """A task of `submit` has no number."""

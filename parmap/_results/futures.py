@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on
-from parmap._travel.failure import guarded, pass_on, unloadable
+from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on, wait_on_loop
+from parmap._travel.failure import guarded, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
@@ -154,10 +154,15 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         """Wait on an event loop; cancelling the waiter cancels the task."""
         import asyncio
 
+        self.voice = guarded
+        engine = self.lane.engine
         try:
-            return (yield from asyncio.wrap_future(self))
-        except TimeoutError as error:  # asyncio makes another one of that of a task, without its notes, cause and item
-            pass_on(error)
+            yield from wait_on_loop(self, engine).__await__()
+        except asyncio.CancelledError:
+            engine.cancel_future(self, wait=False)  # it may be busy, and the loop has others
+            raise
+        if self.cancelled():
+            raise asyncio.CancelledError
         try:
             return self.result(0)
         finally:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from parmap._results.batch import as_sequence
 from parmap._results.streams import ResultStream
+from parmap._results.watched import give_way, is_cancelled, running_loop
 from parmap._travel.failure import is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import snapshot
@@ -282,9 +283,8 @@ class AsyncInput(Input):
         if self._task is None:
             import asyncio
 
-            self._engine, self._job = engine, job
+            self._engine, self._job, self._loop = engine, job, running_loop()
             self._room, self._news = asyncio.Event(), asyncio.Event()
-            self._loop = asyncio.get_running_loop()
             self._task = self._loop.create_task(self._read_on())
 
     def stop(self) -> None:
@@ -296,8 +296,8 @@ class AsyncInput(Input):
                 pass
 
     def let_go(self) -> None:
-        super().let_go()
         self._source = None
+        super().let_go()
 
     def check_loop(self) -> None:
         """See that it may be waited for here.
@@ -321,10 +321,10 @@ class AsyncInput(Input):
         items: Any = None
         try:
             items = aiter(self._source)
-            while await self._collect(items):
+            while await self._collect(items) and not is_cancelled():  # the source may have caught that
                 pass
         except BaseException as error:
-            if self._task is None:  # nobody wants more
+            if self._source is None:  # nobody wants more
                 raise
             self.error = error  # told when what came before it is delivered
             if isinstance(error, GeneratorExit):  # its loop was closed under it: nothing can be awaited
@@ -356,9 +356,7 @@ class AsyncInput(Input):
             self._loop.call_soon(self._pass_on)
         self._collected.append(item)
         if len(self._collected) >= _MANY:
-            import asyncio
-
-            await asyncio.sleep(0)
+            await give_way()
         return True
 
     def _pass_on(self) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
-from parmap._results.watched import on_event_loop, wake_on
+from parmap._results.watched import give_way, on_event_loop, wait_on_loop
 from parmap._travel.failure import guarded, pass_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self
 
     from parmap._core.job import Job
@@ -63,6 +63,7 @@ class ResultStream(Generic[R_co]):
     """Whether closing the stream stops what runs, or only what waits."""
 
     _deadline: float | None = None  # when waiting for results ends with TimeoutError
+    _turn_ends: float = 0.0  # when others shall have the event loop, though there may be results
 
     def __init__(
         self,
@@ -150,6 +151,8 @@ class ResultStream(Generic[R_co]):
     async def __anext__(self) -> R_co:
         """The next result; the event loop goes on while it is awaited."""
         result: R_co
+        if time.monotonic() > self._turn_ends:
+            self._turn_ends = await self._or_close(give_way())
         while True:
             if len(self._values) <= self._low and not self._prepare_guarded():
                 if self._closed:
@@ -175,20 +178,17 @@ class ResultStream(Generic[R_co]):
             raise told from error
 
     async def _wait_on_loop(self) -> None:
-        import asyncio
-
-        if not self._engine.backend.threaded:
-            await asyncio.sleep(0)
+        threaded = self._engine.backend.threaded
+        await self._or_close(wait_on_loop(self._batch, self._engine) if threaded else give_way())
+        if not threaded:
             self._engine.wait(self._batch)
-            return
-        loop = asyncio.get_running_loop()
-        arrived = loop.create_future()
-        if self._batch.watch(lambda: wake_on(loop, arrived)):
-            try:
-                await arrived
-            except BaseException:  # the waiter is cancelled: stop the work
-                self.close()
-                raise
+
+    async def _or_close(self, waiting: Awaitable[Any]) -> Any:
+        try:
+            return await waiting
+        except BaseException:  # the waiter is cancelled: stop the work
+            self.close()
+            raise
 
     def _prepare(self) -> bool:
         """Make a value ready to be handed out, and read on; false if there is none, or none yet.

@@ -18,8 +18,11 @@ from parmap._travel.failure import pass_on
 from parmap._work.threads import HAS_GIL, start_thread
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Callable
     from typing import TypeAlias
+
+    from parmap._engine.engine import Engine
 
     LetWait: TypeAlias = Callable[[Callable[[float | None], bool], float | None], bool]
 
@@ -224,7 +227,53 @@ def on_event_loop() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
 
 
-def wake_on(loop: Any, future: Any) -> None:
+_TURN = 0.01  # seconds for which one that need not wait may keep an event loop
+
+
+def running_loop() -> AbstractEventLoop:
+    """The event loop that runs in this thread.
+
+    Raises:
+        RuntimeError: there is none of asyncio's.
+    """
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        away = "under Trio, wait in a thread: await trio.to_thread.run_sync(future.result)"
+        raise RuntimeError(f"only a running event loop of asyncio can await this; {away}") from None
+
+
+async def give_way() -> float:
+    """Let others have the event loop; returns when it is their turn again."""
+    import asyncio
+
+    running_loop()
+    await asyncio.sleep(0)
+    return time.monotonic() + _TURN
+
+
+def is_cancelled() -> bool:
+    """Whether the asyncio task that runs was told to end, even if something in it has caught that."""
+    import asyncio
+
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def wait_on_loop(watched: Watched, engine: Engine) -> None:
+    """Wait until *watched* happens, by *engine*, while the event loop goes on."""
+    loop = running_loop()
+    if watched.happened:
+        return
+    engine.check_process()
+    arrived = loop.create_future()
+    if watched.watch(lambda: _wake_on(loop, arrived)):
+        await arrived
+
+
+def _wake_on(loop: AbstractEventLoop, future: Any) -> None:
     """Wake whoever awaits *future* on an event loop; from any thread."""
     try:
         loop.call_soon_threadsafe(_wake, future)
