@@ -23,11 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
+from parmap._travel.apart import is_frozen
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.payload import pack
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from conftest import Script
@@ -176,6 +178,39 @@ def test_objects_are_pickled_as_one(make: Any) -> None:
 def test_what_can_not_be_changed_may_be_shared(leaf: Any) -> None:
     """Nobody can tell whether it is there once or twice."""
     assert pack([[[leaf], number] for number in range(MANY)])[0].kind == WHOLE
+
+
+@given(graphs())
+def test_what_a_generator_may_keep_and_change_is_seen(items: list[Any]) -> None:
+    """Only what holds nothing that can be changed is taken for frozen."""
+    known: dict[int, Any] = {}
+
+    assert not [item for item in items if is_frozen(item, known) and changeable(item)]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=repr)
+def test_what_can_not_be_changed_is_known_to_be_frozen(leaf: Any) -> None:
+    """Also in tuples, with names and without."""
+    known: dict[int, Any] = {}
+
+    assert all(is_frozen(item, known) for item in (leaf, (1, leaf), Pair(leaf, None), Row((), leaf)))
+    assert not is_frozen((leaf, [leaf]), known)
+
+
+def test_a_generator_that_goes_on_changing_what_it_hands_out(processes: dict[str, Any]) -> None:
+    """Each item arrives as it was: what can't be changed, and what can, alone and in a tuple or among atoms."""
+
+    def hand_out() -> Iterator[Any]:
+        values, record = [0], Plain(0)
+        for number in range(MANY):
+            values[0] = record.first = number
+            yield from (Color.RED, (number, dt.date(2020, 1, 2)), Pair(PurePosixPath("a"), number), number, str(number))
+            yield from (values, (1, values), Row(dt.UTC, values), Record.of(values), record, None, values)
+
+    def see(item: Any) -> Any:
+        return exactly(item, {})
+
+    assert parallel(see, **processes).map(hand_out()) == list(map(see, hand_out()))
 
 
 @pytest.mark.parametrize("kind", ["f8", "i2", "?", "U3", "M8[s]"])

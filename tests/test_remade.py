@@ -170,6 +170,29 @@ def test_dataclasses_know_what_is_missing(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_a_dataclass_that_was_brought_back(script: Script) -> None:
+    """joblib, among others, gives the class of a result the attributes of its copy, with a `MISSING` of its own."""
+    done = script.run("""
+        import cloudpickle, dataclasses
+        from parmap import parallel
+
+        @dataclasses.dataclass
+        class Row:
+            name: str
+            size: int = dataclasses.field(default=1, kw_only=True)
+
+        @parallel(workers=1)
+        def look(row):
+            return row, [each.default is dataclasses.MISSING for each in dataclasses.fields(Row)]
+
+        assert cloudpickle.loads(cloudpickle.dumps(Row("a"))) == Row("a")
+        assert look.map([Row("a")]) == [(Row("a"), [True, False])]
+        assert look.submit(Row("a")).result() == (Row("a"), [True, False])
+    """)
+
+    assert done.stderr == ""
+
+
 def test_enumerations_with_other_names_for_members(script: Script) -> None:
     """Aliases, flags that are made of flags, and none of them."""
     done = script.run("""

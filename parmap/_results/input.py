@@ -63,6 +63,7 @@ class Input:
         self._read: list[Any] = []  # what there is already, if the reading was interrupted
         self.unsent: Any = None
         self.learner: Learner = Learner()
+        self._atom: type = str  # what the last atom was: the next is likely to be one, too
         if self.sequence is None:
             self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
@@ -131,7 +132,8 @@ class Input:
         else:
             for item in islice(self._items, count):
                 items.append(item)
-                items[-1] = self._as_it_is(item)
+                if type(item) is not self._atom:
+                    items[-1] = self._as_it_is(item)
         return len(items) - before
 
     @property
@@ -172,12 +174,13 @@ class Input:
     def _as_it_is(self, item: Any) -> Any:
         """An item that stays as it is now: a generator may hand out one object again and again, changed each time."""
         if are_atoms(item if type(item) is tuple else (item,)):
+            self._atom = str if type(item) is tuple else type(item)
             return item
         try:
             sent = snapshot(item, self.learner)
         except SerializationError:
             return item  # fails again when its turn comes, as the error of this item
-        if self._keeps:
+        if self._keeps and sent is not item:
             sent.item = item
         return sent
 
@@ -188,9 +191,8 @@ class Reader:
     def __init__(self, engine: Engine, job: Job, source: Input, limit: int = 0) -> None:
         """Read on, up to item number *limit* and those that are allowed later."""
         self._engine, self._job = engine, job
-        self._limit = limit
+        self._limit, self._stopped = limit, False
         self._news: SimpleQueue[None] = SimpleQueue()  # whoever drops a stream may do so anywhere: this never blocks
-        self._stopped = False
         self._collected: deque[tuple[int, list[Any], bool]] = deque()
         self._is_told = False  # that there is something collected
         source.reader = self
@@ -290,10 +292,8 @@ class AsyncInput(Input):
     def stop(self) -> None:
         task, self._task = self._task, None
         if task is not None:
-            try:
+            with suppress(RuntimeError):  # the loop is closed, and has cancelled its tasks
                 self._loop.call_soon_threadsafe(task.cancel)
-            except RuntimeError:  # the loop is closed, and has cancelled its tasks
-                pass
 
     def let_go(self) -> None:
         self._source = None

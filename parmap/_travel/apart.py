@@ -67,6 +67,33 @@ def are_apart(items: list[Any]) -> bool:
     return True
 
 
+def is_frozen(item: Any, known: dict[int, tuple[Any, _Parts | None]]) -> bool:
+    """Whether it is seen at a glance that nothing in *item* can be changed; *known*: what was found of classes."""
+    values = [item]
+    for value in values:  # to which is added what each holds
+        kind = type(value)
+        if id(kind) not in known:
+            known[id(kind)] = kind, _known_parts_of(kind)
+        _, parts = known[id(kind)]
+        if parts is None or not parts.frozen:
+            return False
+        for part in parts.of([value]):
+            values += part
+        if len(values) > _FEW_INSIDE:
+            return False
+    return True
+
+
+def _known_parts_of(kind: Any) -> _Parts | None:
+    try:
+        return _NOTHING if kind in ATOMS else _parts_of(kind)
+    except Exception as error:  # noqa: BLE001 - its metaclass rules
+        from parmap._travel.failure import pass_on
+
+        pass_on(error)
+        return None
+
+
 class _Parts(NamedTuple):
     """How the columns of what objects hold are found."""
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from functools import partial
 from itertools import accumulate, chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.apart import are_apart
+from parmap._travel.apart import are_apart, is_frozen
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
@@ -67,12 +68,14 @@ class Packed:
         return self
 
 
-def snapshot(item: Any, learner: Learner) -> Packed:
-    """Pickle one of many objects, as it is now.
+def snapshot(item: Any, learner: Learner) -> Any:
+    """One of many objects as it is now: pickled, unless nothing in it can be changed.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
+    if learner.is_new(item) and is_frozen(item, learner.parts):
+        return item
     stream = learner.dump_again(item)
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
@@ -188,25 +191,23 @@ def _pack_row(items: Any, bare: Packed | None, vocabulary: Vocabulary | None, by
         buffers += bare.buffers
         owned.append(len(buffers))
     size = sum(map(len, streams + buffers))  # without the vocabulary: less in a chunk would send it more often
+    cap = inf if byte_cap is None else byte_cap
+    forget = pickler.clear_memo if vocabulary is None else partial(vocabulary.teach, pickler)
     for item in items[len(streams) :]:
-        if vocabulary is None:
-            pickler.clear_memo()
-        else:
-            vocabulary.teach(pickler)
+        forget()
         place = len(streams)
         pickler.dump(item)
-        beside: list[memoryview] = []
         if len(streams) > place + 1:
             stream, beside = written.take(place)
             streams.append(stream)
             owned += [0] * (place - len(owned)) + [len(beside)]
-        if byte_cap is not None:
-            size += len(streams[-1]) + sum(map(len, beside))
-            if size > byte_cap and place:
-                streams.pop()
-                del owned[place:]
-                break
-        buffers += beside
+            buffers += beside
+            size += sum(map(len, beside))
+        size += len(streams[-1])
+        if size > cap and place:
+            streams.pop()
+            del buffers[sum(owned[:place]) :], owned[place:]
+            break
     owned += [0] * (len(streams) - len(owned))
     needs = held() if bare is None else (*bare.needs, *held())
     return _pack_of(streams, buffers, owned, vocabulary, int(bare is not None), needs)

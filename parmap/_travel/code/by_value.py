@@ -93,7 +93,7 @@ def _pickler_class() -> Any:
     import cloudpickle
 
     script = sys.modules.get("__mp_main__")
-    if script is not None:  # cloudpickle knows that workers have no __main__, but not by this name
+    if script is not None and script.__name__ != "__main__":  # which is all that cloudpickle knows workers don't have
         cloudpickle.register_pickle_by_value(script)
 
     table = cast("Any", cloudpickle.Pickler.dispatch_table)

@@ -14,7 +14,7 @@ from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.code.by_name import name_of
+from parmap._travel.code.by_name import by_name, name_of
 from parmap._travel.code.classes import tracker_of
 from parmap._travel.code.functions import find_module
 from parmap._travel.text import is_enumeration
@@ -109,8 +109,9 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
     ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
     ("contextlib", "_GeneratorContextManager"): _of_context,
-    ("dataclasses", "_KW_ONLY_TYPE"): lambda _: "KW_ONLY",
-    ("dataclasses", "_MISSING_TYPE"): lambda _: "MISSING",
+    # By name, whichever it is: a class that joblib has brought back from a worker has others, of cloudpickle's making.
+    ("dataclasses", "_KW_ONLY_TYPE"): lambda _: (by_name, ("dataclasses", "KW_ONLY", 0, None)),
+    ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
