@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import marshal
 import pickle
+import threading
 from typing import Any, Self
 
 import pytest
@@ -189,6 +190,21 @@ def test_what_an_error_holds_and_can_not_travel_is_left_out() -> None:
     assert not hasattr(arrived, "log")
     assert arrived.__notes__ == ["parmap: without its attribute 'log', which can't be pickled"]
     assert isinstance(travel(raised(HoldsALock())), HoldsALock)
+
+
+def test_a_class_of_an_extension_arrives() -> None:
+    """A class that C code makes, as some of lxml's and pydantic's, is itself on arrival: no other one may make it."""
+    pydantic_core = pytest.importorskip("pydantic_core")
+
+    class Ours(pydantic_core.PydanticCustomError):  # type: ignore[misc, name-defined]
+        def __init__(self, *args: str) -> None:
+            self.args = args
+            self.lock = threading.Lock()
+
+    arrived = travel(raised(Ours("ours", "no such thing")))
+
+    assert (type(arrived), str(arrived)) == (Ours, "no such thing")
+    assert arrived.__notes__ == ["parmap: without its attribute 'lock', which can't be pickled"]
 
 
 def test_causes_and_notes_arrive() -> None:

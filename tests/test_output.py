@@ -273,6 +273,14 @@ def test_warnings_are_filtered_as_here(backend: dict[str, Any], capsys: pytest.C
     assert ignored == ""
 
 
+def test_warnings_of_a_program_without_filters(processes: dict[str, Any]):
+    """A program that has reset its filters has what Python itself hides shown, that of tasks too."""
+    f = parallel(lambda: len(warnings.filters), **processes)
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        assert f.submit().result() == 0
+
+
 def test_filters_of_unknown_categories_are_left_out(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     """A category that workers can't have does not keep the other filters from them."""
 

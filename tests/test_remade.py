@@ -100,6 +100,41 @@ def test_of_a_script(script: Script) -> None:
     assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
 
 
+def test_local_of_a_class(script: Script) -> None:
+    """What is local to threads, and of a class, as a console of rich has it, has what the caller's thread sees in it."""
+    done = script.run("""
+        import threading
+        from parmap import parallel
+
+        class Style(threading.local):
+            def __init__(self, colour="plain"):
+                self.colour = colour
+                self.lock = threading.Lock()
+
+        class Console:
+            def __init__(self):
+                self.style = Style("red")
+
+        console = Console()
+
+        def look(_):
+            seen = []
+            thread = threading.Thread(target=lambda: seen.append(console.style.colour))
+            thread.start()
+            thread.join()
+            with console.style.lock:
+                return console.style.colour, *seen
+
+        look = parallel(look, workers=1)
+        with console.style.lock:
+            print(look.map([0]))
+        console.style.colour = "blue"
+        print(look.map([0]))
+        """)
+
+    assert done.stdout == "[('red', 'plain')]\n[('blue', 'plain')]\n", done.stderr
+
+
 def test_enumerations_of_functions_and_of_data(script: Script) -> None:
     """Members that are functions, or that a dataclass says the form of, are the same members wherever they come."""
     done = script.run("""

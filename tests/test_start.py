@@ -130,6 +130,33 @@ def test_a_module_that_starts_a_thread_is_left_to_workers(script: Script, tmp_pa
     assert done.stdout == "True [6, 7, 8]\n", done.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no process is forked here")
+def test_the_thread_of_an_allocator_is_no_hindrance(script: Script, tmp_path: Any) -> None:
+    """A distribution whose memory jemalloc looks after, as pyarrow and so pandas, is imported once, without a warning."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "arrows.py").write_text(
+        "import ctypes, os, threading, time\nPID = os.getpid()\nnamed = threading.Event()\n"
+        "def look_after():\n    ctypes.CDLL(None).prctl(15, b'jemalloc_bg_thd')\n    named.set()\n    time.sleep(1000)\n"
+        "threading.Thread(target=look_after, daemon=True).start()\nnamed.wait()\n"
+    )
+    done = script.run(
+        f"""
+        import os, sys
+        sys.path.insert(0, {os.fspath(site)!r})
+        from parmap._travel.code import needs
+        needs._homes = lambda: ({os.fspath(site) + os.sep!r},)
+        import arrows
+        from parmap import parallel
+        there = parallel(lambda n: (arrows.PID, os.getpid()), workers=2, env={{"OMP_NUM_THREADS": "1"}}).map(range(3))
+        print({{pid for pid, _ in there}} & {{os.getpid(), *[pid for _, pid in there]}})
+        """,
+        args=("-X", "dev"),
+    )
+
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 def test_a_call_in_the_midst_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of another thread, whose function needs other modules, does no harm while it is seen what to import."""
     options: dict[str, Any] = {"workers": 1, "env": {"OMP_NUM_THREADS": "2"}}

@@ -172,8 +172,7 @@ def _notes(error: BaseException) -> tuple[str, ...]:
 
 def _attempts(earlier: tuple[Failure, ...]) -> str:
     lines = [_line(failure.exception()).partition("\n")[0] for failure in earlier]
-    told = [f"attempt {number}: {line}" for number, line in enumerate(lines, 1)]
-    return "\n".join(["earlier attempts of this item:", *told])
+    return "\n".join(["earlier attempts of this item:", *(f"attempt {n}: {line}" for n, line in enumerate(lines, 1))])
 
 
 def _line(error: BaseException) -> str:
@@ -229,9 +228,7 @@ def unframed(error: BaseException) -> BaseException:
 
     chain = [error]
     for each in chain:
-        found = {
-            id(below): below for name in ("__cause__", "__context__") if (below := told_by(each, name)) is not None
-        }
+        found = {id(it): it for name in ("__cause__", "__context__") if (it := told_by(each, name)) is not None}
         chain += [below for key, below in found.items() if key not in map(id, chain)]
     if type(chain[-1]) is not RemoteTraceback:
         told = traceback.format_exception(chain[:2][-1], limit=-_FRAMES)
@@ -316,7 +313,10 @@ def _revive(form: str, stream: bytes) -> BaseException:
         return error
     kind, args, state = value
     builtin = _builtin(kind)  # of which errno, filename, msg, code are, that its own `__init__` sets
-    error = builtin.__new__(kind, *args)
+    maker = kind
+    while type(vars(maker).get("__new__")) is not type(len):  # past the user's, to what C code makes: lxml's own, say
+        maker = maker.__base__
+    error = maker.__new__(kind, *args)
     builtin.__init__(error, *args)
     for name, attribute in state.items():
         put(error, name, attribute, builtin)

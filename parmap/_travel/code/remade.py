@@ -1,12 +1,15 @@
 """What pickle refuses, or sends by a name that workers lack, and a worker can make anew.
 
 A lock, and whatever is made of locks, comes fresh: nobody in the worker holds it. A `threading.local`, a `ContextVar`
-and a `queue.SimpleQueue` come empty. All this holds for what functions and classes refer to; as an argument of a task,
-where one might hope that it still locks the caller out, a lock is refused.
+and a `queue.SimpleQueue` come empty; a local of a class of its own has what it has in the thread that calls. All this
+holds for what functions and classes refer to; as an argument of a task, where one might hope that it still locks the
+caller out, a lock is refused.
 """
 
 from __future__ import annotations
 
+import _thread
+import copyreg
 import functools
 import sys
 from operator import mul
@@ -183,6 +186,9 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
     made = _makers().get(kind)
     if made is not None:
         return made, ()
+    ways: tuple[Any, ...] = kind.__reduce__, kind.__getstate__
+    if issubclass(kind, _thread._local) and ways == _USUAL_WAYS:  # noqa: SLF001 - `threading.local`
+        return copyreg.__newobj__, (kind,), dict(vars(thing))  # type: ignore[attr-defined]
     if kind is WeakKeyDictionary or kind is WeakValueDictionary:
         return kind, (dict(thing),)
     if kind is MethodType and thing.__func__.__qualname__ == "InteractiveShell.get_ipython":
@@ -191,6 +197,9 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
     if contextvars is not None and kind is contextvars.ContextVar:
         return _make_variable, _default_of(thing)
     return None
+
+
+_USUAL_WAYS: tuple[Any, ...] = object.__reduce__, object.__getstate__
 
 
 @functools.cache

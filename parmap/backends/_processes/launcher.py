@@ -258,15 +258,32 @@ def _try_to_import(modules: Sequence[str]) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
     if _count_threads() > 1:
         os._exit(0)
+    import warnings
+
+    warnings.simplefilter("ignore")  # of forks with an allocator's thread, Python warns; workers have their own filters
 
 
 def _count_threads() -> int:
+    """How many threads a fork would leave behind, but for what looks after itself there: see `_ALLOCATOR`."""
     try:
-        return len(os.listdir("/proc/self/task"))
+        return sum(_name_of(thread) != _ALLOCATOR for thread in os.listdir("/proc/self/task"))
     except OSError:  # no such thing on this system
         import threading
 
         return threading.active_count()
+
+
+_ALLOCATOR = "jemalloc_bg_thd"
+"""The thread that gives memory back, in all that brings jemalloc along, as pyarrow, and so pandas. Forks are announced
+to jemalloc, as to every allocator, and it does without that thread in them."""
+
+
+def _name_of(thread: str) -> str:
+    try:
+        with open(f"/proc/self/task/{thread}/comm") as file:
+            return file.read().strip()
+    except OSError:  # it has just ended
+        return ""
 
 
 def _reap_next() -> tuple[int, int]:

@@ -130,7 +130,7 @@ class Output:
         self._out, self._err = map(_outlet, self._lines)
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
-        self._filters: list[bytes] = []
+        self._filters: list[bytes] | None = None
         self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
         os.register_at_fork(after_in_child=self._restore)
@@ -223,7 +223,7 @@ class Output:
                 return super().find_class(module, name)
 
         warnings.resetwarnings()  # with it goes what was warned of before
-        for each in self._filters:
+        for each in self._filters or ():
             try:
                 warnings.filters.append(Filter(io.BytesIO(each)).load())  # type: ignore[attr-defined]  # it is a list, in fact
             except Exception:  # noqa: BLE001, S112 - the user's class
