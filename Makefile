@@ -14,8 +14,8 @@ SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 READY_RUN := $(VENV)/.ready-run
 READY_DEV := $(VENV)/.ready-dev
 
-# As many processes as cores: with more, tests of deadlines meet a busy machine. A file stays in one: pages are programs.
-JOBS   := $(shell getconf _NPROCESSORS_ONLN)
+# One process more than cores: tests wait about as long as they compute. A file stays in one: pages are programs.
+JOBS   := $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
 # A process that crashes ends the run: the others would wait for its tests for ever.
 PYTEST := python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
 

@@ -316,11 +316,12 @@ class AsyncInput(Input):
         await self._news.wait()
 
     async def _read_on(self) -> None:
-        if self._source is None:
+        source = self._source
+        if source is None:
             return
         items: Any = None
         try:
-            items = aiter(self._source)
+            items = aiter(source)
             while await self._collect(items) and not is_cancelled():  # the source may have caught that
                 pass
         except BaseException as error:
