@@ -142,6 +142,15 @@ def _the_library_s_own_process() -> None:
         forkserver.ensure_running()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _hypothesis_s_own_generator() -> None:
+    """Have hypothesis make its generator of random numbers: it warns of one that nobody holds who isn't frozen."""
+    if find_spec("hypothesis"):
+        from hypothesis import find, strategies
+
+        find(strategies.just(True), bool)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _a_small_heap() -> None:
     """Let the garbage collector look at nothing older than the file: thousands of tests, and libraries they import."""

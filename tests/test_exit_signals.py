@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -66,7 +67,8 @@ def terminate(process: subprocess.Popen[str], *, everybody: bool) -> list[psutil
     """Send SIGTERM to a service, or to all its processes; returns those."""
     others = family(process)
     for one in [psutil.Process(process.pid), *(others if everybody else [])]:
-        one.send_signal(signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess):  # those before have ended it
+            one.send_signal(signal.SIGTERM)
     return others
 
 
