@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import AsyncIterable, Callable, Iterable
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from parmap._calls.checks import check_buffersize, check_flag
@@ -118,7 +119,7 @@ class Batches(Generic[P, R_co, C_co]):
         for flag in ("return_exceptions", "ordered"):
             check_flag(flag, how.get(flag, False))
         for each in iterables:
-            if not any(hasattr(type(each), way) for way in _WAYS):
+            if not any(map(hasattr, repeat(type(each)), _WAYS)):  # a generator would swallow a Ctrl-C
                 if callable(each):  # as the methods of pools take one
                     raise TypeError(f"give the items only, not {each!r}: the function is the decorated one")
                 raise TypeError(f"{each!r} is not iterable: give the items, and all else by keyword (chunksize=…)")
