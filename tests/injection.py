@@ -11,6 +11,7 @@ waits for it. HOW is `every` (place), `pairs` (two places of one call, at random
 
 from __future__ import annotations
 
+import _weakrefset
 import asyncio
 import dis
 import faulthandler
@@ -21,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from inspect import CORO_CREATED, getcoroutinestate
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 15.0  # seconds for one try, the pool's answer included
 SOME = 10  # tries, where each is dear
-DEAF = {"__del__", "_remove", "abandon", "__length_hint__"}
-"""Functions in which Python itself ignores what is raised, or takes it for its own error.
-
-`_remove` is a callback of its weak sets, of threads say, and `abandon` one of a finalizer; a `__length_hint__` may raise a
-TypeError.
-"""
+DEAF = {"__del__", "__length_hint__"}
+"""Functions in which Python itself ignores what is raised, or takes it for its own error: there, a TypeError."""
+CALLBACKS = {("finalize.__call__", weakref.__file__), ("WeakSet.__init__.<locals>._remove", _weakrefset.__file__)} | {
+    (f"{name}.__init__.<locals>.remove", weakref.__file__) for name in ("WeakKeyDictionary", "WeakValueDictionary")
+}
+"""Python's own callbacks of weak references, in which it ignores what is raised as well; by name and file."""
 
 
 @functools.cache
@@ -71,7 +73,8 @@ def places(code: CodeType) -> frozenset[int]:
 
 def _is_deaf(frame: FrameType | None) -> bool:
     while frame is not None and frame.f_code.co_filename != __file__:
-        if frame.f_code.co_name in DEAF:
+        code = frame.f_code
+        if code.co_name in DEAF or (code.co_qualname, code.co_filename) in CALLBACKS:
             return True
         frame = frame.f_back
     return False
