@@ -192,6 +192,31 @@ def test_a_failed_call_needs_no_garbage_collector(call: str, backend: str, fails
 
 
 @pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
+@pytest.mark.parametrize("call", ["map", "imap", "outcomes"])
+def test_a_failed_call_needs_no_garbage_collector_however_threads_take_turns(call: str) -> None:
+    """The engine may learn that the batch has failed after its caller has."""
+    function = parallel(turn, workers=1)
+    watched: Watched = []
+
+    def run() -> None:
+        things = [Thing(-1) for _ in range(5)]
+        watched.extend(map(weakref.ref, things))
+        list(getattr(function, call)(things))
+
+    interval = sys.getswitchinterval()
+    gc.disable()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            with suppress(UnluckyError):
+                run()
+        wait_until(lambda: not any(thing() for thing in watched))
+    finally:
+        sys.setswitchinterval(interval)
+        gc.enable()
+
+
+@pytest.mark.skipif(not HAS_GIL, reason="without the GIL, much waits for the collector in any program")
 @pytest.mark.parametrize("fails", [False, True], ids=["early", "failed"])
 @pytest.mark.parametrize("backend", [*BACKENDS, "executor"])
 def test_a_stream_needs_no_garbage_collector(backend: str, fails: bool) -> None:

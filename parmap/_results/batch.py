@@ -181,6 +181,8 @@ class Batch(Watched):
     def finish(self, failure: Failure | None, left: Iterable[Any]) -> None:  # noqa: ARG002 - the contract of a sink
         """Nothing more will arrive."""
         self.failure = failure or self._late
+        if self.arrivals.maxlen is not None:  # let go, just before
+            self.failure = None
         self.ended = True
         self.fire()
         on_end, self.on_end = self.on_end, None  # no cycle: what it holds shall not wait for the garbage collector
