@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from parmap._results.callbacks import callbacks
 from parmap._results.futures import notify
 from parmap._results.watched import Latch
 from parmap._travel.failure import pass_on
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -210,8 +212,9 @@ class Pool(OwnsWorkers):
         """
         if not self._owned.closed:
             raise ValueError("Pool is still running")
-        for stream in list(self._streams):
-            stream.read_all()
+        with suppress(PoolClosedError):  # another thread terminates it meanwhile
+            for stream in list(self._streams):
+                stream.read_all()
         self._owned.close(wait=True)
         callbacks.join(None)
 

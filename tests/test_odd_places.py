@@ -161,6 +161,40 @@ def test_a_fork_from_a_thread_while_others_submit(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("[0, 0, 0, 0, 0] []\n", "")
 
 
+def test_a_fork_while_a_pool_gives_its_descriptors_back(script: Script) -> None:
+    """Whichever was closed last: the child closes none of them again, and begins anew."""
+    script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12
+    done = script.run("""
+        import os, threading
+        from parmap import parallel
+        f = parallel(bytes, workers=1)
+        f.map([200_000] * 3)  # large enough for shared memory
+        engine, = (thread for thread in threading.enumerate() if thread.name == "parmap-engine")
+        close, closed, go_on = os.close, threading.Semaphore(0), threading.Semaphore(0)
+
+        def close_and_wait(fd):
+            close(fd)
+            if threading.current_thread() is engine:
+                closed.release()
+                go_on.acquire()
+
+        os.close = close_and_wait
+        f.shutdown(wait=False)
+        codes = []
+        while engine.is_alive():
+            if closed.acquire(timeout=0.05):
+                child = os.fork()
+                if child == 0:
+                    os.close = close
+                    os._exit(f.map([1]) != [b"\\0"])
+                codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+                go_on.release()
+        print(len(codes) >= 4, set(codes))
+    """)
+
+    assert (done.stdout, done.stderr) == ("True {0}\n", "")
+
+
 def test_a_fork_while_the_first_template_starts(script: Script) -> None:
     """A child that is forked meanwhile, and lives on, keeps nothing alive when the program is killed."""
     script.environment["PYTHONWARNINGS"] = "ignore::DeprecationWarning"  # of the fork itself, since 3.12

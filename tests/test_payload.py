@@ -107,6 +107,27 @@ def test_atoms_are_pickled_whole() -> None:
     assert pack([[[1]], [[2]]])[0].kind == EACH
 
 
+def test_an_item_that_changes_while_it_is_packed() -> None:
+    """A dict to which another thread adds, as it may between any two steps, fails neither itself nor the others."""
+    items = [{"a": 1.5, "b": "text"}, {"a": 2.5, "b": "text"}]
+
+    def add(frame: Any, *_: Any) -> Any:
+        if frame.f_globals["__name__"] == "parmap._travel.flat":
+            items[0][str(len(items[0]))] = "text"
+        return add
+
+    before = sys.gettrace()
+    sys.settrace(add)
+    try:
+        packed, errors = pack(items)
+    finally:
+        sys.settrace(before)
+
+    assert errors == {}
+    assert packed[0].keys() >= {"a", "b"}
+    assert packed[1] == items[1]
+
+
 def test_items_that_share_an_object_arrive_apart() -> None:
     """However items are cut into chunks, an object they share arrives as two."""
     shared = [1]

@@ -490,6 +490,24 @@ def test_twice(make_pool: MakePool):
         pool.join()
 
 
+def test_terminate_while_another_thread_joins(make_ours: MakePool):
+    """`join` reads what `imap` was given; that another thread terminates the pool meanwhile is no error of its."""
+    pool = make_ours(1)
+
+    def items() -> Iterator[int]:
+        yield from range(10_000)  # further than `imap` reads ahead
+        terminates = threading.Thread(target=pool.terminate)
+        terminates.start()
+        terminates.join()
+
+    results = pool.imap(tasks.identity, items())
+    pool.close()
+    pool.join()
+
+    with pytest.raises(PoolClosedError):
+        list(results)
+
+
 def test_context_manager_terminates(make_processes: MakePool, tmp_path: Any):
     """Leaving the block does not wait for what runs: it is stopped."""
     begun = str(tmp_path / "begun")

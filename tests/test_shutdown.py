@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from concurrent.futures import wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from conftest import children, wait_until
 from parmap import Executor, PoolClosedError, parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from conftest import Script
@@ -298,3 +299,25 @@ def test_a_stream_over_a_closed_pool() -> None:
     with pytest.raises(PoolClosedError):
         list(stream)
     assert function.map([-1]) == [1]
+
+
+def test_a_stream_whose_pool_ends_while_it_begins() -> None:
+    """It says so, and nothing of it is left: neither the stream nor what it was given."""
+    function = parallel(abs, workers=1)
+    left: list[weakref.ref[Any]] = []
+
+    class Items:
+        def __iter__(self) -> Iterator[int]:
+            function.shutdown()  # as another thread may, too
+            yield -1
+
+    def begin() -> None:
+        items = Items()
+        left.append(weakref.ref(items))
+        function.imap(items)
+
+    with pytest.raises(PoolClosedError):
+        begin()
+
+    gc.collect()
+    assert [reference() for reference in left] == [None]

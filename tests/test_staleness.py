@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
+import threading
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -379,6 +380,76 @@ def test_another_thread_submits_what_has_just_changed(monkeypatch: pytest.Monkey
     function.submit().result()
 
     assert function.submit().result() == 2
+
+
+class Meanwhile:
+    """Something captured: each time that it is packed, another thread does the next of some *acts*."""
+
+    def __init__(self, *acts: Callable[[], object]) -> None:
+        self._acts = [*acts]
+
+    def __reduce__(self) -> Any:
+        if self._acts:
+            thread = threading.Thread(target=self._acts.pop(0))
+            thread.start()
+            thread.join()
+        return str, ()
+
+
+def test_another_thread_changes_what_is_just_packed(processes: dict[str, Any]) -> None:
+    """A call may see this or not; one that is made when it has been changed back sees that."""
+    flags = [False]
+
+    def change() -> None:
+        flags[0] = True
+
+    captured = Meanwhile(bool, change)  # it is looked at, and then packed
+    f = parallel(lambda _: (captured, flags[0]), **processes)
+    first = f.map([0])
+    assert flags == [True]
+    flags[0] = False
+
+    assert first in ([("", False)], [("", True)])
+    assert f.map([0]) == [("", False)]
+    assert f.submit(0).result(60) == ("", False)
+
+
+def test_another_thread_adds_to_a_dict_that_is_just_packed(backend: dict[str, Any]) -> None:
+    """That is no reason to refuse the call: the dict is packed again, whether it is captured or an item."""
+    table: dict[Any, Any] = {}
+
+    def add() -> None:
+        table[len(table)] = None
+
+    f = parallel(lambda given: (sorted(table, key=str), sorted(given, key=str)), **backend)
+    for call in (lambda: f.map([table])[0], lambda: f.submit(table).result(60)):
+        table["captured"] = Meanwhile(*[add] * 8)
+
+        assert call()[0][-1] == "captured"
+        assert f.map([table])[0] == (sorted(table, key=str),) * 2
+
+
+@pytest.mark.parametrize("size", [10, 2000])
+def test_a_dict_that_changes_while_it_is_looked_at(processes: dict[str, Any], size: int) -> None:
+    """What other threads may do between any two lines: no key gets the value of another."""
+    table = {number: number for number in range(size)}
+    f = parallel(lambda _: all(key == value for key, value in table.items()), **processes)
+
+    def change(frame: Any, *_: Any) -> Any:
+        if frame.f_globals["__name__"].startswith("parmap._travel.code"):
+            del table[min(table)]
+            table[max(table) + 1] = max(table) + 1
+        return change
+
+    before = sys.gettrace()
+    sys.settrace(change)
+    try:
+        results = f.map([0])
+    finally:
+        sys.settrace(before)
+
+    assert results == [True]
+    assert f.map([0]) == [True]
 
 
 class Weights:

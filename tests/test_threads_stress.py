@@ -1,13 +1,15 @@
-"""Eight threads use one pool in every way at once: nothing may be right only because one of them runs at a time."""
+"""Threads use one pool in every way at once: nothing may be right only because one of them runs at a time."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import random
 import sys
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,3 +160,66 @@ def test_eight_threads_for_minutes(backend: str) -> None:
     """The same, long enough to meet what is rare."""
     end = time.monotonic() + 120
     Crowd(backend).run(lambda _: time.monotonic() > end)
+
+
+def keep_changing(over: threading.Event, few: dict[Any, Any], many: dict[Any, Any], inner: dict[Any, Any]) -> None:
+    """Count up in all of them, and put in and take out other things."""
+    for count in itertools.count(1):
+        few["count"] = many["count"] = inner["list"][0]["count"] = inner["row"][0] = inner["object"].count = count
+        for some in (few, many, inner, vars(inner["object"])):
+            some[f"more {count}"] = count
+            some.pop(f"more {count - 5}", None)
+        if over.wait(random.choice([0, 0, 0.001, 0.02])):
+            return
+
+
+def change_while_others_call(until: Callable[[int], bool]) -> None:
+    """One thread changes all that a function captures; each call sees all parts as they were at a moment of its own."""
+    few: dict[Any, Any] = {"count": 0}
+    many: dict[Any, Any] = dict.fromkeys(("count", *range(2000)), 0)
+    inner: dict[Any, Any] = {"list": [{"count": 0}], "row": [0] * 2000, "object": SimpleNamespace(count=0)}
+
+    def see(_: object = None) -> tuple[int, ...]:
+        return few["count"], many["count"], inner["list"][0]["count"], inner["row"][0], inner["object"].count
+
+    over = threading.Event()
+    wrong: list[object] = []
+
+    f = parallel(see, workers=2)
+    ways = [lambda: f.map([0, 1]), lambda: [f.submit().result(60)], lambda: list(f.imap(iter([0])))]
+
+    def call(name: int) -> None:
+        done = 0
+        try:
+            while not until(done) and not wrong:
+                before, results, after = see(), ways[(name + done) % 3](), see()
+                for result in results:
+                    assert all(a <= b <= c for a, b, c in zip(before, result, after, strict=True))
+                done += 1
+        except BaseException as error:
+            wrong.append(error)
+
+    changing = threading.Thread(target=keep_changing, args=(over, few, many, inner))
+    threads = [threading.Thread(target=call, args=(name,)) for name in range(3)]
+    for thread in (changing, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    changing.join()
+    assert wrong == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_function_whose_captures_change() -> None:
+    """No call sees what was before it."""
+    change_while_others_call(lambda done: done >= 30)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("impatient")
+def test_a_function_whose_captures_change_for_minutes() -> None:
+    """The same, long enough to meet what is rare."""
+    end = time.monotonic() + 120
+    change_while_others_call(lambda _: time.monotonic() > end)

@@ -153,7 +153,8 @@ class Engine:
         try:
             self.post(note)
         except PoolClosedError as error:
-            end = partial(self.ledger.scheduler.cancel, job, Failure(error))
+            # Another error, without the traceback: that leads to whoever holds the job.
+            end = partial(self.ledger.scheduler.cancel, job, Failure(PoolClosedError(*error.args)))
             if not self._gone.watch(end):  # until then its thread may be at it
                 end()
             raise

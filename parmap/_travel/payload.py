@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MANY = 8  # items for which a vocabulary pays
 _REMEMBERED = 4096  # bytes of the stream of an item that costs little to be held twice
+_TRIES = 10  # to pack a dict or a set that other threads change meanwhile
 
 
 class Packed:
@@ -233,7 +234,8 @@ def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | Non
     try:
         fitting = items if byte_cap is None else _fitting(items, kinds, byte_cap)
         flat = encode(fitting, kinds)
-    except (TypeError, ValueError, MemoryError) as error:  # a class without a hash, further in; 2 GiB in one string
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
+        # A class without a hash, further in; a dict that another thread changes; 2 GiB in one string.
         if _is_foreign(error):
             raise
         return None
@@ -377,11 +379,17 @@ def _is_foreign(error: Exception) -> bool:
 
 
 def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
-    written = Stream()
-    pickler: pickle.Pickler = make(written, written.keep)
-    if vocabulary is not None:
-        vocabulary.teach(pickler)
-    pickler.dump(item)
+    for left in range(_TRIES, 0, -1):
+        written = Stream()
+        pickler: pickle.Pickler = make(written, written.keep)
+        if vocabulary is not None:
+            vocabulary.teach(pickler)
+        try:
+            pickler.dump(item)
+            break
+        except RuntimeError as error:
+            if left == 1 or type(error) is not RuntimeError or "during iteration" not in str(error):
+                raise
     stream, buffers = written.take()
     by_value = make is not plain_pickler
     if learner is not None and (by_value or learner.is_new(item)):

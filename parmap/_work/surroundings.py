@@ -11,7 +11,6 @@ import os
 import pickle
 import sys
 import warnings
-from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class Context:
         return {name: value for name, value in self.told.items() if value != before.told[name]}
 
 
-_latest: deque[Context] = deque(maxlen=_LATEST)
+_latest: list[Context] = []
 _known: list[Context | None] = [None]  # the one that was returned last
 
 
@@ -102,7 +101,7 @@ def current() -> Context:
     if sys.is_finalizing():  # from a __del__: the interpreter has taken its modules apart
         raise PoolClosedError("nothing can be started any more: the interpreter is shutting down")
     _levels()  # what it found is asked for below
-    for earlier in [*_latest]:
+    for earlier in _latest[:]:
         try:
             if earlier.holds():
                 _known[0] = earlier
@@ -111,6 +110,7 @@ def current() -> Context:
             pass
     _known[0] = context = Context(known)
     _latest.append(context)
+    del _latest[:-_LATEST]
     return context
 
 

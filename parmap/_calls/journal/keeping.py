@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import traceback
-from collections import deque
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -108,7 +107,8 @@ class Keeping:
         self._is_new = True  # nothing can be found in it
         self._pid = 0
         self._count = 0  # items that were read
-        self._done: deque[tuple[Arrival, list[Keyed]]] = deque()  # not yet written
+        # Not yet written; a list, which can be copied while another thread adds, with or without the GIL.
+        self._done: list[tuple[Arrival, list[Keyed]]] = []
         self._bytes = 0
         self._turn = threading.RLock()
         self._over = Latch()
@@ -230,7 +230,7 @@ class Keeping:
         if self._pid != os.getpid():  # that of the program that this process was forked from
             return
         with self._turn:
-            done = [*self._done]
+            done = self._done[:]
             if self._problem is not None or not self._pid:
                 return
             self._bytes = 0
@@ -241,8 +241,7 @@ class Keeping:
                     self._writer.execute("update runs set items = ? where id = ?", (self._count, self._run))
             except JournalError as error:
                 self._problem = error
-            for _ in done:
-                self._done.popleft()
+            del self._done[: len(done)]
 
     def _rows(self, arrival: Arrival, items: list[Keyed]) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []

@@ -216,6 +216,7 @@ def _is_constant(value: Any, kind: type) -> bool:
 def _table_of(value: Any, kind: type, room: int) -> Table | None:
     """What a container holds; `None` if that is not atoms alone, or too much."""
     try:
+        value = value.copy()  # in one step: another thread may change it between the keys and the values
         keys = tuple(value)
         values = tuple(value.values()) if kind is dict else None
         every = keys if values is None else keys + values

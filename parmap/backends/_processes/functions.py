@@ -211,7 +211,7 @@ class Functions:
         with self._lock:
             mark, packed, parts = self._pack(cls, cls, (cls,))
             pack = ClassPack(self, packed, parts)
-            self._keep(cls, None, pack, mark)
+            self._keep((cls,), None, pack, mark)
             return pack
 
     def prepare_initializer(self, options: Options) -> InitializerPack | None:
@@ -271,7 +271,7 @@ class Functions:
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
             self._calls[key] = ref(call)
-        self._keep(function, rules, call, mark)
+        self._keep((function, *rules.retry_on), rules, call, mark)
         self._remember(call)
         return call
 
@@ -291,10 +291,11 @@ class Functions:
         parts = [self._part_of(table) for _, table in large]
         return found, packed, [*parts, *map(self._buffer, packed.buffers)]
 
-    def _keep(self, thing: Any, rules: Rules | None, sent: ClassPack, mark: Mark | None) -> None:
+    def _keep(self, roots: tuple[Any, ...], rules: Rules | None, sent: ClassPack, mark: Mark | None) -> None:
         """Remember what was sent of a function or class, if it can be told whether that is still right."""
-        if mark.bind(sent.parts) if mark is not None else sent.stable:
-            self._known.keep(thing, rules, _Known(sent, mark, registered()))
+        # If another thread has changed something since the mark was made, nobody knows which of both was sent.
+        if mark.bind(sent.parts) and mark.holds(roots) if mark is not None else sent.stable:
+            self._known.keep(roots[0], rules, _Known(sent, mark, registered()))
             self._limit()
 
     def _limit(self) -> None:

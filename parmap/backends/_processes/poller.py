@@ -62,9 +62,9 @@ class Poller:
 
     def close(self) -> None:
         """Give the descriptors back. Safe to call again."""
-        if self._wake_in < 0:
-            return
         self._selector.close()
-        for fd in (self.wake_fd, self._wake_in):  # in this order: who wakes it at this moment gets no SIGPIPE
-            os.close(fd)
-        self._wake_in = self.wake_fd = -1
+        fds = self.wake_fd, self._wake_in  # in this order: who wakes it at this moment gets no SIGPIPE
+        self._wake_in = self.wake_fd = -1  # first: a process that is forked in between does it too
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)

@@ -24,10 +24,10 @@ class Lifeline:
 
     def close(self) -> None:
         """Give the descriptors back. Safe to call again."""
-        if self.fd >= 0:
-            os.close(self.fd)
+        fd, self.fd = self.fd, -1  # first: a process that is forked in between does it too
+        if fd >= 0:
+            os.close(fd)
             os.close(self._held)
-            self.fd = -1
 
 
 class LifelineEnd:

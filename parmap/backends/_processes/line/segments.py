@@ -59,9 +59,9 @@ class Segment:
 
     def close_fd(self) -> None:
         """Close the descriptor; the mapping stays."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1  # first: a process that is forked in between does it too
+        if fd >= 0:
+            os.close(fd)
 
 
 def write(segment: Segment, parts: Sequence[Any]) -> None:
