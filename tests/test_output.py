@@ -447,6 +447,26 @@ def test_a_handler_that_fails(monkeypatch: pytest.MonkeyPatch):
     assert told == ["ZeroDivisionError: logged 30"]
 
 
+def test_records_that_do_not_propagate_arrive(processes: dict[str, Any]):
+    """They are for handlers that only the program has, as those of `multiprocessing.log_to_stderr` are."""
+    told: list[logging.LogRecord] = []
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record)
+
+    logger, handler = logging.getLogger("tasks.apart"), Telling()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        parallel(talk.log_apart, **processes).submit().result()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+
+    assert [record.getMessage() for record in told] == ["logged apart"]
+
+
 def test_levels_are_the_parents(processes: dict[str, Any]):
     """A record that nobody wants here is not made there; a level set later counts for the next call."""
     f = parallel(talk.is_enabled, **processes)

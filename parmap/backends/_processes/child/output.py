@@ -130,6 +130,7 @@ class Output:
         self._out, self._err = map(_outlet, self._lines)
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
+        self._last_resort: logging.Handler | None = None
         self._filters: list[bytes] | None = None
         self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
@@ -158,13 +159,20 @@ class Output:
         if sys.stderr is self._err:
             sys.stderr = self._originals[1]
         if self._handler is not None:
-            sys.modules["logging"].root.removeHandler(self._handler)
+            import logging
+
+            logging.root.removeHandler(self._handler)
+            logging.lastResort = self._last_resort
 
     # logging
 
     def _listen(self) -> None:
+        import logging
+
         self._handler = _handler(self._channel)
-        sys.modules["logging"].root.addHandler(self._handler)
+        logging.root.addHandler(self._handler)
+        # A logger that does not propagate may have its handlers in the parent alone.
+        self._last_resort, logging.lastResort = logging.lastResort, self._handler
         self.set_levels(self._levels)
 
     def set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
