@@ -375,6 +375,18 @@ def test_result_of_map_waits_for_all(make_pool: MakePool, tmp_path: Any):
         result.get(30)
 
 
+def test_result_of_map_tells_how_many_are_left(make_pool: MakePool, tmp_path: Any):
+    """Programs that show how far `map_async` is read a private attribute of its result."""
+    path, ready = str(tmp_path / "go"), str(tmp_path / "ready")
+    tasks.touch(ready)
+    result = make_pool(2).map_async(tasks.wait_for, [ready, path, ready], chunksize=1)
+
+    wait_until(lambda: result._number_left == 1)
+    tasks.touch(path)
+    result.get(30)
+    assert result._number_left == 0
+
+
 # --- callbacks ------------------------------------------------------------------------------------------------------
 
 
