@@ -487,6 +487,15 @@ def test_close_finishes(make_pool: MakePool):
     assert [result.get(0) for result in results] == [x * x for x in range(20)]
 
 
+def test_state_that_programs_read(make_pool: MakePool):
+    """Programs that make a new pool where theirs was closed look at a private attribute of it."""
+    pool = make_pool(1)
+
+    assert pool._state == multiprocessing.pool.RUN
+    pool.close()
+    assert pool._state == multiprocessing.pool.CLOSE
+
+
 def test_join_open_pool(make_pool: MakePool):
     """`join` wants the pool to be closed first."""
     with pytest.raises(ValueError, match="still running"):
