@@ -76,6 +76,11 @@ class Pool(OwnsWorkers):
         """Read of any pool by programs that cut their input by the number of workers."""
         return self._owned.options.workers
 
+    @property
+    def _state(self) -> str:
+        """Read of any pool by programs that make a new one where theirs was closed."""
+        return "CLOSE" if self._owned.closed else "RUN"
+
     # one task
 
     def apply(self, func: Callable[..., R], args: Iterable[Any] = (), kwds: Mapping[str, Any] | None = None) -> R:

@@ -172,6 +172,15 @@ def log_on_a_level_of_its_own() -> None:
     logger.debug("a detail")
 
 
+def log_apart() -> None:
+    """A task that logs by a library that keeps its records from the root logger."""
+    import logging
+
+    logger = logging.getLogger("tasks.apart")
+    logger.propagate = False
+    logger.info("logged apart")
+
+
 def look_at_the_streams() -> list[tuple[bool, int]]:
     """What libraries ask a stream before they write colours to it, or give it to a program."""
     return [(stream.isatty(), stream.fileno()) for stream in (sys.stdout, sys.stderr)]

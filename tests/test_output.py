@@ -447,6 +447,48 @@ def test_a_handler_that_fails(monkeypatch: pytest.MonkeyPatch):
     assert told == ["ZeroDivisionError: logged 30"]
 
 
+def test_records_that_do_not_propagate_arrive(processes: dict[str, Any]):
+    """They are for handlers that only the program has, as those of `multiprocessing.log_to_stderr` are."""
+    told: list[logging.LogRecord] = []
+
+    class Telling(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record)
+
+    logger, handler = logging.getLogger("tasks.apart"), Telling()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        parallel(talk.log_apart, **processes).submit().result()
+    finally:
+        logger.setLevel(logging.NOTSET)
+        logger.removeHandler(handler)
+
+    assert [record.getMessage() for record in told] == ["logged apart"]
+
+
+@pytest.mark.parametrize("whose", ["worker", "program"])
+def test_basic_config_in_a_worker(script: Script, whose: str):
+    """It does what it would do in the program: nothing where that has handlers; else these are made and used."""
+    run = script.run(f"""
+import logging, sys
+from parmap import parallel
+
+def configure(whose):
+    logging.basicConfig(level=logging.INFO, format=f"{{whose}}: %(message)s", stream=sys.stdout)
+
+def task(_):
+    logging.info("told")
+    logging.warning("warned")
+
+if {whose == "program"}:
+    configure("program")
+parallel(task, workers=1, initializer=configure, initargs=("worker",)).map([1])
+""")
+
+    assert (run.stdout, run.stderr) == (f"{whose}: told\n{whose}: warned\n", "")
+
+
 def test_levels_are_the_parents(processes: dict[str, Any]):
     """A record that nobody wants here is not made there; a level set later counts for the next call."""
     f = parallel(talk.is_enabled, **processes)

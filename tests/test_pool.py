@@ -375,6 +375,18 @@ def test_result_of_map_waits_for_all(make_pool: MakePool, tmp_path: Any):
         result.get(30)
 
 
+def test_result_of_map_tells_how_many_are_left(make_pool: MakePool, tmp_path: Any):
+    """Programs that show how far `map_async` is read a private attribute of its result."""
+    path, ready = str(tmp_path / "go"), str(tmp_path / "ready")
+    tasks.touch(ready)
+    result = make_pool(2).map_async(tasks.wait_for, [ready, path, ready], chunksize=1)
+
+    wait_until(lambda: result._number_left == 1)
+    tasks.touch(path)
+    result.get(30)
+    assert result._number_left == 0
+
+
 # --- callbacks ------------------------------------------------------------------------------------------------------
 
 
@@ -473,6 +485,15 @@ def test_close_finishes(make_pool: MakePool):
     pool.join()
 
     assert [result.get(0) for result in results] == [x * x for x in range(20)]
+
+
+def test_state_that_programs_read(make_pool: MakePool):
+    """Programs that make a new pool where theirs was closed look at a private attribute of it."""
+    pool = make_pool(1)
+
+    assert pool._state == multiprocessing.pool.RUN
+    pool.close()
+    assert pool._state == multiprocessing.pool.CLOSE
 
 
 def test_join_open_pool(make_pool: MakePool):

@@ -169,18 +169,18 @@ class OwnsWorkers:
             raise PoolClosedError(self._when_closed)
 
     @property
-    def _state(self) -> str:
+    def _status(self) -> str:
         return "closed" if self._owned.closed else "open"
 
     def __repr__(self) -> str:
         options = self._owned.options
-        return f"<parmap.{type(self).__name__}: {options.workers} workers, backend {options.backend!r}, {self._state}>"
+        return f"<parmap.{type(self).__name__}: {options.workers} workers, backend {options.backend!r}, {self._status}>"
 
     def _repr_html_(self) -> str:
         from parmap._results.display import card
 
         options = self._owned.options
-        facts = [("workers", options.workers), ("backend", options.backend), ("state", self._state)]
+        facts = [("workers", options.workers), ("backend", options.backend), ("state", self._status)]
         return card(f"parmap.{type(self).__name__}", "", facts)
 
 

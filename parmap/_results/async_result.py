@@ -31,6 +31,11 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R_co], Generic[R_co]):  # typ
         """Show *future* as an `AsyncResult`."""
         self._future = future
 
+    @property
+    def _number_left(self) -> int:
+        """Items without an outcome: read of the results of any `map_async` by programs that show how far it is."""
+        return self._future.left  # type: ignore[attr-defined,no-any-return]  # one of a batch
+
     def get(self, timeout: float | None = None) -> R_co:
         """The value, waited for up to *timeout* seconds.
 

@@ -301,6 +301,11 @@ class BatchFuture(Future[Any]):
     def _begun(self) -> bool:  # type: ignore[override]
         return self._job is not None and bool(self._job.read > self._job.waiting)
 
+    @property
+    def left(self) -> int:
+        """How many items have no outcome yet."""
+        return 0 if self.done() else self._job.read - sum(arrival.done for arrival in [*self._job.sink.arrivals])
+
     def stop(self, ledger: Ledger) -> bool:
         """Take the batch out of the ledger, in the engine's thread."""
         self.settle_cancelled()  # first: else the end of the batch would be that of this

@@ -303,8 +303,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         return failure
 
     def settle_failure(self, failure: Failure) -> None:
-        """The task failed."""
-        if self.publish(failed(failure)):
+        """The task failed, or was dropped."""
+        if self.publish(_CANCELLED if failure.own else failed(failure)):
             self.tell()
 
     def settle_cancelled(self) -> bool:

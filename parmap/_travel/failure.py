@@ -51,7 +51,7 @@ class Failure:
     """What one item ended with instead of a result: an exception, or the bytes of one.
 
     `retry` says whether `retry_on` covers it; `earlier` lists the failures of the attempts before; `own`: not a task
-    raised it, but parmap, which means what it says; `tie`: the item that it is of; `account`: for how many seconds
+    raised it, but parmap, which has cancelled it; `tie`: the item that it is of; `account`: for how many seconds
     it had run in which worker, if that can't tell any more; `begun`: whether a worker had it.
     """
 

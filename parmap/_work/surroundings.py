@@ -38,8 +38,9 @@ class Context:
         self.cwd: bytes | None = _cwd()
         self.environ: dict[Any, Any] = dict(_environ())
         self.authkey: bytes = _authkey()
-        self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels()
-        recursion, digits, path, argv, filters, levels = self._plain
+        handled = bool(logging.root.handlers)
+        self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels(), handled
+        recursion, digits, path, argv, filters, levels, _ = self._plain
         self.filters: list[Any] = filters
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
@@ -49,7 +50,7 @@ class Context:
             "argv": _strings(argv),
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
             "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
-            "levels": levels,
+            "levels": (*levels, ("handled", int(handled))),
             "authkey": bytes(self.authkey),
             "recursion": recursion,
             "digits": digits,
@@ -68,6 +69,7 @@ class Context:
                 sys.argv,
                 warnings.filters,
                 logging.root._cache.get(_LEVELS),  # type: ignore[attr-defined]  # noqa: SLF001
+                bool(logging.root.handlers),
             )
             and self.environ == getattr(os.environ, "_data", os.environ)
             and (process is None or self.authkey == _authkey())

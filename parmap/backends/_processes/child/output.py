@@ -130,6 +130,8 @@ class Output:
         self._out, self._err = map(_outlet, self._lines)
         self._levels: tuple[tuple[str, int], ...] = ()
         self._handler: logging.Handler | None = None
+        self._last_resort: logging.Handler | None = None
+        self._handled = 1  # whether the parent's root logger has handlers
         self._filters: list[bytes] | None = None
         self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
@@ -158,13 +160,29 @@ class Output:
         if sys.stderr is self._err:
             sys.stderr = self._originals[1]
         if self._handler is not None:
-            sys.modules["logging"].root.removeHandler(self._handler)
+            import logging
+
+            logging.root.removeHandler(self._handler)
+            logging.lastResort = self._last_resort
 
     # logging
 
     def _listen(self) -> None:
-        self._handler = _handler(self._channel)
-        sys.modules["logging"].root.addHandler(self._handler)
+        import logging
+
+        handler = self._handler = _handler(self._channel)
+        logging.root.addHandler(handler)
+        # A logger that does not propagate may have its handlers in the parent alone.
+        self._last_resort, logging.lastResort = logging.lastResort, handler
+        configure = logging.basicConfig
+
+        def basic_config(**options: Any) -> None:
+            """Do what it would do in the program: nothing, where that has handlers; else these take all records."""
+            if not self._handled:
+                logging.root.removeHandler(handler)
+            configure(**options)
+
+        logging.basicConfig = basic_config
         self.set_levels(self._levels)
 
     def set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
@@ -175,7 +193,8 @@ class Output:
         logging = sys.modules["logging"]
         found = dict(levels) or {"": logging.WARNING}
         logging.disable(found.pop("off", 0))
-        for name in dict(before).keys() - found.keys() - {"off"}:
+        self._handled = found.pop("handled", 1)
+        for name in dict(before).keys() - found.keys() - {"off", "handled"}:
             logging.getLogger(name).setLevel(logging.NOTSET)
         for name, level in found.items():
             logging.getLogger(name or None).setLevel(level)
