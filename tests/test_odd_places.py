@@ -661,6 +661,15 @@ for module, names in {
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
+
+def check(event, args):  # nor a /proc
+    if event == "open" and str(args[0]).startswith("/proc"):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", args[0])
+
+
+sys.addaudithook(check)
+stat = os.stat
+os.stat = lambda path, *args, **how: check("open", (path,)) or stat(path, *args, **how)
 pair = _socket.socketpair
 
 
