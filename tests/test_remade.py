@@ -562,9 +562,11 @@ def test_a_module_that_was_made_by_the_program(script: Script) -> None:
         module.factor = 3
         (second, _) = parallel(module.f, workers=1).submit(1).result()
         print(first, second, type(kind) is module.Kind, parallel(lambda x: module.f(x)[0], workers=1).map([1]))
+        del module.__spec__  # so does IPython, where it runs a script once more
+        print(parallel(lambda x: module.Kind(), workers=1).map([1])[0].__module__)
     """)
 
-    assert (done.stdout, done.stderr) == ("2 3 True [3]\n", "")
+    assert (done.stdout, done.stderr) == ("2 3 True [3]\nonly_here\n", "")
 
 
 def test_a_module_with_a_class_of_its_own(script: Script) -> None:

@@ -89,7 +89,7 @@ def is_only_here(thing: Any) -> bool:
     module, package = sys.modules.get(name), sys.modules.get(name.partition(".")[0])
     return (
         type(module) is ModuleType
-        and module.__spec__ is None
+        and getattr(module, "__spec__", None) is None
         and (name == RUN_PATH or not getattr(module, "__file__", None))
         and getattr(package, "__spec__", None) is None
     )
