@@ -132,7 +132,10 @@ if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself,
         except KeyError:
             here = import_module(__name__)  # where Python looks for a name that is like it
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here) from None
-        value = getattr(import_module(module), name)
+        try:
+            value = getattr(import_module(module), name)
+        except AttributeError as error:  # `from parmap import` would say only that the name is not there
+            raise ImportError(f"{name} of {__name__} can't be imported: {error}", name=module) from error
         globals()[name] = value  # found at once the next time
         return value
 

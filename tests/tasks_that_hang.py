@@ -44,6 +44,17 @@ def exit_again(_: Any = None) -> None:
             continue
 
 
+def until_terminated(log: str) -> str:
+    """Notes that it begins, ends when it is terminated, and returns as if nothing had happened."""
+    told: list[int] = []
+    signal.signal(signal.SIGTERM, lambda signum, _: told.append(signum))
+    with open(log, "a", encoding="utf-8") as file:
+        file.write("begun\n")
+    while not told:
+        time.sleep(0.01)
+    return log
+
+
 def start_a_child(path: str) -> None:
     """Stuck with a process of its own."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
@@ -105,6 +107,50 @@ def test_a_daemon(script: Script) -> None:
     """)
 
     assert done.stdout == "[7]\n", done.stderr
+
+
+@pytest.mark.parametrize("lack", ["no /proc", "another user", "no space"])
+@pytest.mark.parametrize("kind", ["forkserver", "spawn", "executor"])
+def test_where_no_file_can_be_read(lack: str, kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where workers can read no file of the program's, the value is sent to them, with all that it needs."""
+    stat, make = os.stat, getattr(os, "memfd_create", None)
+
+    def refuse(path: Any, *args: Any, **how: Any) -> Any:
+        if path in {"/proc/self/fd", "parmap-broadcast"}:
+            raise OSError(lack)
+        return stat(path, *args, **how) if lack == "no /proc" else make(path, *args, **how)  # type: ignore[misc]
+
+    if lack == "no /proc":  # as on macOS
+        monkeypatch.setattr(os, "stat", refuse)
+    elif lack == "another user":  # than it began as: a server that was started as root
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    elif make is not None:
+        monkeypatch.setattr(os, "memfd_create", refuse)
+    pool = ProcessPoolExecutor(2, mp_context=get_context("fork")) if kind == "executor" else None
+    if pool is not None:
+        pool.submit(abs, 0).result()  # its processes are forked before there is a value
+    where: dict[str, Any] = {"start_method": kind} if pool is None else {"backend": pool}
+    log = str(tmp_path / "log")
+    made = parmap.per_worker(lambda: 40)
+    shared = parmap.broadcast({"made": made, "large": bytes(200_000), "counted": Counted(log)})
+    around = parmap.broadcast([shared])
+
+    def use(other: Any) -> tuple[Any, ...]:
+        return shared, len(shared.value["large"]), other.value[0].value["made"](), other.value[0] is shared
+
+    use = parallel(use, workers=2, **where)
+    try:
+        expected = (shared, 200_000, 40, True)
+        assert [use.submit(around).result() for _ in range(4)] == [expected] * 4
+        assert use.map([around] * 20, chunksize=3) == [expected] * 20
+        assert shared._fd == around._fd == -1
+        with open(log) as lines:
+            pids = lines.read().split()
+        assert len(pids) == len(set(pids)) <= 2
+    finally:
+        if pool is not None:
+            parmap.shutdown()
+            pool.shutdown()
 
 
 def test_arrays_are_shared_and_private(processes: dict[str, Any]) -> None:

@@ -362,10 +362,11 @@ def test_limits_of_the_program(script: Script) -> None:
 
 @pytest.mark.parametrize("executable", ["", None, "/nonexistent/python", "/bin/false"])
 def test_no_interpreter_to_start(script: Script, executable: str | None) -> None:
-    """Where `sys.executable` is of no use the call fails clearly, and does not try for ever."""
+    """Where `sys.executable` is of no use, nor is there one beside, the call fails clearly, and does not try for ever."""
     done = script.run(f"""
         import sys
         sys.executable = {executable!r}
+        sys.exec_prefix = "/nonexistent"
         from parmap import ParmapError, parallel
         for _ in range(2):
             try:

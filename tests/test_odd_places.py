@@ -695,6 +695,15 @@ for module, names in {
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
+
+def check(event, args):  # nor a /proc
+    if event == "open" and str(args[0]).startswith("/proc"):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", args[0])
+
+
+sys.addaudithook(check)
+stat = os.stat
+os.stat = lambda path, *args, **how: check("open", (path,)) or stat(path, *args, **how)
 pair = _socket.socketpair
 
 
@@ -746,3 +755,28 @@ def test_without_what_only_linux_has(script: Script, method: str | None) -> None
         "TaskTimeoutError 19900",
     ], done.stderr
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_in_a_server_with_an_interpreter_in_it(script: Script, method: str, told: bool) -> None:
+    """Its program, which `sys.executable` names under uWSGI, is started by nobody: workers are of a Python beside it.
+
+    Or of the one that `multiprocessing` was told to start.
+    """
+    done = script.run(f"""
+        import os, sys
+
+        python = sys.executable
+        os.symlink("/bin/false", "server")
+        sys.executable = os.path.abspath("server")
+        if {told}:
+            import multiprocessing
+            sys.exec_prefix = "/nowhere"
+            multiprocessing.set_executable(python)
+        from parmap import parallel
+
+        print(parallel(lambda x: x + 1, workers=1, start_method={method!r}).map([1]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("[2]\n", "")

@@ -512,6 +512,36 @@ def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_an_end_of_a_pipe(script: Script) -> None:
+    """It would be a number, which in another process means something else, or nothing: it is refused both ways."""
+    done = script.run("""
+        import multiprocessing
+        from parmap import SerializationError, parallel
+
+        here, there = multiprocessing.Pipe()
+        ends = [multiprocessing.Pipe()[0] for _ in range(20)]
+        for call in (
+            lambda: parallel(id, workers=1).map([there]),
+            lambda: parallel(len, workers=1).submit([there]).result(),
+            lambda: parallel(id, workers=1).map(ends),
+            lambda: list(parallel(id, workers=1).imap(iter(ends))),
+            lambda: parallel(lambda _: there, workers=1).submit(1).result(),
+            lambda: parallel(abs, workers=1, initializer=id, initargs=(there,)).map([1]),
+            lambda: parallel(multiprocessing.Pipe, workers=1).submit().result(),
+        ):
+            try:
+                call()
+            except SerializationError as error:
+                assert "take a Queue of a multiprocessing.Manager(), which can be sent" in str(error), error
+            else:
+                assert False
+        there.send("still there")
+        print(here.recv())
+    """)
+
+    assert (done.stdout, done.stderr) == ("still there\n", "")
+
+
 def test_a_lock_as_an_argument_is_refused(processes: dict[str, Any]) -> None:
     """It would lock nobody out."""
     import threading
@@ -532,9 +562,11 @@ def test_a_module_that_was_made_by_the_program(script: Script) -> None:
         module.factor = 3
         (second, _) = parallel(module.f, workers=1).submit(1).result()
         print(first, second, type(kind) is module.Kind, parallel(lambda x: module.f(x)[0], workers=1).map([1]))
+        del module.__spec__  # so does IPython, where it runs a script once more
+        print(parallel(lambda x: module.Kind(), workers=1).map([1])[0].__module__)
     """)
 
-    assert (done.stdout, done.stderr) == ("2 3 True [3]\n", "")
+    assert (done.stdout, done.stderr) == ("2 3 True [3]\nonly_here\n", "")
 
 
 def test_a_module_with_a_class_of_its_own(script: Script) -> None:

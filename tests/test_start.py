@@ -411,6 +411,15 @@ def test_a_script_that_hides_a_module_of_python(script: Script, hidden: str, cal
         assert told in done.stderr or (sys.version_info >= (3, 14) and "circular import" in done.stderr)
 
 
+def test_a_script_beside_a_file_that_hides_a_module_of_python(script: Script) -> None:
+    """What fails while `from parmap import` imports is told, not that the name is not there."""
+    script.write("", "signal.py")
+    done = script.run("from parmap import parallel")
+
+    assert done.returncode == 1
+    assert "module 'signal' has no attribute" in done.stderr.splitlines()[-1]
+
+
 def test_errors_without_importing_them(script: Script) -> None:
     """`parmap.errors` is there for whoever has imported parmap only."""
     done = script.run("import parmap; print(parmap.errors.ParmapError.__name__)")

@@ -36,6 +36,20 @@ def test_a_single_task_can_be_stopped(processes: dict[str, Any], task: Any):
     assert (error.item, error.timeout) == (None, LIMIT)
 
 
+@pytest.mark.parametrize("chunksize", [None, 1, 3])
+def test_a_task_that_ends_when_it_is_terminated(processes: dict[str, Any], chunksize: int | None, tmp_path: Any):
+    """It is late all the same, also if its worker has begun the next item meanwhile; and it does not run again."""
+    logs = [str(tmp_path / str(number)) for number in range(3)]
+    f = parallel(hang.until_terminated, timeout=LIMIT, deadline=60, **{**processes, "workers": 1})
+    results = f.map(logs, chunksize=chunksize, return_exceptions=True)
+
+    assert [(type(each), getattr(each, "item", None), getattr(each, "timeout", None)) for each in results] == [
+        (TaskTimeoutError, number, LIMIT) for number in range(3)
+    ]
+    assert (tmp_path / "0").read_text() == "begun\n"
+    assert type(f.submit(logs[0]).exception(60)) is TaskTimeoutError
+
+
 @pytest.mark.parametrize("chunksize", [None, 1, 50])
 def test_it_is_exact_to_the_item(processes: dict[str, Any], chunksize: int | None):
     """In the middle of a chunk, one item pays; those before and behind it have their results."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from parmap._work.page import Note
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
-    from parmap.backends._base import Call
+    from parmap.backends._base import Call, Died, Report
 
 
 class Sink(Protocol):
@@ -260,6 +260,16 @@ class Chunk:
         self.careful: bool = careful
         self.strikes: int = strikes
         self.alone: bool = alone
+
+    def failures(self, report: Report) -> dict[int, Failure]:
+        """What failed, by a report; with it what was late, for it may have ended since as if nothing had happened."""
+        offset, failure = self.verdict or (0, None)
+        return report.failures if failure is None or offset >= report.done else report.failures | {offset: failure}
+
+    def charged(self, died: Died) -> Died:
+        """A death as that of what was late, for something else may have begun since."""
+        offset, failure = self.verdict or (0, None)
+        return died if failure is None else died._replace(number=self.number, offset=offset, length=1)
 
     def put_back(self, first: int, end: int | None = None, *, careful: bool = False, strikes: int = 0) -> None:
         """Let the items from *first* to *end* wait again, as what they are."""

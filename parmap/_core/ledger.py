@@ -338,8 +338,8 @@ class Ledger:
             return
         if chunk.passage is not None:
             chunk.passage.back(report, len(chunk.items))
-        stop = self.scheduler.finished(chunk, report.done, report.results, report.failures, report.seconds, now)
-        self.stop_soon(stop, now)
+        failures = chunk.failures(report)
+        self.stop_soon(self.scheduler.finished(chunk, report.done, report.results, failures, report.seconds, now), now)
         if chunk.slot in self.scheduler.slots and self.scheduler.is_spent(chunk.slot):
             self._retire(chunk.slot)
 
@@ -363,7 +363,7 @@ class Ledger:
             if self._chunks.pop(chunk.number, None) is None:
                 continue
             if chunk is chunks[0] and not died.starting and chunk.doomed == doomed:
-                self._charge(chunk, died, now)
+                self._charge(chunk, chunk.charged(died), now)
             else:
                 self.scheduler.put_back(chunk)
         return innocent

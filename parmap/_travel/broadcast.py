@@ -6,7 +6,7 @@ import marshal
 import mmap
 import os
 import threading
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -26,6 +26,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 _HEAD = 16  # bytes of the token, before the description
+_NOWHERE = 0, -1  # the home of what has no file that workers can read
 
 
 class Broadcast(Generic[T_co]):
@@ -57,8 +58,13 @@ class Broadcast(Generic[T_co]):
 
     @property
     def packed(self) -> Packed:
-        """The value as it travels to machines that can't read our files."""
+        """The value as it travels to those that can't read its file."""
         return dump(self._value)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether it has to be sent to those that need it, even on this machine."""
+        return self._home == _NOWHERE
 
     def __reduce__(self) -> tuple[Any, ...]:
         with self._lock:
@@ -68,7 +74,7 @@ class Broadcast(Generic[T_co]):
                     return _made, (self._token, self._value)
                 self._pack()
             if home is None or self._fd >= 0:  # in a process forked since, this is its own: who made it may have ended
-                home = self._home = os.getpid(), self._fd
+                home = self._home = (os.getpid(), self._fd) if self._fd >= 0 else _NOWHERE
         for each in (self, *self._needs):
             hold(each)
         return _find, (self._token, *home)
@@ -135,8 +141,10 @@ def broadcast(value: T) -> Broadcast[T]:
 
 
 def _write(token: bytes, value: Any) -> tuple[int, tuple[Any, ...]]:
-    """Pack a value into a file without a name; returns its descriptor, and what must live as long."""
+    """Pack a value into a file without a name; returns its descriptor, or -1, and what must live as long."""
     packed, _ = pack([dump(value)])
+    if not _has_open_files():
+        return -1, packed.needs
     description = marshal.dumps(packed.describe())
     head = b"".join((token, len(description).to_bytes(8, "little"), description))
 
@@ -144,7 +152,18 @@ def _write(token: bytes, value: Any) -> tuple[int, tuple[Any, ...]]:
         with open(fd, "wb", closefd=False) as file:
             file.writelines((head, bytes(-len(head) % ALIGNMENT), *packed.parts()))
 
-    return anonymous_file("parmap-broadcast", write, changes=False), packed.needs
+    try:
+        return anonymous_file("parmap-broadcast", write, changes=False), packed.needs
+    except OSError:  # there is no space, or a limit on it
+        return -1, packed.needs
+
+
+def _has_open_files() -> bool:
+    """Whether other processes find what this one has open: on macOS they don't, nor once it has changed its user."""
+    try:
+        return os.stat("/proc/self/fd").st_uid == os.geteuid()
+    except OSError:
+        return False
 
 
 def _made(token: bytes, value: Any) -> Broadcast[Any]:
@@ -152,13 +171,14 @@ def _made(token: bytes, value: Any) -> Broadcast[Any]:
     return _known.setdefault(token, Broadcast(value, token))
 
 
-def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:
-    """The broadcast value of that token, as known here."""
+def found(token: bytes, load: Callable[[], Any], home: tuple[int, int] = _NOWHERE) -> Broadcast[Any]:
+    """The broadcast value of that token, as known here, or as *load* unpickles it."""
     known = _known.get(token)
-    if known is not None:
-        return known
-    value = _arrived[token]() if token in _arrived else _read(token, pid, fd)
-    return _known.setdefault(token, Broadcast(value, token, (pid, fd)))
+    return known if known is not None else _known.setdefault(token, Broadcast(load(), token, home))
+
+
+def _find(token: bytes, pid: int, fd: int) -> Broadcast[Any]:
+    return found(token, _arrived.get(token) or partial(_read, token, pid, fd), (pid, fd))
 
 
 def _read(token: bytes, pid: int, fd: int) -> Any:

@@ -125,6 +125,11 @@ def held() -> tuple[Any, ...]:
     return tuple(things.pop("things")) if things else ()
 
 
+def is_sent(need: Any) -> bool:
+    """Whether it goes to a worker before what needs it: a token of `per_worker`, a value that lies in no file."""
+    return getattr(need, "is_sent", False)
+
+
 @contextmanager
 def held_apart() -> Generator[None]:
     """Let what is pickled meanwhile, in the midst of something else, have needs of its own."""

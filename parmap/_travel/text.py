@@ -182,6 +182,8 @@ def reason_of(error: BaseException, otherwise: str = "") -> str:
     told = f"{type(error).__name__}: {error}"
     if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
         otherwise = "take one of a multiprocessing.Manager(), which can be sent"
+    elif told.endswith("an end of a pipe"):
+        otherwise = "take a Queue of a multiprocessing.Manager(), which can be sent"
     elif told.endswith("'mmap.mmap' object"):  # which a RawArray of multiprocessing has
         otherwise = "map the file in the task, or take a SharedMemory of multiprocessing, which can be sent"
     elif told.endswith("generator' object"):

@@ -146,6 +146,8 @@ _arrived: dict[bytes, PerWorker[Any]] = {}  # until the program drops them
 class PerWorker(Generic[T_co]):
     """An object of which each worker has its own: what :func:`per_worker` returns. Call it to get the object."""
 
+    is_sent = True
+
     def __init__(self, factory: Callable[[], Any] | None, token: bytes, module: str = "") -> None:
         """Made by `per_worker`. *module*: where; *factory*: none, where it is still to come."""
         self.__wrapped__: Any = factory

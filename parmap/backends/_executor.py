@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from weakref import ref
 
 from parmap._core.pace import Cost
+from parmap._travel.broadcast import found
 from parmap._travel.code.by_name import reference
 from parmap._travel.code.classes import be_guest
 from parmap._travel.payload import dump_call, pack
+from parmap._travel.stream import is_sent
 from parmap._work import place as _place
 from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, pack_results, tell_failures
@@ -287,14 +289,14 @@ def _run_in_thread(chunk: Chunk, mode: str, executor: concurrent.futures.Executo
     return [run_here(chunk, mode)]
 
 
-def _factories(needs: Iterable[Any]) -> dict[bytes, Wire]:
+def _factories(needs: Iterable[Any]) -> dict[bytes, tuple[bool, Wire]]:
     """The factories of the tokens among *needs*, and of what these need."""
-    found: dict[bytes, Wire] = {}
+    factories: dict[bytes, tuple[bool, Wire]] = {}
     for token in needs:
-        if type(token) is PerWorker and token.packed is not None:
-            found |= _factories(token.packed.needs)
-            found[token.token] = to_wire(pack([token.packed])[0])
-    return found
+        if is_sent(token) and (packed := token.packed) is not None:
+            factories |= _factories(packed.needs)
+            factories[token.token] = type(token) is PerWorker, to_wire(pack([packed])[0])
+    return factories
 
 
 def _refused(error: BaseException) -> BaseException:
@@ -314,7 +316,7 @@ _turn = threading.RLock()  # a worker may have several threads, which share the 
 
 def run_packed(
     home: tuple[bytes, int],
-    factories: dict[bytes, Wire],
+    factories: dict[bytes, tuple[bool, Wire]],
     function: Wire,
     payload: Wire,
     terms: Terms,
@@ -333,9 +335,10 @@ def run_packed(
     begin = time.monotonic()
     clock = Clock() if timed else None
     items = from_wire(payload)
-    for token, wire in factories.items():
-        arrive(token, lambda wire=wire: from_wire(wire)[0])  # type: ignore[misc]
+    values: list[Any] = []  # they are here as long as something holds them
     try:
+        for token, (makes, wire) in factories.items():
+            values.append((arrive if makes else found)(token, lambda wire=wire: from_wire(wire)[0]))  # type: ignore[misc]
         callee = _callee(function)
         if is_home and callee.rules.seed is not None:
             raise ValueError(SEED_REFUSED)  # noqa: TRY301 - told like what else is wrong with the call

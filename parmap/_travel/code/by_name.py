@@ -77,6 +77,10 @@ RUN_PATH = "<run_path>"
 """What `runpy.run_path` calls the module of a script that it runs, and removes afterwards."""
 
 
+_PIPES = "multiprocessing.connection"
+"""Where the ends of pipes are from, which pickle sends as numbers: in another process they mean something else."""
+
+
 def is_only_here(thing: Any) -> bool:
     """Whether it is a module that nobody can import, made by the program, or a function or class that is in one."""
     name = getattr(thing, "__name__" if type(thing) is ModuleType else "__module__", None)
@@ -85,7 +89,7 @@ def is_only_here(thing: Any) -> bool:
     module, package = sys.modules.get(name), sys.modules.get(name.partition(".")[0])
     return (
         type(module) is ModuleType
-        and module.__spec__ is None
+        and getattr(module, "__spec__", None) is None
         and (name == RUN_PATH or not getattr(module, "__file__", None))
         and getattr(package, "__spec__", None) is None
     )
@@ -151,6 +155,7 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
     if stream.rfind(b"_main__", start) >= 0:  # from the right it takes a fifth of the time
         return True
     names = registered()
-    if RUN_PATH in sys.modules:
-        names = {*names, RUN_PATH}
+    for name in (RUN_PATH, _PIPES):
+        if name in sys.modules:
+            names = {*names, name}
     return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)

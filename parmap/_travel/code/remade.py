@@ -107,6 +107,10 @@ def _make_view(content: bytes | bytearray, kind: Any, shape: Any) -> memoryview:
     return memoryview(content).cast(kind) if shape is None else memoryview(content).cast(kind, shape)
 
 
+def _of_connection(_: object) -> None:
+    raise TypeError("cannot pickle an end of a pipe")
+
+
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
     ("builtins", "memoryview"): _of_view,
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
@@ -115,6 +119,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     # By name, whichever it is: a class that joblib has brought back from a worker has others, of cloudpickle's making.
     ("dataclasses", "_KW_ONLY_TYPE"): lambda _: (by_name, ("dataclasses", "KW_ONLY", 0, None)),
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
+    ("multiprocessing.connection", "Connection"): _of_connection,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),

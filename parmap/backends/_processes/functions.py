@@ -29,7 +29,7 @@ from parmap._travel.code.reach import apart_of, mark
 from parmap._travel.failure import is_foreign
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump_call, dump_function, dump_plainly
-from parmap._travel.stream import held_apart, hold
+from parmap._travel.stream import held_apart, hold, is_sent
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
@@ -81,7 +81,7 @@ class ClassPack(Numbered):
 class FactoryPack(ClassPack):
     """A factory of `per_worker`; workers keep it, and what it made, until the program drops the token.
 
-    Or a broadcast value, for machines that can't read its file.
+    Or a broadcast value, for those that can't read its file.
     """
 
     kind = "factory"
@@ -166,9 +166,9 @@ class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
     def __init__(self, *sent: type) -> None:
-        """*sent*: kinds of what is sent before what needs it, besides the tokens of `per_worker`."""
+        """*sent*: kinds of what is sent before what needs it, besides what always is."""
         self.numbers: Numbers = Numbers()
-        self._sent = {PerWorker, *sent}
+        self._sent = sent
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
@@ -228,7 +228,7 @@ class Functions:
 
     def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
         """What is sent before what *needs* it, each once."""
-        return [self._factory_of(need) for need in dict.fromkeys(needs) if type(need) in self._sent]
+        return [self._factory_of(each) for each in dict.fromkeys(needs) if is_sent(each) or type(each) in self._sent]
 
     def _factory_of(self, token: Any) -> FactoryPack:
         with self._lock:

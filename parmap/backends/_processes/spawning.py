@@ -156,7 +156,8 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
     `posix_spawn` resets what would be inherited through `exec`: ignored and blocked signals, the process group (so that
     a terminal's Ctrl-C stays with the parent), standard input.
     """
-    if not sys.executable:
+    python = _python()
+    if not python:
         raise FileNotFoundError("sys.executable does not say which interpreter to start")
     if getattr(sys, "frozen", False):
         raise OSError('a frozen program has no interpreter to start, but itself: use backend="threads" in it')
@@ -168,8 +169,8 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
         path.append(home)
     code = f"{_BEGIN}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
     return os.posix_spawn(
-        sys.executable,
-        [sys.executable, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
+        python,
+        [python, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
         environment,
         # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
         file_actions=[
@@ -180,6 +181,16 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
         setsigmask=[],
         setsigdef=[signal.Signals[f"SIG{name}"] for name in ("INT", "TERM", "CHLD", "PIPE", "HUP", "USR1", "ALRM")],
     )
+
+
+def _python() -> str:
+    """The interpreter to start: a server that has one in it, such as uWSGI, calls itself `sys.executable`."""
+    told = sys.modules.get("multiprocessing.spawn")  # by `set_executable`
+    python = os.fsdecode((told and told.get_executable()) or sys.executable or "")
+    if "py" in os.path.basename(python).lower():
+        return python
+    beside = os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}{sys.abiflags}")
+    return beside if os.access(beside, os.X_OK) else python
 
 
 def _interpreter_flags() -> list[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
 from parmap._travel.payload import Packed
+from parmap._travel.stream import is_sent
 from parmap._travel.text import with_source
 from parmap._work.page import Page
-from parmap._work.per_worker import PerWorker
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
 from parmap.backends._base import Died, Report, Story, failures_of
@@ -115,9 +115,7 @@ class Worker:
             return False
         args = future.args
         needs = args.needs if type(args) is Packed else ()
-        if any(
-            type(need) is PerWorker or (type(need) is ClassPack and need.number not in self.known) for need in needs
-        ):
+        if any(is_sent(need) or (type(need) is ClassPack and need.number not in self.known) for need in needs):
             return False
         # Only what `sync` would have nothing to do for.
         return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
