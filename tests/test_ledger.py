@@ -425,11 +425,10 @@ class Core(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         if not hasattr(self, "ledger"):
             return
+        assert len(self.ledger.scheduler.delayed) == sum(len(job.delayed) for job in self.jobs)
         for job in self.jobs:
-            delayed = [entry for entry in self.ledger.scheduler._delayed if entry[2] is job]
             assert job.waiting == sum(len(piece) for piece in job.pending)
-            assert job.delayed == len(delayed)
-            assert not (job.closed and (job.waiting or delayed))
+            assert not (job.closed and (job.waiting or job.delayed))
             assert job in self.ledger.scheduler.jobs or not job.waiting
             assert not (job.closed and job in self.ledger.scheduler.jobs)
 
@@ -437,7 +436,7 @@ class Core(RuleBasedStateMachine):
     def nothing_is_tried_again_in_vain(self) -> None:
         if not hasattr(self, "ledger"):
             return
-        delayed = [item for entry in self.ledger.scheduler._delayed for item in entry[4]]
+        delayed = [item for job in self.jobs for _, items in job.delayed.values() for item in items]
         assert not any(item.fate.outcome for item in delayed), "what was cancelled waits for another attempt"
 
     @invariant()
@@ -455,7 +454,7 @@ class Core(RuleBasedStateMachine):
 
     def items_that_wait_or_run(self) -> list[Item]:
         found = [item for job in self.jobs for piece in job.pending for item in piece.items]
-        found += [item for entry in self.ledger.scheduler._delayed for item in entry[4]]
+        found += [item for job in self.jobs for _, items in job.delayed.values() for item in items]
         found += [item for chunk in self.ledger._chunks.values() for item in chunk.items]
         return found + [task.future for worker in self.backend.workers.values() for task in worker.flight.values()]
 

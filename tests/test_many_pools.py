@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -182,3 +183,34 @@ def test_many_threads_and_many_pools() -> None:
 
     assert len(results) == 4 * 20 * 20 * 3
     wait_until(lambda: len(inspection.engines()) <= MOST)
+
+
+def test_a_call_costs_no_more_while_thousands_go_on() -> None:
+    """Beginning one is as much work as when it was the first: nothing looks at all of the others."""
+    release = threading.Event()
+    wait = parallel(lambda _: release.wait(60), workers=1, backend="threads")
+    counted = 0
+
+    def note(*_: object) -> None:
+        nonlocal counted
+        counted += 1
+
+    def cost(calls: int) -> int:
+        """How many functions are called, and left, to begin so many."""
+        nonlocal counted
+        counted = 0
+        sys.setprofile(note)
+        try:
+            futures.extend([wait.map_async([0]) for _ in range(calls)])
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    futures: list[Any] = [wait.map_async([0])]
+    first = cost(200)
+    futures.extend([wait.map_async([0]) for _ in range(2000)])
+    later = cost(200)
+    release.set()
+
+    assert all(future.result(60) == [True] for future in futures)
+    assert later < 1.5 * first

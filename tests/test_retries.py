@@ -102,6 +102,22 @@ def test_attempts_take_a_line_each(processes: dict[str, Any]):
     assert len(told.splitlines()) == 2
 
 
+def says_much(_: int) -> None:
+    """Fail with what a server has answered, say."""
+    raise ValueError("x" * 1_000_000)
+
+
+def test_attempts_take_no_more_than_a_line_each(backend: dict[str, Any]):
+    """Thousands of attempts are told in what the last error has beside its own message, which may be long."""
+    with pytest.raises(ValueError, match="x" * 100) as caught:
+        parallel(says_much, retries=20, **backend).map([1])
+
+    told = next(note for note in caught.value.__notes__ if note.startswith("earlier attempts"))
+    assert "attempt 20: ValueError: xxxxxxxx" in told
+    assert len(told) < 21 * 300
+    assert len(str(caught.value)) == 1_000_000
+
+
 def test_no_more_than_asked_for(backend: dict[str, Any], tmp_path: Path):
     """Two retries are three attempts."""
     with pytest.raises(OSError, match="attempt 2 of 0"):

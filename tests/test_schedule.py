@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_backend import COST, Bench, paced, sizes
+from fake_backend import COST, Bench, Recorder, paced, sizes
 
 from parmap._core.job import Job
 from parmap._core.pace import BYTE_CAP, CROWD, Cost, Pace
@@ -473,3 +473,50 @@ def test_slice_of_a_job_keeps_numbers_apart() -> None:
     assert first is not None
     assert second is not None
     assert (first.start, first.items, second.start, second.items) == (1, [1, 2], 5, [5, 6])
+
+
+# --- many jobs ------------------------------------------------------------------------------------
+
+
+class Watched(Job):
+    """A job that counts how often anything of all jobs is looked at."""
+
+    looks = 0
+    _waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        Watched.looks += 1
+        return self._waiting
+
+    @waiting.setter
+    def waiting(self, waiting: int) -> None:
+        self._waiting = waiting
+
+    def __eq__(self, other: object) -> bool:
+        Watched.looks += 1
+        return self is other
+
+    __hash__ = Job.__hash__
+
+
+def looks(count: int) -> int:
+    """How often jobs are looked at until each of *count* has had its turn."""
+    bench = Bench(workers=2, slots=1)
+    jobs = [Watched("call", Recorder()) for _ in range(count)]
+    Watched.looks = 0
+    for job in jobs:
+        job.extend([0])
+        bench.scheduler.add(job)
+        assert bench.scheduler.demand <= 1
+    for _ in jobs:
+        (chunk,) = bench.cut_all()
+        assert bench.scheduler.demand <= 1
+        bench.finish(chunk, each=1.0)
+    assert bench.scheduler.is_idle
+    return Watched.looks
+
+
+def test_a_job_among_thousands_costs_what_one_of_a_few_does() -> None:
+    """Nothing looks at all of them for each."""
+    assert looks(2000) / 2000 < 2 * looks(20) / 20

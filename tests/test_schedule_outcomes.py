@@ -379,7 +379,7 @@ def test_cancel_names_everything_left() -> None:
 
     assert set(running) == set(rest)
     assert sorted(job.sink.left) == [0, 1, 2, 3, 4]
-    assert bench.scheduler.waiting_for_retry() == []
+    assert not bench.scheduler.delayed
 
 
 def test_cancel_twice_is_harmless() -> None:
@@ -440,6 +440,40 @@ def test_drop_of_a_delayed_item() -> None:
 
     bench.scheduler.drop(job, 0)
 
+    assert job.sink.ended
+    assert bench.scheduler.next_time() is None
+
+
+class Task(int):
+    """A number that counts how often one is compared."""
+
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        Task.compared += 1
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def test_each_of_many_delayed_items_is_dropped_at_once() -> None:
+    """None is looked for among the others, and what was dropped keeps no time; the others are due when they were."""
+    bench = Bench(workers=1)
+    tasks = [Task(number) for number in range(1000)]
+    job = bench.job(tasks, chunksize=1000, retries=1, retry_delay=5.0)
+    chunk = bench.cut()
+    assert chunk is not None
+    bench.finish(chunk, failures=dict.fromkeys(range(1000), failed(retry=True)))
+
+    for task in reversed(tasks[1:]):
+        bench.scheduler.drop(job, task)
+
+    assert Task.compared < 3000
+    assert [items for _, items in job.delayed.values()] == [tasks[:1]]
+    bench.now += 10.0
+    (last,) = bench.cut_all()
+    assert last.items == tasks[:1]
+    bench.finish(last)
     assert job.sink.ended
     assert bench.scheduler.next_time() is None
 

@@ -84,7 +84,6 @@ class Job:
     owner: object = None  # what was called; others may share the pool
     watch: Watch | None = None  # tells the reports that are open
     waiting: int = 0  # items in pending
-    delayed: int = 0  # items that wait for a retry
     read: int = 0  # items ever added
     appetite: int = 1  # items it would like to have waiting
     closed: bool = False
@@ -117,6 +116,7 @@ class Job:
         self.learner: Learner = Learner()  # a class is sent as it is when the first of its instances is
         self.pending: deque[Piece] = deque()
         self.flight: set[Chunk] = set()
+        self.delayed: dict[int, tuple[int, Any]] = {}  # the items that wait for a retry, with their numbers
         self.attempts: dict[int, list[Failure]] = {}
         self.dropped: set[Any] = set()  # items taken out of pending, as yet only by name
 

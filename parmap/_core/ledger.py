@@ -309,7 +309,7 @@ class Ledger:
     def end_all(self, error: BaseException, now: float) -> None:
         """Fail all that waits and runs with *error*."""
         running = [chunk.job for chunk in self._chunks.values()]
-        for job in dict.fromkeys([*self.scheduler.jobs, *running, *self.scheduler.waiting_for_retry()]):
+        for job in dict.fromkeys([*self.scheduler.jobs, *running, *self.scheduler.delayed.jobs()]):
             self.cancel(job, now, Failure(error))
         for slot, _, future in self._backend.leased():
             future.settle_failure(Failure(error))

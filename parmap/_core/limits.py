@@ -58,7 +58,7 @@ class LimitedLedger(Ledger):
                 job.fail_late(chunk.start + first, chunk.items[first:end], seconds, begun - first)
             chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
             job.flight.discard(chunk)
-        for start, items in self.scheduler.take_delayed(job):
+        for start, items in self.scheduler.delayed.take_all(job):
             job.fail_late(start, items, seconds)
         for piece in job.pending:
             job.fail_late(piece.start, piece.items, seconds)

@@ -8,16 +8,16 @@ The life of an item: it waits in a `Piece` of its `Job`; `next` cuts it into a `
 
 * `finished` records outcomes of the first items of the chunk and puts the rest back in front;
 * `died` charges the death to the item that was running, and puts the others back;
-* an error that may be retried waits in `_delayed`, without holding a slot.
+* an error that may be retried waits in `delayed`, without holding a slot.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from itertools import chain, count
+from collections import OrderedDict
+from itertools import chain, count, islice
 from typing import TYPE_CHECKING, Any
 
+from parmap._core.delayed import Delayed
 from parmap._core.job import Chunk, Job
 from parmap._core.pace import pause
 from parmap._core.states import Slot, State
@@ -46,13 +46,12 @@ class Scheduler:
         self.workers = workers
         self.cost = cost
         self.slots: dict[Hashable, Slot] = {}
-        self.jobs: deque[Job] = deque()
+        self.jobs: OrderedDict[Job, None] = OrderedDict()  # there may be many thousands
         self.vacancies: Vacancies = Vacancies()
         self._held = 0  # chunks that workers have
         self._jitter = jitter
         self._hurries = False
-        self._delayed: list[tuple[float, int, Job, int, Any]] = []
-        self._ticket = count()
+        self.delayed: Delayed = Delayed()
         self._numbers = count(1)  # a status page says 0 for idle
 
     # slots
@@ -86,12 +85,13 @@ class Scheduler:
     @property
     def demand(self) -> int:
         """How many more workers would have something to do at once."""
-        waiting = sum(job.waiting for job in self.jobs)
-        if not waiting or len(self.slots) >= self.workers:
+        room = self.workers - len(self.slots)
+        if room <= 0 or not self.has_work:
             return 0
         # A leased worker that could not be taken back has something to do.
         idle = sum(slot.state is not State.LEASED and slot.budget != 0 for slot in self.vacancies.idle.values())
-        return max(0, min(waiting - idle, self.workers - len(self.slots)))
+        waiting = sum(islice(filter(None, (job.waiting for job in self.jobs)), idle + room))
+        return max(0, min(waiting - idle, room))
 
     @property
     def has_work(self) -> bool:
@@ -101,7 +101,7 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not (self.jobs or self._delayed or self._held)
+        return not (self.jobs or self.delayed or self._held)
 
     @property
     def has_begun(self) -> bool:
@@ -116,20 +116,18 @@ class Scheduler:
         self._settle(job)
 
     def _queue(self, job: Job) -> None:
-        if job not in self.jobs:
-            self.jobs.append(job)
+        self.jobs.setdefault(job)
 
     def cancel(self, job: Job, failure: Failure | None = None) -> list[Chunk]:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
         if job.closed:
             return []
-        left = chain(job.left(), *[items for _, items in self.take_delayed(job)])
+        left = chain(job.left(), *[items for _, items in self.delayed.take_all(job)])
         job.closed = True
         job.pending.clear()
         job.dropped.clear()
         job.waiting, job.open_end = 0, False
-        if job in self.jobs:
-            self.jobs.remove(job)
+        self.jobs.pop(job, None)
         job.sink.finish(failure, left)
         return list(job.flight)
 
@@ -142,39 +140,21 @@ class Scheduler:
 
     def drop(self, job: Job, item: Any) -> None:
         """Take an item that waits out of *job*."""
-        for entry in self._delayed:
-            if entry[2] is job and entry[4] == [item]:
-                self._delayed.remove(entry)
-                heapq.heapify(self._delayed)
-                job.delayed -= 1
-                job.attempts.pop(entry[3], None)
-                self._settle(job)
-                return
+        if (index := self.delayed.take(job, item)) is not None:
+            job.attempts.pop(index, None)
+            self._settle(job)
+            return
         if job.waiting:  # or it was with a worker that has just died, which will be told
             job.dropped.add(item)
 
-    def take_delayed(self, job: Job) -> list[tuple[int, Any]]:
-        """Take the items out of *job* that wait for a retry, each with its number."""
-        mine = [entry[3:] for entry in self._delayed if entry[2] is job]
-        self._delayed = [entry for entry in self._delayed if entry[2] is not job]
-        heapq.heapify(self._delayed)
-        job.delayed = 0
-        return mine
-
     def waiting_items(self, job: Job) -> list[Any]:
         """The items of *job* that no worker has."""
-        delayed = [item for entry in self._delayed if entry[2] is job for item in entry[4]]
-        return [item for piece in job.pending for item in piece.items] + delayed
+        return [*chain(*[piece.items for piece in job.pending], *[items for _, items in job.delayed.values()])]
 
     def hurry(self) -> None:
         """Retry at once, from now on: nobody has the time to wait."""
         self._hurries = True
-        self._delayed = [(0.0, *entry[1:]) for entry in self._delayed]
-        heapq.heapify(self._delayed)
-
-    def waiting_for_retry(self) -> list[Job]:
-        """The jobs that have items waiting for a retry."""
-        return [entry[2] for entry in self._delayed]
+        self.delayed.hurry()
 
     # cutting
 
@@ -201,8 +181,8 @@ class Scheduler:
     def _cut(self, state: Slot) -> tuple[Chunk | None, Job | None]:
         """Cut a chunk from the job whose turn it is, and that may have that slot; says from which."""
         for _ in range(len(self.jobs)):
-            job = self.jobs[0]
-            self.jobs.rotate(-1)
+            job = next(iter(self.jobs))
+            self.jobs.move_to_end(job)
             if not job.waiting:
                 continue
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
@@ -363,14 +343,11 @@ class Scheduler:
             return False
         delay = 0.0 if self._hurries else pause(job.retry_delay, len(earlier)) * self._jitter()
         earlier.append(failure)
-        job.delayed += 1
-        heapq.heappush(self._delayed, (now + delay, next(self._ticket), job, index, chunk.items[offset : offset + 1]))
+        self.delayed.add(now + delay, job, index, chunk.items[offset : offset + 1])
         return True
 
     def _wake(self, now: float) -> None:
-        while self._delayed and self._delayed[0][0] <= now:
-            _, _, job, index, items = heapq.heappop(self._delayed)
-            job.delayed -= 1
+        for job, index, items in self.delayed.take_due(now):
             job.put_back(index, items, careful=True, alone=True)
             self._queue(job)
 
@@ -381,14 +358,14 @@ class Scheduler:
             job.closed = True
             job.dropped.clear()
             job.sink.finish(None, ())
-        if (job.closed or not job.waiting) and job in self.jobs:
-            self.jobs.remove(job)
+        if job.closed or not job.waiting:
+            self.jobs.pop(job, None)
 
     # time
 
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
-        return min([*(entry[0] for entry in self._delayed[:1]), *(when for when, _ in self._holders())], default=None)
+        return min([*self.delayed.next_time(), *(when for when, _ in self._holders())], default=None)
 
 
 def _holder(slot: Slot) -> Chunk | None:

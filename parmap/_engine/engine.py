@@ -178,7 +178,7 @@ class Engine:
             scheduler = self.ledger.scheduler
             for job in filter(is_meant, [chunk.job for slot in scheduler.slots.values() for chunk in slot.flight]):
                 job.retries = 0  # nobody would wait for another attempt
-            for job in filter(is_meant, dict.fromkeys([*scheduler.jobs, *scheduler.waiting_for_retry()])):
+            for job in filter(is_meant, dict.fromkeys([*scheduler.jobs, *scheduler.delayed.jobs()])):
                 if isinstance(job.sink, Lane):
                     for future in scheduler.waiting_items(job):
                         self._cancel_future(future)

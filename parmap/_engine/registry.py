@@ -43,13 +43,35 @@ MERCY = 5.0
 """Seconds that an exit which waits for no work waits for engines and callbacks to end in good order."""
 
 
+_FEW = 64
+
+
 class _Entry(NamedTuple):
     key: Hashable
     """What it is shared under; `None`: it belongs to somebody."""
     finish: bool
     """Whether its work is finished at exit."""
-    batches: list[ReferenceType[Batch]]
-    """The calls that use it: until they have ended it is in use, though its thread may have nothing to do."""
+    calls: _Calls
+
+
+class _Calls:
+    """The calls that use a pool: until they have ended it is in use, though its thread may have nothing to do."""
+
+    def __init__(self) -> None:
+        self._known: list[
+            ReferenceType[Batch]
+        ] = []  # not a WeakSet: a Ctrl-C that comes when it drops one would be lost
+        self._most = _FEW
+
+    def add(self, batch: Batch) -> None:
+        self._known.append(ref(batch))
+        if len(self._known) > self._most:  # not each time: thousands may go on
+            self._known[:] = filter(_is_going_on, self._known)
+            self._most = 2 * len(self._known) + _FEW
+
+    def go_on(self) -> bool:
+        """Whether one of them has not ended."""
+        return any(map(_is_going_on, self._known))
 
 
 _shared: dict[Hashable, Engine] = {}
@@ -82,8 +104,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
             _thin_out()
         entry = _living.get(engine)
         if batch is not None and entry is not None:
-            # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
-            entry.batches[:] = [*filter(_is_going_on, entry.batches), ref(batch)]
+            entry.calls.add(batch)
         return engine
 
 
@@ -122,7 +143,7 @@ def _share(made: Engine, key: Hashable) -> Engine:
 
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
-    entry = _Entry(key, finish, [])
+    entry = _Entry(key, finish, _Calls())
 
     def on_change(engine: Engine) -> bool:
         if engine.closed:
@@ -184,7 +205,7 @@ def _thin_out() -> None:
 
 def _is_used(engine: Engine) -> bool:
     entry = _living.get(engine)
-    return engine.idle_since is None or entry is None or any(map(_is_going_on, entry.batches))
+    return engine.idle_since is None or entry is None or entry.calls.go_on()
 
 
 def _remove(engine: Engine) -> None:

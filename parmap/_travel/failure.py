@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.payload import dump_whole
-from parmap._travel.text import shorten, with_source
+from parmap._travel.text import cut, shorten, with_source
 
 if TYPE_CHECKING:
     import traceback
@@ -171,7 +171,7 @@ def _notes(error: BaseException) -> tuple[str, ...]:
 
 
 def _attempts(earlier: tuple[Failure, ...]) -> str:
-    lines = [_line(failure.exception()).partition("\n")[0] for failure in earlier]
+    lines = [cut(_line(failure.exception()).partition("\n")[0]) for failure in earlier]
     return "\n".join(["earlier attempts of this item:", *(f"attempt {n}: {line}" for n, line in enumerate(lines, 1))])
 
 

@@ -33,7 +33,7 @@ _members: Callable[[type], Any] = type.__dict__["__dict__"].__get__
 
 def shorten(value: Any) -> str:
     """A short text that says what *value* is: at no cost, whatever it is, and without an error."""
-    return _cut(_text(value, _DEPTH), _MOST)
+    return cut(_text(value, _DEPTH))
 
 
 def describe(function: Any, mode: str, args: Any) -> str:
@@ -48,7 +48,7 @@ def describe(function: Any, mode: str, args: Any) -> str:
     else:
         parts.append(("*" if mode == "star" else "") + shorten(args))
     parts += _some(keywords.items(), lambda pair: f"{pair[0]}={shorten(pair[1])}")
-    return f"{_cut(called(function), _MOST)}({', '.join(parts)})"
+    return f"{cut(called(function))}({', '.join(parts)})"
 
 
 def innermost(function: Any) -> Any:
@@ -73,7 +73,8 @@ def called(function: Any) -> str:
     return name if type(name) is str and name else _name(type(function))
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int = _MOST) -> str:
+    """A text, or as much of it as is shown."""
     return text if len(text) <= most else text[:most] + "…"
 
 
@@ -91,7 +92,7 @@ def _text(value: Any, depth: int) -> str:
 
         pass_on(error)
         text = None
-    return text or f"<{_cut(_name(type(value)), _PART)}>"
+    return text or f"<{cut(_name(type(value)), _PART)}>"
 
 
 def _of_builtin(value: Any, kind: type, depth: int) -> str | None:
@@ -104,8 +105,8 @@ def _of_builtin(value: Any, kind: type, depth: int) -> str | None:
     if kind in _BRACES:
         return _of_container(value, kind, depth - 1)
     if kind is FunctionType or kind is BuiltinFunctionType:
-        return f"<function {_cut(value.__qualname__, _PART)}>"
-    return f"<class {_cut(_name(value), _PART)}>" if issubclass(kind, type) else None
+        return f"<function {cut(value.__qualname__, _PART)}>"
+    return f"<class {cut(_name(value), _PART)}>" if issubclass(kind, type) else None
 
 
 def _of_container(value: Any, kind: type, depth: int) -> str:
@@ -146,7 +147,7 @@ def _of_class(value: Any, depth: int) -> str | None:
     kind = type(value)
     members = _members(kind)
     if is_enumeration(kind):
-        return f"{_name(kind)}.{_cut(object.__getattribute__(value, '_name_'), _PART)}"
+        return f"{_name(kind)}.{cut(object.__getattribute__(value, '_name_'), _PART)}"
     writes = members.get("__repr__")
     if "_fields" in members and getattr(writes, "__module__", "") == "collections":
         pairs: Iterable[tuple[str, Any]] = zip(members["_fields"], tuple.__iter__(value), strict=True)
