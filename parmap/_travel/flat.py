@@ -29,7 +29,7 @@ _HEAD = 5  # bytes before the first
 _SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
-_FEW = 32
+FEW = 32
 """Values in an item, on average, up to which it pays to look at each: of more, pickle makes short work."""
 
 
@@ -102,7 +102,7 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
-    if kind not in {tuple, list, dict} or sum(map(len, items)) > _FEW * len(items):
+    if kind not in {tuple, list, dict} or sum(map(len, items)) > FEW * len(items):
         return False
     if kind is not tuple and len(set(map(id, items))) < len(items):
         return False

@@ -16,7 +16,7 @@ from itertools import accumulate, chain
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.apart import are_apart, is_frozen
+from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
@@ -68,14 +68,22 @@ class Packed:
         return self
 
 
-def snapshot(item: Any, learner: Learner) -> Any:
-    """One of many objects as it is now: pickled, unless nothing in it can be changed.
+def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
+    """One of many objects as it is now: pickled, unless nothing in it can be changed, or a copy is as good.
+
+    *copies*: whether one may be.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    if learner.is_new(item) and is_frozen(item, learner.parts):
-        return item
+    try:
+        made = as_it_is(item, learner.parts, copies=copies)
+    except Exception as error:  # an attribute is missing
+        if _is_foreign(error):
+            raise
+        made = None
+    if made is not None:
+        return made
     stream = learner.dump_again(item)
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
