@@ -91,6 +91,18 @@ class Thin:
         self.values = values
 
 
+@dataclasses.dataclass(frozen=True)
+class Firm:
+    """A dataclass that can't be changed, as most are written."""
+
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, *values: Any) -> Firm:
+        """One that holds values."""
+        return cls(values)
+
+
 class Row(NamedTuple):
     """A tuple with names."""
 
@@ -125,6 +137,7 @@ MAKERS: list[Any] = [
     lambda *values: dict(enumerate(values)),
     Bare,
     Thin,
+    Firm.of,
 ]
 LEAVES = [
     *(None, 1, True, 2.5, "text", b"bytes", -0.0),
@@ -155,7 +168,7 @@ def parts(thing: Any) -> list[Any]:
         return [each for entry in thing.items() for each in entry]
     if isinstance(thing, (tuple, list)):
         return list(thing)
-    if type(thing) in (Plain, Slots, Both, Record, Bare, Thin):
+    if type(thing) in (Plain, Slots, Both, Record, Bare, Thin, Firm):
         names = [*getattr(thing, "__dict__", ()), *(name for name in ("first", "others", "values"))]
         return [getattr(thing, name, None) for name in dict.fromkeys(names)]
     return []
@@ -222,7 +235,7 @@ def test_what_can_not_be_changed_is_known_to_be_frozen(leaf: Any) -> None:
     assert as_it_is((leaf, [leaf]), known) is None
 
 
-@pytest.mark.parametrize("make", [Bare, Thin, Record.of, MAKERS[6], MAKERS[8]], ids=str)
+@pytest.mark.parametrize("make", [Bare, Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]], ids=str)
 def test_what_holds_nothing_that_can_be_changed_is_copied(make: Any) -> None:
     """Objects of plain classes, lists and dicts; but for the first of a class, which is pickled: so its class is."""
     known: dict[int, Any] = {}

@@ -239,13 +239,15 @@ def _parts_of_class(kind: Any) -> _Parts | None:
 
 
 def _copy(kind: type, slots: list[str], thing: Any) -> tuple[Any, list[Any]]:
+    """A copy past a `__setattr__` of the user's, and what it holds."""
     made: Any = object.__new__(kind)
     values: list[Any] = []
     for name in slots:
         values.append(getattr(thing, name))
         object.__setattr__(made, name, values[-1])
     if kind.__dictoffset__:
-        made.__dict__ = state = dict.copy(thing.__dict__)
+        state = dict.copy(thing.__dict__)
+        object.__setattr__(made, "__dict__", state)
         values += state
         values += state.values()
     return made, values

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
-from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
+from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import Stream, held
 from parmap._travel.text import called, reason_of, short_type
@@ -119,8 +119,8 @@ def pack(
         made = Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers)
         made.needs = whole.needs
         return made, {}
-    if (numbers := encode_numbers(items)) is not None:
-        return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
+    if (integers := encode_integers(items)) is not None:
+        return Pack(MARSHALLED, len(items), integers, [len(integers)]), {}
     try:
         kinds = kinds_of(items)
     except Exception as error:  # the class of something here can't be compared, or has no hash: its metaclass rules
