@@ -13,7 +13,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.flat import ATOMS, FEW, are_atoms
+from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated
 from parmap._travel.stream import OUT_OF_BAND
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def are_apart(items: list[Any]) -> bool:
                 left -= len(those)
                 if len(seen) < count or left < 0:
                     return False
-            elif is_shared or 2 * len(set(map(id, those))) <= len(those):  # looked at once, however long they are
+            elif is_shared or are_repeated(those):  # looked at once, however long they are
                 once = dict(zip(map(id, those), those, strict=True))
                 those = [once[each] for each in once.keys() - shared.keys()]
                 shared |= once

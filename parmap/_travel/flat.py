@@ -26,7 +26,7 @@ MARSHALLED, TEXT = 2, 3
 _FLOATS = frozenset({float, complex})
 _INTEGER, _SIZE = b"i", 5  # with what `marshal` begins an integer of 32 bits, and how long it gets
 _HEAD = 5  # bytes before the first
-_SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
+_SAMPLE = 64  # values that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
 FEW = 32
@@ -81,7 +81,7 @@ def encode(items: Any, kinds: set[type]) -> tuple[int, bytes] | None:
     """
     if kinds <= _FLOATS:
         return MARSHALLED, marshal.dumps(items, 2)  # later versions look up what others have, too, to send it once
-    if kinds == {str} and sum(map(len, items)) <= _SHORT * len(items) and not _are_repeated(items):
+    if kinds == {str} and sum(map(len, items)) <= _SHORT * len(items) and not are_repeated(items):
         text = _END.join(items)
         if text.count(_END) == len(items) - 1:
             return TEXT, text.encode("utf-8", "surrogatepass")
@@ -123,9 +123,9 @@ def _are_large(values: Iterable[Any]) -> bool:
     return 2 * len(set(large)) > len(large)
 
 
-def _are_repeated(strings: Any) -> bool:
+def are_repeated(values: Any) -> bool:
     """Whether the same few objects seem to stand there again and again, such as labels."""
-    sample = strings[:_SAMPLE]
+    sample = values[:_SAMPLE]
     return 2 * len(set(map(id, sample))) <= len(sample) and len(sample) > 1
 
 
