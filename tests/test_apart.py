@@ -235,7 +235,11 @@ def test_what_can_not_be_changed_is_known_to_be_frozen(leaf: Any) -> None:
     assert as_it_is((leaf, [leaf]), known) is None
 
 
-@pytest.mark.parametrize("make", [Bare, Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]], ids=str)
+@pytest.mark.parametrize(
+    "make",
+    [Bare, Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]],
+    ids=["bare", "thin", "record", "firm", "list", "dict"],
+)
 def test_what_holds_nothing_that_can_be_changed_is_copied(make: Any) -> None:
     """Objects of plain classes, lists and dicts; but for the first of a class, which is pickled: so its class is."""
     known: dict[int, Any] = {}
