@@ -12,6 +12,8 @@ import enum
 import gc
 import importlib
 import multiprocessing
+import pickle
+import re
 import sys
 import uuid
 import weakref
@@ -23,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
-from parmap._travel.apart import is_frozen
+from parmap._travel.apart import as_it_is
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.payload import pack
 from parmap.errors import SerializationError
@@ -73,6 +75,34 @@ class Record:
         return cls(values)
 
 
+class Bare:
+    """Which may hold nothing that can be changed."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+class Thin:
+    """The same, in a slot."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+@dataclasses.dataclass(frozen=True)
+class Firm:
+    """A dataclass that can't be changed, as most are written."""
+
+    values: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, *values: Any) -> Firm:
+        """One that holds values."""
+        return cls(values)
+
+
 class Row(NamedTuple):
     """A tuple with names."""
 
@@ -105,12 +135,15 @@ MAKERS: list[Any] = [
     lambda *values: list(values),
     lambda *values: values,
     lambda *values: dict(enumerate(values)),
+    Bare,
+    Thin,
+    Firm.of,
 ]
 LEAVES = [
     *(None, 1, True, 2.5, "text", b"bytes", -0.0),
     *(Color.RED, Color.GREEN, decimal.Decimal("1.50"), uuid.UUID(int=7), PurePosixPath("a/b")),
     *(dt.date(2020, 1, 2), dt.timedelta(3), dt.UTC),
-    *(dt.datetime(2020, 1, 2, tzinfo=dt.UTC), dt.time(1, 2)),
+    *(dt.datetime(2020, 1, 2, tzinfo=dt.UTC), dt.time(1, 2), dt.date, re.compile("a")),
 ]
 
 
@@ -135,7 +168,7 @@ def parts(thing: Any) -> list[Any]:
         return [each for entry in thing.items() for each in entry]
     if isinstance(thing, (tuple, list)):
         return list(thing)
-    if type(thing) in (Plain, Slots, Both, Record):
+    if type(thing) in (Plain, Slots, Both, Record, Bare, Thin, Firm):
         names = [*getattr(thing, "__dict__", ()), *(name for name in ("first", "others", "values"))]
         return [getattr(thing, name, None) for name in dict.fromkeys(names)]
     return []
@@ -182,10 +215,14 @@ def test_what_can_not_be_changed_may_be_shared(leaf: Any) -> None:
 
 @given(graphs())
 def test_what_a_generator_may_keep_and_change_is_seen(items: list[Any]) -> None:
-    """Only what holds nothing that can be changed is taken for frozen."""
+    """What stands for an item is the same, down to types, and nothing that can be changed is in both."""
     known: dict[int, Any] = {}
 
-    assert not [item for item in items if is_frozen(item, known) and changeable(item)]
+    pairs = [(item, held) for item in items if (held := as_it_is(item, known)) is not None]
+
+    assert [exactly(held, {}) for _, held in pairs] == [exactly(item, {}) for item, _ in pairs]
+    assert not [item for item, held in pairs if changeable(item) & changeable(held)]
+    assert not any(changeable(as_it_is(item, {}, copies=False)) for item in items)
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=repr)
@@ -193,17 +230,37 @@ def test_what_can_not_be_changed_is_known_to_be_frozen(leaf: Any) -> None:
     """Also in tuples, with names and without."""
     known: dict[int, Any] = {}
 
-    assert all(is_frozen(item, known) for item in (leaf, (1, leaf), Pair(leaf, None), Row((), leaf)))
-    assert not is_frozen((leaf, [leaf]), known)
+    for item in (leaf, (1, leaf), Pair(leaf, None), Row((), leaf)):
+        assert as_it_is(item, known) is item
+    assert as_it_is((leaf, [leaf]), known) is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Bare, Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]],
+    ids=["bare", "thin", "record", "firm", "list", "dict"],
+)
+def test_what_holds_nothing_that_can_be_changed_is_copied(make: Any) -> None:
+    """Objects of plain classes, lists and dicts; but for the first of a class, which is pickled: so its class is."""
+    known: dict[int, Any] = {}
+    first, second, third = make(1, Color.RED), make(2, (3, "4")), make(5)
+
+    as_it_is(first, known)
+    held = as_it_is(second, known)
+
+    assert held is not second
+    assert exactly(held, {}) == exactly(second, {})
+    assert as_it_is(third, known, copies=False) is None
 
 
 def test_a_generator_that_goes_on_changing_what_it_hands_out(processes: dict[str, Any]) -> None:
     """Each item arrives as it was: what can't be changed, and what can, alone and in a tuple or among atoms."""
 
     def hand_out() -> Iterator[Any]:
-        values, record = [0], Plain(0)
+        values, record, by_name, bare, thin = [0], Plain(0), {"key": 0}, Bare(), Thin()
         for number in range(MANY):
-            values[0] = record.first = number
+            values[0] = record.first = by_name["key"] = bare.values = thin.values = number
+            yield from (by_name, [by_name], bare, thin, [(number, Color.RED)])
             yield from (Color.RED, (number, dt.date(2020, 1, 2)), Pair(PurePosixPath("a"), number), number, str(number))
             yield from (values, (1, values), Row(dt.UTC, values), Record.of(values), record, None, values)
 
@@ -211,6 +268,25 @@ def test_a_generator_that_goes_on_changing_what_it_hands_out(processes: dict[str
         return exactly(item, {})
 
     assert parallel(see, **processes).map(hand_out()) == list(map(see, hand_out()))
+
+
+def test_a_class_that_a_generator_changes(script: Script) -> None:
+    """It is for all items as it was when the first was handed out."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Thing:
+            factor = 0
+
+        def things():
+            for number in range(100):
+                Thing.factor += 1
+                yield Thing()
+
+        print(set(parallel(lambda thing: thing.factor, workers=1).map(things())))
+    """)
+
+    assert (done.stdout, done.stderr) == ("{1}\n", "")
 
 
 @pytest.mark.parametrize("kind", ["f8", "i2", "?", "U3", "M8[s]"])
@@ -305,10 +381,34 @@ def test_what_has_ways_of_its_own_is_pickled_each(kind: Any) -> None:
 def test_long_and_shared_items_are_pickled_each() -> None:
     """To look at all that they hold would take longer; or they would be one on arrival."""
     shared = [1]
+    table = (*range(1000), shared)
 
     assert pack([[list(range(1000))] for _ in range(MANY)])[0].kind == EACH
     assert pack([[shared] for _ in range(MANY)])[0].kind == EACH
+    assert pack([(table, number) for number in range(MANY)])[0].kind == EACH
+    assert pack([(table[:number], shared) for number in range(MANY)])[0].kind == EACH
     assert pack([[list(range(1000))] for _ in range(MANY)], single=True)[0].kind == EACH
+
+
+@pytest.mark.parametrize(
+    "table", [tuple(range(1000)), frozenset(range(1000)), (((1,), "a"),) * 1000], ids=["flat", "set", "deep"]
+)
+def test_a_long_table_that_all_share_is_sent_once(table: Any) -> None:
+    """If nothing in it can be changed: nobody can tell that tasks have the same one."""
+    packed = pack([(table, number) for number in range(MANY)])[0]
+
+    assert packed.kind == WHOLE
+    assert packed.nbytes < 2 * len(pickle.dumps(table))
+    assert packed.values() == [(table, number) for number in range(MANY)]
+
+
+def test_a_graph_that_all_share() -> None:
+    """What is in it again and again is looked at once."""
+    graph: tuple[Any, ...] = (1,)
+    for _ in range(200):
+        graph = Pair(graph, (graph, Row(graph, None)))
+
+    assert pack([(graph, number) for number in range(MANY)])[0].kind == WHOLE
 
 
 ABSENT = """

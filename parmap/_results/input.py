@@ -177,7 +177,7 @@ class Input:
             self._atom = str if type(item) is tuple else type(item)
             return item
         try:
-            sent = snapshot(item, self.learner)
+            sent = snapshot(item, self.learner, copies=not self._keeps)
         except SerializationError:
             return item  # fails again when its turn comes, as the error of this item
         if self._keeps and sent is not item:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copyreg
 import sys
 from abc import ABCMeta
+from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parmap._travel.flat import ATOMS
+from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated
 from parmap._travel.stream import OUT_OF_BAND
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _LEAVES = {
     "uuid": ("UUID",),
     "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
     "pandas": ("Timedelta",),
+    "re": ("Pattern",),
 }
 _MOMENTS = {"datetime": ("datetime", "time"), "pandas": ("Timestamp",)}  # which hold a time zone
 _OWN_WAYS = ("__getattr__", "__getnewargs_ex__", "__del__")
@@ -41,16 +43,17 @@ def are_apart(items: list[Any]) -> bool:
 
     What they hold is looked at in columns, by loops that run in C.
     """
-    columns = [items]
+    columns = [(items, False)]  # each with whether what is in it may belong to several items
     left = _FEW_INSIDE * len(items)
     seen: set[int] = set()
+    shared: dict[int, Any] = {}
     count = 0
     while columns:
-        column = columns.pop()
+        column, is_shared = columns.pop()
         kinds = set(map(type, column))
         for kind in kinds - ATOMS:
             parts = _parts_of(kind)
-            if parts is None:
+            if parts is None or (is_shared and not parts.frozen):
                 return False
             those = column if len(kinds) == 1 else [each for each in column if type(each) is kind]
             if not parts.frozen:
@@ -59,29 +62,56 @@ def are_apart(items: list[Any]) -> bool:
                 left -= len(those)
                 if len(seen) < count or left < 0:
                     return False
+            elif is_shared or are_repeated(those):  # looked at once, however long they are
+                once = dict(zip(map(id, those), those, strict=True))
+                those = [once[each] for each in once.keys() - shared.keys()]
+                shared |= once
+                columns += [(list(part), True) for part in parts.of(those)]
+                continue
             for part in parts.of(those):
-                columns.append(list(part) if parts.named else list(islice(part, left + 1)))
-                left -= 0 if parts.named else len(columns[-1])
+                columns.append((list(part) if parts.named else list(islice(part, left + 1)), False))
+                left -= 0 if parts.named else len(columns[-1][0])
                 if left < 0:
                     return False
     return True
 
 
-def is_frozen(item: Any, known: dict[int, tuple[Any, _Parts | None]]) -> bool:
-    """Whether it is seen at a glance that nothing in *item* can be changed; *known*: what was found of classes."""
-    values = [item]
+def as_it_is(item: Any, known: dict[int, tuple[Any, _Parts | None]], *, copies: bool = True) -> Any:
+    """What stands for *item*, whatever becomes of it: itself, or a copy; `None`: what can is not seen at a glance.
+
+    *known*: what was found of classes; it remembers those for which it can't be told. *copies*: whether one will do.
+    """
+    kind = type(item)
+    is_new = id(kind) not in known
+    parts = _look_up(kind, known)
+    if parts is None or (parts.named and is_new):  # it is pickled: its class is sent as it is now
+        return None
+    made, values = item, None
+    if parts.frozen:
+        values = list(chain.from_iterable(parts.of([item])))
+    elif copies and parts.copy is not None:
+        made, values = parts.copy(item)
+    if values is None or len(values) > FEW or not (are_atoms(values) or _are_frozen([*values], known)):
+        made = None
+        known[id(kind)] = kind, None
+    return made
+
+
+def _are_frozen(values: list[Any], known: dict[int, tuple[Any, _Parts | None]]) -> bool:
+    """Whether it is seen at a glance that nothing in *values* can be changed."""
     for value in values:  # to which is added what each holds
-        kind = type(value)
-        if id(kind) not in known:
-            known[id(kind)] = kind, _known_parts_of(kind)
-        _, parts = known[id(kind)]
-        if parts is None or not parts.frozen:
+        parts = _look_up(type(value), known)
+        if parts is None or not parts.frozen or len(values) > _FEW_INSIDE:
             return False
         for part in parts.of([value]):
             values += part
-        if len(values) > _FEW_INSIDE:
-            return False
     return True
+
+
+def _look_up(kind: Any, known: dict[int, tuple[Any, _Parts | None]]) -> _Parts | None:
+    if id(kind) not in known:
+        known[id(kind)] = kind, _known_parts_of(kind)
+    return known[id(kind)][1]
 
 
 def _known_parts_of(kind: Any) -> _Parts | None:
@@ -102,6 +132,8 @@ class _Parts(NamedTuple):
     """Whether nobody can tell that two share one."""
     named: bool = False
     """Whether they are attributes, whose names are written once for all: that pays for the look at them."""
+    copy: Callable[[Any], tuple[Any, list[Any]]] | None = None
+    """What makes another one that holds the same, and says what."""
 
 
 def _column(get: Callable[[Any], Any]) -> Callable[[list[Any]], Sequence[Iterable[Any]]]:
@@ -122,14 +154,24 @@ def _of_tuples(those: list[Any]) -> Sequence[Iterable[Any]]:
     return (chain.from_iterable(map(tuple.__iter__, those)),)
 
 
-_UNKNOWN = ((type,),)  # a column that nobody knows
+def _copy_list(those: list[Any]) -> tuple[Any, list[Any]]:
+    made: list[Any] = those[:]
+    return made, made
+
+
+def _copy_dict(those: dict[Any, Any]) -> tuple[Any, list[Any]]:
+    made = those.copy()
+    return made, [*made, *made.values()]
+
+
+_UNKNOWN = ((len,),)  # a column that nobody knows: a builtin may be the method of what can be changed
 _NOTHING = _Parts(lambda _: (), frozen=True)
 _PARTS = {
-    list: _Parts(_of_rows),
+    list: _Parts(_of_rows, copy=_copy_list),
     set: _Parts(_of_rows),
     tuple: _Parts(_of_rows, frozen=True),
     frozenset: _Parts(_of_rows, frozen=True),
-    dict: _Parts(_of_dicts),
+    dict: _Parts(_of_dicts, copy=_copy_dict),
 }
 
 
@@ -137,10 +179,10 @@ def _parts_of(kind: Any) -> _Parts | None:
     """`None`: nobody knows what is in it, or its pickling is its own."""
     if kind in _PARTS:
         return _PARTS[kind]
-    if kind in copyreg.dispatch_table:
-        return None
     if _is_one_of(kind, _LEAVES) or _is_proxy(kind):
         return _NOTHING
+    if kind in copyreg.dispatch_table:
+        return None
     if _is_one_of(kind, _MOMENTS):
         return _Parts(_column(attrgetter("tzinfo")), frozen=True)
     if kind.__module__ == "numpy":
@@ -174,6 +216,8 @@ def _small_arrays(arrays: list[Any]) -> Sequence[Iterable[Any]]:
 
 
 def _parts_of_class(kind: Any) -> _Parts | None:
+    if issubclass(kind, type):  # of a class, its name travels
+        return _NOTHING
     if type(kind) is getattr(sys.modules.get("enum"), "EnumType", None):
         is_usual = kind.__reduce_ex__ is sys.modules["enum"].Enum.__reduce_ex__
         return _Parts(_column(attrgetter("_value_")), frozen=True) if is_usual else None
@@ -190,7 +234,23 @@ def _parts_of_class(kind: Any) -> _Parts | None:
             *(_of_dicts(list(map(_dict_of, those))) if kind.__dictoffset__ else ()),
         ],
         named=True,
+        copy=partial(_copy, kind, copyreg._slotnames(kind)),  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
     )
+
+
+def _copy(kind: type, slots: list[str], thing: Any) -> tuple[Any, list[Any]]:
+    """A copy past a `__setattr__` of the user's, and what it holds."""
+    made: Any = object.__new__(kind)
+    values: list[Any] = []
+    for name in slots:
+        values.append(getattr(thing, name))
+        object.__setattr__(made, name, values[-1])
+    if kind.__dictoffset__:
+        state = dict.copy(thing.__dict__)
+        object.__setattr__(made, "__dict__", state)
+        values += state
+        values += state.values()
+    return made, values
 
 
 def _is_usual(kind: Any, base: type) -> bool:

@@ -24,25 +24,23 @@ MARSHALLED, TEXT = 2, 3
 """Forms of a stream of flat items; the latter of strings alone."""
 
 _FLOATS = frozenset({float, complex})
-_INTEGER, _FLOAT = (b"i", 5), (b"g", 9)  # with what `marshal` begins a number, and how long it gets
+_INTEGER, _SIZE = b"i", 5  # with what `marshal` begins an integer of 32 bits, and how long it gets
 _HEAD = 5  # bytes before the first
-_SAMPLE = 64  # strings that are looked at to see whether they are the same again and again
+_SAMPLE = 64  # values that are looked at to see whether they are the same again and again
 _SHORT = 256  # characters of a string, on average, of which it may be written once for each of its places
 _END = "\0"
-_FEW = 32
+FEW = 32
 """Values in an item, on average, up to which it pays to look at each: of more, pickle makes short work."""
 
 
-def encode_numbers(items: Any) -> bytes | None:
-    """The stream of *items* in the form `MARSHALLED` if all are floats, or all integers of 32 bits.
+def encode_integers(items: Any) -> bytes | None:
+    """The stream of *items* in the form `MARSHALLED` if all are integers of 32 bits.
 
     The stream tells: to ask each item for its type takes longer than to write it. Each item begins where the one before
-    ends, so if each of these bytes is that of a number, there was nothing else.
+    ends, so if each of these bytes is that of an integer, there was nothing else.
     """
-    kind = type(items[0]) if len(items) else None
-    if not (kind is int or kind is float) or type(items[-1]) is not kind:
+    if not len(items) or type(items[0]) is not int or type(items[-1]) is not int:
         return None
-    mark, size = _INTEGER if kind is int else _FLOAT
     try:
         stream = marshal.dumps(items, 2)
     except Exception as error:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
@@ -50,7 +48,7 @@ def encode_numbers(items: Any) -> bytes | None:
 
         pass_on(error)
         return None
-    whole = len(stream) == _HEAD + size * len(items) and stream[_HEAD::size].count(mark) == len(items)
+    whole = len(stream) == _HEAD + _SIZE * len(items) and stream[_HEAD::_SIZE].count(_INTEGER) == len(items)
     return stream if whole else None
 
 
@@ -83,7 +81,7 @@ def encode(items: Any, kinds: set[type]) -> tuple[int, bytes] | None:
     """
     if kinds <= _FLOATS:
         return MARSHALLED, marshal.dumps(items, 2)  # later versions look up what others have, too, to send it once
-    if kinds == {str} and sum(map(len, items)) <= _SHORT * len(items) and not _are_repeated(items):
+    if kinds == {str} and sum(map(len, items)) <= _SHORT * len(items) and not are_repeated(items):
         text = _END.join(items)
         if text.count(_END) == len(items) - 1:
             return TEXT, text.encode("utf-8", "surrogatepass")
@@ -102,7 +100,7 @@ def decode(form: int, stream: bytes | memoryview) -> list[Any]:
 
 def _hold_atoms(items: Any, kind: type) -> bool:
     """Whether *items* are tuples, lists or dicts of atoms; a list or dict that is there twice would arrive as one."""
-    if kind not in {tuple, list, dict} or sum(map(len, items)) > _FEW * len(items):
+    if kind not in {tuple, list, dict} or sum(map(len, items)) > FEW * len(items):
         return False
     if kind is not tuple and len(set(map(id, items))) < len(items):
         return False
@@ -125,9 +123,9 @@ def _are_large(values: Iterable[Any]) -> bool:
     return 2 * len(set(large)) > len(large)
 
 
-def _are_repeated(strings: Any) -> bool:
+def are_repeated(values: Any) -> bool:
     """Whether the same few objects seem to stand there again and again, such as labels."""
-    sample = strings[:_SAMPLE]
+    sample = values[:_SAMPLE]
     return 2 * len(set(map(id, sample))) <= len(sample) and len(sample) > 1
 
 

@@ -16,10 +16,10 @@ from itertools import accumulate, chain
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.apart import are_apart, is_frozen
+from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
-from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_numbers, kinds_of
+from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack
 from parmap._travel.stream import Stream, held
 from parmap._travel.text import called, reason_of, short_type
@@ -69,14 +69,24 @@ class Packed:
         return self
 
 
-def snapshot(item: Any, learner: Learner) -> Any:
-    """One of many objects as it is now: pickled, unless nothing in it can be changed.
+def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
+    """One of many objects as it is now: pickled, unless nothing in it can be changed, or a copy is as good.
+
+    *copies*: whether one may be.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    if learner.is_new(item) and is_frozen(item, learner.parts):
-        return item
+    found = learner.parts.get(id(type(item)))
+    if found is None or found[1] is not None:  # else nothing was to be seen of others of its kind
+        try:
+            made = as_it_is(item, learner.parts, copies=copies)
+        except Exception as error:  # an attribute is missing
+            if _is_foreign(error):
+                raise
+            made = None
+        if made is not None:
+            return made
     stream = learner.dump_again(item)
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
@@ -112,8 +122,8 @@ def pack(
         made = Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers)
         made.needs = whole.needs
         return made, {}
-    if (numbers := encode_numbers(items)) is not None:
-        return Pack(MARSHALLED, len(items), numbers, [len(numbers)]), {}
+    if (integers := encode_integers(items)) is not None:
+        return Pack(MARSHALLED, len(items), integers, [len(integers)]), {}
     try:
         kinds = kinds_of(items)
     except Exception as error:  # the class of something here can't be compared, or has no hash: its metaclass rules
