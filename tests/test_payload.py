@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from parmap import parallel
 from parmap._travel.code.by_name import by_name, name_of, reference
 from parmap._travel.flat import MARSHALLED, TEXT
-from parmap._travel.pack import EACH, WHOLE, Pack
-from parmap._travel.payload import Packed, dump, pack
+from parmap._travel.pack import EACH, WHOLE, Pack, Packed
+from parmap._travel.payload import dump, pack
 from parmap._travel.stream import LARGE, OUT_OF_BAND
 from parmap.errors import SerializationError
 

@@ -24,7 +24,8 @@ from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
 from parmap._travel.failure import Failure, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
-from parmap._travel.payload import Packed, dump
+from parmap._travel.pack import Packed
+from parmap._travel.payload import dump
 from parmap._travel.text import call_note, called, short_type
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from parmap._results.batch import Arrival, Batch
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._travel.text import shorten
 
 if TYPE_CHECKING:

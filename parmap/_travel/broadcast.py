@@ -20,7 +20,7 @@ from parmap.errors import SerializationError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from parmap._travel.payload import Packed
+    from parmap._travel.pack import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

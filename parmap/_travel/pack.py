@@ -12,8 +12,13 @@ from parmap._travel.vocabulary import Reader, salvage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from parmap._travel.vocabulary import Vocabulary
+
 ALIGNMENT = 64
 """Buffers begin at multiples of so many bytes, as numpy's own do."""
+
+REMEMBERED = 4096
+"""Bytes of the stream of an item that costs little to be held twice."""
 
 WHOLE, EACH = 0, 1
 """Kinds of packs of pickled items; all others are flat, and their kind is the form of their stream."""
@@ -182,3 +187,42 @@ def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
     if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
         return whole
     return memoryview(buffer)
+
+
+class Packed:
+    """One item that is pickled already, maybe with a vocabulary."""
+
+    __slots__ = ("buffers", "item", "needs", "stream", "vocabulary")
+
+    item: Any
+    """What was pickled, if it is remembered."""
+
+    def __init__(
+        self,
+        stream: bytes,
+        buffers: list[memoryview],
+        vocabulary: Vocabulary | None = None,
+        needs: tuple[Any, ...] = (),
+    ) -> None:
+        """*needs*: what must live until the stream is read."""
+        self.stream: bytes = stream
+        self.buffers: list[memoryview] = buffers
+        self.vocabulary: Vocabulary | None = vocabulary
+        self.needs: tuple[Any, ...] = needs
+
+    def keep(self) -> Packed:
+        """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
+        self.buffers = [_kept(buffer) for buffer in self.buffers]
+        return self
+
+    def remember(self, item: Any) -> Packed:
+        """Remember what was pickled, if that is small, for whoever asks which item failed; returns itself."""
+        if not self.buffers and len(self.stream) <= REMEMBERED:
+            self.item = item
+        return self
+
+
+def _kept(buffer: memoryview) -> memoryview:
+    if type(buffer.obj) is bytes:
+        return buffer
+    return memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer))

@@ -20,7 +20,7 @@ from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
-from parmap._travel.pack import EACH, WHOLE, Pack
+from parmap._travel.pack import EACH, WHOLE, Pack, Packed
 from parmap._travel.stream import Stream, held
 from parmap._travel.text import called, reason_of, short_type
 from parmap._travel.vocabulary import Learner, Vocabulary, with_common
@@ -32,41 +32,7 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
-_REMEMBERED = 4096  # bytes of the stream of an item that costs little to be held twice
 _TRIES = 10  # to pack a dict or a set that other threads change meanwhile
-
-
-class Packed:
-    """One item that is pickled already, maybe with a vocabulary."""
-
-    __slots__ = ("buffers", "item", "needs", "stream", "vocabulary")
-
-    item: Any
-    """What was pickled, if it is remembered."""
-
-    def __init__(
-        self,
-        stream: bytes,
-        buffers: list[memoryview],
-        vocabulary: Vocabulary | None = None,
-        needs: tuple[Any, ...] = (),
-    ) -> None:
-        """*needs*: what must live until the stream is read."""
-        self.stream: bytes = stream
-        self.buffers: list[memoryview] = buffers
-        self.vocabulary: Vocabulary | None = vocabulary
-        self.needs: tuple[Any, ...] = needs
-
-    def keep(self) -> Packed:
-        """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
-        self.buffers = [_kept(buffer) for buffer in self.buffers]
-        return self
-
-    def remember(self, item: Any) -> Packed:
-        """Remember what was pickled, if that is small, for whoever asks which item failed; returns itself."""
-        if not self.buffers and len(self.stream) <= _REMEMBERED:
-            self.item = item
-        return self
 
 
 def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
@@ -91,12 +57,6 @@ def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
     return Packed(stream, [], learner.vocabulary, held()).remember(item)
-
-
-def _kept(buffer: memoryview) -> memoryview:
-    if type(buffer.obj) is bytes:
-        return buffer
-    return memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer))
 
 
 def pack(
@@ -389,17 +349,20 @@ def _is_foreign(error: Exception) -> bool:
 
 
 def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:
-    for left in range(_TRIES, 0, -1):
+    tries = _TRIES
+    while True:
         written = Stream()
         pickler: pickle.Pickler = make(written, written.keep)
         if vocabulary is not None:
             vocabulary.teach(pickler)
         try:
             pickler.dump(item)
-            break
         except RuntimeError as error:
-            if left == 1 or type(error) is not RuntimeError or "during iteration" not in str(error):
+            tries -= 1
+            if not tries or type(error) is not RuntimeError or "during iteration" not in str(error):
                 raise
+        else:
+            break
     stream, buffers = written.take()
     by_value = make is not plain_pickler
     if learner is not None and (by_value or learner.is_new(item)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from parmap._travel.failure import pass_on
-from parmap._travel.payload import Packed, pack
+from parmap._travel.pack import Packed
+from parmap._travel.payload import pack
 
 _NAME = "_parmap_item"
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
     from contextlib import AbstractContextManager
 
-    from parmap._travel.payload import Packed
+    from parmap._travel.pack import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

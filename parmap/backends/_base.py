@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from parmap._core.owners import Owners
 from parmap._core.pace import BYTE_CAP, Cost, Pace
 from parmap._travel.failure import Failure, note, put, translate, unframed
-from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import Packed, pack
+from parmap._travel.pack import EACH, Pack, Packed
+from parmap._travel.payload import pack
 from parmap._travel.text import call_note
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import Note

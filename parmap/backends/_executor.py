@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
-    from parmap._travel.payload import Packed
+    from parmap._travel.pack import Packed
     from parmap.backends._clusters.wire import Wire
 
 _HOME = (os.urandom(8), os.getpid())

@@ -13,7 +13,7 @@ from parmap._core.pace import Cost, cost_on_cluster
 from parmap._core.schedule import SUSPECT
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._travel.text import called
 from parmap._work.surroundings import current
 from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, packed

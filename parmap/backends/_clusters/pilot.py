@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
 from parmap._travel.failure import encode
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._work.run import Callee, Rules
 from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import Failure
-from parmap._travel.pack import EACH, Pack
-from parmap._travel.payload import Packed
+from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.stream import OUT_OF_BAND
 from parmap.backends._processes.line.copies import copies
 

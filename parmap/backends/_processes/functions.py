@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._travel.code.marks import Mark
     from parmap._travel.code.reach import Large
-    from parmap._travel.payload import Packed
+    from parmap._travel.pack import Packed
     from parmap.backends._processes.line.channel import Channel
 
 _RECENT = 32 << 20  # bytes of functions that are kept though the program has dropped them: it may make them again

@@ -7,7 +7,7 @@ from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import Cost
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, packed, terms_of

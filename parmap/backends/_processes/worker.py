@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._travel.stream import is_sent
 from parmap._travel.text import with_source
 from parmap._work.page import Page

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 from parmap._results.futures import failed, returned
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.flat import is_small
-from parmap._travel.payload import Packed
+from parmap._travel.pack import Packed
 from parmap._work.report.watch import Open, Singles
 from parmap.backends._processes.line import sockets
 from parmap.backends._processes.line.segments import NOSIGNAL
