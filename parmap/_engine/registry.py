@@ -58,9 +58,8 @@ class _Calls:
     """The calls that use a pool: until they have ended it is in use, though its thread may have nothing to do."""
 
     def __init__(self) -> None:
-        self._known: list[
-            ReferenceType[Batch]
-        ] = []  # not a WeakSet: a Ctrl-C that comes when it drops one would be lost
+        # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
+        self._known: list[ReferenceType[Batch]] = []
         self._most = _FEW
 
     def add(self, batch: Batch) -> None:
