@@ -83,12 +83,18 @@ class Bare:
 
 
 class Thin:
-    """The same, in a slot."""
+    """The same, in a slot; and one is as good as another that holds the same."""
 
     __slots__ = ("values",)
 
     def __init__(self, *values: Any) -> None:
         self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Thin and other.values == self.values
+
+    def __hash__(self) -> int:
+        return 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,11 +243,14 @@ def test_what_can_not_be_changed_is_known_to_be_frozen(leaf: Any) -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [Bare, Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]],
-    ids=["bare", "thin", "record", "firm", "list", "dict"],
+    [Thin, Record.of, Firm.of, MAKERS[6], MAKERS[8]],
+    ids=["thin", "record", "firm", "list", "dict"],
 )
 def test_what_holds_nothing_that_can_be_changed_is_copied(make: Any) -> None:
-    """Objects of plain classes, lists and dicts; but for the first of a class, which is pickled: so its class is."""
+    """Objects of plain classes, lists and dicts; but for the first of a class, which is pickled: so its class is.
+
+    Not those that nothing but their identity tells apart: `item_of` gives the very one that failed.
+    """
     known: dict[int, Any] = {}
     first, second, third = make(1, Color.RED), make(2, (3, "4")), make(5)
 
@@ -251,6 +260,7 @@ def test_what_holds_nothing_that_can_be_changed_is_copied(make: Any) -> None:
     assert held is not second
     assert exactly(held, {}) == exactly(second, {})
     assert as_it_is(third, known, copies=False) is None
+    assert [as_it_is(Bare(number), known) for number in range(2)] == [None, None]
 
 
 def test_a_generator_that_goes_on_changing_what_it_hands_out(processes: dict[str, Any]) -> None:

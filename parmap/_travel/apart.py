@@ -227,14 +227,16 @@ def _parts_of_class(kind: Any) -> _Parts | None:
     if base is tuple:
         is_named = kind.__new__.__module__ == f"namedtuple_{kind.__name__}"
         return _Parts(_of_tuples, frozen=True) if is_named else None
-    slots = [attrgetter(name) for name in copyreg._slotnames(kind)]  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
+    names = copyreg._slotnames(kind)  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
+    slots = [attrgetter(name) for name in names]
     return _Parts(
         lambda those: [
             *(map(get, those) for get in slots),
             *(_of_dicts(list(map(_dict_of, those))) if kind.__dictoffset__ else ()),
         ],
         named=True,
-        copy=partial(_copy, kind, copyreg._slotnames(kind)),  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
+        # Where nothing but their identity tells objects apart, `item_of` gives the very one that failed.
+        copy=partial(_copy, kind, names) if any("__eq__" in vars(each) for each in kind.__mro__[:-1]) else None,
     )
 
 
