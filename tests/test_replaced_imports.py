@@ -313,6 +313,9 @@ def outputs(script: Script, program: str) -> list[str]:
     for standard, replacement in REPLACED.items():
         ours = ours.replace(standard, replacement)
     printed = []
+    script.environment["PYTHONUNBUFFERED"] = (
+        "1"  # the standard pool may fork between a print and its flush: then it is twice
+    )
     for text in (program, ours):
         run = script.run(text, timeout=100)
         assert (run.returncode, run.stderr) == (0, "")

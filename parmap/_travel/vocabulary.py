@@ -18,7 +18,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, plain_pickler
+from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, is_by_value, plain_pickler
 from parmap._travel.code.remade import has_functions
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import Stream
@@ -144,7 +144,8 @@ class Learner:
         if stream is not None and by_value:  # one of many that cloudpickle names for its own ends
             return
         if stream is None:
-            if not _is_class(word):  # a function would have to be one for each item: its state is its own
+            # A function would have to be one for each item: its state is its own. Ends of pipes are refused, each.
+            if not _is_class(word) or not is_by_value(word):
                 return
             try:
                 stream = cloud_dumps(word, self.classes or home_class)
