@@ -503,6 +503,19 @@ def test_levels_are_the_parents(processes: dict[str, Any]):
     assert f.submit(logging.WARNING).result() is True
 
 
+@pytest.mark.parametrize("name", ["off", "handled", "disable", "root"])
+def test_levels_of_loggers_whose_name_means_something(processes: dict[str, Any], name: str):
+    """A logger called `off` is one like any other."""
+    f = parallel(talk.is_enabled, **processes)
+    logger = logging.getLogger(name)
+    before = logger.level
+    try:
+        logger.setLevel(logging.CRITICAL)
+        assert f.submit(logging.ERROR).result() is (name != "root")
+    finally:
+        logger.setLevel(before)
+
+
 def test_workers_start_without_logging(processes: dict[str, Any]):
     """Nothing is imported for those who don't log: workers start fast."""
     assert parallel(talk.imported, **processes).submit().result() is False

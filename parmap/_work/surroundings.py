@@ -50,7 +50,7 @@ class Context:
             "argv": _strings(argv),
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
             "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
-            "levels": (*levels, ("handled", int(handled))),
+            "levels": (handled, *levels),
             "authkey": bytes(self.authkey),
             "recursion": recursion,
             "digits": digits,
@@ -147,21 +147,20 @@ def _environ() -> Any:
     return getattr(os.environ, "_data", os.environ)
 
 
-def _levels() -> tuple[tuple[str, int], ...]:
-    """The levels of this process's loggers, so that workers make no records that nobody wants.
+def _levels() -> tuple[int, tuple[tuple[str, int], ...]]:
+    """The level that is off for all of this process's loggers, and that of each: workers make no records in vain.
 
     `logging` empties the cache of the root logger whenever a level is set: as long as our entry is there, it holds.
     """
     root = logging.root
     cache: dict[Any, Any] = getattr(root, "_cache", {})
     if _LEVELS in cache:
-        found: tuple[tuple[str, int], ...] = cache[_LEVELS]
+        found: tuple[int, tuple[tuple[str, int], ...]] = cache[_LEVELS]
         return found
     manager = root.manager
     named = [(str.__str__(name), int(getattr(each, "level", 0))) for name, each in list(manager.loggerDict.items())]
     named.sort()  # plain names and numbers, which travel: the program may have used an enum
-    others = ("", int(root.level)), ("off", int(manager.disable))
-    found = cache[_LEVELS] = (*others, *(pair for pair in named if pair[1]))
+    found = cache[_LEVELS] = int(manager.disable), (("", int(root.level)), *(pair for pair in named if pair[1]))
     return found
 
 

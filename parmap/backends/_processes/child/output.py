@@ -128,10 +128,10 @@ class Output:
         self._originals = sys.stdout, sys.stderr
         self._lines = _Lines(channel, "stdout", sys.stdout), _Lines(channel, "stderr", sys.stderr)
         self._out, self._err = map(_outlet, self._lines)
-        self._levels: tuple[tuple[str, int], ...] = ()
+        self._levels: tuple[Any, ...] = ()
         self._handler: logging.Handler | None = None
         self._last_resort: logging.Handler | None = None
-        self._handled = 1  # whether the parent's root logger has handlers
+        self._handled = True  # whether the parent's root logger has handlers
         self._filters: list[bytes] | None = None
         self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
@@ -185,18 +185,17 @@ class Output:
         logging.basicConfig = basic_config
         self.set_levels(self._levels)
 
-    def set_levels(self, levels: tuple[tuple[str, int], ...]) -> None:
+    def set_levels(self, levels: tuple[Any, ...]) -> None:
         """Set the loggers to the levels that they have in the parent."""
         before, self._levels = self._levels, levels
         if self._handler is None or not (before or levels):
             return
         logging = sys.modules["logging"]
-        found = dict(levels) or {"": logging.WARNING}
-        logging.disable(found.pop("off", 0))
-        self._handled = found.pop("handled", 1)
-        for name in dict(before).keys() - found.keys() - {"off", "handled"}:
+        self._handled, off, named = levels or (True, 0, (("", logging.WARNING),))
+        logging.disable(off)
+        for name in {name for name, _ in before[2]} - {name for name, _ in named} if before else ():
             logging.getLogger(name).setLevel(logging.NOTSET)
-        for name, level in found.items():
+        for name, level in named:
             logging.getLogger(name or None).setLevel(level)
 
     # warnings
