@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from inspection import is_gone
 
 from conftest import wait_until
 from parmap import TaskTimeoutError, override, parallel
+from parmap._work.page import DUMP_SIGNAL
+from parmap.backends._processes import stopping
 
 LIMIT = 0.5
 
@@ -138,6 +142,34 @@ def test_it_shows_the_stack_of_c_code(processes: dict[str, Any]):
         parallel(hang.hold_the_gil, timeout=LIMIT, **processes).map([1])
 
     assert "hold_the_gil" in caught.value.stack
+
+
+@pytest.mark.parametrize("begins", [0.0, 0.1, 9.9], ids=["at once", "late", "never"])
+def test_it_has_time_to_write_its_stack(begins: float, monkeypatch: pytest.MonkeyPatch):
+    """On a busy machine a worker may not run for a while; the signal that ends it would be the first that it gets."""
+    now, sent = [1000.0], []
+
+    class Page:
+        """Which has the stack in two steps."""
+
+        @property
+        def written(self) -> int:
+            since = now[0] - 1000.0 - begins
+            return 0 if since <= 0 else 100 if since < 0.012 else 200
+
+    signals = stopping.Signals({1: SimpleNamespace(page=Page())})  # type: ignore[dict-item]
+    monkeypatch.setattr(signals, "send", lambda _, signum: sent.append((signum, now[0] - 1000.0, Page().written)))
+    monkeypatch.setattr(stopping, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    signals.stop(1, dump=True)
+    while signals.next_time is not None:
+        now[0] = signals.next_time
+        signals.send_due()
+
+    assert [signum for signum, *_ in sent] == [DUMP_SIGNAL, signal.SIGTERM, signal.SIGKILL]
+    ended, written = sent[1][1:]
+    assert written == (200 if begins < 1 else 0)
+    assert ended < 0.5
 
 
 def test_others_never_notice(processes: dict[str, Any], tmp_path: Any):

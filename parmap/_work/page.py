@@ -107,6 +107,11 @@ class Page:
         cells = self.cells
         return Position(cells[_NUMBER], cells[_INDEX], cells[_LENGTH], cells[_SINCE])
 
+    @property
+    def written(self) -> int:
+        """How many bytes `faulthandler` wrote."""
+        return os.fstat(self.fd).st_size - SIZE
+
     def log(self) -> str:
         """What `faulthandler` wrote."""
         try:

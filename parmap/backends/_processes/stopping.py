@@ -16,8 +16,13 @@ if TYPE_CHECKING:
 
     from parmap.backends._processes.worker import Worker
 
-DUMP_PAUSE = 0.03
-"""Seconds that a worker has to write its stack before it is terminated."""
+DUMP_PAUSE = 0.015
+"""Seconds between two looks at what a worker has written of its stack; it is terminated when that is no longer more."""
+
+DUMP_LOOKS = 20
+"""Looks after which it is terminated anyway: on a busy machine it may take a while until it runs at all."""
+
+_LOOK = 0  # in the place of a signal
 
 TERM_PAUSE = 0.5
 """Seconds that a terminated worker has before it is killed."""
@@ -33,14 +38,29 @@ class Signals:
         """Send to *workers*, as they come and go."""
         self._workers = workers
         self._later: list[tuple[float, Hashable, int]] = []
+        self._written: dict[Hashable, list[int]] = {}  # how much of a stack there was, look by look
 
     def stop(self, slot: Hashable, *, dump: bool) -> None:
         """Terminate a worker, then kill it; *dump*: before that, let it tell where it is."""
-        pause = DUMP_PAUSE if dump else 0.0
         if dump:
             self.send_soon(slot, DUMP_SIGNAL)
-        self.send_soon(slot, signal.SIGTERM, pause)
-        self.send_soon(slot, signal.SIGKILL, pause + TERM_PAUSE)
+            self.send_soon(slot, _LOOK, DUMP_PAUSE)
+        else:
+            self._end(slot)
+
+    def _look(self, slot: Hashable, worker: Worker) -> None:
+        looks = self._written.setdefault(slot, [])
+        looks.append(worker.page.written)
+        # Sent before it has run, the other signal would be the first that it gets.
+        if len(looks) < DUMP_LOOKS and (not looks[-1] or looks[-1:] != looks[-2:-1]):
+            self.send_soon(slot, _LOOK, DUMP_PAUSE)
+        else:
+            self._written.pop(slot, None)
+            self._end(slot)
+
+    def _end(self, slot: Hashable) -> None:
+        self.send_soon(slot, signal.SIGTERM)
+        self.send_soon(slot, signal.SIGKILL, TERM_PAUSE)
 
     def send_soon(self, slot: Hashable, signum: int, pause: float = 0.0) -> None:
         """Send a signal to a worker after a *pause*, in seconds."""
@@ -53,7 +73,11 @@ class Signals:
         while self._later and self._later[0][0] <= now:
             _, slot, signum = heapq.heappop(self._later)
             worker = self._workers.get(slot)
-            if worker is not None:
+            if worker is None:
+                self._written.pop(slot, None)
+            elif signum == _LOOK:
+                self._look(slot, worker)
+            else:
                 self.send(worker, signum)
 
     @property
@@ -64,6 +88,7 @@ class Signals:
     def clear(self) -> None:
         """Forget those that are to be sent."""
         self._later.clear()
+        self._written.clear()
 
     def send(self, worker: Worker, signum: int) -> None:
         """Send one at once, if there is still somebody to get it."""
