@@ -217,8 +217,8 @@ class Pool(OwnsWorkers):
         """
         if not self._owned.closed:
             raise ValueError("Pool is still running")
-        with suppress(PoolClosedError):  # another thread terminates it meanwhile
-            for stream in list(self._streams):
+        for stream in list(self._streams):
+            with suppress(PoolClosedError):  # another thread terminates it meanwhile
                 stream.read_all()
         self._owned.close(wait=True)
         callbacks.join(None)

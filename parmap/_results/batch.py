@@ -102,6 +102,7 @@ class Batch(Watched):
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded = 0
+        self.delivered = 0  # items that have an outcome
         self.meter: Meter | None = None
         self.told: Callable[[int, int], object] | None = None  # called with the items that have ended, and failed
 
@@ -146,6 +147,7 @@ class Batch(Watched):
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
         self.arrivals.append(arrival)
+        self.delivered += done
         if self.told is not None:
             self.told(done, len(failures))
         self._undecoded += getattr(results, "nbytes", 0)
@@ -304,7 +306,7 @@ class BatchFuture(Future[Any]):
     @property
     def left(self) -> int:
         """How many items have no outcome yet."""
-        return 0 if self.done() else self._job.read - sum(arrival.done for arrival in [*self._job.sink.arrivals])
+        return 0 if self.done() else int(self._job.read - self._job.sink.delivered)
 
     def stop(self, ledger: Ledger) -> bool:
         """Take the batch out of the ledger, in the engine's thread."""
