@@ -102,7 +102,7 @@ class Batch(Watched):
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded = 0
-        self.delivered = 0  # items that have an outcome
+        self.delivered: int = 0  # items that have an outcome
         self.meter: Meter | None = None
         self.told: Callable[[int, int], object] | None = None  # called with the items that have ended, and failed
 
