@@ -67,7 +67,8 @@ class Pack:
     @property
     def nbytes(self) -> int:
         """Size of the payload in bytes."""
-        return len(self.stream) + sum(buffer.nbytes for buffer in self.buffers)
+        buffers = self.buffers
+        return len(self.stream) + sum(buffer.nbytes for buffer in buffers) if buffers else len(self.stream)
 
     def __iter__(self) -> Iterator[Any]:
         """Decode the items one after the other, each when it is asked for."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from parmap._travel.code.classes import Classes
 
 _MANY = 8  # items for which a vocabulary pays
+_SHORT_RANGE = 64  # numbers of a range that are written sooner than the range itself is pickled
 _TRIES = 10  # to pack a dict or a set that other threads change meanwhile
 
 
@@ -77,7 +78,9 @@ def pack(
     learner = learner or Learner()
     if before is not None:
         return _pack_each(items, byte_cap, learner, before)
-    if type(items) is range or type(items).__module__ == "numpy":
+    if type(items) is range and len(items) <= _SHORT_RANGE:
+        items = list(items)
+    elif type(items) is range or type(items).__module__ == "numpy":
         whole = dump(items)
         made = Pack(WHOLE, len(items), whole.stream, [len(whole.stream)], whole.buffers)
         made.needs = whole.needs

@@ -180,7 +180,7 @@ class Staff(Leases):
             self._take_message(worker, message)
             return worker in self._unheard
 
-        if not worker.channel.hear(take):
+        if not worker.channel.hear(take, once=True):
             self._mute(worker)
 
     def _stop_listening(self, worker: Worker) -> None:

@@ -118,14 +118,18 @@ class _Worker:
         self._loading = self._sending = 0  # nanoseconds: of functions since the last chunk, and of its results
 
     def serve(self) -> None:
+        has_run = False  # a chunk: then the next may be there already
         while True:
             self.page.rest()
             self._look_back()
             self._functions.collect()
-            message = self._next_message()
+            message = self._channel.poll() if has_run else self._channel.next_received()
+            if message is None:
+                message = self._next_message()
+            has_run = message is not None and message.kind == "run"
             if message is None:
                 self._run_quick_task()
-            elif message.kind == "run":
+            elif has_run:
                 self._run(message)
             elif message.kind == "stop":
                 return
@@ -134,7 +138,7 @@ class _Worker:
 
     def _next_message(self) -> Message | None:
         """Wait for the next message of the channel; `None`: there is none, but a task on the quick line."""
-        message = self._channel.next_received()
+        message: Message | None = None
         while message is None:
             self.lifeline.loosen()
             ready = [fd for fd, _ in self._poller.poll()]
