@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _RECENT = 32 << 20  # bytes of functions that are kept though the program has dropped them: it may make them again
 _HELD = 256 << 20  # bytes of functions, and what their marks hold, that are kept as long as the program has them
 _SMALL = 64 * 1024  # bytes of a stream that pickle makes in no time
+_FEW = 64  # names
 
 
 class ClassPack(Numbered):
@@ -177,6 +178,8 @@ class Functions:
         self._parts: dict[tuple[str, int], list[ref[Any]]] = {}
         self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
+        self._room = 0  # names until it is looked which of them are those of something gone
+        self._most = 0  # bytes that `_known` keeps, at most
 
     def witness(self, function: Any, call: FunctionCall) -> Callable[[tuple[Any, ...]], bool] | None:
         """What tells whether a function is still what it was when it was packed as *call*; `None`: nothing does."""
@@ -263,10 +266,10 @@ class Functions:
             parts = [*map(self._buffer, packed.buffers)]
         else:
             mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
-        key = (packed.stream, *(part.number for part in parts))
+        key = (hash(packed.stream), *(part.number for part in parts))
         known = self._calls.get(key)
         call = known() if known is not None else None
-        if call is None:
+        if call is None or call.stream != packed.stream:
             self._thin_out()
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
@@ -295,18 +298,21 @@ class Functions:
         """Remember what was sent of a function or class, if it can be told whether that is still right."""
         # If another thread has changed something since the mark was made, nobody knows which of both was sent.
         if mark.bind(sent.parts) and mark.holds(roots) if mark is not None else sent.stable:
-            self._known.keep(roots[0], rules, _Known(sent, mark, registered()))
-            self._limit()
+            known = _Known(sent, mark, registered())
+            self._known.keep(roots[0], rules, known)
+            self._most += known.nbytes
+            if self._most > _HELD:
+                self._limit()
 
     def _limit(self) -> None:
         """Drop what was kept first, if it is too much."""
         sizes = [each.nbytes for each in self._known.values()]
-        total = sum(sizes)
+        self._most = sum(sizes)
         for size in sizes:
-            if total <= _HELD:
+            if self._most <= _HELD:
                 return
             self._known.drop_oldest()
-            total -= size
+            self._most -= size
 
     def _remember(self, call: FunctionCall) -> None:
         """A function may be made again, with all that it captures: a lambda in a loop is."""
@@ -343,11 +349,14 @@ class Functions:
         return part
 
     def _thin_out(self) -> None:
-        """Forget the names of what is gone."""
+        """Forget the names of what is gone, when there may be as many as of what is not."""
+        if len(self._calls) < self._room:
+            return
         for key in [key for key, call in self._calls.items() if call() is None]:
             del self._calls[key]
         _drop_dead(self._parts)
         _drop_dead(self._tables)
+        self._room = 2 * len(self._calls) + _FEW
 
 
 def _drop_dead(table: dict[Any, list[ref[Any]]]) -> None:
