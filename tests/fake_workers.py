@@ -162,7 +162,7 @@ class FakeBackend(Backend):
         options: Any = SimpleNamespace(workers=workers, idle_timeout=idle_timeout)
         options.max_tasks_per_child, options.max_memory_per_child = budget, memory
         super().__init__(options)
-        self.cost = Cost(aim=0.005, depth=2, recalls=recalls)
+        self.cost = Cost(aim=0.005, depth=2, deepest=8, recalls=recalls)
         self.now = 0.0
         self.workers: dict[Hashable, FakeWorker] = {}
         self.events: list[Event] = []

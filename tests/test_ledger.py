@@ -21,9 +21,10 @@ from hypothesis.stateful import (
 
 from parmap._core.job import Job
 from parmap._core.limits import LimitedLedger
+from parmap._core.schedule import BRIEF
 from parmap._core.states import State
 from parmap._travel.failure import Failure
-from parmap._work.page import NO_LIMIT
+from parmap._work.page import NO_LIMIT, PLACES
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -402,7 +403,9 @@ class Core(RuleBasedStateMachine):
             if slot.state in {State.STARTING, State.IDLE, State.LEASED}:
                 assert not slot.flight
             elif slot.state is State.BUSY:
-                assert 1 <= len(slot.flight) <= 2
+                held = slot.flight
+                assert 1 <= len(held) == len({chunk.number % PLACES for chunk in held}) <= PLACES
+                assert len(held) <= 2 or sum(chunk.expected or 1.0 for chunk in held[:-1]) < BRIEF
             if worker is None:  # its death is about to be told
                 continue
             assert not worker.is_open or slot.state in {State.LEASED, State.DOOMED}

@@ -185,7 +185,7 @@ def test_budget_is_looked_at_between_blocks() -> None:
 @pytest.mark.parametrize("limit", [0, 1, 17, 100, 1000])
 def test_limit_of_the_parent(page: Page, limit: int) -> None:
     """The parent can ask for items back: none from the limit on is begun."""
-    page.recall(7, 0, limit)
+    page.recall(7, limit)
     seen: list[int] = []
 
     outcome = ran(seen.append, range(100), number=7, page=page)
@@ -199,7 +199,7 @@ def test_limit_set_while_running(page: Page) -> None:
 
     def task(x: int) -> None:
         if x == 3:
-            page.recall(7, 1, 4)
+            page.recall(7, 4)
 
     outcome = ran(task, range(100), number=7, page=page, careful=True)
 
@@ -208,7 +208,7 @@ def test_limit_set_while_running(page: Page) -> None:
 
 def test_limit_of_another_chunk_means_nothing(page: Page) -> None:
     """A limit holds for its own chunk alone."""
-    page.recall(8, 0, 0)
+    page.recall(8, 0)
 
     assert ran(abs, range(100), number=7, page=page).done == 100
 

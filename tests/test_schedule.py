@@ -9,6 +9,7 @@ from parmap._core.job import Job
 from parmap._core.pace import BYTE_CAP, CROWD, Cost, Pace
 from parmap._core.schedule import SHORT
 from parmap._core.states import State
+from parmap._work.page import PLACES
 
 # --- size ---------------------------------------------------------------------------------------
 
@@ -201,7 +202,28 @@ def test_second_chunk_waits_behind_a_short_one() -> None:
     chunks = bench.cut_all()
 
     assert [chunk.slot for chunk in chunks] == [0, 0]
-    assert [chunk.place for chunk in chunks] == [0, 1]
+    assert len({chunk.number % PLACES for chunk in chunks}) == 2  # by which a status page tells them apart
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nbytes", "held"),
+    [(1e-6, 100, [8, 8]), (0.3e-3, 100, [4, 4]), (2e-3, 100, [2, 2]), (1e-6, 10**6, [2, 2])],
+    ids=["brief", "short", "not so short", "large"],
+)
+def test_several_brief_chunks_wait_on_a_worker(seconds: float, nbytes: int, held: list[int]) -> None:
+    """Chunks that are over in no time go out several to a worker, in turn; but not those that carry much."""
+    bench = Bench(workers=2, cost=Cost(aim=0.005, depth=2, deepest=8))
+    bench.job(range(100), pace=paced(seconds, nbytes), chunksize=1)
+
+    chunks = bench.cut_all()
+
+    assert [chunk.slot for chunk in chunks[:4]] == [0, 1, 0, 1]
+    assert [len(slot.flight) for slot in bench.scheduler.slots.values()] == held
+    assert [len({chunk.number % PLACES for chunk in slot.flight}) for slot in bench.scheduler.slots.values()] == held
+    bench.finish(chunks[0], each=seconds)
+    again = bench.cut()
+    assert again is not None
+    assert again.slot == 0
 
 
 def test_nothing_waits_behind_a_slow_item() -> None:

@@ -237,7 +237,6 @@ class Chunk:
     """Consecutive tasks that travel together."""
 
     number: int = 0
-    place: int = 0  # 0 or 1: another than that of its neighbour on the same worker
     slot: Hashable = None
     sent: float = 0.0  # when it was sent, or came to be the first of its worker
     expected: float | None = None

@@ -30,6 +30,8 @@ class Cost(NamedTuple):
     """
     floor: float = 0.001
     """Seconds of work below which cutting a chunk finer costs more than it balances."""
+    deepest: int = 0
+    """Chunks a worker may hold, if more than `depth`, as long as they take next to no time."""
 
 
 def cost_on_cluster(trip: float, workers: int) -> Cost:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import chain, count, islice
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.delayed import Delayed
@@ -22,6 +23,7 @@ from parmap._core.job import Chunk, Job
 from parmap._core.pace import pause
 from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
+from parmap._work.page import PLACES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -32,8 +34,13 @@ if TYPE_CHECKING:
 SHORT = 0.020
 """Seconds: items expected to take less may wait behind others on the same worker."""
 
+BRIEF = 0.001
+"""Seconds of work that may wait on a worker in any number of chunks."""
+
 STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
+
+_LIGHT = 64 * 1024  # bytes of a chunk
 
 SUSPECT = STRIKES - 1
 """Those from which on its items go one by one where nobody can tell whether they had begun."""
@@ -195,10 +202,9 @@ class Scheduler:
     def _assign(self, chunk: Chunk, slot: Hashable, now: float) -> None:
         job = chunk.job
         state = self.slots[slot]
-        chunk.number = next(self._numbers)
+        chunk.number = PLACES * next(self._numbers) + state.turn
         chunk.slot = slot
-        chunk.place = state.turn
-        state.turn ^= 1
+        state.turn = (state.turn + 1) % PLACES
         chunk.sent = now
         chunk.expected = None if job.pace.seconds is None else job.pace.seconds * len(chunk.items)
         chunk.budget = None if job.chunksize is not None else 2 * max(self.cost.aim, chunk.expected or 0.0)
@@ -206,10 +212,15 @@ class Scheduler:
             state.budget -= len(chunk.items)
         state.take(chunk)
         self._held += 1
-        self.vacancies.taken(slot, state, self.cost.depth)
+        self.vacancies.taken(slot, state, more=self._has_room(state))
         job.flight.add(chunk)
         if job.watch is not None:
             chunk.passage = job.watch.leave(chunk, state)
+
+    def _has_room(self, slot: Slot) -> bool:
+        """Whether a worker may hold one more chunk: of those that are over in no time several, or it would wait."""
+        held = len(slot.flight)
+        return held < self.cost.depth or (held < self.cost.deepest and sum(map(_span, slot.flight)) < BRIEF)
 
     def _size(self, job: Job, idle: int) -> int:
         """How many items the next chunk of *job* should have, for one of the *idle* workers, if there are any."""
@@ -304,7 +315,7 @@ class Scheduler:
         if slot is not None and chunk in slot.flight:
             slot.let_go(chunk)
             self._held -= 1
-            self.vacancies.given_back(chunk.slot, slot)
+            self.vacancies.given_back(chunk.slot, slot, more=self._has_room(slot))
         chunk.job.flight.discard(chunk)
 
     def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
@@ -366,6 +377,13 @@ class Scheduler:
     def next_time(self) -> float | None:
         """When `next` or `hostages` should be asked again though nothing happened; `None`: no need."""
         return min([*self.delayed.next_time(), *(when for when, _ in self._holders())], default=None)
+
+
+def _span(chunk: Chunk) -> float:
+    """Seconds that a chunk is expected to take; no end of them if it carries much, which shall not pile up."""
+    pace, count = chunk.job.pace, len(chunk.items)
+    is_light = count * max(pace.nbytes, pace.result_nbytes) < _LIGHT
+    return chunk.expected if chunk.expected is not None and is_light else inf
 
 
 def _holder(slot: Slot) -> Chunk | None:

@@ -28,21 +28,22 @@ class Vacancies:
         self.idle.pop(name, None)
         self._behind.pop(name, None)
 
-    def taken(self, name: Hashable, slot: Slot, depth: int) -> None:
-        """A worker got a chunk, and may hold *depth*."""
+    def taken(self, name: Hashable, slot: Slot, *, more: bool) -> None:
+        """A worker got a chunk, and may hold *more*."""
         if len(slot.flight) == 1:
             self.idle.pop(name, None)
-        if len(slot.flight) < depth:
-            self._behind[name] = slot
-        elif depth > 1:
-            self._behind.pop(name, None)
+        self._behind.pop(name, None)
+        if more:
+            self._behind[name] = slot  # the others first
 
-    def given_back(self, name: Hashable, slot: Slot) -> None:
-        """A worker has one chunk less."""
+    def given_back(self, name: Hashable, slot: Slot, *, more: bool) -> None:
+        """A worker has one chunk less, and may hold *more*."""
         if slot.state is State.DOOMED:
             return
-        if slot.flight:
+        if slot.flight and more:
             self._behind[name] = slot
+        elif slot.flight:
+            self._behind.pop(name, None)
         else:
             self._behind.pop(name, None)
             self.idle[name] = slot

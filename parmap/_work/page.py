@@ -29,11 +29,14 @@ IDLE = 0
 
 NO_LIMIT = 1 << 62
 
+PLACES = 8
+"""Chunks that a worker may hold; the remainders of their numbers, divided by this, tell them apart."""
+
 ALL = -1
 """In the place of an offset: the outcomes of all items that ran are ready, and are being sent."""
 
 _NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
-_LIMITS = 4  # two cells for each of the two chunks that a worker may hold: its number, its limit
+_LIMITS = 4  # two cells for each of the chunks that a worker may hold: its number, its limit
 
 
 class Position(NamedTuple):
@@ -89,16 +92,14 @@ class Page:
 
     def limit(self, number: int) -> int:
         """The item of chunk *number* before which the worker shall stop."""
-        cells = self.cells
-        if cells[_LIMITS] == number:
-            return cells[_LIMITS + 1]
-        return cells[_LIMITS + 3] if cells[_LIMITS + 2] == number else NO_LIMIT
+        cell = _LIMITS + 2 * (number % PLACES)
+        return self.cells[cell + 1] if self.cells[cell] == number else NO_LIMIT
 
     # the parent's side
 
-    def recall(self, number: int, place: int, limit: int) -> None:
-        """Ask the worker to stop before item *limit* of chunk *number*; *place*: 0 or 1, another for its neighbour."""
-        cell = _LIMITS + 2 * place
+    def recall(self, number: int, limit: int) -> None:
+        """Ask the worker to stop before item *limit* of chunk *number*."""
+        cell = _LIMITS + 2 * (number % PLACES)
         self.cells[cell + 1] = limit
         self.cells[cell] = number
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import Cost
 from parmap._travel.pack import Packed
-from parmap._work.page import CUT_SIGNAL
+from parmap._work.page import CUT_SIGNAL, PLACES
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, packed, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
@@ -31,7 +31,10 @@ class Processes(Staff):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04)
+        deepest = (
+            PLACES if options.max_memory_per_child is None else 0
+        )  # else too much would wait on one that has grown
+        self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04, deepest=deepest)
 
     # functions
 
@@ -105,7 +108,7 @@ class Processes(Staff):
         """Write the limit on the status page."""
         worker = self._workers.get(chunk.slot)
         if worker is not None:
-            worker.page.recall(chunk.number, chunk.place, limit)
+            worker.page.recall(chunk.number, limit)
 
     def memory(self, slot: Hashable) -> int:
         """Ask the system."""
