@@ -83,7 +83,7 @@ def _change_cost(**changes: Any) -> None:
 
 
 def _one_in_flight() -> None:
-    _change_cost(depth=1)
+    _change_cost(depth=1, deepest=0)
 
 
 def _no_give_back() -> None:
