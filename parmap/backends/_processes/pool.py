@@ -87,7 +87,10 @@ class Processes(Staff):
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
         what = chunk.number, call.number, chunk.passage is not None, *terms
-        if not worker.channel.post("run", *what, pack=payload):
+        worker.channel.put("run", *what, pack=payload)
+        if worker.due > 2:  # noqa: PLR2004 - it has enough to do: this may leave with what else there is for it
+            self.unsent[worker] = None
+        elif not worker.channel.flush():
             self.flush_later(worker)
         if chunk.passage is not None:
             chunk.passage.gone(payload.nbytes)

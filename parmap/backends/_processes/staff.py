@@ -57,6 +57,7 @@ class Staff(Leases):
         self._failed_starts = 0
         self._is_crowded = False  # the system refused workers
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
+        self.unsent: dict[Worker, None] = {}  # those with messages that leave before the engine sleeps
 
     # workers
 
@@ -139,6 +140,12 @@ class Staff(Leases):
             worker.channel.post("stop")
             self._signals.send_soon(slot, signal.SIGKILL, GRACE)
 
+    def _flush(self) -> None:
+        while self.unsent:
+            worker, _ = self.unsent.popitem()
+            if not worker.channel.flush():
+                self.flush_later(worker)
+
     def flush_later(self, worker: Worker) -> None:
         """Send the rest of a message when there is room."""
         if worker not in self._unheard:
@@ -148,6 +155,7 @@ class Staff(Leases):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
+        self._flush()
         times = [each for each in (self._signals.next_time, copies.next_time) if each is not None]
         if self._events:
             timeout = 0.0

@@ -96,7 +96,7 @@ class Channel:
 
     def send(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a message, with copies of the descriptors *fds*, and wait until it is gone."""
-        self._outbox.append(self._frame(kind, fields, pack, fds))
+        self.put(kind, *fields, pack=pack, fds=fds)
         self._push(0)
 
     def post(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> bool:
@@ -104,8 +104,16 @@ class Channel:
 
         Nobody need be there to get it: the end of a line is told when it is read, after all that was said before.
         """
-        self._outbox.append(self._frame(kind, fields, pack, fds))
+        self.put(kind, *fields, pack=pack, fds=fds)
         return self.flush()
+
+    def put(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> None:
+        """Let a message, with copies of the descriptors *fds*, leave with the next one, or with `flush`."""
+        frame = self._frame(kind, fields, pack, fds)
+        if self._outbox and not (frame.fds or self._outbox[-1].fds):
+            self._outbox[-1].parts += frame.parts
+        else:
+            self._outbox.append(frame)
 
     def flush(self) -> bool:
         """Send what stayed behind; true when nothing is left, or nobody is there to get it."""
