@@ -278,11 +278,14 @@ def test_chaos_with_retries() -> None:
     def murder() -> None:
         draw = random.Random(1)
         was_ready = False
+        dead: set[int] = set()  # the engine may not have heard of it yet
         while not over.wait(draw.uniform(0.001, 0.02)):
             # Where workers start slowly, several in a row would die while they start, and that is an error rightly.
-            ready = ready_pids_of(function)
-            for process in draw.sample(found := pids_of(function) if was_ready else ready, min(1, len(found))):
+            ready = {*ready_pids_of(function)} - dead
+            found = {*pids_of(function)} - dead if was_ready else ready
+            for process in draw.sample(sorted(found), min(1, len(found))):
                 was_ready = process in ready
+                dead.add(process)
                 kill(process)
 
     killer = threading.Thread(target=murder)
