@@ -303,6 +303,7 @@ class PoolIterator(InTurn[R_co]):
     Dropping it does not stop the work: the pool runs all of it before it ends.
     """
 
+    always_apart = True
     _pool: Pool | None = None
 
     def enter(self, pool: Pool) -> None:
@@ -311,6 +312,7 @@ class PoolIterator(InTurn[R_co]):
         self._when_dropped(None)
         if not self._input.exhausted:
             pool.keep(self)
+            self._release()  # it may be at its end since
 
     def next(self, timeout: float | None = None) -> R_co:
         """The next result, waited for up to *timeout* seconds.
@@ -349,7 +351,16 @@ class PoolIterator(InTurn[R_co]):
 
     def read_all(self) -> None:
         """Give the engine the rest of the input."""
-        super().read_all()
+        reader = self._input.reader
+        if reader is None:
+            super().read_all()
+        else:
+            reader.allow(sys.maxsize)
+            reader.thread.join()
+        self._release()
+
+    def has_read(self) -> None:
+        """The pool may end."""
         self._release()
 
     def close(self) -> None:

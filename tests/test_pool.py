@@ -7,9 +7,11 @@ import multiprocessing
 import multiprocessing.pool
 import os
 import pickle
+import queue
 import re
 import threading
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -321,6 +323,50 @@ def test_imap_join_then_read(make_pool: MakePool):
     pool.join()
 
     assert list(results) == [x * x for x in range(100)]
+
+
+@pytest.mark.parametrize("room", [1, 3, 100])
+@pytest.mark.parametrize("way", ["imap", "imap_unordered"])
+def test_imap_of_what_waits_for_results_to_be_taken(make_pool: MakePool, way: str, room: int):
+    """A semaphore that is released for each result may hold up the input."""
+    free = threading.Semaphore(room)
+
+    def items() -> Iterator[int]:
+        for number in range(300):
+            free.acquire()
+            yield number
+
+    seen = []
+    for result in getattr(make_pool(2), way)(tasks.square, items()):
+        seen.append(result)
+        free.release()
+
+    assert sorted(seen) == [x * x for x in range(300)]
+
+
+def test_imap_of_a_queue_that_results_fill(make_pool: MakePool):
+    """What is found leads to more to do."""
+    waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    waiting.put(3)
+    seen = []
+    for result in make_pool(2).imap_unordered(tasks.square, iter(waiting.get, None)):
+        seen.append(result)
+        waiting.put(result + 1 if result < 1000 else None)
+
+    assert seen == [9, 100, 10201]
+
+
+def test_imap_next_timeout_while_the_input_waits(make_pool: MakePool):
+    """`next(timeout)` waits no longer, whatever the input does."""
+    free = threading.Event()
+    results = make_pool(1).imap(tasks.square, (free.wait(60) and 3 for _ in range(1)))
+    try:
+        with pytest.raises(multiprocessing.TimeoutError):
+            results.next(0.05)
+    finally:
+        free.set()
+
+    assert results.next(60) == 9
 
 
 # --- AsyncResult ----------------------------------------------------------------------------------------------------
@@ -731,6 +777,25 @@ def test_bounded_imap(make_ours: MakePool):
 
     assert [next(results) for _ in range(3)] == [1, 4, 9]
     assert len(read) < 1000
+
+
+@pytest.mark.parametrize("end", ["terminate", "close the stream", "drop the pool"])
+def test_nobody_reads_on_for_a_pool_that_has_ended(make_ours: MakePool, end: str):
+    """The thread that reads the input ends with the pool, or with the stream."""
+    pool = parmap.Pool(1) if end == "drop the pool" else make_ours(1)
+    results = pool.imap(tasks.square, count())
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+
+    if end == "terminate":
+        pool.terminate()
+    elif end == "close the stream":
+        results.close()
+    else:
+        del pool, results
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            gc.collect()
+
+    wait_until(lambda: not any(thread.name == "parmap-input" for thread in threading.enumerate()))
 
 
 def test_imap_input_error_in_a_chunk(make_ours: MakePool):

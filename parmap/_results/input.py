@@ -27,7 +27,7 @@ from parmap.errors import ParmapError, PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
@@ -136,6 +136,13 @@ class Input:
                     items[-1] = self._as_it_is(item)
         return len(items) - before
 
+    def singly(self, size: int) -> Iterator[Any]:
+        """The next items, at most *size*, each when it was read."""
+        for item in islice(self._items, size):
+            sent = self._as_it_is(item) if self._packs and type(item) is not self._atom else item
+            self.count += 1
+            yield sent
+
     @property
     def must_be_read(self) -> bool:
         """Whether reading on may take long, and nobody sees to that."""
@@ -188,15 +195,19 @@ class Input:
 class Reader:
     """Reads what is no sequence in a thread of its own, while an event loop goes on."""
 
-    def __init__(self, engine: Engine, job: Job, source: Input, limit: int = 0) -> None:
-        """Read on, up to item number *limit* and those that are allowed later."""
-        self._engine, self._job = engine, job
+    def __init__(
+        self, engine: Engine, job: Job, source: Input, limit: int = 0, on_end: Callable[[], object] = bool
+    ) -> None:
+        """Read on, up to item number *limit* and those that are allowed later; call *on_end* after the last."""
+        self._engine, self._job, self._on_end = engine, job, on_end
         self._limit, self._stopped = limit, False
         self._news: SimpleQueue[None] = SimpleQueue()  # whoever drops a stream may do so anywhere: this never blocks
+        self._run: list[Any] = []  # items that were read one by one, up to that number
+        self._first = source.count
         self._collected: deque[tuple[int, list[Any], bool]] = deque()
         self._is_told = False  # that there is something collected
         source.reader = self
-        start_thread("parmap-input", copy_context().run, self._live, source)
+        self.thread = start_thread("parmap-input", copy_context().run, self._live, source)
 
     def allow(self, limit: int) -> None:
         """Items may be read up to number *limit*."""
@@ -217,28 +228,54 @@ class Reader:
                     self._collect(source.count - len(items), items, last=source.exhausted)
                 if source.exhausted:
                     break
-                if source.count < self._limit:
-                    source.read(1)
-                else:
+                if source.count >= self._limit:
                     self._news.get()
+                elif type(source) is Input:
+                    self._read_on(source)
+                else:
+                    source.read(1)
         except BaseException as error:  # noqa: BLE001 - it is told when what came before it is delivered
             source.error, source.exhausted = error, True
+            self._collect(source.count, [], last=True)
+        self._on_end()
+
+    def _read_on(self, source: Input) -> None:
+        """Collect items, each when it was read: nobody knows what the next one waits for."""
+        limit, keep = self._limit, self._run.append
+        for item in source.singly(limit - source.count):
+            keep(item)
+            if not self._is_told:
+                self._tell()
+            if self._stopped:
+                return
+        if source.count < limit:
+            source.exhausted = True
             self._collect(source.count, [], last=True)
 
     def _collect(self, *piece: Any, last: bool) -> None:
         self._collected.append((*piece, last))
         if not self._is_told:
-            self._is_told = True
-            if not self._engine.offer(self._pass_on):
-                self._pass_on()  # by which whoever waits hears that nobody will take it
+            self._tell()
+
+    def _tell(self) -> None:
+        self._is_told = True
+        if not self._engine.offer(self._pass_on):
+            self._pass_on()  # by which whoever waits hears that nobody will take it
 
     def _pass_on(self) -> None:
         """Let what was collected until now travel together; in the engine's thread."""
         self._is_told = False  # first: what is collected from here on is told again, or taken below
+        pieces: deque[tuple[int, list[Any], bool]] = deque()
         while self._collected:
-            start, items, last = self._collected.popleft()
-            while self._collected and self._collected[0][0] == start + len(items):
-                _, more, last = self._collected.popleft()
+            pieces.append(self._collected.popleft())
+        if count := len(self._run):  # after those, which come behind it
+            pieces.appendleft((self._first, self._run[:count], False))
+            del self._run[:count]
+            self._first += count
+        while pieces:
+            start, items, last = pieces.popleft()
+            while pieces and pieces[0][0] == start + len(items):
+                _, more, last = pieces.popleft()
                 items += more
             try:
                 self._engine.extend(self._job, items, last=last, start=start)

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -62,6 +63,9 @@ class ResultStream(Generic[R_co]):
     kills = True
     """Whether closing the stream stops what runs, or only what waits."""
 
+    always_apart = False
+    """Whether a thread reads the input on no event loop, too: then it may wait for results to be taken."""
+
     _deadline: float | None = None  # when waiting for results ends with TimeoutError
     _turn_ends: float = 0.0  # when others shall have the event loop, though there may be results
 
@@ -93,7 +97,7 @@ class ResultStream(Generic[R_co]):
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._when_dropped(abandon, *self._left)
-        if on_event_loop():
+        if self.always_apart or on_event_loop():
             self._read_apart()
         self._feed()
 
@@ -319,11 +323,14 @@ class ResultStream(Generic[R_co]):
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
-        source = self._input
-        if type(self) is ResultStream and source.must_be_read and self._engine.backend.threaded:
+        source, knows_how = self._input, self.always_apart or type(self) is ResultStream
+        if knows_how and source.must_be_read and self._engine.backend.threaded:
             from parmap._results.input import Reader
 
-            Reader(self._engine, self._job, source)
+            self._batch.on_end = Reader(self._engine, self._job, source, on_end=partial(_tell, weakref.ref(self))).stop
+
+    def has_read(self) -> None:
+        """Called when a thread has read the last of the input."""
 
     # ending
 
@@ -387,6 +394,11 @@ class ResultStream(Generic[R_co]):
 
         state = "closed" if self._closed else "open"
         return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
+
+
+def _tell(find: Callable[[], ResultStream[Any] | None]) -> None:
+    if (stream := find()) is not None:
+        stream.has_read()
 
 
 def abandon(engine: Engine, job: Job, batch: Batch, find_source: Callable[[], Input | None], kill: bool) -> None:
