@@ -5,8 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap._calls.checks import check_buffersize
 from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
@@ -15,9 +16,6 @@ from parmap._travel.failure import as_raised, guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Self, Unpack
-
     from parmap._results.futures import Future
     from parmap._travel.failure import Voice
 

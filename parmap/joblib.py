@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,6 @@ from parmap._results.futures import notify
 from parmap.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._results.futures import Future
 
 try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from multiprocessing import TimeoutError as PoolTimeoutError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
 from parmap._engine import pools as _pools
@@ -19,9 +20,6 @@ from parmap._travel.failure import pass_on
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Self, Unpack
-
     from parmap._results.futures import Future
 
 R = TypeVar("R")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -19,7 +20,6 @@ from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor as AnyExecutor
 
     from parmap._calls.typed import BackendLike, BackendName, Progress, StartMethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable, Iterable
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,8 +14,6 @@ from parmap._work.page import NO_LIMIT
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
-
     from parmap._work.page import Note
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable, Iterator
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import KeyedRef
 
 from parmap._travel.failure import pass_on
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
 
 T = TypeVar("T")
 

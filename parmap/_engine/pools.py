@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -34,8 +35,6 @@ from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoe
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job

@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -30,8 +31,6 @@ from parmap.backends import is_executor
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap._results.batch import Batch
     from parmap.backends._base import Backend

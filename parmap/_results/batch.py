@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
@@ -20,8 +21,6 @@ from parmap._travel.failure import guarded, is_foreign, pass_on, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from parmap._core.job import Chunk, Job
     from parmap._core.ledger import Ledger
     from parmap._engine.engine import Engine

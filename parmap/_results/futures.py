@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -24,8 +25,6 @@ from parmap._travel.failure import guarded, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from parmap._core.ledger import Ledger
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult

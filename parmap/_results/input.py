@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import islice
@@ -27,7 +28,6 @@ from parmap.errors import ParmapError, PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
     from parmap._core.job import Job
     from parmap._engine.engine import Engine

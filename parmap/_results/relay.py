@@ -12,6 +12,7 @@ import _thread
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from parmap._travel.text import with_source
 from parmap._work.threads import ShutdownError, start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
 ROOM = 4 << 20

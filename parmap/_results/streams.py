@@ -6,8 +6,9 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
@@ -15,9 +16,6 @@ from parmap._results.watched import give_way, on_event_loop, wait_on_loop
 from parmap._travel.failure import guarded, pass_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from typing import Self
-
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
     from parmap._results.batch import Batch

@@ -6,6 +6,7 @@ import marshal
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from weakref import WeakValueDictionary
@@ -18,8 +19,6 @@ from parmap._travel.stream import held_apart, hold
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap._travel.pack import Packed
 
 T = TypeVar("T")

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from typing import Any
 
 _MOST = 200  # characters of a value
 _PART = 80  # characters of a string or a name in it

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
@@ -23,7 +24,6 @@ from parmap._work.outcome import Loading
 from parmap._work.seeds import undrawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
     from contextlib import AbstractContextManager
 
     from parmap._travel.pack import Packed

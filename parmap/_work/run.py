@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
 from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType, CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from parmap._travel.failure import LoadError, note, put, told_by
 from parmap._travel.pack import EACH, Pack
@@ -23,8 +24,6 @@ from parmap._work.per_worker import here
 from parmap._work.seeds import preserved, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-    from typing import Protocol
 
     class Page(Protocol):
         """Where it is noted which items run, and up to which they may: `_work.page.Page`, or the like for a thread."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Generator, Sized
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.imports import when_imported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sized
     from contextlib import AbstractContextManager
 
 

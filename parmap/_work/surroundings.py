@@ -11,17 +11,15 @@ import os
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
 from parmap._work.arithmetic import told, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _LEVELS = "parmap levels"  # the name under which the root logger's cache keeps them
 _LONGEST = 4097  # bytes of a path

@@ -8,6 +8,7 @@ All methods are called by the engine's thread, except those that calls need: `ex
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,6 @@ from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
     from weakref import ReferenceType
 
     from parmap._calls.options import Options

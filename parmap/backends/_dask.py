@@ -7,6 +7,7 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,6 @@ from parmap.backends._clusters.wire import Told, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
     from parmap._calls.options import Options
     from parmap.backends._clusters.wire import Order, Wire
 

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -47,8 +48,6 @@ from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.pack import Packed

@@ -11,6 +11,7 @@ import pickle
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,6 @@ from parmap.backends._clusters.wire import Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
     from parmap._calls.options import Options
     from parmap.backends._clusters.wire import Order
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from parmap.errors import JournalError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Sequence
 
 _RUNS = """
     select id, function, version, about, items, coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,8 +23,6 @@ from parmap._work.threads import ShutdownError, start_thread
 from parmap.errors import JournalError, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 

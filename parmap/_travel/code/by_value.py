@@ -12,6 +12,7 @@ import pickle
 import re
 import sys
 from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -32,8 +33,6 @@ from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from _typeshed import SupportsWrite
 
     from parmap._travel.code.classes import Classes

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.functions import give_name
 from parmap._travel.text import is_enumeration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from typing import TypeAlias
-
     Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
     """What says how a class travels, as a reducer does, if not as cloudpickle has it."""
 

@@ -12,18 +12,16 @@ import _thread
 import copyreg
 import functools
 import sys
+from collections.abc import Callable
 from operator import mul
 from types import FunctionType, MethodType, ModuleType, NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, name_of
 from parmap._travel.code.classes import tracker_of
 from parmap._travel.code.functions import find_module
 from parmap._travel.text import is_enumeration
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _cached_property = functools.cached_property
 

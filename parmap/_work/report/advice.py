@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from parmap._work.report.gather import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from parmap._work.report.gather import Gathered
 
 _MUCH = 0.3  # share of the time

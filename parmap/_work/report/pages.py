@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from importlib.resources import files
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from parmap._work.report.gather import LOST, PARTS, quantile
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator
 
     from parmap._work.report.gather import Bar, Function, Gathered
 

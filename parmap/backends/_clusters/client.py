@@ -6,6 +6,7 @@ import logging
 import queue
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -30,8 +31,6 @@ from parmap.backends._processes.functions import FunctionCall
 from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.pack import Pack

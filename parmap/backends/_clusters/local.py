@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.relay import ROOM
@@ -10,8 +11,6 @@ from parmap.backends._processes.pool import Processes
 from parmap.backends._processes.staff import OUTPUT
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap.backends._processes.functions import InitializerPack
     from parmap.backends._processes.line.channel import Message
     from parmap.backends._processes.worker import Worker

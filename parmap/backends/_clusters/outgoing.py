@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.broadcast import Broadcast
@@ -16,8 +17,6 @@ from parmap.backends._clusters.wire import SHIPPED, Sent, Setup
 from parmap.backends._processes.functions import Functions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,6 @@ from parmap.backends._processes.functions import ClassPack, FactoryPack, Functio
 from parmap.backends._processes.line.parts import Part, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap.backends._base import Event
     from parmap.backends._clusters.wire import Order, Sent, Setup
     from parmap.backends._processes.functions import Functions

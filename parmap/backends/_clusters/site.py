@@ -8,6 +8,7 @@ import os
 import sys
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import import_module
 from math import inf
 from numbers import Real
@@ -19,7 +20,6 @@ from parmap.backends import ALL
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
     from importlib.machinery import ModuleSpec
 
     from parmap._calls.options import Options

@@ -13,6 +13,7 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -39,8 +40,6 @@ from parmap.backends._processes.line.parts import Numbered, Numbers, Part
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
     from parmap._travel.code.marks import Mark
     from parmap._travel.code.reach import Large

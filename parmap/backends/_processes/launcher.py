@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,8 +24,6 @@ from parmap.backends._processes.poller import Poller
 from parmap.backends._processes.spawning import STDERR, reap, spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from parmap.backends._processes.spawning import Newborn
 
 LONGEST = 30.0

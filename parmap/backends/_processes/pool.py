@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,8 +16,6 @@ from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemCl
 from parmap.backends._processes.staff import Staff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.code.classes import Classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import time
+from collections.abc import Hashable
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -29,8 +30,6 @@ from parmap.backends._processes.worker import Worker
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap.backends._processes.functions import InitializerPack
 

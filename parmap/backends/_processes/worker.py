@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import failed, returned
@@ -23,8 +24,6 @@ from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
     from parmap._results.futures import Future
     from parmap._work.surroundings import Context

@@ -12,6 +12,7 @@ import io
 import os
 import pickle
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.code.by_name import explain
@@ -23,8 +24,6 @@ from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.channel import not_received
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap._travel.code.classes import Filling
     from parmap.backends._processes.line.channel import Message
 

@@ -22,6 +22,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,8 +36,6 @@ from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from parmap._results.futures import End, Future
     from parmap.backends._processes.functions import FunctionCall
 
