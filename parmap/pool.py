@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnsWorkers
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
@@ -20,6 +20,7 @@ from parmap._travel.failure import pass_on
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
+    from parmap._calls.typed import OwnOptions
     from parmap._results.futures import Future
 
 R = TypeVar("R")
