@@ -62,10 +62,8 @@ class Threads(Backend):
 
     def _drop_spare(self) -> None:
         while self._spare:
-            try:
+            with suppress(IndexError):  # another thread was quicker
                 self._spare.popleft()[1].put(None)
-            except IndexError:  # another thread was quicker
-                pass
 
     def grow(self, count: int) -> list[Hashable]:
         """Start threads."""

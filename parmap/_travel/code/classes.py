@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -189,10 +189,8 @@ class Filling:
             for name, value in own.items():
                 setattr(self._cls, name, value)
         for name in names - now - own.keys():  # deleted since
-            try:
+            with suppress(AttributeError, TypeError):  # a task has done it before, or the class is made of it
                 type.__delattr__(self._cls, name)
-            except (AttributeError, TypeError):  # a task has done it before, or the class is made of it
-                pass
         for name, values in (members or {}).items():
             getattr(self._cls.__members__[name], "__dict__", {}).update(values)  # type: ignore[attr-defined]
         return True

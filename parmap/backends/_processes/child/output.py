@@ -10,6 +10,7 @@ import _thread
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
@@ -143,10 +144,8 @@ class Output:
         """Send lines that have not ended."""
         if sys.stdout is not self._out or sys.stderr is not self._err:  # what a task has put there may hold some back
             for stream in (sys.stdout, sys.stderr):
-                try:
+                with suppress(Exception):  # it may be anything, and closed
                     stream.flush()
-                except Exception:  # noqa: BLE001, S110 - it may be anything, and closed
-                    pass
         self._lines[0].flush()  # not by the streams that stand on them, which a task may have closed or detached
         self._lines[1].flush()
 
@@ -280,10 +279,8 @@ def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
         content["exc_text"] = record.exc_text or formatter.formatException(record.exc_info)
         error = record.exc_info[1]
         content["exc_info"] = None if error is None else encode(error)
-    try:
+    with suppress(Exception):  # the user's objects
         return pickle.dumps(content)
-    except Exception:  # noqa: BLE001, S110 - the user's objects
-        pass
     for name, value in content.items():
         try:
             pickle.dumps(value)
