@@ -1,8 +1,8 @@
-"""The options of a call, put together from decorator, environment, ``override`` and ``f.options()``.
+"""The options of a call: where each is from, what goes together, defaults of this machine, and names that are none.
 
 The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
-because the environment and the context may have changed; `Settings.resolve` makes that cheap. Here is also what a
-default comes to on this machine (how many workers, which start method), and what is said of names that are no options.
+because the environment and the context may have changed; `Settings.resolve` makes that cheap. Defaults of this machine
+are how many workers, and which start method.
 """
 
 from __future__ import annotations

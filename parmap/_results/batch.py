@@ -1,4 +1,4 @@
-"""One call of `map` or its like: where its outcomes go, and how they are put in order.
+"""One call of `map` or its like: its input as a sequence, where its outcomes go, and how they are put in order.
 
 The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
 stream is read (see `input`) only so far ahead of what was handed out, so that neither an infinite input nor a slow

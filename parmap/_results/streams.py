@@ -1,4 +1,4 @@
-"""`ResultStream`: results as they come, in bounded memory."""
+"""`ResultStream`: results as they come, in bounded memory; how far ahead of them the input is read."""
 
 from __future__ import annotations
 

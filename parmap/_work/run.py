@@ -1,4 +1,4 @@
-"""Running the items of a chunk, one after the other or in blocks; the same code in processes, threads and here.
+"""Running the items of a chunk, one by one or in blocks, everywhere the same; `async def`; the traceback of an error.
 
 A short item can't afford a note on the status page: such items run in blocks of about two milliseconds, at the speed
 of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the

@@ -1,4 +1,4 @@
-"""`Journal`, and what one call does with it: the key of each item, what is done, and writing what gets done."""
+"""`Journal`, and what one call does with it: keys of items, what is done, code that changed, writing what gets done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cluster, and what is asked of it: what stands for a backend among the options."""
+"""Which cluster, as a backend among the options; what its machines must have, and modules that are sent to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The template: one clean process, which imports `preload` once; workers are forked from it, or spawned beside it.
+"""The template: one clean process that imports `preload` once, and forks workers, or spawns them, and kills them.
 
 It exists because the user's own process can't be forked safely once it has threads. It imports what workers need, forks
 one in a millisecond, reaps them, reports exactly how each died, and kills them all when the parent ends, however it

@@ -1,4 +1,7 @@
-"""Worker processes, each behind a private channel: a killed worker costs one item and nothing else."""
+"""`Processes`, the default backend: chunks and functions sent to workers; their position, limits and memory.
+
+Each worker is behind a private channel: one that is killed costs one item and nothing else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker processes of a pool: how they are started, heard, stopped and mourned."""
+"""All workers of a pool: started, heard, stopped, buried; what happens when they, or the template, can't start."""
 
 from __future__ import annotations
 

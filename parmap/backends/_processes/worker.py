@@ -1,4 +1,4 @@
-"""One worker process, seen from the parent: its channel, its status page, what it knows and what it does."""
+"""One worker process, seen from the parent: its channel, its page, what it knows and does, and how it died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The context of a call, in a worker: working directory, environment and all else made the same as in the program.
+"""The context of a call, in a worker: working directory, environment and all else as in the program; initializers.
 
 Save that there is no terminal for a debugger. Filters and log levels are in `output`.
 """
