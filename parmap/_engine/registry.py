@@ -21,7 +21,6 @@ from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
-from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
 from parmap._results.watched import forget_late
 from parmap._work.per_worker import here
@@ -339,7 +338,7 @@ def _forget() -> None:
     callbacks.forget()
     crews.forget()
     forget_late()
-    forget_output()
+    relay.forget()
     Open.forget()
 
 
