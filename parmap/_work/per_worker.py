@@ -13,6 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
@@ -24,8 +26,6 @@ from parmap._work.outcome import Loading
 from parmap._work.seeds import undrawn
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from parmap._travel.pack import Packed
 
 T = TypeVar("T")
@@ -291,14 +291,11 @@ def worker() -> Worker:
 
 def _entered(thing: Any) -> tuple[Any, Callable[[], object] | None]:
     """What a factory made, or what it gives when it is entered, and how it is left."""
-    import contextlib
-    from types import GeneratorType
-
     if type(thing) is GeneratorType:
-        thing = contextlib.contextmanager(lambda: thing)()
-    if not isinstance(thing, contextlib.AbstractContextManager):
+        thing = contextmanager(lambda: thing)()
+    if not isinstance(thing, AbstractContextManager):
         return thing, None
-    stack = contextlib.ExitStack()
+    stack = ExitStack()
     return stack.enter_context(thing), stack.close
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import io
 import os
+import pickle
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -207,8 +208,6 @@ class Output:
         def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
             """Show a warning where the program shows its own, or records them."""
             if file is None and sys.stderr is self._err:
-                import pickle
-
                 try:
                     self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line)))
                 except ChannelClosedError:  # the worker is being stopped
@@ -227,7 +226,6 @@ class Output:
 
     def _filter(self) -> None:
         """A category whose module nobody has imported is in nothing that is warned of: its filter can wait."""
-        import pickle
         import warnings
 
         awaited: set[str] = set()
@@ -271,8 +269,6 @@ def _handler(channel: Channel) -> logging.Handler:
 
 def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
     """A record whose message is made, its traceback as text, its exception encoded; what can't travel, shortened."""
-    import pickle
-
     content = dict(record.__dict__)
     content["msg"], content["args"] = record.getMessage(), None
     if record.exc_info:
