@@ -24,7 +24,7 @@ class Owners(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, _Entry] = {}
+        self._entries: dict[Any, _Entry[T]] = {}
         # Filled by C alone: of a Ctrl-C that came in a callback of ours, nobody would hear.
         self._gone: deque[KeyedRef[Any, Any]] = deque()
 
@@ -34,8 +34,7 @@ class Owners(Generic[T]):
         entry = self._entries.get((id(owner), id(part), more))
         if entry is None or entry.owner() is not owner or (part is not None and entry.part() is not part):
             return None
-        found: T = entry.value
-        return found
+        return entry.value
 
     def keep(self, function: Any, more: Hashable, value: T) -> None:
         """Remember *value* until the function is gone; it must not refer to it."""
@@ -81,7 +80,7 @@ class Owners(Generic[T]):
         self._entries.clear()
 
 
-class _Entry(NamedTuple):
+class _Entry(NamedTuple, Generic[T]):
     owner: KeyedRef[Any, Any]
     part: KeyedRef[Any, Any]
-    value: Any
+    value: T

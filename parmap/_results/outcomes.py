@@ -71,8 +71,7 @@ class Outcome(Generic[R_co]):
         """
         if self.error is not None:
             raise self.error
-        value: Any = self.value
-        return value  # type: ignore[no-any-return]  # None may be what the function returns
+        return self.value  # type: ignore[return-value]  # None may be what the function returns
 
     def __repr__(self) -> str:
         end = shorten(self.value) if self.error is None else f"{type(self.error).__name__}"

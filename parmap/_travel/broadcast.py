@@ -97,9 +97,7 @@ class Broadcast(Generic[T_co]):
 
 
 _known: WeakValueDictionary[bytes, Broadcast[Any]] = WeakValueDictionary()
-_arrived: dict[
-    bytes, Callable[[], Any]
-] = {}  # what loads those that came with what needs them, by other ways than files
+_arrived: dict[bytes, Callable[[], Any]] = {}  # what loads those that came with what needs them, not by a file
 
 
 def arrive(token: bytes, load: Callable[[], Any]) -> None:

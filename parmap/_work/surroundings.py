@@ -34,7 +34,8 @@ class Context:
     def __init__(self, before: Context | None) -> None:
         """Take it. What is as in the context *before* is shared with it."""
         self.cwd: bytes | None = _cwd()
-        self.environ: dict[Any, Any] = dict(_environ())
+        # The variables as the system has them, which are quicker to compare; or whatever the program put there.
+        self.environ: dict[Any, Any] = dict(getattr(os.environ, "_data", os.environ))
         self.authkey: bytes = _authkey()
         handled = bool(logging.root.handlers)
         self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels(), handled
@@ -138,11 +139,6 @@ def _with_a_pause() -> bytes | None:
 
 
 _cwd = _without_a_pause() if HAS_GIL and os.name == "posix" else _with_a_pause
-
-
-def _environ() -> Any:
-    """The variables as the system has them, which are quicker to compare; or whatever the program put there."""
-    return getattr(os.environ, "_data", os.environ)
 
 
 def _levels() -> tuple[int, tuple[tuple[str, int], ...]]:

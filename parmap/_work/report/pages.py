@@ -124,12 +124,9 @@ def _bar(bar: Bar, numbers: dict[str, int], zero: int) -> list[Any]:
     """Begin, end, function, first item, items, chunks, whether some were lost, and what it was spent on."""
     first, sums = -1 if bar.first is None else bar.first, bar.sums
     begin, end = round((bar.begin - zero) / 1e3), round((bar.end - zero) / 1e3)
-    head = [begin, end, numbers.get(bar.name, -1), first, sums["items"], sums["chunks"], _lost(bar)]
+    lost = ", ".join(what for what in LOST if sums[what])
+    head = [begin, end, numbers.get(bar.name, -1), first, sums["items"], sums["chunks"], lost]
     return head + _micro(sums, PARTS[:-1])
-
-
-def _lost(bar: Bar) -> str:
-    return ", ".join(what for what in LOST if bar.sums[what])
 
 
 def _micro(spent: Counter[str], parts: tuple[str, ...]) -> list[int]:
