@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from parmap._calls.checks import check_buffersize
 from parmap._calls.dropin import InTurn, OwnsWorkers
 from parmap._results.streams import abandon
-from parmap._travel.failure import as_raised, guarded
+from parmap._travel.failure import Voice, as_raised, guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from parmap._calls.typed import OwnOptions
     from parmap._results.futures import Future
-    from parmap._travel.failure import Voice
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

@@ -21,11 +21,8 @@ from typing import TYPE_CHECKING, Any
 from parmap._calls.options import refuse_unknown, resolve
 from parmap._engine import pools as _pools
 from parmap._results.callbacks import Callbacks
-from parmap._results.futures import notify
+from parmap._results.futures import Future, notify
 from parmap.errors import BackendUnavailableError
-
-if TYPE_CHECKING:
-    from parmap._results.futures import Future
 
 try:
     import joblib.parallel as _parallel

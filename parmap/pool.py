@@ -14,14 +14,13 @@ from parmap._calls.dropin import InTurn, OwnsWorkers
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
-from parmap._results.futures import notify
+from parmap._results.futures import Future, notify
 from parmap._results.watched import Latch
 from parmap._travel.failure import pass_on
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._calls.typed import OwnOptions
-    from parmap._results.futures import Future
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

@@ -6,23 +6,20 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.options import Options, refuse_unknown, resolve
 from parmap._engine import pools as _pools
+from parmap._engine.engine import Engine
 from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
+from parmap._results.futures import Future
 from parmap._results.streams import ResultStream
-from parmap._travel.failure import Failure, as_raised, pass_on
+from parmap._travel.failure import Failure, Voice, as_raised, pass_on
 from parmap._travel.text import called, shorten
 from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, SerializationError
-
-if TYPE_CHECKING:
-    from parmap._engine.engine import Engine
-    from parmap._results.futures import Future
-    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound=ResultStream[Any])

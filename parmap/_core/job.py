@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from parmap._core.pace import Pace
 from parmap._travel.failure import Failure
 from parmap._travel.vocabulary import Learner
-from parmap._work.page import NO_LIMIT
+from parmap._work.page import NO_LIMIT, Note
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from parmap._work.page import Note
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call, Died, Report

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
-from parmap._travel.failure import guarded, is_foreign, pass_on, unloadable
+from parmap._travel.failure import Failure, Voice, guarded, is_foreign, pass_on, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from parmap._engine.engine import Engine
     from parmap._results.input import Input
     from parmap._results.progress import Meter
-    from parmap._travel.failure import Failure, Voice
 
-    Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
+Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
 
 
 class Columns:

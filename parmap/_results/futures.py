@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on, wait_on_loop
-from parmap._travel.failure import guarded, unloadable
+from parmap._travel.failure import Failure, Voice, guarded, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
     from parmap._core.ledger import Ledger
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
-    from parmap._travel.failure import Failure, Voice
     from parmap._work.report.gather import Gathered
     from parmap.backends._processes.line.quick import QuickLine
 

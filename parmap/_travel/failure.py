@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from parmap._travel.tie import Tie
 
-    Voice: TypeAlias = Callable[[BaseException], BaseException]
-    """Gives an error the form in which whoever waits for the task gets it."""
+Voice: TypeAlias = Callable[[BaseException], BaseException]
+"""Gives an error the form in which whoever waits for the task gets it."""
 
 IN_INITIALIZER = "parmap: in the initializer"
 _FRAMES = 100  # of a traceback that are shown, the innermost; to format one takes as long as many short tasks

@@ -15,18 +15,16 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import GeneratorType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, explain, name_of
+from parmap._travel.pack import Packed
 from parmap._travel.payload import dump_call
 from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
 from parmap._work.seeds import undrawn
-
-if TYPE_CHECKING:
-    from parmap._travel.pack import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

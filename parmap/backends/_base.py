@@ -20,7 +20,7 @@ from parmap._travel.payload import pack
 from parmap._travel.text import call_note
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import Note
-from parmap._work.report.clock import Clock
+from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.outcome import Outcome
-    from parmap._work.report.clock import Times
 
 
 AUTO = "auto"

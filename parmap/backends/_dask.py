@@ -16,12 +16,11 @@ from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
-from parmap.backends._clusters.wire import Told, boxed, unboxed
+from parmap.backends._clusters.wire import Order, Told, Wire, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
-    from parmap.backends._clusters.wire import Order, Wire
 
 _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go with its task."""

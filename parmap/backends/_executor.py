@@ -43,7 +43,7 @@ from parmap.backends._base import (
     terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
-from parmap.backends._clusters.wire import from_wire, to_wire
+from parmap.backends._clusters.wire import Wire, from_wire, to_wire
 from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.pack import Packed
-    from parmap.backends._clusters.wire import Wire
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""

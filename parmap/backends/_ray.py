@@ -20,12 +20,11 @@ from parmap.backends import ALL
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
-from parmap.backends._clusters.wire import Told
+from parmap.backends._clusters.wire import Order, Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
-    from parmap.backends._clusters.wire import Order
 
 _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 

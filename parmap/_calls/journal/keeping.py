@@ -15,7 +15,7 @@ from weakref import ref
 
 from parmap._calls.journal.digest import digest
 from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
-from parmap._calls.journal.identity import identify
+from parmap._calls.journal.identity import Identity, identify
 from parmap._results.watched import Latch
 from parmap._travel.failure import is_foreign
 from parmap._travel.text import shorten
@@ -23,7 +23,6 @@ from parmap._work.threads import ShutdownError, start_thread
 from parmap.errors import JournalError, SerializationError
 
 if TYPE_CHECKING:
-    from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 
 _PAUSE = 0.5  # seconds between commits: with what one takes, less than a second of work can be lost

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
-from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
+from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
     fill_cell,
     fill_function,
@@ -35,7 +35,6 @@ from parmap._travel.text import innermost
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-    from parmap._travel.code.classes import Classes
 
 PROTOCOL = 5
 

@@ -8,15 +8,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.functions import give_name
 from parmap._travel.text import is_enumeration
 
-if TYPE_CHECKING:
-    Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
-    """What says how a class travels, as a reducer does, if not as cloudpickle has it."""
+Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
+"""What says how a class travels, as a reducer does, if not as cloudpickle has it."""
 
 _guests: WeakSet[type] = WeakSet()  # classes that came here by value, and were made for that
 

@@ -14,10 +14,9 @@ from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.pack import EACH, Pack
-from parmap._work.outcome import Loading
+from parmap._work.outcome import Loading, Outcome
 
 if TYPE_CHECKING:
-    from parmap._work.outcome import Outcome
     from parmap._work.run import Page, Work
 
 FINE = 8

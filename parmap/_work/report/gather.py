@@ -16,10 +16,9 @@ from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from parmap._work.report.clock import FINE, SLOWEST, bucket
+from parmap._work.report.clock import FINE, SLOWEST, Times, bucket
 
 if TYPE_CHECKING:
-    from parmap._work.report.clock import Times
     from parmap._work.report.watch import Passage
 
 PARTS = ("starting", "importing", "unpacking", "running", "packing", "waiting")

@@ -12,12 +12,11 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
-from parmap._work.report.gather import LOST, PARTS, quantile
+from parmap._work.report.gather import LOST, PARTS, Bar, Function, Gathered, quantile
 
 if TYPE_CHECKING:
     from collections import Counter
 
-    from parmap._work.report.gather import Bar, Function, Gathered
 
 _WIDTH = 100
 _SHOWN = 5  # slowest items

@@ -17,14 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.poller import Poller
-from parmap.backends._processes.spawning import STDERR, reap, spawn
-
-if TYPE_CHECKING:
-    from parmap.backends._processes.spawning import Newborn
+from parmap.backends._processes.spawning import STDERR, Newborn, reap, spawn
 
 LONGEST = 30.0
 """Seconds that modules which were guessed may take to be imported."""

@@ -14,7 +14,7 @@ from parmap._core.pace import Cost
 from parmap._travel.pack import Packed
 from parmap._work.page import CUT_SIGNAL
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, packed, terms_of
+from parmap.backends._base import Call, Event, packed, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Rules
-    from parmap.backends._base import Event
 
 
 class Processes(Staff):

@@ -14,7 +14,7 @@ from parmap._results.relay import relay
 from parmap._travel.failure import Failure
 from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Capacity, Event, Ready
-from parmap.backends._processes.functions import Functions
+from parmap.backends._processes.functions import Functions, InitializerPack
 from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import GRACE, Launcher, kill_group
 from parmap.backends._processes.leases import Leases
@@ -31,7 +31,6 @@ from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
-    from parmap.backends._processes.functions import InitializerPack
 
 OUTPUT = frozenset({"print", "log", "warn"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
