@@ -27,7 +27,6 @@ from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
 from parmap.backends._base import (
-    AUTO,
     Backend,
     Broken,
     Call,
@@ -93,10 +92,6 @@ class Executors(Backend):
 
     def __init__(self, options: Options, executor: concurrent.futures.Executor) -> None:
         super().__init__(options)
-        for name in ("initializer", "max_tasks_per_child", "max_memory_per_child", "env", "preload"):
-            if getattr(options, name) not in {None, (), AUTO}:
-                message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
-                raise ValueError(message)
         if any(each is executor for each in _left_behind):
             raise PoolClosedError(
                 "this executor belongs to the parent process: its threads are not in a process made by os.fork()"
