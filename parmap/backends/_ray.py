@@ -209,7 +209,6 @@ class _Actors:
     def __init__(self, ray: Any, session: str | None, needs: dict[str, float]) -> None:
         self.needs = needs
         self.pools: set[RayCluster] = set()
-        self.count = 0  # of those that have started
         self.fitting = 0
         self._ray = ray
         self._session = session
@@ -228,6 +227,11 @@ class _Actors:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self.fitting = sum(fitting(offered, self.needs) for offered in nodes)
         self.cpus = sum(fitting(offered, {"CPU": 1}) for offered in nodes)
+
+    @property
+    def count(self) -> int:
+        """How many have started."""
+        return len(self._all) - len(self._starting)
 
     @property
     def is_there(self) -> bool:
@@ -280,7 +284,6 @@ class _Actors:
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
-                self.count += 1
                 self._chances = inf
                 self._free.append((actor, time.monotonic()))
             else:
@@ -313,7 +316,6 @@ class _Actors:
             if task.actor in self._all:
                 if isinstance(error, self._ray.exceptions.RayActorError):
                     del self._all[task.actor]
-                    self.count -= 1
                 else:
                     self._free.append((task.actor, time.monotonic()))
                 if self.is_there:
@@ -353,7 +355,6 @@ class _Actors:
             self._free = [(actor, since) for actor, since in self._free if since >= limit]
             for actor in late:
                 del self._all[actor]
-            self.count -= len(late)
         self._end([*late, *(task.actor for task in stuck)])
 
     def close(self) -> None:
@@ -363,7 +364,6 @@ class _Actors:
             self._all.clear()
             self._free.clear()
             self._starting.clear()  # those who come next need others
-            self.count = 0
         if self.is_there:
             self._end(actors)
 
