@@ -20,13 +20,7 @@ from parmap._work.surroundings import current
 from parmap.backends._base import Broken, Capacity, Died, Event, Lost, Part, Report, Story, packed
 from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
-from parmap.backends._clusters.wire import (
-    Order,
-    Told,
-    failure_from_wire,
-    from_wire,
-    to_wire,
-)
+from parmap.backends._clusters.wire import Order, Told, failure_from_wire, from_wire, to_wire
 from parmap.backends._processes.functions import FunctionCall
 from parmap.backends._processes.line.copies import copies
 

@@ -24,15 +24,7 @@ from parmap._work.threads import start_thread
 from parmap.backends._base import Broken, Died, Event, Ready, Report
 from parmap.backends._clusters.local import Local
 from parmap.backends._clusters.sink import ChunkSink
-from parmap.backends._clusters.wire import (
-    SHIPPED,
-    Order,
-    Sent,
-    Setup,
-    Told,
-    from_wire,
-    items_of,
-)
+from parmap.backends._clusters.wire import SHIPPED, Order, Sent, Setup, Told, from_wire, items_of
 from parmap.backends._processes.functions import ClassPack, FactoryPack, FunctionCall, Functions, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
 
