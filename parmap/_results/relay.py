@@ -14,15 +14,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.text import with_source, written
 from parmap._work.threads import ShutdownError, start_thread
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 ROOM = 4 << 20
 """Characters that may wait to be written."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Generator, Sized
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from parmap._work.imports import when_imported
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
 
 
 class _Now:

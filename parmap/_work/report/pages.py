@@ -6,17 +6,14 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.resources import files
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._work.report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
 from parmap._work.report.gather import LOST, PARTS, Bar, Function, Gathered, quantile
-
-if TYPE_CHECKING:
-    from collections import Counter
-
 
 _WIDTH = 100
 _SHOWN = 5  # slowest items
