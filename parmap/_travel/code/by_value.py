@@ -355,9 +355,7 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     before = {place: _contents(each) for place, each in places.items()}
     function(*args)
     for place, each in places.items():
-        kept: dict[Any, dict[str, Any]] | WeakKeyDictionary[Any, Any] = (
-            chosen if isinstance(place, type) else initialized
-        )
+        kept: Any = chosen if isinstance(place, type) else initialized
         kept[place] = _changes(before[place], each)
 
 
