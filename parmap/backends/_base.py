@@ -152,9 +152,8 @@ class Backend(ABC):
         self.options = options
         self.lanes: Owners[Lane | ReferenceType[Lane]] = Owners()
         """Where the tasks of functions wait that were submitted here."""
-        self.post: Callable[
-            [Callable[[], object] | Future[Any]], object
-        ]  # set by the engine: leaves a note for its thread
+        self.post: Callable[[Callable[[], object] | Future[Any]], object]
+        """Set by the engine: leaves a note for its thread."""
 
     def expect(self, function: Any, count: int) -> None:
         """A function will be called soon, on *count* workers: what they need may be made ready. By any thread."""

@@ -40,12 +40,8 @@ _ATOMS: frozenset[type] = frozenset(
 _FROZEN = frozenset({tuple, frozenset})
 _OF_TYPES = ("types", "typing")  # where what stands in annotations is made
 _HINTS = frozenset({EllipsisType, NoneType, type(Union)})
-_MARKERS = (
-    "_MISSING_TYPE",
-    "_FIELD_BASE",
-    "_HAS_DEFAULT_FACTORY_CLASS",
-    "_KW_ONLY_TYPE",
-)  # each has one instance for each name
+# Of `dataclasses`; each has one instance for each name.
+_MARKERS = ("_MISSING_TYPE", "_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE")
 _OF_DATACLASS = ("Field", "_DataclassParams")
 
 ABSENT = object()
