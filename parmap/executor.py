@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap._calls.checks import check_buffersize
@@ -204,7 +205,5 @@ class ExecutorMap(InTurn[R_co]):
 def _finish(engine: Any, job: Any, source: Any) -> None:
     """What nobody ever asked for is run all the same, as far as it was read."""
     if not source.exhausted:
-        try:
+        with suppress(PoolClosedError):
             engine.extend(job, (), last=True, start=source.count)
-        except PoolClosedError:
-            pass

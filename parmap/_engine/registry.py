@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -255,10 +256,8 @@ def _before_threads_end() -> None:
 
     What was registered last is called first: so this is done when an executor is known, whose own was registered.
     """
-    try:
+    with suppress(AttributeError, RuntimeError):  # another Python may do without; too late, it is at its end
         threading._register_atexit(_finish_executors)  # type: ignore[attr-defined]  # noqa: SLF001
-    except (AttributeError, RuntimeError):  # another Python may do without; too late, it is at its end
-        pass
 
 
 def _ends_early(options: Options) -> bool:
@@ -297,12 +296,10 @@ def _end(engines: list[Engine], *, drop: bool) -> None:
 def _let_go(engines: list[Engine]) -> None:
     """Let engines whose work was dropped end in good order, but not at any price."""
     deadline = time.monotonic() + MERCY
-    try:
+    with suppress(KeyboardInterrupt, SystemExit):  # one more is told by the end coming sooner
         for engine in engines:
             engine.join(deadline - time.monotonic())
         callbacks.join(deadline - time.monotonic())
-    except (KeyboardInterrupt, SystemExit):  # one more is told by the end coming sooner
-        pass
 
 
 def _has_failed() -> bool:
