@@ -5,21 +5,20 @@ from __future__ import annotations
 import concurrent.futures
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap._calls.checks import check_buffersize
-from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnsWorkers
 from parmap._results.streams import abandon
-from parmap._travel.failure import as_raised, guarded
+from parmap._travel.failure import Voice, as_raised, guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Self, Unpack
-
+    from parmap._calls.typed import OwnOptions
     from parmap._results.futures import Future
-    from parmap._travel.failure import Voice
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -206,7 +205,5 @@ class ExecutorMap(InTurn[R_co]):
 def _finish(engine: Any, job: Any, source: Any) -> None:
     """What nobody ever asked for is run all the same, as far as it was read."""
     if not source.exhausted:
-        try:
+        with suppress(PoolClosedError):
             engine.extend(job, (), last=True, start=source.count)
-        except PoolClosedError:
-            pass

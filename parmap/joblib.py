@@ -14,19 +14,15 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from parmap._calls.options import refuse_unknown, resolve
 from parmap._engine import pools as _pools
 from parmap._results.callbacks import Callbacks
-from parmap._results.futures import notify
+from parmap._results.futures import Future, notify
 from parmap.errors import BackendUnavailableError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from parmap._results.futures import Future
 
 try:
     import joblib.parallel as _parallel

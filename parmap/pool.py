@@ -5,24 +5,22 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from multiprocessing import TimeoutError as PoolTimeoutError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from parmap._calls.dropin import InTurn, OwnOptions, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnsWorkers
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
-from parmap._results.futures import notify
+from parmap._results.futures import Future, notify
 from parmap._results.watched import Latch
 from parmap._travel.failure import pass_on
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import Self, Unpack
-
-    from parmap._results.futures import Future
+    from parmap._calls.typed import OwnOptions
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from itertools import count
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._calls.options import resolve
 from parmap._engine import pools
 from parmap._engine.engine import Engine
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["check_backend"]
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from parmap._calls.checks import check_buffersize, check_flag
 from parmap._calls.first import load
 from parmap._calls.options import Options, Settings, refuse_for_one_call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Unpack
-
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     from parmap._calls.typed import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, final, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, Unpack, final, overload
 
 from parmap._calls.checks import DEFAULTS
 from parmap._calls.function import ParallelFunction
@@ -14,7 +14,6 @@ from parmap._calls.options import Settings, check
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
-    from typing import Literal, Unpack
 
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod, ToldOptions
 

@@ -4,51 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.options import Options, refuse_unknown, resolve
 from parmap._engine import pools as _pools
+from parmap._engine.engine import Engine
 from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
+from parmap._results.futures import Future
 from parmap._results.streams import ResultStream
-from parmap._travel.failure import Failure, as_raised, pass_on
+from parmap._travel.failure import Failure, Voice, as_raised, pass_on
 from parmap._travel.text import called, shorten
 from parmap._work.cpus import cpu_count
 from parmap.errors import PoolClosedError, SerializationError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from concurrent.futures import Executor as AnyExecutor
-
-    from parmap._calls.typed import BackendLike, BackendName, Progress, StartMethod
-    from parmap._engine.engine import Engine
-    from parmap._results.futures import Future
-    from parmap._travel.failure import Voice
-
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound=ResultStream[Any])
-
-
-class OwnOptions(TypedDict, total=False):
-    """The options of `parallel` that a pool or an executor takes besides those of the class that it stands in for."""
-
-    backend: BackendName | AnyExecutor | BackendLike
-    timeout: float | None
-    deadline: float | None
-    retries: int
-    retry_on: type[BaseException] | tuple[type[BaseException], ...]
-    retry_delay: float
-    chunksize: int | None
-    start_method: StartMethod
-    max_memory_per_child: int | None
-    preload: Iterable[str] | Literal["auto"]
-    env: Mapping[str, str] | None
-    idle_timeout: float | None
-    progress: Progress
-    traceback_locals: bool
-    seed: int | None
 
 
 class Owned:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from types import MethodType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from types import FrameType, MethodType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from parmap._calls import batches as _batches
 from parmap._calls.batches import Batches, C_co, P, R_co
@@ -14,9 +14,6 @@ from parmap._calls.options import Settings
 from parmap._calls.wrapping import copy_metadata, found_by_name, name_of, portable
 
 if TYPE_CHECKING:
-    from types import FrameType
-    from typing import Self, Unpack
-
     from parmap._calls.typed import OptionsDict
     from parmap._results.futures import Future
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import Any
 
 from parmap._calls.function import ParallelFunction
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 _NAME = "__parmap_class_body__"
 _OF_FUNCTION = 0x1  # a flag of code: that of modules and class bodies lacks it

@@ -1,15 +1,16 @@
-"""The options of a call, put together from decorator, environment, ``override`` and ``f.options()``.
+"""The options of a call: where each is from, what goes together, defaults of this machine, and names that are none.
 
 The order, strongest first: ``f.options()``, ``override``, environment, decorator, default. It is settled at each call,
-because the environment and the context may have changed; `Settings.resolve` makes that cheap. Here is also what a
-default comes to on this machine (how many workers, which start method), and what is said of names that are no options.
+because the environment and the context may have changed; `Settings.resolve` makes that cheap. Defaults of this machine
+are how many workers, and which start method.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Self, Unpack
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
 from parmap._calls.environment import read, snapshot
@@ -19,9 +20,7 @@ from parmap._work.cpus import cpu_count
 from parmap.backends import ALL, is_executor, site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Executor
-    from typing import Literal, NoReturn, Self, Unpack
 
     from parmap._calls.typed import BackendLike, BackendName, OptionsDict, Progress, StartMethod
     from parmap._work.surroundings import Context

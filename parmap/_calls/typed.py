@@ -27,10 +27,9 @@ if TYPE_CHECKING:
         @property
         def kills(self) -> bool: ...
 
-    class OptionsDict(TypedDict, Generic[Other], total=False):
-        """The options of `parallel`."""
+    class OwnOptions(TypedDict, Generic[Other], total=False):
+        """The options of `parallel` that `Pool` and `Executor` take as well, besides arguments of their own."""
 
-        workers: int | Other | None
         backend: BackendName | Executor | BackendLike | Other
         timeout: float | Other | None
         deadline: float | Other | None
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
         retry_delay: float | Other
         chunksize: int | Other | None
         start_method: StartMethod | Other | None
-        initializer: Callable[..., object] | Other | None
-        initargs: Iterable[Any] | Other
-        max_tasks_per_child: int | Other | None
         max_memory_per_child: int | Other | None
         preload: Iterable[str] | Literal["auto"] | Other
         env: Mapping[str, str] | Other | None
@@ -49,6 +45,14 @@ if TYPE_CHECKING:
         progress: Progress | Other
         traceback_locals: bool | Other
         seed: int | Other | None
+
+    class OptionsDict(OwnOptions[Other], Generic[Other], total=False):
+        """The options of `parallel`."""
+
+        workers: int | Other | None
+        initializer: Callable[..., object] | Other | None
+        initargs: Iterable[Any] | Other
+        max_tasks_per_child: int | Other | None
 
     class Misfit(Protocol[Other_co]):
         """Nothing; but to mypy, when it looks for the overload that was meant, any object.

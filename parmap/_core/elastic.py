@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from parmap._core.job import Share
+from parmap._core.job import Job, Share, Sink
 from parmap._core.limits import LimitedLedger
 from parmap._core.schedule import SUSPECT
 
 if TYPE_CHECKING:
-    from parmap._core.job import Job, Sink
     from parmap._core.pace import Cost
     from parmap.backends._base import Lost, Part
 

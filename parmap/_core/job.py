@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable, Iterable
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
 from parmap._travel.failure import Failure
 from parmap._travel.vocabulary import Learner
-from parmap._work.page import NO_LIMIT
+from parmap._work.page import NO_LIMIT, Note
 from parmap.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
-
-    from parmap._work.page import Note
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call, Died, Report

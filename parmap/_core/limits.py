@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from parmap._core.job import too_late
+from parmap._core.job import Job, too_late
 from parmap._core.ledger import Ledger
 from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:
-    from parmap._core.job import Job
     from parmap.backends._base import Backend, Report
 
 

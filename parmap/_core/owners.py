@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable, Iterator
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import KeyedRef
 
 from parmap._travel.failure import pass_on
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
 
 T = TypeVar("T")
 
@@ -26,7 +24,7 @@ class Owners(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, _Entry] = {}
+        self._entries: dict[Any, _Entry[T]] = {}
         # Filled by C alone: of a Ctrl-C that came in a callback of ours, nobody would hear.
         self._gone: deque[KeyedRef[Any, Any]] = deque()
 
@@ -36,8 +34,7 @@ class Owners(Generic[T]):
         entry = self._entries.get((id(owner), id(part), more))
         if entry is None or entry.owner() is not owner or (part is not None and entry.part() is not part):
             return None
-        found: T = entry.value
-        return found
+        return entry.value
 
     def keep(self, function: Any, more: Hashable, value: T) -> None:
         """Remember *value* until the function is gone; it must not refer to it."""
@@ -83,7 +80,7 @@ class Owners(Generic[T]):
         self._entries.clear()
 
 
-class _Entry(NamedTuple):
+class _Entry(NamedTuple, Generic[T]):
     owner: KeyedRef[Any, Any]
     part: KeyedRef[Any, Any]
-    value: Any
+    value: T

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
 
 from parmap._core.states import Slot, State
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
 
 
 class Vacancies:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from parmap._core.job import Job
+from parmap._core.job import Chunk, Job, Sink
 from parmap._work.report.watch import Open, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
-    from parmap._core.job import Chunk, Sink
     from parmap._engine.engine import Engine
     from parmap._results.futures import Future
     from parmap._travel.failure import Failure

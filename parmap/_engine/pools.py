@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.failure import Failure, guarded, is_foreign, note, unframed
+from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
 from parmap._travel.payload import dump
@@ -30,17 +31,14 @@ from parmap._travel.text import call_note, called, short_type
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
+from parmap._work.surroundings import Context
 from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoever calls takes it from here
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.journal.keeping import Keeping
     from parmap._calls.options import Options
     from parmap._core.job import Job
-    from parmap._travel.failure import Voice
-    from parmap._work.surroundings import Context
 
 _PATIENCE = 1 << 16  # bytes of results that may wait to be decoded while `map` waits for more
 

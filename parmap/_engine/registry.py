@@ -13,6 +13,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Hashable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -20,7 +22,6 @@ from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
-from parmap._results.relay import forget as forget_output
 from parmap._results.relay import relay
 from parmap._results.watched import forget_late
 from parmap._work.per_worker import here
@@ -30,8 +31,6 @@ from parmap.backends import is_executor
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap._results.batch import Batch
     from parmap.backends._base import Backend
@@ -257,10 +256,8 @@ def _before_threads_end() -> None:
 
     What was registered last is called first: so this is done when an executor is known, whose own was registered.
     """
-    try:
+    with suppress(AttributeError, RuntimeError):  # another Python may do without; too late, it is at its end
         threading._register_atexit(_finish_executors)  # type: ignore[attr-defined]  # noqa: SLF001
-    except (AttributeError, RuntimeError):  # another Python may do without; too late, it is at its end
-        pass
 
 
 def _ends_early(options: Options) -> bool:
@@ -299,12 +296,10 @@ def _end(engines: list[Engine], *, drop: bool) -> None:
 def _let_go(engines: list[Engine]) -> None:
     """Let engines whose work was dropped end in good order, but not at any price."""
     deadline = time.monotonic() + MERCY
-    try:
+    with suppress(KeyboardInterrupt, SystemExit):  # one more is told by the end coming sooner
         for engine in engines:
             engine.join(deadline - time.monotonic())
         callbacks.join(deadline - time.monotonic())
-    except (KeyboardInterrupt, SystemExit):  # one more is told by the end coming sooner
-        pass
 
 
 def _has_failed() -> bool:
@@ -340,7 +335,7 @@ def _forget() -> None:
     callbacks.forget()
     crews.forget()
     forget_late()
-    forget_output()
+    relay.forget()
     Open.forget()
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing.pool
 from multiprocessing import TimeoutError as PoolTimeoutError
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from parmap._travel.failure import pass_on
-
-if TYPE_CHECKING:
-    import concurrent.futures
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -53,8 +51,6 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R_co], Generic[R_co]):  # typ
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait up to *timeout* seconds for the task to end."""
-        import concurrent.futures
-
         try:
             self._future.exception(timeout)
         except (TimeoutError, concurrent.futures.CancelledError) as error:

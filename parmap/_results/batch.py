@@ -1,4 +1,4 @@
-"""One call of `map` or its like: where its outcomes go, and how they are put in order.
+"""One call of `map` or its like: its input as a sequence, where its outcomes go, and how they are put in order.
 
 The engine delivers outcomes chunk by chunk to a `Batch`; the thread that wants the results decodes them. The input of a
 stream is read (see `input`) only so far ahead of what was handed out, so that neither an infinite input nor a slow
@@ -11,25 +11,23 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
-from parmap._travel.failure import guarded, is_foreign, pass_on, unloadable
+from parmap._travel.failure import Failure, Voice, guarded, is_foreign, pass_on, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-
     from parmap._core.job import Chunk, Job
     from parmap._core.ledger import Ledger
     from parmap._engine.engine import Engine
     from parmap._results.input import Input
     from parmap._results.progress import Meter
-    from parmap._travel.failure import Failure, Voice
 
-    Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
+Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
 
 
 class Columns:

@@ -7,14 +7,12 @@ import queue
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from parmap._results.watched import Latch
 from parmap._travel.failure import pass_on
 from parmap._work.threads import ShutdownError, start_thread
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _IDLE = 1.0  # seconds without a callback after which the thread ends
 

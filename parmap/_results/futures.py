@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
+from collections.abc import Callable, Generator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -20,16 +21,13 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on, wait_on_loop
-from parmap._travel.failure import guarded, unloadable
+from parmap._travel.failure import Failure, Voice, guarded, unloadable
 from parmap._travel.tie import Tie
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from parmap._core.ledger import Ledger
     from parmap._engine.lane import Lane
     from parmap._results.async_result import AsyncResult
-    from parmap._travel.failure import Failure, Voice
     from parmap._work.report.gather import Gathered
     from parmap.backends._processes.line.quick import QuickLine
 

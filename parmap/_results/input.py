@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import islice
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from parmap._results.batch import as_sequence
 from parmap._results.streams import ResultStream
 from parmap._results.watched import give_way, is_cancelled, running_loop
-from parmap._travel.failure import is_foreign
+from parmap._travel.failure import Voice, is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import snapshot
 from parmap._travel.vocabulary import Learner
@@ -27,11 +28,9 @@ from parmap.errors import ParmapError, PoolClosedError, SerializationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
-    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 

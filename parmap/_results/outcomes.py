@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from parmap._results.batch import Arrival, Batch
+from parmap._results.batch import Arrival, Batch, Decoded
 from parmap._travel.pack import Packed
 from parmap._travel.text import shorten
 
 if TYPE_CHECKING:
     from parmap._core.job import Chunk
-    from parmap._results.batch import Decoded
     from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
@@ -71,8 +70,7 @@ class Outcome(Generic[R_co]):
         """
         if self.error is not None:
             raise self.error
-        value: Any = self.value
-        return value  # type: ignore[no-any-return]  # None may be what the function returns
+        return self.value  # type: ignore[return-value]  # None may be what the function returns
 
     def __repr__(self) -> str:
         end = shorten(self.value) if self.error is None else f"{type(self.error).__name__}"

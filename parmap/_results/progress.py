@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,6 @@ from parmap._work import place as _place
 from parmap.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.typed import Progress
 
 _LOG_SECONDS = 10.0  # between the lines of a log file

@@ -1,4 +1,4 @@
-"""What tasks print and log, caught in the worker by `child.output`, written out in this process.
+"""What tasks print and log, caught in the worker by `child.output`, written out here, above progress bars.
 
 Whoever hears a worker hands its output over without waiting, since writing may block: on a terminal that is stopped, on
 a pipe that nobody reads. A thread writes it, to the `sys.stdout` and `sys.stderr` of the moment, so that notebooks and
@@ -9,19 +9,17 @@ workers that go on printing are not heard until there is room: they block in `pr
 from __future__ import annotations
 
 import _thread
+import pickle
 import sys
 import threading
 from collections import deque
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from parmap._travel.failure import Failure, pass_on
-from parmap._travel.text import with_source
+from parmap._travel.text import with_source, written
 from parmap._work.threads import ShutdownError, start_thread
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
 ROOM = 4 << 20
 """Characters that may wait to be written."""
@@ -127,13 +125,12 @@ class Relay:
             while self.waiting:
                 self.drain()
 
+    def forget(self) -> None:
+        """Start anew, in a process forked from the one whose thread writes."""
+        self.__init__()  # type: ignore[misc]  # the old locks may be held for ever
+
 
 relay = Relay()
-
-
-def forget() -> None:
-    """Start anew, in a process forked from the one whose thread writes."""
-    relay.__init__()  # type: ignore[misc]  # the old locks may be held for ever
 
 
 def write(kind: str, fields: tuple[Any, ...]) -> None:
@@ -158,7 +155,10 @@ def _write(name: str, text: str) -> None:
 def _write_to(stream: Any, text: str) -> None:
     unfinished = text[-1:] != "\n"
     with _above_bars(stream):
-        _encode_to(stream, text)
+        try:
+            stream.write(text)
+        except UnicodeEncodeError:
+            stream.write(written(text, stream))
         if unfinished and _bars() is not None and getattr(stream, "isatty", bool)():  # else a bar is drawn over it
             stream.write("\n")
     if unfinished:  # the task wants it to be seen
@@ -177,21 +177,12 @@ def _above_bars(stream: Any) -> AbstractContextManager[Any]:
     return nullcontext() if bars is None else bars.external_write_mode(file=stream)
 
 
-def _encode_to(stream: Any, text: str) -> None:
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = getattr(stream, "encoding", None) or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
 def _call(function: Callable[..., object], args: tuple[Any, ...], _: bytes) -> None:
     function(*args)
 
 
 def _log(name: str, level: int, pickled: bytes) -> None:
     import logging
-    import pickle
 
     logger = logging.getLogger(name)
     if not logger.isEnabledFor(level):
@@ -206,7 +197,6 @@ def _log(name: str, level: int, pickled: bytes) -> None:
 
 
 def _warn(pickled: bytes) -> None:
-    import pickle
     import warnings
 
     encoded, filename, number, line = pickle.loads(pickled)

@@ -1,4 +1,4 @@
-"""`ResultStream`: results as they come, in bounded memory."""
+"""`ResultStream`: results as they come, in bounded memory; how far ahead of them the input is read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._results.watched import give_way, on_event_loop, wait_on_loop
-from parmap._travel.failure import guarded, pass_on
+from parmap._travel.failure import Voice, guarded, pass_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-    from typing import Self
-
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
     from parmap._results.batch import Batch
     from parmap._results.input import Input
-    from parmap._travel.failure import Voice
 
 R_co = TypeVar("R_co", covariant=True)
 

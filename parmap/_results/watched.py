@@ -11,16 +11,15 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from parmap._travel.failure import pass_on
 from parmap._work.threads import HAS_GIL, start_thread
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
-    from typing import TypeAlias
 
     from parmap._engine.engine import Engine
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 import copyreg
 import sys
 from abc import ABCMeta
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated
 from parmap._travel.stream import OUT_OF_BAND
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
 
 _FEW_INSIDE = 8  # containers and what is in them, in an item, on average: to look at more takes longer than it saves
 # What can't be changed, and holds nothing.

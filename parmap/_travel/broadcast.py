@@ -6,21 +6,17 @@ import marshal
 import mmap
 import os
 import threading
+from collections.abc import Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from parmap._travel.code import by_value
 from parmap._travel.memory import anonymous_file
-from parmap._travel.pack import ALIGNMENT, Pack
+from parmap._travel.pack import ALIGNMENT, Pack, Packed
 from parmap._travel.payload import dump, pack
 from parmap._travel.stream import held_apart, hold
 from parmap.errors import SerializationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from parmap._travel.pack import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -98,9 +94,7 @@ class Broadcast(Generic[T_co]):
 
 
 _known: WeakValueDictionary[bytes, Broadcast[Any]] = WeakValueDictionary()
-_arrived: dict[
-    bytes, Callable[[], Any]
-] = {}  # what loads those that came with what needs them, by other ways than files
+_arrived: dict[bytes, Callable[[], Any]] = {}  # what loads those that came with what needs them, not by a file
 
 
 def arrive(token: bytes, load: Callable[[], Any]) -> None:

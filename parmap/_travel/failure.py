@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from parmap._travel.payload import dump_whole
 from parmap._travel.text import cut, shorten, with_source
 
 if TYPE_CHECKING:
     import traceback
-    from collections.abc import Callable
-    from types import FrameType
-    from typing import TypeAlias
 
     from parmap._travel.tie import Tie
 
-    Voice: TypeAlias = Callable[[BaseException], BaseException]
-    """Gives an error the form in which whoever waits for the task gets it."""
+Voice: TypeAlias = Callable[[BaseException], BaseException]
+"""Gives an error the form in which whoever waits for the task gets it."""
 
 IN_INITIALIZER = "parmap: in the initializer"
 _FRAMES = 100  # of a traceback that are shown, the innermost; to format one takes as long as many short tasks

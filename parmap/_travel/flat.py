@@ -6,13 +6,11 @@ Nothing in them can be changed, or shared, unseen, so that nobody can tell wheth
 from __future__ import annotations
 
 import marshal
+from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.stream import LARGE, OUT_OF_BAND
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 """Types whose values are immutable and whole: sharing one between two items can't be observed."""

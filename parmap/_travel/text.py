@@ -1,19 +1,18 @@
-"""Texts in errors: the short one of a call, made of what is safe to look at, and never of more than it shows.
+"""Texts in errors: of a call, shortened; of why something can't be pickled; and the lines of code in a traceback.
 
-No `__repr__` of the user's is called: it may be large, slow, secret, or never return.
+A call is told by what is safe to look at, and never by more than is shown. No `__repr__` of the user's is called: it
+may be large, slow, secret, or never return.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+from typing import Any
 
 _MOST = 200  # characters of a value
 _PART = 80  # characters of a string or a name in it

@@ -13,21 +13,17 @@ import copyreg
 import io
 import marshal
 import pickle
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, is_by_value, plain_pickler
+from parmap._travel.code.classes import Classes
 from parmap._travel.code.remade import has_functions
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import Stream
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Self
-
-    from parmap._travel.code.classes import Classes
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few

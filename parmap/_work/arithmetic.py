@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from contextlib import contextmanager
 from operator import attrgetter
 from threading import local
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
+from typing import Any
 
 _numbers = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 

@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,8 +17,6 @@ from parmap._travel.payload import dump, pack
 from parmap._travel.text import call_note, short_type
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap._travel.pack import Pack
     from parmap._work.run import Callee, Terms
 

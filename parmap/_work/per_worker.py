@@ -12,21 +12,19 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, overload
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from types import GeneratorType
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, overload
 from weakref import KeyedRef, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, explain, name_of
+from parmap._travel.pack import Packed
 from parmap._travel.payload import dump_call
 from parmap._travel.stream import held_apart, hold
 from parmap._work import place as _place
 from parmap._work.outcome import Loading
 from parmap._work.seeds import undrawn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
-    from contextlib import AbstractContextManager
-
-    from parmap._travel.pack import Packed
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -291,14 +289,11 @@ def worker() -> Worker:
 
 def _entered(thing: Any) -> tuple[Any, Callable[[], object] | None]:
     """What a factory made, or what it gives when it is entered, and how it is left."""
-    import contextlib
-    from types import GeneratorType
-
     if type(thing) is GeneratorType:
-        thing = contextlib.contextmanager(lambda: thing)()
-    if not isinstance(thing, contextlib.AbstractContextManager):
+        thing = contextmanager(lambda: thing)()
+    if not isinstance(thing, AbstractContextManager):
         return thing, None
-    stack = contextlib.ExitStack()
+    stack = ExitStack()
     return stack.enter_context(thing), stack.close
 
 

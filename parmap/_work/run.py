@@ -1,4 +1,4 @@
-"""Running the items of a chunk, one after the other or in blocks; the same code in processes, threads and here.
+"""Running the items of a chunk, one by one or in blocks, everywhere the same; `async def`; the traceback of an error.
 
 A short item can't afford a note on the status page: such items run in blocks of about two milliseconds, at the speed
 of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
 from itertools import islice, starmap
 from types import BuiltinFunctionType, CodeType, CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from parmap._travel.failure import LoadError, note, put, told_by
 from parmap._travel.pack import EACH, Pack
@@ -23,8 +24,6 @@ from parmap._work.per_worker import here
 from parmap._work.seeds import preserved, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-    from typing import Protocol
 
     class Page(Protocol):
         """Where it is noted which items run, and up to which they may: `_work.page.Page`, or the like for a thread."""

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sized
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 from parmap._work.imports import when_imported
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sized
-    from contextlib import AbstractContextManager
 
 
 class _Now:

@@ -11,17 +11,15 @@ import os
 import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
 from parmap._work.arithmetic import told, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _LEVELS = "parmap levels"  # the name under which the root logger's cache keeps them
 _LONGEST = 4097  # bytes of a path
@@ -36,7 +34,8 @@ class Context:
     def __init__(self, before: Context | None) -> None:
         """Take it. What is as in the context *before* is shared with it."""
         self.cwd: bytes | None = _cwd()
-        self.environ: dict[Any, Any] = dict(_environ())
+        # The variables as the system has them, which are quicker to compare; or whatever the program put there.
+        self.environ: dict[Any, Any] = dict(getattr(os.environ, "_data", os.environ))
         self.authkey: bytes = _authkey()
         handled = bool(logging.root.handlers)
         self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels(), handled
@@ -140,11 +139,6 @@ def _with_a_pause() -> bytes | None:
 
 
 _cwd = _without_a_pause() if HAS_GIL and os.name == "posix" else _with_a_pause
-
-
-def _environ() -> Any:
-    """The variables as the system has them, which are quicker to compare; or whatever the program put there."""
-    return getattr(os.environ, "_data", os.environ)
 
 
 def _levels() -> tuple[int, tuple[tuple[str, int], ...]]:

@@ -8,6 +8,7 @@ All methods are called by the engine's thread, except those that calls need: `ex
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,12 +20,11 @@ from parmap._travel.payload import pack
 from parmap._travel.text import call_note
 from parmap._work.arithmetic import arithmetic
 from parmap._work.page import Note
-from parmap._work.report.clock import Clock
+from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
     from weakref import ReferenceType
 
     from parmap._calls.options import Options
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from parmap._results.futures import Future
     from parmap._travel.code.classes import Classes
     from parmap._work.outcome import Outcome
-    from parmap._work.report.clock import Times
 
 
 AUTO = "auto"
@@ -153,9 +152,8 @@ class Backend(ABC):
         self.options = options
         self.lanes: Owners[Lane | ReferenceType[Lane]] = Owners()
         """Where the tasks of functions wait that were submitted here."""
-        self.post: Callable[
-            [Callable[[], object] | Future[Any]], object
-        ]  # set by the engine: leaves a note for its thread
+        self.post: Callable[[Callable[[], object] | Future[Any]], object]
+        """Set by the engine: leaves a note for its thread."""
 
     def expect(self, function: Any, count: int) -> None:
         """A function will be called soon, on *count* workers: what they need may be made ready. By any thread."""

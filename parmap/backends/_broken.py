@@ -5,10 +5,8 @@ Which item broke one, `executor` finds out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import concurrent.futures
+import concurrent.futures
+from typing import Any
 
 
 def is_broken(executor: Any) -> bool:

@@ -7,6 +7,7 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,11 @@ from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
-from parmap.backends._clusters.wire import Told, boxed, unboxed
+from parmap.backends._clusters.wire import Order, Told, Wire, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
     from parmap._calls.options import Options
-    from parmap.backends._clusters.wire import Order, Wire
 
 _LARGE = 1 << 20
 """Bytes of a chunk from which on it does not go with its task."""
@@ -155,11 +153,9 @@ class DaskCluster(Cluster):
         """Find out which workers answer the client itself: it may be elsewhere, where their addresses are others'."""
 
         async def reach(address: str, name: Any) -> None:
-            try:
+            with suppress(Exception):  # whatever it is, the scheduler can talk to it
                 found = await asyncio.wait_for(self._client.rpc(address).identity(), _REACH)
                 self._near[address] = found["id"] == name
-            except Exception:  # noqa: BLE001, S110 - whatever it is, the scheduler can talk to it
-                pass
 
         try:
             told = await self._client.scheduler.broadcast(msg={"op": "identity"}, workers=addresses, on_error="ignore")
@@ -185,10 +181,8 @@ class DaskCluster(Cluster):
                 "the event loop of an asynchronous Dask client can't wait for its own work: "
                 "await submit or map_async, or iterate over a stream with async for"
             )
-        try:
+        with suppress(ValueError, KeyError, AttributeError):  # it is none, or has left them already
             secede()
-        except (ValueError, KeyError, AttributeError):  # it is none, or has left them already
-            pass
         return wait(timeout)
 
     def missing(self) -> str:
@@ -210,10 +204,8 @@ class DaskCluster(Cluster):
             self._soon(self._try_to_count)
 
     async def _try_to_count(self) -> None:
-        try:
+        with suppress(Exception):  # whatever it is, the client's status tells
             await self._count()
-        except Exception:  # noqa: BLE001, S110 - whatever it is, the client's status tells
-            pass
 
     def _check_status(self) -> None:
         if self._client.status in {"closing", "closed"}:
@@ -223,10 +215,8 @@ class DaskCluster(Cluster):
 
     def _soon(self, function: Any, *args: Any) -> None:
         """Have something done by the client's own thread."""
-        try:
+        with suppress(RuntimeError):  # it is closed
             self._client.loop.add_callback(function, *args)
-        except RuntimeError:  # it is closed
-            pass
 
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
         """Have some worker keep it; where there is none it goes along, with the task that asks for one."""
@@ -294,13 +284,11 @@ class DaskCluster(Cluster):
         function, pool = getattr(pilot, what), self.pool
 
         async def ask() -> None:
-            try:
+            with suppress(Exception):  # who has gone needs nothing
                 found = await self._client.run(function, pool, *args, on_error="ignore", asynchronous=True)
                 for answer in found.values():
                     if then is not None:
                         then(answer)
-            except Exception:  # noqa: BLE001, S110 - who has gone needs nothing
-                pass
 
         self._soon(ask)
 

@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import nullcontext
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -26,7 +27,6 @@ from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
 from parmap.backends._base import (
-    AUTO,
     Backend,
     Broken,
     Call,
@@ -42,17 +42,14 @@ from parmap.backends._base import (
     terms_of,
 )
 from parmap.backends._broken import is_broken, made_again
-from parmap.backends._clusters.wire import from_wire, to_wire
+from parmap.backends._clusters.wire import Wire, from_wire, to_wire
 from parmap.backends._seats import name_of_seats, numbers_of_threads, take_seat
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.pack import Packed
-    from parmap.backends._clusters.wire import Wire
 
 _HOME = (os.urandom(8), os.getpid())
 """Which process this is: a fork has another number, an interpreter in the same process other random bytes."""
@@ -95,10 +92,6 @@ class Executors(Backend):
 
     def __init__(self, options: Options, executor: concurrent.futures.Executor) -> None:
         super().__init__(options)
-        for name in ("initializer", "max_tasks_per_child", "max_memory_per_child", "env", "preload"):
-            if getattr(options, name) not in {None, (), AUTO}:
-                message = f"{name} can't be given to an executor that runs already: give it where the executor is made"
-                raise ValueError(message)
         if any(each is executor for each in _left_behind):
             raise PoolClosedError(
                 "this executor belongs to the parent process: its threads are not in a process made by os.fork()"

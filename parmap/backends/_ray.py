@@ -11,6 +11,7 @@ import pickle
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,11 @@ from parmap.backends import ALL
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import PERIOD, Cluster
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
-from parmap.backends._clusters.wire import Told
+from parmap.backends._clusters.wire import Order, Told
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
     from parmap._calls.options import Options
-    from parmap.backends._clusters.wire import Order
 
 _WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
 
@@ -211,7 +209,6 @@ class _Actors:
     def __init__(self, ray: Any, session: str | None, needs: dict[str, float]) -> None:
         self.needs = needs
         self.pools: set[RayCluster] = set()
-        self.count = 0  # of those that have started
         self.fitting = 0
         self._ray = ray
         self._session = session
@@ -230,6 +227,11 @@ class _Actors:
         nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         self.fitting = sum(fitting(offered, self.needs) for offered in nodes)
         self.cpus = sum(fitting(offered, {"CPU": 1}) for offered in nodes)
+
+    @property
+    def count(self) -> int:
+        """How many have started."""
+        return len(self._all) - len(self._starting)
 
     @property
     def is_there(self) -> bool:
@@ -282,7 +284,6 @@ class _Actors:
             if actor not in self._all:  # nobody needs it any more
                 return
             if error is None:
-                self.count += 1
                 self._chances = inf
                 self._free.append((actor, time.monotonic()))
             else:
@@ -315,7 +316,6 @@ class _Actors:
             if task.actor in self._all:
                 if isinstance(error, self._ray.exceptions.RayActorError):
                     del self._all[task.actor]
-                    self.count -= 1
                 else:
                     self._free.append((task.actor, time.monotonic()))
                 if self.is_there:
@@ -355,7 +355,6 @@ class _Actors:
             self._free = [(actor, since) for actor, since in self._free if since >= limit]
             for actor in late:
                 del self._all[actor]
-            self.count -= len(late)
         self._end([*late, *(task.actor for task in stuck)])
 
     def close(self) -> None:
@@ -365,7 +364,6 @@ class _Actors:
             self._all.clear()
             self._free.clear()
             self._starting.clear()  # those who come next need others
-            self.count = 0
         if self.is_there:
             self._end(actors)
 

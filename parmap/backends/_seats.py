@@ -10,16 +10,14 @@ import concurrent.futures
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from parmap._travel.failure import pass_on
 from parmap._work.per_worker import Worker
 from parmap.backends._broken import kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
 
 from parmap._core.pace import Cost
@@ -12,8 +13,6 @@ from parmap._work.per_worker import here
 from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
 

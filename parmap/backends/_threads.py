@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ from parmap._work.threads import start_thread, undisturbed
 from parmap.backends._base import Backend, Broken, Event, Report, run_here
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
     from threading import Thread
 
     from parmap._calls.options import Options
@@ -62,10 +62,8 @@ class Threads(Backend):
 
     def _drop_spare(self) -> None:
         while self._spare:
-            try:
+            with suppress(IndexError):  # another thread was quicker
                 self._spare.popleft()[1].put(None)
-            except IndexError:  # another thread was quicker
-                pass
 
     def grow(self, count: int) -> list[Hashable]:
         """Start threads."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._calls.journal.file import connect, telling, writing
 from parmap._travel.text import written
 from parmap.errors import JournalError
-
-if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Iterator, Sequence
 
 _RUNS = """
     select id, function, version, about, items, coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0)

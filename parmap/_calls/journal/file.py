@@ -9,14 +9,12 @@ import os
 import re
 import sqlite3
 import time
+from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap.errors import JournalError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator
 
 APPLICATION = 0x7061726D  # SQLite has a place in the head of a file for the number of whose it is
 VERSION = 1

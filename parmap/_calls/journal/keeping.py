@@ -1,4 +1,4 @@
-"""`Journal`, and what one call does with it: the key of each item, what is done, and writing what gets done."""
+"""`Journal`, and what one call does with it: keys of items, what is done, code that changed, writing what gets done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from weakref import ref
 
 from parmap._calls.journal.digest import digest
 from parmap._calls.journal.file import DONE, FAILED, connect, telling, writing
-from parmap._calls.journal.identity import identify
+from parmap._calls.journal.identity import Identity, identify
 from parmap._results.watched import Latch
 from parmap._travel.failure import is_foreign
 from parmap._travel.text import shorten
@@ -22,9 +23,6 @@ from parmap._work.threads import ShutdownError, start_thread
 from parmap.errors import JournalError, SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from parmap._calls.journal.identity import Identity
     from parmap._results.batch import Arrival
 
 _PAUSE = 0.5  # seconds between commits: with what one takes, less than a second of work can be lost

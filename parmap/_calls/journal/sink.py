@@ -6,19 +6,16 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from parmap._calls.journal.file import telling
-from parmap._calls.journal.keeping import Keyed
-from parmap._results.batch import Arrival
+from parmap._calls.journal.keeping import Keeping, Keyed
+from parmap._results.batch import Arrival, Decoded
 from parmap._results.input import PORTION, AsyncInput, Input
 from parmap._results.outcomes import Accounts, told
-from parmap._travel.failure import unloadable
+from parmap._travel.failure import Voice, unloadable
 from parmap._travel.tie import Tie
 from parmap.errors import JournalError, SerializationError
 
 if TYPE_CHECKING:
-    from parmap._calls.journal.keeping import Keeping
     from parmap._core.job import Chunk, Job
-    from parmap._results.batch import Decoded
-    from parmap._travel.failure import Voice
 
 _AT_ONCE = 4096  # items that are looked up before the first of them is sent
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.code.by_value import cloud_dumps, is_by_value, variables_of
 from parmap._travel.code.classes import is_made_with_class
 from parmap._travel.text import called, reason_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _WAY_OUT = "make it in the task, or once in each worker by parmap.per_worker"
 _OF_CLASS = f"{_WAY_OUT}, or move the class into a module, which workers import"

@@ -1,15 +1,14 @@
-"""What goes by name: how workers find it by importing, and what they can't have by any name."""
+"""What goes by name: how workers find it by importing, what they can't find so, and what to do about that."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 
 def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:
@@ -58,10 +57,8 @@ def name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, i
     spec = getattr(module, "__spec__", None)
     if spec is None or is_registered(module_name):
         return None
-    found: Any = module
     try:
-        for part in qualname.split("."):
-            found = getattr(found, part)
+        found: Any = attrgetter(qualname)(module)
     except (AttributeError, ImportError):  # the latter by a module that imports what it is asked for
         return None
     for depth in range(8):
@@ -141,8 +138,7 @@ def by_name(module_name: str, qualname: str, depth: int, origin: str | None) -> 
         except BaseException:
             del sys.modules[module_name]
             raise
-    for part in qualname.split("."):
-        found = getattr(found, part)
+    found = attrgetter(qualname)(found)
     for _ in range(depth):
         found = found.__wrapped__
     return found

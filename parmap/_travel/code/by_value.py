@@ -12,12 +12,13 @@ import pickle
 import re
 import sys
 from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
-from parmap._travel.code.classes import at_home, came_by_value, chosen, class_reduced, tracker_of
+from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
     fill_cell,
     fill_function,
@@ -32,11 +33,8 @@ from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from _typeshed import SupportsWrite
 
-    from parmap._travel.code.classes import Classes
 
 PROTOCOL = 5
 
@@ -357,9 +355,7 @@ def initialize(function: Callable[..., object], args: tuple[Any, ...]) -> None:
     before = {place: _contents(each) for place, each in places.items()}
     function(*args)
     for place, each in places.items():
-        kept: dict[Any, dict[str, Any]] | WeakKeyDictionary[Any, Any] = (
-            chosen if isinstance(place, type) else initialized
-        )
+        kept: Any = chosen if isinstance(place, type) else initialized
         kept[place] = _changes(before[place], each)
 
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import pickle
 import sys
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import partial
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.functions import give_name
 from parmap._travel.text import is_enumeration
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from typing import TypeAlias
-
-    Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
-    """What says how a class travels, as a reducer does, if not as cloudpickle has it."""
+Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
+"""What says how a class travels, as a reducer does, if not as cloudpickle has it."""
 
 _guests: WeakSet[type] = WeakSet()  # classes that came here by value, and were made for that
 
@@ -191,10 +188,8 @@ class Filling:
             for name, value in own.items():
                 setattr(self._cls, name, value)
         for name in names - now - own.keys():  # deleted since
-            try:
+            with suppress(AttributeError, TypeError):  # a task has done it before, or the class is made of it
                 type.__delattr__(self._cls, name)
-            except (AttributeError, TypeError):  # a task has done it before, or the class is made of it
-                pass
         for name, values in (members or {}).items():
             getattr(self._cls.__members__[name], "__dict__", {}).update(values)  # type: ignore[attr-defined]
         return True

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import builtins
 import sys
-from types import CellType, CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any
 from weakref import WeakValueDictionary
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 initialized: dict[tuple[str, str], dict[str, Any]] = {}
 """What the initializer of this worker has set: globals by module and "", attributes of functions by module and name."""

@@ -18,6 +18,7 @@ holds has a bound; beyond it streams are compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import compress, count
 from operator import is_, is_not
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,6 @@ from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.stream import Stream, held
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from parmap.backends._processes.line.parts import Part
 
 MANY = 1000

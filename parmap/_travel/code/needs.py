@@ -5,15 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.by_value import captured_by, codes_in
 from parmap._travel.text import wrapped_by
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _MOST = 200  # functions and classes that are looked through
 _PYTHON = os.path.dirname(os.__file__) + os.sep

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 from operator import attrgetter
 from types import (
@@ -21,7 +22,7 @@ from types import (
     NotImplementedType,
     WrapperDescriptorType,
 )
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
@@ -29,9 +30,6 @@ from parmap._travel.code.classes import is_made_with_class, tracker_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
 from parmap._travel.text import is_enumeration
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
 _LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
@@ -42,12 +40,8 @@ _ATOMS: frozenset[type] = frozenset(
 _FROZEN = frozenset({tuple, frozenset})
 _OF_TYPES = ("types", "typing")  # where what stands in annotations is made
 _HINTS = frozenset({EllipsisType, NoneType, type(Union)})
-_MARKERS = (
-    "_MISSING_TYPE",
-    "_FIELD_BASE",
-    "_HAS_DEFAULT_FACTORY_CLASS",
-    "_KW_ONLY_TYPE",
-)  # each has one instance for each name
+# Of `dataclasses`; each has one instance for each name.
+_MARKERS = ("_MISSING_TYPE", "_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE")
 _OF_DATACLASS = ("Field", "_DataclassParams")
 
 ABSENT = object()

@@ -12,18 +12,17 @@ import _thread
 import copyreg
 import functools
 import sys
+from _contextvars import Context, ContextVar
+from collections.abc import Callable
 from operator import mul
 from types import FunctionType, MethodType, ModuleType, NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import by_name, name_of
 from parmap._travel.code.classes import tracker_of
 from parmap._travel.code.functions import find_module
 from parmap._travel.text import is_enumeration
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _cached_property = functools.cached_property
 
@@ -198,8 +197,7 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
         return kind, (dict(thing),)
     if kind is MethodType and thing.__func__.__qualname__ == "InteractiveShell.get_ipython":
         return functools.partial, (NoneType,)  # `None`, as IPython has it where there is no shell
-    contextvars = sys.modules.get("_contextvars")
-    if contextvars is not None and kind is contextvars.ContextVar:
+    if kind is ContextVar:
         return _make_variable, _default_of(thing)
     return None
 
@@ -227,8 +225,6 @@ def _make_cached_property(function: Any, name: str | None) -> Any:
 
 
 def _default_of(variable: Any) -> tuple[Any, ...]:
-    from contextvars import Context
-
     try:
         return variable.name, Context().run(variable.get)
     except LookupError:
@@ -236,8 +232,6 @@ def _default_of(variable: Any) -> tuple[Any, ...]:
 
 
 def _make_variable(name: str, *default: Any) -> Any:
-    from contextvars import ContextVar
-
     return ContextVar(name, default=default[0]) if default else ContextVar(name)
 
 

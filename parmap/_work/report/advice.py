@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from parmap._work.report.gather import PARTS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from parmap._work.report.gather import Gathered
+from parmap._work.report.gather import PARTS, Gathered
 
 _MUCH = 0.3  # share of the time
 _LARGE = 100_000  # bytes of an item that are better passed by a path

@@ -7,18 +7,16 @@ when items begin, and all that is done here is to read along, and to time the un
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from heapq import nlargest
 from math import log2
 from operator import add
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.pack import EACH, Pack
-from parmap._work.outcome import Loading
+from parmap._work.outcome import Loading, Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from parmap._work.outcome import Outcome
     from parmap._work.run import Page, Work
 
 FINE = 8

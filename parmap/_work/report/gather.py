@@ -10,17 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Generator
 from contextlib import contextmanager
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from parmap._work.report.clock import FINE, SLOWEST, bucket
+from parmap._work.report.clock import FINE, SLOWEST, Times, bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    from parmap._work.report.clock import Times
     from parmap._work.report.watch import Passage
 
 PARTS = ("starting", "importing", "unpacking", "running", "packing", "waiting")

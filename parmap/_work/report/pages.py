@@ -6,18 +6,14 @@ import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from importlib.resources import files
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._work.report.advice import Shares, advice, of_bytes, of_count, of_item, of_time
-from parmap._work.report.gather import LOST, PARTS, quantile
-
-if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Iterator
-
-    from parmap._work.report.gather import Bar, Function, Gathered
+from parmap._work.report.gather import LOST, PARTS, Bar, Function, Gathered, quantile
 
 _WIDTH = 100
 _SHOWN = 5  # slowest items
@@ -124,12 +120,9 @@ def _bar(bar: Bar, numbers: dict[str, int], zero: int) -> list[Any]:
     """Begin, end, function, first item, items, chunks, whether some were lost, and what it was spent on."""
     first, sums = -1 if bar.first is None else bar.first, bar.sums
     begin, end = round((bar.begin - zero) / 1e3), round((bar.end - zero) / 1e3)
-    head = [begin, end, numbers.get(bar.name, -1), first, sums["items"], sums["chunks"], _lost(bar)]
+    lost = ", ".join(what for what in LOST if sums[what])
+    head = [begin, end, numbers.get(bar.name, -1), first, sums["items"], sums["chunks"], lost]
     return head + _micro(sums, PARTS[:-1])
-
-
-def _lost(bar: Bar) -> str:
-    return ", ".join(what for what in LOST if bar.sums[what])
 
 
 def _micro(spent: Counter[str], parts: tuple[str, ...]) -> list[int]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Self, TextIO
 
 from parmap._travel.text import written
 from parmap._work.report.advice import transport
 from parmap._work.report.gather import Gathered
 from parmap._work.report.pages import page, summary, trace
 from parmap._work.report.watch import Open
-
-if TYPE_CHECKING:
-    from typing import Self, TextIO
 
 _VARIABLE = "PARMAP_REPORT"
 _KINDS = {".html": page, ".json": trace}

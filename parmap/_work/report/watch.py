@@ -7,6 +7,7 @@ item, no function and no future is held by a report.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ref
@@ -14,8 +15,6 @@ from weakref import ref
 from parmap._work.report.clock import Times, bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from parmap._core.job import Chunk
     from parmap._core.states import Slot
     from parmap._results.futures import Future

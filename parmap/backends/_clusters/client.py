@@ -6,6 +6,7 @@ import logging
 import queue
 import time
 from abc import abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -13,29 +14,19 @@ from parmap._core.pace import Cost, cost_on_cluster
 from parmap._core.schedule import SUSPECT
 from parmap._results.relay import relay
 from parmap._travel.failure import Failure
-from parmap._travel.pack import Packed
+from parmap._travel.pack import Pack, Packed
 from parmap._travel.text import called
 from parmap._work.surroundings import current
-from parmap.backends._base import Broken, Capacity, Died, Lost, Part, Report, Story, packed
+from parmap.backends._base import Broken, Capacity, Died, Event, Lost, Part, Report, Story, packed
 from parmap.backends._clusters.outgoing import Outgoing
 from parmap.backends._clusters.pilot import close as close_here
-from parmap.backends._clusters.wire import (
-    Order,
-    Told,
-    failure_from_wire,
-    from_wire,
-    to_wire,
-)
+from parmap.backends._clusters.wire import Order, Told, failure_from_wire, from_wire, to_wire
 from parmap.backends._processes.functions import FunctionCall
 from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
-    from parmap._travel.pack import Pack
-    from parmap.backends._base import Event
 
 PERIOD = 0.5
 """Seconds between looks at the cluster, while it has something to do."""

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import Any
 
 from parmap._results.relay import ROOM
+from parmap.backends._processes.functions import InitializerPack
+from parmap.backends._processes.line.channel import Message
 from parmap.backends._processes.pool import Processes
 from parmap.backends._processes.staff import OUTPUT
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from parmap.backends._processes.functions import InitializerPack
-    from parmap.backends._processes.line.channel import Message
-    from parmap.backends._processes.worker import Worker
+from parmap.backends._processes.worker import Worker
 
 
 class Local(Processes):

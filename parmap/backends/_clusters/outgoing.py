@@ -7,22 +7,19 @@ import sys
 import time
 import uuid
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.broadcast import Broadcast
-from parmap.backends._base import Backend
+from parmap.backends._base import Backend, Call
 from parmap.backends._clusters.site import zipped
 from parmap.backends._clusters.wire import SHIPPED, Sent, Setup
-from parmap.backends._processes.functions import Functions
+from parmap.backends._processes.functions import ClassPack, Functions, InitializerPack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
     from parmap._work.run import Rules
     from parmap._work.surroundings import Context
-    from parmap.backends._base import Call
-    from parmap.backends._processes.functions import ClassPack, InitializerPack
 
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""

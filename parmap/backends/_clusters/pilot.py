@@ -11,8 +11,9 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._core.elastic import ElasticLedger
 from parmap._travel.failure import encode
@@ -20,24 +21,12 @@ from parmap._travel.pack import Packed
 from parmap._work.run import Callee, Rules
 from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
-from parmap.backends._base import Broken, Died, Ready, Report
+from parmap.backends._base import Broken, Died, Event, Ready, Report
 from parmap.backends._clusters.local import Local
 from parmap.backends._clusters.sink import ChunkSink
-from parmap.backends._clusters.wire import (
-    SHIPPED,
-    Told,
-    from_wire,
-    items_of,
-)
-from parmap.backends._processes.functions import ClassPack, FactoryPack, FunctionCall, InitializerPack
+from parmap.backends._clusters.wire import SHIPPED, Order, Sent, Setup, Told, from_wire, items_of
+from parmap.backends._processes.functions import ClassPack, FactoryPack, FunctionCall, Functions, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from parmap.backends._base import Event
-    from parmap.backends._clusters.wire import Order, Sent, Setup
-    from parmap.backends._processes.functions import Functions
 
 KEPT = 1 << 30
 """Bytes of functions that a pilot keeps; of more, those that were not needed for longest are fetched again."""

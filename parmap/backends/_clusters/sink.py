@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from parmap._core.job import Job
-from parmap._travel.failure import encode
-from parmap.backends._clusters.wire import Piece, Told, failure_to_wire, to_wire
+from parmap._core.job import Chunk, Job
+from parmap._travel.failure import Failure, encode
+from parmap.backends._clusters.wire import Order, Piece, Told, failure_to_wire, to_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from parmap._core.job import Chunk
-    from parmap._travel.failure import Failure
     from parmap._work.surroundings import Context
     from parmap.backends._base import Report
-    from parmap.backends._clusters.wire import Order
     from parmap.backends._processes.functions import FunctionCall
 
 

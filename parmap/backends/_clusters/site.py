@@ -1,4 +1,4 @@
-"""Which cluster, and what is asked of it: what stands for a backend among the options."""
+"""Which cluster, as a backend among the options; what its machines must have, and modules that are sent to them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
 from importlib import import_module
 from math import inf
 from numbers import Real
@@ -19,7 +20,6 @@ from parmap.backends import ALL
 from parmap.errors import BackendUnavailableError, PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
     from importlib.machinery import ModuleSpec
 
     from parmap._calls.options import Options

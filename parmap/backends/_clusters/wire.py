@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +13,6 @@ from parmap._travel.stream import OUT_OF_BAND
 from parmap.backends._processes.line.copies import copies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap._work.report.clock import Times
     from parmap.errors import ParmapError
 

@@ -13,6 +13,7 @@ import pickle
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -24,10 +25,10 @@ from parmap._core.owners import Owners
 from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
 from parmap._travel.code.by_value import PROTOCOL, is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
-from parmap._travel.code.marks import Table
-from parmap._travel.code.reach import apart_of, mark
+from parmap._travel.code.marks import Mark, Table
+from parmap._travel.code.reach import Large, apart_of, mark
 from parmap._travel.failure import is_foreign
-from parmap._travel.pack import EACH, Pack
+from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import dump_call, dump_function, dump_plainly
 from parmap._travel.stream import held_apart, hold, is_sent
 from parmap._travel.text import called
@@ -39,12 +40,7 @@ from parmap.backends._processes.line.parts import Numbered, Numbers, Part
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
-    from parmap._travel.code.marks import Mark
-    from parmap._travel.code.reach import Large
-    from parmap._travel.pack import Packed
     from parmap.backends._processes.line.channel import Channel
 
 _RECENT = 32 << 20  # bytes of functions that are kept though the program has dropped them: it may make them again

@@ -1,4 +1,4 @@
-"""The template: one clean process, which imports `preload` once; workers are forked from it, or spawned beside it.
+"""The template: one clean process that imports `preload` once, and forks workers, or spawns them, and kills them.
 
 It exists because the user's own process can't be forked safely once it has threads. It imports what workers need, forks
 one in a millisecond, reaps them, reports exactly how each died, and kills them all when the parent ends, however it
@@ -15,17 +15,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.poller import Poller
-from parmap.backends._processes.spawning import STDERR, reap, spawn
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from parmap.backends._processes.spawning import Newborn
+from parmap.backends._processes.spawning import STDERR, Newborn, reap, spawn
 
 LONGEST = 30.0
 """Seconds that modules which were guessed may take to be imported."""
@@ -65,11 +61,9 @@ class Launcher:
 
         *lines*: descriptors of what may be heard meanwhile, and what hears it; false: it has ended.
         """
-        try:
+        with suppress(ChannelClosedError):
             self.control.send("stop")
             self._wait_until_gone(lines)
-        except ChannelClosedError:
-            pass
         self.control.close()
         reap(self.pid)
 
@@ -135,7 +129,7 @@ class _Template:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     def run(self) -> None:
-        try:
+        with suppress(ChannelClosedError):  # the parent is gone
             while self._stop_at is None or self._workers:
                 if self._stop_at is not None and time.monotonic() > self._stop_at:
                     break
@@ -145,8 +139,6 @@ class _Template:
                 self._collect()
                 # Never waited for: the parent may be sending, and not listen before that is read.
                 self._poller.want_write(self._control.sock.fileno(), self._control, on=not self._control.flush())
-        except ChannelClosedError:  # the parent is gone
-            pass
         for pid in self._workers.values():
             kill_group(pid, signal.SIGKILL)
 
@@ -303,21 +295,15 @@ def _reap_next() -> tuple[int, int]:
 
 def _lead_group(pid: int) -> None:
     """Make a worker lead its own process group; both sides do, so that neither has to wait for the other."""
-    try:
+    with suppress(OSError):  # done by the other side, or the worker is dead already
         os.setpgid(pid, pid)
-    except OSError:  # done by the other side, or the worker is dead already
-        pass
 
 
 def kill_group(pid: int, signum: int) -> None:
     """Send a signal to a worker and, if it shall end, to the processes it has started."""
     # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
-    try:
+    with suppress(OSError):  # all of them are gone, or a task has left the group
         if signum in {signal.SIGTERM, signal.SIGKILL}:
             os.killpg(pid, signum)
-    except OSError:  # all of them are gone, or a task has left the group
-        pass
-    try:
+    with suppress(OSError):  # it is gone
         os.kill(pid, signum)  # by itself too: a task may have moved its worker to another group
-    except OSError:  # it is gone
-        pass

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from parmap.backends._base import Backend
-from parmap.backends._processes.line.quick import HAS_QUICK_LINES
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES, QuickLine
 from parmap.backends._processes.poller import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
     from parmap._results.futures import Future
-    from parmap.backends._processes.line.quick import QuickLine
     from parmap.backends._processes.worker import Worker
 
 

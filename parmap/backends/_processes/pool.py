@@ -1,8 +1,12 @@
-"""Worker processes, each behind a private channel: a killed worker costs one item and nothing else."""
+"""`Processes`, the default backend: chunks and functions sent to workers; their position, limits and memory.
+
+Each worker is behind a private channel: one that is killed costs one item and nothing else.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from mmap import PAGESIZE
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,18 +14,15 @@ from parmap._core.pace import Cost
 from parmap._travel.pack import Packed
 from parmap._work.page import CUT_SIGNAL, PLACES
 from parmap._work.surroundings import current
-from parmap.backends._base import Call, packed, terms_of
+from parmap.backends._base import Call, Event, packed, terms_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall, ItemClasses
 from parmap.backends._processes.staff import Staff
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
     from parmap._travel.code.classes import Classes
     from parmap._work.run import Rules
-    from parmap.backends._base import Event
 
 
 class Processes(Staff):

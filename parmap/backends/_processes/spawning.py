@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
@@ -19,8 +20,6 @@ from parmap._work.place import PACKAGE
 from parmap.backends._processes.line.sockets import Socket, pair
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from parmap._calls.options import Options
 
 _THREADS = (

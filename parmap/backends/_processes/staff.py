@@ -1,10 +1,11 @@
-"""The worker processes of a pool: how they are started, heard, stopped and mourned."""
+"""All workers of a pool: started, heard, stopped, buried; what happens when they, or the template, can't start."""
 
 from __future__ import annotations
 
 import signal
 import socket
 import time
+from collections.abc import Hashable
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from parmap._results.relay import relay
 from parmap._travel.failure import Failure
 from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Capacity, Event, Ready
-from parmap.backends._processes.functions import Functions
+from parmap.backends._processes.functions import Functions, InitializerPack
 from parmap.backends._processes.guess import Guess
 from parmap.backends._processes.launcher import GRACE, Launcher, kill_group
 from parmap.backends._processes.leases import Leases
@@ -29,10 +30,7 @@ from parmap.backends._processes.worker import Worker
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
-
     from parmap._calls.options import Options
-    from parmap.backends._processes.functions import InitializerPack
 
 OUTPUT = frozenset({"print", "log", "warn"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import signal
 import time
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from parmap._work.page import DUMP_SIGNAL
@@ -12,8 +13,6 @@ from parmap.backends._processes.launcher import kill_group
 from parmap.backends._processes.line.channel import ChannelClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
-
     from parmap.backends._processes.worker import Worker
 
 DUMP_PAUSE = 0.015

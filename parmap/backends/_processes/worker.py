@@ -1,12 +1,13 @@
-"""One worker process, seen from the parent: its channel, its status page, what it knows and what it does."""
+"""One worker process, seen from the parent: its channel, its page, what it knows and does, and how it died."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.futures import failed, returned
+from parmap._results.futures import Future, failed, returned
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Packed
 from parmap._travel.stream import is_sent
@@ -15,22 +16,17 @@ from parmap._work.page import Page
 from parmap._work.place import PACKAGE
 from parmap._work.report.clock import Times
 from parmap.backends._base import Died, Report, Story, failures_of
-from parmap.backends._processes.functions import ClassPack
-from parmap.backends._processes.line.channel import Channel, not_received
+from parmap.backends._processes.functions import ClassPack, FunctionCall
+from parmap.backends._processes.line.channel import Channel, Message, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
 from parmap.backends._processes.line.sockets import pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from parmap._calls.options import Options
-    from parmap._results.futures import Future
     from parmap._work.surroundings import Context
-    from parmap.backends._processes.functions import FunctionCall
     from parmap.backends._processes.launcher import Launcher
-    from parmap.backends._processes.line.channel import Message
 
 _OURS = '  File "' + PACKAGE + os.sep
 _START = '  File "<string>", line 1 in <module>'  # how the interpreter of a worker, or of its template, was started

@@ -12,21 +12,16 @@ import io
 import os
 import pickle
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from parmap._travel.code.by_name import explain
-from parmap._travel.code.classes import arrived, fillings
+from parmap._travel.code.classes import Filling, arrived, fillings
 from parmap._travel.failure import note
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.channel import not_received
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from parmap._travel.code.classes import Filling
-    from parmap.backends._processes.line.channel import Message
+from parmap.backends._processes.line.channel import Message, not_received
 
 _MUCH = 32 << 20  # bytes of functions that may wait for the next garbage collection
 

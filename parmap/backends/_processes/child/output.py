@@ -9,7 +9,9 @@ from __future__ import annotations
 import _thread
 import io
 import os
+import pickle
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
@@ -143,10 +145,8 @@ class Output:
         """Send lines that have not ended."""
         if sys.stdout is not self._out or sys.stderr is not self._err:  # what a task has put there may hold some back
             for stream in (sys.stdout, sys.stderr):
-                try:
+                with suppress(Exception):  # it may be anything, and closed
                     stream.flush()
-                except Exception:  # noqa: BLE001, S110 - it may be anything, and closed
-                    pass
         self._lines[0].flush()  # not by the streams that stand on them, which a task may have closed or detached
         self._lines[1].flush()
 
@@ -208,8 +208,6 @@ class Output:
         def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
             """Show a warning where the program shows its own, or records them."""
             if file is None and sys.stderr is self._err:
-                import pickle
-
                 try:
                     self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line)))
                 except ChannelClosedError:  # the worker is being stopped
@@ -228,7 +226,6 @@ class Output:
 
     def _filter(self) -> None:
         """A category whose module nobody has imported is in nothing that is warned of: its filter can wait."""
-        import pickle
         import warnings
 
         awaited: set[str] = set()
@@ -272,18 +269,14 @@ def _handler(channel: Channel) -> logging.Handler:
 
 def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
     """A record whose message is made, its traceback as text, its exception encoded; what can't travel, shortened."""
-    import pickle
-
     content = dict(record.__dict__)
     content["msg"], content["args"] = record.getMessage(), None
     if record.exc_info:
         content["exc_text"] = record.exc_text or formatter.formatException(record.exc_info)
         error = record.exc_info[1]
         content["exc_info"] = None if error is None else encode(error)
-    try:
+    with suppress(Exception):  # the user's objects
         return pickle.dumps(content)
-    except Exception:  # noqa: BLE001, S110 - the user's objects
-        pass
     for name, value in content.items():
         try:
             pickle.dumps(value)

@@ -6,17 +6,13 @@ import marshal
 import pickle
 import socket
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
-from parmap._work.outcome import tell_failures
-from parmap._work.run import Terms
+from parmap._work.outcome import Outcome, tell_failures
+from parmap._work.run import Callee, Terms
 from parmap.backends._processes.line.segments import NOSIGNAL
-
-if TYPE_CHECKING:
-    from parmap._work.outcome import Outcome
-    from parmap._work.run import Callee
 
 # As in `line.quick`, which the worker doesn't import: it would bring futures along.
 _MOST = 16 * 1024

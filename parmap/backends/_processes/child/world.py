@@ -1,4 +1,4 @@
-"""The context of a call, in a worker: working directory, environment and all else made the same as in the program.
+"""The context of a call, in a worker: working directory, environment and all else as in the program; initializers.
 
 Save that there is no terminal for a debugger. Filters and log levels are in `output`.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from parmap._work.arithmetic import chosen, made
 from parmap._work.imports import when_imported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap.backends._processes.child.output import Output
     from parmap.backends._processes.line.channel import Channel
 

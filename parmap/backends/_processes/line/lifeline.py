@@ -8,12 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Lifeline:

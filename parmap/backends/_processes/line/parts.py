@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
@@ -17,8 +18,6 @@ from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from parmap.backends._processes.line.channel import Channel
 
 _WORD = 8  # bytes

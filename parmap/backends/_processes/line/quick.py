@@ -22,10 +22,11 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable, Hashable
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
-from parmap._results.futures import failed, returned
+from parmap._results.futures import End, Future, failed, returned
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.flat import is_small
 from parmap._travel.pack import Packed
@@ -35,9 +36,6 @@ from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
-    from parmap._results.futures import End, Future
     from parmap.backends._processes.functions import FunctionCall
 
 MOST = 16 * 1024

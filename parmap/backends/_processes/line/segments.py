@@ -11,14 +11,11 @@ from __future__ import annotations
 import mmap
 import os
 import socket
+from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from parmap._travel.memory import HAS_MEMORY_FILES, anonymous_file
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 """With this flag the processes that a task starts don't get the descriptors that are received."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import _socket
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Self
+from typing import Self
 
 
 class Socket(_socket.socket):
