@@ -280,6 +280,7 @@ class Engine:
                 if self._inbox and not self._dropped:  # somebody came in between: served first, or refused already
                     self.closed = False
         except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
+            self._dropped = error
             self.ledger.end_all(error, time.monotonic())
             raise
         finally:
@@ -304,8 +305,7 @@ class Engine:
             self.backend.finish()
         finally:
             self.backend.post = _refuse  # no cycle: what functions captured shall not wait for the garbage collector
-            self.latest = None
-            self.idle_since = None
+            self.latest = self.idle_since = None
             self._told(self)
             self._gone.set()
 

@@ -47,8 +47,12 @@ class Staff(Leases):
         super().__init__(options)
         self.functions = Functions()
         self.context = current()  # that of the latest call
-        self._early = take_early()
-        self._lifeline = Lifeline()
+        try:
+            self._lifeline = Lifeline()
+        except OSError:
+            self.poller.close()
+            raise
+        self._early = take_early()  # only now: it is dropped by others if there is no room for this
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
