@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from inspection import engine_of, grace, kill, missing_of, template_of, wait_until_leased
+from inspection import engine_of, grace, kill, missing_of, template_of, wait_until_leased, workers_of
 from tasks import identity
 
 from conftest import children, wait_until
-from parmap import WorkerDiedError, parallel
+from parmap import WorkerDiedError, cpu_count, parallel
+from parmap._core.job import Job
+from parmap._engine.lane import Lane
 from parmap._work.threads import undisturbed
 from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
 from parmap.backends._processes.line import sockets
 from parmap.backends._processes.line.channel import Channel
+from parmap.backends._processes.poller import Poller
+from parmap.backends._processes.worker import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -588,4 +592,66 @@ def test_an_error_that_ends_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         future.result(timeout=30)
     assert function.map([2]) == [2]
+    function.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(("kind", "name"), [(Job, "extend"), (Lane, "take")])
+def test_a_call_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch, kind: Any, name: str) -> None:
+    """A call or a task that the pool has no memory to take fails with that, and so does what came with it."""
+    function = parallel(identity, workers=1, env={"TAKEN": name})
+    function.map([0])
+    engine = engine_of(function)
+    plain, left = getattr(kind, name), [1]
+
+    def refuse(*args: Any) -> Any:
+        if left:
+            left.pop()
+            raise MemoryError
+        return plain(*args)
+
+    monkeypatch.setattr(kind, name, refuse)
+    calls: list[Any] = []
+
+    def begin() -> None:
+        calls.extend([function.submit(1), function.submit(2), function.map_async([3]), function.submit(4)])
+
+    engine.post(begin)  # by its own thread, which takes them together when this has ended
+
+    wait_until(lambda: len(calls) == 4)
+    assert {type(call.exception(timeout=30)) for call in calls} == {MemoryError}
+    assert function.map([5]) == [5]
+    function.shutdown()
+
+
+def test_a_sandbox_that_does_not_tell_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses to say which CPUs there are for this process, all are taken to be."""
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    monkeypatch.setattr(os, "process_cpu_count", refuse, raising=False)
+
+    assert cpu_count() >= 1
+
+
+def test_a_worker_that_can_not_be_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that the system has no room to wait for is told of as one that can't be started, and does not stay."""
+    function = parallel(identity, workers=1, env={"HEARD": "1"})
+    plain = Poller.add
+
+    def refuse(poller: Poller, fd: int, data: Any) -> None:
+        if isinstance(data, Worker):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(poller, fd, data)
+
+    monkeypatch.setattr(Poller, "add", refuse)
+    error = function.submit(1).exception(timeout=30)
+
+    assert isinstance(error, WorkerDiedError)
+    assert "can't be started" in str(error)
+    monkeypatch.undo()
+    assert function.submit(2).result(timeout=30) == 2
+    assert len(workers_of(function)) == 1
     function.shutdown()
