@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from inspection import grace, kill, missing_of, template_of
+from inspection import engine_of, grace, kill, missing_of, template_of, wait_until_leased, workers_of
 from tasks import identity
 
 from conftest import children, wait_until
-from parmap import WorkerDiedError, parallel
+from parmap import WorkerDiedError, cpu_count, parallel
+from parmap._core.job import Job
+from parmap._engine.lane import Lane
+from parmap._work.threads import undisturbed
 from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
+from parmap.backends._processes.line import sockets
 from parmap.backends._processes.line.channel import Channel
+from parmap.backends._processes.poller import Poller
+from parmap.backends._processes.worker import Worker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -281,7 +289,6 @@ def test_a_frozen_program(script: Script) -> None:
 
 def test_descriptors_on_their_way_are_limited() -> None:
     """What the system refuses to send for a moment is sent a moment later, and not taken for the end of the line."""
-    import errno
 
     class Scarce(socket.socket):
         refusals = 2
@@ -427,3 +434,224 @@ def test_files_that_an_interpreter_opens_as_it_begins(script: Script) -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted((script.folder / "log.txt").read_text().split()) == sorted([*map(str, range(10))] * 2)
+
+
+class Refusals:
+    """Sockets of ours refuse what they are asked for, a number of times."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, code: int, times: int) -> None:
+        self.left = times
+        plain: Any = getattr(sockets.Socket, name)
+
+        def refuse(sock: sockets.Socket, *args: Any) -> Any:
+            if self.left:
+                self.left -= 1
+                raise OSError(code, os.strerror(code))
+            return plain(sock, *args)
+
+        monkeypatch.setattr(sockets.Socket, name, refuse, raising=False)
+
+
+def test_a_task_that_there_is_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single task whose message the system refuses again and again, for want of memory, is sent when there is some."""
+    function = parallel(identity, workers=1)
+    function.submit(0).result()
+    wait_until_leased(function)
+    refusals = Refusals(monkeypatch, "send", errno.ENOBUFS, 50)
+
+    assert function.submit(1).result(timeout=30) == 1
+    assert not refusals.left
+
+
+@pytest.mark.parametrize("method", ["map", "submit"])
+def test_a_message_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """What may not be sent to a worker goes to another one, for the first has not got all it was told."""
+    function = parallel(identity, workers=1, env={"REFUSED": method})
+    function.map([0])
+    refusals = Refusals(monkeypatch, "sendmsg", errno.EPERM, 1)
+    large = bytes(100_000)
+
+    assert getattr(function, {"map": "map_async"}.get(method, method))([large]).result(timeout=30) == [large]
+    assert not refusals.left
+    function.shutdown()
+
+
+def test_calls_without_a_descriptor_left(script: Script) -> None:
+    """A call that finds no room for its pool, or for a worker, keeps nothing of what it had opened until then."""
+    done = script.run("""
+        import gc, os, resource
+        from parmap import parallel
+
+        task = parallel(abs, workers=1)
+        task.map([-1])
+        task.shutdown()
+        before, limit = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)
+        failed = 0
+        for room in range(16):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (before - 1 + room, limit[1]))
+            try:
+                task.map([-1])
+            except Exception as error:
+                failed += "Too many open files" in str(error) or "no descriptor" in str(error)
+            task.shutdown()
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+            gc.collect()
+            if (after := len(os.listdir("/proc/self/fd"))) != before:
+                print("with room for", room, after - before, "are left")
+                before = after
+        print(failed > 8, task.map([-1]))
+    """)
+
+    assert done.stdout == "True [1]\n", done.stderr
+
+
+def test_a_template_without_a_descriptor_left(script: Script) -> None:
+    """Where a module to preload allows few open files, it is told why no other worker starts."""
+    script.write(
+        """
+        import os, resource
+        most = max(map(int, os.listdir("/proc/self/fd"))) - 2  # the first worker's may be there already
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        """,
+        "allows_little.py",
+    )
+    done = script.run("""
+        from parmap import WorkerDiedError, parallel
+        try:
+            parallel(abs, workers=1, preload=["allows_little"], max_tasks_per_child=1).map([-1, -2, -3], chunksize=1)
+        except WorkerDiedError as error:
+            print(error)
+    """)
+
+    assert "can't be started: there was no memory, or no descriptor, left" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_preloaded_module_that_reaps(script: Script, workers: int) -> None:
+    """A thread of a module to preload may collect the exit of all children: that one is gone is told still."""
+    script.write(
+        """
+        import os, threading, time
+        def reap():
+            while True:
+                try:
+                    os.wait()
+                except ChildProcessError:
+                    time.sleep(0.001)
+        threading.Thread(target=reap, daemon=True).start()
+        """,
+        "reaps.py",
+    )
+    done = script.run(f"""
+        import os, signal
+        from parmap import parallel
+
+        @parallel(workers={workers}, preload=["reaps"])
+        def task(number):
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number
+
+        found = task.map_async(range(4), return_exceptions=True).result(timeout=60)
+        print([each if isinstance(each, int) else type(each).__name__ for each in found])
+    """)
+
+    assert done.stdout == "[0, 'WorkerDiedError', 2, 3]\n", done.stderr
+
+
+def test_a_thread_without_memory_to_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a thread that ends before it has begun, as one for whose first frame there is no memory."""
+    import _thread
+
+    monkeypatch.setattr(_thread, "start_new_thread", lambda *_: 1)
+
+    with pytest.raises(MemoryError):
+        undisturbed(list)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_that_ends_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was on its way to a pool which ends, because the system fails it, is told with what."""
+    function = parallel(identity, workers=1, env={"ENDED": "1"})
+    function.map([0])
+    engine = engine_of(function)
+    waits, come = threading.Event(), threading.Event()
+
+    def fail(_: float | None) -> Any:
+        waits.set()
+        come.wait(30)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(engine.backend, "wait", fail)
+    engine.backend.wake()
+    assert waits.wait(30)
+    future = function.map_async([1])
+    come.set()
+
+    with pytest.raises(OSError, match="Input/output error"):
+        future.result(timeout=30)
+    assert function.map([2]) == [2]
+    function.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(("kind", "name"), [(Job, "extend"), (Lane, "take")])
+def test_a_call_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch, kind: Any, name: str) -> None:
+    """A call or a task that the pool has no memory to take fails with that, and so does what came with it."""
+    function = parallel(identity, workers=1, env={"TAKEN": name})
+    function.map([0])
+    engine = engine_of(function)
+    plain, left = getattr(kind, name), [1]
+
+    def refuse(*args: Any) -> Any:
+        if left:
+            left.pop()
+            raise MemoryError
+        return plain(*args)
+
+    monkeypatch.setattr(kind, name, refuse)
+    calls: list[Any] = []
+
+    def begin() -> None:
+        calls.extend([function.submit(1), function.submit(2), function.map_async([3]), function.submit(4)])
+
+    engine.post(begin)  # by its own thread, which takes them together when this has ended
+
+    wait_until(lambda: len(calls) == 4)
+    assert {type(call.exception(timeout=30)) for call in calls} == {MemoryError}
+    assert function.map([5]) == [5]
+    function.shutdown()
+
+
+def test_a_sandbox_that_does_not_tell_of_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses to say which CPUs there are for this process, all are taken to be."""
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    monkeypatch.setattr(os, "process_cpu_count", refuse, raising=False)
+
+    assert cpu_count() >= 1
+
+
+def test_a_worker_that_can_not_be_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that the system has no room to wait for is told of as one that can't be started, and does not stay."""
+    function = parallel(identity, workers=1, env={"HEARD": "1"})
+    plain = Poller.add
+
+    def refuse(poller: Poller, fd: int, data: Any) -> None:
+        if isinstance(data, Worker):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(poller, fd, data)
+
+    monkeypatch.setattr(Poller, "add", refuse)
+    error = function.submit(1).exception(timeout=30)
+
+    assert isinstance(error, WorkerDiedError)
+    assert "can't be started" in str(error)
+    monkeypatch.undo()
+    assert function.submit(2).result(timeout=30) == 2
+    assert len(workers_of(function)) == 1
+    function.shutdown()

@@ -280,6 +280,7 @@ class Engine:
                 if self._inbox and not self._dropped:  # somebody came in between: served first, or refused already
                     self.closed = False
         except BaseException as error:  # a fault of our own: nobody is left waiting, and everybody hears of it
+            self._dropped = error
             self.ledger.end_all(error, time.monotonic())
             raise
         finally:
@@ -297,15 +298,14 @@ class Engine:
 
     def _finish(self) -> None:
         self.closed = True
-        self._read_inbox()
-        self.ledger.end_all(PoolClosedError("the pool is closed"), time.monotonic())
         try:
+            self._read_inbox()
+            self.ledger.end_all(PoolClosedError("the pool is closed"), time.monotonic())
             self.backend.close()
             self.backend.finish()
         finally:
             self.backend.post = _refuse  # no cycle: what functions captured shall not wait for the garbage collector
-            self.latest = None
-            self.idle_since = None
+            self.latest = self.idle_since = self._dropped = None
             self._told(self)
             self._gone.set()
 
@@ -334,13 +334,10 @@ class Engine:
         now = time.monotonic()
         self.ledger.ring(now)
         self.ledger.dispatch(now)
-        timeout = self.ledger.timeout(time.monotonic())
-        if limit is not None:
-            timeout = limit if timeout is None else min(timeout, limit)
         if self.latest is not None and self.latest.function() is None:  # what it captured is nobody's any more
             self.latest = None
-        if not self._rest():
-            timeout = _SOON if timeout is None else min(timeout, _SOON)
+        limits = [self.ledger.timeout(time.monotonic()), limit, None if self._rest() else _SOON]
+        timeout = min([each for each in limits if each is not None], default=None)
         self._sleeps += 1
         self._asleep = True
         if self._inbox or self._is_over or happened:
@@ -377,16 +374,19 @@ class Engine:
 
     def _read_inbox(self) -> None:
         inbox = self._inbox
-        futures: list[Future[Any]] = []
-        while inbox:
-            note = inbox.popleft()
-            if isinstance(note, Future):
-                futures.append(note)
-                continue
-            self._queue(futures)
-            futures = []
-            note()
-        self._queue(futures)
+        notes: list[Any] = []  # futures, and what came behind them
+        try:
+            while inbox:
+                notes.append(inbox.popleft())
+                if not isinstance(notes[-1], Future):
+                    self._queue(notes[:-1])
+                    del notes[:-1]
+                    notes[0]()
+                    notes.clear()
+            self._queue(notes)
+        except BaseException:  # nobody else knows of them: they are read again when all ends
+            inbox.extendleft(reversed(notes))
+            raise
 
     def _queue(self, futures: list[Future[Any]]) -> None:
         lanes: dict[Lane, list[Future[Any]]] = {}

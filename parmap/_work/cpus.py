@@ -24,10 +24,13 @@ def cpu_count() -> int:
 
 
 def _allowed() -> int:
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0)) or 1
+    try:
+        if sys.version_info >= (3, 13):
+            return os.process_cpu_count() or 1
+        if sys.platform == "linux":
+            return len(os.sched_getaffinity(0)) or 1
+    except OSError:  # a sandbox doesn't tell
+        pass
     return os.cpu_count() or 1
 
 

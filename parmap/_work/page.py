@@ -64,7 +64,12 @@ class Page:
     @classmethod
     def create(cls) -> Page:
         """A fresh page."""
-        return cls(anonymous_file("parmap-status", lambda fd: os.ftruncate(fd, SIZE), grows=True))
+        fd = anonymous_file("parmap-status", lambda fd: os.ftruncate(fd, SIZE), grows=True)
+        try:
+            return cls(fd)
+        except BaseException:  # a mapping takes another descriptor
+            os.close(fd)
+            raise
 
     # the worker's side
 

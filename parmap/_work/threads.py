@@ -12,6 +12,7 @@ from contextvars import copy_context
 from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
+from weakref import ref
 
 T = TypeVar("T")
 
@@ -141,9 +142,14 @@ def _in_a_thread(make: Callable[[], T]) -> T:
             _makers.discard(_thread.get_ident())
             done.release()
 
+    whole = partial(_followed, run)
+    held = ref(whole)  # by the thread, until it ends
     # In one step: `Thread.start` waits in Python code, where an interrupt may turn into an error of its own.
-    _start("parmap-maker", lambda: _thread.start_new_thread(_followed, (run,)))
-    done.acquire()
+    _start("parmap-maker", partial(_thread.start_new_thread, whole, ()))
+    del whole
+    while not done.acquire(timeout=1.0):
+        if held() is None and not done.acquire(blocking=False):
+            raise MemoryError("there was no memory for a thread of parmap's to begin")
     if errors:
         raise errors.pop()
     return made[0]

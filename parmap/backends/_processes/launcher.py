@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from parmap.backends._processes.line.channel import Channel, ChannelClosedError
+from parmap.backends._processes.line.channel import Channel, ChannelClosedError, not_received
 from parmap.backends._processes.poller import Poller
 from parmap.backends._processes.spawning import STDERR, Newborn, reap, spawn
 
@@ -28,6 +28,8 @@ LONGEST = 30.0
 
 GRACE = 5.0
 """Seconds that a worker has to leave by itself (its `atexit` callbacks) before it is killed."""
+
+_ENDS = 4  # descriptors that a worker needs: the system drops those for which a process has no room
 
 # The parent's side
 
@@ -145,8 +147,8 @@ class _Template:
     # what the parent says
 
     def _kill(self, name: int, signum: int) -> None:
-        if name in self._workers:
-            kill_group(self._workers[name], signum)
+        if name in self._workers and not kill_group(self._workers[name], signum):
+            self._bury(name, None)  # as in `_collect`
 
     def _stop(self) -> None:
         self._stop_at = time.monotonic() + GRACE
@@ -168,6 +170,8 @@ class _Template:
 
     def _start(self, name: int, *fds: int) -> None:
         try:
+            if len(fds) < _ENDS:
+                raise not_received("its lines")
             pid = self._forked(*fds) if self._fork else spawn(f"worker({fds!r}, {self._preload!r})", fds, os.environ)
             self._workers[name] = pid
         except (OSError, ValueError) as error:
@@ -206,13 +210,18 @@ class _Template:
         while self._workers:
             try:
                 pid, status = _reap_next()
-            except ChildProcessError:
+            except ChildProcessError:  # a thread of a preloaded module has reaped them all
+                for name in [*self._workers]:
+                    self._bury(name, None)
                 return
             if not pid:
                 return
             for name in [name for name, each in self._workers.items() if each == pid]:
-                del self._workers[name]
-                self._control.post("exited", name, os.waitstatus_to_exitcode(status))
+                self._bury(name, os.waitstatus_to_exitcode(status))
+
+    def _bury(self, name: int, exitcode: int | None) -> None:
+        del self._workers[name]
+        self._control.post("exited", name, exitcode)
 
 
 def worker(fds: tuple[int, ...], preload: Sequence[str]) -> NoReturn:
@@ -299,11 +308,16 @@ def _lead_group(pid: int) -> None:
         os.setpgid(pid, pid)
 
 
-def kill_group(pid: int, signum: int) -> None:
-    """Send a signal to a worker and, if it shall end, to the processes it has started."""
+def kill_group(pid: int, signum: int) -> bool:
+    """Send a signal to a worker and, if it shall end, to the processes it has started; false if there is none."""
     # Nothing is imported here: the template must be able to kill even when the package is gone from the disk.
     with suppress(OSError):  # all of them are gone, or a task has left the group
         if signum in {signal.SIGTERM, signal.SIGKILL}:
             os.killpg(pid, signum)
-    with suppress(OSError):  # it is gone
+    try:
         os.kill(pid, signum)  # by itself too: a task may have moved its worker to another group
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's by now
+        pass
+    return True

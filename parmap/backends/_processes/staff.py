@@ -45,8 +45,12 @@ class Staff(Leases):
         super().__init__(options)
         self.functions = Functions()
         self.context = current()  # that of the latest call
-        self._early = take_early()
-        self._lifeline = Lifeline()
+        try:
+            self._lifeline = Lifeline()
+        except OSError:
+            self.poller.close()
+            raise
+        self._early = take_early()  # only now: it is dropped by others if there is no room for this
         self._launcher: Launcher | None = None
         self._names = count(1)
         self._events: list[Event] = []
@@ -86,22 +90,23 @@ class Staff(Leases):
     def _start_worker(self, launcher: Launcher, initializer: InitializerPack | None) -> int:
         worker = Worker(next(self._names), self.options, launcher, self.post)
         channel, quick = worker.far_ends
+        worker.index = min({*range(len(self._workers) + 1)} - {each.index for each in self._workers.values()})
         try:
             launcher.start(worker.name, channel.fileno(), worker.page.fd, quick.fileno(), self._lifeline.fd)
-        except BaseException:
+            self.poller.add(worker.channel.sock.fileno(), worker)
+            worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
+            if initializer is not None:
+                initializer.tell(worker.channel, worker.known)
+            place = worker.index, self.options.workers
+            worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place)
+        except BaseException:  # one that has begun leaves when its line ends
+            self._forget(worker)
             worker.close()
             raise
         finally:
             channel.close()
             quick.close()
-        worker.index = min({*range(len(self._workers) + 1)} - {each.index for each in self._workers.values()})
         self._workers[worker.name] = worker
-        self.poller.add(worker.channel.sock.fileno(), worker)
-        worker.adapt(self.context)  # before the initializer, which runs in it as tasks do
-        if initializer is not None:
-            initializer.tell(worker.channel, worker.known)
-        place = worker.index, self.options.workers
-        worker.channel.post("setup", Limits.enabled, Limits.smallest, Limits.kept, *place)
         return worker.name
 
     def expect(self, function: Any, count: int) -> None:  # noqa: ARG002 - the contract
@@ -113,7 +118,7 @@ class Staff(Leases):
         options = self.options
         variables = environment(self.context.told["environ"], options)
         early, self._early = self._early, None
-        launcher = self._launcher = Launcher(
+        launcher = Launcher(
             newborn(variables, early),
             fork=options.start_method == "forkserver",
             preload=() if options.preload == AUTO else options.preload,
@@ -121,6 +126,7 @@ class Staff(Leases):
             argv=self.context.told["argv"],
         )
         self.poller.add(launcher.control.sock.fileno(), launcher)
+        self._launcher = launcher
         return launcher
 
     def _initializer(self) -> InitializerPack | None:

@@ -133,17 +133,14 @@ class Worker:
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.
 
-        True if there is such a task.
+        True if there is such a task, and it has been sent.
         """
         quick = self.quick
         quick.drain()
         now = self.page.position().number
         seen, self._seen = self._seen, set(quick.flight)
         waiting = [number for number in quick.flight if number in seen]
-        for number in waiting:
-            if now != -number:
-                quick.send_again(number)
-        return bool(waiting)
+        return bool(waiting) and all(now == -number or quick.send_again(number) for number in waiting)
 
     # its end
 

@@ -141,7 +141,7 @@ class Channel:
             except OSError as error:
                 if error.errno not in _SHORTAGES:
                     self._drop_outbox()
-                    raise ChannelClosedError(str(error)) from error
+                    self._hang_up(str(error), socket.SHUT_WR)  # what the other side has said is still read
                 time.sleep(_PAUSE)
                 if flags:
                     return False
@@ -269,13 +269,13 @@ class Channel:
         pack, segment = self._restore(description, place, data, fds)
         return Message(kind, fields, pack, segment)
 
-    def _hang_up(self) -> NoReturn:
-        """End a line that carries noise, so that whoever waits on it hears of the end."""
+    def _hang_up(self, why: str = "noise on the line", how: int = socket.SHUT_RDWR) -> NoReturn:
+        """End a line that carries noise, or not all that was said, so that whoever waits on it hears of the end."""
         try:
-            self.sock.shutdown(socket.SHUT_RDWR)
+            self.sock.shutdown(how)
         except OSError:  # it has ended already
             pass
-        raise ChannelClosedError("noise on the line")
+        raise ChannelClosedError(why)
 
     def _restore(
         self, description: tuple[Any, ...], place: tuple[int, int, int], data: bytes | bytearray, fds: list[int]

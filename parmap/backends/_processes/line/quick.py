@@ -121,7 +121,7 @@ class QuickLine:
         future.settle_running()
         try:
             self.sock.send(message, NOSIGNAL)
-        except OSError as error:  # the worker is dead, which the engine hears, or stopped: it sends the message again
+        except OSError as error:  # the worker is dead, which the engine hears, or there's no room: it sends it again
             pass_on(error)
         return True
 
@@ -239,18 +239,19 @@ class QuickLine:
         self.flight.clear()
         return [(number, future) for number, future in tasks if not future.happened and _claim(future, _ENGINE)]
 
-    def send_again(self, number: int) -> None:
-        """Send a task whose sender may have been interrupted; the worker does each number once."""
+    def send_again(self, number: int) -> bool:
+        """Send a task whose sender may have been interrupted; the worker does each number once. False: not now."""
         future = self.flight.get(number)
         if future is None:
-            return
+            return True
         call = cast("FunctionCall", future.lane.call)
         message = encode(number, call.number, future, timed=future.measured is not None)
         if message is not None and not future.happened and _claim(future, _ENGINE):
             try:
                 self.sock.send(message, NOSIGNAL)
             except OSError:
-                pass
+                return False
+        return True
 
     def ring(self) -> None:
         """Wake whoever reads."""
