@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
+import time
 from collections import Counter
+from typing import Any
+
+import parmap
 
 
 def count(number: int, path: str) -> int:
@@ -21,3 +27,72 @@ def runs(path: str) -> Counter[int]:
     with open(path, "rb") as file:
         written = file.read()
     return Counter(int.from_bytes(written[at : at + 4], "little") for at in range(0, len(written), 4))
+
+
+def negate(number: int, path: str, array: Any) -> Any:
+    """Count, and give a large result for a large argument."""
+    count(number, path)
+    return -array
+
+
+def with_shared(number: int, path: str, shared: Any) -> int:
+    """Count, with something that all tasks share."""
+    return count(number, path) + int(shared.value[0]) - 7
+
+
+@parmap.per_worker
+def _own() -> list[int]:
+    return [1]
+
+
+def with_own(number: int, path: str) -> int:
+    """Count, with something that the worker has made."""
+    return count(number, path) * _own()[0]
+
+
+def count_and_wait(number: int, path: str, late: bool) -> int:
+    """Count, and take too long if that is asked for."""
+    counted = count(number, path)
+    if late:
+        time.sleep(60)
+    return counted
+
+
+def count_and_talk(number: int, path: str) -> int:
+    """Count, and say so in three ways."""
+    print(f"counted {number}")
+    logging.getLogger("counting").critical("counted %d", number)
+    print("no newline", end="")
+    return count(number, path)
+
+
+def begin() -> None:
+    """An initializer."""
+    logging.getLogger("counting").setLevel(logging.CRITICAL)
+
+
+def count_and_fork(number: int, path: str) -> int:
+    """Count, and fork a process that ends by itself."""
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return count(number, path)
+
+
+def count_in_fork(number: int, path: str) -> int:
+    """Count, and fork a process that goes on as if it were the worker."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return count(number, path)
+    return 0
+
+
+def count_and_ignore(number: int, path: str) -> None:
+    """Count, and go on for as long as possible."""
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGURG, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)
+    count(number, path)
+    while True:
+        time.sleep(10)

@@ -23,6 +23,7 @@ from inspection import (
 )
 from tasks import pid, square
 from tasks_that_die import (
+    be_the_only_one,
     big,
     die_the_first_times,
     perish,
@@ -500,3 +501,19 @@ def test_a_program_that_broken_pipes_end(script: Script) -> None:
     """)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "100 100 " * 3, "")
+
+
+def test_workers_that_die_at_start_cost_nothing_beside_one_that_works(tmp_path: Path) -> None:
+    """A pool that has a worker goes on with it, where no other lives to be ready; what runs is not stopped for that."""
+    taken = str(tmp_path / "taken")
+    function = parallel(wait_for, workers=3, initializer=be_the_only_one, initargs=(taken,))
+    gate = tmp_path / "gate"
+    first = function.submit(str(gate))
+    wait_until(lambda: list(tmp_path.glob("gate.*")))
+
+    others = [function.submit(str(gate)) for _ in range(20)]
+    wait_until(lambda: first.done() or os.path.getsize(taken) > 3)
+    gate.touch()
+
+    assert len({future.result(timeout=60) for future in [first, *others]}) == 1
+    assert function.map([str(gate)] * 100) == [first.result()] * 100

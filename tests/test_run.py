@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import signal
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from parmap import parallel
 from parmap._travel.payload import pack
 from parmap._work import run as _run
-from parmap._work.page import Page
+from parmap._work.page import ALL, Page
 from parmap._work.run import Callee, Terms, run
 
 if TYPE_CHECKING:
@@ -220,6 +222,27 @@ def test_page_says_where_the_worker_is(page: Page) -> None:
     for index, position in enumerate(positions):
         assert position.number == 7
         assert position[1] <= index < position[1] + position.length
+
+
+PLACES = [(0, 1), (2, 1), (0, 3), (5, 40), (ALL, 0)]
+
+
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations(PLACES, 2)])
+def test_page_is_never_half_written(page: Page, before: tuple[int, int], after: tuple[int, int]) -> None:
+    """Wherever a worker dies that goes on to other items, its page names either these or those before."""
+    seen = set()
+
+    def look(*_: object) -> Any:
+        seen.add(page.position()[:3])
+        return look
+
+    page.enter(7, *before, 0)
+    tracer = sys.gettrace()
+    sys.settrace(look)
+    page.enter(7, *after, 1)
+    sys.settrace(tracer)
+
+    assert seen | {page.position()[:3]} == {(7, *before), (7, *after)}
 
 
 def test_careful_items_run_one_by_one(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
 import itertools
 import random
 import sys
@@ -223,3 +224,13 @@ def test_a_function_whose_captures_change_for_minutes() -> None:
     """The same, long enough to meet what is rare."""
     end = time.monotonic() + 120
     change_while_others_call(lambda _: time.monotonic() > end)
+
+
+def test_a_thread_that_is_ended_from_outside() -> None:
+    """What another thread raises in an idle worker, as recipes for ending threads do, costs no task."""
+    f = parallel(threading.get_ident, backend="threads", workers=1)
+    for _ in range(3):
+        ended = ctypes.c_ulong(f.submit().result(timeout=20))
+        assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ended, ctypes.py_object(SystemExit)) == 1
+
+        assert f.submit().exception(timeout=20) is None

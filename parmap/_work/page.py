@@ -35,8 +35,8 @@ PLACES = 8
 ALL = -1
 """In the place of an offset: the outcomes of all items that ran are ready, and are being sent."""
 
-_NUMBER, _INDEX, _LENGTH, _SINCE = range(4)
-_LIMITS = 4  # two cells for each of the chunks that a worker may hold: its number, its limit
+_NUMBER, _ITEMS, _SINCE = range(3)  # items: the offset in the upper half of the cell, how many in the lower
+_LIMITS = 3  # two cells for each of the chunks that a worker may hold: its number, its limit
 
 
 class Position(NamedTuple):
@@ -80,20 +80,19 @@ class Page:
     def enter(self, number: int, index: int, length: int, now: int) -> None:
         """Say: items *index* to *index + length* of chunk *number* begin *now*.
 
-        The time is written first: a reader in between sees an item that began later than it did, never earlier.
+        The time is written first: a reader in between sees an item that began later than it did, never earlier. Which
+        items it is takes one store: half of it, left by a worker that died there, would name others.
         """
         cells = self.cells
         cells[_SINCE] = now
-        cells[_INDEX] = index
-        cells[_LENGTH] = length
+        cells[_ITEMS] = index << 32 | length
         cells[_NUMBER] = number
 
     def cut(self, *_: Any) -> None:
         """End a block after the item that runs: the handler of `CUT_SIGNAL`."""
-        cells = self.cells
-        if self.work is not None and cells[_LENGTH] > 1:
+        if self.work is not None and self.position().length > 1:
             self.work.cut()
-            self.enter(cells[_NUMBER], self.work.running, 1, time.monotonic_ns())
+            self.enter(self.cells[_NUMBER], self.work.running, 1, time.monotonic_ns())
 
     def limit(self, number: int) -> int:
         """The item of chunk *number* before which the worker shall stop."""
@@ -111,7 +110,8 @@ class Page:
     def position(self) -> Position:
         """Where the worker is now."""
         cells = self.cells
-        return Position(cells[_NUMBER], cells[_INDEX], cells[_LENGTH], cells[_SINCE])
+        number, items = cells[_NUMBER], cells[_ITEMS]
+        return Position(number, items >> 32, items & 0xFFFFFFFF, cells[_SINCE])
 
     @property
     def written(self) -> int:

@@ -17,7 +17,7 @@ from parmap._work.arithmetic import chosen, own
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread, undisturbed
-from parmap.backends._base import Backend, Broken, Event, Report, run_here
+from parmap.backends._base import Backend, Broken, Died, Event, Report, Story, run_here
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -58,7 +58,7 @@ class Threads(Backend):
     def _born(self) -> tuple[int, queue.SimpleQueue[Any], Thread]:
         tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         name = next(self._names)
-        return name, tasks, start_thread(f"parmap-worker-{name}", self._live, tasks)
+        return name, tasks, start_thread(f"parmap-worker-{name}", self._live, name, tasks)
 
     def _drop_spare(self) -> None:
         while self._spare:
@@ -82,10 +82,16 @@ class Threads(Backend):
             started.append(name)
         return started
 
-    def _live(self, tasks: queue.SimpleQueue[Any]) -> None:
+    def _live(self, name: int, tasks: queue.SimpleQueue[Any]) -> None:
         if (begin := tasks.get()) is None:
             return
         index, events = begin
+        try:
+            self._work(index, tasks, events)
+        except BaseException as error:  # noqa: BLE001 - raised by another thread, as recipes for ending one do
+            events.put(Died(name, 0, 0, 1, Story("the thread was ended from outside", error).tell))
+
+    def _work(self, index: int, tasks: queue.SimpleQueue[Any], events: queue.SimpleQueue[Any]) -> None:
         here.begin(Worker(index, self.options.workers))
         _place.thread.crew = ref(self)
         initializer = self.options.initializer
@@ -129,6 +135,8 @@ class Threads(Backend):
             return []
         if isinstance(event, Report):
             self._running.discard(event.number)
+        elif isinstance(event, Died):
+            self._queues.pop(event.slot, None)
         elif isinstance(event, Broken):  # the next call begins anew
             self.close()
         return [] if event is None else [event]

@@ -57,7 +57,7 @@ class Staff(Leases):
         self._signals = Signals(self._workers)
         self._guess = Guess(options)
         self._failed_starts = 0
-        self._is_crowded = False  # the system refused workers
+        self._is_crowded = False  # it can't have all its workers
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
         self.unsent: dict[Worker, None] = {}  # those with messages that leave before the engine sleeps
 
@@ -279,9 +279,8 @@ class Staff(Leases):
         died = worker.died(exitcode, reason)
         worker.close()
         self._events.append(died)
-        if reason and self._workers:  # the system has room for these, and no more
-            self._is_crowded = True
-            self._events.append(Capacity(len(self._workers), self.cost))
+        if reason and self._workers:  # the system has no room for more
+            self._crowd()
         elif not worker.ready and worker.launcher is not None:
             self._fail_start(died.explain(None, 0).exception())
 
@@ -307,12 +306,22 @@ class Staff(Leases):
         self._fail_start(WorkerDiedError("the template process died before a worker was ready", pid=launcher.pid))
 
     def _fail_start(self, cause: BaseException) -> None:
-        """Give up when workers die again and again before they are ready."""
+        """Do without more workers when they die again and again before they are ready; give up, if there are none."""
         self._failed_starts += 1
-        if self._failed_starts >= _STARTS:
+        if self._failed_starts < _STARTS:
+            return
+        if any(worker.ready for worker in self._workers.values()):
+            self._failed_starts = 0
+            self._crowd()
+        else:
             error = WorkerDiedError(f"{_STARTS} workers in a row died while starting; the last: {cause}")
             error.__cause__ = cause
             self._break(error)
+
+    def _crowd(self) -> None:
+        """Go on with the workers that there are."""
+        self._is_crowded = True
+        self._events.append(Capacity(len(self._workers), self.cost))
 
     def _break(self, error: BaseException) -> None:
         self._failed_starts = 0
