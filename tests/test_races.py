@@ -1,0 +1,139 @@
+"""What another thread does in the one moment that it must not: each order is forced, by what waits for it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from inspection import engine_of, wait_until_leased, workers_of
+from tasks import identity
+
+from conftest import wait_until
+from parmap import WorkerDiedError, parallel
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
+from parmap.backends._processes.pool import Processes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+needs_quick_lines = pytest.mark.skipif(not HAS_QUICK_LINES, reason="callers send no tasks themselves on this system")
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def in_a_thread(act: Callable[[], object]) -> None:
+    """Have another thread do something, to its end."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
+class Flight(dict[Any, Any]):
+    """The tasks of a quick line; others act just *before* one is recorded, and *after*."""
+
+    def __init__(self, before: Callable[[], object] = nothing, after: Callable[[], object] = nothing) -> None:
+        self.before, self.after = before, after
+
+    def __setitem__(self, number: int, future: Any) -> None:
+        (before, self.before), (after, self.after) = (self.before, nothing), (self.after, nothing)
+        before()
+        super().__setitem__(number, future)
+        after()
+
+
+def leased(function: Any, count: int = 1) -> list[Any]:
+    """The idle workers of a pool, which callers may use, and which all know the function."""
+    backend = engine_of(function).backend
+
+    def are_there() -> bool:
+        function.map([0] * 20)
+        return len(backend._open) == count and all(worker.known for worker in backend._open)
+
+    wait_until(are_there)
+    return list(backend._open)
+
+
+def end_if(code: int) -> None:
+    """End the worker, unless *code* is 0."""
+    if code:
+        os._exit(code)
+
+
+@needs_quick_lines
+def test_a_task_that_one_worker_was_too_busy_for_dies_with_the_next() -> None:
+    """It is told: whoever sent it had taken it back from the first."""
+    f = parallel(end_if, workers=2, idle_timeout=61)
+    first, _ = leased(f, 2)
+    first.quick.flight = Flight(before=lambda: engine_of(f).backend._shut(first))
+    with pytest.raises(WorkerDiedError, match="code 3"):
+        f.submit(3).result(timeout=20)
+    f.shutdown()
+
+
+def setting() -> str | None:
+    """What the environment has."""
+    return os.environ.get("RACE")
+
+
+@needs_quick_lines
+def test_another_call_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task has the environment of its own call, though the same worker had another's in between."""
+    f = parallel(setting, workers=1)
+    monkeypatch.setenv("RACE", "first")
+    assert f.submit().result() == "first"
+    wait_until_leased(f)
+    (worker,) = workers_of(f)
+
+    def interfere() -> None:
+        os.environ["RACE"] = "second"
+        assert parallel(lambda _: setting(), workers=1).map([0]) == ["second"]
+        wait_until_leased(f)
+
+    worker.quick.flight = Flight(before=lambda: in_a_thread(interfere))
+    assert f.submit().result() == "first"
+
+
+@needs_quick_lines
+def test_a_pool_goes_to_sleep_just_as_a_task_comes() -> None:
+    """It is run by a new worker."""
+    f = parallel(identity, workers=1, idle_timeout=0.05)
+    recorded = threading.Event()
+    (worker,) = leased(f)
+    died = worker.died
+
+    def die(*args: Any) -> Any:
+        recorded.wait(20)
+        return died(*args)
+
+    worker.died = die
+    worker.quick.flight = Flight(
+        before=lambda: wait_until(lambda: not worker.quick.is_open),
+        after=lambda: (recorded.set(), wait_until(lambda: worker.quick.sock.fileno() < 0)),
+    )
+    assert f.submit(1).result(timeout=20) == 1
+
+
+def test_another_call_is_prepared_while_a_chunk_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunk has the environment of its own call."""
+    f = parallel(lambda _: setting(), workers=1)
+    f.map([0])
+    monkeypatch.setenv("RACE", "first")
+    others: list[Any] = []
+
+    def prepare() -> None:
+        os.environ["RACE"] = "second"
+        others.append(parallel(lambda: setting(), workers=1).submit())
+
+    def set_context(backend: Any, context: Any) -> None:
+        vars(backend)["context"] = context
+        if threading.current_thread() is engine_of(f)._thread and not others:
+            in_a_thread(prepare)
+
+    get_context = vars(Processes).get("context", property(lambda backend: vars(backend)["context"])).fget
+    monkeypatch.setattr(Processes, "context", property(get_context, set_context), raising=False)
+    assert f.map([0]) == ["first"]
+    assert others[0].result(timeout=20) == "second"
