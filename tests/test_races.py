@@ -12,6 +12,7 @@ from tasks import identity
 
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
+from parmap._results.streams import ResultStream
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.pool import Processes
 
@@ -137,3 +138,36 @@ def test_another_call_is_prepared_while_a_chunk_is_sent(monkeypatch: pytest.Monk
     monkeypatch.setattr(Processes, "context", property(get_context, set_context), raising=False)
     assert f.map([0]) == ["first"]
     assert others[0].result(timeout=20) == "second"
+
+
+class Watched(dict[Any, Any]):
+    """What waits for its turn in a stream, which another thread closes as soon as one has looked for it."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self.close = close
+
+    def __contains__(self, number: object) -> bool:
+        found = super().__contains__(number)
+        if found:
+            in_a_thread(self.close)
+        return found
+
+
+def test_a_stream_is_closed_by_another_thread_before_a_result_is_decoded(backend: dict[str, Any]) -> None:
+    """It has ended, or hands out what it has."""
+    stream = parallel(identity, **backend).imap(range(3))
+    stream._order.ready = Watched(stream.close)
+    assert list(stream) in ([], [0, 1, 2])
+
+
+def test_a_stream_is_closed_by_another_thread_as_results_are_handed_out(
+    backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended."""
+    stream = parallel(identity, **backend).imap(range(3))
+
+    def close(stream: Any, _: int) -> None:
+        in_a_thread(stream.close)
+
+    monkeypatch.setattr(ResultStream, "_hungry_at", property(lambda _: 0, close), raising=False)
+    assert list(stream) == []
