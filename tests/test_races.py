@@ -12,6 +12,7 @@ from tasks import identity
 
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
+from parmap._results.callbacks import Callbacks
 from parmap._results.streams import ResultStream
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.pool import Processes
@@ -171,3 +172,34 @@ def test_a_stream_is_closed_by_another_thread_as_results_are_handed_out(
 
     monkeypatch.setattr(ResultStream, "_hungry_at", property(lambda _: 0, close), raising=False)
     assert list(stream) == []
+
+
+class Straggler(Callbacks):
+    """Gets one callback more just when its thread is about to end for want of any, and waits before it runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran: list[str] = []
+        self.is_late, self.go = threading.Event(), threading.Event()
+
+    def _run_next(self, timeout: float | None) -> bool:
+        has_run = super()._run_next(0)
+        if not has_run and timeout and not self.is_late.is_set():
+            wait_until(lambda: self._thread is threading.current_thread())
+            self._queue.put((lambda _: self.ran.append("late"), None))
+        return has_run
+
+    def _drain(self) -> None:
+        self.is_late.set()
+        self.go.wait(20)
+        super()._drain()
+
+
+def test_the_thread_of_callbacks_ends_just_as_one_comes() -> None:
+    """Whoever waits for the callbacks, as the end of the program does, waits for that, too."""
+    some = Straggler()
+    some.run(lambda _: some.ran.append("first"), None)
+    assert some.is_late.wait(20)
+    some.join(20)
+    some.go.set()
+    assert some.ran == ["first", "late"]
