@@ -19,6 +19,7 @@ from parmap.backends._processes.pool import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 needs_quick_lines = pytest.mark.skipif(not HAS_QUICK_LINES, reason="callers send no tasks themselves on this system")
 
@@ -172,6 +173,24 @@ def test_a_stream_is_closed_by_another_thread_as_results_are_handed_out(
 
     monkeypatch.setattr(ResultStream, "_hungry_at", property(lambda _: 0, close), raising=False)
     assert list(stream) == []
+
+
+@pytest.mark.parametrize("journal", [False, True])
+def test_a_stream_is_closed_by_another_thread_as_it_reads_on(
+    journal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended: what was read is nobody's any more."""
+    kept = {"journal": tmp_path / "journal"} if journal else {}
+    stream = parallel(identity, workers=2).imap(iter(range(30)), buffersize=2, **kept)
+    source = stream._input
+    outgoing = source.outgoing
+
+    def close_first(*unsent: Any) -> Any:
+        in_a_thread(stream.close)
+        return outgoing(*unsent)
+
+    monkeypatch.setattr(source, "outgoing", close_first)
+    assert list(stream) in ([], [0], [0, 1])
 
 
 class Straggler(Callbacks):
