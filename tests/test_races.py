@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inspection import engine_of, wait_until_leased, workers_of
-from tasks import identity
+from tasks import identity, wait_for
 
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
+from parmap._core import ledger as _ledger
 from parmap._results.callbacks import Callbacks
 from parmap._results.streams import ResultStream
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
@@ -118,6 +119,52 @@ def test_a_pool_goes_to_sleep_just_as_a_task_comes() -> None:
         after=lambda: (recorded.set(), wait_until(lambda: worker.quick.sock.fileno() < 0)),
     )
     assert f.submit(1).result(timeout=20) == 1
+
+
+def let_callers_read_first(backend: Any, line: Any) -> None:
+    """Have the thread of the engine run late: answers are read when the system looks whether it is to wake for them."""
+    wait = backend.poller.wait
+
+    def wait_late(timeout: float | None) -> Any:
+        while True:
+            ready = wait(timeout)
+            if any(source is line for source, _ in ready):
+                wait_until(lambda: not line.flight)
+            others = [each for each in ready if each[0] is not line]
+            if others or not ready:
+                return others
+
+    backend.poller.wait = wait_late
+
+
+@needs_quick_lines
+@pytest.mark.parametrize("way", ["map", "shutdown"])
+def test_a_caller_reads_the_answer_before_the_engine_hears_of_it(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for the worker has it then."""
+    monkeypatch.setattr(_ledger, "_QUIET", 0.05)  # the task takes longer than the engine goes on looking
+    f = parallel(wait_for, workers=1, idle_timeout=62)
+    (tmp_path / "there").touch()
+    f.map([str(tmp_path / "there")])
+    wait_until_leased(f)
+    engine = engine_of(f)
+    (worker,) = workers_of(f)
+    let_callers_read_first(engine.backend, worker.quick)
+    task = f.submit(str(tmp_path / "open"))
+    first = threading.Thread(target=task.result)
+    first.start()
+    second = (
+        threading.Thread(target=f.map, args=([str(tmp_path / "there")],))
+        if way == "map"
+        else threading.Thread(target=f.shutdown)
+    )
+    second.start()
+    wait_until(lambda: worker.quick in engine.backend._heard and not engine.ledger.is_alert)
+    (tmp_path / "open").touch()
+    first.join(20)
+    second.join(20)
+    assert not second.is_alive()
 
 
 def test_another_call_is_prepared_while_a_chunk_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,8 @@ class QuickLine:
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
+        if not self.is_open:  # the engine waits for the line, and may come too late to see that there was an answer
+            self._tell_by_engine(future)
 
     def _tell_by_engine(self, future: Future[Any]) -> None:
         try:
