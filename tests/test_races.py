@@ -189,6 +189,31 @@ def test_another_call_is_prepared_while_a_chunk_is_sent(monkeypatch: pytest.Monk
     assert others[0].result(timeout=20) == "second"
 
 
+def test_a_closure_changes_while_several_threads_submit_the_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is submitted later sees what it is then."""
+    state = {"count": 0}
+    f = parallel(lambda *_: state["count"], workers=1)
+    g = parallel(lambda: None, workers=1)
+    assert f.submit().result() == 0
+    g.submit().result()  # so that the next of f has to be looked for
+    backend = engine_of(f).backend
+    witness, times = backend.witness, iter([True])
+
+    def change() -> None:
+        assert f.submit().result() == 0
+        state["count"] = 1
+        assert f.map([0]) == [1]
+
+    def witness_late(*args: Any) -> Any:
+        if next(times, False):
+            in_a_thread(change)
+        return witness(*args)
+
+    monkeypatch.setattr(backend, "witness", witness_late)
+    assert f.submit().result() == 0  # it was called before
+    assert f.submit().result() == 1
+
+
 class Watched(dict[Any, Any]):
     """What waits for its turn in a stream, which another thread closes as soon as one has looked for it."""
 
