@@ -51,14 +51,15 @@ class Flight(dict[Any, Any]):
 
 def leased(function: Any, count: int = 1) -> list[Any]:
     """The idle workers of a pool, which callers may use, and which all know the function."""
-    backend = engine_of(function).backend
+    engine = engine_of(function)
 
     def are_there() -> bool:
         function.map([0] * 20)
-        return len(backend._open) == count and all(worker.known for worker in backend._open)
+        return len(engine.backend._open) == count and all(worker.known for worker in engine.backend._open)
 
     wait_until(are_there)
-    return list(backend._open)
+    wait_until(lambda: engine._asleep)
+    return list(engine.backend._open)
 
 
 def end_if(code: int) -> None:
@@ -99,6 +100,24 @@ def test_another_call_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
     worker.quick.flight = Flight(before=lambda: in_a_thread(interfere))
     assert f.submit().result() == "first"
+
+
+@needs_quick_lines
+def test_thousands_of_calls_come_first() -> None:
+    """A task is run, though its worker has not waited for its number that long."""
+    f = parallel(identity, workers=1)
+    (worker,) = leased(f)
+    overtaken = []
+
+    def overtake() -> None:
+        for _ in range(3000):
+            next(worker.quick._numbers)  # as for each task that is too long for the line
+        wait_until(lambda: engine_of(f)._asleep)
+        overtaken.append(f.submit(1).result(timeout=20))
+
+    worker.quick.flight = Flight(before=lambda: in_a_thread(overtake))
+    assert f.submit(2).result(timeout=20) == 2
+    assert overtaken == [1]
 
 
 @needs_quick_lines

@@ -119,7 +119,7 @@ class QuickLine:
         # The engine has just taken the line back, or had it for a while, or another thread was quicker: they see our
         # task, or we see that.
         is_ours = self.is_open and self.context is future.lane.context and [*self.flight][:1] == [number]
-        if not is_ours and _claim(future, _CALLER):
+        if not (is_ours and number > self.used) and _claim(future, _CALLER):
             future.line = future.measured = None
             self.flight.pop(number, None)
             return False
