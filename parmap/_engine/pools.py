@@ -134,9 +134,9 @@ def _be_latest(lane: Lane, function: Any) -> None:
     call = lane.call
     if call.holds or lane.mode == "call" or type(function) is not FunctionType or lane.engine.closed:
         return
-    lane.witness = None if call.stable else lane.engine.backend.witness(function, call)
-    if call.stable or lane.witness is not None:
-        lane.function, lane.engine.latest = ref(function), lane
+    witness = None if call.stable else lane.engine.backend.witness(function, call)
+    if call.stable or witness is not None:  # else what another thread has found is left to it
+        lane.witness, lane.function, lane.engine.latest = witness, ref(function), lane
 
 
 def _begin(

@@ -24,6 +24,7 @@ class Callbacks:
         # Its `put` may be called by a destructor or a signal handler in the middle of another.
         self._queue: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._never_used = True
         self._turn = threading.RLock()  # callbacks never run at the same time, even if two threads were started
 
     def run(self, fn: Callable[[Any], object], future: Any) -> None:
@@ -32,6 +33,7 @@ class Callbacks:
             run_callback(fn, future)
             return
         self._queue.put((fn, future))
+        self._never_used = False
         if self._thread is None or not self._thread.is_alive():
             try:
                 self._thread = start_thread("parmap-callbacks", self._live)
@@ -76,8 +78,8 @@ class Callbacks:
 
     def join(self, timeout: float | None) -> None:
         """Wait until those that are due have run, up to *timeout* seconds; from the thread itself, return at once."""
-        thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        # That there is no thread just now does not mean that there is nothing to do: the last may be at it still.
+        if self._never_used or self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - as above
             return
         they_have_run = Latch()
         self.run(lambda _: they_have_run.set(), None)

@@ -86,9 +86,9 @@ class Input:
         self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
         return items
 
-    def outgoing(self) -> Any:
+    def outgoing(self, unsent: Any) -> Any:
         """What is to be handed over of what was read last: items that end at `count`."""
-        return self.unsent
+        return unsent
 
     def send(self, engine: Engine, job: Job) -> None:
         """Give the engine what was read; it may have that already.
@@ -96,8 +96,8 @@ class Input:
         Raises:
             PoolClosedError: nobody waits for it.
         """
-        if self.unsent is not None:
-            items = self.outgoing()
+        if (unsent := self.unsent) is not None:  # once: another thread may close the stream meanwhile
+            items = self.outgoing(unsent)
             engine.extend(job, items, last=self.exhausted, start=self.count - len(items))
             self.unsent = None
 
@@ -222,8 +222,8 @@ class Reader:
     def _live(self, source: Input) -> None:
         try:
             while not self._stopped:
-                if source.unsent is not None:
-                    items, source.unsent = source.outgoing(), None
+                if (unsent := source.unsent) is not None:
+                    items, source.unsent = source.outgoing(unsent), None
                     self._collect(source.count - len(items), items, last=source.exhausted)
                 if source.exhausted:
                     break

@@ -35,18 +35,18 @@ class Order:
 
     def load(self) -> bool:
         """Decode what comes next; false if it is not there."""
-        if self._ordered and self.next in self.ready:
-            self._load_in_turn(self.ready[self.next])
-        elif self._batch.arrivals:
-            self._receive(self._batch.arrivals[0])
+        ready, arrivals = self.ready, self._batch.arrivals  # another thread may close the stream: then there are others
+        if self._ordered and self.next in ready:
+            self._load_in_turn(ready[self.next])
+        elif arrivals:
+            self._receive(arrivals[0])
         else:
             return False
         return True
 
     def clear(self) -> None:
         """Keep nothing."""
-        self.parts = []
-        self.ready.clear()
+        self.parts, self.ready = [], {}
 
     def _receive(self, arrival: Arrival) -> None:
         """Take an arrival from the batch; where order counts, it waits here for its turn."""
@@ -62,11 +62,11 @@ class Order:
             self._batch.took(arrival)
 
     def _load_in_turn(self, arrival: Arrival) -> None:
-        start = arrival.start
+        start, ready = arrival.start, self.ready
         parts, end = self._decode(arrival), start + arrival.done
-        if self.next == start and not self.parts and start in self.ready:
+        if self.next == start and not self.parts and start in ready:
             self._batch.moved = True
-            del self.ready[start]
+            del ready[start]
             self.next, self.parts = end, parts
 
     def _decode(self, arrival: Arrival) -> list[Any]:

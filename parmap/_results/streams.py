@@ -212,15 +212,15 @@ class ResultStream(Generic[R_co]):
 
     def _begin(self, part: Any) -> None:
         values = deque(() if type(part) is Raised else part)
-        count, take = len(values) or 1, map(deque.popleft, repeat(values))
+        count, take = len(values), map(deque.popleft, repeat(values))
         parts = self._order.parts
         if self._values or not parts or parts[0] is not part:
             return
         del parts[0]
-        self._taken += count
+        self._taken += count or 1
         self._values, self._take = values, take
         self._hungry_at = 0  # what has been learnt may have widened the window
-        if not values:
+        if not count:  # they may be gone already, if another thread has closed this
             if self.ends:
                 self.close()
             try:

@@ -96,15 +96,15 @@ class KeptInput(Input):
         key = self._sink.keeping.key_of(item)
         return Keyed(item, super()._as_it_is(item) if self._travels else item, key)
 
-    def outgoing(self) -> Any:
+    def outgoing(self, unsent: Any) -> Any:
         """Hand over what was read last, but for what is done, and for the last run of items, which is returned."""
-        if self._sifted == self.count or self.unsent is None:
+        if self._sifted == self.count:
             return self._last
         if self._is_sifting:  # an exception came in between: nobody knows how far that had come
             raise JournalError("reading the input was interrupted: call again, and what is done isn't done again")
         self._is_sifting = True
         with telling(self._sink.keeping.path):
-            last = self._sift(self.count - len(self.unsent), self.unsent)
+            last = self._sift(self.count - len(unsent), unsent)
         self._sink.keeping.read(self.count)
         self._last, self._sifted, self._is_sifting = last, self.count, False
         return last

@@ -83,8 +83,8 @@ class Processes(Staff):
         payload, worker.unsent[chunk.number] = packed(chunk, items, single=terms.careful)
         job = chunk.job
         self._tell_gone()
-        self.context = job.context or current()
-        worker.sync(call, self.context, (*_needs(job.learner.classes, items), *self.functions.factories(payload.needs)))
+        self.context = context = job.context or current()  # another thread may set it to its own at once
+        worker.sync(call, context, (*_needs(job.learner.classes, items), *self.functions.factories(payload.needs)))
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
         what = chunk.number, call.number, chunk.passage is not None, *terms

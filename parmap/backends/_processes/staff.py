@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.spawning import environment, newborn, take_early
 from parmap.backends._processes.stopping import MUTE_PAUSE, Signals
 from parmap.backends._processes.worker import Worker
-from parmap.errors import WorkerDiedError
+from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
@@ -354,7 +355,11 @@ class Staff(Leases):
             if worker.channel.hear(_farewell) and worker in busy and worker.pid is not None:
                 kill_group(worker.pid, signal.SIGKILL)  # its template was gone, or did not hear us
             died = worker.died(None)
-            for future, _ in died.tasks:
+            for future, begun in died.tasks:
+                with suppress(PoolClosedError):
+                    if not begun:  # its caller came just as the line was taken back
+                        self.post(future)
+                        continue
                 future.fail(died.explain(None, 0))
             worker.close()
 

@@ -63,17 +63,16 @@ class Worker:
         self.unsent: dict[int, dict[int, BaseException]] = {}  # chunk -> errors of items that could not be pickled
         self._seen: set[int] = set()  # quick tasks that were in flight at the last look
         self._options = options
-        self._context: Context | None = None
         self._environment = launcher.environment  # what it was started with
 
     # telling it things
 
     def adapt(self, context: Context) -> None:
         """Tell the worker what tasks see besides their arguments, if it does not know."""
-        if self._context is context:
+        if self.quick.context is context:
             return
-        changes = context.since(self._context)
-        self._context = context
+        changes = context.since(self.quick.context)
+        self.quick.context = context
         if "environ" in changes:
             before, self._environment = self._environment, environment(context.told["environ"], self._options)
             changed = dict(self._environment.items() - before.items())
@@ -114,7 +113,7 @@ class Worker:
         if any(is_sent(need) or (type(need) is ClassPack and need.number not in self.known) for need in needs):
             return False
         # Only what `sync` would have nothing to do for.
-        return call.number in self.known and self._context is future.lane.context and quick.send(future, call.number)
+        return call.number in self.known and quick.context is future.lane.context and quick.send(future, call.number)
 
     def finish_quick(self, message: Message) -> None:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""

@@ -36,6 +36,7 @@ from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
+    from parmap._work.surroundings import Context
     from parmap.backends._processes.functions import FunctionCall
 
 MOST = 16 * 1024
@@ -93,6 +94,7 @@ class QuickLine:
         self.flight: dict[int, Future[Any]] = {}
         self.is_open: bool = False  # written by the engine: whether callers may use it
         self.used: int = 0  # the number of the last task
+        self.context: Context | None = None  # what the worker was told last; it changes only while this is not open
         self._inbox: deque[bytes] = deque()
         self._numbers = count(1)
         self._reader: Future[Any] | None = None
@@ -106,14 +108,16 @@ class QuickLine:
         """Send a task, if it is small enough and the line is free; false: the engine has to."""
         reports = Open.reports
         message = encode(number := next(self._numbers), key, future, timed=bool(reports))
-        if message is None or self.flight:
+        if message is None or self.flight or "_claimed" in future.__dict__:  # it was taken back from another line
             return False
         future.line = self
         if reports:
             future.measured = reports, time.monotonic_ns()
         self.flight[number] = future
-        # The engine has just taken the line back, or another thread was quicker: they see our task, or we see that.
-        if (not self.is_open or [*self.flight][:1] != [number]) and _claim(future, _CALLER):
+        # The engine has just taken the line back, or had it for a while, or another thread was quicker: they see our
+        # task, or we see that.
+        is_ours = self.is_open and self.context is future.lane.context and [*self.flight][:1] == [number]
+        if not (is_ours and number > self.used) and _claim(future, _CALLER):
             future.line = future.measured = None
             self.flight.pop(number, None)
             return False
@@ -200,6 +204,8 @@ class QuickLine:
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
+        if not self.is_open:  # the engine waits for the line, and may come too late to see that there was an answer
+            self._tell_by_engine(future)
 
     def _tell_by_engine(self, future: Future[Any]) -> None:
         try:
