@@ -201,7 +201,7 @@ def test_no_result_waits_for_more_than_an_item(order: str) -> None:
 
 def test_a_quick_result_comes_before_the_next_item(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where reading takes long, a moment is left for the task that began before."""
-    monkeypatch.setattr("parmap._results.input._PATIENCE", 1_000.0)  # however busy the machine is
+    monkeypatch.setattr("parmap._results.input.source._PATIENCE", 1_000.0)  # however busy the machine is
     read = 0
 
     def messages() -> Iterator[int]:

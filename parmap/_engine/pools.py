@@ -17,7 +17,9 @@ from parmap._engine.lane import Lane, job_of
 from parmap._engine.registry import engine_here, engine_of
 from parmap._results.batch import Assembly, Batch, BatchFuture
 from parmap._results.futures import Future
-from parmap._results.input import AsyncFedStream, AsyncInput, Input, Reader, is_asynchronous
+from parmap._results.input.asynchronous import AsyncFedStream, AsyncInput, is_asynchronous
+from parmap._results.input.reader import Reader
+from parmap._results.input.source import Input
 from parmap._results.outcomes import Accounts
 from parmap._results.progress import meter
 from parmap._results.relay import relay, write

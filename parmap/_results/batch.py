@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Chunk, Job
     from parmap._core.ledger import Ledger
     from parmap._engine.engine import Engine
-    from parmap._results.input import Input
+    from parmap._results.input.source import Input
     from parmap._results.progress import Meter
 
 Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]

@@ -7,10 +7,10 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from parmap._results.input.reader import Reader
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._results.watched import give_way, on_event_loop, wait_on_loop
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from parmap._core.job import Job
     from parmap._engine.engine import Engine
     from parmap._results.batch import Batch
-    from parmap._results.input import Input
+    from parmap._results.input.source import Input
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -31,6 +31,7 @@ MOST_BYTES = 64 << 20
 _AT_FIRST, _EAGERNESS = 256, 10
 """How far is read for who takes little: so many items, and so many times what was taken, in all."""
 
+_STATES = ("open", "closed")
 _QUANTUM = 0.001  # seconds of work that are worth a message to the engine
 
 
@@ -136,9 +137,8 @@ class ResultStream(Generic[R_co]):
             self._wait(deadline)  # while others, who may wait for less long, see what there is for them
 
     def _wait(self, deadline: float | None) -> None:
-        left = None if deadline is None else deadline - time.monotonic()
         try:
-            arrived = self._engine.wait(self._batch, left)
+            arrived = self._engine.wait(self._batch, None if deadline is None else deadline - time.monotonic())
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work
             self.close()
             raise
@@ -265,8 +265,8 @@ class ResultStream(Generic[R_co]):
         if self._buffersize is not None:
             return self._buffersize
         least: int = 2 * self._engine.workers
-        size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS)
-        size = min(size, (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1)
+        eager = (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1
+        size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS, eager)
         return max(least, min(size, int(MOST_BYTES / max(self._job.pace.result_nbytes, 1.0))))
 
     @property
@@ -320,14 +320,12 @@ class ResultStream(Generic[R_co]):
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
-        source, knows_how = self._input, self.always_apart or type(self) is ResultStream
-        if knows_how and source.must_be_read and self._engine.backend.threaded:
-            from parmap._results.input import Reader
-
-            self._batch.on_end = Reader(self._engine, self._job, source, on_end=partial(_tell, weakref.ref(self))).stop
+        is_fit = self._input.must_be_read and (self.always_apart or type(self) is ResultStream)
+        if is_fit and self._engine.backend.threaded:
+            self._batch.on_end = Reader(self._engine, self._job, self._input, stream=self).stop
 
     def has_read(self) -> None:
-        """Called when a thread has read the last of the input."""
+        """A thread has read the last of the input."""
 
     # ending
 
@@ -383,19 +381,14 @@ class ResultStream(Generic[R_co]):
         )
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open"
-        return f"<parmap.ResultStream: {self._handed_out} results handed out, {state}>"
+        return f"<parmap.ResultStream: {self._handed_out} results handed out, {_STATES[self._closed]}>"
 
     def _repr_html_(self) -> str:
         from parmap._results.display import card
 
-        state = "closed" if self._closed else "open"
-        return card("parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", state)])
-
-
-def _tell(find: Callable[[], ResultStream[Any] | None]) -> None:
-    if (stream := find()) is not None:
-        stream.has_read()
+        return card(
+            "parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", _STATES[self._closed])]
+        )
 
 
 def abandon(engine: Engine, job: Job, batch: Batch, find_source: Callable[[], Input | None], kill: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from parmap._calls.journal.file import telling
 from parmap._calls.journal.keeping import Keeping, Keyed
 from parmap._results.batch import Arrival, Decoded
-from parmap._results.input import PORTION, AsyncInput, Input
+from parmap._results.input.asynchronous import AsyncInput
+from parmap._results.input.source import PORTION, Input
 from parmap._results.outcomes import Accounts, told
 from parmap._travel.failure import Voice, unloadable
 from parmap._travel.tie import Tie

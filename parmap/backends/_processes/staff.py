@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Hashable
 from contextlib import suppress
@@ -23,11 +22,11 @@ from parmap.backends._processes.line.channel import ChannelClosedError, Message
 from parmap.backends._processes.line.copies import copies
 from parmap.backends._processes.line.lifeline import Lifeline
 from parmap.backends._processes.line.quick import QuickLine
-from parmap.backends._processes.line.segments import NOSIGNAL, Limits
+from parmap.backends._processes.line.segments import Limits
 from parmap.backends._processes.poller import WRITE
 from parmap.backends._processes.spawning import environment, newborn, take_early
 from parmap.backends._processes.stopping import MUTE_PAUSE, Signals
-from parmap.backends._processes.worker import Worker
+from parmap.backends._processes.worker import Worker, lend_tracker
 from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
@@ -388,19 +387,3 @@ def _farewell(message: Message) -> None:
         relay.put(message.kind, message.fields)
     elif message.kind == "tracker":
         lend_tracker(message.fds)
-
-
-def lend_tracker(fds: tuple[int, ...]) -> None:
-    """Send the way to this program's tracker of resources over a line that a worker has sent; start it, if need be."""
-    for fd in fds:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        with socket.socket(fileno=fd) as line:
-            try:
-                from multiprocessing.resource_tracker import getfd
-
-                tracker: Any = getfd()
-                socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
-            except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
-                pass
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # it leaves SIGINT and SIGTERM unblocked

@@ -1,8 +1,10 @@
-"""One worker process, seen from the parent: its channel, its page, what it knows and does, and how it died."""
+"""One worker process, seen from the parent: its channel and page, what it knows, does and asks for, and how it died."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from parmap.backends._base import Died, Report, Story, failures_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall
 from parmap.backends._processes.line.channel import Channel, Message, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
+from parmap.backends._processes.line.segments import NOSIGNAL
 from parmap.backends._processes.line.sockets import pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
@@ -182,3 +185,19 @@ def _of_the_task(stack: str) -> str:
             frames.pop()
         paragraphs[number] = "\n".join(frames)
     return "\n\n".join(paragraphs)
+
+
+def lend_tracker(fds: tuple[int, ...]) -> None:
+    """Send the way to this program's tracker of resources over a line that a worker has sent; start it, if need be."""
+    for fd in fds:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        with socket.socket(fileno=fd) as line:
+            try:
+                from multiprocessing.resource_tracker import getfd
+
+                tracker: Any = getfd()
+                socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
+            except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
+                pass
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # it leaves SIGINT and SIGTERM unblocked

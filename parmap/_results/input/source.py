@@ -1,0 +1,177 @@
+"""`Input`: the items of a call, as they are read by whoever wants the results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from operator import length_hint
+from typing import TYPE_CHECKING, Any
+
+from parmap._results.batch import as_sequence
+from parmap._travel.failure import Voice, is_foreign
+from parmap._travel.flat import are_atoms
+from parmap._travel.payload import snapshot
+from parmap._travel.vocabulary import Learner
+from parmap.errors import SerializationError
+
+if TYPE_CHECKING:
+    from parmap._core.job import Job
+    from parmap._engine.engine import Engine
+    from parmap._results.input.reader import Reader
+
+PORTION = 0.002
+"""Seconds of reading after which workers get what there is."""
+
+_PATIENCE = 0.1  # of the time that an item took to be read: who reads on so much later loses little
+
+_BLOCK = 128  # items between two looks at the clock, at most
+
+
+class Input:
+    """The input of a batch, read piece by piece by the thread that consumes the results."""
+
+    reader: Reader | None = None  # what reads it instead
+    error: BaseException | None = None
+
+    def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
+        """*keeps*: the items are wanted back as they were given."""
+        self.sequence: Any = as_sequence(iterables)
+        self._keeps = keeps
+        if keeps and self.sequence is not None:
+            self.sequence = self.sequence[:]  # the caller may change the list later
+        self.exhausted: bool = False
+        self.count: int = 0
+        self.patience: float = 0.0  # seconds that may pass before the next item is read, if that takes long
+        self._packs = packs
+        self._items: Iterator[Any] = iter(())
+        self._read: list[Any] = []  # what there is already, if the reading was interrupted
+        self.unsent: Any = None
+        self.learner: Learner = Learner()
+        self._atom: type = str  # what the last atom was: the next is likely to be one, too
+        if self.sequence is None:
+            self._items = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
+
+    def read(self, size: int, seconds: float = PORTION) -> Any:
+        """The next items, at most *size*; sets `exhausted` at the end, and `error` if the input raised one.
+
+        What is no sequence is read for about so many *seconds*: workers shall not wait until all is there.
+
+        They are in `unsent` too, so that whoever is interrupted before they are handed over finds them there.
+
+        Raises:
+            BaseException: what a signal handler raised meanwhile: no item is lost.
+        """
+        if self.sequence is not None:
+            items = self.sequence[self.count : self.count + size]
+            exhausted = self.count + size >= len(self.sequence)
+        else:
+            exhausted = self._read_one_by_one(max(0, size - len(self._read)), seconds)
+            items = self._read
+        count = self.count + len(items)
+        self.unsent, self._read, self.count, self.exhausted = items, [], count, exhausted
+        return items
+
+    def outgoing(self, unsent: Any) -> Any:
+        """What is to be handed over of what was read last: items that end at `count`."""
+        return unsent
+
+    def send(self, engine: Engine, job: Job) -> None:
+        """Give the engine what was read; it may have that already.
+
+        Raises:
+            PoolClosedError: nobody waits for it.
+        """
+        if (unsent := self.unsent) is not None:  # once: another thread may close the stream meanwhile
+            items = self.outgoing(unsent)
+            engine.extend(job, items, last=self.exhausted, start=self.count - len(items))
+            self.unsent = None
+
+    def _read_one_by_one(self, size: int, seconds: float) -> bool:
+        """Read on; true if that was the end."""
+        begin, wanted, block = time.monotonic(), size, 1
+        self.patience = 0.0
+        try:
+            while size > 0:
+                block = min(block, size)
+                if self._take(block) < block:
+                    return True
+                size -= block
+                if (took := time.monotonic() - begin) > seconds:
+                    self.patience = _PATIENCE * took / (wanted - size)
+                    break
+                block = min(2 * block, _BLOCK)
+        except BaseException as error:
+            foreign = is_foreign(error)
+            if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
+                self.error = error  # told when what came before it is delivered
+            if foreign:
+                raise
+        return self.error is not None
+
+    def _take(self, count: int) -> int:
+        """Read *count* items; says how many there were."""
+        items, before = self._read, len(self._read)
+        if not self._packs:
+            items.extend(islice(self._items, count))
+        else:
+            for item in islice(self._items, count):
+                items.append(item)
+                if type(item) is not self._atom:
+                    items[-1] = self._as_it_is(item)
+        return len(items) - before
+
+    def singly(self, size: int) -> Iterator[Any]:
+        """The next items, at most *size*, each when it was read."""
+        for item in islice(self._items, size):
+            sent = self._as_it_is(item) if self._packs and type(item) is not self._atom else item
+            self.count += 1
+            yield sent
+
+    @property
+    def must_be_read(self) -> bool:
+        """Whether reading on may take long, and nobody sees to that."""
+        return self.sequence is None and self.reader is None and not self.exhausted
+
+    def left(self) -> int | None:
+        """How many items are still to be read; `None` if nobody can tell."""
+        if self.exhausted:
+            return 0
+        if self.sequence is not None:
+            return max(0, len(self.sequence) - self.count)  # it may have been cut meanwhile
+        left = length_hint(self._items, -1)
+        return None if left < 0 else left + len(self._read)
+
+    def fail(self, voice: Voice) -> None:
+        """Raise the error of the input, if there is one, as *voice* gives it."""
+        if (error := self.__dict__.pop("error", None)) is not None:  # in one step: a signal handler may close this
+            try:
+                raise voice(error)
+            finally:
+                del error  # as in `Future.result`
+
+    def stop(self) -> None:
+        """Let nobody else read on; from any thread."""
+        if self.reader is not None:
+            self.reader.stop()
+
+    def let_go(self) -> None:
+        """Read no more, and hold nothing of it."""
+        self.exhausted = True
+        self.stop()
+        self._items, self._read, self.unsent, self.error = iter(()), [], None, None
+        if self.sequence is not None:
+            self.sequence = ()
+
+    def _as_it_is(self, item: Any) -> Any:
+        """An item that stays as it is now: a generator may hand out one object again and again, changed each time."""
+        if are_atoms(item if type(item) is tuple else (item,)):
+            self._atom = str if type(item) is tuple else type(item)
+            return item
+        try:
+            sent = snapshot(item, self.learner, copies=not self._keeps)
+        except SerializationError:
+            return item  # fails again when its turn comes, as the error of this item
+        if self._keeps and sent is not item:
+            sent.item = item
+        return sent
