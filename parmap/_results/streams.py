@@ -265,8 +265,9 @@ class ResultStream(Generic[R_co]):
         if self._buffersize is not None:
             return self._buffersize
         least: int = 2 * self._engine.workers
-        eager = (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1
-        size = min(max(2 * self._job.appetite, 2 * least), MOST_ITEMS, eager)
+        size = min(
+            max(2 * self._job.appetite, 2 * least), MOST_ITEMS, (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1
+        )
         return max(least, min(size, int(MOST_BYTES / max(self._job.pace.result_nbytes, 1.0))))
 
     @property
@@ -386,9 +387,8 @@ class ResultStream(Generic[R_co]):
     def _repr_html_(self) -> str:
         from parmap._results.display import card
 
-        return card(
-            "parmap.ResultStream", "", [("results handed out", self._handed_out), ("state", _STATES[self._closed])]
-        )
+        facts = {"results handed out": self._handed_out, "state": _STATES[self._closed]}
+        return card("parmap.ResultStream", "", facts.items())
 
 
 def abandon(engine: Engine, job: Job, batch: Batch, find_source: Callable[[], Input | None], kill: bool) -> None:
