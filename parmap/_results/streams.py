@@ -31,7 +31,6 @@ MOST_BYTES = 64 << 20
 _AT_FIRST, _EAGERNESS = 256, 10
 """How far is read for who takes little: so many items, and so many times what was taken, in all."""
 
-_STATES = ("open", "closed")
 _QUANTUM = 0.001  # seconds of work that are worth a message to the engine
 
 
@@ -237,8 +236,7 @@ class ResultStream(Generic[R_co]):
         batch = self._batch
         has_ended = batch.ended  # looked at first: what arrives after that was there before
         batch.moved = False  # a signal handler that uses the stream from here on may leave something: then don't wait
-        failure = batch.failure
-        if failure is not None:
+        if (failure := batch.failure) is not None:
             self.close()
             if relay.waiting:
                 relay.drain()
@@ -382,12 +380,12 @@ class ResultStream(Generic[R_co]):
         )
 
     def __repr__(self) -> str:
-        return f"<parmap.ResultStream: {self._handed_out} results handed out, {_STATES[self._closed]}>"
+        return f"<parmap.ResultStream: {self._handed_out} results handed out, {'closed' if self._closed else 'open'}>"
 
     def _repr_html_(self) -> str:
         from parmap._results.display import card
 
-        facts = {"results handed out": self._handed_out, "state": _STATES[self._closed]}
+        facts = {"results handed out": self._handed_out, "state": "closed" if self._closed else "open"}
         return card("parmap.ResultStream", "", facts.items())
 
 
