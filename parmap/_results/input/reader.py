@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextvars import copy_context
 from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -35,7 +36,7 @@ class Reader:
         # Whether the engine is told of these. No flag: that might be seen before what it stands for, without the GIL.
         self._told: deque[None] = deque()
         source.reader = self
-        self.thread = start_thread("parmap-input", copy_context().run, self._live, source)
+        self.thread: Thread = start_thread("parmap-input", copy_context().run, self._live, source)
 
     def allow(self, limit: int) -> None:
         """Items may be read up to number *limit*."""
