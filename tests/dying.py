@@ -22,7 +22,14 @@ NOBODY, PROGRAM, TEMPLATE, WORKER, FORKED = range(5)
 """Who may be armed. One that is forked is whatever a task forks."""
 
 EXIT = 3
-WAYS = {"exit": -EXIT, "kill": signal.SIGKILL, "crash": signal.SIGSEGV, "stop": signal.SIGSTOP}
+TOGETHER = 0  # with its parent
+WAYS = {
+    "exit": -EXIT,
+    "kill": signal.SIGKILL,
+    "crash": signal.SIGSEGV,
+    "stop": signal.SIGSTOP,
+    "together": TOGETHER,
+}
 
 _VARIABLE = "DYING"
 _SIZE = 4096
@@ -103,7 +110,9 @@ class Switch:
             os._exit(-how)
         if how == signal.SIGSTOP:
             self._cells[_STOPPED] = os.getpid()
-        os.kill(os.getpid(), how)
+        if how == TOGETHER:
+            os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), how or signal.SIGKILL)
 
     def wake(self) -> None:
         """Let who was stopped go on."""

@@ -3,7 +3,7 @@
     python mortality.py CASE WHO WAY HOW FOLDER
 
 WHO dies is a worker, the template, what a task forks, or a worker of a standard executor (`fork`, `spawn`) or of `loky`. Its
-WAY is `exit`, `kill`, `crash`, or `stop`, after which it goes on. HOW is `all` places, or how many at random; behind `again-`
+WAY is `exit`, `kill`, `crash`, `together` with the template, or `stop`, after which it goes on. HOW is `all` places, or how many at random; behind `again-`
 two die, behind `fine-` opcodes are places. It prints what was wrong, and exits with 1 if anything was.
 """
 
@@ -120,6 +120,11 @@ class Bench:
     def map_in_threes(self) -> Outcomes:
         self.once = False
         return self.by_map(9, chunksize=3)
+
+    def map_of_longer(self) -> Outcomes:
+        """Each runs by itself: not in a block."""
+        self.once = False
+        return self.by_map(6, tasks_that_count.count_slowly, chunksize=3)
 
     def imap(self) -> Outcomes:
         self.once = False
@@ -388,9 +393,8 @@ class Trial:
             return ""
         if error.pid not in {death.pid for death in dead}:
             return f"{error.pid} did not die, but {dead}"
-        if (error.exitcode, error.signal) != (
-            (dying.EXIT, None) if self.way == "exit" else (None, dying.WAYS[self.way])
-        ):
+        told = {"exit": (dying.EXIT, None), "together": (None, None)}  # its parent would know
+        if (error.exitcode, error.signal) != told.get(self.way, (None, dying.WAYS[self.way])):
             return "it died in another way"
         begun = _numbers(bench.path)[: dead[-1].begun]
         if number in begun[:-1] and bench.options["workers"] == self.times == 1 and not bench.expected:

@@ -58,6 +58,12 @@ def count_and_wait(number: int, path: str, late: bool) -> int:
     return counted
 
 
+def count_slowly(number: int, path: str) -> int:
+    """Count, and take longer than what runs in blocks."""
+    time.sleep(0.0005)
+    return count(number, path)
+
+
 def count_and_talk(number: int, path: str) -> int:
     """Count, and say so in three ways."""
     print(f"counted {number}")

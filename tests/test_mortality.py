@@ -24,7 +24,18 @@ AT_ONCE = 3  # most of their time they wait
 
 Trial = tuple[str, ...]
 
-WARM = ["submit", "several", "map_in_threes", "imap_unordered", "large", "changes", "journal", "cancel", "chatter"]
+WARM = [
+    "submit",
+    "several",
+    "map_in_threes",
+    "map_of_longer",
+    "imap_unordered",
+    "large",
+    "changes",
+    "journal",
+    "cancel",
+    "chatter",
+]
 COLD = ["start", "initializer", "shutdown", "replaced"]
 TRIALS: list[Trial] = [
     *[("mortality", case, "worker", "kill", "15") for case in WARM],
@@ -32,6 +43,7 @@ TRIALS: list[Trial] = [
     *[("mortality", case, "worker", "stop", "12") for case in ("submit", "map_in_threes", "large")],
     ("mortality", "timeout", "worker", "crash", "10"),
     ("mortality", "retries", "worker", "kill", "15"),
+    *[("mortality", case, "worker", "together", "8") for case in ("several", "map_in_threes")],
     *[("mortality", case, "template", "kill", "4") for case in ("start", "cancel", "replaced")],
     ("mortality", "returns_twice", "forked", "kill", "10"),
     ("mortality", "map_in_threes", "fork", "kill", "10"),
@@ -43,6 +55,7 @@ LONG: list[Trial] = [
     *[("mortality", case, "worker", "kill", "all") for case in WARM],
     *[("mortality", case, "worker", "kill", "fine-1000") for case in ("submit", "map_in_threes")],
     *[("mortality", case, "worker", "kill", "again-300") for case in ("submit", "map_in_threes", "imap_unordered")],
+    *[("mortality", case, "worker", "together", "300") for case in WARM],
     *[("mortality", case, "worker", way, "200") for case in (*COLD, "timeout", "forks") for way in ("exit", "stop")],
     *[("mortality", case, "template", way, "100") for case in (*COLD, "start_spawned") for way in ("kill", "stop")],
     *[
