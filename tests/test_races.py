@@ -14,6 +14,7 @@ from conftest import wait_until
 from parmap import WorkerDiedError, parallel
 from parmap._core import ledger as _ledger
 from parmap._results.callbacks import Callbacks
+from parmap._results.order import Order
 from parmap._results.streams import ResultStream
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 from parmap.backends._processes.pool import Processes
@@ -263,6 +264,25 @@ def test_a_stream_is_closed_by_another_thread_as_results_are_handed_out(
         in_a_thread(stream.close)
 
     monkeypatch.setattr(ResultStream, "_hungry_at", property(lambda _: 0, close), raising=False)
+    assert list(stream) == []
+
+
+def test_a_stream_is_closed_by_another_thread_as_what_is_decoded_has_its_turn(
+    backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended."""
+    stream = parallel(identity, **backend).imap(range(3))
+
+    def get(order: Order) -> list[Any]:
+        parts: list[Any] = vars(order).get("parts", [])
+        if parts:
+            in_a_thread(stream.close)
+        return parts
+
+    def set_parts(order: Order, parts: list[Any]) -> None:
+        vars(order)["parts"] = parts
+
+    monkeypatch.setattr(Order, "parts", property(get, set_parts), raising=False)
     assert list(stream) == []
 
 

@@ -198,8 +198,8 @@ class ResultStream(Generic[R_co]):
         """
         order = self._order
         while not self._values:
-            if order.parts:
-                self._begin(order.parts[0])
+            if parts := order.parts:
+                self._begin(parts[0])
             elif self._closed or not self._load():
                 break
         self._read_on()
