@@ -103,6 +103,22 @@ def test_another_call_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f.submit().result() == "first"
 
 
+def test_a_pool_is_shut_down_just_as_a_task_comes(backend: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool starts anew for it."""
+    f = parallel(identity, **backend)
+    f.map([0])
+    wait_until(lambda: engine_of(f)._asleep or backend["backend"] == "serial")
+    times = iter([True])
+
+    def is_alert(_: object) -> bool:
+        if next(times, False):
+            in_a_thread(f.shutdown)
+        return False
+
+    monkeypatch.setattr(_ledger.Ledger, "is_alert", property(is_alert))
+    assert f.submit(1).result(timeout=20) == 1
+
+
 @needs_quick_lines
 def test_thousands_of_calls_come_first() -> None:
     """A task is run, though its worker has not waited for its number that long."""

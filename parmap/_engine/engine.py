@@ -103,9 +103,9 @@ class Engine:
         # Only while the engine sleeps and has nothing to read: so this task overtakes nobody that it knows of.
         if not self._asleep or self._inbox:
             return False
-        if not self.ledger.is_alert:  # if this caller is interrupted half way, somebody must look after its task
-            self.post(lambda: self.ledger.alert(time.monotonic()))
-        return self.backend.try_quickly(call, future)
+        # If this caller is interrupted half way, somebody must look after its task.
+        is_seen_to = self.ledger.is_alert or self.offer(lambda: self.ledger.alert(time.monotonic()))
+        return is_seen_to and self.backend.try_quickly(call, future)
 
     def expect(self, function: Any, count: int = 1) -> None:
         """A function will be called on *count* items: what is still to be started is started while its caller packs."""
