@@ -84,6 +84,7 @@ class Job:
     waiting: int = 0  # items in pending
     read: int = 0  # items ever added
     appetite: int = 1  # items it would like to have waiting
+    piles: bool = True  # whether its chunks may wait several on a worker, if they are brief
     closed: bool = False
     late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
 

@@ -380,10 +380,10 @@ class Scheduler:
 
 
 def _span(chunk: Chunk) -> float:
-    """Seconds that a chunk is expected to take; no end of them if it carries much, which shall not pile up."""
+    """Seconds that a chunk is expected to take; no end of them if it shall not pile up, as one that carries much."""
     pace, count = chunk.job.pace, len(chunk.items)
-    is_light = count * max(pace.nbytes, pace.result_nbytes) < _LIGHT
-    return chunk.expected if chunk.expected is not None and is_light else inf
+    piles = chunk.job.piles and count * max(pace.nbytes, pace.result_nbytes) < _LIGHT
+    return chunk.expected if chunk.expected is not None and piles else inf
 
 
 def _holder(slot: Slot) -> Chunk | None:
