@@ -32,9 +32,8 @@ class Processes(Staff):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        deepest = (
-            PLACES if options.max_memory_per_child is None else 0
-        )  # else too much would wait on one that has grown
+        # Nothing more shall wait on a worker that may have grown too large.
+        deepest = PLACES if options.max_memory_per_child is None else 0
         self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04, deepest=deepest)
 
     # functions
@@ -90,7 +89,7 @@ class Processes(Staff):
         what = chunk.number, call.number, chunk.passage is not None, *terms
         worker.channel.put("run", *what, pack=payload)
         if worker.due > 2:  # noqa: PLR2004 - it has enough to do: this may leave with what else there is for it
-            self.unsent[worker] = None
+            self.unflushed[worker] = None
         elif not worker.channel.flush():
             self.flush_later(worker)
         if chunk.passage is not None:

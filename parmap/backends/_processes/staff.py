@@ -59,7 +59,7 @@ class Staff(Leases):
         self._failed_starts = 0
         self._is_crowded = False  # it can't have all its workers
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
-        self.unsent: dict[Worker, None] = {}  # those with messages that leave before the engine sleeps
+        self.unflushed: dict[Worker, None] = {}  # those with messages that leave before the engine sleeps
 
     # workers
 
@@ -145,8 +145,8 @@ class Staff(Leases):
             self._signals.send_soon(slot, signal.SIGKILL, GRACE)
 
     def _flush(self) -> None:
-        while self.unsent:
-            worker, _ = self.unsent.popitem()
+        while self.unflushed:
+            worker, _ = self.unflushed.popitem()
             if not worker.channel.flush():
                 self.flush_later(worker)
 
