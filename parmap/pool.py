@@ -203,8 +203,7 @@ class Pool(OwnsWorkers):
 
     def terminate(self) -> None:
         """Stop the workers at once; what is not finished raises :class:`PoolClosedError`."""
-        with self._lock:
-            self._streams.clear()
+        self._stop_reading()
         self._owned.close(cancel=True, wait=True)
 
     def join(self) -> None:
@@ -236,6 +235,7 @@ class Pool(OwnsWorkers):
         if owned is None or (owned.closed and not self._streams):
             return
         forgotten = not owned.closed
+        self._stop_reading()
         owned.close(cancel=True)
         if forgotten and not sys.is_finalizing():
             import warnings
@@ -250,6 +250,11 @@ class Pool(OwnsWorkers):
         """A stream has input to read: it keeps a closed pool from ending."""
         with self._lock:
             self._streams.add(stream)
+
+    def _stop_reading(self) -> None:
+        with self._lock:
+            while self._streams:
+                self._streams.pop().stop_reading()
 
     def release(self, stream: PoolIterator[Any]) -> None:
         """A stream has read its input."""
@@ -356,6 +361,10 @@ class PoolIterator(InTurn[R_co]):
             reader.allow(sys.maxsize)
             reader.thread.join()
         self._release()
+
+    def stop_reading(self) -> None:
+        """Nobody wants what is left of the input."""
+        self._input.stop()
 
     def has_read(self) -> None:
         """The pool may end."""

@@ -128,6 +128,15 @@ class Job:
             self.fail_late(self.read, items, self.late)
         self.read += len(items)
 
+    def read_on(self, start: int, items: Any, *, last: bool) -> None:
+        """Add items, but for those that it has: they begin with number *start*. *last*: no more will come."""
+        known = self.read - start
+        if known < 0:  # what would come before them, and does not, has its outcome already
+            self.read, known = start, 0
+        if len(items) > known:
+            self.extend(items[known:] if known else items)
+        self.open_end = self.open_end and not last
+
     def fail_late(self, start: int, items: Any, seconds: float, begun: int = 0) -> None:
         """Fail items without an outcome, of which a worker has *begun* so many: their deadline has passed."""
         failures: dict[int, Failure] = {}

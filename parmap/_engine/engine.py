@@ -142,16 +142,14 @@ class Engine:
 
         def note() -> None:
             if not job.closed:
-                known = job.read - start
-                if known < 0:
-                    job.read, known = job.read - known, 0
-                if len(items) > known:
-                    job.extend(items[known:] if known else items)
-                job.open_end = job.open_end and not last
+                job.read_on(start, items, last=last)
                 self._add(job)
 
         try:
-            self.post(note)
+            if threading.current_thread() is self._thread:  # nothing that was left behind it shall overtake it
+                note()
+            else:
+                self.post(note)
         except PoolClosedError as error:
             # Another error, without the traceback: that leads to whoever holds the job.
             end = partial(self.ledger.scheduler.cancel, job, Failure(PoolClosedError(*error.args)))

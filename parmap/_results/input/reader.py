@@ -64,8 +64,8 @@ class Reader:
                 else:
                     source.read(1)
         except BaseException as error:  # noqa: BLE001 - it is told when what came before it is delivered
-            source.error, source.exhausted = error, True
-            self._collect(source.count, [], last=True)
+            source.error = error
+            self._end(source)
         if (stream := self._stream()) is not None:
             stream.has_read()
 
@@ -79,8 +79,11 @@ class Reader:
             if self._stopped:
                 return
         if source.count < limit:
-            source.exhausted = True
-            self._collect(source.count, [], last=True)
+            self._end(source)
+
+    def _end(self, source: Input) -> None:
+        self._collect(source.count, [], last=True)
+        source.exhausted = True  # only now: whoever sees it may close the pool, which takes nothing more then
 
     def _collect(self, *piece: Any, last: bool) -> None:
         self._collected.append((*piece, last))
