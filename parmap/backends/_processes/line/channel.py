@@ -212,7 +212,7 @@ class Channel:
                 if (message := self.next_received()) is not None:
                     if take(message):
                         break
-                elif looked or not (read := self._read(_DONTWAIT)):
+                elif (looked and not self._inbox) or not (read := self._read(_DONTWAIT)):
                     break
                 else:
                     looked = once and read < _READ
