@@ -139,23 +139,20 @@ class Engine:
         Raises:
             PoolClosedError: nobody is there to take them. The job has ended with that, whoever waits for it.
         """
-
-        def note() -> None:
-            if not job.closed:
-                job.read_on(start, items, last=last)
-                self._add(job)
-
         try:
-            if threading.current_thread() is self._thread:  # nothing that was left behind it shall overtake it
-                note()
-            else:
-                self.post(note)
+            self.post(partial(self.take, job, items, last=last, start=start))
         except PoolClosedError as error:
             # Another error, without the traceback: that leads to whoever holds the job.
             end = partial(self.ledger.scheduler.cancel, job, Failure(PoolClosedError(*error.args)))
             if not self._gone.watch(end):  # until then its thread may be at it
                 end()
             raise
+
+    def take(self, job: Job, items: Any, *, last: bool, start: int) -> None:
+        """As `extend`, by a note: what was left behind that doesn't overtake it."""
+        if not job.closed:
+            job.read_on(start, items, last=last)
+            self._add(job)
 
     def cancel(self, job: Job, *, kill: bool = True) -> None:
         """End a job without an outcome; without *kill*, what runs goes on to its end."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -92,10 +94,10 @@ class Reader:
 
     def _tell(self) -> None:
         self._told.append(None)
-        if not self._engine.offer(self._pass_on):
-            self._pass_on()  # by which whoever waits hears that nobody will take it
+        if not self._engine.offer(partial(self._pass_on, self._engine.take)):
+            self._pass_on(self._engine.extend)  # by which whoever waits hears that nobody will take it
 
-    def _pass_on(self) -> None:
+    def _pass_on(self, give: Callable[..., None]) -> None:
         """Let what was collected until now travel together; in the engine's thread."""
         self._told.clear()  # first: what is collected from here on is told again, or taken below
         pieces: deque[tuple[int, list[Any], bool]] = deque()
@@ -111,6 +113,6 @@ class Reader:
                 _, more, last = pieces.popleft()
                 items += more
             try:
-                self._engine.extend(self._job, items, last=last, start=start)
+                give(self._job, items, last=last, start=start)
             except PoolClosedError:
                 self._stopped = True
