@@ -172,8 +172,8 @@ class Pool(OwnsWorkers):
 
         Args:
             func: the function.
-            iterable: its arguments. A generator is read only so far ahead as keeps the workers busy; by a thread, so that
-                it may wait for results to be taken.
+            iterable: its arguments. A generator is read only so far ahead as keeps the workers busy. A thread does
+                that, so that it may wait for results to be taken.
             chunksize: how many items travel together; None lets parmap choose, by measured time.
         """
         return self._imap(func, iterable, chunksize, ordered=True)
