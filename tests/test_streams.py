@@ -8,6 +8,7 @@ import itertools
 import operator
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,8 @@ import tasks
 
 from conftest import wait_until
 from parmap import ResultStream, parallel
+from parmap._results.input.reader import Reader
+from parmap._results.input.source import Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -513,3 +516,23 @@ def test_a_list_that_is_cut_while_it_is_read(backend: dict[str, Any]) -> None:
     assert operator.length_hint(stream) >= 0
     rest = list(stream)
     assert [first, *rest] == [x * x for x in range(len(rest) + 1)]
+
+
+def test_what_a_thread_reads_comes_behind_what_was_read_before() -> None:
+    """Also where the engine takes both at once, and the end with them."""
+    notes: list[Any] = []
+    given: list[tuple[int, list[int], bool]] = []
+    engine: Any = SimpleNamespace(
+        offer=lambda note: not notes.append(note),
+        take=lambda _, items, *, last, start: given.append((start, [*items], last)),
+        extend=None,
+    )
+    source = Input((iter(range(6)),), packs=False)
+    source.read(2)
+    job: Any = None
+    reader = Reader(engine, job, source, 100)
+    reader.thread.join(30)
+    for note in notes:
+        note()
+
+    assert given == [(0, [0, 1, 2, 3, 4, 5], True)]

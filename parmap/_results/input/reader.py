@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
+from operator import itemgetter
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -100,13 +101,14 @@ class Reader:
     def _pass_on(self, give: Callable[..., None]) -> None:
         """Let what was collected until now travel together; in the engine's thread."""
         self._told.clear()  # first: what is collected from here on is told again, or taken below
-        pieces: deque[tuple[int, list[Any], bool]] = deque()
+        found: list[tuple[int, list[Any], bool]] = []
         while self._collected:
-            pieces.append(self._collected.popleft())
-        if count := len(self._run):  # after those, which come behind it
-            pieces.appendleft((self._first, self._run[:count], False))
+            found.append(self._collected.popleft())
+        if count := len(self._run):  # looked at last: the end, if it was found, comes behind all of it
+            found.append((self._first, self._run[:count], False))
             del self._run[:count]
             self._first += count
+        pieces = deque(sorted(found, key=itemgetter(0)))
         while pieces:
             start, items, last = pieces.popleft()
             while pieces and pieces[0][0] == start + len(items):
