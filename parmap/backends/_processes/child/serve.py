@@ -104,8 +104,9 @@ class _Worker:
         self._channel = channel
         self._quick = quick
         self._poller = select.poll()
-        self._poller.register(channel.sock, select.POLLIN)
+        # In this order, in which they are looked at: what a task needs was sent over the channel before it, and is seen.
         self._poller.register(quick.sock, select.POLLIN)
+        self._poller.register(channel.sock, select.POLLIN)
         self.lifeline = lifeline
         self._quick_fd = quick.sock.fileno()
         self._output = Output(channel)
@@ -143,8 +144,8 @@ class _Worker:
             self.lifeline.loosen()
             ready = [fd for fd, _ in self._poller.poll()]
             self.lifeline.tighten()
-            # Also where only the other is ready: what its task needs was sent here before it.
-            message = self._channel.poll()
+            if ready != [self._quick_fd]:
+                message = self._channel.poll()
             if message is None and self._quick_fd in ready:
                 return None
         return message
