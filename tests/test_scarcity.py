@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 from inspection import engine_of, grace, kill, missing_of, template_of, wait_until_leased, workers_of
-from tasks import identity
+from tasks import KILL, die, identity
 
 from conftest import children, wait_until
 from parmap import WorkerDiedError, cpu_count, parallel
 from parmap._core.job import Job
+from parmap._core.schedule import Scheduler
 from parmap._engine.lane import Lane
 from parmap._work.threads import undisturbed
 from parmap.backends._processes import spawning
@@ -621,6 +622,27 @@ def test_a_call_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch, kin
     wait_until(lambda: len(calls) == 4)
     assert {type(call.exception(timeout=30)) for call in calls} == {MemoryError}
     assert function.map([5]) == [5]
+    function.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("method", ["map_async", "submit"])
+@pytest.mark.parametrize("name", ["finished", "died", "_record"])
+def test_an_outcome_that_there_is_no_memory_for(monkeypatch: pytest.MonkeyPatch, name: str, method: str) -> None:
+    """A call fails with that whose outcomes, or whose worker's death, the pool has no memory to write down."""
+    function = parallel(die if name == "died" else identity, workers=1, env={"TOLD": name})
+    plain, left = getattr(Scheduler, name), [1]
+
+    def refuse(*args: Any) -> Any:
+        if left:
+            left.pop()
+            raise MemoryError
+        return plain(*args)
+
+    monkeypatch.setattr(Scheduler, name, refuse)
+    call = getattr(function, method)([KILL] if method == "map_async" else KILL)
+
+    assert type(call.exception(timeout=30)) is MemoryError
     function.shutdown()
 
 

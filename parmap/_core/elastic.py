@@ -27,7 +27,7 @@ class ElasticLedger(LimitedLedger):
 
     def lost(self, lost: Lost, now: float) -> None:
         """A chunk is lost, not its worker."""
-        chunk = self._chunks.pop(lost.number, None)
+        chunk = self._chunks.get(lost.number)
         if chunk is None:
             return
         if not len(chunk.items):  # nobody wants them any more
@@ -37,6 +37,7 @@ class ElasticLedger(LimitedLedger):
             if lost.given_up:
                 chunk.strikes = max(chunk.strikes, SUSPECT - 1)
             self.stop_soon(self.scheduler.died(chunk, position, lost.explain(chunk, 0), now), now)
+        del self._chunks[chunk.number]
 
     def part(self, part: Part, now: float) -> None:
         """Some items of a chunk have ended, or were given back. What is told twice counts once."""

@@ -220,6 +220,16 @@ class Job:
         return not (self.open_end or self.waiting or self.flight or self.delayed)
 
 
+def add_stack(failure: Failure, death: Failure) -> None:
+    """Give a timeout the stack that the worker left."""
+    failure.account = death.account
+    error, told = failure.exception(), death.exception()
+    if isinstance(error, TaskTimeoutError):
+        error.stack = getattr(told, "stack", "")
+    for note in getattr(told, "__notes__", ()):
+        error.add_note(note)
+
+
 def too_late(what: str, seconds: float, item: int | None = None) -> TaskTimeoutError:
     """The error of what had not ended when the deadline of its batch passed."""
     message = f"the deadline of the batch, {seconds:g} seconds, passed before {what} had ended"

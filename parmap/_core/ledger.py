@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._core.job import Chunk
+from parmap._core.job import Chunk, add_stack
 from parmap._core.pace import jitter
 from parmap._core.schedule import Scheduler
 from parmap._core.states import State
@@ -308,6 +308,8 @@ class Ledger:
 
     def end_all(self, error: BaseException, now: float) -> None:
         """Fail all that waits and runs with *error*."""
+        for chunk in self._chunks.values():
+            chunk.job.flight.add(chunk)  # from which it may be gone: if its end is what can't be written down
         running = [chunk.job for chunk in self._chunks.values()]
         for job in dict.fromkeys([*self.scheduler.jobs, *running, *self.scheduler.delayed.jobs()]):
             self.cancel(job, now, Failure(error))
@@ -333,13 +335,14 @@ class Ledger:
 
     def report(self, report: Report, now: float) -> None:
         """A chunk came back."""
-        chunk = self._chunks.pop(report.number, None)
+        chunk = self._chunks.get(report.number)
         if chunk is None:  # its items were taken back
             return
         if chunk.passage is not None:
             chunk.passage.back(report, len(chunk.items))
         failures = chunk.failures(report)
         self.stop_soon(self.scheduler.finished(chunk, report.done, report.results, failures, report.seconds, now), now)
+        del self._chunks[chunk.number]  # not before: if there is no memory for this, its job ends with all others
         if chunk.slot in self.scheduler.slots and self.scheduler.is_spent(chunk.slot):
             self._retire(chunk.slot)
 
@@ -360,12 +363,13 @@ class Ledger:
                 innocent.append(future)
         chunks = self.scheduler.remove_slot(died.slot)
         for chunk in reversed(chunks):
-            if self._chunks.pop(chunk.number, None) is None:
+            if chunk.number not in self._chunks:
                 continue
             if chunk is chunks[0] and not died.starting and chunk.doomed == doomed:
                 self._charge(chunk, chunk.charged(died), now)
             else:
                 self.scheduler.put_back(chunk)
+            del self._chunks[chunk.number]
         return innocent
 
     def _charge(self, chunk: Chunk, died: Died, now: float) -> None:
@@ -381,20 +385,10 @@ class Ledger:
         if not (chunk.doomed or is_innocent):
             failure = died.explain(chunk, offset if started else 0)
         elif failure is not None:
-            _add_stack(failure, died.explain(chunk, offset))
+            add_stack(failure, died.explain(chunk, offset))
         if ran or failure:
             chunk.lose("deaths" if not chunk.doomed else "timeouts" if failure else "stopped")
         if is_innocent:
             self.scheduler.put_back(chunk)
         else:
             self.stop_soon(self.scheduler.died(chunk, (offset, length) if started else None, failure, now), now)
-
-
-def _add_stack(failure: Failure, death: Failure) -> None:
-    """Give a timeout the stack that the worker left."""
-    failure.account = death.account
-    error, told = failure.exception(), death.exception()
-    if isinstance(error, TaskTimeoutError):
-        error.stack = getattr(told, "stack", "")
-    for note in getattr(told, "__notes__", ()):
-        error.add_note(note)

@@ -104,7 +104,7 @@ class _Worker:
         self._channel = channel
         self._quick = quick
         self._poller = select.poll()
-        # In this order, in which they are looked at: what a task needs was sent over the channel before it, and is seen.
+        # Looked at in this order: what a task needs was sent over the channel before it, and is seen then.
         self._poller.register(quick.sock, select.POLLIN)
         self._poller.register(channel.sock, select.POLLIN)
         self.lifeline = lifeline
