@@ -211,3 +211,7 @@ def sums(name: str, count: int) -> list[int]:
 
     found: list[int] = parallel(lambda x: x + 1, backend=name).map(range(count))  # type: ignore[call-overload]
     return found
+
+
+def repeat(text: Any, times: int = 2) -> Any:
+    return text * times

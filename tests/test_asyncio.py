@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from tasks_of_coroutines import be_late, double_later, fail_later, is_first_on_its_loop, sum_of_others
 
 from conftest import wait_until
 from parmap import item_of, parallel
@@ -445,26 +446,6 @@ def test_a_loop_in_another_thread(run: Run, backend: dict[str, Any]) -> None:
 # --- coroutines as tasks --------------------------------------------------------------------------------------------
 
 
-async def is_first_on_its_loop(_: Any) -> bool:
-    """A task that leaves a mark on its event loop."""
-    loop = asyncio.get_running_loop()
-    first = not hasattr(loop, "marked")
-    loop.marked = True  # type: ignore[attr-defined]
-    return first
-
-
-async def sum_of_others(x: int) -> int:
-    """A task that awaits others, and has some run in parallel."""
-    doubled = parallel(double_later, workers=2)
-    return sum(await asyncio.gather(double_later(x), double_later(x))) + sum(doubled.map([x])) + await doubled.submit(x)
-
-
-async def double_later(x: int) -> int:
-    """A task that lets others go first."""
-    await asyncio.sleep(0)
-    return 2 * x
-
-
 def test_each_coroutine_has_a_loop_of_its_own(backend: dict[str, Any]) -> None:
     """An `async def` runs in the worker, on an event loop that no other task has used."""
     assert parallel(is_first_on_its_loop, **backend).map(range(10)) == [True] * 10
@@ -481,11 +462,6 @@ def test_coroutines_are_awaited_like_any_task(run: Run, backend: dict[str, Any])
     assert run(main()) == [2, 4, 6, 8, 10]
 
 
-def be_late(x: int) -> None:
-    """A task with an error of which asyncio makes another one."""
-    raise TimeoutError(x)
-
-
 @pytest.mark.parametrize("ask", ["submit", "map_async"])
 def test_await_a_timeout_of_a_tasks_own(run: Run, backend: dict[str, Any], ask: str) -> None:
     """It comes with what it says of the task."""
@@ -499,11 +475,6 @@ def test_await_a_timeout_of_a_tasks_own(run: Run, backend: dict[str, Any], ask: 
 
     assert item_of(caught.value) == 7
     assert "be_late(7)" in caught.value.__notes__[0]
-
-
-async def fail_later(x: int) -> int:
-    """A task that raises."""
-    raise ValueError(x)
 
 
 def test_an_error_of_a_coroutine_has_no_other_before_it(backend: dict[str, Any]) -> None:

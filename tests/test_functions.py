@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import operator
@@ -15,88 +14,12 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 import tasks
+from tasks_of_kinds import Bigger, Holder, Scale, double_later, fibonacci, fibonacci_cached, local_functions, plain
 
 from parmap import SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-def local_functions() -> dict[str, Callable[[int], Any]]:
-    """Functions that no worker could import."""
-    offset = 100
-
-    def closure(x: int) -> int:
-        return x + offset
-
-    def recursive(n: int) -> int:
-        return 1 if n <= 1 else n * recursive(n - 1)
-
-    def even(n: int) -> bool:
-        return True if n == 0 else odd(n - 1)
-
-    def odd(n: int) -> bool:
-        return False if n == 0 else even(n - 1)
-
-    @functools.wraps(closure)
-    def wrapper(x: int) -> int:
-        return -closure(x)
-
-    @contextlib.contextmanager
-    def context(number: int) -> Iterator[None]:
-        yield
-
-    return {
-        "lambda": lambda x: x * 3,
-        "in-a-context": context(5)(closure),
-        "closure": closure,
-        "recursive": recursive,
-        "mutually-recursive": even,
-        "wrapped": wrapper,
-        "cached": functools.lru_cache(lambda x: x + 1),
-        "composed": functools.partial(map_twice, lambda x: x + 1),
-    }
-
-
-def map_twice(function: Callable[[int], int], x: int) -> int:
-    return function(function(x))
-
-
-class Scale:
-    """A class with every kind of method, and instances that can be called."""
-
-    factor = 10
-
-    def __init__(self, by: int = 1) -> None:
-        self.by = by
-
-    def __call__(self, x: int) -> int:
-        return x * self.by
-
-    def method(self, x: int) -> int:
-        return x + self.by
-
-    @classmethod
-    def of_class(cls, x: int) -> int:
-        return x * cls.factor
-
-    @staticmethod
-    def static(x: int) -> int:
-        return -x
-
-    class Inner:
-        """A nested one."""
-
-        def __init__(self, x: int) -> None:
-            self.x = x
-
-        @staticmethod
-        def deep(x: int) -> int:
-            return x - 1
-
-
-class Bigger(Scale):
-    factor = 1000
 
 
 FUNCTIONS: dict[str, Callable[[int], Any]] = {
@@ -150,26 +73,9 @@ def test_nested_class(backend: dict[str, Any]) -> None:
     assert type(result) is Scale.Inner
 
 
-@parallel(workers=2)
-def fibonacci(n: int) -> int:
-    """A decorated function that calls itself in parallel."""
-    return n if n < 2 else sum(fibonacci.map([n - 1, n - 2]))
-
-
 def test_recursion_of_a_decorated_function(backend: dict[str, Any]) -> None:
     """A decorated function may call itself in parallel: inside a worker it runs serially."""
     assert fibonacci.options(**backend).map([5, 6, 7]) == [5, 8, 13]
-
-
-async def double_later(x: int) -> int:
-    return 2 * x
-
-
-@parallel
-@functools.lru_cache
-def fibonacci_cached(n: int) -> int:
-    """A function under two decorators."""
-    return n if n < 2 else fibonacci_cached(n - 1) + fibonacci_cached(n - 2)
 
 
 def test_a_cached_function_under_the_decorator(backend: dict[str, Any]) -> None:
@@ -358,26 +264,6 @@ def test_functions_that_share_a_variable(processes: dict[str, Any]) -> None:
 
     assert top.map([[1, 3, 2], [5, 4]]) == [(3, 3), (5, 5)]
     assert top.submit([7, 6]).result() == (7, 7)
-
-
-class Holder:
-    """Has something that can't travel."""
-
-    def __init__(self) -> None:
-        self.rest = (number for number in range(3))
-
-    def work(self, x: int) -> int:
-        """A task."""
-        return x
-
-    def __call__(self, x: int) -> int:
-        """One, too."""
-        return x
-
-
-def plain(x: int, key: Any = None) -> int:
-    """A task."""
-    return x
 
 
 @pytest.mark.parametrize(

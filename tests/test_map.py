@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections import OrderedDict, UserList, deque
 from pathlib import Path
@@ -12,16 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from inspection import is_gone
+from tasks_in_turn import begin_and_wait, fail_on_odd, fail_or_run, fail_or_touch_and_wait, note_and_fail, touch_or_wait
+from tasks_that_alias import append_to, remember, shared_pair, the_same
 
 from conftest import wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-def repeat(text: Any, times: int = 2) -> Any:
-    return text * times
 
 
 INPUTS: dict[str, Callable[[], Any]] = {
@@ -194,12 +191,6 @@ def test_an_input_that_raises(backend: dict[str, Any], count: int) -> None:
     assert square.map([3]) == [9]
 
 
-def fail_on_odd(x: int) -> int:
-    if x % 2:
-        raise ValueError(x)
-    return x
-
-
 @pytest.mark.parametrize("make", [list, iter], ids=["list", "generator"])
 def test_return_exceptions(backend: dict[str, Any], make: Any) -> None:
     """With `return_exceptions` each error stands in the place of its result."""
@@ -224,31 +215,13 @@ def test_an_exception_that_is_returned_is_a_result(backend: dict[str, Any]) -> N
     assert [repr(result) for result in results] == ["ValueError('fine')"]
 
 
-def fail_or_wait(order: tuple[str, str] | None) -> None:
-    """With paths: tell that it runs, then wait; with none: fail."""
-    if order is None:
-        raise ValueError("fails first")
-    tasks.touch_and_wait_for(*order)
-
-
 def test_an_error_is_raised_though_an_earlier_item_runs(processes: dict[str, Any], tmp_path: Path) -> None:
     """The first error that happens is raised at once; the work of the items before it is stopped."""
     never = str(tmp_path / "never")
 
     with pytest.raises(ValueError, match="fails first"):
-        parallel(fail_or_wait, **processes, chunksize=1).map([(str(tmp_path / "begun"), never), None])
+        parallel(fail_or_touch_and_wait, **processes, chunksize=1).map([(str(tmp_path / "begun"), never), None])
     assert parallel(tasks.square, **processes).map(range(4)) == [0, 1, 4, 9]
-
-
-def fail_or_run(path: str, fails: bool) -> None:
-    """Wait until the other runs, then fail; or note the process and run for ever."""
-    if fails:
-        tasks.wait_for(path)
-        raise ValueError("fails second")
-    with open(path + ".new", "w") as file:
-        file.write(str(os.getpid()))
-    os.rename(path + ".new", path)
-    tasks.wait_for(path + ".never")
 
 
 def test_an_error_kills_what_runs(processes: dict[str, Any], tmp_path: Path) -> None:
@@ -258,13 +231,6 @@ def test_an_error_kills_what_runs(processes: dict[str, Any], tmp_path: Path) -> 
     with pytest.raises(ValueError, match="fails second"):
         parallel(fail_or_run, **processes).starmap([(str(path), False), (str(path), True)])
     wait_until(lambda: is_gone(int(path.read_text())))
-
-
-def note_and_fail(order: tuple[str, bool]) -> None:
-    path, fails = order
-    if fails:
-        raise ValueError(path)
-    tasks.touch(path)
 
 
 def test_an_error_stops_the_rest(backend: dict[str, Any], tmp_path: Path) -> None:
@@ -281,11 +247,6 @@ def test_an_error_stops_the_rest(backend: dict[str, Any], tmp_path: Path) -> Non
 CHUNKS = [None, 1, 3, 100]
 
 
-def append_to(items: list[int]) -> list[int]:
-    items.append(1)
-    return items
-
-
 @pytest.mark.parametrize("chunksize", CHUNKS)
 def test_arguments_are_not_aliased(processes: dict[str, Any], chunksize: int | None) -> None:
     """A task that mutates its argument does not change that of another item, though both are the same list here."""
@@ -297,24 +258,12 @@ def test_arguments_are_not_aliased(processes: dict[str, Any], chunksize: int | N
     assert len({id(result) for result in results}) == 50
 
 
-_held: list[int] = []
-
-
-def the_same(_: int) -> list[int]:
-    return _held
-
-
 @pytest.mark.parametrize("chunksize", CHUNKS)
 def test_results_are_not_aliased(processes: dict[str, Any], chunksize: int | None) -> None:
     """An object that a task returns twice arrives as two, however the items were cut into chunks."""
     results = parallel(the_same, **processes, chunksize=chunksize).map(range(50))
 
     assert len({id(result) for result in results}) == 50
-
-
-def shared_pair(x: int) -> tuple[list[int], list[int]]:
-    one = [x]
-    return one, one
 
 
 def test_sharing_within_a_result_is_kept(backend: dict[str, Any]) -> None:
@@ -330,14 +279,6 @@ def test_a_result_that_grows_later(processes: dict[str, Any]) -> None:
     lengths = [len(result) for result in parallel(remember, **one, chunksize=1).map(range(50))]
 
     assert lengths == list(range(1, 51))
-
-
-_memory: list[int] = []
-
-
-def remember(x: int) -> list[int]:
-    _memory.append(x)
-    return _memory
 
 
 def test_an_input_that_hands_out_one_object_again(processes: dict[str, Any]) -> None:
@@ -381,7 +322,7 @@ def test_large_items(backend: dict[str, Any]) -> None:
     """Items of several MB travel both ways."""
     items = [bytes([number]) * 3_000_000 for number in range(6)]
 
-    assert parallel(repeat, **backend).map(items) == [item * 2 for item in items]
+    assert parallel(tasks.repeat, **backend).map(items) == [item * 2 for item in items]
 
 
 def test_uneven_items(backend: dict[str, Any]) -> None:
@@ -412,24 +353,6 @@ def test_slow_items_behind_thousands_of_quick_ones(backend: str, kind: Any, tmp_
     results = parallel(begin_and_wait, workers=2, backend=backend).map(items)
 
     assert results == [len(str(item)) for item in items]
-
-
-def begin_and_wait(item: Any) -> Any:
-    if len(str(item)) > 5:
-        path = Path(item)
-        path.touch()
-        wait_until(lambda: len(list(path.parent.iterdir())) == 2)
-    return len(str(item))
-
-
-def touch_or_wait(item: Any) -> Any:
-    import os
-
-    if isinstance(item, str):
-        return tasks.touch(item)
-    folder, count = item
-    wait_until(lambda: len(os.listdir(folder)) >= count)
-    return count
 
 
 @pytest.mark.parametrize("method", ["map", "map_async"])

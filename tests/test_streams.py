@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from tasks_in_turn import begin, fail_on_three, fail_or_wait, wait_for_second, wait_or_not, wait_or_touch
 
 from conftest import wait_until
 from parmap import ResultStream, parallel
@@ -140,11 +141,6 @@ def test_the_window_counts_what_was_handed_out(stream: Callable[..., Any]) -> No
         assert meter.read <= 15
 
 
-def begin(item: tuple[str, int]) -> str:
-    folder, number = item
-    return tasks.touch(f"{folder}/{number}")
-
-
 def test_the_window_holds_for_lists_too(backend: dict[str, Any], order: str, tmp_path: Path) -> None:
     """A list lies there, but its tasks are started only so far ahead."""
     items = [(str(tmp_path), number) for number in range(200)]
@@ -269,12 +265,6 @@ def test_an_input_that_raises(stream: Callable[..., Any], count: int) -> None:
     assert list(results) == []
 
 
-def fail_on_three(x: int) -> int:
-    if x == 3:
-        raise ValueError("three")
-    return x
-
-
 def test_an_error_ends_the_stream(stream: Callable[..., Any]) -> None:
     """The error of a task is raised, and the stream is over."""
     results = stream(fail_on_three, range(100))
@@ -290,12 +280,6 @@ def test_return_exceptions(stream: Callable[..., Any]) -> None:
 
     assert len(results) == 50
     assert [str(result) for result in results if isinstance(result, ValueError)] == ["three"]
-
-
-def fail_or_wait(path: str | None) -> None:
-    if path is None:
-        raise ValueError("fails first")
-    tasks.wait_for(path)
 
 
 def test_an_error_is_raised_though_an_earlier_item_runs(processes: dict[str, Any], order: str, tmp_path: Path) -> None:
@@ -328,20 +312,7 @@ def test_ordered_waits_for_the_first(concurrent: dict[str, Any], tmp_path: Path)
     assert list(results) == [path, "last"]
 
 
-def wait_or_not(path: str | None) -> str | None:
-    return None if path is None else tasks.wait_for(path)
-
-
-def wait_or_touch(path: str | None) -> str | None:
-    return path if path in {None, "last"} else tasks.wait_for(path)
-
-
 # --- leaving early --------------------------------------------------------------------------------
-
-
-def wait_for_second(item: tuple[str, str]) -> str:
-    begun, path = item
-    return tasks.touch_and_wait_for(begun, path)
 
 
 LEAVE: dict[str, Callable[[Any], None]] = {

@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import multiprocessing
-import os
 import re
-import signal
 import sys
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks_at_fault as bad
+from tasks_with_a_culprit import (
+    LeavesWhenSent,
+    Source,
+    exit_by_sys,
+    give_a_generator,
+    give_what_breaks,
+    give_what_leaves,
+    hang,
+    interrupt,
+    kill,
+    leave,
+    take,
+)
 
 import parmap
 from parmap import Executor, ParmapError, Pool, SerializationError, WorkerDiedError, errors, parallel
@@ -260,23 +271,6 @@ def test_joblib_is_told_the_same(end: str) -> None:
         joblib.Parallel()(joblib.delayed(bad.throw)(item) for item in [1, end, 2])
 
 
-class Source:
-    """An iterable whose iterator raises after some items."""
-
-    def __init__(self, count: int, end: str) -> None:
-        self.left = count
-        self.end = end
-
-    def __iter__(self) -> Source:
-        return self
-
-    def __next__(self) -> int:
-        if not self.left:
-            bad.throw(self.end)
-        self.left -= 1
-        return self.left
-
-
 @pytest.mark.parametrize("end", ["generator exit", "cancelled", "cancelled in asyncio", "async stop"])
 def test_an_input_that_raises_it(place: dict[str, Any], end: str) -> None:
     """What the input raises can't end a stream either: what came before it is handed out, then it is told."""
@@ -339,58 +333,16 @@ def test_a_result_that_raises_it_when_unpickled(elsewhere: dict[str, Any], end: 
 # --- the same fault, the same error ---------------------------------------------------------------------------------
 
 
-def _generator(x: Any) -> Any:
-    return (i for i in range(3)) if x == "culprit" else x
-
-
-def _leave(x: Any) -> Any:
-    return os._exit(3) if x == "culprit" else x
-
-
-def _exit(x: Any) -> Any:
-    return sys.exit(3) if x == "culprit" else x
-
-
-def _kill(x: Any) -> Any:
-    return os.kill(os.getpid(), signal.SIGKILL) if x == "culprit" else x
-
-
-def _hang(x: Any) -> Any:
-    return bad.time.sleep(600) if x == "culprit" else x
-
-
-def _give(x: Any) -> Any:
-    return bad.BadToLoad("exception") if x == "culprit" else x
-
-
-def _take(x: Any) -> Any:
-    return x
-
-
-class LeavesWhenSent:
-    """A result that calls `sys.exit`, or the like, when it is pickled."""
-
-    def __init__(self, error: type[BaseException] = SystemExit) -> None:
-        self.error = error
-
-    def __reduce__(self) -> Any:
-        raise self.error(3)
-
-
-def _give_what_leaves(x: Any) -> Any:
-    return LeavesWhenSent() if x == "culprit" else x
-
-
 FAULTS: dict[str, tuple[Any, Any, dict[str, Any], type[ParmapError], str]] = {
-    "an argument can't be pickled": (_take, bad.BadToSend("exception"), {}, SerializationError, "BadToSend"),
-    "an argument can't be unpickled": (_take, bad.BadToLoad("exception"), {}, SerializationError, "went wrong"),
-    "a result can't be pickled": (_generator, "culprit", {}, SerializationError, "generator"),
-    "a result can't be unpickled": (_give, "culprit", {}, SerializationError, "went wrong"),
-    "sys.exit": (_exit, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
-    "sys.exit in a result": (_give_what_leaves, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
-    "os._exit": (_leave, "culprit", {}, WorkerDiedError, "code 3"),
-    "a kill": (_kill, "culprit", {}, WorkerDiedError, "SIGKILL"),
-    "a timeout": (_hang, "culprit", {"timeout": 0.5}, errors.TaskTimeoutError, "timeout=0.5"),
+    "an argument can't be pickled": (take, bad.BadToSend("exception"), {}, SerializationError, "BadToSend"),
+    "an argument can't be unpickled": (take, bad.BadToLoad("exception"), {}, SerializationError, "went wrong"),
+    "a result can't be pickled": (give_a_generator, "culprit", {}, SerializationError, "generator"),
+    "a result can't be unpickled": (give_what_breaks, "culprit", {}, SerializationError, "went wrong"),
+    "sys.exit": (exit_by_sys, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
+    "sys.exit in a result": (give_what_leaves, "culprit", {}, WorkerDiedError, r"sys.exit\(3\)"),
+    "os._exit": (leave, "culprit", {}, WorkerDiedError, "code 3"),
+    "a kill": (kill, "culprit", {}, WorkerDiedError, "SIGKILL"),
+    "a timeout": (hang, "culprit", {"timeout": 0.5}, errors.TaskTimeoutError, "timeout=0.5"),
 }
 ON_EXECUTORS = list(FAULTS)[:6]
 
@@ -432,13 +384,9 @@ def test_a_result_that_raises_it_when_pickled(elsewhere: dict[str, Any], error: 
 
     assert type(found) is error or type(found.__cause__) is error
     items: list[Any] = [1] * 20 + ["culprit"] + [2] * 20
-    results = parallel(_interrupt, **elsewhere).map(items, return_exceptions=True)
+    results = parallel(interrupt, **elsewhere).map(items, return_exceptions=True)
     assert type(results[20]) is KeyboardInterrupt
     assert results[:20] + results[21:] == [1] * 20 + [2] * 20
-
-
-def _interrupt(x: Any) -> Any:
-    return LeavesWhenSent(KeyboardInterrupt) if x == "culprit" else x
 
 
 @pytest.mark.parametrize("fault", ["a result can't be pickled", "os._exit", "sys.exit", "a timeout"])
