@@ -215,3 +215,18 @@ def sums(name: str, count: int) -> list[int]:
 
 def repeat(text: Any, times: int = 2) -> Any:
     return text * times
+
+
+def everything(*args: Any, **kwargs: Any) -> Any:
+    """A task that tells how it was called."""
+    return args, kwargs
+
+
+def even_or_fail(items: list[int], name: str) -> str:
+    if items[0] % 2:
+        raise ValueError(name)
+    return name
+
+
+def first_of(array: Any) -> tuple[float, float]:
+    return float(array[0]), float(array[-1])

@@ -7,7 +7,8 @@ import os
 import signal
 import time
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import parmap
 
@@ -102,3 +103,42 @@ def count_and_ignore(number: int, path: str) -> None:
     count(number, path)
     while True:
         time.sleep(10)
+
+
+class Calls:
+    """A function that notes each of its calls in a file, whatever process makes them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        path.touch()
+
+    def note(self, item: Any) -> None:
+        """Note a call."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{item}\n")
+
+    def taken(self) -> list[str]:
+        """The calls since this was asked last, sorted."""
+        lines = sorted(Path(self.path).read_text().splitlines())
+        Path(self.path).write_text("")
+        return lines
+
+
+class Point(NamedTuple):
+    """A result of a class of the user's."""
+
+    x: int
+    y: Any
+
+
+def point(calls: Calls, x: Any) -> Point:
+    """Notes the call; fails with 7."""
+    calls.note(x)
+    if x == 7:
+        raise ValueError(x)
+    return Point(x, (x, x))
+
+
+def divide(number: int) -> float:
+    """Always fails."""
+    return number / 0

@@ -20,12 +20,13 @@ import weakref
 from contextlib import closing, nullcontext, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 from injection import Injector
 from inspection import file_system_by, kill, limit_journals, pids_of, pretend_file_system
+from tasks_that_count import Calls, divide, point
 
 import parmap
 from conftest import wait_until
@@ -39,25 +40,6 @@ if TYPE_CHECKING:
     from conftest import Script
 
 
-class Calls:
-    """A function that notes each of its calls in a file, whatever process makes them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        path.touch()
-
-    def note(self, item: Any) -> None:
-        """Note a call."""
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(f"{item}\n")
-
-    def taken(self) -> list[str]:
-        """The calls since this was asked last, sorted."""
-        lines = sorted(Path(self.path).read_text().splitlines())
-        Path(self.path).write_text("")
-        return lines
-
-
 @pytest.fixture
 def calls(tmp_path: Path) -> Calls:
     """Where calls are noted."""
@@ -68,26 +50,6 @@ def calls(tmp_path: Path) -> Calls:
 def file(tmp_path: Path) -> str:
     """The path of a journal."""
     return str(tmp_path / "journal.sqlite")
-
-
-class Point(NamedTuple):
-    """A result of a class of the user's."""
-
-    x: int
-    y: Any
-
-
-def point(calls: Calls, x: Any) -> Point:
-    """Notes the call; fails with 7."""
-    calls.note(x)
-    if x == 7:
-        raise ValueError(x)
-    return Point(x, (x, x))
-
-
-def divide(number: int) -> float:
-    """Always fails."""
-    return number / 0
 
 
 def rows(file: str) -> list[tuple[Any, ...]]:

@@ -6,11 +6,9 @@ import gc
 import io
 import json
 import logging
-import os
 import signal
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,7 @@ from inspection import gathered_of, known_to, told, wait_until_leased
 from tasks import fail, fail_once, inverse, square
 from tasks_that_die import die_the_first_times
 from tasks_that_hang import sleep
-from tasks_that_weigh import Heavy, Unloadable, look_at, make
+from tasks_that_weigh import Heavy, Unloadable, leave, look_at, look_up, make, nap_at_seven, sleep_long, square_serially
 
 import parmap
 from conftest import wait_until
@@ -36,39 +34,9 @@ if TYPE_CHECKING:
     from conftest import Script
 
 
-def nap_at_seven(number: int) -> int:
-    """Slow once."""
-    time.sleep(0.2 if number == 7 else 0.001)
-    return number
-
-
-def square_serially(number: int) -> list[int]:
-    """Calls in parallel itself."""
-    return parallel(square, backend="serial").map([number])
-
-
-def look_up(table: dict[int, Any], key: int) -> Any:
-    """Needs little of something large."""
-    return table[key]
-
-
-def sleep_long(begun: Any) -> None:
-    """Says that it has begun, and never ends; unless there is nothing to say it by."""
-    if begun is not None:
-        begun.touch()
-        sleep()
-
-
 def wait_for(release: Path) -> None:
     """Ends when a file is there."""
     wait_until(release.exists)
-
-
-def leave(code: int) -> int:
-    """Ends its worker, unless the code is 0."""
-    if code:
-        os._exit(code)
-    return code
 
 
 # --- what is counted ---

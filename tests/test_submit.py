@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from tasks import even_or_fail, everything, first_of
 
 from parmap import Future, SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-def everything(*args: Any, **kwargs: Any) -> Any:
-    """A task that tells how it was called."""
-    return args, kwargs
 
 
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
@@ -77,12 +73,6 @@ def test_thousands_of_objects(backend: dict[str, Any]) -> None:
 
     assert [error is None for error in errors] == [x % 2 == 0 for x in range(3000)]
     assert [future.result(60) for future in futures[::2]] == [str(x) for x in range(0, 3000, 2)]
-
-
-def even_or_fail(items: list[int], name: str) -> str:
-    if items[0] % 2:
-        raise ValueError(name)
-    return name
 
 
 def test_several_threads(backend: dict[str, Any]) -> None:
@@ -153,10 +143,6 @@ def test_a_large_array_is_as_it_was_at_the_call(processes: dict[str, Any]) -> No
         futures.append(first.submit(array))
 
     assert [future.result(60) for future in futures] == [(float(number), float(number)) for number in range(8)]
-
-
-def first_of(array: Any) -> tuple[float, float]:
-    return float(array[0]), float(array[-1])
 
 
 def test_a_list_given_to_map_async_may_change(backend: dict[str, Any]) -> None:
