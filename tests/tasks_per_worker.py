@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import parmap
@@ -53,3 +54,9 @@ def count(item: int) -> tuple[str, int]:
     """A task that uses it."""
     counter().append(item)
     return who(), len(counter())
+
+
+def place(seconds: float) -> tuple[str, parmap.Worker]:
+    """A task that tells where it runs."""
+    time.sleep(seconds)
+    return who(), parmap.worker()

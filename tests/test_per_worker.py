@@ -15,7 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tasks_per_worker import count, counter, noted, noting, who
+from tasks_per_worker import count, counter, noted, noting, place, who
 
 import parmap
 from conftest import wait_until
@@ -455,12 +455,6 @@ def test_not_a_factory() -> None:
 
 
 # --- which worker --------------------------------------------------------------------------------------------------
-
-
-def place(seconds: float) -> tuple[str, parmap.Worker]:
-    """A task that tells where it runs."""
-    time.sleep(seconds)
-    return who(), parmap.worker()
 
 
 def test_numbers_are_dense_and_stable(backend: dict[str, Any]) -> None:

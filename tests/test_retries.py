@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 import tasks
 import tasks_that_hang as hang
 from fake_clock import Clock
+from tasks_that_recover import dies_at_first, fails_in_turn, flaky, says_much, starts_and_hangs
 
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
-
-
-def flaky(where: tuple[str, int, int]) -> int:
-    """A task that raises the first so many times."""
-    folder, number, times = where
-    attempt = len(list(Path(folder).glob(f"{number}-*")))
-    Path(folder, f"{number}-{attempt}").touch()
-    if attempt < times:
-        raise OSError(f"attempt {attempt} of {number}")
-    return number
-
-
-def dies_at_first(where: tuple[str, int]) -> int:
-    """A task whose worker dies the first time."""
-    folder, number = where
-    try:
-        Path(folder, str(number)).touch(exist_ok=False)
-    except FileExistsError:
-        return number
-    os._exit(1)
-
-
-def fails_in_turn(where: tuple[str, int]) -> int:
-    """A task that raises, then dies, then hangs, then returns."""
-    folder, number = where
-    attempt = len(list(Path(folder).glob(f"{number}-*")))
-    Path(folder, f"{number}-{attempt}").touch()
-    if attempt == 0:
-        raise KeyError(number)
-    if attempt == 1:
-        os._exit(5)
-    if attempt == 2:
-        time.sleep(3600)
-    return number
-
-
-def starts_and_hangs(folder: str) -> None:
-    """Notes each attempt, none of which ends."""
-    (Path(folder) / uuid4().hex).touch()
-    time.sleep(60)
 
 
 def _items(folder: Path, count: int, every: int, times: int = 1) -> list[tuple[str, int, int]]:
@@ -100,11 +58,6 @@ def test_attempts_take_a_line_each(processes: dict[str, Any]):
 
     told = next(note for note in caught.value.__notes__ if note.startswith("earlier attempts"))
     assert len(told.splitlines()) == 2
-
-
-def says_much(_: int) -> None:
-    """Fail with what a server has answered, say."""
-    raise ValueError("x" * 1_000_000)
 
 
 def test_attempts_take_no_more_than_a_line_each(backend: dict[str, Any]):
