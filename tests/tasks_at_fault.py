@@ -341,3 +341,29 @@ def holds_itself(_: Any) -> None:
 def not_an_exception(_: Any) -> None:
     """Raise what can't be raised."""
     raise "text"  # type: ignore[misc]  # noqa: B016
+
+
+class Box:
+    """An item that is not an atom, and equal to itself only."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+def open_box(box: Box) -> int:
+    """A task that fails with what is no number."""
+    return int(box.content)
+
+
+def stumble(how: Any) -> Any:
+    """A task that ends as its item says."""
+    if how == "die":
+        os._exit(3)
+    if how == "hang":
+        time.sleep(600)
+    return int(how)
+
+
+def ten_over(n: int, m: int = 1) -> float:
+    """A task of two arguments."""
+    return 10 / n / m

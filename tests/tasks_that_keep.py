@@ -6,6 +6,7 @@ import pickle
 import time
 import zlib
 from array import array
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -126,3 +127,15 @@ def keep_row(row: Any) -> tuple[bool, Any]:
     _kept.append((row if number % 2 else row[5:], [number]))
     del _kept[:-50]
     return right, np.add(row, 1)
+
+
+@dataclass
+class Letter:
+    """Holds something."""
+
+    content: Any
+
+
+def echo(x: Any) -> Any:
+    """Hand out what came in."""
+    return x

@@ -9,26 +9,11 @@ from multiprocessing import get_context
 from typing import Any
 
 import pytest
+from tasks_that_share import Counted, first, shorten_broadcasts_of
 
 import parmap
 from conftest import Script
 from parmap import parallel
-
-
-class Counted:
-    """Counts how often it is unpickled, in a file that all processes see."""
-
-    def __init__(self, log: str) -> None:
-        self.log = log
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        with open(self.log, "a") as log:
-            log.write(f"{os.getpid()}\n")
-
-
-def first(shared: Any, n: int) -> Any:
-    return shared.value[n]
 
 
 def test_captured_value_is_the_same_in_tasks(backend: dict[str, Any]) -> None:
@@ -207,19 +192,6 @@ def test_what_can_t_travel_says_so() -> None:
     shared = parmap.broadcast(n for n in range(3))
     with pytest.raises(parmap.SerializationError, match="generator"):
         parallel(lambda _: shared.value, workers=1).map([1])
-
-
-def shorten_broadcasts_of(pid: int) -> list[str]:
-    """Try to shorten what a process broadcasts; returns how that failed."""
-    failures = []
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        path = f"/proc/{pid}/fd/{fd}"
-        if "parmap-broadcast" in os.readlink(path):
-            try:
-                os.truncate(path, 0)
-            except OSError as error:
-                failures.append(type(error).__name__)
-    return failures
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory files")

@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import tasks_that_keep as keeping
 from inspection import own_memory
+from tasks_that_keep import Letter, echo
 
 from conftest import Script, wait_until
 from parmap import parallel
 from parmap.backends._processes.line.segments import Limits
 
 MB = 1 << 20
-
-
-@dataclass
-class Letter:
-    """Holds something."""
-
-    content: Any
-
-
-def echo(x: Any) -> Any:
-    """Hand out what came in."""
-    return x
 
 
 def large_ones(kind: Any, size: int) -> list[Any]:

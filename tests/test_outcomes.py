@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import pickle
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+from tasks_at_fault import Box, open_box, stumble, ten_over
 
 import parmap
 from parmap import Outcome, TaskTimeoutError, WorkerDiedError, item_of, parallel
@@ -20,32 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from conftest import Script
-
-
-class Box:
-    """An item that is not an atom, and equal to itself only."""
-
-    def __init__(self, content: Any) -> None:
-        self.content = content
-
-
-def open_box(box: Box) -> int:
-    """A task that fails with what is no number."""
-    return int(box.content)
-
-
-def stumble(how: Any) -> Any:
-    """A task that ends as its item says."""
-    if how == "die":
-        os._exit(3)
-    if how == "hang":
-        time.sleep(600)
-    return int(how)
-
-
-def ten_over(n: int, m: int = 1) -> float:
-    """A task of two arguments."""
-    return 10 / n / m
 
 
 def test_items_are_those_of_the_input(backend: dict[str, Any]):

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import copyreg
-import enum
-import gc
 import importlib
 import os
 import pickle
-import signal
 import sys
 import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +20,24 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tasks_with_words import (
+    Colour,
+    Counting,
+    Liar,
+    Node,
+    Once,
+    OnceLoaded,
+    Rebuilt,
+    Refusing,
+    Registered,
+    Registering,
+    kind_of,
+    make_changing,
+    make_class,
+    make_elsewhere,
+    return_it,
+    watch_garbage,
+)
 
 from conftest import Script
 from parmap import SerializationError, WorkerDiedError, parallel
@@ -32,33 +46,6 @@ from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 
 MANY = 40
-
-
-class Colour(enum.Enum):
-    """Has members that pickle by their class."""
-
-    RED = "red"
-    BLUE = "blue"
-
-
-@dataclass
-class Node:
-    """Holds others, and may hold itself."""
-
-    value: Any
-    others: list[Any] = field(default_factory=list)
-
-
-class Counting:
-    """Counts what is done to it."""
-
-    def __init__(self) -> None:
-        self.seen: list[int] = []
-
-    def look(self, x: int) -> int:
-        """How often this was called."""
-        self.seen.append(x)
-        return len(self.seen)
 
 
 # --- as if alone ----------------------------------------------------------------------------------
@@ -237,17 +224,6 @@ def test_an_item_of_another_kind_among_those_that_have_something_in_common() -> 
     assert node.value[0] is node.others[0]
 
 
-class Refusing:
-    """Can't be unpickled."""
-
-    def __reduce__(self) -> Any:
-        return _refuse, ()
-
-
-def _refuse() -> None:
-    raise ValueError("not here")
-
-
 def test_names_travel_once() -> None:
     """Many instances of a class take little more than what is in them."""
     one = len(pickle.dumps(Node(0)))
@@ -285,41 +261,17 @@ def test_functions_and_methods_that_have_a_state(processes: dict[str, Any]) -> N
     assert parallel(pop, **processes).map([(Fraction(1), [1, 2, 3].pop)] * MANY) == [3] * MANY
 
 
-class Registering(type):
-    """A metaclass whose classes pickle in a way of their own."""
-
-
-class Registered(metaclass=Registering):
-    """Arrives as another class each time."""
-
-
 def test_a_class_that_pickles_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `copyreg` says about a metaclass holds for each item."""
     made: list[type] = []
     monkeypatch.setattr(sys.modules[__name__], "made", made, raising=False)
-    copyreg.pickle(Registering, lambda _: (_make_class, ()))  # type: ignore[arg-type]
+    copyreg.pickle(Registering, lambda _: (make_class, ()))  # type: ignore[arg-type]
     try:
         classes = list(pack([(Fraction(1), Registered)] * MANY)[0])
     finally:
         del copyreg.dispatch_table[Registering]  # type: ignore[arg-type]
 
     assert len({cls for _, cls in classes}) == MANY
-
-
-def _make_class() -> type:
-    return Registering("Made", (), {})
-
-
-class Liar:
-    """Says that it is a class."""
-
-    @property
-    def __class__(self) -> Any:
-        """What `isinstance` is told."""
-        return type
-
-    def __reduce__(self) -> Any:
-        return Liar, ()
 
 
 def test_an_object_that_says_it_is_a_class() -> None:
@@ -401,32 +353,7 @@ def test_a_class_that_a_worker_made_and_changes() -> None:
     assert {result.latest for result in make.map([11, 12, 13])} == {13}
 
 
-def make_changing(x: int) -> Any:
-    global _changing  # noqa: PLW0603 - the task's own class, which it keeps
-    if _changing is None:
-        _changing = type("Changing", (), {})
-    _changing.latest = x
-    return _changing()
-
-
-_changing: Any = None
-
-
 # --- odd ways of pickling -------------------------------------------------------------------------
-
-
-class Once:
-    """Can be pickled once, like what hands over a resource."""
-
-    def __init__(self) -> None:
-        self.times = 0
-
-    def __getstate__(self) -> dict[str, int]:
-        self.times += 1
-        if self.times > 1:
-            message = "handed over already"
-            raise RuntimeError(message)
-        return {"times": self.times}
 
 
 @pytest.mark.parametrize("make", [list, iter])
@@ -435,20 +362,6 @@ def test_items_are_pickled_once(make: Any, processes: dict[str, Any]) -> None:
     items = [Once() for _ in range(MANY)]
 
     assert parallel(kind_of, **processes).map(make(items), chunksize=20) == ["Once"] * MANY
-
-
-class OnceLoaded:
-    """Can be unpickled once: a resource is handed over in a file, which is gone then."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __setstate__(self, state: dict[str, str]) -> None:
-        os.unlink(state["path"])
-
-    def use(self, seconds: float) -> None:
-        """Do something for a while."""
-        time.sleep(seconds)
 
 
 def test_items_that_are_given_back_are_loaded_once(tmp_path: Path) -> None:
@@ -479,17 +392,6 @@ def test_arrays_that_hold_what_is_loaded_once(tmp_path: Path) -> None:
 
     assert results == [*range(200), *["used"] * 200]
     assert not any(path.exists() for path in paths)
-
-
-def watch_garbage() -> None:
-    """Let this worker die when it has a thousand empty lists: of loading them, that is."""
-
-    def look(*_: Any) -> None:
-        if sum(type(thing) is list and not thing for thing in gc.get_objects()) > 1000:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    gc.callbacks.append(look)
-    gc.set_threshold(500, 0)  # without the GIL, too, it looks after so many, however many things there are
 
 
 @pytest.mark.parametrize("options", [{"chunksize": MANY}, {}])
@@ -563,17 +465,6 @@ def test_a_module_that_is_loaded_again(module: Any) -> None:
     assert {type(result) for result in echo.map([now() for _ in range(MANY)])} == {now}
 
 
-def return_it(x: Any) -> Any:
-    return x
-
-
-class Rebuilt:
-    """Names a new class each time it is pickled."""
-
-    def __reduce__(self) -> Any:
-        return type("Made", (), {}), ()
-
-
 def test_names_without_end() -> None:
     """Items that name ever new classes, or very many, are sent nevertheless."""
     many: list[Any] = [[type(f"Made{number}", (), {}) for number in range(100)] for _ in range(MANY // 4)]
@@ -608,10 +499,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield make
     for name in made:
         del sys.modules[name]
-
-
-def kind_of(x: Any) -> str:
-    return type(x).__name__
 
 
 def among_good_ones(bad: type) -> list[Any]:
@@ -691,9 +578,3 @@ def test_a_result_whose_class_is_not_here(module: Any, monkeypatch: pytest.Monke
 
     assert [place for place, result in enumerate(results) if isinstance(result, Exception)] == [0, 20]
     assert all(type(results[place]) is Node for place in range(MANY) if place % 20)
-
-
-def make_elsewhere(x: int) -> Any:
-    import only_elsewhere  # type: ignore[import-not-found]
-
-    return only_elsewhere.Thing() if x % 20 == 0 else Node(x)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import inspection
 import pytest
+from tasks_that_look import third, third_and_spoil, world
 
 import parmap
 from conftest import wait_until
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
     from conftest import Script
 
 METHODS = ["forkserver", "spawn"]
-
-
-def world(_: Any = None) -> dict[str, Any]:
-    """What a task sees."""
-    return {
-        "cwd": os.getcwd(),
-        "path": sys.path[-1],
-        "argv": sys.argv[-1],
-        "mine": os.environ.get("MINE"),
-        "recursion": sys.getrecursionlimit(),
-        "digits": sys.get_int_max_str_digits(),
-        "filter": warnings.filters[0][0] if warnings.filters else "",
-        "level": logging.getLogger("of the world").level,
-    }
 
 
 @pytest.fixture
@@ -238,18 +225,6 @@ if __name__ == "__main__":
 
 
 # decimal arithmetic
-
-
-def third(_: Any = None) -> str:
-    """A result that depends on the decimal arithmetic of the caller."""
-    return str(decimal.Decimal(1) / 3)
-
-
-def third_and_spoil(_: Any = None) -> str:
-    """The same; it leaves another arithmetic behind."""
-    result = third()
-    decimal.getcontext().prec = 2
-    return result
 
 
 def test_decimal_arithmetic(backend: dict[str, Any]):

@@ -1,0 +1,36 @@
+"""Tasks that tell what they see of the program's world: importable, so that they travel by name."""
+
+from __future__ import annotations
+
+import decimal
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+
+def world(_: Any = None) -> dict[str, Any]:
+    """What a task sees."""
+    return {
+        "cwd": os.getcwd(),
+        "path": sys.path[-1],
+        "argv": sys.argv[-1],
+        "mine": os.environ.get("MINE"),
+        "recursion": sys.getrecursionlimit(),
+        "digits": sys.get_int_max_str_digits(),
+        "filter": warnings.filters[0][0] if warnings.filters else "",
+        "level": logging.getLogger("of the world").level,
+    }
+
+
+def third(_: Any = None) -> str:
+    """A result that depends on the decimal arithmetic of the caller."""
+    return str(decimal.Decimal(1) / 3)
+
+
+def third_and_spoil(_: Any = None) -> str:
+    """The same; it leaves another arithmetic behind."""
+    result = third()
+    decimal.getcontext().prec = 2
+    return result
