@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from parmap import WorkerDiedError, cpu_count, parallel
 from parmap._core.job import Job
 from parmap._core.schedule import Scheduler
 from parmap._engine.lane import Lane
+from parmap._work import threads
 from parmap._work.threads import undisturbed
 from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
@@ -569,6 +571,24 @@ def test_a_thread_without_memory_to_begin(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(MemoryError):
         undisturbed(list)
+
+
+def test_a_thread_that_ends_when_its_caller_has_waited_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that is done while its caller looks whether it is still there has not failed to begin."""
+    looks = threading.Event()
+
+    def watch(thing: Any) -> Any:
+        held = weakref.ref(thing)
+
+        def find() -> Any:
+            looks.set()
+            wait_until(lambda: held() is None)
+
+        return find
+
+    monkeypatch.setattr(threads, "ref", watch)
+
+    assert undisturbed(lambda: looks.wait(30))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
