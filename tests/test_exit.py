@@ -323,7 +323,8 @@ def test_worker_whose_program_is_gone_leaves_in_good_order(script: Script, metho
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
         closing = parmap.per_worker(Closing)
-        parmap.parallel(use, workers=1, start_method={method!r}).map([1])
+        use_it = parmap.parallel(use, workers=1, start_method={method!r})
+        use_it.map([1])  # kept: a worker that is told to forget it is not idle
         print("idle", flush=True)
         time.sleep(1000)
     """)
