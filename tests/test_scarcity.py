@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from conftest import children, wait_until
 from parmap import WorkerDiedError, cpu_count, parallel
 from parmap._core.job import Job
 from parmap._engine.lane import Lane
+from parmap._work import threads
 from parmap._work.threads import undisturbed
 from parmap.backends._processes import spawning
 from parmap.backends._processes.child.quick import QuickEnd
@@ -568,6 +570,20 @@ def test_a_thread_without_memory_to_begin(monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(MemoryError):
         undisturbed(list)
+
+
+def test_a_thread_that_ends_as_its_maker_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has begun, on a machine where that takes long: what it made is there."""
+    looks = threading.Event()
+
+    class Held(weakref.ref[Any]):
+        def __call__(self) -> None:
+            looks.set()
+            wait_until(lambda: super(Held, self).__call__() is None)
+
+    monkeypatch.setattr(threads, "ref", Held)
+
+    assert undisturbed(lambda: looks.wait(20))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

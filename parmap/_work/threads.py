@@ -148,7 +148,7 @@ def _in_a_thread(make: Callable[[], T]) -> T:
     _start("parmap-maker", partial(_thread.start_new_thread, whole, ()))
     del whole
     while not done.acquire(timeout=1.0):
-        if held() is None and not done.acquire(blocking=False):
+        if held() is None and not (made or errors):  # else it has ended just now
             raise MemoryError("there was no memory for a thread of parmap's to begin")
     if errors:
         raise errors.pop()
