@@ -27,6 +27,8 @@ SOME = [
 ]
 MORE = ("", ",daemon", ",cold", ",main", ",atexit", ",del", ",daemon,atexit", ",daemon,del", ",daemon,cold")
 
+FORKS = [end for end in endings.ENDS if end.startswith("fork") or end in {"process", "preexec", "pty"}]
+
 
 def run(case: str, end: str, backend: str, how: str, folder: Path) -> str:
     """Try one case in a process of its own; what was wrong."""
@@ -55,6 +57,6 @@ def test_some_endings(tmp_path: Path) -> None:
 def test_many_endings(case: str, backend: str, tmp_path: Path) -> None:
     """The same for many ends, and at more places."""
     chance = random.Random(f"{case} {backend}")
-    ends = [end + chance.choice(MORE[:1] if end.startswith("fork") else MORE) for end in endings.ENDS]
+    ends = [end + chance.choice(MORE[:1] if end in FORKS else MORE) for end in endings.ENDS]
     for end in chance.sample(ends, 5):
         assert run(case, end, backend, "8", tmp_path / end) == ""

@@ -195,10 +195,14 @@ pool.close()
     assert done.stderr.count("Traceback") == ("raise" in child)
 
 
+NO_WARNINGS = ("-W", "ignore::DeprecationWarning")  # of forks, as Python 3.12 begins to do
+
+
 @pytest.mark.parametrize("module", ["_engine.engine", "backends._processes.spawning", "backends._processes.staff"])
 def test_a_fork_while_the_first_call_imports(script: Script, module: str) -> None:
     """The child has all of what another thread was importing: it has parmap, too."""
-    done = script.run(f"""
+    done = script.run(
+        f"""
         import os, sys, threading
         from parmap import parallel
 
@@ -223,14 +227,17 @@ def test_a_fork_while_the_first_call_imports(script: Script, module: str) -> Non
             sys.exit(3)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
         thread.join()
-    """)
+    """,
+        args=NO_WARNINGS,
+    )
 
     assert (sorted(done.stdout.split()), done.stderr) == (["3", "[1]", "[2]"], "")
 
 
 def test_a_fork_while_something_is_made(script: Script) -> None:
     """The child collects garbage, and its threads are taken for nobody else."""
-    done = script.run("""
+    done = script.run(
+        """
         import gc, os, threading
         from parmap import parallel
         from parmap._work.threads import undisturbed
@@ -252,7 +259,9 @@ def test_a_fork_while_something_is_made(script: Script) -> None:
 
         threading.Thread(target=fork).start()
         undisturbed(lambda: begun.set() or forked.wait())
-    """)
+    """,
+        args=NO_WARNINGS,
+    )
 
     assert (done.stdout.split(), done.stderr) == (["[1]", "[1]", "[1]", "True"], "")
 
