@@ -195,6 +195,77 @@ pool.close()
     assert done.stderr.count("Traceback") == ("raise" in child)
 
 
+NO_WARNINGS = ("-W", "ignore::DeprecationWarning")  # of forks, as Python 3.12 begins to do
+
+
+@pytest.mark.parametrize("module", ["_engine.engine", "backends._processes.spawning", "backends._processes.staff"])
+def test_a_fork_while_the_first_call_imports(script: Script, module: str) -> None:
+    """The child has all of what another thread was importing: it has parmap, too."""
+    done = script.run(
+        f"""
+        import os, sys, threading
+        from parmap import parallel
+
+        begun, forks = threading.Event(), threading.Event()
+
+        class Finder:
+            @staticmethod
+            def find_spec(name, *_):
+                if name == "parmap.{module}":
+                    begun.set()
+                    forks.wait()
+
+        f = parallel(abs, workers=1)
+        sys.meta_path.insert(0, Finder)
+        thread = threading.Thread(target=lambda: print(f.map([-1]), flush=True))
+        thread.start()
+        begun.wait()
+        os.register_at_fork(before=forks.set)
+        child = os.fork()
+        if not child:
+            print(f.map([-2]), flush=True)
+            sys.exit(3)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        thread.join()
+    """,
+        args=NO_WARNINGS,
+    )
+
+    assert (sorted(done.stdout.split()), done.stderr) == (["3", "[1]", "[2]"], "")
+
+
+def test_a_fork_while_something_is_made(script: Script) -> None:
+    """The child collects garbage, and its threads are taken for nobody else."""
+    done = script.run(
+        """
+        import gc, os, threading
+        from parmap import parallel
+        from parmap._work.threads import undisturbed
+
+        begun, forked = threading.Event(), threading.Event()
+
+        def fork():
+            begun.wait()
+            child = os.fork()
+            if not child:
+                f = parallel(abs, workers=1, backend="threads")
+                threads = [threading.Thread(target=lambda: print(f.map([-1]), flush=True)) for _ in range(3)]
+                [thread.start() for thread in threads]
+                [thread.join() for thread in threads]
+                print(gc.isenabled(), flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            forked.set()
+
+        threading.Thread(target=fork).start()
+        undisturbed(lambda: begun.set() or forked.wait())
+    """,
+        args=NO_WARNINGS,
+    )
+
+    assert (done.stdout.split(), done.stderr) == (["[1]", "[1]", "[1]", "True"], "")
+
+
 def test_a_signal_that_the_program_waits_for(script: Script) -> None:
     """What its only thread has blocked, to take it by `sigwait`, no thread of ours takes instead."""
     done = script.run("""

@@ -11,7 +11,7 @@ from inspection import is_gone, pids_of
 from tasks import pid, square
 from tasks_that_die import init_dies, init_raises
 
-from conftest import wait_until
+from conftest import children, wait_until
 from parmap import WorkerDiedError, cpu_count, parallel
 
 if TYPE_CHECKING:
@@ -147,6 +147,16 @@ def test_a_replaced_worker_leaves() -> None:
 
     wait_until(lambda: all(map(is_gone, used)))
     wait_until(lambda: not set(pids_of(function)) & set(used))
+
+
+@pytest.mark.parametrize("limit", [{"max_tasks_per_child": 1}, {"max_memory_per_child": 1}], ids=str)
+def test_a_pool_whose_workers_have_all_left_stops(processes: dict[str, Any], limit: dict[str, int]) -> None:
+    """After `idle_timeout` nothing of it is left, also where no worker is there to be stopped."""
+    function = parallel(square, **{**processes, "workers": 1, "idle_timeout": 0.1, **limit})
+
+    assert function.map([3]) == [9]
+
+    wait_until(lambda: not children())
 
 
 def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:

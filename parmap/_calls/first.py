@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.imports import let_forks_wait, whole
 from parmap._work.threads import undisturbed
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ def load(options: Options) -> tuple[Early, Any]:
 
 
 def _load(options: Options | None) -> tuple[Early, Any]:
-    from parmap.backends._processes.spawning import Early
+    import logging  # noqa: F401 - we need its lock: a fork takes it after ours, if it is known before
 
-    early = Early(options)
-    from parmap._engine import pools
+    let_forks_wait()
+    with whole:
+        from parmap.backends._processes.spawning import Early
 
-    return early, pools
+        early = Early(options)
+        from parmap._engine import pools
+
+        return early, pools

@@ -95,7 +95,7 @@ class Ledger:
         times += [when for when in (self.scheduler.next_time(), self._next_look) if when is not None]
         if not self.scheduler.is_idle or self._backend.leased():
             self.idle_since = now
-        if self.scheduler.slots and self._idle_timeout is not None and self.scheduler.is_idle:
+        if self._idle_timeout is not None and self.scheduler.is_idle:
             when = self.idle_since + self._idle_timeout
             if now < when:
                 times.append(when)

@@ -1,10 +1,30 @@
-"""Noticing that a module is imported, so that nobody has to import it beforehand."""
+"""Noticing that a module is imported, so that nobody has to import it beforehand; and doing so as a whole."""
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+
+whole = threading.RLock()
+"""Held while a call imports much: a process that is forked meanwhile would have half of it, for ever."""
+
+_LONGEST = 5.0  # seconds that a fork waits: hooks of others that came before it may hold what an import needs
+
+
+def let_forks_wait() -> None:
+    """Have forks wait for `whole`, before all that prepares for them already."""
+    if hasattr(os, "register_at_fork"):
+        take = partial(whole.acquire, timeout=_LONGEST)
+        os.register_at_fork(before=take, after_in_parent=_go_on, after_in_child=_go_on)
+
+
+def _go_on() -> None:
+    if whole._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+        whole.release()
 
 
 def when_imported(name: str, callback: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import os
 import signal
 import sys
 import threading
@@ -95,14 +96,30 @@ def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
         return make()
     collects = gc.isenabled()
     try:
+        if collects:
+            _pausing.append(True)
         gc.disable()  # only now: an interrupt that comes with it must not leave it so
         return _in_a_thread(make)
     finally:
         if collects:
             gc.enable()
+            _pausing.clear()
 
 
+_pausing: list[bool] = []  # whether garbage is not collected meanwhile, though it was before
 _makers: set[int] = set()  # threads that others wait for, which may hold locks
+
+
+def _forget() -> None:
+    """In a process made by `os.fork()` they are not there, nor is who waited for them; others get their numbers."""
+    _makers.clear()
+    if _pausing:
+        gc.enable()
+        _pausing.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def check_reentry() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from parmap._work.imports import whole
+
 if TYPE_CHECKING:
     from parmap._core.pace import Cost
     from parmap.backends._base import Backend, run_here
@@ -38,7 +40,8 @@ def _load(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
-        return getattr(import_module(f"parmap.backends.{_LAZY[name]}"), name)
+        with whole:
+            return getattr(import_module(f"parmap.backends.{_LAZY[name]}"), name)
     here = sys.modules[__name__]  # where Python looks for a name that is like it
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here)
 
