@@ -26,8 +26,6 @@ def load(options: Options) -> tuple[Early, Any]:
 
 
 def _load(options: Options | None) -> tuple[Early, Any]:
-    import logging  # noqa: F401 - we need its lock: a fork takes it after ours, if it is known before
-
     let_forks_wait()
     with whole:
         from parmap.backends._processes.spawning import Early

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 whole = threading.RLock()
@@ -18,6 +19,7 @@ _LONGEST = 5.0  # seconds that a fork waits: hooks of others that came before it
 def let_forks_wait() -> None:
     """Have forks wait for `whole`, before all that prepares for them already."""
     if hasattr(os, "register_at_fork"):
+        import_module("logging")  # a fork takes its lock after ours, if it is known before
         take = partial(whole.acquire, timeout=_LONGEST)
         os.register_at_fork(before=take, after_in_parent=_go_on, after_in_child=_go_on)
 
