@@ -44,16 +44,14 @@ def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    found = learner.parts.get(id(type(item)))
-    if found is None or found[1] is not None:  # else nothing was to be seen of others of its kind
-        try:
-            made = as_it_is(item, learner.parts, copies=copies)
-        except Exception as error:  # an attribute is missing
-            if _is_foreign(error):
-                raise
-            made = None
-        if made is not None:
-            return made
+    try:
+        made = as_it_is(item, learner.parts, copies=copies)
+    except Exception as error:  # an attribute is missing
+        if _is_foreign(error):
+            raise
+        made = None
+    if made is not None:
+        return made
     stream = learner.dump_again(item)
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
