@@ -191,6 +191,18 @@ def test_lists_that_follow_each_other_are_joined() -> None:
     assert [list(chunk.items) for chunk in bench.cut_all()] == [list(range(10))]
 
 
+def test_parts_of_an_array_that_follow_each_other_are_joined() -> None:
+    """What was given back, and what is behind it, is put together, not added up."""
+    numpy = pytest.importorskip("numpy")
+    numbers = numpy.arange(6)
+    bench = Bench(workers=1)
+    job = bench.job(numbers[:3], chunksize=12)
+    job.extend(numbers[3:])
+    bench.scheduler.add(job)
+
+    assert [[*chunk.items] for chunk in bench.cut_all()] == [[*range(6)]]
+
+
 # --- depth ----------------------------------------------------------------------------------------
 
 

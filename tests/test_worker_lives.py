@@ -54,32 +54,6 @@ def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.Monk
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def full_collections(modules: list[str]) -> int:
-    """A task that imports some modules, and tells how often all garbage was collected before it ended."""
-    import gc
-    from importlib import import_module
-
-    for name in modules:
-        import_module(name)
-    return int(gc.get_stats()[2]["collections"])
-
-
-def test_what_a_task_imports_is_looked_through_behind_it(
-    processes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker that has imported much collects garbage before the next task, whose own time that would be."""
-    names = [f"one_of_many_{number}" for number in range(60)]
-    for name in names:
-        (tmp_path / f"{name}.py").touch()
-    monkeypatch.syspath_prepend(tmp_path)
-    function = parallel(full_collections, **{**processes, "workers": 1})
-
-    at_first, behind_it, later = [function.submit(modules).result(60) for modules in (names, names, [])]
-
-    assert behind_it == at_first + 1
-    assert later == behind_it
-
-
 @pytest.mark.parametrize("workers", [1, 1000])
 def test_numeric_libraries_share_the_cpus(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers times threads of numeric libraries are no more than the CPUs, and at least one each."""

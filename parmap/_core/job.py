@@ -164,7 +164,7 @@ class Job:
             while self.pending and len(items) < _worth(size, piece) and _continues(self.pending[0], piece):
                 items = items if joined else list(items)
                 piece = self.pending[0]  # what comes next must go on where this one ends
-                items += self._take_from(piece, size - len(items))
+                items.extend(self._take_from(piece, size - len(items)))  # by `+=` an array would be added to each
                 joined = True
             self.waiting -= len(items)
             chunk.items = items

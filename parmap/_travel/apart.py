@@ -80,19 +80,19 @@ def as_it_is(item: Any, known: dict[int, tuple[Any, _Parts | None]], *, copies: 
     *known*: what was found of classes; it remembers those for which it can't be told. *copies*: whether one will do.
     """
     kind = type(item)
-    is_new = id(kind) not in known
-    parts = _look_up(kind, known)
-    if parts is None or (parts.named and is_new):  # it is pickled: its class is sent as it is now
+    found = known.get(id(kind))
+    parts = _look_up(kind, known) if found is None else found[1]
+    if parts is None or (parts.named and found is None):  # it is pickled: its class is sent as it is now
         return None
     made, values = item, None
     if parts.frozen:
         values = list(chain.from_iterable(parts.of([item])))
     elif copies and parts.copy is not None:
         made, values = parts.copy(item)
-    if values is None or len(values) > FEW or not (are_atoms(values) or _are_frozen([*values], known)):
-        made = None
-        known[id(kind)] = kind, None
-    return made
+    if values is not None and len(values) <= FEW and (are_atoms(values) or _are_frozen([*values], known)):
+        return made
+    known[id(kind)] = kind, None
+    return None
 
 
 def _are_frozen(values: list[Any], known: dict[int, tuple[Any, _Parts | None]]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -44,16 +44,14 @@ def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    found = learner.parts.get(id(type(item)))
-    if found is None or found[1] is not None:  # else nothing was to be seen of others of its kind
-        try:
-            made = as_it_is(item, learner.parts, copies=copies)
-        except Exception as error:  # an attribute is missing
-            if _is_foreign(error):
-                raise
-            made = None
-        if made is not None:
-            return made
+    try:
+        made = as_it_is(item, learner.parts, copies=copies)
+    except Exception as error:  # an attribute is missing
+        if _is_foreign(error):
+            raise
+        made = None
+    if made is not None:
+        return made
     stream = learner.dump_again(item)
     if stream is None:
         return dump(item, learner.vocabulary, learner).keep().remember(item)
@@ -93,23 +91,10 @@ def pack(
         if _is_foreign(error):
             raise
         return _pack_each(items, byte_cap, learner)
-    if Packed in kinds:
-        packed = _join(items, byte_cap) if len(kinds) == 1 else None
-    elif (packed := _pack_flat(items, kinds, byte_cap)) is None:
+    packed = None
+    if Packed not in kinds and (packed := _pack_flat(items, kinds, byte_cap)) is None:
         packed = _pack_by_name(items, kinds, byte_cap, learner, single=single)
     return (packed, {}) if packed is not None else _pack_each(items, byte_cap, learner)
-
-
-def _join(items: list[Packed], byte_cap: int | None) -> Pack | None:
-    """A pack of the first of *items* that fit, which are pickled already, if all are with the same vocabulary."""
-    vocabularies = {item.vocabulary for item in items}
-    if len(vocabularies) > 1 or any(item.buffers for item in items):
-        return None
-    streams = [item.stream for item in items]
-    if byte_cap is not None:
-        streams = streams[: max(1, bisect_right(list(accumulate(map(len, streams))), byte_cap))]
-    needs = tuple(chain.from_iterable(item.needs for item in items))
-    return _pack_of(streams, [], [], vocabularies.pop(), 0, needs)
 
 
 def _pack_by_name(items: Any, kinds: set[type], byte_cap: int | None, learner: Learner, *, single: bool) -> Pack | None:

@@ -192,7 +192,7 @@ class Staff(Leases):
             self._take_message(worker, message)
             return worker in self._unheard
 
-        if not worker.channel.hear(take, once=True):
+        if not worker.channel.hear(take):
             self._mute(worker)
 
     def _stop_listening(self, worker: Worker) -> None:

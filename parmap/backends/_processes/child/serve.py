@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
-import gc
 import marshal
 import os
 import select
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can't be loaded
 _LONGEST = 6  # seconds, of its end: more than the template's `GRACE`
-_MANY = 50  # modules that are many to be imported by one chunk
 
 
 def serve(fds: Sequence[int], problem: str = "") -> NoReturn:
@@ -115,14 +113,12 @@ class _Worker:
         self.page = page
         self._pid = os.getpid()
         self._functions = Functions()
-        self._modules = len(sys.modules)
         self._loading = self._sending = 0  # nanoseconds: of functions since the last chunk, and of its results
 
     def serve(self) -> None:
         has_run = False  # a chunk: then the next may be there already
         while True:
             self.page.rest()
-            self._look_back()
             self._functions.collect()
             message = self._channel.poll() if has_run else self._channel.next_received()
             if message is None:
@@ -149,14 +145,6 @@ class _Worker:
             if message is None and self._quick_fd in ready:
                 return None
         return message
-
-    def _look_back(self) -> None:
-        """Where much was imported a full garbage collection is due soon: better now than in the middle of a task."""
-        modules = len(sys.modules)
-        if modules > self._modules + _MANY:
-            self._modules = modules
-            if gc.isenabled():
-                gc.collect()
 
     # messages
 

@@ -201,32 +201,22 @@ class Channel:
             message = self.next_received()
         return message
 
-    def hear(self, take: Callable[[Message], object], *, once: bool = False) -> bool:
-        """Give *take* what is there, until it says that this is enough; false if the line has ended.
-
-        *once*: what one look finds is enough, where the next will be told of the rest.
-        """
-        looked = False
+    def hear(self, take: Callable[[Message], object]) -> bool:
+        """Give *take* what is there, until it says that this is enough; false if the line has ended."""
         try:
-            while True:
-                if (message := self.next_received()) is not None:
-                    if take(message):
-                        break
-                elif (looked and not self._inbox) or not (read := self._read(_DONTWAIT)):
-                    break
-                else:
-                    looked = once and read < _READ
+            while (message := self.poll()) is not None and not take(message):
+                pass
         except ChannelClosedError:
             return False
         return True
 
-    def _read(self, flags: int) -> int:
-        """Read what is there; how many bytes that is, at most so many that more may be there."""
+    def _read(self, flags: int) -> bool:
+        """Read what is there; false: nothing is."""
         try:
             size = _READ if len(self._inbox) < _READ else _READ_ON
             data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | CLOEXEC)
         except BlockingIOError:
-            return 0
+            return False
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
         for level, kind, content in ancillary:
@@ -240,7 +230,7 @@ class Channel:
         if not data:
             raise ChannelClosedError("closed")
         self._inbox += data
-        return len(data)
+        return True
 
     def next_received(self) -> Message | None:
         """The next message, if all of it was read before."""
