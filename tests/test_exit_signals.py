@@ -234,6 +234,39 @@ def test_a_fork_while_the_first_call_imports(script: Script, module: str) -> Non
     assert (sorted(done.stdout.split()), done.stderr) == (["3", "[1]", "[2]"], "")
 
 
+def test_a_fork_that_has_waited_long_for_an_import(script: Script) -> None:
+    """An import that takes too long holds no fork up for ever, nor what its child imports."""
+    done = script.run(
+        """
+        import os, threading
+        import parmap
+        from parmap._work import imports
+
+        imports._LONGEST = 0.1
+        f = parmap.parallel(abs, workers=1, backend="threads")
+        f.map([-1])
+        begun, forked = threading.Event(), threading.Event()
+
+        def be_slow():
+            with imports.whole:
+                begun.set()
+                forked.wait()
+
+        threading.Thread(target=be_slow).start()
+        begun.wait()
+        child = os.fork()
+        if not child:
+            print(parmap.backends.Threads.__name__, f.map([-2]), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        forked.set()
+    """,
+        args=NO_WARNINGS,
+    )
+
+    assert (done.stdout, done.stderr) == ("Threads [2]\n", "")
+
+
 def test_a_fork_while_something_is_made(script: Script) -> None:
     """The child collects garbage, and its threads are taken for nobody else."""
     done = script.run(

@@ -21,12 +21,15 @@ def let_forks_wait() -> None:
     if hasattr(os, "register_at_fork"):
         import_module("logging")  # a fork takes its lock after ours, if it is known before
         take = partial(whole.acquire, timeout=_LONGEST)
-        os.register_at_fork(before=take, after_in_parent=_go_on, after_in_child=_go_on)
+        os.register_at_fork(before=take, after_in_parent=_go_on, after_in_child=partial(_go_on, in_child=True))
 
 
-def _go_on() -> None:
-    if whole._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
-        whole.release()
+def _go_on(*, in_child: bool = False) -> None:
+    lock: Any = whole
+    if lock._is_owned():  # noqa: SLF001 - Condition uses it too
+        lock.release()
+    elif in_child:  # whoever holds it is not there
+        lock._at_fork_reinit()  # noqa: SLF001 - so does Condition
 
 
 def when_imported(name: str, callback: Callable[[], object]) -> None:
