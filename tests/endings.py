@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import builtins
 import concurrent.futures
 import ctypes
 import faulthandler
@@ -393,10 +394,11 @@ class Program:
 class Late:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.os, self.open = os, open
+        self.builtins = vars(builtins)
 
     def __del__(self) -> None:
-        self.program.late()
+        if "open" in self.builtins:  # without the GIL this may come when the interpreter has nothing any more
+            self.program.late()
 
 
 CASES: dict[str, Callable[[Program], None]] = {
