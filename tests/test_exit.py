@@ -341,6 +341,54 @@ def test_worker_whose_program_is_gone_leaves_in_good_order(script: Script, metho
     wait_until(lambda: all(map(is_gone, others)), 10)
 
 
+def test_worker_hears_of_the_end_of_its_program_bit_by_bit(script: Script) -> None:
+    """An idle worker leaves in good order, though its line is closed long before the rest of what its program had."""
+    process = script.start("""
+        import gc, os, resource, time
+        from pathlib import Path
+        import parmap
+        from parmap.backends._processes.line.lifeline import Lifeline
+
+        most = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 10_000)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        make, between = Lifeline.__init__, []
+
+        def make_long_before_the_rest(self):  # Linux closes in the other order
+            make(self)
+            between.extend(os.pipe() for _ in range(most // 2 - 200))
+
+        Lifeline.__init__ = make_long_before_the_rest
+
+        class Closing:
+            def __enter__(self): pass
+            def __exit__(self, *_): Path("closed").touch()
+
+        closing = parmap.per_worker(Closing)
+
+        def begin(_):
+            closing()
+            end, = [each for each in gc.get_objects() if type(each).__name__ == "LifelineEnd"]
+            tighten = end.tighten
+            end.tighten = lambda: (tighten(), time.sleep(0.5))  # as on a busy machine
+
+        use = parmap.parallel(begin, workers=1)
+        use.map([1])
+        print("idle", flush=True)
+        time.sleep(1000)
+    """)
+    with killed_at_last(process):
+        assert read_line(process) == "idle"
+        others = family(process, 2)
+        template, worker = sorted(others, key=lambda each: each.ppid() != process.pid)
+        wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING)
+        template.kill()
+        process.kill()
+        process.communicate(timeout=30)
+
+    assert (script.folder / "closed").exists()
+    wait_until(lambda: all(map(is_gone, others)), 10)
+
+
 def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None:
     """A process that a task has started ends with the worker, when the parent is killed."""
     process = script.start("""

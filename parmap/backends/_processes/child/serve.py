@@ -138,7 +138,10 @@ class _Worker:
         message: Message | None = None
         while message is None:
             self.lifeline.loosen()
-            ready = [fd for fd, _ in self._poller.poll()]
+            events = self._poller.poll()
+            ready = [fd for fd, event in events if not event & select.POLLHUP]
+            if len(ready) < len(events):  # the program is gone: from here a worker still leaves in good order
+                raise ChannelClosedError
             self.lifeline.tighten()
             if ready != [self._quick_fd]:
                 message = self._channel.poll()
