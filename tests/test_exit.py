@@ -304,6 +304,19 @@ def test_parent_killed_after_the_template_leaves_no_orphan(script: Script, metho
                 each.kill()
 
 
+def kill_when_idle(process: subprocess.Popen[str]) -> None:
+    """Kill a script's template, and the script, when it says that its worker is idle; wait until all have ended."""
+    with killed_at_last(process):
+        assert read_line(process) == "idle"
+        others = family(process, 2)
+        template, worker = sorted(others, key=lambda each: each.ppid() != process.pid)
+        wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING)
+        template.kill()
+        process.kill()
+        process.communicate(timeout=30)
+    wait_until(lambda: all(map(is_gone, others)), 10)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_worker_whose_program_is_gone_leaves_in_good_order(script: Script, method: str) -> None:
     """An idle worker closes what it has when program and template are killed; for that it has a few seconds."""
@@ -328,17 +341,9 @@ def test_worker_whose_program_is_gone_leaves_in_good_order(script: Script, metho
         print("idle", flush=True)
         time.sleep(1000)
     """)
-    with killed_at_last(process):
-        assert read_line(process) == "idle"
-        others = family(process, 2)
-        template, worker = sorted(others, key=lambda each: each.ppid() != process.pid)
-        wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING)
-        template.kill()
-        process.kill()
-        process.communicate(timeout=30)
+    kill_when_idle(process)
 
     assert (script.folder / "closed").exists()
-    wait_until(lambda: all(map(is_gone, others)), 10)
 
 
 def test_worker_hears_of_the_end_of_its_program_bit_by_bit(script: Script) -> None:
@@ -376,17 +381,9 @@ def test_worker_hears_of_the_end_of_its_program_bit_by_bit(script: Script) -> No
         print("idle", flush=True)
         time.sleep(1000)
     """)
-    with killed_at_last(process):
-        assert read_line(process) == "idle"
-        others = family(process, 2)
-        template, worker = sorted(others, key=lambda each: each.ppid() != process.pid)
-        wait_until(lambda: worker.status() == psutil.STATUS_SLEEPING)
-        template.kill()
-        process.kill()
-        process.communicate(timeout=30)
+    kill_when_idle(process)
 
     assert (script.folder / "closed").exists()
-    wait_until(lambda: all(map(is_gone, others)), 10)
 
 
 def test_killed_parent_takes_the_children_of_tasks_along(script: Script) -> None:
