@@ -4,8 +4,8 @@ Usage: test_pythons.py [VERSION ...] [-- PYTEST_ARGUMENT ...]
 
 Versions are looked for on the PATH and among pyenv's; 3.13t is the free-threaded 3.13. The newest
 ones come from a Debian root directory, made with debootstrap: that needs root, and Debian's
-packages. The free-threaded one is compiled from Debian's source package, in some minutes: that
-needs a C compiler, and apt. All that was made is kept in PARMAP_PYTHONS_DIR (default:
+packages. The free-threaded ones are compiled from Debian's source packages, in some minutes each:
+that needs a C compiler, and apt. All that was made is kept in PARMAP_PYTHONS_DIR (default:
 ~/.cache/parmap-pythons) and used again.
 """
 
@@ -20,14 +20,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-VERSIONS = ("3.11", "3.12", "3.13", "3.13t", "3.14", "3.15")
+VERSIONS = ("3.11", "3.12", "3.13", "3.13t", "3.14", "3.14t", "3.15", "3.15t")
 DEBIAN_VERSIONS = ("3.14", "3.15")
 DEBIAN_SUITE = "forky"
 REPOSITORY = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parmap-pythons"
 WORKSHOP = Path(os.environ.get("PARMAP_PYTHONS_DIR") or CACHE).resolve()
 DEBIAN = WORKSHOP / "debian"
-FREE_THREADED = WORKSHOP / "python3.13t"
+FREE_THREADED_SUITES = {"3.13t": "trixie", "3.14t": DEBIAN_SUITE, "3.15t": DEBIAN_SUITE}
 
 # Run in the environment's own Python, outside or inside the root directory. What pip would
 # compile for a quarter of an hour is left out: tests that need it skip. These two come in the
@@ -49,13 +49,13 @@ exec {venv}/bin/python -m pytest -p no:cacheprovider {arguments}
 COMPILE = """
 set -e
 mkdir -p apt/lists/partial
-echo 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} trixie main' > apt/sources.list
+echo 'deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main' > apt/sources.list
 aside="-o Dir::Etc::SourceList=$PWD/apt/sources.list -o Dir::Etc::SourceParts=/dev/null
     -o Dir::State::Lists=$PWD/apt/lists -o Dir::Cache=$PWD/apt"
 apt-get $aside update -q
-apt-get $aside source -q --download-only python3.13
-tar xf python3.13_*.orig.tar.xz
-cd Python-3.13.*
+apt-get $aside source -q --download-only python{release}
+tar xf python{release}_*.orig.tar.xz
+cd Python-{release}.*
 nice ./configure -q --disable-gil --disable-test-modules --prefix={prefix}
 nice make -s -j2
 nice make -s altinstall DESTDIR={unfinished}
@@ -96,8 +96,8 @@ def test(version: str, arguments: list[str], must: bool) -> str:
     obstacle = "no interpreter found"
     if python is None and version in DEBIAN_VERSIONS:
         obstacle = make_debian()
-    elif python is None and version == "3.13t":
-        obstacle = compile_free_threaded()
+    elif python is None and version in FREE_THREADED_SUITES:
+        obstacle = compile_free_threaded(version)
         python = find(version)
     if python is None and obstacle:
         print(f"CPython {version}: {obstacle}", flush=True)
@@ -133,7 +133,7 @@ def find(version: str) -> str | None:
     if pyenv := shutil.which("pyenv"):
         root = Path(output(pyenv, "root").strip())
         candidates += sorted(map(str, root.glob(f"versions/{version.rstrip('t')}.*/bin/python{version}")))
-    candidates += map(str, FREE_THREADED.glob(f"bin/python{version}"))
+    candidates += map(str, WORKSHOP.glob(f"python{version}/bin/python{version}"))
     # A shim of pyenv's is on the PATH also where no version is chosen that it could start.
     asked = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags.replace('d', ''))"
     return next((c for c in candidates if c and output(c, "-c", asked).strip() == version), None)
@@ -166,24 +166,29 @@ def make_debian() -> str:
     return ""
 
 
-def compile_free_threaded() -> str:
-    """Compile the free-threaded Python and install it into the workshop; return what hinders, or nothing."""
+def compile_free_threaded(version: str) -> str:
+    """Compile a free-threaded Python and install it into the workshop; return what hinders, or nothing."""
     if not all(map(shutil.which, ("apt-get", "make", "cc"))):
         return "compiling a free-threaded Python needs apt, make and a C compiler"
-    folder = WORKSHOP / "python3.13t.unfinished"
+    prefix = WORKSHOP / f"python{version}"
+    folder = WORKSHOP / f"python{version}.unfinished"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     script = COMPILE.format(
-        mirror=mirror(), prefix=shlex.quote(str(FREE_THREADED)), unfinished=shlex.quote(str(folder / "installed"))
+        mirror=mirror(),
+        suite=FREE_THREADED_SUITES[version],
+        release=version.rstrip("t"),
+        prefix=shlex.quote(str(prefix)),
+        unfinished=shlex.quote(str(folder / "installed")),
     )
     log = folder / "log"
-    print(f"compiling a free-threaded Python, in some minutes: {log}", flush=True)
+    print(f"compiling CPython {version}, in some minutes: {log}", flush=True)
     with log.open("w") as file:
         options: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
         if subprocess.run(["sh", "-c", script], check=False, **options).returncode:
             return f"compiling failed: see {log}"
     # A directory that is there is a directory that is complete.
-    Path(f"{folder / 'installed'}{FREE_THREADED}").rename(FREE_THREADED)
+    Path(f"{folder / 'installed'}{prefix}").rename(prefix)
     shutil.rmtree(folder)
     return ""
 
