@@ -7,9 +7,11 @@ import importlib
 import io
 import logging
 import os
+import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +273,37 @@ def test_warnings_are_filtered_as_here(backend: dict[str, Any], capsys: pytest.C
             f.map([3])
 
     assert ignored == ""
+
+
+def test_warnings_are_recorded_as_here(backend: dict[str, Any]):
+    """Whoever records warnings has those of tasks, wherever they run, and nobody else has."""
+    f = parallel(talk.warn_plainly, **backend)
+    found = {}
+
+    def call(name: str) -> None:
+        with warnings.catch_warnings(record=True) as recorded:
+            warnings.simplefilter("always")
+            f.map([name, name])
+            f.submit(name).result()
+            list(f.imap([name]))
+        found[name] = [str(each.message) for each in recorded]
+
+    for name in "ab":
+        call(name)
+    assert found == {name: [f"plain {name}"] * 4 for name in "ab"}
+    if getattr(sys.flags, "context_aware_warnings", False):
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(call, "cdefghij"))
+        assert found == {name: [f"plain {name}"] * 4 for name in "abcdefghij"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="filters are those of the process")
+def test_warnings_of_each_context():
+    """All this holds where filters are a matter of each context, as they are on builds without the GIL."""
+    command = [sys.executable, "-X", "context_aware_warnings=1", "-X", "thread_inherit_context=1", "-m", "pytest"]
+    chosen = ["-q", "-p", "no:cacheprovider", "-n", "0", "-k", "(warnings or filter) and not each_context", __file__]
+    run = subprocess.run([*command, *chosen], capture_output=True, text=True, timeout=150, check=False)
+    assert run.returncode == 0, run.stdout
 
 
 def test_warnings_of_a_program_without_filters(processes: dict[str, Any]):

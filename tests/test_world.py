@@ -224,6 +224,42 @@ if __name__ == "__main__":
     assert (run.stdout, run.stderr) == ("['1', '2', '3', 'started', 'started']\n", "")
 
 
+# context variables
+
+
+@pytest.mark.parametrize("options", ["", 'backend="threads", '])
+def test_variables_stay_with_the_caller(script: Script, options: str):
+    """Tasks don't see the variables of a context, nor does a pool keep those of the one that began it."""
+    inherits = ("-X", "thread_inherit_context=1") if sys.version_info >= (3, 14) else ()
+    run = script.run(
+        f"""
+import contextvars, gc, weakref
+from parmap import parallel
+
+class Value: ...
+
+variable = contextvars.ContextVar("variable", default=None)
+
+@parallel({options}workers=2)
+def seen(_):
+    return variable.get() is not None
+
+def begin():
+    value = Value()
+    variable.set(value)
+    found = [*seen.map(range(4)), seen.submit(0).result(), *seen.imap(range(4))]
+    return any(found), weakref.ref(value)
+
+if __name__ == "__main__":
+    is_seen, value = contextvars.copy_context().run(begin)
+    gc.collect()
+    print(is_seen, value() is None, any(seen.map(range(4))))
+""",
+        args=inherits,
+    )
+    assert (run.stdout, run.stderr) == ("False True False\n", "")
+
+
 # decimal arithmetic
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.text import with_source, written
+from parmap._work.surroundings import recorders
 from parmap._work.threads import ShutdownError, start_thread
 
 ROOM = 4 << 20
@@ -199,11 +200,14 @@ def _log(name: str, level: int, pickled: bytes) -> None:
 def _warn(pickled: bytes) -> None:
     import warnings
 
-    encoded, filename, number, line = pickle.loads(pickled)
+    encoded, filename, number, line, recorder = pickle.loads(pickled)
     warning = Failure(encoded=encoded).exception()
     warning.__cause__ = None  # its text from the worker: it says the same
     if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
         warning = UserWarning(str(warning))
+    if (here := recorders.get(recorder)) is not None:
+        here.log.append(warnings.WarningMessage(warning, type(warning), filename, number, None, line))
+        return
     with _above_bars(sys.stderr):
         warnings.showwarning(warning, type(warning), filename, number, None, line)
 

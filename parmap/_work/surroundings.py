@@ -11,9 +11,11 @@ import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
@@ -38,8 +40,11 @@ class Context:
         self.environ: dict[Any, Any] = dict(getattr(os.environ, "_data", os.environ))
         self.authkey: bytes = _authkey()
         handled = bool(logging.root.handlers)
-        self._plain = _recursion(), _digits(), [*sys.path], [*sys.argv], [*warnings.filters], _levels(), handled
-        recursion, digits, path, argv, filters, levels, _ = self._plain
+        self._plain = (
+            *(_recursion(), _digits(), [*sys.path], [*sys.argv], [*_filters()], _recorder()),
+            *(_levels(), handled),
+        )
+        recursion, digits, path, argv, filters, self.recorder, levels, _ = self._plain
         self.filters: list[Any] = filters
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
@@ -49,6 +54,7 @@ class Context:
             "argv": _strings(argv),
             "environ": {os.fsdecode(name): os.fsdecode(value) for name, value in self.environ.items()},
             "filters": before.told["filters"] if before and before.filters == filters else _pickled(filters),
+            "recorder": self.recorder,
             "levels": (handled, *levels),
             "authkey": bytes(self.authkey),
             "recursion": recursion,
@@ -66,7 +72,8 @@ class Context:
                 _digits(),
                 sys.path,
                 sys.argv,
-                warnings.filters,
+                _filters(),
+                _recorder(),
                 logging.root._cache.get(_LEVELS),  # type: ignore[attr-defined]  # noqa: SLF001
                 bool(logging.root.handlers),
             )
@@ -173,6 +180,38 @@ def _decimal() -> Any:
 def _strings(entries: list[Any]) -> list[str]:
     """The strings of a list, which may be of a class of their own."""
     return [str.__str__(entry) for entry in entries if isinstance(entry, str)]
+
+
+recorders: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""Who records warnings, by number, where that is a matter of each context of `contextvars`."""
+
+
+def _recorder_here() -> int:
+    here = _warnings._get_context()  # noqa: SLF001 - there is no public way
+    if here.log is None:
+        return 0
+    recorders[id(here)] = here
+    return id(here)
+
+
+# On builds without the GIL, or with an option of the interpreter's, filters are a matter of each context, too.
+_warnings: Any = warnings
+_of_contexts = bool(getattr(sys.flags, "context_aware_warnings", False))
+_filters: Callable[[], list[Any]] = _warnings._get_filters if _of_contexts else partial(getattr, warnings, "filters")  # noqa: SLF001 - as above
+_recorder: Callable[[], int] = _recorder_here if _of_contexts else int
+
+
+@contextmanager
+def warning_as(context: Context | None) -> Generator[None]:
+    """Let this thread warn of what the one warns of that made a call, in that *context*, and record it there."""
+    if not _of_contexts or context is None or (context.filters, context.recorder) == (_filters(), _recorder()):
+        yield
+        return
+    with warnings.catch_warnings():
+        here = _warnings._get_context()  # noqa: SLF001 - as above
+        here._filters[:] = context.filters  # noqa: SLF001 - as above
+        here.log = getattr(recorders.get(context.recorder), "log", None)
+        yield
 
 
 def _pickled(filters: list[Any]) -> list[bytes]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ class ShutdownError(RuntimeError):
 
 
 def start_thread(name: str, run: Callable[..., object], *args: Any, deaf: bool = False) -> threading.Thread:
-    """Start a thread that does not keep the program from ending.
+    """Start a thread that does not keep the program from ending, nor anything of the context of whoever starts it.
 
     *deaf*: signals are left to other threads, so that one that the program has blocked, to wait for it, is not taken.
     Processes that such a thread starts would hear none, either: nothing of the user's may run there.
@@ -35,7 +35,9 @@ def start_thread(name: str, run: Callable[..., object], *args: Any, deaf: bool =
         ShutdownError: it is too late for that.
         RuntimeError: the system refuses one.
     """
-    thread = threading.Thread(target=run, args=args, name=name, daemon=True)
+    # From 3.14 on it would have the context of whoever starts it: of the first who needs it, where all others do, too.
+    context: dict[str, Any] = {"context": Context()} if sys.version_info >= (3, 14) else {}
+    thread = threading.Thread(target=run, args=args, name=name, daemon=True, **context)
     start = partial(_start_masked, thread, deaf=deaf) if hasattr(signal, "pthread_sigmask") else thread.start
     _start(name, partial(undisturbed, start))
     return thread

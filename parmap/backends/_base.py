@@ -22,6 +22,7 @@ from parmap._work.arithmetic import arithmetic
 from parmap._work.page import Note
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
+from parmap._work.surroundings import warning_as
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = 
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job, note = chunk.job, chunk.note
     clock = None if chunk.passage is None else Clock()
-    with arithmetic(job.decimal):
+    with arithmetic(job.decimal), warning_as(job.context):
         outcome = run(
             job.call.callee,
             terms_of(chunk, mode),

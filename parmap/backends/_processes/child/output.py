@@ -134,6 +134,8 @@ class Output:
         self._handler: logging.Handler | None = None
         self._last_resort: logging.Handler | None = None
         self._handled = True  # whether the parent's root logger has handlers
+        self.recorder = 0
+        """Who records warnings in the program."""
         self._filters: list[bytes] | None = None
         self._awaited: set[str] = set()  # modules with categories of filters
         sys.stdout, sys.stderr = self._out, self._err
@@ -209,7 +211,7 @@ class Output:
             """Show a warning where the program shows its own, or records them."""
             if file is None and sys.stderr is self._err:
                 try:
-                    self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line)))
+                    self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line, self.recorder)))
                 except ChannelClosedError:  # the worker is being stopped
                     pass
                 else:

@@ -24,6 +24,7 @@ class World:
     """The surroundings of the tasks of this worker."""
 
     def __init__(self, output: Output, channel: Channel) -> None:
+        self._output = output
         self._set_filters, self._set_levels = output.set_filters, output.set_levels
         self._channel = channel
         self._pid = os.getpid()
@@ -68,6 +69,9 @@ class World:
 
     def _set_cwd(self, cwd: str) -> None:
         self._cwd = cwd
+
+    def _set_recorder(self, number: int) -> None:
+        self._output.recorder = number
 
     def _set_path(self, path: list[str]) -> None:
         sys.path[:] = path
