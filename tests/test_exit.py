@@ -142,6 +142,27 @@ def test_exit_is_quiet_with_all_warnings(script: Script, flags: tuple[str, str],
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1]\n", "")
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_that_asks_for_encodings(script: Script, method: str) -> None:
+    """Where a file that is opened without an encoding is an error, parmap opens none."""
+    script.environment["PYTHONWARNDEFAULTENCODING"] = "1"
+    done = script.run(
+        f"""
+        import json
+        from parmap import parallel
+
+        @parallel(workers=2, start_method={method!r})
+        def length(value):
+            return len(json.dumps(value))
+
+        print(length.map([1, 23]), length.submit(4).result())
+        """,
+        args=("-W", "error"),
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2] 1\n", "")
+
+
 @pytest.mark.parametrize("option", [*(f"start_method={method!r}" for method in METHODS), "backend='threads'"])
 def test_submitted_work_is_finished(script: Script, option: str) -> None:
     """What was submitted before the end of the script is done, as concurrent.futures does it."""

@@ -274,17 +274,17 @@ def _count_threads() -> int:
         return threading.active_count()
 
 
-_ALLOCATOR = "jemalloc_bg_thd"
+_ALLOCATOR = b"jemalloc_bg_thd"
 """The thread that gives memory back, in all that brings jemalloc along, as pyarrow, and so pandas. Forks are announced
 to jemalloc, as to every allocator, and it does without that thread in them."""
 
 
-def _name_of(thread: str) -> str:
+def _name_of(thread: str) -> bytes:
     try:
-        with open(f"/proc/self/task/{thread}/comm") as file:
+        with open(f"/proc/self/task/{thread}/comm", "rb") as file:
             return file.read().strip()
     except OSError:  # it has just ended
-        return ""
+        return b""
 
 
 def _reap_next() -> tuple[int, int]:
