@@ -17,7 +17,7 @@ import pytest
 import tasks
 
 from conftest import wait_until
-from parmap import Executor, parallel
+from parmap import Executor, parallel, shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -234,3 +234,25 @@ def test_a_thread_that_is_ended_from_outside() -> None:
         assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ended, ctypes.py_object(SystemExit)) == 1
 
         assert f.submit().exception(timeout=20) is None
+
+
+class Own(concurrent.futures.Executor):
+    """One of the program's, of which nobody knows that it has threads."""
+
+    def __init__(self) -> None:
+        self._threads = concurrent.futures.ThreadPoolExecutor(4)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """As the threads do it."""
+        return self._threads.submit(fn, *args, **kwargs)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_many_functions_at_once_in_one_process_of_an_executor() -> None:
+    """Each is found by its own tasks, while others come and go."""
+    executor = Own()
+    functions = [parallel(lambda x, y=number: x + y, backend=executor, workers=4) for number in range(1500)]
+
+    futures = [f.submit(number) for number, f in enumerate(functions)]
+    assert [future.result(60) for future in futures] == [2 * number for number in range(1500)]
+    shutdown()

@@ -355,6 +355,7 @@ def _callee(wire: Wire) -> Callee:
     if callee is None:
         find, args, rules = from_wire(wire)[0]
         callee = _callees[key] = Callee(find(*args), rules)
-        while len(_callees) > _FUNCTIONS or (len(_callees) > 1 and sum(map(len, _callees)) > _BYTES):
-            _callees.pop(next(iter(_callees)))
+        kept = [*_callees]  # in one step: other threads may do the same at this moment
+        while len(kept) > _FUNCTIONS or (len(kept) > 1 and sum(map(len, kept)) > _BYTES):
+            _callees.pop(kept.pop(0), None)
     return callee
