@@ -22,6 +22,8 @@ from parmap import Executor, parallel, shutdown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from conftest import Script
+
 THREADS = 8
 
 
@@ -256,3 +258,16 @@ def test_many_functions_at_once_in_one_process_of_an_executor() -> None:
     futures = [f.submit(number) for number, f in enumerate(functions)]
     assert [future.result(60) for future in futures] == [2 * number for number in range(1500)]
     shutdown()
+
+
+def test_a_gil_that_is_there_for_a_moment(script: Script) -> None:
+    """A free-threaded Python has one while any thread loads an extension module, as maybe when parmap is imported."""
+    run = script.run(
+        """
+        import sys, sysconfig
+        sys._is_gil_enabled = lambda: True
+        from parmap._work.threads import HAS_GIL
+        print(HAS_GIL is not bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
+        """
+    )
+    assert run.stdout == "True\n", run.stderr

@@ -17,8 +17,11 @@ from weakref import ref
 
 T = TypeVar("T")
 
-HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-"""Whether one thread sees what another has done in the order in which it was done."""
+HAS_GIL = "free-threading build" not in sys.version
+"""Whether one thread sees what another has done in the order in which it was done.
+
+A free-threaded Python has a GIL at times, as while any thread loads an extension module: so it is not asked for that.
+"""
 
 
 class ShutdownError(RuntimeError):
