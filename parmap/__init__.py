@@ -112,10 +112,10 @@ def shutdown(wait: bool = True, *, cancel_futures: bool = False) -> None:
 
     if callable(wait):
         raise TypeError("parmap.shutdown() stops all pools; that of a function f is stopped by f.shutdown()")
-    # No engine, no pools: nothing to stop, and nothing to import for it.
-    registry = sys.modules.get("parmap._engine.registry")
-    if registry is not None:
-        registry.shutdown(None, wait, cancel_futures=cancel_futures)
+    # No engine, no pools, also where another thread just imports them: nothing to stop, and nothing to import for it.
+    stop = getattr(sys.modules.get("parmap._engine.registry"), "shutdown", None)
+    if stop is not None:
+        stop(None, wait, cancel_futures=cancel_futures)
 
 
 if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself, and no other name is there

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from conftest import Script
+
 needs_quick_lines = pytest.mark.skipif(not HAS_QUICK_LINES, reason="callers send no tasks themselves on this system")
 
 
@@ -349,3 +351,50 @@ def test_the_thread_of_callbacks_ends_just_as_one_comes() -> None:
     some.join(20)
     some.go.set()
     assert some.ran == ["first", "late"]
+
+
+@pytest.mark.parametrize(
+    ("module", "use"),
+    [
+        ("asyncio", "list(f.imap([1]))"),
+        ("asyncio", "f.map_async(iter([1])).result()"),
+        ("concurrent.futures._base", "parallel(abs, workers=1)"),
+        ("decimal", "parallel(abs, workers=1, backend='threads', initializer=int).map([1])"),
+        ("multiprocessing.spawn", "parallel(abs, workers=1).map([1])"),
+        ("multiprocessing.util", "parmap.per_worker(list)()"),
+        ("parmap._engine.registry", "parmap.shutdown()"),
+    ],
+)
+def test_another_thread_is_just_importing_a_module(module: str, use: str, script: Script) -> None:
+    """A module that is here in part, which parmap itself would not import, is none yet."""
+    run = script.run(
+        f"""
+        import importlib, sys, threading
+        import parmap
+        from parmap import parallel
+
+        f = parallel(abs, workers=1, backend="threads")
+        begun, used = threading.Event(), threading.Event()
+
+        def wait_in_it(frame, *_):
+            if frame.f_globals.get("__name__") == {module!r}:
+                begun.set(), used.wait()
+
+        def load():
+            sys.settrace(wait_in_it)
+            importlib.import_module({module!r})
+
+        if {"[1]" in use}:  # what calls need is here
+            f.map([1])
+        assert {module!r} not in sys.modules
+        thread = threading.Thread(target=load)
+        thread.start()
+        begun.wait()
+        try:
+            {use}
+            print("went well")
+        finally:
+            used.set(), thread.join()
+        """
+    )
+    assert run.stdout == "went well\n", run.stderr

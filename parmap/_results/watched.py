@@ -222,8 +222,8 @@ def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
 
 def on_event_loop() -> bool:
     """Whether an event loop runs in this thread, which must not be held up."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None  # noqa: SLF001 - documented, and raises nothing
+    find = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)  # documented, and raises nothing
+    return find is not None and find() is not None
 
 
 _TURN = 0.01  # seconds for which one that need not wait may keep an event loop

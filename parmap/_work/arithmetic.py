@@ -34,7 +34,7 @@ def made(told: tuple[Any, ...]) -> Any:
 def chosen(base: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """The arithmetic of this thread, if somebody has chosen another than *base*; `None` is the usual one."""
     decimal: Any = sys.modules.get("decimal")
-    if decimal is None:
+    if not hasattr(decimal, "getcontext"):  # another thread may just be importing it
         return None
     now = told(decimal.getcontext())
     return None if now == (base or told(decimal.DefaultContext)) else now

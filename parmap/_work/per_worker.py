@@ -77,8 +77,9 @@ class Keeper:
                 if self is Here.keeper and not self._ends:
                     self._ends = True
                     atexit.register(self.close_all)
-                    if "multiprocessing.util" in sys.modules:  # whose processes end without `atexit`
-                        sys.modules["multiprocessing.util"].Finalize(None, self.close_all, exitpriority=100)
+                    finalize = getattr(sys.modules.get("multiprocessing.util"), "Finalize", None)
+                    if finalize is not None:  # its processes end without `atexit`
+                        finalize(None, self.close_all, exitpriority=100)
                 if _place.in_worker:  # no item is to be blamed for the time; what this one needs is in it
                     Loading.nanoseconds = before + time.monotonic_ns() - begin
             return self.made[token].value

@@ -56,19 +56,21 @@ def __dir__() -> list[str]:
 
 def is_executor(backend: object) -> bool:
     """Tell whether *backend* is a ``concurrent.futures.Executor``, without importing that module."""
-    module = sys.modules.get("concurrent.futures._base")
-    return module is not None and isinstance(backend, module.Executor)
+    return _is_of(backend, "concurrent.futures._base", "Executor")
 
 
 def site_of(backend: Any) -> Site | None:
     """The cluster that *backend* means, if it means one."""
     if type(backend) is str:
         return _load(_SITES[backend])() if backend in _SITES else None
-    module = sys.modules.get("parmap.backends._clusters.site")
-    return backend if module is not None and isinstance(backend, module.Site) else None
+    return backend if _is_of(backend, "parmap.backends._clusters.site", "Site") else None
 
 
 def is_dask_client(backend: object) -> bool:
     """Tell whether *backend* is a ``distributed.Client``, without importing that module."""
-    module = sys.modules.get("distributed.client")
-    return module is not None and isinstance(backend, module.Client)
+    return _is_of(backend, "distributed.client", "Client")
+
+
+def _is_of(thing: object, module: str, name: str) -> bool:
+    """Nothing is of a class that is not here, or not yet: another thread may just be importing the module."""
+    return isinstance(thing, getattr(sys.modules.get(module), name, ()))

@@ -184,8 +184,8 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
 
 def _python() -> str:
     """The interpreter to start: a server that has one in it, such as uWSGI, calls itself `sys.executable`."""
-    told = sys.modules.get("multiprocessing.spawn")  # by `set_executable`
-    python = os.fsdecode((told and told.get_executable()) or sys.executable or "")
+    told = getattr(sys.modules.get("multiprocessing.spawn"), "get_executable", None)  # by `set_executable`
+    python = os.fsdecode((told and told()) or sys.executable or "")
     if "py" in os.path.basename(python).lower():
         return python
     beside = os.path.join(sys.exec_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}{sys.abiflags}")
