@@ -12,6 +12,8 @@ from typing import Any
 
 def world(_: Any = None) -> dict[str, Any]:
     """What a task sees."""
+    # From 3.14 on a context may have filters of its own: on builds without the GIL it has.
+    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()
     return {
         "cwd": os.getcwd(),
         "path": sys.path[-1],
@@ -19,7 +21,7 @@ def world(_: Any = None) -> dict[str, Any]:
         "mine": os.environ.get("MINE"),
         "recursion": sys.getrecursionlimit(),
         "digits": sys.get_int_max_str_digits(),
-        "filter": warnings.filters[0][0] if warnings.filters else "",
+        "filter": filters[0][0] if filters else "",
         "level": logging.getLogger("of the world").level,
     }
 

@@ -292,7 +292,7 @@ def test_decimal_arithmetic_of_threads(backend: dict[str, Any]):
     found: dict[int, set[str]] = {}
 
     def call(precision: int) -> None:
-        decimal.getcontext().prec = precision
+        decimal.setcontext(decimal.Context(prec=precision))  # the one it has may be that of whoever started it
         found[precision] = {*f.map(range(10)), *(f.submit().result() for _ in range(10))}
 
     threads = [threading.Thread(target=call, args=(precision,)) for precision in (3, 4, 5)]
