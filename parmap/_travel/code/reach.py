@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import sys
 from collections import deque
@@ -36,6 +37,7 @@ _LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
 
 _ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
+    | {getattr(builtins, "sentinel", NoneType)}  # from 3.15 on
 )
 _FROZEN = frozenset({tuple, frozenset})
 _OF_TYPES = ("types", "typing")  # where what stands in annotations is made

@@ -19,9 +19,10 @@ from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.code.by_name import by_name, name_of
+from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.classes import tracker_of
 from parmap._travel.code.functions import find_module
+from parmap._travel.code.singles import parts_of, single_reduced
 from parmap._travel.text import is_enumeration
 
 _cached_property = functools.cached_property
@@ -38,6 +39,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
+    if module in MAIN and FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__)):
+        return _of_user(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
     else:
@@ -106,12 +109,33 @@ def _make_view(content: bytes | bytearray, kind: Any, shape: Any) -> memoryview:
     return memoryview(content).cast(kind) if shape is None else memoryview(content).cast(kind, shape)
 
 
+def _of_sentinel(thing: Any) -> tuple[Any, ...] | None:
+    if name_of(thing) is not None:
+        return None
+    kind: Any = type(thing)
+    make = functools.partial(kind, repr=repr(thing))
+    return single_reduced(thing, make, (thing.__name__,), {"__module__": thing.__module__})
+
+
+def _of_user(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
+    """What has a class of the user's that says how it is pickled: maybe by its name, which no worker knows."""
+    if kind in copyreg.dispatch_table or issubclass(kind, type):
+        return None
+    reduced: tuple[Any, ...] | str = thing.__reduce_ex__(5)
+    if not isinstance(reduced, str):
+        return reduced
+    if is_enumeration(kind):
+        return kind, (thing._value_,)
+    return single_reduced(thing, object.__new__, (kind,), parts_of(thing))
+
+
 def _of_connection(_: object) -> None:
     raise TypeError("cannot pickle an end of a pipe")
 
 
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
     ("builtins", "memoryview"): _of_view,
+    ("builtins", "sentinel"): _of_sentinel,
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
     ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
     ("contextlib", "_GeneratorContextManager"): _of_context,
@@ -122,6 +146,8 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
+    ("typing_extensions", "Sentinel"): _of_sentinel,
+    ("typing_extensions", "sentinel"): _of_sentinel,
 }
 """Reducers of what refuses to be pickled, or does not say all."""
 
