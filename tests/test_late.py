@@ -225,7 +225,8 @@ only_lazy = pytest.mark.skipif(sys.version_info < (3, 15), reason="no lazy impor
 
 MODULES = {
     "beside.py": "level = 1\ndef tell(x): return x, level\n",
-    "package/__init__.py": "lazy from package.inner import value\n",
+    "package/__init__.py": "lazy from package.inner import value\nlazy from . import inner\n",
+    "package/by_value.py": "lazy from . import inner, value as v\ndef use(x): return inner.value, v, x\n",
     "package/inner.py": "value = 'inner'\n",
     "package/other.py": "value = 'other'\n",
 }
@@ -277,6 +278,24 @@ for function in (use, lambda x: calls.submit(x).result()):
         assert error.name == "absent"
     else:
         assert not function
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_lazy_imports_of_a_package_that_travels(script: Script) -> None:
+    """A module of it may have been imported, and be a lazy import of itself still."""
+    _write_modules(script)
+    done = script.run(
+        """
+import cloudpickle, package.by_value
+from parmap import parallel
+
+cloudpickle.register_pickle_by_value(package)
+calls = parallel(package.by_value.use, workers=1)
+assert calls.map([1]) == [calls.submit(1).result()] == [package.by_value.use(1)] == calls.map([1])
 """
     )
 

@@ -35,9 +35,9 @@ def import_reduced(lazy: Any) -> tuple[Any, ...]:
     if is_of_module(lazy):
         return make_import, (f"import {home}", home.partition(".")[0])
     attribute = repr(lazy).split("'")[1].rpartition(".")[2]
-    known = getattr(sys.modules.get(home), "__dict__", {})
-    if attribute in known:  # which the program may have changed
-        return identity, (known[attribute],)
+    found = getattr(sys.modules.get(home), "__dict__", {}).get(attribute, lazy)
+    if type(found) is not LAZY_IMPORT:  # the program may have changed it
+        return identity, (found,)
     return make_import, (f"from {home} import {attribute}", attribute)
 
 
