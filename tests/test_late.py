@@ -97,7 +97,7 @@ check(decorated(plain))
 check(lambda x: (plain(x), cached(x), chosen(x), decorated(plain)(x), closure()(x)))
 check(lambda x: (Plain().method(x), Plain.of_class(x), Plain().lazy))
 check(lambda x: (Node(x, Node(x)), Slotted(x=x, z=Slotted(x=x)), Row(x), Record(x=x), File().close(), Color.RED.told()))
-check(lambda x: [field.type for field in dataclasses.fields(Node)])
+check(lambda x: [getattr(field.type, "__forward_arg__", None) for field in dataclasses.fields(Node)])
 
 same = parallel(lambda x: x, workers=1)
 for item in (Node(1, Node(2)), Slotted(x=1), Row(1), Color.RED):
@@ -320,6 +320,32 @@ beside.level = 2
 assert same.submit(0).result() == 2 and same.map([0]) == [2]
 check(lambda x: level, lambda: globals().update(level=3))
 check(lambda x: tomllib.__name__, lambda: globals().update(tomllib=modules["sys"]))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_an_initializer_that_uses_lazy_imports(script: Script) -> None:
+    """What it imports so, it has not set: the program may set it later."""
+    _write_modules(script)
+    done = script.run(
+        """
+lazy from beside import level
+from parmap import parallel
+
+def begin():
+    global own
+    own = level
+
+@parallel(workers=1, initializer=begin)
+def look(x):
+    return level, own
+
+assert look.map([0]) == [(1, 1)]
+level = 2
+assert look.map([0]) == [(2, 1)]
 """
     )
 

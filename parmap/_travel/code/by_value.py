@@ -29,7 +29,7 @@ from parmap._travel.code.functions import (
     make_code,
     make_function,
 )
-from parmap._travel.code.late import annotations_of, find_submodule, submodules_left
+from parmap._travel.code.late import annotations_of, find_submodule, is_found_by, submodules_left
 from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
 
@@ -106,7 +106,11 @@ def _pickler_class() -> Any:
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
-            return _reduced(obj, super().reducer_override(obj)) if reduced is None else reduced
+            if reduced is not None:
+                return reduced
+            reduced = super().reducer_override(obj)
+            is_class = isinstance(obj, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER
+            return class_reduced(obj, reduced) if is_class else reduced
 
         _dynamic_function_reduce = _function_reduced
 
@@ -148,14 +152,8 @@ def _reduced_by_value(pickler: Any, thing: Any) -> Any:
         variables = {name: value for name, value in vars(thing).items() if name != "__builtins__"}
         return cloudpickle.dynamic_subimport, (thing.__name__, variables)
     if isinstance(thing, type):
-        return _reduced(thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
+        return class_reduced(thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
     return _function_reduced(pickler, thing)
-
-
-def _reduced(thing: Any, reduced: Any) -> Any:
-    """The same, with a setter of ours: *reduced* is what cloudpickle made of a thing."""
-    is_class = isinstance(thing, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER
-    return class_reduced(thing, reduced) if is_class else reduced
 
 
 def _function_reduced(pickler: Any, function: FunctionType) -> tuple[Any, ...]:
@@ -186,10 +184,9 @@ def _state_of(function: FunctionType) -> dict[str, Any]:
         *submodules,
         *[_Named(find_submodule, (name,)) for name in submodules_left(names)],
     ]
-    home = str(every.get("__name__"))
     for name, value in variables.items():
         # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
-        if remake_fresh(value) is not None and (known := name_in(home, name, value)) is not None:
+        if remake_fresh(value) is not None and (known := name_in(str(every.get("__name__")), name, value)) is not None:
             variables[name] = _Named(by_name, known)
     state["__globals__"] = variables
     return state
@@ -383,9 +380,12 @@ def _changes(before: dict[str, tuple[Any, bytes | None]], variables: Mapping[str
     return {
         name: value
         for name, value in variables.items()
-        if not name.startswith("__")
-        and (name not in before or before[name][0] is not value or before[name][1] != _content(value))
+        if not name.startswith("__") and (name not in before or _is_changed(*before[name], value))
     }
+
+
+def _is_changed(before: Any, content: bytes | None, value: Any) -> bool:
+    return content != _content(value) if before is value else not is_found_by(before, value)
 
 
 def _content(value: Any) -> bytes | None:

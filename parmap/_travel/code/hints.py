@@ -34,10 +34,9 @@ def hint_reduced(thing: Any, kind: type) -> tuple[Any, ...] | None:
 
 
 def forward_reduced(forward: Any) -> tuple[Any, ...]:
-    """As a reducer: what stands for a part of an annotation that names what is not there."""
-    owner, is_class = forward.__owner__, forward.__forward_is_class__
+    """As a reducer: what stands for a part of an annotation that names what is not there, in a worker neither."""
     kind: Any = type(forward)
-    make = partial(kind, module=forward.__forward_module__, owner=owner, is_class=is_class)
+    make = partial(kind, module=forward.__forward_module__, is_class=forward.__forward_is_class__)
     return make, (forward.__forward_arg__,)
 
 

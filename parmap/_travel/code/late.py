@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import identity
 
-LAZY_IMPORT: type = getattr(types, "LazyImportType", type("lazy_import", (), {}))
+LAZY_IMPORT: type[Any] = getattr(types, "LazyImportType", type("lazy_import", (), {}))
 """The type of a lazy import that was not made yet; before there were any: one that nothing has."""
 
 
@@ -46,6 +46,11 @@ def make_import(statement: str, name: str) -> Any:
     variables: dict[str, Any] = {}
     exec(f"lazy {statement}", variables)  # noqa: S102 - there is no other way to make one
     return variables[name]
+
+
+def is_found_by(lazy: Any, value: Any) -> bool:
+    """Whether it was a lazy import, and *value* is what that has found."""
+    return type(lazy) is LAZY_IMPORT and module_of(lazy) in sys.modules and lazy.resolve() is value
 
 
 def submodules_left(names: set[str]) -> list[str]:
