@@ -100,6 +100,91 @@ def test_of_a_script(script: Script) -> None:
     assert (done.stdout, done.stderr[-2000:]) == ("fine\n", "")
 
 
+def test_what_there_is_one_of(script: Script) -> None:
+    """Sentinels, and what else is pickled by its name, are the same wherever they are met, there and back."""
+    done = script.run(
+        """
+import enum
+import sys
+from parmap import parallel
+
+class Unset:
+    def __init__(self):
+        self.x = 1
+    def __bool__(self):
+        return False
+    def __repr__(self):
+        return "unset"
+    def __reduce__(self):
+        return "UNSET"
+class Slotted:
+    __slots__ = ("x",)
+    def __repr__(self):
+        return "slotted"
+    def __reduce__(self):
+        return "SLOTTED"
+@enum.global_enum
+class Color(enum.Enum):
+    RED = 1
+UNSET, SLOTTED = Unset(), Slotted()
+SLOTTED.x = 2
+every = [UNSET, SLOTTED, Color.RED]
+if sys.version_info >= (3, 15):
+    MISSING = sentinel("MISSING")
+    _other = sentinel("no such name", repr="<other>")
+    every += [MISSING, _other]
+    text = repr(_other)
+
+@parallel(workers=1)
+def look(x, default=every[-1], unset=UNSET):
+    return [x is each for each in every], default is every[-1], unset is UNSET, UNSET.x, SLOTTED.x, bool(unset), repr(x)
+def ask(x):
+    return look(x), x.x if x is UNSET else 0
+def same(sent, got):
+    return len(sent) == len(got) and all(one is other for one, other in zip(sent, got))
+
+here = [look(each) for each in every]
+assert look.map(every) == here
+assert [look.submit(each).result() for each in every] == here
+back = parallel(lambda place: every[place], workers=1)
+assert same(every, back.map(range(len(every))))
+echo = parallel(lambda x: x, workers=1)
+assert same(every * 9, echo.map(every * 9))
+assert same(every * 9, list(echo.imap(iter(every * 9))))
+assert same(every, [got["k"][0] for got in echo.map([{"k": (each,)} for each in every])])
+UNSET.x = 3
+assert look.map(every) == [look(each) for each in every]
+assert look.submit(UNSET).result() == look(UNSET)
+assert UNSET.x == 3
+"""
+    )
+
+    assert done.stderr == ""
+
+
+def test_sentinels_of_typing_extensions(script: Script) -> None:
+    """They can be sent on any Python."""
+    if not hasattr(pytest.importorskip("typing_extensions"), "Sentinel"):
+        pytest.skip("no sentinels")
+    done = script.run(
+        """
+from typing_extensions import Sentinel
+from parmap import parallel
+
+MISSING = Sentinel("MISSING")
+
+@parallel(workers=1)
+def look(x, default=MISSING):
+    return x is MISSING, default is MISSING, MISSING
+
+(is_same, by_default, back), = look.map([MISSING])
+assert (is_same, by_default, back) == (True, True, MISSING) and back is MISSING
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_local_of_a_class(script: Script) -> None:
     """What is local to threads, and of a class, as a console of rich has it, has what the caller's thread sees in it."""
     done = script.run("""

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from parmap._travel.code.by_name import is_registered
+from parmap._travel.code.late import annotations_of
 from parmap._travel.text import innermost
 
 
@@ -17,13 +18,7 @@ def copy_metadata(wrapper: object, function: Callable[..., Any]) -> None:
     source = innermost(function)  # a partial has no name of its own
     functools.update_wrapper(wrapper, source, updated=())  # type: ignore[arg-type]
     if sys.version_info >= (3, 14):  # where update_wrapper hands on what makes them, which an instance doesn't ask
-        try:
-            vars(wrapper)["__annotations__"] = getattr(source, "__annotations__", {})
-        except Exception as error:  # noqa: BLE001 - they name what does not exist yet: the function itself has to be asked
-            from parmap._travel.failure import pass_on
-
-            pass_on(error)
-            vars(wrapper)["__annotations__"] = {}
+        vars(wrapper)["__annotations__"] = annotations_of(source)
     if isinstance(source, FunctionType):
         kind = type(wrapper)
         vars(wrapper).update((name, value) for name, value in vars(source).items() if not hasattr(kind, name))

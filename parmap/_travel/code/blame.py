@@ -54,5 +54,5 @@ def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(thing, FunctionType):
             yield from ((f"the {kind} {name!r}", value) for kind, name, value in variables_of(thing))
         for name, value in vars(thing).items():
-            if name != "_abc_impl" and not is_made_with_class(value):
+            if name not in {"_abc_impl", "__annotate_func__"} and not is_made_with_class(value):
                 yield f"the attribute {name!r}", getattr(value, "__func__", getattr(value, "fget", value))

@@ -35,23 +35,23 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
     """
     module_name = getattr(function, "__module__", None)
     qualname = getattr(function, "__qualname__", None) or getattr(function, "__name__", None)  # a type variable's
-    if not module_name or not qualname or module_name in _MAIN or "<" in qualname:
+    if not module_name or not qualname or module_name in MAIN or "<" in qualname:
         return None
     name = name_in(module_name, qualname, function)
     if name is None and isinstance(function, type) and not is_registered(module_name):
         # It says it is of another module, as pytest's `Skipped` does: what it is made of may not.
         parts = [each for each in vars(function).values() if type(each) is FunctionType]
-        others = {str(each.__module__) for each in (*function.__mro__[1:], *parts)} - _MAIN
+        others = {str(each.__module__) for each in (*function.__mro__[1:], *parts)} - MAIN
         name = next(filter(None, (name_in(other, qualname, function) for other in others)), None)
     return name
 
 
-_MAIN = frozenset({"__main__", "__mp_main__"})
+MAIN = frozenset({"__main__", "__mp_main__"})
 
 
 def name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, int, str | None] | None:
     """The same, of anything that is known under a name of a module."""
-    if module_name in _MAIN:
+    if module_name in MAIN:
         return None
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
@@ -83,7 +83,7 @@ _RUN_PATH, _ENDS_OF_PIPES = RUN_PATH.encode(), _PIPES.encode()
 def is_only_here(thing: Any) -> bool:
     """Whether it is a module that nobody can import, made by the program, or a function or class that is in one."""
     name = getattr(thing, "__name__" if type(thing) is ModuleType else "__module__", None)
-    if type(name) is not str or name in _MAIN | {"builtins"}:
+    if type(name) is not str or name in MAIN | {"builtins"}:
         return False
     module, package = sys.modules.get(name), sys.modules.get(name.partition(".")[0])
     return (

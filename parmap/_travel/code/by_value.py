@@ -29,6 +29,7 @@ from parmap._travel.code.functions import (
     make_code,
     make_function,
 )
+from parmap._travel.code.late import annotations_of, find_submodule, is_found_by, submodules_left
 from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
 
@@ -105,7 +106,13 @@ def _pickler_class() -> Any:
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
-            return _reduced(self, obj, super().reducer_override(obj)) if reduced is None else reduced
+            if reduced is not None:
+                return reduced
+            reduced = super().reducer_override(obj)
+            is_class = isinstance(obj, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER
+            return class_reduced(obj, reduced) if is_class else reduced
+
+        _dynamic_function_reduce = _function_reduced
 
     return Pickler
 
@@ -145,52 +152,57 @@ def _reduced_by_value(pickler: Any, thing: Any) -> Any:
         variables = {name: value for name, value in vars(thing).items() if name != "__builtins__"}
         return cloudpickle.dynamic_subimport, (thing.__name__, variables)
     if isinstance(thing, type):
-        return _reduced(pickler, thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
-    return _reduced(pickler, thing, pickler._dynamic_function_reduce(thing))  # noqa: SLF001
+        return class_reduced(thing, cloudpickle._dynamic_class_reduce(thing))  # noqa: SLF001 - no public way
+    return _function_reduced(pickler, thing)
 
 
-def _reduced(pickler: Any, thing: Any, reduced: Any) -> Any:
-    """The same, with setters of ours: *reduced* is what cloudpickle made of a thing."""
-    if type(reduced) is not tuple or len(reduced) != _WITH_SETTER:
-        return reduced
-    if isinstance(thing, type):
-        return class_reduced(thing, reduced)
-    _, args, (attributes, state), *_ = reduced
-    _complete(thing, state)
-    if thing.__closure__:  # cloudpickle would give each function cells of its own: what one sets, no other would see
-        args = *args[:-1], tuple([_shell(pickler, cell) for cell in thing.__closure__])
-    return make_function, args, (attributes, state), None, None, fill_function
+def _function_reduced(pickler: Any, function: FunctionType) -> tuple[Any, ...]:
+    """How a function by value travels: as cloudpickle has it, with what that does not see."""
+    *args, cells = pickler._function_getnewargs(function)  # noqa: SLF001 - the globals that functions share
+    if cells:  # cloudpickle would give each function cells of its own: what one sets, no other would see
+        cells = tuple([_shell(pickler, cell) for cell in function.__closure__ or ()])
+    attributes = {"".join(name): value for name, value in vars(function).items()}
+    return make_function, (*args, cells), (attributes, _state_of(function)), None, None, fill_function
 
 
-def _complete(function: FunctionType, state: dict[str, Any]) -> None:
-    """Add to the state of a function what cloudpickle does not see."""
+def _state_of(function: FunctionType) -> dict[str, Any]:
     from cloudpickle import cloudpickle
 
+    state = {name: getattr(function, name) for name in _OF_FUNCTION}
+    # Copies, as cloudpickle makes of them: whether two objects share a name must not change the bytes.
+    state |= {name: "".join(getattr(function, name)) for name in ("__name__", "__qualname__")}
+    state["__annotations__"] = annotations_of(function)
     if parameters := getattr(function, "__type_params__", ()):
         state["__type_params__"] = parameters
-    variables = state["__globals__"]
     every = function.__globals__
-    variables |= {name: every[name] for name in globals_of(function.__code__) if name in every}
-    names = [name for code in codes_in(function.__code__) for name in code.co_names]
-    if len(names) > len(function.__code__.co_names):  # it imports what `package.module` needs, but for code in the code
-        packages = [*variables.values(), *captured_by(function).values()]
-        code = SimpleNamespace(co_names=names)
-        state["_cloudpickle_submodules"] = cloudpickle._find_imported_submodules(code, packages)  # noqa: SLF001
-    home = str(every.get("__name__"))
+    variables = {name: every[name] for name in globals_of(function.__code__) if name in every}
+    # It imports what `package.module` needs, in the code in the code as well.
+    names = {name for code in codes_in(function.__code__) for name in code.co_names}
+    packages = [*variables.values(), *captured_by(function).values()]
+    submodules = cloudpickle._find_imported_submodules(SimpleNamespace(co_names=names), packages)  # noqa: SLF001
+    state["_cloudpickle_submodules"] = [
+        *submodules,
+        *[_Named(find_submodule, (name,)) for name in submodules_left(names)],
+    ]
     for name, value in variables.items():
         # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
-        if remake_fresh(value) is not None and (known := name_in(home, name, value)) is not None:
-            variables[name] = _Named(known)
+        if remake_fresh(value) is not None and (known := name_in(str(every.get("__name__")), name, value)) is not None:
+            variables[name] = _Named(by_name, known)
+    state["__globals__"] = variables
+    return state
+
+
+_OF_FUNCTION = ("__kwdefaults__", "__defaults__", "__module__", "__doc__", "__closure__")
 
 
 class _Named:
     """Something that workers find by its name."""
 
-    def __init__(self, name: tuple[Any, ...]) -> None:
-        self.name = name
+    def __init__(self, find: Callable[..., Any], name: tuple[Any, ...]) -> None:
+        self.reduced = find, name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return by_name, self.name
+        return self.reduced
 
 
 class _Shell:
@@ -368,9 +380,12 @@ def _changes(before: dict[str, tuple[Any, bytes | None]], variables: Mapping[str
     return {
         name: value
         for name, value in variables.items()
-        if not name.startswith("__")
-        and (name not in before or before[name][0] is not value or before[name][1] != _content(value))
+        if not name.startswith("__") and (name not in before or _is_changed(*before[name], value))
     }
+
+
+def _is_changed(before: Any, content: bytes | None, value: Any) -> bool:
+    return content != _content(value) if before is value else not is_found_by(before, value)
 
 
 def _content(value: Any) -> bytes | None:

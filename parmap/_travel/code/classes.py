@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.functions import give_name
+from parmap._travel.code.late import annotations_of
 from parmap._travel.text import is_enumeration
 
 Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
@@ -35,7 +36,7 @@ def be_guest() -> None:
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced
-    if _known(args[-2]) is not cls:
+    if class_known(args[-2]) is not cls:
         raise TypeError(f"the class {cls.__qualname__} is equal to another one, says its metaclass")
     slots = vars(cls).get("__slots__")
     # cloudpickle makes the class without its slots; its instances would then come back with a state that does not fit.
@@ -63,6 +64,9 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             )
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
+    if "__annotate_func__" in vars(cls):  # which cloudpickle leaves out, with what was not evaluated yet
+        state[0].pop("__annotations_cache__", None)
+        state[0]["__annotations__"] = annotations_of(cls)
     ctypes = sys.modules.get("_ctypes")
     if ctypes is not None and issubclass(cls, (ctypes.Structure, ctypes.Union)):
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
@@ -103,7 +107,7 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
 
     cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
     """
-    found = _known(args[-2])
+    found = class_known(args[-2])
     if found is None:
         from cloudpickle import cloudpickle
 
@@ -148,7 +152,7 @@ def _hooks_off(name: str, classes: tuple[type, ...], *, of_guests: bool) -> Gene
             type.__setattr__(base, name, hook)
 
 
-def _known(name: str) -> type | None:
+def class_known(name: str) -> type | None:
     """The class that cloudpickle knows under a name of its own."""
     from cloudpickle import cloudpickle
 
@@ -240,13 +244,13 @@ def class_of(number: int) -> type:
 
 def class_with(name: str) -> type:
     """A class that came with the function that runs."""
-    cls = _known(name)
+    cls = class_known(name)
     assert cls is not None  # noqa: S101 - the function holds it
     return cls
 
 
 def at_home(name: str, stream: bytes) -> type:
     """A class that came home: the one that is here, or another like it if that is gone."""
-    known = _known(name)
+    known = class_known(name)
     made: type = pickle.loads(stream) if known is None else known
     return made

@@ -11,6 +11,7 @@ from typing import Any
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.by_value import captured_by, codes_in
+from parmap._travel.code.late import LAZY_IMPORT, annotations_of, module_of
 from parmap._travel.text import wrapped_by
 
 _MOST = 200  # functions and classes that are looked through
@@ -18,7 +19,7 @@ _PYTHON = os.path.dirname(os.__file__) + os.sep
 
 
 def modules_needed(function: Any) -> set[str]:
-    """Modules that *function* names, and that this program has imported, of the standard library or of a distribution.
+    """Modules that *function* names, and that this program imports, of the standard library or of a distribution.
 
     Never one of the program's own, nor one that is being edited: at its level may stand a generator of random numbers,
     which all workers would share, a socket, a connection.
@@ -33,6 +34,8 @@ def modules_needed(function: Any) -> set[str]:
         seen.add(id(thing))
         if isinstance(thing, ModuleType):
             found.add(thing.__name__)
+        elif type(thing) is LAZY_IMPORT:
+            found.add(module_of(thing))
         elif isinstance(thing, (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
             found.add(str(thing.__module__))
         elif isinstance(thing, FunctionType):
@@ -61,16 +64,8 @@ def _named_by(function: FunctionType) -> Iterator[Any]:
     names = {name for code in codes_in(function.__code__) for name in code.co_names}
     yield from (sys.modules[name] for name in names & sys.modules.keys())  # that it imports itself, maybe
     yield from (function.__globals__[name] for name in names & function.__globals__.keys())
-    yield from _annotated(function)
+    yield from [each for each in annotations_of(function).values() if isinstance(each, type)]
     yield from captured_by(function).values()
-
-
-def _annotated(function: FunctionType) -> Iterator[Any]:
-    """The classes that it says it takes and gives."""
-    try:
-        yield from [each for each in function.__annotations__.values() if isinstance(each, type)]
-    except Exception:  # noqa: BLE001 - from 3.14 on they are evaluated now, and may name what is not there
-        return
 
 
 def is_pure(name: str) -> bool:
@@ -81,7 +76,12 @@ def is_pure(name: str) -> bool:
 def _is_shared(name: str) -> bool:
     if name == "cloudpickle":  # which this program may not have imported yet
         return True
-    origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if name not in sys.modules:  # it is imported lazily
+        from importlib.util import find_spec
+
+        spec = find_spec(name.partition(".")[0])  # which imports nothing
+    origin = getattr(spec, "origin", None)
     if name in {"builtins", "__main__"} or not isinstance(origin, str):
         return False
     is_of_python = origin in {"built-in", "frozen"} or origin.startswith(_PYTHON)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import sys
 from collections import deque
@@ -27,6 +28,7 @@ from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import is_made_with_class, tracker_of
+from parmap._travel.code.late import LAZY_IMPORT, annotations_of, are_late, is_of_module
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
 from parmap._travel.text import is_enumeration
@@ -36,6 +38,7 @@ _LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
 
 _ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
+    | {getattr(builtins, "sentinel", NoneType)}  # from 3.15 on
 )
 _FROZEN = frozenset({tuple, frozenset})
 _OF_TYPES = ("types", "typing")  # where what stands in annotations is made
@@ -98,7 +101,8 @@ class _Walk:
                 thing = self._queue.popleft()
                 if isinstance(thing, FunctionType):
                     names = (*globals_of(thing.__code__), *_OF_MODULE)
-                    self._look(thing, functools.partial(_read_function, names), thing)
+                    get = _of_late if are_late(thing) else _of_function
+                    self._look(thing, functools.partial(_read_function, get, names), thing)
                 else:
                     self._look(thing, _read_class, thing)
             if self._rest:
@@ -133,15 +137,13 @@ class _Walk:
 
     def _keep(self, value: Any) -> Any:
         kind = type(value)
-        if value is ABSENT or self._may_hold(value, kind):
+        if value is ABSENT or self._may_hold(value, kind) or _is_constant(value, kind):
             return value
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
             return value if kind is type and not value.__flags__ & MADE_BY_CODE else ref(value)
         if _goes_by_name(value, kind) or (kind.__weakrefoffset__ and self._knows(value)):
             return ref(value)
-        if _is_constant(value, kind):
-            return value
         table = self._table(value, kind) if kind is list or kind is dict or kind is set else None
         return self._leave(value) if table is None else self._box(value, table)
 
@@ -202,6 +204,8 @@ def _goes_by_name(value: Any, kind: type) -> bool:
 
 def _is_constant(value: Any, kind: type) -> bool:
     """Whether it is there once, as long as the process lives, and never changes."""
+    if kind is LAZY_IMPORT:
+        return is_of_module(value)
     if kind is WrapperDescriptorType or kind is MethodDescriptorType:
         return not value.__objclass__.__flags__ & MADE_BY_CODE
     return kind.__module__ == "dataclasses" and kind.__name__ in _MARKERS
@@ -245,8 +249,8 @@ def _size_of(values: Sequence[Any]) -> int:
 # --- the parts of functions and classes, in a fixed order ------------------------------------------
 
 _OF_MODULE = ("__package__", "__name__", "__path__", "__file__")  # globals that always travel
-# What the interpreter and `copyreg` note on a class by themselves.
-_OF_OTHERS = frozenset({"__annotate_func__", "__annotations_cache__", "__slotnames__"})
+_OF_ANNOTATIONS = frozenset({"__annotate_func__", "__annotations_cache__"})  # from 3.14 on
+_OF_OTHERS = _OF_ANNOTATIONS | {"__slotnames__"}  # what `copyreg` notes on a class by itself
 
 
 def _read_roots(roots: Sequence[Any]) -> list[Any]:
@@ -262,15 +266,20 @@ def _read_roots(roots: Sequence[Any]) -> list[Any]:
     return values
 
 
-_of_function = attrgetter(
+_PARTS = (
     "__code__", "__module__", "__name__", "__qualname__", "__doc__",
-    "__closure__", "__defaults__", "__kwdefaults__", "__annotations__", "__dict__",
+    "__closure__", "__defaults__", "__kwdefaults__", "__dict__",
 )  # fmt: skip
+_of_function = attrgetter(*_PARTS, "__annotations__")
 
 
-def _read_function(names: tuple[str, ...], function: FunctionType) -> list[Any]:
+def _of_late(function: FunctionType) -> tuple[Any, ...]:
+    return *attrgetter(*_PARTS)(function), annotations_of(function)
+
+
+def _read_function(get: Callable[[Any], Iterable[Any]], names: tuple[str, ...], function: FunctionType) -> list[Any]:
     # Read before each task of `submit`: most functions have few of these, and C fetches them.
-    *values, closure, defaults, keywords, annotations, attributes = _of_function(function)
+    *values, closure, defaults, keywords, attributes, annotations = get(function)
     values += map(function.__globals__.get, names, repeat(ABSENT))
     if closure:
         values += map(_content, closure)
@@ -300,6 +309,8 @@ def _read_class(cls: type) -> list[Any]:
     values: list[Any] = [type(cls), *_spread(cls.__bases__)]
     is_of_c = "_fields_" in vars(cls)  # a structure of ctypes
     is_enum = is_enumeration(cls)
+    if not _OF_ANNOTATIONS.isdisjoint(vars(cls)):
+        values += _spread_dict(annotations_of(cls))
     for name, value in vars(cls).items():
         kind = type(value)
         if name in _OF_OTHERS:

@@ -19,9 +19,11 @@ from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.code.by_name import by_name, name_of
-from parmap._travel.code.classes import tracker_of
+from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.functions import find_module
+from parmap._travel.code.hints import forward_reduced, hint_reduced
+from parmap._travel.code.late import import_reduced
+from parmap._travel.code.singles import parts_of, single_reduced
 from parmap._travel.text import is_enumeration
 
 _cached_property = functools.cached_property
@@ -38,6 +40,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
+    if module in MAIN and FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__)):
+        return _of_user(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
     else:
@@ -46,9 +50,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
-    if module == "typing" and (parts := _of_typing(thing, kind)) is not None and name_of(thing) is None:
-        return _make_known, (None if kind.__name__ == "TypeAliasType" else tracker_of(thing), kind, *parts)
-    return None
+    return hint_reduced(thing, kind) if module == "typing" else None
 
 
 _DESCRIPTORS = (property, staticmethod, classmethod)
@@ -106,12 +108,35 @@ def _make_view(content: bytes | bytearray, kind: Any, shape: Any) -> memoryview:
     return memoryview(content).cast(kind) if shape is None else memoryview(content).cast(kind, shape)
 
 
+def _of_sentinel(thing: Any) -> tuple[Any, ...] | None:
+    if name_of(thing) is not None:
+        return None
+    kind: Any = type(thing)
+    make = functools.partial(kind, repr=repr(thing))
+    return single_reduced(thing, make, (thing.__name__,), {"__module__": thing.__module__})
+
+
+def _of_user(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
+    """What has a class of the user's that says how it is pickled: maybe by its name, which no worker knows."""
+    if kind in copyreg.dispatch_table or issubclass(kind, type):
+        return None
+    reduced: tuple[Any, ...] | str = thing.__reduce_ex__(5)
+    if not isinstance(reduced, str):
+        return reduced
+    if is_enumeration(kind):
+        return kind, (thing._value_,)
+    return single_reduced(thing, object.__new__, (kind,), parts_of(thing))
+
+
 def _of_connection(_: object) -> None:
     raise TypeError("cannot pickle an end of a pipe")
 
 
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
+    ("annotationlib", "ForwardRef"): forward_reduced,
+    ("builtins", "lazy_import"): import_reduced,
     ("builtins", "memoryview"): _of_view,
+    ("builtins", "sentinel"): _of_sentinel,
     ("_struct", "Struct"): lambda thing: (type(thing), (thing.format,)),
     ("contextlib", "_AsyncGeneratorContextManager"): _of_context,
     ("contextlib", "_GeneratorContextManager"): _of_context,
@@ -122,6 +147,8 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
+    ("typing_extensions", "Sentinel"): _of_sentinel,
+    ("typing_extensions", "sentinel"): _of_sentinel,
 }
 """Reducers of what refuses to be pickled, or does not say all."""
 
@@ -150,38 +177,6 @@ def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
     if getattr(cls, other, None) is cls:  # a number with its bytes in the other order
         return getattr, (getattr(cls, native), other)
     return None
-
-
-_OF_VARIABLES = ("bound", "covariant", "contravariant", "infer_variance")
-
-
-def _of_typing(thing: Any, kind: type) -> tuple[Any, ...] | None:
-    """What makes a thing of `typing` that is pickled by its name: arguments and variables; `None` for others."""
-    import typing
-
-    if kind is typing.NewType:
-        return (thing.__name__, thing.__supertype__), {}, dict(vars(thing))
-    if kind in {typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple}:
-        told = {name: getattr(thing, f"__{name}__", None) for name in _OF_VARIABLES}
-        options = {name: value for name, value in told.items() if value}
-        if getattr(thing, "has_default", bool)():
-            options["default"] = thing.__default__
-        return (thing.__name__, *getattr(thing, "__constraints__", ())), options, {"__module__": thing.__module__}
-    if kind is getattr(typing, "TypeAliasType", None):
-        return (thing.__name__, thing.__value__), {"type_params": thing.__type_params__}, {}
-    return None
-
-
-def _make_known(
-    name: str | None, kind: Any, args: tuple[Any, ...], options: dict[str, Any], variables: dict[str, Any]
-) -> Any:
-    """Make it, or find what was made under *name* before: there shall be one only, as of a class."""
-    from cloudpickle import cloudpickle
-
-    made = kind(*args, **options)
-    for variable, value in variables.items():
-        setattr(made, variable, value)
-    return made if name is None else cloudpickle._lookup_class_or_track(name, made)  # noqa: SLF001 - no public way
 
 
 def remake_fresh(thing: Any) -> tuple[Any, ...] | None:

@@ -1,0 +1,110 @@
+"""What a program leaves for later: lazy imports (from Python 3.15 on) and annotations (from 3.14 on).
+
+Neither is done before its time only to send a function: it might import much, or name what is not there.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+from types import FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from parmap._travel.code.by_name import identity
+
+LAZY_IMPORT: type[Any] = getattr(types, "LazyImportType", type("lazy_import", (), {}))
+"""The type of a lazy import that was not made yet; before there were any: one that nothing has."""
+
+
+def module_of(lazy: Any) -> str:
+    """The name of the module that a lazy import will import."""
+    name = repr(lazy).split("'")[1]
+    return name if is_of_module(lazy) else name.rpartition(".")[0]
+
+
+def is_of_module(lazy: Any) -> bool:
+    """Whether a lazy import is one of a module, which workers know by its name: `from` may find what was changed."""
+    return not any(type(part) is LAZY_IMPORT for part in gc.get_referents(lazy))  # which it would be taken from
+
+
+def import_reduced(lazy: Any) -> tuple[Any, ...]:
+    """As a reducer: a lazy import travels as such, unless there is already what it would find."""
+    home = module_of(lazy)
+    if is_of_module(lazy):
+        return make_import, (f"import {home}", home.partition(".")[0])
+    attribute = repr(lazy).split("'")[1].rpartition(".")[2]
+    found = getattr(sys.modules.get(home), "__dict__", {}).get(attribute, lazy)
+    if type(found) is not LAZY_IMPORT:  # the program may have changed it
+        return identity, (found,)
+    return make_import, (f"from {home} import {attribute}", attribute)
+
+
+def make_import(statement: str, name: str) -> Any:
+    """A lazy import, as the module of the program had it, or the one that was found."""
+    variables: dict[str, Any] = {}
+    exec(f"lazy {statement}", variables)  # noqa: S102 - there is no other way to make one
+    return variables[name]
+
+
+def is_found_by(lazy: Any, value: Any) -> bool:
+    """Whether it was a lazy import, and *value* is what that has found."""
+    return type(lazy) is LAZY_IMPORT and module_of(lazy) in sys.modules and lazy.resolve() is value
+
+
+def submodules_left(names: set[str]) -> list[str]:
+    """Lazily imported submodules that *names* may lead to: they are imported with what their package is asked for."""
+    left = tuple(getattr(sys, "lazy_modules", ()))
+    return sorted([name for name in left if "." in name and names.issuperset(name.split("."))])
+
+
+def find_submodule(name: str) -> Any:
+    """A submodule, if it is one: it may be something else that was imported from a module."""
+    try:
+        return __import__(name)
+    except ImportError:
+        return None
+
+
+# --- annotations -----------------------------------------------------------------------------------
+
+_texts: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
+
+
+def are_late(thing: Any) -> bool:
+    """Whether the annotations of a function or class can't be evaluated yet, or would import something."""
+    annotate = getattr(thing, "__annotate__", None)
+    if annotate is None:
+        return False
+    if _would_import(annotate):
+        return True
+    try:
+        _ = thing.__annotations__
+    except Exception as error:  # noqa: BLE001 - the user's code
+        from parmap._travel.failure import pass_on
+
+        pass_on(error)
+        return True
+    return False
+
+
+def _would_import(annotate: Any) -> bool:
+    names = annotate.__code__.co_names if isinstance(annotate, FunctionType) else ()
+    return any(type(annotate.__globals__.get(name)) is LAZY_IMPORT for name in names)
+
+
+def annotations_of(thing: Any) -> dict[str, Any]:
+    """The annotations of a function or class; those that are late as text, as if they had been quoted."""
+    if not are_late(thing):
+        annotations: dict[str, Any] = getattr(thing, "__annotations__", {})
+        return annotations
+    annotate = thing.__annotate__
+    if annotate not in _texts:  # the same each time: marks compare by identity
+        from annotationlib import Format, call_annotate_function  # type: ignore[import-not-found, unused-ignore]
+
+        plain = annotate
+        if _would_import(annotate):  # which this does, too, before it takes other globals
+            plain = FunctionType(annotate.__code__, {}, closure=annotate.__closure__)
+        _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
+    return dict(_texts[annotate])

@@ -1,0 +1,398 @@
+"""What a program leaves for later, lazy imports and annotations: functions of scripts travel without that."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from test_script_odds import CHECK
+
+if TYPE_CHECKING:
+    from conftest import Script
+
+# From 3.14 on, no quotes are needed around what only type checkers see.
+ANNOTATED = """
+import dataclasses, enum, functools, typing
+from typing import NamedTuple, Protocol, TYPE_CHECKING, TypedDict
+if TYPE_CHECKING:
+    from nowhere import Absent
+
+def plain(x: Absent, *rest: list[Absent]) -> Absent:
+    return x
+@functools.cache
+def cached(x: Absent) -> Absent:
+    return x
+@functools.singledispatch
+def chosen(x) -> Absent:
+    return "object"
+@chosen.register(int)
+def _(x: int) -> Absent:
+    return "int"
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args: Absent):
+        return function(*args)
+    return wrapper
+def closure():
+    y = 1
+    def inner(x: Absent) -> Absent:
+        return x + y
+    return inner
+
+class Plain:
+    x: Absent
+    def method(self, x: Absent) -> Absent:
+        return x
+    @classmethod
+    def of_class(cls, x: Absent) -> Absent:
+        return cls.__name__
+    @functools.cached_property
+    def lazy(self) -> Absent:
+        return 2
+@dataclasses.dataclass
+class Node:
+    value: int
+    next: Node | None = None
+    other: Absent = 3
+    more: list[Absent] = dataclasses.field(default_factory=list)
+@dataclasses.dataclass(slots=True, frozen=True, kw_only=True)
+class Slotted:
+    x: int
+    y: Absent = 3
+    z: Slotted | None = None
+class Row(NamedTuple):
+    x: int
+    y: Absent = 2
+class Record(TypedDict):
+    x: int
+    y: Absent
+class Closing(Protocol):
+    y: Absent
+    def close(self) -> Absent: ...
+class File(Closing):
+    pass
+class Color(enum.Enum):
+    RED = 1
+    y: Absent
+    def told(self) -> Absent:
+        return self.name
+class Failed(Exception):
+    y: Absent
+    def __init__(self, x: Absent):
+        super().__init__(x)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_annotations_that_name_what_only_type_checkers_see(script: Script) -> None:
+    """Functions and classes with such annotations are sent, both ways, as items as well."""
+    done = script.run(
+        CHECK
+        + ANNOTATED
+        + """
+check(plain)
+check(closure())
+check(decorated(plain))
+check(lambda x: (plain(x), cached(x), chosen(x), decorated(plain)(x), closure()(x)))
+check(lambda x: (Plain().method(x), Plain.of_class(x), Plain().lazy))
+check(lambda x: (Node(x, Node(x)), Slotted(x=x, z=Slotted(x=x)), Row(x), Record(x=x), File().close(), Color.RED.told()))
+check(lambda x: [getattr(field.type, "__forward_arg__", None) for field in dataclasses.fields(Node)])
+
+same = parallel(lambda x: x, workers=1)
+for item in (Node(1, Node(2)), Slotted(x=1), Row(1), Color.RED):
+    assert same.map([item] * 9) == [item] * 9, item
+def fail(x: Absent):
+    raise Failed(x)
+try:
+    parallel(fail, workers=1).map([1])
+except Failed as error:
+    assert error.args == (1,)
+
+@parallel(workers=1)
+def early(x: Defined) -> Defined:
+    return Defined(x)
+class Defined(int):
+    pass
+assert typing.get_type_hints(early)["x"] is Defined
+assert early.map([1]) == [1]
+"""
+    )
+
+    assert done.stderr == ""
+
+
+def test_tasks_see_annotations(script: Script) -> None:
+    """They are there though the program itself has not asked for them yet, and each change of them is seen."""
+    done = script.run(
+        CHECK.replace("map(repr, (function(0), *calls.map([0]), calls.submit(0).result()))", "seen(function, calls)")
+        + """
+import dataclasses, typing
+
+def seen(function, calls):
+    there = [*calls.map([0]), calls.submit(0).result()]  # before this process does it
+    return map(repr, (function(0), *there))
+
+class Part:
+    x: int
+@dataclasses.dataclass
+class Data:
+    x: int
+    part: list[Part]
+class Row(typing.NamedTuple):
+    part: Part
+def told(x: int, part: Part) -> Data: ...
+check(lambda x: typing.get_type_hints(Data))
+check(lambda x: (Part.__annotations__, Row.__annotations__, told.__annotations__))
+check(
+    lambda x: Part.__annotations__,
+    lambda: Part.__annotations__.update(x=bytes),
+    lambda: setattr(Part, "__annotations__", {"y": int}),
+    lambda: Part.__annotations__.update(y=str),
+)
+check(
+    lambda x: told.__annotations__,
+    lambda: told.__annotations__.update(x=bytes),
+    lambda: setattr(told, "__annotations__", {"y": int}),
+)
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_what_annotations_name_is_defined_later(script: Script) -> None:
+    """Until then they are text in workers; then they are what they are here."""
+    done = script.run(
+        CHECK
+        + """
+def told(x: Late): ...
+def look(_):
+    try:
+        return told.__annotations__
+    except NameError:
+        return {"x": "Late"}
+check(
+    look, lambda: globals().update(Late=int), lambda: told.__annotations__.update(x=bytes)
+)
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="new syntax")
+def test_aliases_and_bounds_that_are_evaluated_later(script: Script) -> None:
+    """They may name themselves, and what is defined later, or never."""
+    done = script.run(
+        CHECK
+        + """
+import typing
+type Json = dict[str, Json] | list[Json] | str | None
+type Nested[T] = T | list[Nested[T]]
+type Call[**P, *Ts] = typing.Callable[P, tuple[*Ts]]
+type Absent = Missing
+class Node[T: Node]:
+    pass
+class Other[T: Missing]:
+    pass
+class Choice[T: (int, Missing)]:
+    pass
+def walk(x: Json) -> Nested[int]:
+    return x
+def either[T: Missing](x: T) -> T:
+    return x
+check(walk)
+check(either)
+check(lambda x: (Json, Json.__value__, Nested[int], Nested.__value__, Call.__value__, Call.__type_params__))
+check(lambda x: Nested.__type_params__[0] is Nested.__value__.__args__[0])
+check(lambda x: (Absent, Node[int], Node.__type_params__[0].__bound__, Other[int], Choice[int]))
+def value(x):
+    try:
+        return Absent.__value__
+    except NameError as error:
+        return error
+check(value, lambda: globals().update(Missing=int))
+assert parallel(lambda x: x, workers=1).map([Json, 1])[0].__name__ == "Json"
+"""
+    )
+
+    assert done.stderr == ""
+
+
+only_lazy = pytest.mark.skipif(sys.version_info < (3, 15), reason="no lazy imports")
+
+MODULES = {
+    "beside.py": "level = 1\ndef tell(x): return x, level\n",
+    "package/__init__.py": "lazy from package.inner import value\nlazy from . import inner\n",
+    "package/by_value.py": "lazy from . import inner, value as v\ndef use(x): return inner.value, v, x\n",
+    "package/inner.py": "value = 'inner'\n",
+    "package/other.py": "value = 'other'\n",
+}
+
+
+def _write_modules(script: Script) -> None:
+    (script.folder / "package").mkdir()
+    for name, text in MODULES.items():
+        (script.folder / name).write_text(text)
+
+
+@only_lazy
+def test_lazy_imports(script: Script) -> None:
+    """Workers import what they use, and the program nothing; what is not there fails where a direct call fails."""
+    _write_modules(script)
+    done = script.run(
+        """
+lazy import tomllib
+lazy import xml.dom.minidom
+lazy import xml.sax.handler
+lazy import email.mime.text as text
+lazy import absent
+lazy import beside
+lazy import package.inner
+lazy from beside import tell
+lazy from plistlib import UID as F
+lazy from package import other, value
+import sys
+from parmap import parallel
+
+def use(x: F, *, kind: tomllib.TOMLDecodeError = None):
+    names = tomllib.loads("a = 1"), xml.dom.minidom.Node.__name__, xml.sax.handler.__name__, text.MIMEText.__name__
+    return names, beside.level, package.inner.value, tell(x), F(1).data, other.value, value, x and absent.x
+class Kind:
+    def use(self, x):
+        return F(x).data
+
+calls = parallel(use, workers=1)
+there = [*calls.map([0]), calls.submit(0).result()]
+assert parallel(lambda x: Kind().use(x), workers=1).map([2]) == [2]
+for name in ("tomllib", "xml", "plistlib", "beside", "package", "email.mime.text"):
+    assert name not in sys.modules, name
+assert there == [use(0)] * 2, there
+assert calls.map([0]) == [use(0)]
+for function in (use, lambda x: calls.submit(x).result()):
+    try:
+        function(1)
+    except ModuleNotFoundError as error:
+        assert error.name == "absent"
+    else:
+        assert not function
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_lazy_imports_of_a_package_that_travels(script: Script) -> None:
+    """A module of it may have been imported, and be a lazy import of itself still."""
+    _write_modules(script)
+    done = script.run(
+        """
+import cloudpickle, package.by_value
+from parmap import parallel
+
+cloudpickle.register_pickle_by_value(package)
+calls = parallel(package.by_value.use, workers=1)
+assert calls.map([1]) == [calls.submit(1).result()] == [package.by_value.use(1)] == calls.map([1])
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_what_a_lazy_import_finds_may_change(script: Script) -> None:
+    """A call sees what a direct call sees: what the program did to the module, and another value of the name."""
+    _write_modules(script)
+    done = script.run(
+        CHECK
+        + """
+lazy from beside import level
+lazy import tomllib
+from sys import modules
+
+same = parallel(lambda x: level, workers=1)
+assert same.map([0]) == [1] and same.submit(0).result() == 1
+import beside
+beside.level = 2
+assert same.submit(0).result() == 2 and same.map([0]) == [2]
+check(lambda x: level, lambda: globals().update(level=3))
+check(lambda x: tomllib.__name__, lambda: globals().update(tomllib=modules["sys"]))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_an_initializer_that_uses_lazy_imports(script: Script) -> None:
+    """What it imports so, it has not set: the program may set it later."""
+    _write_modules(script)
+    done = script.run(
+        """
+lazy from beside import level
+from parmap import parallel
+
+def begin():
+    global own
+    own = level
+
+@parallel(workers=1, initializer=begin)
+def look(x):
+    return level, own
+
+assert look.map([0]) == [(1, 1)]
+level = 2
+assert look.map([0]) == [(2, 1)]
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_all_imports_lazy(script: Script) -> None:
+    """So can all be, parmap's own among them."""
+    _write_modules(script)
+    done = script.run(
+        """
+import sys, beside, json, os.path, concurrent.futures
+import collections.abc as abc
+from fractions import Fraction as F
+from parmap import parallel
+
+def use(x: abc.Sequence):
+    return json.dumps(x), F(1, 2), beside.tell(x), os.path.join("a", "b"), concurrent.futures.ALL_COMPLETED
+
+calls = parallel(use, workers=1)
+there = [*calls.map([0]), calls.submit(0).result()]
+assert there == [use(0)] * 2 == [*calls.map([0]), calls.submit(0).result()]
+""",
+        args=("-X", "lazy_imports=all"),
+    )
+
+    assert done.stderr == ""
+
+
+@only_lazy
+def test_lazy_imports_are_shared_by_workers(script: Script) -> None:
+    """What the function names is imported once for all, as if it were imported at once."""
+    done = script.run(
+        """
+lazy import tomllib
+lazy from fractions import Fraction
+from parmap import parallel
+
+@parallel(workers=2, start_method="forkserver")
+def loaded(x):
+    import sys
+    found = [name in sys.modules for name in ("tomllib", "fractions")]
+    return found if x else (tomllib, Fraction)
+
+assert loaded.map([1, 2]) == [[True, True]] * 2
+"""
+    )
+
+    assert done.stderr == ""
