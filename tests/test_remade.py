@@ -162,6 +162,39 @@ assert UNSET.x == 3
     assert done.stderr == ""
 
 
+def test_what_there_is_one_of_is_not_kept(script: Script) -> None:
+    """An object that is pickled by its name lives no longer than the program wants it, here and in workers."""
+    done = script.run(
+        """
+import gc
+from parmap import parallel
+
+class Single:
+    def __init__(self, name):
+        self.name = name
+    def __reduce__(self):
+        return self.name
+
+@parallel(workers=1)
+def look(x):
+    return x
+
+@parallel(workers=1)
+def count():
+    gc.collect()
+    return sum(type(each) is Single for each in gc.get_objects())
+
+for number in range(20):
+    single = Single(f"SINGLE_{number}")
+    assert look.map([single])[0] is single
+    assert look.submit(single).result() is single
+print(count(), count.submit().result() < 3)
+"""
+    )
+
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
 def test_sentinels_of_typing_extensions(script: Script) -> None:
     """They can be sent on any Python."""
     if not hasattr(pytest.importorskip("typing_extensions"), "Sentinel"):

@@ -109,10 +109,11 @@ def _pickler_class() -> Any:
             if reduced is not None:
                 return reduced
             reduced = super().reducer_override(obj)
-            is_class = isinstance(obj, type) and type(reduced) is tuple and len(reduced) == _WITH_SETTER
-            return class_reduced(obj, reduced) if is_class else reduced
+            if not isinstance(obj, type) or type(reduced) is not tuple or len(reduced) != _WITH_SETTER:
+                return reduced
+            return class_reduced(obj, reduced)
 
-        _dynamic_function_reduce = _function_reduced
+        _dynamic_function_reduce: Any = _function_reduced
 
     return Pickler
 
