@@ -44,8 +44,9 @@ class Context:
             *(_recursion(), _digits(), [*sys.path], [*sys.argv], [*_filters()], _recorder()),
             *(_levels(), handled),
         )
-        recursion, digits, path, argv, filters, self.recorder, levels, _ = self._plain
+        recursion, digits, path, argv, filters, recorder, levels, _ = self._plain
         self.filters: list[Any] = filters
+        self.recorder: int = recorder
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self.told: dict[str, Any] = {
