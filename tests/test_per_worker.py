@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import inspect
+import io
 import multiprocessing
 import os
 import signal
@@ -270,7 +271,7 @@ def test_made_anew_after_a_death(processes: dict[str, Any], log: Path) -> None:
     assert noted(log, "open")[1:] == noted(log, "close")
 
 
-def test_what_closing_prints_is_seen(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_closing_prints_is_seen(processes: dict[str, Any]) -> None:
     """What a worker prints when it closes something comes out in the program, and so does an error, which harms none."""
 
     def make() -> Iterator[int]:
@@ -282,15 +283,11 @@ def test_what_closing_prints_is_seen(processes: dict[str, Any], capsys: pytest.C
         raise ValueError("no end")
 
     good, bad = parmap.per_worker(make), parmap.per_worker(fail)
-    assert parallel(lambda _: good() + bad(), **{**processes, "workers": 1}).map([0]) == [3]
-    parmap.shutdown()
-    told = ["", ""]
-
-    def has_come() -> bool:  # not all at once, maybe
-        told[:] = [before + text for before, text in zip(told, capsys.readouterr(), strict=True)]
-        return "closing" in told[0] and "ValueError: no end" in told[1]
-
-    wait_until(has_come)
+    # Not `capsys`: what is written just as that is read may be lost, where threads run at the same time.
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert parallel(lambda _: good() + bad(), **{**processes, "workers": 1}).map([0]) == [3]
+        parmap.shutdown()
+        wait_until(lambda: "closing" in out.getvalue() and "ValueError: no end" in err.getvalue())
 
 
 def test_tokens_anywhere_in_a_script(script: Script) -> None:
