@@ -109,9 +109,8 @@ def _pickler_class() -> Any:
             if reduced is not None:
                 return reduced
             reduced = super().reducer_override(obj)
-            if not isinstance(obj, type) or type(reduced) is not tuple or len(reduced) != _WITH_SETTER:
-                return reduced
-            return class_reduced(obj, reduced)
+            is_made = type(reduced) is tuple and len(reduced) == _WITH_SETTER
+            return class_reduced(obj, reduced) if is_made and isinstance(obj, type) else reduced
 
         _dynamic_function_reduce: Any = _function_reduced
 
