@@ -182,6 +182,124 @@ check(
     assert done.stderr == ""
 
 
+def test_what_annotations_name_in_texts(script: Script) -> None:
+    """Libraries that ask for the types of a script's classes and functions find them in tasks, as they are now."""
+    done = script.run(
+        """
+from __future__ import annotations
+
+import dataclasses, datetime, decimal, enum, sys, typing
+from datetime import date as day
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, NamedTuple, Optional, TypeVar
+from parmap import parallel
+if TYPE_CHECKING:
+    from nowhere import Absent
+
+T = TypeVar("T")
+Price = Annotated[Decimal, "in euros"]
+words = ["not a type"] * 10
+class Kind(enum.Enum):
+    BIG = 1
+@dataclasses.dataclass
+class Item:
+    price: Price
+    kind: Kind
+    bought: datetime.date = dataclasses.field(default_factory=day.today)
+@dataclasses.dataclass(slots=True)
+class Order(Generic[T]):
+    items: list[Item]
+    first: Optional["Item"]
+    next: Order | None
+    word: Literal["words"]
+    later: Later
+class Later(Order):
+    more: dict[str, T]
+class Pair(NamedTuple):
+    left: Item
+    right: "Order"
+@typing.runtime_checkable
+class Priced(typing.Protocol):
+    price: Price
+class Plain:
+    price = 1
+@dataclasses.dataclass
+class Unknown:
+    what: Absent
+
+def ask(_: day, item: Optional[Item] = None) -> Item:
+    try:
+        typing.get_type_hints(Unknown)
+    except NameError as error:
+        unknown = str(error)
+    kinds = Order, Later, Pair, Priced, ask
+    return [str(typing.get_type_hints(kind)) for kind in kinds], unknown, isinstance(Plain(), Priced), local()
+def local():
+    class Inner:
+        item: Item
+    return str(typing.get_type_hints(Inner))
+@parallel(workers=1)
+def are_same(_: int) -> list[bool]:
+    found = typing.get_type_hints(Later)
+    return [found["items"] == list[Item], found["next"] == Order | None, found["later"] is Later, found["more"] == dict[str, T]]
+
+asks = parallel(ask, workers=1)
+assert ask(1)[0][3] == "{'price': <class 'decimal.Decimal'>}"
+assert asks.map([1]) == [ask(1)]
+assert asks.submit(1).result() == ask(1)
+assert list(asks.imap(iter([1]))) == [ask(1)]
+assert are_same.map([1]) == [[True] * 4]
+Price = int
+assert ask(1)[0][3] == "{'price': <class 'int'>}"
+assert asks.map([1]) == [ask(1)]
+assert asks.submit(1).result() == ask(1)
+class Absent: ...
+def ask_again(_):
+    return str(typing.get_type_hints(Unknown))
+asked = parallel(ask_again, workers=1)
+assert asked.map([1]) == [ask_again(1)]
+del Absent
+try:
+    asked.map([1])
+except NameError as error:
+    print("gone")
+"""
+    )
+
+    assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+def test_names_in_annotations_hold_nothing(script: Script) -> None:
+    """A class that names itself goes with the functions that need it."""
+    done = script.run(
+        """
+from __future__ import annotations
+
+import dataclasses, gc, typing
+from parmap import parallel
+
+@parallel(workers=1)
+def count() -> int:
+    gc.collect()
+    return sum(isinstance(each, type) and each.__name__ == "Node" for each in gc.get_objects())
+
+def once(number: int) -> int:
+    @dataclasses.dataclass
+    class Node:
+        value: int
+        next: Node = None
+    return parallel(lambda x: len(typing.get_type_hints(Node, None, {"Node": Node})) + Node(x).value, workers=1).map([number])
+
+for number in range(300):  # of which a worker may keep 256
+    assert once(number) == [number + 2]
+gc.collect()
+print(count() < 3, count.submit().result() < 290)
+"""
+    )
+
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="new syntax")
 def test_aliases_and_bounds_that_are_evaluated_later(script: Script) -> None:
     """They may name themselves, and what is defined later, or never."""

@@ -20,16 +20,16 @@ from weakref import WeakKeyDictionary
 from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
 from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
+    begin_main,
     fill_cell,
     fill_function,
-    find_in_main,
     find_module,
     initialized,
     make_cell,
     make_code,
     make_function,
 )
-from parmap._travel.code.late import annotations_of, find_submodule, is_found_by, submodules_left
+from parmap._travel.code.late import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
 from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.text import innermost
 
@@ -175,7 +175,7 @@ def _state_of(function: FunctionType) -> dict[str, Any]:
     if parameters := getattr(function, "__type_params__", ()):
         state["__type_params__"] = parameters
     every = function.__globals__
-    variables = {name: every[name] for name in globals_of(function.__code__) if name in every}
+    variables = hints_of(function) | {name: every[name] for name in globals_of(function.__code__) if name in every}
     # It imports what `package.module` needs, in the code in the code as well.
     names = {name for code in codes_in(function.__code__) for name in code.co_names}
     packages = [*variables.values(), *captured_by(function).values()]
@@ -320,7 +320,7 @@ def go_home() -> None:
     """From now on, whatever is sent from here goes home: this is a worker."""
     global _homeward  # noqa: PLW0603 - said once, when the worker begins
     _homeward = WeakKeyDictionary()
-    sys.modules["__main__"].__getattr__ = find_in_main  # type: ignore[method-assign]
+    begin_main()
 
 
 def goes_home() -> bool:

@@ -11,8 +11,8 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
-from parmap._travel.code.functions import give_name
-from parmap._travel.code.late import annotations_of
+from parmap._travel.code.functions import HINTS, give_name
+from parmap._travel.code.late import annotations_of, hints_of, names_in_hints
 from parmap._travel.text import is_enumeration
 
 Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]
@@ -67,12 +67,17 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     if "__annotate_func__" in vars(cls):  # which cloudpickle leaves out, with what was not evaluated yet
         state[0].pop("__annotations_cache__", None)
         state[0]["__annotations__"] = annotations_of(cls)
+    state[0].update(_hints_told(cls))
     ctypes = sys.modules.get("_ctypes")
     if ctypes is not None and issubclass(cls, (ctypes.Structure, ctypes.Union)):
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
+
+
+def _hints_told(cls: type) -> dict[str, Any]:
+    return {HINTS: hints_of(cls)} if names_in_hints(cls) else {}  # also if none is there: none shall be found
 
 
 def _given(kind: type, value: Any) -> Any:

@@ -37,6 +37,34 @@ def find_in_main(name: str) -> Any:
     return found
 
 
+HINTS = "_abc_names_in_hints"
+"""An attribute of classes that came by value: what their annotations name in texts, by its name.
+
+Protocols, which say of what they have that their instances have it, pass over what begins so.
+"""
+
+
+class _Main(ModuleType):
+    """The `__main__` of a worker, where `get_type_hints` and its like look for what the annotations of a class name."""
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        variables: dict[str, Any] = _variables.__get__(self)
+        places = sys._getframe(1).f_locals  # noqa: SLF001 - as above
+        asked = next((each for name in _OF_CLASSES if isinstance(each := places.get(name), type)), None)
+        return variables if asked is None else variables | dict(vars(asked).get(HINTS, _named))
+
+
+_variables: Any = vars(ModuleType)["__dict__"]
+_OF_CLASSES = ("base", "cls", "obj")  # what they call it: typing, inspect, msgspec, pydantic
+
+
+def begin_main() -> None:
+    """From now on `__main__` is that of a worker: others find in it what came of the program's."""
+    main = sys.modules["__main__"]
+    main.__class__, main.__getattr__ = _Main, find_in_main  # type: ignore[method-assign]
+
+
 def make_code(*parts: Any) -> CodeType:
     """Code, which has no name that pickle finds."""
     return CodeType(*parts)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import gc
 import sys
 import types
-from types import FunctionType
-from typing import Any
+from collections.abc import Iterator
+from itertools import chain
+from types import FunctionType, ModuleType
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import identity
@@ -108,3 +110,46 @@ def annotations_of(thing: Any) -> dict[str, Any]:
             plain = FunctionType(annotate.__code__, {}, closure=annotate.__closure__)
         _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
     return dict(_texts[annotate])
+
+
+# --- names in annotations that are texts -----------------------------------------------------------
+
+_OF_HINTS = ("annotationlib", "types", "typing", "typing_extensions")  # whose classes annotations are made of
+
+
+def names_in_hints(thing: Any) -> tuple[str, ...]:
+    """What annotations of a function or class name in texts, as all are from `from __future__ import annotations`.
+
+    That is classes, modules and types of its module, and what is not there (yet): nothing that only looks so.
+    """
+    variables = variables_of(thing)
+    names = dict.fromkeys(chain.from_iterable(map(_named_in, annotations_of(thing).values())))
+    return tuple([name for name in names if name not in variables or _is_hint(variables[name])])
+
+
+def hints_of(thing: Any) -> dict[str, Any]:
+    """What is there of that."""
+    variables = variables_of(thing)
+    return {name: variables[name] for name in names_in_hints(thing) if name in variables}
+
+
+def variables_of(thing: Any) -> dict[str, Any]:
+    found = getattr(thing, "__globals__", None) or getattr(sys.modules.get(thing.__module__), "__dict__", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _is_hint(value: Any) -> bool:
+    return isinstance(value, (type, ModuleType, LAZY_IMPORT)) or type(value).__module__ in _OF_HINTS
+
+
+def _named_in(hint: Any) -> Iterator[str]:
+    if type(hint) is str:
+        try:
+            code = compile(hint, "<annotation>", "eval")
+        except (SyntaxError, ValueError):  # it is no type, as `Literal` has it
+            return
+        yield from code.co_names
+        yield from chain.from_iterable(_named_in(each) for each in code.co_consts if type(each) is str)
+    elif type(hint).__module__ in _OF_HINTS and getattr(hint, "__origin__", None) is not Literal:
+        parts = getattr(hint, "__args__", None) or (getattr(hint, "__forward_arg__", None),)
+        yield from chain.from_iterable(map(_named_in, parts))

@@ -11,7 +11,7 @@ from typing import Any
 
 from parmap._travel.code.by_name import name_of
 from parmap._travel.code.by_value import captured_by, codes_in
-from parmap._travel.code.late import LAZY_IMPORT, annotations_of, module_of
+from parmap._travel.code.late import LAZY_IMPORT, annotations_of, module_of, names_in_hints
 from parmap._travel.text import wrapped_by
 
 _MOST = 200  # functions and classes that are looked through
@@ -61,7 +61,7 @@ def _inside(thing: Any) -> list[Any]:
 
 def _named_by(function: FunctionType) -> Iterator[Any]:
     # Not by what cloudpickle tells: the template waits for this, and to import that takes longer.
-    names = {name for code in codes_in(function.__code__) for name in code.co_names}
+    names = {name for code in codes_in(function.__code__) for name in code.co_names} | {*names_in_hints(function)}
     yield from (sys.modules[name] for name in names & sys.modules.keys())  # that it imports itself, maybe
     yield from (function.__globals__[name] for name in names & function.__globals__.keys())
     yield from [each for each in annotations_of(function).values() if isinstance(each, type)]

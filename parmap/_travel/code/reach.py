@@ -28,7 +28,7 @@ from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import is_made_with_class, tracker_of
-from parmap._travel.code.late import LAZY_IMPORT, annotations_of, are_late, is_of_module
+from parmap._travel.code.late import LAZY_IMPORT, annotations_of, are_late, is_of_module, names_in_hints, variables_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
 from parmap._travel.text import is_enumeration
@@ -99,12 +99,13 @@ class _Walk:
         while self._queue or self._rest:
             while self._queue:
                 thing = self._queue.popleft()
+                named = names_in_hints(thing)
                 if isinstance(thing, FunctionType):
-                    names = (*globals_of(thing.__code__), *_OF_MODULE)
+                    names = (*globals_of(thing.__code__), *named, *_OF_MODULE)
                     get = _of_late if are_late(thing) else _of_function
                     self._look(thing, functools.partial(_read_function, get, names), thing)
                 else:
-                    self._look(thing, _read_class, thing)
+                    self._look(thing, functools.partial(_read_class, named), thing)
             if self._rest:
                 self._pack()
 
@@ -305,8 +306,8 @@ def _spread_dict(values: dict[Any, Any] | None) -> Iterator[Any]:
     return iter((None,)) if values is None else chain((len(values),), values, values.values())
 
 
-def _read_class(cls: type) -> list[Any]:
-    values: list[Any] = [type(cls), *_spread(cls.__bases__)]
+def _read_class(names: tuple[str, ...], cls: type) -> list[Any]:
+    values: list[Any] = [type(cls), *_spread(cls.__bases__), *map(variables_of(cls).get, names, repeat(ABSENT))]
     is_of_c = "_fields_" in vars(cls)  # a structure of ctypes
     is_enum = is_enumeration(cls)
     if not _OF_ANNOTATIONS.isdisjoint(vars(cls)):
