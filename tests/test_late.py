@@ -188,7 +188,7 @@ def test_what_annotations_name_in_texts(script: Script) -> None:
         """
 from __future__ import annotations
 
-import dataclasses, datetime, decimal, enum, sys, typing
+import dataclasses, datetime, decimal, enum, functools, inspect, typing
 from datetime import date as day
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Generic, Literal, NamedTuple, Optional, TypeVar
@@ -233,7 +233,8 @@ def ask(_: day, item: Optional[Item] = None) -> Item:
     except NameError as error:
         unknown = str(error)
     kinds = Order, Later, Pair, Priced, ask
-    return [str(typing.get_type_hints(kind)) for kind in kinds], unknown, isinstance(Plain(), Priced), local()
+    found = [str(look(kind)) for look in (typing.get_type_hints, evaluated) for kind in kinds]
+    return found, unknown, isinstance(Plain(), Priced), local()
 def local():
     class Inner:
         item: Item
@@ -243,6 +244,7 @@ def are_same(_: int) -> list[bool]:
     found = typing.get_type_hints(Later)
     return [found["items"] == list[Item], found["next"] == Order | None, found["later"] is Later, found["more"] == dict[str, T]]
 
+evaluated = functools.partial(inspect.get_annotations, eval_str=True)
 asks = parallel(ask, workers=1)
 assert ask(1)[0][3] == "{'price': <class 'decimal.Decimal'>}"
 assert asks.map([1]) == [ask(1)]
@@ -267,6 +269,28 @@ except NameError as error:
     )
 
     assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+def test_what_a_library_notes_on_a_class(script: Script) -> None:
+    """What msgspec has found out of a class, and keeps on it in a form that can't travel, it finds out again."""
+    done = script.run(
+        """
+from parmap import parallel
+
+class Order: ...
+
+@parallel(workers=1)
+def kind(order):
+    return type(order).__name__, hasattr(Order, "__msgspec_cache__")
+
+assert kind.map([Order()]) == [("Order", False)]
+Order.__msgspec_cache__ = (each for each in ())
+assert kind.map([Order()]) == [("Order", False)]
+assert kind.submit(Order()).result() == ("Order", False)
+"""
+    )
+
+    assert done.stderr == ""
 
 
 def test_names_in_annotations_hold_nothing(script: Script) -> None:

@@ -176,6 +176,37 @@ def test_pydantic_model_with_a_parallel_method():
     assert Model.named.map([1, 2]) == ["Model", "ModelModel"]
 
 
+def test_pydantic_finds_the_types_of_a_script(script: Script) -> None:
+    """What pydantic makes of a dataclass in the program, it makes in a task, also if its annotations are texts."""
+    pytest.importorskip("pydantic")
+    done = script.run(
+        """
+from __future__ import annotations
+
+import dataclasses
+from parmap import parallel
+from pydantic import TypeAdapter
+
+@dataclasses.dataclass
+class Item:
+    price: float
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+    next: Order | None = None
+
+@parallel(workers=1)
+def read(text: str) -> Order:
+    return TypeAdapter(Order).validate_json(text)
+
+text = '{"items": [{"price": 1}], "next": {"items": []}}'
+assert read.map([text]) == [read.submit(text).result()] == [read(text)] == [Order([Item(1.0)], Order([]))]
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_pydantic_checked_call():
     """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
     pydantic = pytest.importorskip("pydantic")

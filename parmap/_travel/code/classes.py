@@ -64,10 +64,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
             )
     elif isinstance(args[3], dict):  # cloudpickle gives it the short name only
         args[3].setdefault("__qualname__", cls.__qualname__)
-    if "__annotate_func__" in vars(cls):  # which cloudpickle leaves out, with what was not evaluated yet
-        state[0].pop("__annotations_cache__", None)
-        state[0]["__annotations__"] = annotations_of(cls)
-    state[0].update(_hints_told(cls))
+    _complete(cls, state[0])
     ctypes = sys.modules.get("_ctypes")
     if ctypes is not None and issubclass(cls, (ctypes.Structure, ctypes.Union)):
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
@@ -76,8 +73,18 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
 
 
-def _hints_told(cls: type) -> dict[str, Any]:
-    return {HINTS: hints_of(cls)} if names_in_hints(cls) else {}  # also if none is there: none shall be found
+NOTED = frozenset({"__annotations_cache__", "__msgspec_cache__", "__slotnames__"})
+"""What Python, `copyreg` and libraries note on a class by themselves, and find out again."""
+
+
+def _complete(cls: type, attributes: dict[str, Any]) -> None:
+    """Change what cloudpickle tells of a class: without what others have noted on it, with what it annotates."""
+    for name in NOTED:
+        attributes.pop(name, None)
+    if "__annotate_func__" in vars(cls):  # which cloudpickle leaves out, with what was not evaluated yet
+        attributes["__annotations__"] = annotations_of(cls)
+    if names_in_hints(cls):
+        attributes[HINTS] = hints_of(cls)  # also if none is there: none shall be found
 
 
 def _given(kind: type, value: Any) -> Any:

@@ -134,8 +134,11 @@ def hints_of(thing: Any) -> dict[str, Any]:
 
 
 def variables_of(thing: Any) -> dict[str, Any]:
-    found = getattr(thing, "__globals__", None) or getattr(sys.modules.get(thing.__module__), "__dict__", {})
-    return found if isinstance(found, dict) else {}
+    """The variables of the module of a function or class."""
+    if isinstance(thing, FunctionType):
+        return thing.__globals__
+    found: dict[str, Any] = getattr(sys.modules.get(thing.__module__), "__dict__", {})
+    return found
 
 
 def _is_hint(value: Any) -> bool:

@@ -27,7 +27,7 @@ from typing import Any, Union
 from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
-from parmap._travel.code.classes import is_made_with_class, tracker_of
+from parmap._travel.code.classes import NOTED, is_made_with_class, tracker_of
 from parmap._travel.code.late import LAZY_IMPORT, annotations_of, are_late, is_of_module, names_in_hints, variables_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
 from parmap._travel.code.remade import remake
@@ -251,7 +251,7 @@ def _size_of(values: Sequence[Any]) -> int:
 
 _OF_MODULE = ("__package__", "__name__", "__path__", "__file__")  # globals that always travel
 _OF_ANNOTATIONS = frozenset({"__annotate_func__", "__annotations_cache__"})  # from 3.14 on
-_OF_OTHERS = _OF_ANNOTATIONS | {"__slotnames__"}  # what `copyreg` notes on a class by itself
+_OF_OTHERS = _OF_ANNOTATIONS | NOTED
 
 
 def _read_roots(roots: Sequence[Any]) -> list[Any]:
