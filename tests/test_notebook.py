@@ -96,6 +96,36 @@ def test_cells_that_are_run_again(notebook: Any):
     ]
 
 
+def test_what_annotations_name_in_texts(notebook: Any):
+    """A task finds the classes of cells that annotations name, as the cells have them now."""
+    item = "@dataclasses.dataclass\nclass Item:\n    {name}: float"
+    *_, first, _, second = notebook(
+        """
+from __future__ import annotations
+import dataclasses, typing
+from parmap import parallel
+""",
+        item.format(name="price"),
+        """
+@dataclasses.dataclass
+class Order:
+    items: list[Item]
+    next: Order | None = None
+
+@parallel(workers=2)
+def look(x: Order) -> list[str]:
+    (kind,) = typing.get_args(typing.get_type_hints(Order)["items"])
+    return list(typing.get_type_hints(kind))
+""",
+        "print(look.map([1]), look.submit(1).result())",
+        item.format(name="weight"),
+        "print(look.map([1]), look.submit(1).result())",
+    )
+
+    assert text(first) == "[['price']] ['price']"
+    assert text(second) == "[['weight']] ['weight']"
+
+
 def test_a_cell_that_asks_for_its_shell(notebook: Any):
     """A function that finds out whether it is in a notebook is not, in a worker."""
     cells = notebook(
