@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 from fake_backend import COST, Bench, Recorder, paced, sizes
 
@@ -96,16 +98,58 @@ def test_little_work_tells_little() -> None:
 
 
 def test_tail_is_guided() -> None:
-    """A chunk is never more than its share of what remains, while items are worth a cut."""
+    """A chunk is never more than its share of what remains, while items are worth a cut and not all alike."""
     bench = Bench(workers=2)
     job = bench.job(range(40), pace=paced(0.0005))  # the aim alone would give ten
+    each = cycle([0.0004, 0.0006])
 
     while job.waiting:
         before = job.waiting
         chunk = bench.cut()
         assert chunk is not None
         assert len(chunk.items) <= max(-(-before // 4), 2)
-        bench.finish(chunk, each=0.0005)
+        bench.finish(chunk, each=next(each))
+
+
+@pytest.mark.parametrize(("count", "workers", "parts"), [(16, 2, [8, 8]), (15, 2, [8, 7]), (14, 4, [4, 4, 4, 2])])
+def test_few_items_that_are_all_alike_are_dealt_out_at_once(count: int, workers: int, parts: list[int]) -> None:
+    """Where all is over in a moment, and it is known when, each worker gets one chunk, and all end together."""
+    bench = Bench(workers=workers, cost=Cost(aim=0.008, depth=2))
+    pace = paced(0.001)
+    for _ in range(8):
+        pace.learn(4, 0.00396)
+    bench.job(range(count), pace=pace)
+
+    assert sizes(bench.cut_all()) == parts
+
+
+@pytest.mark.parametrize("seconds", [0.0042, 0.0075, 0.0005])
+def test_one_chunk_that_took_another_time_ends_that(seconds: float) -> None:
+    """Then items are not known to be alike: what is left is cut finer and finer, so that it can be balanced."""
+    bench = Bench(workers=2, cost=Cost(aim=0.008, depth=2))
+    pace = paced(0.001)
+    for _ in range(8):
+        pace.learn(4, 0.004)
+    pace.learn(3, seconds)
+    job = bench.job(range(12), pace=pace)
+
+    first = bench.cut()
+
+    assert first is not None
+    assert len(first.items) <= 4
+    assert job.waiting
+
+
+def test_more_work_than_is_over_in_a_moment_is_not_dealt_out() -> None:
+    """However alike items were: what happens to the machine meanwhile can still be balanced."""
+    bench = Bench(workers=2, cost=Cost(aim=0.008, depth=2))
+    pace = paced(0.001)
+    for _ in range(8):
+        pace.learn(4, 0.004)
+    job = bench.job(range(24), pace=pace)
+
+    assert sizes(bench.cut_all()) == [6, 5, 4, 3]
+    assert job.waiting == 6
 
 
 def test_tail_of_tiny_items_is_not_cut_to_crumbs() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 BYTE_CAP = 4 << 20
@@ -12,6 +13,8 @@ CROWD = 16 * 1024
 """Items of a chunk longer than need be: more, and their results, would push each other out of the caches."""
 
 _ENOUGH = 0.005  # seconds of work from which on the time of an item is believed, and worth being shared out
+
+_ALIKE = 0.1  # of the time of an item: if chunks differ from it by less, what is sent at once is over at once
 
 
 class Cost(NamedTuple):
@@ -46,15 +49,24 @@ class Pace:
 
     def __init__(self) -> None:
         self.seconds: float | None = None
+        self.spread: float = 1.0  # by how much of that chunks differ from it: most of them by less
         self.nbytes: float = 0.0  # of its arguments
         self.result_nbytes: float = 0.0
+
+    @property
+    def is_even(self) -> bool:
+        """Whether items are known to take the same time each."""
+        return self.spread < _ALIKE
 
     def learn(self, items: int, seconds: float) -> None:
         """Record that *items* calls took *seconds*."""
         each = seconds / items
         if self.seconds is None:
             self.seconds = each
-        elif each < self.seconds:
+            return
+        off = abs(each - self.seconds) / max(self.seconds, 1e-9)
+        self.spread = off if off > self.spread else 0.5 * (self.spread + off)
+        if each < self.seconds:
             # A first call that imported or warmed up something says nothing about the next: forget it quickly.
             self.seconds += 0.7 * (each - self.seconds)
         else:
@@ -70,8 +82,11 @@ class Pace:
         """Record how large the *results* of so many items are."""
         self.result_nbytes = _follow(self.result_nbytes, _nbytes(results) / items)
 
-    def size(self, cost: Cost, waiting: int, workers: int, *, idle: int) -> int:
-        """How many of the *waiting* items the next chunk should have: for one of the *idle* workers, if any is."""
+    def size(self, cost: Cost, waiting: int, workers: int, *, idle: int, busy: float = inf) -> int:
+        """How many of the *waiting* items the next chunk should have: for one of the *idle* workers, if any is.
+
+        *busy*: seconds for which all workers together have work already, if that is known, and items are alike.
+        """
         if self.seconds is None:
             return 1
         each = max(self.seconds, 1e-9)
@@ -79,6 +94,9 @@ class Pace:
         if not idle:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
+        if idle and waiting * each + busy <= workers * cost.aim:
+            # There is little to do, and it is known how long it takes: all get their part at once, and end together.
+            share = ceil((waiting + busy / each) / workers - 0.25)
         chunks = -(-waiting // max(1, int(cost.floor / each)))
         if not cost.recalls:  # from the others, those who have nothing to do would get nothing later
             chunks = max(chunks, min(idle, int(waiting * each / _ENOUGH)))

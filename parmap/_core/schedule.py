@@ -176,7 +176,7 @@ class Scheduler:
             slot = self.vacancies.find(self.cost.depth, now, longest, unlease)
             if slot is None:
                 return None
-            chunk, job = self._cut(self.slots[slot])
+            chunk, job = self._cut(self.slots[slot], now)
             if chunk is not None:
                 self._assign(chunk, slot, now)
                 return chunk
@@ -185,7 +185,7 @@ class Scheduler:
             self._settle(job)  # all that waited in it had been taken out
         return None
 
-    def _cut(self, state: Slot) -> tuple[Chunk | None, Job | None]:
+    def _cut(self, state: Slot, now: float) -> tuple[Chunk | None, Job | None]:
         """Cut a chunk from the job whose turn it is, and that may have that slot; says from which."""
         for _ in range(len(self.jobs)):
             job = next(iter(self.jobs))
@@ -195,7 +195,7 @@ class Scheduler:
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
             if state.flight and not short:
                 continue
-            size = self._size(job, 0 if state.flight else len(self.vacancies.idle))
+            size = self._size(job, 0 if state.flight else len(self.vacancies.idle), now)
             return job.take(size if state.budget is None else min(size, state.budget)), job
         return None, None
 
@@ -222,10 +222,14 @@ class Scheduler:
         held = len(slot.flight)
         return held < self.cost.depth or (held < self.cost.deepest and sum(map(_span, slot.flight)) < BRIEF)
 
-    def _size(self, job: Job, idle: int) -> int:
+    def _size(self, job: Job, idle: int, now: float) -> int:
         """How many items the next chunk of *job* should have, for one of the *idle* workers, if there are any."""
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
-        return job.chunksize or job.pace.size(self.cost, job.waiting, self.workers, idle=idle)
+        if job.chunksize is not None:
+            return job.chunksize
+        deals = idle and job.pace.is_even and self.cost.recalls
+        busy = sum(slot.left(now) for slot in self.slots.values()) if deals else inf
+        return job.pace.size(self.cost, job.waiting, self.workers, idle=idle, busy=busy)
 
     def trim(self, chunk: Chunk, size: int, strikes: int = 0) -> None:
         """Leave only the first *size* items in a chunk; the others, which have seen *strikes*, wait again."""

@@ -7,6 +7,7 @@ our own, told at once, never mended in silence.
 from __future__ import annotations
 
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ class Slot:
         self.flight.remove(chunk)
         if not self.flight and self.state is State.BUSY:
             self.move(self.rest)
+
+    def left(self, now: float) -> float:
+        """Seconds for which it has work, as far as that is known: else no end of them."""
+        if not self.flight:
+            return 0.0
+        work = sum(inf if chunk.expected is None else chunk.expected for chunk in self.flight)
+        return max(0.0, work - (now - self.flight[0].sent))
 
     def be_ready(self) -> None:
         """Have started."""
