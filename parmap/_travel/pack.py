@@ -6,6 +6,7 @@ import pickle
 from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.failure import pass_on
 from parmap._travel.flat import decode
 from parmap._travel.vocabulary import Reader, salvage
 
@@ -130,11 +131,8 @@ class Pack:
         stream = self.stream[self.words :] if self.words else self.stream
         try:
             values: Sequence[Any] = self._loads(0)(stream, buffers=map(_content, self.buffers))
-        except Exception as error:
-            from parmap._travel.failure import is_foreign
-
-            if is_foreign(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - of the user's code
+            pass_on(error)
             try:
                 values, self.problems = salvage(stream, self._reader)
             except Exception:  # noqa: BLE001 - nobody knows which of them it is
