@@ -211,7 +211,7 @@ class Packed:
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
-        self.buffers = [_kept(buffer) for buffer in self.buffers]
+        self.buffers = [kept(buffer) for buffer in self.buffers]
         return self
 
     def remember(self, item: Any) -> Packed:
@@ -221,7 +221,8 @@ class Packed:
         return self
 
 
-def _kept(buffer: memoryview) -> memoryview:
+def kept(buffer: memoryview) -> memoryview:
+    """A copy that nobody changes meanwhile; of bytes, which nobody can change, none is made."""
     if type(buffer.obj) is bytes:
         return buffer
     return memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer))

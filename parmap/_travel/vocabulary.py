@@ -87,7 +87,7 @@ class Learner:
         """Know nothing yet, but maybe whether the items are *apart*."""
         self.classes: Classes | None = None  # how classes travel that go by value
         self.apart: bool = apart  # whether they are, as far as is known
-        self.parts: dict[int, Any] = {}  # what `is_frozen` has found of their classes
+        self.parts: dict[int, Any] = {}  # what `as_it_is` has found of their classes
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None
