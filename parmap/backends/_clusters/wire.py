@@ -1,4 +1,4 @@
-"""What travels between a client and its pilots: anything that pickles them will do."""
+"""What travels to the pilots of a cluster, or to an executor, and back: anything that pickles it will do."""
 
 from __future__ import annotations
 

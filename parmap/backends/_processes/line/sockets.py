@@ -1,4 +1,7 @@
-"""Sockets of the system, whatever stands for `socket.socket` in a program: those of gevent wait where ours must not."""
+"""Sockets of the system, and descriptors that go over them.
+
+Whatever stands for `socket.socket` in a program: those of gevent wait where ours must not.
+"""
 
 from __future__ import annotations
 
