@@ -517,3 +517,21 @@ def test_workers_that_die_at_start_cost_nothing_beside_one_that_works(tmp_path: 
 
     assert len({future.result(timeout=60) for future in [first, *others]}) == 1
     assert function.map([str(gate)] * 100) == [first.result()] * 100
+
+
+def test_a_worker_that_dies_as_it_asks_for_the_tracker(script: Script) -> None:
+    """Where SIGPIPE ends the program, to answer nobody does not."""
+    done = script.run("""
+        import signal
+        import socket
+
+        from parmap.backends._processes.worker import lend_tracker
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        of_worker, of_program = socket.socketpair()
+        of_worker.close()
+        lend_tracker((of_program.detach(),))
+        print("went on")
+    """)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")

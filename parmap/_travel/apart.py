@@ -14,6 +14,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated
 from parmap._travel.stream import OUT_OF_BAND
 
@@ -116,8 +117,6 @@ def _known_parts_of(kind: Any) -> _Parts | None:
     try:
         return _NOTHING if kind in ATOMS else _parts_of(kind)
     except Exception as error:  # noqa: BLE001 - its metaclass rules
-        from parmap._travel.failure import pass_on
-
         pass_on(error)
         return None
 

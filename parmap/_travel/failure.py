@@ -15,7 +15,6 @@ from itertools import pairwise
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from parmap._travel.payload import dump_whole
 from parmap._travel.text import cut, shorten, with_source
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def _line(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     except BaseException as problem:  # noqa: BLE001 - a `__str__` that raises must not hide the error
         pass_on(problem)
-        return type(error).__name__  # a __str__ that raises must not hide the error
+        return type(error).__name__
 
 
 def _lines(error: BaseException) -> list[Any]:
@@ -200,8 +199,7 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
     if issubclass(type(error), LoadError):
         from parmap.errors import SerializationError
 
-        cause = error.__cause__
-        assert cause is not None  # noqa: S101 - LoadError is only ever raised from its cause
+        cause = told_by(error, "__cause__")
         message = f"an argument can't be unpickled in the worker: {_line(cause)}"
         return _in_place_of(error, SerializationError(message, item=item), cause)
     return error
@@ -271,6 +269,8 @@ def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
+    from parmap._travel.payload import dump_whole  # only now: it knows this module, as all who call the user's code
+
     found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts", "rest"):
         try:
@@ -326,7 +326,9 @@ def _parts_of(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
     """The class of an error, its arguments and what else it holds; if not *whole*, but for what can't travel."""
     builtin = _builtin(type(error))
     kind, args, *states = builtin.__reduce__(error)
-    held = {**_placed(error, builtin), **(states[0] if states else {})}
+    held = dict(states[0]) if states else {}
+    if issubclass(builtin, SyntaxError):  # where in a text it is, which parsers set beside the arguments
+        held = {name: told_by(error, name, SyntaxError) for name in _PLACE} | held
     if not whole:
         left_out = [name for name, value in held.items() if not _travels(value)]
         held = {name: value for name, value in held.items() if name not in left_out}
@@ -335,13 +337,12 @@ def _parts_of(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
     return kind, args, held
 
 
-def _placed(error: BaseException, builtin: Any) -> dict[str, Any]:
-    """Where in a text it is, which parsers set beside the arguments of a `SyntaxError`."""
-    names = ("filename", "lineno", "offset", "end_lineno", "end_offset") if issubclass(builtin, SyntaxError) else ()
-    return {name: told_by(error, name, SyntaxError) for name in names}
+_PLACE = ("filename", "lineno", "offset", "end_lineno", "end_offset")
 
 
 def _travels(value: Any) -> bool:
+    from parmap._travel.payload import dump_whole  # as above
+
     try:
         pickle.loads(dump_whole(value))
     except Exception:  # noqa: BLE001 - the user's code

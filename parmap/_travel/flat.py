@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
+from parmap._travel.failure import pass_on
 from parmap._travel.stream import LARGE, OUT_OF_BAND
 
 ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None)})
@@ -42,8 +43,6 @@ def encode_integers(items: Any) -> bytes | None:
     try:
         stream = marshal.dumps(items, 2)
     except Exception as error:  # noqa: BLE001 - something else is among them, and has its say in what becomes of it
-        from parmap._travel.failure import pass_on  # only now: it takes its time
-
         pass_on(error)
         return None
     whole = len(stream) == _HEAD + _SIZE * len(items) and stream[_HEAD::_SIZE].count(_INTEGER) == len(items)
@@ -63,8 +62,6 @@ def are_atoms(values: Any) -> bool:
     try:
         return ATOMS.issuperset(map(type, values))
     except TypeError as error:  # a class without a hash
-        from parmap._travel.failure import pass_on  # only now: it takes its time
-
         pass_on(error)
         return False
 

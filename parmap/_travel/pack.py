@@ -6,6 +6,7 @@ import pickle
 from itertools import accumulate, chain, islice
 from typing import TYPE_CHECKING, Any
 
+from parmap._travel.failure import pass_on
 from parmap._travel.flat import decode
 from parmap._travel.vocabulary import Reader, salvage
 
@@ -130,11 +131,8 @@ class Pack:
         stream = self.stream[self.words :] if self.words else self.stream
         try:
             values: Sequence[Any] = self._loads(0)(stream, buffers=map(_content, self.buffers))
-        except Exception as error:
-            from parmap._travel.failure import is_foreign
-
-            if is_foreign(error):
-                raise
+        except Exception as error:  # noqa: BLE001 - of the user's code
+            pass_on(error)
             try:
                 values, self.problems = salvage(stream, self._reader)
             except Exception:  # noqa: BLE001 - nobody knows which of them it is
@@ -213,7 +211,7 @@ class Packed:
 
     def keep(self) -> Packed:
         """Copy the buffers, which lie in the caller's arrays and may change before they are sent; returns itself."""
-        self.buffers = [_kept(buffer) for buffer in self.buffers]
+        self.buffers = [kept(buffer) for buffer in self.buffers]
         return self
 
     def remember(self, item: Any) -> Packed:
@@ -223,7 +221,8 @@ class Packed:
         return self
 
 
-def _kept(buffer: memoryview) -> memoryview:
+def kept(buffer: memoryview) -> memoryview:
+    """A copy that nobody changes meanwhile; of bytes, which nobody can change, none is made."""
     if type(buffer.obj) is bytes:
         return buffer
     return memoryview(bytes(buffer) if buffer.readonly else bytearray(buffer))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
+from parmap._travel.failure import pass_on
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack, Packed
 from parmap._travel.stream import Stream, held
@@ -46,9 +47,8 @@ def snapshot(item: Any, learner: Learner, *, copies: bool = True) -> Any:
     """
     try:
         made = as_it_is(item, learner.parts, copies=copies)
-    except Exception as error:  # an attribute is missing
-        if _is_foreign(error):
-            raise
+    except Exception as error:  # noqa: BLE001 - an attribute is missing
+        pass_on(error)
         made = None
     if made is not None:
         return made
@@ -87,9 +87,8 @@ def pack(
         return Pack(MARSHALLED, len(items), integers, [len(integers)]), {}
     try:
         kinds = kinds_of(items)
-    except Exception as error:  # the class of something here can't be compared, or has no hash: its metaclass rules
-        if _is_foreign(error):
-            raise
+    except Exception as error:  # noqa: BLE001 - a class can't be compared, or has no hash: its metaclass rules
+        pass_on(error)
         return _pack_each(items, byte_cap, learner)
     packed = None
     if Packed not in kinds and (packed := _pack_flat(items, kinds, byte_cap)) is None:
@@ -107,10 +106,9 @@ def _pack_by_name(items: Any, kinds: set[type], byte_cap: int | None, learner: L
             if learner.is_new(items[0]):
                 bare = dump(items[0], None, learner)
         made = _pack_row(items, bare, with_common(items, learner.vocabulary), byte_cap)
-    except Exception as error:
-        if _is_foreign(error):
-            raise
-        return None  # whatever went wrong, `_pack_each` finds out with whom
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, `_pack_each` finds out with whom
+        pass_on(error)
+        return None
     return None if names_stranger(bytes(made.stream), made.words + sum(made.sizes[: made.bare])) else made
 
 
@@ -194,8 +192,7 @@ def _pack_flat(items: Any, kinds: set[type], byte_cap: int | None) -> Pack | Non
         flat = encode(fitting, kinds)
     except (TypeError, ValueError, RuntimeError, MemoryError) as error:
         # A class without a hash, further in; a dict that another thread changes; 2 GiB in one string.
-        if _is_foreign(error):
-            raise
+        pass_on(error)
         return None
     return None if flat is None else Pack(flat[0], len(fitting), flat[1], [len(flat[1])])
 
@@ -227,10 +224,9 @@ def _pack_each(
         before(index)
         try:
             one = item if type(item) is Packed else dump(item, vocabulary, learner)
-        except Exception as error:
-            if _is_foreign(error):
-                raise
-            errors[index] = error  # user code may raise anything; it is this item's own error
+        except Exception as error:  # noqa: BLE001 - user code may raise anything; it is this item's own error
+            pass_on(error)
+            errors[index] = error
             one = Packed(b"", [], vocabulary)
         size += len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
         if one.vocabulary is not vocabulary or (byte_cap is not None and size > byte_cap and streams):
@@ -261,8 +257,7 @@ def dump(
             classes = learner.classes
         return _dump_with(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
-        if _is_foreign(error):
-            raise
+        pass_on(error)
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
         if type(item) is tuple and not isinstance(error, RecursionError):
@@ -294,8 +289,7 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
     try:
         return _dump_with(partial(cloud_pickler, fresh=True, apart=apart), what)
     except Exception as error:
-        if _is_foreign(error):
-            raise
+        pass_on(error)
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
 
@@ -317,23 +311,10 @@ def dump_plainly(what: Any, vocabulary: Vocabulary | None = None, learner: Learn
     """Pickle *what* as pickle does; `None` if it can't, or if workers could not read it."""
     try:
         packed = _dump_with(plain_pickler, what, vocabulary, learner)
-    except Exception as error:
-        if _is_foreign(error):
-            raise
-        return None  # cloudpickle has the second try, and its error is the one that tells
+    except Exception as error:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
+        pass_on(error)
+        return None
     return None if names_stranger(packed.stream) else packed
-
-
-def _is_foreign(error: Exception) -> bool:
-    """Whether a signal handler raised it; known at once of what the pickler itself raised, which is the most of it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None or trace.tb_frame.f_code is _dump_with.__code__:
-        return False
-    from parmap._travel.failure import is_foreign
-
-    return is_foreign(error)
 
 
 def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed:

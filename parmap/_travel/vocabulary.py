@@ -22,6 +22,7 @@ from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, is_by_value, plain_pickler
 from parmap._travel.code.classes import Classes
 from parmap._travel.code.remade import has_functions
+from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import Stream
 
@@ -86,7 +87,7 @@ class Learner:
         """Know nothing yet, but maybe whether the items are *apart*."""
         self.classes: Classes | None = None  # how classes travel that go by value
         self.apart: bool = apart  # whether they are, as far as is known
-        self.parts: dict[int, Any] = {}  # what `is_frozen` has found of their classes
+        self.parts: dict[int, Any] = {}  # what `as_it_is` has found of their classes
         self._words: dict[int, tuple[Any, bytes]] = {}
         self._kinds: set[int] = set()
         self._vocabulary: Vocabulary | None = None
@@ -127,8 +128,6 @@ class Learner:
             self._pickler.dump(item)
             return parts[0] if len(parts) == 1 and not names_stranger(parts[0]) else None
         except Exception as error:  # noqa: BLE001 - `dump` finds out what it is
-            from parmap._travel.failure import pass_on
-
             pass_on(error)
             return None
         finally:
@@ -146,8 +145,6 @@ class Learner:
             try:
                 stream = cloud_dumps(word, self.classes or home_class)
             except Exception as error:  # noqa: BLE001 - the user's class: whoever sends an instance tells what is wrong
-                from parmap._travel.failure import pass_on
-
                 pass_on(error)
                 return
         if len(self._words) >= _MOST:
@@ -172,8 +169,6 @@ class Reader:
             try:
                 self._load(place)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - raised again for each item that uses it
-                from parmap._travel.failure import pass_on
-
                 pass_on(error)
 
     def __call__(self, stream: bytes | memoryview, buffers: Iterable[Any] = ()) -> Any:
@@ -222,8 +217,6 @@ class _Missing:
 
 
 def _stand_in(error: Exception) -> type[_Missing]:
-    from parmap._travel.failure import pass_on
-
     pass_on(error)
     return type(_Missing.__name__, (_Missing,), {"error": error})
 

@@ -13,6 +13,7 @@ import re
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
@@ -23,7 +24,6 @@ from parmap._travel.code.functions import (
     begin_main,
     fill_cell,
     fill_function,
-    find_module,
     initialized,
     make_cell,
     make_code,
@@ -241,7 +241,7 @@ _FILE = 10  # the place of the file among the arguments of `CodeType`
 
 def _module_reduced(reduced: Callable[[ModuleType], Any], module: ModuleType) -> Any:
     make, args = reduced(module)
-    return (find_module, args) if len(args) == 1 else (make, args)  # else all that is in it comes along
+    return (import_module, args) if len(args) == 1 else (make, args)  # else all that is in it comes along
 
 
 def _cached(function: Any, parameters: dict[str, Any]) -> Any:

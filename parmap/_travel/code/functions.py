@@ -80,12 +80,6 @@ def fill_cell(cell: CellType, content: tuple[Any]) -> None:
     (cell.cell_contents,) = content
 
 
-def find_module(name: str) -> ModuleType:
-    """A module that can be imported."""
-    __import__(name)
-    return sys.modules[name]
-
-
 def make_function(
     code: CodeType,
     variables: dict[str, Any],

@@ -7,8 +7,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.classes import class_known, tracker_of
-from parmap._travel.code.singles import keep, known, token_of
+from parmap._travel.code.singles import keep, known, single_reduced, token_of
 
 _OF_VARIABLES = ("bound", "covariant", "contravariant", "infer_variance")
 _STARS = {"TypeVarTuple": "*", "ParamSpec": "**"}
@@ -21,12 +20,12 @@ def hint_reduced(thing: Any, kind: type) -> tuple[Any, ...] | None:
     if name_of(thing) is not None:
         return None
     if kind is typing.NewType:
-        return _make_known, (tracker_of(thing), kind, (thing.__name__, thing.__supertype__), {}, dict(vars(thing)))
+        return single_reduced(thing, kind, (thing.__name__, thing.__supertype__), dict(vars(thing)))
     if kind in {typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple}:
         return _of_variable(thing, kind)
     if kind is getattr(typing, "TypeAliasType", None):
         params = [
-            (tracker_of(each), _STARS.get(type(each).__name__, "") + each.__name__) for each in thing.__type_params__
+            (token_of(each), _STARS.get(type(each).__name__, "") + each.__name__) for each in thing.__type_params__
         ]
         args = token_of(thing), thing.__name__, thing.__module__, params
         return _of_late(_make_alias, args, *_evaluated(thing, "__value__"))
@@ -45,14 +44,14 @@ def _of_variable(thing: Any, kind: type) -> tuple[Any, ...]:
     default = [_evaluated(thing, "__default__")[0]] if has_default() else []
     bound, error = _evaluated(thing, "__bound__")
     if getattr(thing, "__infer_variance__", False) and (bound is not None or error):
-        return _of_late(_make_bounded, (tracker_of(thing), thing.__name__, thing.__module__, default), bound, error)
+        return _of_late(_make_bounded, (token_of(thing), thing.__name__, thing.__module__, default), bound, error)
     told = {name: getattr(thing, f"__{name}__", None) for name in _OF_VARIABLES}
     options = {name: value for name, value in told.items() if value}
     if default:
         options["default"] = default[0]
     constraints, _ = _evaluated(thing, "__constraints__")
     args = thing.__name__, *(constraints or ())
-    return _make_known, (tracker_of(thing), kind, args, options, {"__module__": thing.__module__})
+    return single_reduced(thing, partial(kind, **options), args, {"__module__": thing.__module__})
 
 
 def _evaluated(thing: Any, name: str) -> tuple[Any, Exception | None]:
@@ -61,20 +60,6 @@ def _evaluated(thing: Any, name: str) -> tuple[Any, Exception | None]:
         return getattr(thing, name, None), None
     except Exception as error:  # noqa: BLE001 - the user's code
         return None, error
-
-
-def _make_known(name: str, kind: Any, args: tuple[Any, ...], options: dict[str, Any], variables: dict[str, Any]) -> Any:
-    """Make it, or find what was made under *name* before: there shall be one only, as of a class."""
-    made = kind(*args, **options)
-    for variable, value in variables.items():
-        setattr(made, variable, value)
-    return _tracked(name, made)
-
-
-def _tracked(name: str, made: Any) -> Any:
-    from cloudpickle import cloudpickle
-
-    return cloudpickle._lookup_class_or_track(name, made)  # noqa: SLF001 - no public way
 
 
 # --- what may name itself: it is made before that which it is evaluated to ---------------------------
@@ -119,15 +104,15 @@ def _make_alias(token: str, name: str, module: str, params: list[tuple[str, str]
     if made is None:
         inside = f"[{', '.join([each for _, each in params])}]" if params else ""
         made = _execute(token, f"type {name}{inside} = late()", __name__=module)[name]
-        for variable, (tracker, _) in zip(made.__type_params__, params, strict=True):
-            _tracked(tracker, variable)
+        for variable, (own, _) in zip(made.__type_params__, params, strict=True):
+            keep(own, variable)
     return keep(token, made)
 
 
-def _make_bounded(tracker: str, name: str, module: str, default: list[Any]) -> Any:
+def _make_bounded(token: str, name: str, module: str, default: list[Any]) -> Any:
     """A type variable with a bound."""
-    made: Any = class_known(tracker)
+    made = known(token)
     if made is None:
         statement = f"def f[{name}: late(){' = default[0]' if default else ''}](): ..."
-        made = _execute(tracker, statement, __name__=module, default=default)["f"].__type_params__[0]
-    return _tracked(tracker, made)
+        made = _execute(token, statement, __name__=module, default=default)["f"].__type_params__[0]
+    return keep(token, made)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import identity
+from parmap._travel.failure import pass_on
 
 LAZY_IMPORT: type[Any] = getattr(types, "LazyImportType", type("lazy_import", (), {}))
 """The type of a lazy import that was not made yet; before there were any: one that nothing has."""
@@ -84,8 +85,6 @@ def are_late(thing: Any) -> bool:
     try:
         _ = thing.__annotations__
     except Exception as error:  # noqa: BLE001 - the user's code
-        from parmap._travel.failure import pass_on
-
         pass_on(error)
         return True
     return False

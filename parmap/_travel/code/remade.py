@@ -14,13 +14,13 @@ import functools
 import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
+from importlib import import_module
 from operator import mul
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import MAIN, by_name, name_of
-from parmap._travel.code.functions import find_module
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
@@ -67,7 +67,7 @@ def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
 def _of_module(thing: Any) -> tuple[Any, ...] | None:
     """One that has given itself a class, for properties, which cloudpickle doesn't know."""
     is_known = type(thing) is ModuleType or sys.modules.get(thing.__name__) is not thing
-    return None if is_known else (find_module, (thing.__name__,))
+    return None if is_known else (import_module, (thing.__name__,))
 
 
 def _make_descriptor(kind: Any, base: Any, args: tuple[Any, ...]) -> Any:

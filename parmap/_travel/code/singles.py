@@ -1,4 +1,4 @@
-"""What there is one of, wherever it comes, and pickle knows nothing of but a name that workers lack: sentinels."""
+"""What there is one of, wherever it comes, though pickle knows but its name: sentinels, type variables, aliases."""
 
 from __future__ import annotations
 

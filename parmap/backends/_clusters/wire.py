@@ -1,4 +1,4 @@
-"""What travels between a client and its pilots: anything that pickles them will do."""
+"""What travels to the pilots of a cluster, or to an executor, and back: anything that pickles it will do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._travel.failure import Failure
-from parmap._travel.pack import EACH, Pack, Packed
+from parmap._travel.pack import EACH, Pack, Packed, kept
 from parmap._travel.stream import OUT_OF_BAND
 from parmap.backends._processes.line.copies import copies
 
@@ -47,9 +47,7 @@ def _within(content: Any) -> bytes | bytearray:
 
 def to_wire(payload: Pack, *, copied: bool = True) -> Wire:
     """A pack as it travels. Where its buffers are not *copied*, nobody may change them."""
-    buffers = payload.buffers
-    if copied:
-        buffers = [memoryview(bytes(each) if each.readonly else bytearray(each)) for each in buffers]
+    buffers = [*map(kept, payload.buffers)] if copied else payload.buffers
     return Wire(payload.describe(), bytes(payload.stream) if copied else payload.stream, buffers)
 
 

@@ -21,8 +21,7 @@ from parmap.backends._base import Died, Report, Story, failures_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall
 from parmap.backends._processes.line.channel import Channel, Message, not_received
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.line.segments import NOSIGNAL
-from parmap.backends._processes.line.sockets import pair
+from parmap.backends._processes.line.sockets import pair, send_fds
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 
@@ -196,7 +195,7 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
                 from multiprocessing.resource_tracker import getfd
 
                 tracker: Any = getfd()
-                socket.send_fds(line, [b"\0"], [tracker], NOSIGNAL)
+                send_fds(line, b"\0", [tracker])
             except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
                 pass
             finally:

@@ -12,7 +12,7 @@ from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Terms
-from parmap.backends._processes.line.segments import NOSIGNAL
+from parmap.backends._processes.line.sockets import NOSIGNAL
 
 # As in `line.quick`, which the worker doesn't import: it would bring futures along.
 _MOST = 16 * 1024

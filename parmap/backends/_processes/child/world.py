@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._work.arithmetic import chosen, made
 from parmap._work.imports import when_imported
+from parmap.backends._processes.line.sockets import recv_fds
 
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output
@@ -141,9 +142,7 @@ class World:
             ours.settimeout(None)
             with theirs:
                 self._channel.send("tracker", fds=(theirs.fileno(),))
-            _, fds, _, _ = socket.recv_fds(ours, 1, 1)
-        for fd in fds:
-            os.set_inheritable(fd, False)
+            _, fds = recv_fds(ours, 1)
         return fds[0] if fds else None
 
 

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.copies import copies as private
-from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Lender, Limits
+from parmap.backends._processes.line.segments import Lender, Limits
+from parmap.backends._processes.line.sockets import NOSIGNAL, recv_fds
 
 if TYPE_CHECKING:
     import _socket
@@ -31,7 +32,6 @@ _HEADER = struct.Struct("<IIQ")  # length of the tuple, number of descriptors an
 _SIGNATURE = 0x504D4150 << 8 & 0xFFFFFF00  # in the bits that the number of descriptors leaves free
 _READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for each message
 _READ_ON = 1 << 20  # bytes, in the middle of a large message
-_ROOM = socket.CMSG_SPACE(8 * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 _PAUSE = 0.001  # seconds until it is tried again
 _VECTOR = 256  # parts of a frame that one system call takes
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
@@ -214,19 +214,12 @@ class Channel:
         """Read what is there; false: nothing is."""
         try:
             size = _READ if len(self._inbox) < _READ else _READ_ON
-            data, ancillary, _, _ = self.sock.recvmsg(size, _ROOM, flags | CLOEXEC)
+            data, fds = recv_fds(self.sock, size, flags)
         except BlockingIOError:
             return False
         except OSError as error:
             raise ChannelClosedError(str(error)) from error
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                received = array.array("i")
-                received.frombytes(content[: len(content) - len(content) % received.itemsize])
-                self._fds.extend(received)
-                if not CLOEXEC:  # it can't be said when they are received
-                    for fd in received:
-                        os.set_inheritable(fd, False)
+        self._fds.extend(fds)
         if not data:
             raise ChannelClosedError("closed")
         self._inbox += data

@@ -1,8 +1,9 @@
-"""Private copies of large results, in memory that is used again.
+"""Private copies of what is large, in memory that is used again.
 
-Results are copied out of shared memory as they arrive, so that they are the caller's own. Fresh memory costs several
-times as much as the copy into it, in huge pages half of that: so memory that the caller has dropped takes the next
-results. For a second, that is; then it goes back to the system.
+Results are copied out of shared memory as they arrive, so that they are the caller's own; arguments for a cluster
+before they leave, since the caller may change them. Fresh memory costs several times as much as the copy into it, in
+huge pages half of that: so memory that the caller has dropped takes the next ones. For a second, that is; then it goes
+back to the system.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
-from parmap.backends._processes.line.segments import CLOEXEC, NOSIGNAL, Limits
+from parmap.backends._processes.line.segments import Limits
+from parmap.backends._processes.line.sockets import recv_fds, send_fds
 
 if TYPE_CHECKING:
     from parmap.backends._processes.line.channel import Channel
@@ -116,7 +117,7 @@ class Part(Numbered):
         """Send the segment to another process; false if there is none."""
         with other:
             if self._fd >= 0 and _is_ours(other):
-                socket.send_fds(other, [b"."], [self._fd], NOSIGNAL)
+                send_fds(other, b".", [self._fd])
             return self._fd >= 0
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone
@@ -134,8 +135,7 @@ def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryvie
             with suppress(OSError):
                 door.settimeout(PATIENCE)
                 door.connect(f"\0{name}")
-                _, fds, _, _ = socket.recv_fds(door, 1, 1, CLOEXEC) if _is_ours(door) else (b"", [], 0, "")
-                if fds:
+                if _is_ours(door) and (fds := recv_fds(door, 1)[1]):
                     return Part(numbers, kind, fds[0])
             return Part(numbers, kind, fetch())
         part = Part(numbers, kind, fetch())

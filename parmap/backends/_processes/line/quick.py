@@ -32,7 +32,7 @@ from parmap._travel.flat import is_small
 from parmap._travel.pack import Packed
 from parmap._work.report.watch import Open, Singles
 from parmap.backends._processes.line import sockets
-from parmap.backends._processes.line.segments import NOSIGNAL
+from parmap.backends._processes.line.sockets import NOSIGNAL
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:

@@ -10,19 +10,11 @@ from __future__ import annotations
 
 import mmap
 import os
-import socket
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from parmap._travel.memory import HAS_MEMORY_FILES, anonymous_file
-
-CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
-"""With this flag the processes that a task starts don't get the descriptors that are received."""
-
-
-NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
-"""With this flag who writes to a line that has ended is told, also where the program lets SIGPIPE end it."""
 
 
 class Limits:
