@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from parmap import parallel
@@ -102,6 +102,53 @@ async def double_later(x: int) -> int:
 def fibonacci_cached(n: int) -> int:
     """A function under two decorators."""
     return n if n < 2 else fibonacci_cached(n - 1) + fibonacci_cached(n - 2)
+
+
+class cython_function_or_method:  # noqa: N801 - as Cython calls it
+    """Like a function that Cython has compiled: of a class of its own, and pickled by its name alone."""
+
+    def __init__(self, function: Callable[[int], Any]) -> None:
+        self.run = function
+        self.__name__, self.__qualname__, self.__code__ = function.__name__, function.__qualname__, function.__code__
+
+    def __call__(self, x: int) -> Any:
+        return self.run(x)
+
+    def __reduce__(self) -> str:
+        return self.__qualname__
+
+
+@parallel(workers=2)
+@cython_function_or_method
+def compiled(x: int) -> int:
+    """A decorated function of a compiled module."""
+    return x * 3
+
+
+class LikeACoroutine(Coroutine[Any, Any, int]):
+    """What an `async def` of Cython gives, which is not of Python's class."""
+
+    def __init__(self, inner: Coroutine[Any, Any, int]) -> None:
+        self.send, self.throw, self.close = inner.send, inner.throw, inner.close  # type: ignore[method-assign]
+
+    def __await__(self) -> Any:
+        return self
+
+    def send(self, value: Any) -> Any: ...
+
+    def throw(self, *error: Any) -> Any: ...
+
+
+async def _triple_later(x: int) -> int:
+    return 3 * x
+
+
+@cython_function_or_method
+def compiled_later(x: int) -> Any:
+    return LikeACoroutine(_triple_later(x))
+
+
+compiled_later.__code__ = _triple_later.__code__
 
 
 class Holder:

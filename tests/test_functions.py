@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import pytest
 import tasks
-from tasks_of_kinds import Bigger, Holder, Scale, double_later, fibonacci, fibonacci_cached, local_functions, plain
+from tasks_of_kinds import (
+    Bigger,
+    Holder,
+    Scale,
+    compiled,
+    compiled_later,
+    double_later,
+    fibonacci,
+    fibonacci_cached,
+    local_functions,
+    plain,
+)
 
 from parmap import SerializationError, parallel
 
@@ -81,6 +92,17 @@ def test_recursion_of_a_decorated_function(backend: dict[str, Any]) -> None:
 def test_a_cached_function_under_the_decorator(backend: dict[str, Any]) -> None:
     """A function under `lru_cache` under `parallel` runs, though its name means the decorated one."""
     assert fibonacci_cached.options(**backend).map([10, 20]) == [55, 6765]
+
+
+def test_a_compiled_function_under_the_decorator(backend: dict[str, Any]) -> None:
+    """So does a function that Cython has compiled, by itself and captured; an `async def` of its is awaited."""
+    options = compiled.options(**backend)
+    inner = compiled.__wrapped__
+
+    assert options.map([1, 2]) == [3, 6]
+    assert options.submit(3).result(60) == 9
+    assert parallel(lambda x: inner(x) + compiled(x), **backend).map([1, 2]) == [6, 12]
+    assert parallel(compiled_later, **backend).map([1, 2]) == [3, 6]
 
 
 def test_async_def(backend: dict[str, Any]) -> None:

@@ -677,6 +677,47 @@ def test_where_polling_is_taken_away(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\nTrue True\n[1]\n", "")
 
 
+def test_under_a_debugger_that_watches_settrace(script: Script) -> None:
+    """A debugger as debugpy warns of whoever uses `sys.settrace`: no thread of parmap does that it traces already."""
+    done = script.run("""
+        import sys, threading
+        from parmap import parallel
+
+        met = []
+
+        def warn(trace):
+            if sys._getframe(1).f_globals["__name__"] != "threading":
+                met.append(trace)
+
+        sys.settrace, sys.gettrace = warn, lambda: len
+        threading.settrace(len)
+        print(parallel(lambda x: x + 1, workers=1).map([1]), met)
+        sys.gettrace = lambda: None
+        print(parallel(abs, workers=2, backend="threads").map([-1]), {*met} == {len})
+    """)
+
+    assert (done.stdout, done.stderr) == ("[2] []\n[1] True\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_in_a_frozen_program(script: Script, method: str) -> None:
+    """What PyInstaller makes would only start itself again: a call says so, and threads can be had, by a variable too."""
+    done = script.run(f"""
+        import os, sys
+        sys.frozen = True
+        from parmap import WorkerDiedError, parallel
+        for call in (lambda f: f.map([1]), lambda f: f.submit(1).result(), lambda f: list(f.imap([1]))):
+            try:
+                call(parallel(abs, start_method={method!r}))
+            except WorkerDiedError as error:
+                print("frozen" in str(error), 'backend="threads"' in str(error))
+        os.environ["PARMAP_BACKEND"] = "threads"
+        print(parallel(abs).map([-1]))
+    """)
+
+    assert (done.stdout, done.stderr) == ("True True\n" * 3 + "[1]\n", "")
+
+
 LESS = """
 import _socket, errno, os, select, signal, socket, sys, sysconfig
 

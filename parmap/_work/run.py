@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
 from itertools import islice, starmap
-from types import BuiltinFunctionType, CodeType, CoroutineType
+from types import BuiltinFunctionType, CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from parmap._travel.failure import LoadError, note, put, told_by
@@ -152,7 +152,7 @@ def _awaited(function: Any) -> Callable[..., Any]:
         import asyncio
 
         made = function(*args, **kwargs)  # a decorator may have run it already
-        return asyncio.run(made) if type(made) is CoroutineType else made
+        return asyncio.run(made) if isinstance(made, Coroutine) else made
 
     def run(*args: Any, **kwargs: Any) -> Any:
         import asyncio

@@ -80,7 +80,10 @@ def _start(name: str, start: Callable[[], object]) -> None:
 
 
 def _followed(run: Callable[[], object]) -> None:
-    sys.settrace(threading.gettrace())  # as `Thread` does it: for debuggers and coverage
+    trace = threading.gettrace()
+    # As `Thread` does it: for coverage. A debugger has begun by itself, and warns of others that use `settrace`.
+    if trace is not None and sys.gettrace() is None:
+        sys.settrace(trace)
     run()
 
 

@@ -16,11 +16,20 @@ def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]
 
     What goes by name never needs to be pickled again: nothing it captures can change under the name.
     """
-    if type(function) in (FunctionType, BuiltinFunctionType) or isinstance(function, type):
+    if is_function(function) or isinstance(function, type):
         name = name_of(function)
         if name is not None:
             return by_name, name, True
     return identity, (function,), False
+
+
+def is_function(thing: Any) -> bool:
+    """Whether it is one of Python's, of C, or of Cython's, of whose class there is one for each of its releases."""
+    kind = type(thing)
+    return kind in {FunctionType, BuiltinFunctionType} or kind.__name__ in _OF_CYTHON
+
+
+_OF_CYTHON = frozenset({"cython_function_or_method", "fused_cython_function"})
 
 
 def identity(thing: Any) -> Any:

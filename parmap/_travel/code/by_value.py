@@ -18,7 +18,7 @@ from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
-from parmap._travel.code.by_name import by_name, identity, is_only_here, name_in, name_of
+from parmap._travel.code.by_name import by_name, identity, is_function, is_only_here, name_in, name_of
 from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
     begin_main,
@@ -128,7 +128,7 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         reference = pickler.classes(thing)
         if reference is not None:
             return reference
-    if kind is FunctionType or kind is _LRU_CACHE or issubclass(kind, type):
+    if is_function(thing) or kind is _LRU_CACHE or issubclass(kind, type):
         name = name_of(thing)
         if name is not None:
             return (by_name, name) if name[2] or name[0] != thing.__module__ else NotImplemented
