@@ -20,8 +20,9 @@ from parmap._work.report.clock import Times
 from parmap.backends._base import Died, Report, Story, failures_of
 from parmap.backends._processes.functions import ClassPack, FunctionCall
 from parmap.backends._processes.line.channel import Channel, Message, not_received
+from parmap.backends._processes.line.descriptors import send_fds
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.line.sockets import pair, send_fds
+from parmap.backends._processes.line.sockets import pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 

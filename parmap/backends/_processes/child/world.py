@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._work.arithmetic import chosen, made
 from parmap._work.imports import when_imported
-from parmap.backends._processes.line.sockets import recv_fds
+from parmap.backends._processes.line.descriptors import recv_fds
 
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output

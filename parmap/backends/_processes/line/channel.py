@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from parmap._travel.pack import Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.copies import copies as private
+from parmap.backends._processes.line.descriptors import recv_fds
 from parmap.backends._processes.line.segments import Lender, Limits
-from parmap.backends._processes.line.sockets import NOSIGNAL, recv_fds
+from parmap.backends._processes.line.sockets import NOSIGNAL
 
 if TYPE_CHECKING:
     import _socket

@@ -15,8 +15,8 @@ from weakref import KeyedRef
 
 from parmap._travel.pack import EACH, Pack
 from parmap.backends._processes.line import segments as _segments
+from parmap.backends._processes.line.descriptors import recv_fds, send_fds
 from parmap.backends._processes.line.segments import Limits
-from parmap.backends._processes.line.sockets import recv_fds, send_fds
 
 if TYPE_CHECKING:
     from parmap.backends._processes.line.channel import Channel
