@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 class OneByOne(_ledger.Scheduler):
     """A scheduler whose chunks hold one item, whatever a call says."""
 
-    def _size(self, job: Job, idle: int) -> int:
+    def _size(self, job: Job, idle: int, now: float) -> int:
         return 1
 
 
