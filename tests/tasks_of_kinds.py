@@ -125,6 +125,30 @@ def compiled(x: int) -> int:
     return x * 3
 
 
+class Nameless(type):
+    """A metaclass whose classes tell nobody their name."""
+
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise RuntimeError("no name")
+
+
+class Unhashable(type):
+    """A metaclass whose classes can't be in a set."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class AddsTwo(metaclass=Nameless):
+    def __call__(self, x: int) -> int:
+        return x + 2
+
+
+class AddsThree(metaclass=Unhashable):
+    def __call__(self, x: int) -> int:
+        return x + 3
+
+
 class LikeACoroutine(Coroutine[Any, Any, int]):
     """What an `async def` of Cython gives, which is not of Python's class."""
 

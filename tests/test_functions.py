@@ -15,6 +15,8 @@ import cloudpickle
 import pytest
 import tasks
 from tasks_of_kinds import (
+    AddsThree,
+    AddsTwo,
     Bigger,
     Holder,
     Scale,
@@ -103,6 +105,16 @@ def test_a_compiled_function_under_the_decorator(backend: dict[str, Any]) -> Non
     assert options.submit(3).result(60) == 9
     assert parallel(lambda x: inner(x) + compiled(x), **backend).map([1, 2]) == [6, 12]
     assert parallel(compiled_later, **backend).map([1, 2]) == [3, 6]
+
+
+def test_a_callable_whose_metaclass_rules(processes: dict[str, Any]) -> None:
+    """What the class of a function says of itself by its metaclass is never asked; pickle, which does, is heard."""
+    assert parallel(AddsTwo(), **processes).map([1, 2]) == [3, 4]
+    assert parallel(AddsTwo(), **processes).submit(3).result(60) == 5
+    with pytest.raises(SerializationError, match="unhashable"):
+        parallel(AddsThree(), **processes).map([1])
+    with pytest.raises(SerializationError, match="unhashable"):
+        parallel(AddsThree(), **processes).submit(1).result(60)
 
 
 def test_async_def(backend: dict[str, Any]) -> None:

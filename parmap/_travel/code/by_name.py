@@ -26,9 +26,10 @@ def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]
 def is_function(thing: Any) -> bool:
     """Whether it is one of Python's, of C, or of Cython's, of whose class there is one for each of its releases."""
     kind = type(thing)
-    return kind in {FunctionType, BuiltinFunctionType} or kind.__name__ in _OF_CYTHON
+    return kind is FunctionType or kind is BuiltinFunctionType or _name(kind) in _OF_CYTHON
 
 
+_name = vars(type)["__name__"].__get__  # of a class, past what its metaclass says of that
 _OF_CYTHON = frozenset({"cython_function_or_method", "fused_cython_function"})
 
 
