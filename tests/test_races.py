@@ -61,7 +61,7 @@ def leased(function: Any, count: int = 1) -> list[Any]:
         return len(engine.backend._open) == count and all(worker.known for worker in engine.backend._open)
 
     wait_until(are_there)
-    wait_until(lambda: engine._asleep)
+    wait_until(lambda: engine._sleep[0])
     return list(engine.backend._open)
 
 
@@ -109,7 +109,7 @@ def test_a_pool_is_shut_down_just_as_a_task_comes(backend: dict[str, Any], monke
     """The pool starts anew for it."""
     f = parallel(identity, **backend)
     f.map([0])
-    wait_until(lambda: engine_of(f)._asleep or backend["backend"] == "serial")
+    wait_until(lambda: engine_of(f)._sleep[0] or backend["backend"] == "serial")
     times = iter([True])
 
     def is_alert(_: object) -> bool:
@@ -131,7 +131,7 @@ def test_thousands_of_calls_come_first() -> None:
     def overtake() -> None:
         for _ in range(3000):
             next(worker.quick._numbers)  # as for each task that is too long for the line
-        wait_until(lambda: engine_of(f)._asleep)
+        wait_until(lambda: engine_of(f)._sleep[0])
         overtaken.append(f.submit(1).result(timeout=20))
 
     worker.quick.flight = Flight(before=lambda: in_a_thread(overtake))

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from concurrent.futures import CancelledError
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.elastic import ElasticLedger
@@ -22,7 +23,7 @@ from parmap._results.futures import Future
 from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure, pass_on
 from parmap._work.report.watch import Open, started
-from parmap._work.threads import HAS_GIL, start_thread
+from parmap._work.threads import start_thread
 from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
@@ -55,8 +56,10 @@ class Engine:
         self._inbox: deque[Any] = deque()
         self.ledger: ElasticLedger = ElasticLedger(backend, time.monotonic())
         self._is_driven = False  # by a thread that waits
-        self._asleep = False
-        self._sleeps = 0  # how often its thread went to sleep
+        # Which sleep its thread is in, 0 while it is awake. A deque as the inbox is: without the GIL, too, whoever
+        # leaves a note and then looks here, and the thread that writes here and then looks for notes, can't miss both.
+        self._sleep: deque[int] = deque([0], maxlen=1)
+        self._sleeps = count(1)
         self._woken = 0  # the sleep from which it was woken last
         self._closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
@@ -83,10 +86,7 @@ class Engine:
         self._inbox.append(note)
         if self.closed:
             self._refuse(note)
-        # Without the GIL a reader may see its flag and our note in either order: then wake always, which is safe.
-        elif not HAS_GIL:
-            self.backend.wake()
-        elif self._asleep and self._woken != (sleep := self._sleeps):
+        elif (sleep := self._sleep[0]) and self._woken != sleep:
             self.backend.wake()
             self._woken = sleep  # only now: whoever is interrupted before wakes it twice, not never
 
@@ -101,7 +101,7 @@ class Engine:
     def try_quickly(self, call: Call, future: Future[Any]) -> bool:
         """Start one task from the calling thread, on a leased worker; false: post it."""
         # Only while the engine sleeps and has nothing to read: so this task overtakes nobody that it knows of.
-        if not self._asleep or self._inbox:
+        if not self._sleep[0] or self._inbox:
             return False
         # If this caller is interrupted half way, somebody must look after its task.
         is_seen_to = self.ledger.is_alert or self.offer(lambda: self.ledger.alert(time.monotonic()))
@@ -333,12 +333,11 @@ class Engine:
             self.latest = None
         limits = [self.ledger.timeout(time.monotonic()), limit, None if self._rest() else _SOON]
         timeout = min([each for each in limits if each is not None], default=None)
-        self._sleeps += 1
-        self._asleep = True
+        self._sleep.append(next(self._sleeps))
         if self._inbox or self._is_over or happened:
             timeout = 0.0
         events = deque(self.backend.wait(timeout and min(timeout, _LONGEST)))
-        self._asleep = False
+        self._sleep.append(0)
         while events:  # none stays in this frame, which the traceback of an error may have
             self._handle(events.popleft())
 

@@ -75,6 +75,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     line: QuickLine | None = None  # the answer comes on it, unless the engine brings it
     measured: tuple[tuple[Gathered, ...], int] | None = None  # who hears of a task that its caller sent, and when
     _begun = False
+    _settled: End | Shown | None = None
+    _problem: BaseException | None = None
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
 
@@ -133,18 +135,17 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
             raise concurrent.futures.CancelledError
         if end.failure is not None:
             return end.failure.told(self.voice)
-        if "_value" not in self.__dict__ and "_problem" not in self.__dict__ and end is not _DECODED:
+        if "_value" not in self.__dict__ and self._problem is None and end is not _DECODED:
             try:
                 self.__dict__.setdefault("_value", end.results[end.place])
             except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code; its error is this task's
                 self.__dict__.setdefault("_problem", unloadable(error))
             self._let_go()
-        problem: BaseException | None = self.__dict__.get("_problem")
-        return problem
+        return self._problem
 
     def _let_go(self) -> None:
         """The value is decoded: what it was decoded from, with the results of other tasks, is not kept for it."""
-        shown = self.__dict__["_settled"]
+        shown = self._settled
         where, name = (shown, "end") if type(shown) is Shown else (self, "_settled")
         where.__dict__[name] = _DECODED
 
@@ -171,8 +172,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     @property
     def _end(self) -> End | None:
         """How it ended; `None`: it has not."""
-        found = self.__dict__.get("_settled")
-        return found.__dict__.get("end") if type(found) is Shown else found
+        found = self._settled
+        return found.end if isinstance(found, Shown) else found
 
     @property
     def happened(self) -> bool:
@@ -278,7 +279,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     def tell(self) -> None:
         """Tell whoever waits; in the engine's thread."""
         self.fire()
-        shown = self.__dict__.get("_settled")
+        shown = self._settled
         if type(shown) is Shown and (end := self._end) is not None:
             way = "cancelled" if end.state == CANCELLED_AND_NOTIFIED else "exception" if end.failure else "result"
             tell = partial(shown.tell, self._waiters, f"add_{way}", self, end.state)
@@ -319,16 +320,16 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     # would have to be set on each instance.
 
     def _read_state(self) -> str:
-        found = self.__dict__.get("_settled")
+        found = self._settled
         state = found and found.state
         return state or (RUNNING if self._begun else PENDING)
 
     def _read_condition(self) -> Any:  # only its lock is used
-        if "_settled" not in self.__dict__:
+        if self._settled is None:
             self.__dict__.setdefault("_settled", Shown())
             if self.line is not None:
                 self.lane.engine.listen(self)
-        found = self.__dict__["_settled"]
+        found = self._settled
         return found.lock if type(found) is Shown else UNLOCKED
 
     def _read_waiters(self) -> list[Any]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
     from parmap._engine.engine import Engine
+    from parmap._results.futures import End
 
     LetWait: TypeAlias = Callable[[Callable[[float | None], bool], float | None], bool]
 
@@ -31,8 +32,11 @@ class Watched:
 
     CPython 3.11 makes the dict of an instance when it is first asked for, and may collect garbage in the midst of that:
     if another thread, or a `__del__`, asks too, there are two of the same values, and a later collection crashes. So
-    each asks for its own before anybody else knows it.
+    each asks for its own before anybody else knows it. What may not be there is read as an attribute with a default on
+    the class: without the GIL, 3.13's `dict.get` takes a hundred times as long for what another thread has written.
     """
+
+    _watchers: deque[Callable[[], object]] | None = None
 
     @property
     def happened(self) -> bool:
@@ -56,7 +60,7 @@ class Watched:
 
     def fire(self) -> None:
         """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
-        watchers = self.__dict__.get("_watchers")
+        watchers = self._watchers
         while watchers:
             try:
                 callback = watchers.popleft()
@@ -70,6 +74,7 @@ class Shown:
     """A future as `concurrent.futures` sees it, from its first look on: `state` changes only with `lock` held."""
 
     __slots__ = ("__dict__", "lock", "state")
+    end: End | None = None
 
     def __init__(self) -> None:
         self.__dict__  # noqa: B018 - see Watched
