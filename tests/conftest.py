@@ -158,11 +158,8 @@ def _a_small_heap() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """After each test: no child process, no engine thread, no descriptor that was not there before."""
-    before = _descriptors()
-    yield
+def _end_all(before: int) -> None:
+    """End the pools; then no child process, no engine thread, no descriptor is there that was not there before."""
     parmap.shutdown()
     if CLUSTER:  # its library has children, threads and descriptors of its own
         return
@@ -174,6 +171,26 @@ def nothing_is_left() -> Iterator[None]:
     if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
         gc.collect()
     wait_until(lambda: _descriptors() <= before)
+
+
+@pytest.fixture(scope="module")
+def pools_stay() -> Iterator[None]:
+    """For tests that a pool serves, whoever started it: nothing is left after the last of them in their file."""
+    before = _descriptors()
+    yield
+    _end_all(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test nothing is left, but for the pools of those that share them."""
+    if "pools_stay" in request.fixturenames:
+        yield
+        return
+    parmap.shutdown()  # a test before this one may have left its pools to others
+    before = _descriptors()
+    yield
+    _end_all(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,6 +28,8 @@ from parmap import parallel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 INPUTS: dict[str, Callable[[], Any]] = {
     "empty-list": list,
     "empty-generator": lambda: iter(()),

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 # The standard executor forks, so that it leaves neither a server nor a tracker behind.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    pytest.mark.usefixtures("pools_stay"),
+]
 
 ENDS: dict[str, type[BaseException]] = {
     "stop": StopIteration,
@@ -311,7 +314,7 @@ def test_an_asynchronous_input_that_raises_it(place: dict[str, Any], end: str) -
 @pytest.mark.parametrize("backend", ["forkserver", "spawn", "threads", "serial"])
 def test_an_initializer_that_raises_it(backend: str, end: str) -> None:
     """It fails every call, and ends no stream."""
-    f = parallel(abs, workers=2, initializer=bad.throw, initargs=(end,), **PLACES[backend]())
+    f = parallel(abs, workers=1, initializer=bad.throw, initargs=(end,), **PLACES[backend]())
     for method in ("map", "imap", "imap_unordered", "submit", "await", "async for", "map_async"):
         error = told(method, f, [1, 2])
 
