@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 _OF_MULTIPROCESSING = re.compile(r"multiprocessing\.(resource_tracker|forkserver) import")
 
 
+def _has_none() -> bool:
+    """Whether the system tells at once that there are none: a look at all of its processes takes milliseconds."""
+    lists = [*Path("/proc/self/task").glob("*/children")]
+    try:
+        pids = {pid for path in lists for pid in path.read_text().split()}
+    except OSError:  # a thread has just ended
+        return False
+    return bool(lists) and pids <= {str(resource_tracker._resource_tracker._pid)}  # type: ignore[attr-defined]
+
+
 def children() -> list[psutil.Process]:
     """The processes of this one, but for the standard library's own, which `multiprocessing` keeps to the end."""
+    if _has_none():
+        return []
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -133,7 +146,6 @@ def _parmap_threads() -> list[str]:
 def _the_library_s_own_process() -> None:
     """Start and open what the standard library would at some time, and keep: its descriptors are not to be counted."""
     import ctypes  # noqa: F401 - Debian's keeps libffi open, once something has imported it, as numpy does
-    from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
     if sys.version_info >= (3, 14):  # its executors are forked from a server then, by default
