@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +109,20 @@ def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 _OF_MULTIPROCESSING = re.compile(r"multiprocessing\.(resource_tracker|forkserver) import")
 
 
+def _has_none() -> bool:
+    """Whether the system tells at once that there are none: a look at all of its processes takes milliseconds."""
+    lists = [*Path("/proc/self/task").glob("*/children")]
+    try:
+        pids = {pid for path in lists for pid in path.read_text().split()}
+    except OSError:  # a thread has just ended
+        return False
+    return bool(lists) and pids <= {str(resource_tracker._resource_tracker._pid)}  # type: ignore[attr-defined]
+
+
 def children() -> list[psutil.Process]:
     """The processes of this one, but for the standard library's own, which `multiprocessing` keeps to the end."""
+    if _has_none():
+        return []
     found = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -133,7 +146,6 @@ def _parmap_threads() -> list[str]:
 def _the_library_s_own_process() -> None:
     """Start and open what the standard library would at some time, and keep: its descriptors are not to be counted."""
     import ctypes  # noqa: F401 - Debian's keeps libffi open, once something has imported it, as numpy does
-    from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()
     if sys.version_info >= (3, 14):  # its executors are forked from a server then, by default
@@ -158,11 +170,8 @@ def _a_small_heap() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    """After each test: no child process, no engine thread, no descriptor that was not there before."""
-    before = _descriptors()
-    yield
+def _end_all(before: int) -> None:
+    """End the pools; then no child process, no engine thread, no descriptor is there that was not there before."""
     parmap.shutdown()
     if CLUSTER:  # its library has children, threads and descriptors of its own
         return
@@ -174,6 +183,26 @@ def nothing_is_left() -> Iterator[None]:
     if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
         gc.collect()
     wait_until(lambda: _descriptors() <= before)
+
+
+@pytest.fixture(scope="module")
+def pools_stay() -> Iterator[None]:
+    """For tests that a pool serves, whoever started it: nothing is left after the last of them in their file."""
+    before = _descriptors()
+    yield
+    _end_all(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test nothing is left, but for the pools of those that share them."""
+    if "pools_stay" in request.fixturenames:
+        yield
+        return
+    parmap.shutdown()  # a test before this one may have left its pools to others
+    before = _descriptors()
+    yield
+    _end_all(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,6 +19,8 @@ import tasks
 from conftest import wait_until
 from parmap import PoolClosedError, parallel
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 METHODS = ["imap", "imap_unordered"]
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _what_uvloop_keeps() -> None:
@@ -158,6 +160,7 @@ def test_cancelling_the_waiter_kills_the_task(
             await (asyncio.wrap_future(future) if wrapped else future)
 
         waiting = asyncio.create_task(waiter())
+        await asyncio.sleep(0)  # it waits
         while not begun.exists():
             await asyncio.sleep(0.005)
         waiting.cancel()
@@ -255,6 +258,7 @@ def test_cancelling_the_reader_of_a_stream_kills_its_tasks(run: Run, processes: 
     async def main() -> Any:
         stream = parallel(tasks.touch_and_wait_for, **one).imap([str(begun)] * 5, [never] * 5)
         reading = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0)  # it waits
         while not begun.exists():
             await asyncio.sleep(0.005)
         reading.cancel()
@@ -283,6 +287,7 @@ def test_cancelling_the_waiter_of_a_batch_kills_its_tasks(run: Run, processes: d
             await batch
 
         waiting = asyncio.create_task(waiter())
+        await asyncio.sleep(0)  # it waits
         while not begun.exists():
             await asyncio.sleep(0.005)
         waiting.cancel()

@@ -15,6 +15,8 @@ from parmap import RemoteError, SerializationError, WorkerDiedError, parallel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 def by_map(function: Any, items: list[Any]) -> list[Any]:
     return function.map(items, return_exceptions=True)

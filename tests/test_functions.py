@@ -34,6 +34,7 @@ from parmap import SerializationError, parallel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
 
 FUNCTIONS: dict[str, Callable[[int], Any]] = {
     **local_functions(),

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from conftest import Script
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 class Asker:
     """A result that does something when it is loaded, where it is told what."""

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-pytestmark = pytest.mark.skipif(
-    threading.current_thread() is not threading.main_thread(), reason="signals are handled in the main thread"
-)
+pytestmark = [
+    pytest.mark.usefixtures("pools_stay"),
+    pytest.mark.skipif(
+        threading.current_thread() is not threading.main_thread(), reason="signals are handled in the main thread"
+    ),
+]
 
 
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()

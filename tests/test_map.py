@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 from inspection import is_gone
-from tasks_in_turn import begin_and_wait, fail_on_odd, fail_or_run, fail_or_touch_and_wait, note_and_fail, touch_or_wait
+from tasks_in_turn import (
+    begin_and_wait,
+    fail_on_odd,
+    fail_or_run,
+    fail_or_touch_and_wait,
+    fail_or_wait,
+    note_and_fail,
+    touch_or_wait,
+)
 from tasks_that_alias import append_to, remember, shared_pair, the_same
 
 from conftest import wait_until
@@ -20,6 +28,7 @@ from parmap import parallel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
 
 INPUTS: dict[str, Callable[[], Any]] = {
     "empty-list": list,
@@ -341,6 +350,13 @@ def test_a_slow_item_does_not_hold_others_hostage(processes: dict[str, Any], tmp
     results = parallel(touch_or_wait, **processes).map(items)
 
     assert results == [*paths[: count // 2], count, *paths[count // 2 :]]
+
+
+def test_a_slow_item_holds_no_other_where_a_worker_is_missing(processes: dict[str, Any], tmp_path: Path) -> None:
+    """A pool whose other worker was stopped with the call before starts one for the items behind a slow one."""
+    for _ in range(3):
+        with pytest.raises(ValueError, match="fails first"):
+            parallel(fail_or_wait, **processes).map([str(tmp_path / "never"), None])
 
 
 @pytest.mark.parametrize("backend", ["processes", "threads"])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from conftest import Script
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 def test_items_are_those_of_the_input(backend: dict[str, Any]):
     """Each outcome has the very object that was given, its place, and its value or its error."""

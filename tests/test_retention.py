@@ -22,6 +22,8 @@ from conftest import wait_until
 from parmap import parallel
 from parmap._work.threads import HAS_GIL
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 Watched = list[weakref.ref[Any]]
 
 BACKENDS = ("processes", "threads", "serial")

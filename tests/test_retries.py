@@ -14,6 +14,8 @@ from tasks_that_recover import dies_at_first, fails_in_turn, flaky, says_much, s
 
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 def _items(folder: Path, count: int, every: int, times: int = 1) -> list[tuple[str, int, int]]:
     return [(str(folder), number, times if number % every == 0 else 0) for number in range(count)]

@@ -415,6 +415,18 @@ def test_hostages_of_the_next_chunk_are_found() -> None:
     assert bench.scheduler.next_time() is None
 
 
+def test_hostages_are_found_where_a_worker_is_missing() -> None:
+    """A worker that could be started is as good as one that idles."""
+    bench = Bench(workers=2)
+    bench.scheduler.remove_slot(1)
+    bench.job(range(2), pace=paced(0.0001))
+    (chunk,) = bench.cut_all()
+    assert len(chunk.items) == 2
+    bench.now += 10 * COST.aim
+
+    assert bench.scheduler.hostages(bench.now) is chunk
+
+
 def test_no_hostages_while_something_waits() -> None:
     """As long as there is other work for the idle, nobody is disturbed."""
     bench = Bench(workers=2)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 class Both:
     """Calls a function by `map` and by `submit`, and sees that both give the same."""

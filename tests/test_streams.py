@@ -15,6 +15,7 @@ import pytest
 import tasks
 from tasks_in_turn import begin, fail_on_three, fail_or_wait, wait_for_second, wait_or_not, wait_or_touch
 
+import parmap
 from conftest import wait_until
 from parmap import ResultStream, parallel
 from parmap._results.input.reader import Reader
@@ -23,6 +24,8 @@ from parmap._results.input.source import Input
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("pools_stay")
 
 ORDERS = ["imap", "imap_unordered"]
 
@@ -337,6 +340,7 @@ def test_a_stream_that_is_left_early(processes: dict[str, Any], order: str, how:
 def test_a_stream_that_is_left_by_an_exception(processes: dict[str, Any], order: str, tmp_path: Path) -> None:
     """An exception in the body of the loop, within `with`, closes the stream."""
     never = str(tmp_path / "never")
+    parmap.shutdown()  # of a pool that knows nothing of the function the first result comes without those behind it
 
     def use() -> None:
         with getattr(parallel(wait_or_not, **processes), order)(

@@ -16,6 +16,7 @@ from parmap import Future, SerializationError, parallel
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
 
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "nothing": ((), {}),

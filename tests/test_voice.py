@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 # The standard executor forks, so that it leaves neither a server nor a tracker behind.
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
+    pytest.mark.usefixtures("pools_stay"),
+]
 
 ENDS: dict[str, type[BaseException]] = {
     "stop": StopIteration,
@@ -311,7 +314,7 @@ def test_an_asynchronous_input_that_raises_it(place: dict[str, Any], end: str) -
 @pytest.mark.parametrize("backend", ["forkserver", "spawn", "threads", "serial"])
 def test_an_initializer_that_raises_it(backend: str, end: str) -> None:
     """It fails every call, and ends no stream."""
-    f = parallel(abs, workers=2, initializer=bad.throw, initargs=(end,), **PLACES[backend]())
+    f = parallel(abs, workers=1, initializer=bad.throw, initargs=(end,), **PLACES[backend]())
     for method in ("map", "imap", "imap_unordered", "submit", "await", "async for", "map_async"):
         error = told(method, f, [1, 2])
 
@@ -345,12 +348,14 @@ FAULTS: dict[str, tuple[Any, Any, dict[str, Any], type[ParmapError], str]] = {
     "a timeout": (hang, "culprit", {"timeout": 0.5}, errors.TaskTimeoutError, "timeout=0.5"),
 }
 ON_EXECUTORS = list(FAULTS)[:6]
+IN_A_NOTE = ("a result can't be pickled", "os._exit", "sys.exit", "a timeout")
+"""Those of which a note tells which call it was, by every method."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
 def test_a_fault_is_told_the_same_by_each_method(fault: str, start_method: str) -> None:
-    """Its class is public, its message the same, its item there; the rest of the batch has its results."""
+    """Its class is public, its message the same, its item there, and mostly its call; the rest has its results."""
     _check(fault, {"workers": 2, "start_method": start_method})
 
 
@@ -373,6 +378,10 @@ def _check(fault: str, place: dict[str, Any]) -> None:
             assert error.item == 2, method  # type: ignore[attr-defined]
         else:
             assert error.item is None, method  # type: ignore[attr-defined]
+        if fault in IN_A_NOTE:
+            notes = "\n".join(error.__notes__)
+            assert f"{function.__name__}('culprit')" in notes, method
+            assert "item 2: " in notes or method not in BATCHES, method
     assert f.map([0, culprit, 1, 2], return_exceptions=True)[2:] == [1, 2]
 
 
@@ -387,18 +396,6 @@ def test_a_result_that_raises_it_when_pickled(elsewhere: dict[str, Any], error: 
     results = parallel(interrupt, **elsewhere).map(items, return_exceptions=True)
     assert type(results[20]) is KeyboardInterrupt
     assert results[:20] + results[21:] == [1] * 20 + [2] * 20
-
-
-@pytest.mark.parametrize("fault", ["a result can't be pickled", "os._exit", "sys.exit", "a timeout"])
-def test_a_fault_names_the_call(fault: str) -> None:
-    """A note tells which call it was, by every method."""
-    function, culprit, options, _, _ = FAULTS[fault]
-    f = parallel(function, workers=2, **options)
-    for method in METHODS:
-        notes = "\n".join(getattr(told(method, f, [0, 1, culprit, 3]), "__notes__", ()))
-
-        assert f"{function.__name__}('culprit')" in notes, method
-        assert "item 2: " in notes or method not in BATCHES, method
 
 
 def test_a_result_that_can_not_travel_is_retried(elsewhere: dict[str, Any], tmp_path: Any) -> None:

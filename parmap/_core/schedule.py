@@ -251,12 +251,12 @@ class Scheduler:
         self._record(chunk, 0, None, {}, 0.0)
 
     def hostages(self, now: float) -> Chunk | None:
-        """A chunk whose waiting items an idle worker could take: it has run far longer than it should."""
+        """A chunk whose waiting items another worker could take: it has run far longer than it should."""
         return next((chunk for when, chunk in self._holders() if now > when), None)
 
     def _holders(self) -> Iterator[tuple[float, Chunk]]:
-        """Chunks with waiting items that an idle worker could take, each with when it has run longer than it should."""
-        if self.cost.recalls and self.vacancies.idle and not self.has_work:
+        """Chunks with items that an idle or a new worker could take, each with when it is too late."""
+        if self.cost.recalls and (self.vacancies.idle or len(self.slots) < self.workers) and not self.has_work:
             for slot in self.slots.values():
                 if (chunk := _holder(slot)) is not None:
                     yield slot.flight[0].sent + 2 * self.cost.aim, chunk
