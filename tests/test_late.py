@@ -271,6 +271,75 @@ except NameError as error:
     assert (done.stdout, done.stderr) == ("gone\n", "")
 
 
+def test_what_annotations_name_beside_types(script: Script) -> None:
+    """A marker of dataclasses, and what stands in `Annotated`, is found in tasks as classes are, and as it is now."""
+    done = script.run(
+        "from __future__ import annotations"
+        + CHECK
+        + """
+import dataclasses, typing
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+LIMIT = 3
+unit = ["euros"]
+class Below:
+    def __init__(self, limit):
+        self.limit = limit
+    def __repr__(self):
+        return f"Below({self.limit})"
+def is_even(number):
+    return number % 2 == 0
+@dataclasses.dataclass
+class Order:
+    item: int
+    _: KW_ONLY
+    number: Annotated[int, Below(LIMIT), is_even] = 0
+    price: list[typing.Annotated[float, unit]] | None = None
+
+def ask(x: Annotated[int, unit]):
+    hints = typing.get_type_hints(Order, include_extras=True)
+    even = hints["number"].__metadata__[1]
+    return sorted(hints), hints["_"] is KW_ONLY, hints["number"].__metadata__[0], even(2), hints["price"], str(
+        typing.get_type_hints(ask, include_extras=True)
+    )
+check(ask, lambda: globals().update(LIMIT=4), lambda: unit.append("dollars"))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="no sentinels")
+def test_sentinels_in_annotations_that_are_texts(script: Script) -> None:
+    """They stand there for what may be missing."""
+    done = script.run(
+        """
+from __future__ import annotations
+
+import typing
+from parmap import parallel
+
+MISSING = sentinel("MISSING")
+class Order:
+    price: int | MISSING
+
+@parallel(workers=1)
+def is_found(_):
+    return typing.get_type_hints(Order)["price"] == int | MISSING
+
+@parallel(workers=1)
+def are_told(_):
+    return str(typing.get_type_hints(Order))
+
+assert is_found.map([1]) == [True]
+assert are_told.map([1]) == [are_told(1)]
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_what_a_library_notes_on_a_class(script: Script) -> None:
     """What msgspec has found out of a class, and keeps on it in a form that can't travel, it finds out again."""
     done = script.run(
