@@ -272,7 +272,7 @@ except NameError as error:
 
 
 def test_what_annotations_name_beside_types(script: Script) -> None:
-    """A marker of dataclasses, and what stands in `Annotated`, is found in tasks as classes are, and as it is now."""
+    """`KW_ONLY`, an alias of `None`, and what stands in `Annotated`, are found in tasks as classes are, as they are now."""
     done = script.run(
         "from __future__ import annotations"
         + CHECK
@@ -282,6 +282,7 @@ from dataclasses import KW_ONLY
 from typing import Annotated
 
 LIMIT = 3
+Nothing = None
 unit = ["euros"]
 class Below:
     def __init__(self, limit):
@@ -296,6 +297,7 @@ class Order:
     _: KW_ONLY
     number: Annotated[int, Below(LIMIT), is_even] = 0
     price: list[typing.Annotated[float, unit]] | None = None
+    note: Nothing = None
 
 def ask(x: Annotated[int, unit]):
     hints = typing.get_type_hints(Order, include_extras=True)

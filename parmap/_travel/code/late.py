@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, NoneType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -117,13 +117,13 @@ def annotations_of(thing: Any) -> dict[str, Any]:
 
 # Whose classes annotations are made of; `dataclasses` has `KW_ONLY`.
 _OF_HINTS = ("annotationlib", "dataclasses", "types", "typing", "typing_extensions")
-_KINDS = (type, ModuleType, LAZY_IMPORT, getattr(builtins, "sentinel", type))  # the last from 3.15 on
+_KINDS = (type, NoneType, ModuleType, LAZY_IMPORT, getattr(builtins, "sentinel", type))  # the last from 3.15 on
 
 
 def names_in_hints(thing: Any) -> tuple[str, ...]:
     """What annotations of a function or class name in texts, as all are from `from __future__ import annotations`.
 
-    That is classes, modules and types of its module, what is not there (yet), and anything in `Annotated`: nothing
+    That is types and modules, `None`, what is not there (yet), and in `Annotated` anything: nothing
     that only looks so.
     """
     named = partial(_named_in, variables_of(thing))
