@@ -122,6 +122,30 @@ assert early.map([1]) == [1]
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_annotations_that_are_errors(script: Script) -> None:
+    """Nobody notices as long as nobody asks for them: what has such is called, here and in tasks."""
+    done = script.run(
+        CHECK
+        + """
+def find(x, start: "Node" | None = None) -> int:
+    return x
+class Node:
+    next: "Node" | None = None
+    def find(self, x, start: "Node" | None = None):
+        return x
+    def __repr__(self):
+        return "Node"
+check(find)
+check(lambda x: (find(x), Node().find(x), Node()))
+same = parallel(lambda x: x, workers=1)
+assert [type(each) for each in same.map([Node()] * 9)] == [Node] * 9
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_tasks_see_annotations(script: Script) -> None:
     """They are there though the program itself has not asked for them yet, and each change of them is seen."""
     done = script.run(

@@ -98,7 +98,10 @@ def _would_import(annotate: Any) -> bool:
 
 
 def annotations_of(thing: Any) -> dict[str, Any]:
-    """The annotations of a function or class; those that are late as text, as if they had been quoted."""
+    """The annotations of a function or class; those that are late as text, as if they had been quoted.
+
+    None, where they can't be told as text either: `"Node" | None` is an error whoever asks, but not of a call.
+    """
     if not are_late(thing):
         annotations: dict[str, Any] = getattr(thing, "__annotations__", {})
         return annotations
@@ -109,7 +112,11 @@ def annotations_of(thing: Any) -> dict[str, Any]:
         plain = annotate
         if _would_import(annotate):  # which this does, too, before it takes other globals
             plain = FunctionType(annotate.__code__, {}, closure=annotate.__closure__)
-        _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
+        try:
+            _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
+        except Exception as error:  # noqa: BLE001 - the user's code
+            pass_on(error)
+            _texts[annotate] = {}
     return dict(_texts[annotate])
 
 
