@@ -146,6 +146,43 @@ assert [type(each) for each in same.map([Node()] * 9)] == [Node] * 9
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_forward_references_are_evaluated_in_tasks(script: Script) -> None:
+    """What a dataclass has in their place was defined after it, at the top of the script or beside it in a function."""
+    done = script.run(
+        CHECK
+        + """
+import dataclasses
+
+@dataclasses.dataclass
+class Node:
+    next: Later
+    more: Later | None
+    never: Absent = None
+class Later: ...
+
+def types_of(kind):
+    found = [field.type for field in dataclasses.fields(kind)]
+    return [each.evaluate() for each in found[:2]], found[2].__forward_arg__
+def make():
+    @dataclasses.dataclass
+    class Inner:
+        next: Beside
+        more: Beside | None
+        never: Absent = None
+    class Beside: ...
+    return lambda x: types_of(Inner)
+
+check(lambda x: types_of(Node))
+check(make())
+first = dataclasses.fields(Node)[0].type
+assert parallel(lambda each: each.evaluate(), workers=1).map([first]) == [Later]
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_tasks_see_annotations(script: Script) -> None:
     """They are there though the program itself has not asked for them yet, and each change of them is seen."""
     done = script.run(
