@@ -122,6 +122,67 @@ assert early.map([1]) == [1]
     assert done.stderr == ""
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_annotations_that_are_errors(script: Script) -> None:
+    """Nobody notices as long as nobody asks for them: what has such is called, here and in tasks."""
+    done = script.run(
+        CHECK
+        + """
+def find(x, start: "Node" | None = None) -> int:
+    return x
+class Node:
+    next: "Node" | None = None
+    def find(self, x, start: "Node" | None = None):
+        return x
+    def __repr__(self):
+        return "Node"
+check(find)
+check(lambda x: (find(x), Node().find(x), Node()))
+same = parallel(lambda x: x, workers=1)
+assert [type(each) for each in same.map([Node()] * 9)] == [Node] * 9
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="annotations are evaluated at once")
+def test_forward_references_are_evaluated_in_tasks(script: Script) -> None:
+    """What a dataclass has in their place was defined after it, at the top of the script or beside it in a function."""
+    done = script.run(
+        CHECK
+        + """
+import dataclasses
+
+@dataclasses.dataclass
+class Node:
+    next: Later
+    more: Later | None
+    never: Absent = None
+class Later: ...
+
+def types_of(kind):
+    found = [field.type for field in dataclasses.fields(kind)]
+    return [each.evaluate() for each in found[:2]], found[2].__forward_arg__
+def make():
+    @dataclasses.dataclass
+    class Inner:
+        next: Beside
+        more: Beside | None
+        never: Absent = None
+    class Beside: ...
+    return lambda x: types_of(Inner)
+
+check(lambda x: types_of(Node))
+check(make())
+first = dataclasses.fields(Node)[0].type
+assert parallel(lambda each: each.evaluate(), workers=1).map([first]) == [Later]
+"""
+    )
+
+    assert done.stderr == ""
+
+
 def test_tasks_see_annotations(script: Script) -> None:
     """They are there though the program itself has not asked for them yet, and each change of them is seen."""
     done = script.run(
@@ -269,6 +330,77 @@ except NameError as error:
     )
 
     assert (done.stdout, done.stderr) == ("gone\n", "")
+
+
+def test_what_annotations_name_beside_types(script: Script) -> None:
+    """`KW_ONLY`, an alias of `None`, and what stands in `Annotated`, are found in tasks as classes are, as they are now."""
+    done = script.run(
+        "from __future__ import annotations"
+        + CHECK
+        + """
+import dataclasses, typing
+from dataclasses import KW_ONLY
+from typing import Annotated
+
+LIMIT = 3
+Nothing = None
+unit = ["euros"]
+class Below:
+    def __init__(self, limit):
+        self.limit = limit
+    def __repr__(self):
+        return f"Below({self.limit})"
+def is_even(number):
+    return number % 2 == 0
+@dataclasses.dataclass
+class Order:
+    item: int
+    _: KW_ONLY
+    number: Annotated[int, Below(LIMIT), is_even] = 0
+    price: list[typing.Annotated[float, unit]] | None = None
+    note: Nothing = None
+
+def ask(x: Annotated[int, unit]):
+    hints = typing.get_type_hints(Order, include_extras=True)
+    even = hints["number"].__metadata__[1]
+    return sorted(hints), hints["_"] is KW_ONLY, hints["number"].__metadata__[0], even(2), hints["price"], str(
+        typing.get_type_hints(ask, include_extras=True)
+    )
+check(ask, lambda: globals().update(LIMIT=4), lambda: unit.append("dollars"))
+"""
+    )
+
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="no sentinels")
+def test_sentinels_in_annotations_that_are_texts(script: Script) -> None:
+    """They stand there for what may be missing."""
+    done = script.run(
+        """
+from __future__ import annotations
+
+import typing
+from parmap import parallel
+
+MISSING = sentinel("MISSING")
+class Order:
+    price: int | MISSING
+
+@parallel(workers=1)
+def is_found(_):
+    return typing.get_type_hints(Order)["price"] == int | MISSING
+
+@parallel(workers=1)
+def are_told(_):
+    return str(typing.get_type_hints(Order))
+
+assert is_found.map([1]) == [True]
+assert are_told.map([1]) == [are_told(1)]
+"""
+    )
+
+    assert done.stderr == ""
 
 
 def test_what_a_library_notes_on_a_class(script: Script) -> None:

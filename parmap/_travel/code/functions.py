@@ -56,7 +56,7 @@ class _Main(ModuleType):
 
 
 _variables: Any = vars(ModuleType)["__dict__"]
-_OF_CLASSES = ("base", "cls", "obj")  # what they call it: typing, inspect, msgspec, pydantic
+_OF_CLASSES = ("base", "cls", "obj", "owner")  # what they call it: typing, inspect, msgspec, pydantic, annotationlib
 
 
 def begin_main() -> None:

@@ -33,10 +33,14 @@ def hint_reduced(thing: Any, kind: type) -> tuple[Any, ...] | None:
 
 
 def forward_reduced(forward: Any) -> tuple[Any, ...]:
-    """As a reducer: what stands for a part of an annotation that names what is not there, in a worker neither."""
+    """As a reducer: what stands for a part of an annotation that names what was not there."""
     kind: Any = type(forward)
     make = partial(kind, module=forward.__forward_module__, is_class=forward.__forward_is_class__)
-    return make, (forward.__forward_arg__,)
+    cells = forward.__cell__
+    if type(cells) is dict:  # with the variables of the class itself, which is the owner
+        cells = {name: cell for name, cell in cells.items() if name != "__classdict__"}
+    # Where it looks, once it is asked; as its state, for the owner has it.
+    return make, (forward.__forward_arg__,), (None, {"__owner__": forward.__owner__, "__cell__": cells})
 
 
 def _of_variable(thing: Any, kind: type) -> tuple[Any, ...]:

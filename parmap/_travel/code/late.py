@@ -5,12 +5,14 @@ Neither is done before its time only to send a function: it might import much, o
 
 from __future__ import annotations
 
+import builtins
 import gc
 import sys
 import types
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, NoneType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -96,7 +98,10 @@ def _would_import(annotate: Any) -> bool:
 
 
 def annotations_of(thing: Any) -> dict[str, Any]:
-    """The annotations of a function or class; those that are late as text, as if they had been quoted."""
+    """The annotations of a function or class; those that are late as text, as if they had been quoted.
+
+    None, where they can't be told as text either: `"Node" | None` is an error whoever asks, but not of a call.
+    """
     if not are_late(thing):
         annotations: dict[str, Any] = getattr(thing, "__annotations__", {})
         return annotations
@@ -107,23 +112,29 @@ def annotations_of(thing: Any) -> dict[str, Any]:
         plain = annotate
         if _would_import(annotate):  # which this does, too, before it takes other globals
             plain = FunctionType(annotate.__code__, {}, closure=annotate.__closure__)
-        _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
+        try:
+            _texts[annotate] = call_annotate_function(plain, Format.STRING, owner=thing)
+        except Exception as error:  # noqa: BLE001 - the user's code
+            pass_on(error)
+            _texts[annotate] = {}
     return dict(_texts[annotate])
 
 
 # --- names in annotations that are texts -----------------------------------------------------------
 
-_OF_HINTS = ("annotationlib", "types", "typing", "typing_extensions")  # whose classes annotations are made of
+# Whose classes annotations are made of; `dataclasses` has `KW_ONLY`.
+_OF_HINTS = ("annotationlib", "dataclasses", "types", "typing", "typing_extensions")
+_KINDS = (type, NoneType, ModuleType, LAZY_IMPORT, getattr(builtins, "sentinel", type))  # the last from 3.15 on
 
 
 def names_in_hints(thing: Any) -> tuple[str, ...]:
     """What annotations of a function or class name in texts, as all are from `from __future__ import annotations`.
 
-    That is classes, modules and types of its module, and what is not there (yet): nothing that only looks so.
+    That is types and modules, `None`, what is not there (yet), and in `Annotated` anything: nothing
+    that only looks so.
     """
-    variables = variables_of(thing)
-    names = dict.fromkeys(chain.from_iterable(map(_named_in, annotations_of(thing).values())))
-    return tuple([name for name in names if name not in variables or _is_hint(variables[name])])
+    named = partial(_named_in, variables_of(thing))
+    return tuple(dict.fromkeys(chain.from_iterable(map(named, annotations_of(thing).values()))))
 
 
 def hints_of(thing: Any) -> dict[str, Any]:
@@ -141,17 +152,18 @@ def variables_of(thing: Any) -> dict[str, Any]:
 
 
 def _is_hint(value: Any) -> bool:
-    return isinstance(value, (type, ModuleType, LAZY_IMPORT)) or type(value).__module__ in _OF_HINTS
+    return isinstance(value, _KINDS) or type(value).__module__ in _OF_HINTS
 
 
-def _named_in(hint: Any) -> Iterator[str]:
+def _named_in(variables: dict[str, Any], hint: Any) -> Iterator[str]:
     if type(hint) is str:
         try:
             code = compile(hint, "<annotation>", "eval")
         except (SyntaxError, ValueError):  # it is no type, as `Literal` has it
             return
-        yield from code.co_names
-        yield from chain.from_iterable(_named_in(each) for each in code.co_consts if type(each) is str)
+        takes_all = "Annotated" in code.co_names
+        yield from [n for n in code.co_names if takes_all or n not in variables or _is_hint(variables[n])]
+        yield from chain.from_iterable(_named_in(variables, each) for each in code.co_consts if type(each) is str)
     elif type(hint).__module__ in _OF_HINTS and getattr(hint, "__origin__", None) is not Literal:
         parts = getattr(hint, "__args__", None) or (getattr(hint, "__forward_arg__", None),)
-        yield from chain.from_iterable(map(_named_in, parts))
+        yield from chain.from_iterable(_named_in(variables, part) for part in parts)
