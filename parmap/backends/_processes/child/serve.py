@@ -173,6 +173,9 @@ class _Worker:
     def _on_context(self, message: Message) -> None:
         self._world.change(*message.fields)
 
+    def _on_file(self, message: Message) -> None:
+        self._functions.take_file(message)
+
     def _on_part(self, message: Message) -> None:
         self._functions.take_part(message, self._content(message))
 
