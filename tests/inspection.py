@@ -171,7 +171,7 @@ def parts_of(function: Any) -> list[int]:
 
 
 def known_to_workers(function: Any) -> int:
-    """How many functions, and parts of functions, the workers of the pool keep."""
+    """How many functions, parts of functions, and files of such, the workers of the pool keep."""
     return sum(len(worker.known) for worker in workers_of(function))
 
 

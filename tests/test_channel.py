@@ -20,7 +20,7 @@ from conftest import wait_until
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
-from parmap.backends._processes.line.parts import Numbers, Part, shared
+from parmap.backends._processes.line.parts import Numbers, Part, parts_of, shared
 from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def test_result_of_a_worker_that_is_gone(line: tuple[Channel, Channel], monkeypa
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
     """Bytes written once are mapped by any number of workers, and what one writes no other sees."""
-    share = Part(Numbers(), "buffer", memoryview(bytes(200_000)))
+    share = parts_of(Numbers(), [("buffer", memoryview(bytes(200_000)))])[0]
     copies = []
     for _ in range(3):
         ours, theirs = socket.socketpair()
@@ -232,7 +232,7 @@ def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
         share.tell(parent, set())
         message = worker.poll()
         assert message is not None
-        copy = attach(message.fds[0], message.fields[2], private=True)
+        copy = attach(message.fds[0], message.fields[1], private=True)
         assert copy[:] == bytes(200_000)
         copy[0] = 1
         copies.append(copy)

@@ -150,7 +150,7 @@ def test_workers_forget(processes: dict[str, Any]) -> None:
         data = bytes([number % 256]) * 200_000
         assert parallel(closure_over(data), **{**processes, "workers": 1}).map([number]) == [number]
 
-    assert known_to_workers(function) < 400
+    assert known_to_workers(function) < 600  # of 1,200: each has a part, and that a file
     assert function.map([1, 2]) == [1, 2]
 
 

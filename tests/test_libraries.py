@@ -253,6 +253,43 @@ def test_numpy_memory_map(tmp_path: Path):
     assert parallel(lambda a: float(a.sum()), workers=2).map([mapped, mapped[:3]]) == [499_500.0, 3.0]
 
 
+def test_torch_tensors_and_models():
+    """Tensors of all kinds arrive as they are; what a task does to a model that it shares with others, nobody sees."""
+    torch = pytest.importorskip("torch")
+    matrix = torch.arange(400_000.0).reshape(20, 20_000)
+    kinds = [
+        *(
+            matrix,
+            matrix[3],
+            matrix[:, ::7],
+            matrix.T,
+            matrix[:, 5],
+            matrix[:0],
+            matrix[0, 0],
+            matrix.to(torch.bfloat16),
+        ),
+        *(torch.ones(3, requires_grad=True), torch.ones(1).expand(9), torch.tensor([1j]).conj(), matrix > 7),
+    ]
+    model = torch.nn.Linear(500, 400)
+    before = model.weight.detach().clone()
+
+    def train(x: Any) -> Any:
+        with torch.no_grad():
+            model.weight.add_(1)
+        return x, (model.weight - before).min().item() > 0
+
+    f = parallel(train, workers=2)
+    for made in (f.map(kinds), list(f.imap(kinds)), [f.submit(each).result(60) for each in kinds]):
+        for (there, is_trained), here in zip(made, kinds, strict=True):
+            assert is_trained
+            assert (there.shape, there.stride(), there.dtype) == (here.shape, here.stride(), here.dtype)
+            assert there.requires_grad == here.requires_grad
+            assert torch.equal(there, here)
+        made[0][0][0].fill_(-1)
+    assert torch.equal(model.weight, before)
+    assert matrix.min() == 0
+
+
 def test_pillow_images(tmp_path: Path, away: Any):
     """Images are arguments and results, those that are read from files when they are needed among them."""
     image_module = pytest.importorskip("PIL.Image")

@@ -369,3 +369,26 @@ def test_function_under_a_decorator_is_found() -> None:
         assert by_name(*name) is plain
     finally:
         del sys.modules["made_for_this_test"]
+
+
+@pytest.mark.parametrize("more", [None, lambda: None], ids=["pickle", "cloudpickle"])
+def test_a_tensor_is_packed_as_what_it_covers(more: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch pickles all the memory that a tensor is a view of; a row of a matrix is packed as a row."""
+    numpy = pytest.importorskip("numpy")
+    import fake_torch
+
+    monkeypatch.setitem(sys.modules, "torch", fake_torch)
+    memory = numpy.arange(100 * 5_000.0)
+    views = {  # each with the elements that it covers
+        fake_torch.Tensor(memory, 15_000, (5_000,), (1,)): 5_000,
+        fake_torch.Tensor(memory, 1, (5_000, 3), (1, 5_000)): 15_000,
+        fake_torch.Tensor(memory, 7, (2, 3), (4, 1)): 7,
+    }
+    for view, covered in views.items():
+        one = dump((view, more))
+        made, _ = pack([(view, more)])[0][0]
+        size = len(one.stream) + sum(buffer.nbytes for buffer in one.buffers)
+
+        assert (made.numpy() == view.numpy()).all()
+        assert made.strides == view.strides
+        assert 8 * covered < size < 8 * covered + 2_000

@@ -222,6 +222,33 @@ def test_a_function_in_parts_without_a_descriptor_left(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True " * 12, "")
 
 
+def test_a_function_with_more_large_parts_than_there_may_be_descriptors(script: Script) -> None:
+    """A captured model of hundreds of arrays leaves the program, and its tasks, the descriptors that they need.
+
+    What changes between two calls is sent, and of equal ones a task may change one.
+    """
+    done = script.run("""
+        import os, resource
+        from parmap import parallel
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 4096))
+        model = [bytearray(b"%05d" % (layer // 2)) * 20_000 for layer in range(600)]
+
+        @parallel(workers=2)
+        def look(_):
+            model[0][0] += 1
+            return len(os.listdir("/proc/self/fd")) < 50, bytes(model[0][:2]), bytes(model[1][:2]), len(set(map(bytes, model)))
+
+        for change in b"abc":
+            model[1][1] = change
+            print(*look.submit(0).result(), len(os.listdir("/proc/self/fd")) < 50)
+        print(len(look.map(range(4))), bytes(model[0][:2]))
+    """)
+
+    assert done.stderr == ""
+    assert done.stdout == "".join(f"True b'10' b'0{change}' 301 True\n" for change in "abc") + "4 b'00'\n"
+
+
 def test_more_workers_than_the_system_lets_start(script: Script) -> None:
     """Where no more than two processes can be forked, two workers do the work."""
     script.write(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
 
 from parmap import parallel, per_worker
+
+if TYPE_CHECKING:
+    from conftest import Script
 
 SEEDED = [
     {"backend": "serial"},
@@ -32,6 +35,32 @@ def test_workers_draw_different_numbers_with_numpy(processes: dict[str, Any]):
     drawn = parallel(tasks.draw_with_numpy, preload=("numpy",), **processes).map([0.0] * 40, chunksize=1)
 
     assert len(set(drawn)) == 40
+
+
+def test_workers_draw_different_numbers_with_torch(script: Script):
+    """Nor PyTorch's, which the template imports if the program does."""
+    script.write(
+        """
+        import random, sys
+
+        sys.modules["torch.random"] = sys.modules[__name__]
+        source = random.Random()
+        seed = source.seed
+        rand = source.random
+        """,
+        "torch.py",
+    )
+    done = script.run("""
+        from parmap import parallel
+
+        def draw(_):
+            import torch
+            return torch.rand()
+
+        print(len(set(parallel(draw, workers=2, preload=("torch",)).map(range(40), chunksize=1))))
+    """)
+
+    assert (done.stdout, done.stderr) == ("40\n", "")
 
 
 def _numbers(options: dict[str, Any], seed: int = 7) -> list[float]:

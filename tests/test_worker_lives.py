@@ -51,7 +51,10 @@ def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.Monk
     assert variables("REPLACED", "ADDED") == ["before", None]
 
 
-LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+LIBRARIES = (
+    *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"),
+    *("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"),
+)
 
 
 @pytest.mark.parametrize("workers", [1, 1000])
@@ -61,7 +64,7 @@ def test_numeric_libraries_share_the_cpus(workers: int, monkeypatch: pytest.Monk
         monkeypatch.delenv(name, raising=False)
     expected = str(max(1, cpu_count() // workers))
 
-    assert parallel(variables, workers=workers).submit(*LIBRARIES).result(60) == [expected] * 4
+    assert parallel(variables, workers=workers).submit(*LIBRARIES).result(60) == [expected] * len(LIBRARIES)
 
 
 def test_numeric_libraries_use_what_the_user_says(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +74,7 @@ def test_numeric_libraries_use_what_the_user_says(processes: dict[str, Any], mon
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     function = parallel(variables, env={"MKL_NUM_THREADS": "5"}, **processes)
 
-    assert function.submit(*LIBRARIES).result(60) == ["3", "3", "5", "3"]
+    assert function.submit(*LIBRARIES).result(60) == ["3", "3", "5", *["3"] * (len(LIBRARIES) - 3)]
 
 
 def test_preloaded_modules_are_there(script: Script, processes: dict[str, Any]) -> None:

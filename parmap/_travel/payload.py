@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._travel.apart import are_apart, as_it_is
 from parmap._travel.code.by_name import names_stranger, reference
-from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class, plain_pickler
+from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack, Packed
-from parmap._travel.stream import Stream, held
+from parmap._travel.stream import Stream, held, plain_pickler
 from parmap._travel.text import called, reason_of, short_type
 from parmap._travel.vocabulary import Learner, Vocabulary, with_common
 

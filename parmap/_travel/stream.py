@@ -1,15 +1,24 @@
-"""What picklers write into: a stream, and beside it, uncopied, what is large: buffers, bytes, bytearrays, strings.
+"""What picklers write into: a stream, and beside it what is large, uncopied: buffers, bytes, strings, tensors.
 
 Of some objects only a name is pickled: whoever sends the stream must hold them until it was read.
 """
 
 from __future__ import annotations
 
+import copyreg
 import pickle
+import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from importlib import import_module
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+PROTOCOL = 5
 
 OUT_OF_BAND = 16 * 1024
 """Buffers of at least so many bytes travel beside the pickle stream, uncopied; smaller ones cost less inside it."""
@@ -107,6 +116,45 @@ def _size_of_header(part: bytes) -> int:
         end += _HEAD_OF_FRAME + int.from_bytes(part[end + 1 : end + _HEAD_OF_FRAME], "little")
     left = len(part) - end
     return 0 if left < _SHORT_HEADER else _SHORT_HEADER if left < _LONG_HEADER else _LONG_HEADER
+
+
+def plain_pickler(
+    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+) -> pickle.Pickler:
+    """A pickler of the standard library's; *keep* is its `buffer_callback`.
+
+    It knows the tensors of PyTorch, if this process has such: they would pickle all the memory that they are a view of,
+    of one row of a matrix the whole, and copy it several times.
+    """
+    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor is not None:
+        ours: dict[type, Any] = {tensor: reduce_tensor}
+        pickler.dispatch_table = ours | copyreg.dispatch_table
+    return pickler
+
+
+def reduce_tensor(tensor: Any) -> Any:
+    """As PyTorch has it, but with a buffer of what the tensor covers, where that lies in the memory of the CPU."""
+    torch: Any = sys.modules["torch"]
+    reduced = tensor.__reduce_ex__(PROTOCOL)
+    is_dense = reduced[0] is torch._utils._rebuild_tensor_v2 and tensor.device.type == "cpu"  # noqa: SLF001 - no public name
+    if not is_dense or not prod(tensor.shape) or "numpy" not in sys.modules:
+        return reduced
+    _, start, shape, strides, *rest = reduced[1]
+    size = tensor.element_size()
+    covered = size * (1 + sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)))
+    view = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage(), start * size, (covered,), (1,))
+    return as_tensor, (pickle.PickleBuffer(view.numpy()), tensor.dtype, shape, strides, *rest)
+
+
+def as_tensor(content: Any, dtype: Any, *args: Any) -> Any:
+    """A tensor in the memory of its *content*, or in its own, if that is small."""
+    torch: Any = import_module("torch")
+    memory = torch.frombuffer(content, dtype=torch.uint8)
+    storage = (memory.clone() if len(memory) < OUT_OF_BAND else memory).untyped_storage()
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+    return torch._utils._rebuild_tensor_v2(typed, 0, *args)  # noqa: SLF001 - no public name
 
 
 _local = threading.local()

@@ -19,12 +19,12 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Self
 
 from parmap._travel.code.by_name import names_stranger
-from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, home_class, is_by_value, plain_pickler
+from parmap._travel.code.by_value import cloud_dumps, home_class, is_by_value
 from parmap._travel.code.classes import Classes
 from parmap._travel.code.remade import has_functions
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS
-from parmap._travel.stream import Stream
+from parmap._travel.stream import PROTOCOL, Stream, plain_pickler
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few

@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from parmap._travel.code.by_name import by_name
-from parmap._travel.code.by_value import PROTOCOL, cloud_dumps, is_by_value
+from parmap._travel.code.by_value import cloud_dumps, is_by_value
 from parmap._travel.failure import encode, note, translate
 from parmap._travel.payload import dump, pack
+from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import call_note, short_type
 
 if TYPE_CHECKING:

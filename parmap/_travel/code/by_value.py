@@ -31,25 +31,17 @@ from parmap._travel.code.functions import (
 )
 from parmap._travel.code.late import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
 from parmap._travel.code.remade import remake, remake_fresh
+from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import innermost
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 
-PROTOCOL = 5
-
 MADE_BY_CODE = 1 << 9
 """`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process."""
 
 _LRU_CACHE = type(functools.lru_cache(len))
-
-
-def plain_pickler(
-    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
-) -> pickle.Pickler:
-    """A pickler of the standard library's; *keep* is its `buffer_callback`."""
-    return pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
 
 
 def cloud_pickler(

@@ -240,7 +240,7 @@ class Pilot:
     def _part(self, number: int, kind: str, place: Any) -> Part:
         numbers = self._backend.functions.numbers
         if type(place) is bytes:
-            return Part(numbers, kind, memoryview(place))
+            return Part(numbers, kind, memoryview(place), 0, len(place))
         return shared(f"parmap-{self._pool}-{number}", numbers, kind, lambda: memoryview(self._fetch(place)))
 
     def _get(self, place: Any) -> bytes | memoryview:

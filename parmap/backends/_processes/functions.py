@@ -23,20 +23,20 @@ from weakref import ref
 
 from parmap._core.owners import Owners
 from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
-from parmap._travel.code.by_value import PROTOCOL, is_by_value
+from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.marks import Mark, Table
 from parmap._travel.code.reach import Large, apart_of, mark
 from parmap._travel.failure import is_foreign
 from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import dump_call, dump_function, dump_plainly
-from parmap._travel.stream import held_apart, hold, is_sent
+from parmap._travel.stream import PROTOCOL, held_apart, hold, is_sent
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
 from parmap._work.threads import ShutdownError, check_reentry, undisturbed
 from parmap.backends._base import Call
-from parmap.backends._processes.line.parts import Numbered, Numbers, Part
+from parmap.backends._processes.line.parts import Numbered, Numbers, Part, parts_of
 from parmap.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Functions:
             return None
         packed = dump_call(options.initializer, options.initargs, given=options.initargs)
         with self._lock:
-            return InitializerPack(self, packed, [*map(self._buffer, packed.buffers)])
+            return InitializerPack(self, packed, self._buffers(packed.buffers))
 
     def factories(self, needs: Iterable[Any]) -> list[FactoryPack]:
         """What is sent before what *needs* it, each once."""
@@ -235,7 +235,7 @@ class Functions:
             if pack is None:
                 packed = token.packed
                 assert packed is not None  # noqa: S101 - a token is needed only by what was pickled with it
-                pack = FactoryPack(self, packed, [*map(self._buffer, packed.buffers)])
+                pack = FactoryPack(self, packed, self._buffers(packed.buffers))
                 pack.more = (token.token, type(token) is PerWorker)
                 self._factories.keep(token, None, pack)
             return pack
@@ -259,7 +259,7 @@ class Functions:
         mark: Mark | None = None
         packed = None if _is_stranger(function) and not by_name else dump_plainly(what)
         if packed is not None and (by_name or len(packed.stream) <= _SMALL):
-            parts = [*map(self._buffer, packed.buffers)]
+            parts = self._buffers(packed.buffers)
         else:
             mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
         key = (hash(packed.stream), *(part.number for part in parts))
@@ -288,7 +288,7 @@ class Functions:
                 raise  # else the user's code has failed; whether they can be pickled is seen next
         packed = dump_function(thing, what, apart_of(large))
         parts = [self._part_of(table) for _, table in large]
-        return found, packed, [*parts, *map(self._buffer, packed.buffers)]
+        return found, packed, [*parts, *self._buffers(packed.buffers)]
 
     def _keep(self, roots: tuple[Any, ...], rules: Rules | None, sent: ClassPack, mark: Mark | None) -> None:
         """Remember what was sent of a function or class, if it can be told whether that is still right."""
@@ -321,28 +321,34 @@ class Functions:
 
     # parts
 
-    def _buffer(self, view: memoryview) -> Part:
-        return self._part("readonly" if view.readonly else "buffer", view)
+    def _buffers(self, views: list[memoryview]) -> list[Part]:
+        return self._parts_of([("readonly" if view.readonly else "buffer", view) for view in views])
 
     def _tables_of(self, kind: type, length: int) -> Iterable[Table]:
         return [table for each in self._tables.get((kind, length), ()) if (table := each()) is not None]
 
     def _part_of(self, table: Table) -> Part:
         if table.part is None:
-            table.part = self._part("table", memoryview(pickle.dumps(table.copy(), PROTOCOL)))
+            table.part = self._parts_of([("table", memoryview(pickle.dumps(table.copy(), PROTOCOL)))])[0]
             self._tables.setdefault((table.kind, len(table.keys)), []).append(ref(table))
         return table.part
 
-    def _part(self, kind: str, content: memoryview) -> Part:
-        """The part with that content; made if there is none."""
-        known = self._parts.setdefault((kind, content.nbytes), [])
-        for each in known:
-            part: Part | None = each()
-            if part is not None and part.holds(content):
-                return part
-        part = Part(self.numbers, kind, content)
-        known.append(ref(part))
-        return part
+    def _parts_of(self, pieces: list[tuple[str, memoryview]]) -> list[Part]:
+        """A part of each piece, kind and content: no two the same one, for a task may change one of equal arrays."""
+        found: dict[int, Part] = {}
+        taken: set[Part] = set()
+        for place, (kind, content) in enumerate(pieces):
+            for each in self._parts.get((kind, content.nbytes), ()):
+                part: Part | None = each()
+                if part is not None and part not in taken and part.holds(content):
+                    found[place] = part
+                    taken.add(part)
+                    break
+        missing = [place for place in range(len(pieces)) if place not in found]
+        for place, part in zip(missing, parts_of(self.numbers, [pieces[place] for place in missing]), strict=True):
+            found[place] = part
+            self._parts.setdefault((part.kind, part.nbytes), []).append(ref(part))
+        return [found[place] for place in range(len(pieces))]
 
     def _thin_out(self) -> None:
         """Forget the names of what is gone, when there may be as many as of what is not."""

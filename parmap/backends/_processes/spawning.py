@@ -30,6 +30,9 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",  # of what is written in Rust, tokenizers for one
+    "OPENCV_FOR_THREADS_NUM",
 )
 
 

@@ -26,32 +26,46 @@ from parmap.backends._processes.line.channel import Message, not_received
 _MUCH = 32 << 20  # bytes of functions that may wait for the next garbage collection
 
 
-class _Part:
-    """The bytes of a part: in a segment, of which each function has a private copy, or here."""
+class _File:
+    """A segment that parts lie in; each function has a private copy."""
 
-    def __init__(self, kind: str, size: int, fd: int, content: bytes) -> None:
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd = fd
+        self._size = size
+
+    def load(self) -> memoryview:
+        """The copy, for one function."""
+        return memoryview(_segments.attach(os.dup(self._fd), self._size, private=True))
+
+    def close(self) -> None:
+        """Give the descriptor back; the copies stay."""
+        os.close(self._fd)
+        self._fd = -1
+
+
+class _Part:
+    """The bytes of a part: in a file, or here."""
+
+    def __init__(self, kind: str, size: int, file: _File | None, start: int, content: bytes) -> None:
         self.kind = kind
         self.size = size
-        self._fd = fd
+        self._file = file
+        self._start = start
         self._content = content
 
-    def load(self) -> Any:
-        """The object that it makes, for one function."""
-        if self._fd >= 0:
-            view = memoryview(_segments.attach(os.dup(self._fd), self.size, private=True))
-        else:
+    def load(self, files: dict[_File, memoryview]) -> Any:
+        """The object that it makes, for one function, which has copies of these *files*."""
+        if self._file is None:
             view = memoryview(bytearray(self._content))
+        else:
+            if self._file not in files:
+                files[self._file] = self._file.load()
+            view = files[self._file][self._start : self._start + self.size]
         if self.kind == "table":
             return pickle.loads(view)
         if self.kind == "readonly":
             return view.toreadonly()
         return view
-
-    def close(self) -> None:
-        """Give the descriptor back; the copies stay."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class _Class:
@@ -86,6 +100,7 @@ class Functions:
     def __init__(self) -> None:
         self._fillings: dict[int, list[Filling]] = {}
         self.callees: dict[int, Callee] = {}
+        self._files: dict[int, _File] = {}
         self._parts: dict[int, _Part] = {}
         self._sizes: dict[int, int] = {}
         self._tokens: dict[int, Callable[[], object]] = {}  # how those are forgotten that have come
@@ -93,11 +108,17 @@ class Functions:
         self.initializer: Callable[[], tuple[Any, ...]] | None = None
         """What loads it: how it is found, and its arguments."""
 
+    def take_file(self, message: Message) -> None:
+        """A file has come, unless its descriptor was lost: then the parts in it are missing to those who need them."""
+        number, size = message.fields
+        if message.fds:
+            self._files[number] = _File(message.fds[0], size)
+
     def take_part(self, message: Message, content: bytes | None) -> None:
-        """A part has come; one whose descriptor was lost is missing to those who need it."""
-        number, kind, size = message.fields
-        if message.fds or content is not None:
-            self._parts[number] = _Part(kind, size, message.fds[0] if message.fds else -1, content or b"")
+        """A part has come."""
+        number, kind, size, file, start = message.fields
+        if file in self._files or content is not None:
+            self._parts[number] = _Part(kind, size, self._files.get(file), start, content or b"")
 
     def take(self, message: Message, content: bytes | None) -> None:
         """A function, class, factory or initializer has come, after its parts."""
@@ -152,9 +173,10 @@ class Functions:
             if number in self._tokens:
                 self._tokens.pop(number)()
             self._dropped += self._sizes.pop(number, 0)
-            part = self._parts.pop(number, None)
-            if part is not None:
-                part.close()
+            self._parts.pop(number, None)
+            file = self._files.pop(number, None)
+            if file is not None:
+                file.close()
 
     def collect(self) -> None:
         """Functions, and classes always, refer to themselves: where they were large, do not wait with the memory."""
@@ -165,8 +187,8 @@ class Functions:
 
 class _Unpickler(pickle.Unpickler):
     def __init__(self, stream: bytes, parts: list[_Part]) -> None:
-        buffers = (part.load() for part in parts if part.kind != "table")
-        super().__init__(io.BytesIO(stream), buffers=buffers)
+        files: dict[_File, memoryview] = {}
+        super().__init__(io.BytesIO(stream), buffers=(part.load(files) for part in parts if part.kind != "table"))
         tables = [part for part in parts if part.kind == "table"]
         # Of each there is one.
-        self.persistent_load: Any = functools.cache(lambda number: tables[number].load())
+        self.persistent_load: Any = functools.cache(lambda number: tables[number].load(files))

@@ -73,10 +73,9 @@ def _prepare(page: Page) -> None:
     os.lseek(page.fd, SIZE, os.SEEK_SET)
     faulthandler.enable(file=page.fd)
     faulthandler.register(DUMP_SIGNAL, file=page.fd, all_threads=False)
-    if "random" in sys.modules:
-        sys.modules["random"].seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
+    for name in ("random", "numpy.random", "torch.random"):
+        if name in sys.modules:
+            sys.modules[name].seed()
 
 
 def leave(code: int) -> NoReturn:
@@ -172,6 +171,9 @@ class _Worker:
 
     def _on_context(self, message: Message) -> None:
         self._world.change(*message.fields)
+
+    def _on_file(self, message: Message) -> None:
+        self._functions.take_file(message)
 
     def _on_part(self, message: Message) -> None:
         self._functions.take_part(message, self._content(message))

@@ -7,13 +7,13 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import KeyedRef
 
-from parmap._travel.pack import EACH, Pack
+from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap.backends._processes.line import segments as _segments
 from parmap.backends._processes.line.descriptors import recv_fds, send_fds
 from parmap.backends._processes.line.segments import Limits
@@ -59,29 +59,37 @@ class Numbered:
         self.nbytes = nbytes
 
 
-class Part(Numbered):
-    """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make.
+class File(Numbered):
+    """A segment that has the bytes of parts, which any number of workers map copy-on-write."""
 
-    They are written once into one segment, which any number of workers map copy-on-write; or else they are kept here.
-    """
+    def __init__(self, numbers: Numbers, fd: int, nbytes: int) -> None:
+        super().__init__(numbers, nbytes)
+        self.fd = fd
+        self._mapped: memoryview | None = None
 
-    def __init__(self, numbers: Numbers, kind: str, content: memoryview | int) -> None:
-        """*content*: the bytes, or the descriptor of a segment that has them."""
-        super().__init__(numbers, os.fstat(content).st_size if isinstance(content, int) else content.nbytes)
-        self.kind = kind
-        self._content: memoryview | None = None
-        if isinstance(content, int):
-            self._fd = content
-            return
-        segment = _segments.create(0, self.nbytes) if self.nbytes >= max(1, Limits.smallest) else None
-        if segment is not None:
+    def content(self, start: int, nbytes: int) -> memoryview:
+        """Some of its bytes."""
+        if self._mapped is None:
             try:
-                _segments.write(segment, [content])
-            except OSError:
-                segment.close_fd()
-        self._fd = -1 if segment is None else segment.fd
-        if self._fd < 0:
-            self._content = memoryview(bytes(content))
+                self._mapped = memoryview(mmap.mmap(self.fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
+            except OSError:  # no descriptor is left, of which a mapping takes one
+                return memoryview(os.pread(self.fd, nbytes, start))
+        return self._mapped[start : start + nbytes]
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone
+        close(self.fd)
+
+
+class Part(Numbered):
+    """A large piece of functions: bytes of a `kind`, which is that of a buffer, or of the object they make."""
+
+    def __init__(self, numbers: Numbers, kind: str, content: memoryview | File, start: int, nbytes: int) -> None:
+        """*content*: the bytes, of which a copy is kept here, or the file that has them from *start* on."""
+        super().__init__(numbers, nbytes)
+        self.kind = kind
+        self._file = content if isinstance(content, File) else None
+        self._start = start
+        self._content = memoryview(b"" if isinstance(content, File) else bytes(content))
 
     def holds(self, content: memoryview) -> bool:
         """Whether it is the same as these bytes."""
@@ -95,34 +103,52 @@ class Part(Numbered):
 
     def content(self) -> memoryview:
         """The bytes."""
-        if self._content is None:
-            try:
-                self._content = memoryview(mmap.mmap(self._fd, self.nbytes, mmap.MAP_SHARED, mmap.PROT_READ))
-            except OSError:  # no descriptor is left, of which a mapping takes one
-                with open(self._fd, "rb", closefd=False) as file:
-                    file.seek(0)
-                    return memoryview(file.read())
-        return self._content
+        return self._content if self._file is None else self._file.content(self._start, self.nbytes)
 
-    def tell(self, channel: Channel, _: set[int]) -> None:
-        """Send it to a worker."""
+    def tell(self, channel: Channel, known: set[int]) -> None:
+        """Send it to a worker, and its file, if that is not *known* there."""
         what = "part", self.number, self.kind, self.nbytes
-        if self._fd >= 0:
+        file = self._file
+        if file is not None:
             with suppress(OSError):  # no descriptor is left
-                channel.post(*what, fds=(self._fd,))
+                if file.number not in known:
+                    channel.post("file", file.number, file.nbytes, fds=(file.fd,))
+                    known.add(file.number)
+                channel.post(*what, file.number, self._start)
                 return
-        channel.post(*what, pack=Pack(EACH, 1, self.content(), [self.nbytes]))
+        channel.post(*what, 0, 0, pack=Pack(EACH, 1, self.content(), [self.nbytes]))
 
     def give(self, other: socket.socket) -> bool:
         """Send the segment to another process; false if there is none."""
         with other:
-            if self._fd >= 0 and _is_ours(other):
-                send_fds(other, b".", [self._fd])
-            return self._fd >= 0
+            if self._file is not None and _is_ours(other):
+                send_fds(other, b".", [self._file.fd])
+            return self._file is not None
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # its own: at the end `os` may be gone
-        if self.__dict__.get("_fd", -1) >= 0:
-            close(self._fd)
+
+def parts_of(numbers: Numbers, pieces: Sequence[tuple[str, memoryview]]) -> list[Part]:
+    """A part of each of some *pieces*, kind and content, all in one file: a process may have few descriptors."""
+    places: list[int] = []
+    written: list[Any] = []
+    size = 0
+    for _, content in pieces:
+        places.append(-1)
+        if content.nbytes >= max(1, Limits.smallest):
+            gap = bytes(-size % ALIGNMENT)
+            places[-1] = size + len(gap)
+            written += (gap, content)
+            size = places[-1] + content.nbytes
+    segment = _segments.create(0, size) if size else None
+    if segment is not None:
+        try:
+            _segments.write(segment, written)
+        except OSError:
+            segment.close_fd()
+    file = None if segment is None or segment.fd < 0 else File(numbers, segment.fd, size)
+    return [
+        Part(numbers, kind, content if file is None or place < 0 else file, place, content.nbytes)
+        for (kind, content), place in zip(pieces, places, strict=True)
+    ]
 
 
 def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryview]) -> Part:
@@ -136,9 +162,10 @@ def shared(name: str, numbers: Numbers, kind: str, fetch: Callable[[], memoryvie
                 door.settimeout(PATIENCE)
                 door.connect(f"\0{name}")
                 if _is_ours(door) and (fds := recv_fds(door, 1)[1]):
-                    return Part(numbers, kind, fds[0])
-            return Part(numbers, kind, fetch())
-        part = Part(numbers, kind, fetch())
+                    nbytes = os.fstat(fds[0]).st_size
+                    return Part(numbers, kind, File(numbers, fds[0], nbytes), 0, nbytes)
+            return parts_of(numbers, [(kind, fetch())])[0]
+        part = parts_of(numbers, [(kind, fetch())])[0]
         door.setblocking(False)
         with suppress(OSError):  # nobody else waits
             while part.give(door.accept()[0]):
