@@ -216,8 +216,12 @@ def test_a_quick_result_comes_before_the_next_item(order: str, monkeypatch: pyte
         assert read == taken
 
 
-def test_results_are_handed_out_without_a_look_at_the_input_each(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_handed_out_without_a_look_at_the_input_each(
+    order: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
     """Nothing is read before they are gone, where reading takes long."""
+    if pytestconfig.getoption("--one-by-one"):
+        pytest.skip("each comes alone")
     looks = []
     read_on = ResultStream._read_on
     monkeypatch.setattr(ResultStream, "_read_on", lambda stream: looks.append(1) or read_on(stream))
