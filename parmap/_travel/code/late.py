@@ -130,8 +130,7 @@ _KINDS = (type, NoneType, ModuleType, LAZY_IMPORT, getattr(builtins, "sentinel",
 def names_in_hints(thing: Any) -> tuple[str, ...]:
     """What annotations of a function or class name in texts, as all are from `from __future__ import annotations`.
 
-    That is types and modules, `None`, what is not there (yet), and in `Annotated` anything: nothing
-    that only looks so.
+    That is types and modules, `None`, what is not there (yet), and in `Annotated` anything: nothing that only looks so.
     """
     named = partial(_named_in, variables_of(thing))
     return tuple(dict.fromkeys(chain.from_iterable(map(named, annotations_of(thing).values()))))
