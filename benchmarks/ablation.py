@@ -140,8 +140,9 @@ def _map_arrays(options: dict[str, Any], size: int) -> Callable[[], Any]:
     return lambda: _function(tasks.take_array, options).map(arrays)
 
 
-def _map_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
-    return lambda: _function(tasks.make_array, options).map([ARRAY] * size)
+def _stream_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
+    # One by one, so that each is dropped before the next.
+    return lambda: [result.nbytes for result in _function(tasks.make_array, options).imap([ARRAY] * size)]
 
 
 def _map_first_results(options: dict[str, Any], size: int) -> Callable[[], Any]:
@@ -219,7 +220,9 @@ MECHANISMS = (
     ),
     Mechanism("segments are used again", _fresh_segments, "arrays of 32 MB as arguments", _map_arrays, (2, 12, 24)),
     Mechanism("huge pages", _no_huge_pages, "arrays of 32 MB as results", _map_first_results, (2, 12, 24)),
-    Mechanism("dropped memory is used again", _fresh_copies, "arrays of 32 MB as results", _map_results, (2, 12, 24)),
+    Mechanism(
+        "dropped memory is used again", _fresh_copies, "arrays of 32 MB out of `imap`", _stream_results, (2, 12, 24)
+    ),
     Mechanism(
         "nothing unchanged is packed again",
         _no_marks,
