@@ -297,6 +297,89 @@ def test_enumerations_of_functions_and_of_data(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_enumerations_with_a_metaclass(script: Script) -> None:
+    """The class of an enumeration, which says what is `in` it, say, or that it is abstract, is that of its copies."""
+    done = script.run("""
+        import abc, enum
+        from parmap import parallel
+
+        class Kind(enum.EnumMeta):
+            def __contains__(cls, value):
+                return value in cls._value2member_map_
+            def __getitem__(cls, name):
+                return super().__getitem__(name.upper())
+            @property
+            def names(cls):
+                return list(cls.__members__)
+
+        class Colour(enum.Enum, metaclass=Kind):
+            RED = 1
+
+        class Base(enum.Enum, metaclass=Kind):
+            made = enum.nonmember([])
+            def __init_subclass__(cls, **options):
+                super().__init_subclass__(**options)
+                cls.made.append(cls.__name__)
+
+        class Size(str, Base):
+            SMALL = "s"
+
+        class Both(abc.ABCMeta, enum.EnumMeta):
+            pass
+
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+
+        class Square(Shape, enum.Enum, metaclass=Both):
+            UNIT = 1
+            def area(self):
+                return self.value ** 2
+
+        @parallel(workers=2)
+        def look(value):
+            found = [value in kind for kind in (Colour, Size)], Colour["red"] is Colour.RED, Colour.names, Size.names
+            return value, found, Base.made, Square.UNIT.area(), isinstance(value, Shape), Square.UNIT
+
+        values = [1, "s", 3, Square.UNIT, Colour.RED, Size.SMALL]
+        assert look.map(values) == [look(value) for value in values]
+        assert type(look.map([1])[0][-1]) is Square and Base.made == ["Size"]
+    """)
+
+    assert done.stderr == ""
+
+
+def test_a_generic_function_that_was_called(script: Script) -> None:
+    """What it has found out about classes that it was called with does not travel: they come with the arguments."""
+    done = script.run("""
+        import functools
+        from parmap import parallel
+
+        @functools.singledispatch
+        def tell(x):
+            return type(x).__name__
+
+        @tell.register
+        def _(x: list):
+            return [tell(each) for each in x]
+
+        class Own:
+            pass
+
+        items = [1, Own(), [Own()]]
+        told = [tell(each) for each in items]
+        for call in (parallel(workers=2)(tell), parallel(workers=2)(lambda x: tell(x))):
+            assert call.map(items) == told
+            assert call.submit(Own()).result() == "Own"
+
+        tell.register(Own, lambda x: "mine")
+        for call in (parallel(workers=2)(tell), parallel(workers=2)(lambda x: tell(x))):
+            assert call.map(items) == ["int", "mine", ["mine"]]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_dataclasses_know_what_is_missing(script: Script) -> None:
     """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
     done = script.run("""

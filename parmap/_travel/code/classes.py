@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from enum import EnumMeta
 from functools import partial
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
@@ -51,9 +52,11 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     if is_enumeration(cls):
         every = vars(cls)["_member_map_"]
         members = {name: dict(getattr(member, "__dict__", {})) for name, member in every.items()}
-        # cloudpickle sends no other names of members, nor what is made of several flags.
+        # cloudpickle sends no other names of members, nor what is made of several flags, nor the metaclass.
         kind = vars(cls)["_member_type_"]
-        args = (*args[:3], {name: _given(kind, member.value) for name, member in every.items()}, *args[4:])
+        body = {name: _given(kind, member.value) for name, member in every.items()}
+        body |= {"__qualname__": args[2], "__module__": args[4]}
+        make, args = _make_class(), (type(cls), cls.__name__, cls.__bases__, body, *args[5:])
         for name in every:
             state[0].pop(name, None)
         is_made_otherwise = "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__")
@@ -121,9 +124,7 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """
     found = class_known(args[-2])
     if found is None:
-        from cloudpickle import cloudpickle
-
-        if make is cloudpickle._make_skeleton_class:  # noqa: SLF001 - no public way
+        if make is _make_class():
             args = partial(_make_quietly, args[0]), *args[1:]
         try:
             found = make(*args)
@@ -134,18 +135,30 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
     return found
 
 
+def _make_class() -> Any:
+    from cloudpickle import cloudpickle
+
+    return cloudpickle._make_skeleton_class  # noqa: SLF001 - no public way
+
+
 def _make_quietly(kind: Any, name: str, bases: tuple[type, ...], variables: dict[str, Any]) -> type:
     """Make a class without the user's code that runs when one is made: `__init_subclass__`, and that of metaclasses.
 
     It ran at home, maybe with arguments that nobody knows any more; what it did there comes along.
     """
     plain = next(each for each in kind.__mro__ if each not in _guests)
+
+    def make() -> Any:
+        body = EnumMeta.__prepare__(name, bases) if issubclass(kind, EnumMeta) else {}
+        body.update(variables)
+        return plain.__new__(kind, name, bases, body)
+
     try:
         with _hooks_off("__init_subclass__", bases, of_guests=True):
-            made: type = plain.__new__(kind, name, bases, variables)
+            made: type = make()
     except TypeError:  # from the hook of an importable class, maybe: it has arguments, too
         with _hooks_off("__init_subclass__", bases, of_guests=False):
-            made = plain.__new__(kind, name, bases, variables)
+            made = make()
     plain.__init__(made, name, bases, variables)
     return made
 

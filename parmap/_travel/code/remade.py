@@ -34,10 +34,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
     module = kind.__module__
-    if kind is FunctionType and thing.__code__ is _DISPATCHING:
-        kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
-        attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
-        return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
+    if kind is FunctionType and thing.__code__ is DISPATCHING:
+        return _make_dispatch, (), parts_of_dispatch(thing), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
@@ -236,7 +234,15 @@ def _make_variable(name: str, *default: Any) -> Any:
 
 _OF_DISPATCH = frozenset({"register", "dispatch", "registry", "_clear_cache", "__wrapped__"})
 _single_dispatch: Any = functools.singledispatch
-_DISPATCHING = _single_dispatch(len).__code__
+DISPATCHING = _single_dispatch(len).__code__
+"""The code of what `functools.singledispatch` makes, which has all else in variables that it captures."""
+
+
+def parts_of_dispatch(thing: Any) -> list[Any]:
+    """What such a function is made of: not what it has found out about the classes that it was called with."""
+    kinds = [each for cls, function in thing.registry.items() if cls is not object for each in (cls, function)]
+    attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
+    return [thing.registry[object], attributes, *kinds]
 
 
 def _make_dispatch() -> Any:
@@ -248,10 +254,9 @@ def _make_dispatch() -> Any:
     return _single_dispatch(nothing)
 
 
-def _fill_dispatch(made: Any, state: tuple[Any, ...]) -> None:
-    default, kinds, attributes = state
+def _fill_dispatch(made: Any, parts: list[Any]) -> None:
+    default, attributes, *kinds = parts
     functools.update_wrapper(made, default)
-    made.register(object, default)
-    for kind, function in kinds:
+    for kind, function in zip([object, *kinds[::2]], [default, *kinds[1::2]], strict=True):
         made.register(kind, function)
     vars(made).update(attributes)
