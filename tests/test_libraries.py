@@ -207,6 +207,46 @@ assert read.map([text]) == [read.submit(text).result()] == [read(text)] == [Orde
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"], ids=["types", "texts"])
+def test_pydantic_models_of_a_script(script: Script, first: str) -> None:
+    """A model that has another one more than once, or that is a generic one of another, is an argument and a result."""
+    pytest.importorskip("pydantic")
+    done = script.run(f"""
+{first}
+import typing
+from parmap import parallel
+from pydantic import BaseModel
+
+T = typing.TypeVar("T")
+
+class Page(BaseModel, typing.Generic[T]):
+    first: T
+    others: list[T] = []
+class Point(BaseModel):
+    x: int
+class Line(BaseModel):
+    start: Point
+    end: Point
+    next: typing.Optional["Line"] = None
+
+@parallel(workers=2)
+def turned(line):
+    return Line(start=line.end, end=line.start, next=line)
+@parallel(workers=2)
+def reverse(page):
+    return page.model_copy(update=dict(first=page.others[-1], others=[*page.others[:-1], page.first]))
+
+points = [Point(x=x) for x in range(3)]
+lines = [Line(start=points[0], end=points[2]), Line(start=points[1], end=points[1])]
+assert turned.map(lines) == [turned.submit(line).result() for line in lines] == [turned(line) for line in lines]
+pages = [Page[Point](first=points[0], others=points), Page[Line](first=lines[0], others=lines)]
+assert reverse.map(pages) == [reverse(page) for page in pages]
+assert all(type(mine) is type(page) for mine, page in zip(reverse.map(pages), pages))
+""")
+
+    assert done.stderr == ""
+
+
 def test_pydantic_checked_call():
     """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
     pydantic = pytest.importorskip("pydantic")

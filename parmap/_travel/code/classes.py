@@ -88,6 +88,13 @@ def _complete(cls: type, attributes: dict[str, Any]) -> None:
         attributes["__annotations__"] = annotations_of(cls)
     if names_in_hints(cls):
         attributes[HINTS] = hints_of(cls)  # also if none is there: none shall be found
+    for name in _LAST:
+        if name in attributes:
+            attributes[name] = attributes.pop(name)
+
+
+# What pydantic has made of a model shares parts with that of the models in it, which are to be complete before.
+_LAST = ("__pydantic_core_schema__", "__pydantic_serializer__", "__pydantic_validator__")
 
 
 def _given(kind: type, value: Any) -> Any:
