@@ -271,6 +271,29 @@ def test_numpy_rows(away: Any):
     assert (parallel(order, workers=2).map(rows) == numpy.sort(rows)).all()
 
 
+def test_numpy_functions_of_functions(script: Script) -> None:
+    """What numpy has made of a function for arrays is a task, or what it uses, called before or not; it sees changes."""
+    pytest.importorskip("numpy")
+    done = script.run("""
+        import numpy
+        from parmap import parallel
+
+        rate = 2
+        times = numpy.vectorize(lambda x: rate * x, otypes=[float])
+        more = numpy.frompyfunc(lambda x, y: x + y * rate, 2, 1, identity=0)
+        most = numpy.frompyfunc(max, 2, 1)
+        times(1)
+
+        direct = parallel(workers=2)(times)
+        both = parallel(workers=2)(lambda n: (times(numpy.arange(n)).sum(), more(n, 1), more.reduce([n, 2]), most.reduce([n])))
+        for rate in (2, 3):
+            assert direct.map([1, 2]) == [direct.submit(n).result() for n in (1, 2)] == [rate, 2 * rate]
+            assert both.map([2, 3]) == [(rate, 2 + rate, 2 + 2 * rate, 2), (3 * rate, 3 + rate, 3 + 2 * rate, 3)]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_numpy_error_state():
     """A function under `errstate` runs under it in a worker, too."""
     numpy = pytest.importorskip("numpy")

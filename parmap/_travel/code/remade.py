@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import copyreg
 import functools
+import gc
 import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
@@ -95,6 +96,17 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
     return reduced
 
 
+def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
+    """One that `numpy.frompyfunc` or `vectorize` has made of a function, whose name says so; numpy knows others."""
+    if not thing.__name__.endswith(" (vectorized)"):
+        return None
+    from numpy import frompyfunc
+
+    function = next(filter(callable, gc.get_referents(thing)))  # no attribute has it
+    options = {} if thing.identity is None else {"identity": thing.identity}
+    return functools.partial(frompyfunc, **options), (function, thing.nargs - thing.nout, thing.nout)
+
+
 def _of_view(view: memoryview) -> tuple[Any, ...]:
     """A view of a copy of the same elements, where cloudpickle would have their bytes."""
     content = bytes(view) if view.readonly else bytearray(view)
@@ -143,6 +155,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("dataclasses", "_KW_ONLY_TYPE"): lambda _: (by_name, ("dataclasses", "KW_ONLY", 0, None)),
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("multiprocessing.connection", "Connection"): _of_connection,
+    ("numpy", "ufunc"): _of_ufunc,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("torch", "Tensor"): reduce_tensor,
