@@ -247,6 +247,38 @@ assert all(type(mine) is type(page) for mine, page in zip(reverse.map(pages), pa
     assert done.stderr == ""
 
 
+def test_pydantic_generic_models_of_a_script(script: Script) -> None:
+    """A generic model of a type is one class: in a task, where it is named there, and when it comes home."""
+    pytest.importorskip("pydantic")
+    done = script.run("""
+import typing
+from parmap import parallel
+from pydantic import BaseModel
+
+T = typing.TypeVar("T")
+
+class Page(BaseModel, typing.Generic[T]):
+    items: list[T] = []
+class User(BaseModel):
+    name: str = "ada"
+    friends: typing.Optional[Page["User"]] = None
+class Both(Page[int]):
+    other: Page[str] = Page[str]()
+
+def look(page):
+    made = Page[User](items=[User()]), Page[list[int]](items=[[1]]), Both()
+    return isinstance(page, Page[int]), isinstance(page, Page[str]), isinstance(page, Page), page, *made
+
+looked = parallel(workers=2)(look)
+pages = [Page[int](items=[1]), Page[str](items=["a"]), Page(items=[3]), Both(), Both().other, Page[User](items=[User()])]
+for found, page in zip([*looked.map(pages), *map(looked, pages)], 2 * pages):
+    assert found == look(page) and [*map(type, found)] == [*map(type, look(page))], (found, look(page))
+    assert isinstance(looked.submit(page).result()[4], Page[User])
+""")
+
+    assert done.stderr == ""
+
+
 def test_pydantic_checked_call():
     """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
     pydantic = pytest.importorskip("pydantic")

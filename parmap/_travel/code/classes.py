@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager, suppress
 from enum import EnumMeta
 from functools import partial
+from operator import getitem
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
@@ -37,6 +38,10 @@ def be_guest() -> None:
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced
+    generic = vars(cls).get("__pydantic_generic_metadata__") or {}
+    origin, parameters = generic.get("origin"), generic.get("args")
+    if origin in _guests:
+        return getitem, (origin, parameters)
     if class_known(args[-2]) is not cls:
         raise TypeError(f"the class {cls.__qualname__} is equal to another one, says its metaclass")
     slots = vars(cls).get("__slots__")
@@ -73,7 +78,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
-    return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
+    return _find_or_make, (make, args, origin, parameters), (fill, state, members, cls.__bases__), None, None, _fill
 
 
 NOTED = frozenset({"__annotations_cache__", "__msgspec_cache__", "__slotnames__"})
@@ -124,12 +129,15 @@ def _fill_structure(
         cls._fields_ = fields
 
 
-def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
+def _find_or_make(make: Callable[..., type], args: tuple[Any, ...], origin: Any = None, parameters: Any = ()) -> type:
     """The class that is known here under the name cloudpickle gave it, or a new one, still empty.
 
     cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
+    A generic model of pydantic's is what *origin* with these *parameters* is here.
     """
     found = class_known(args[-2])
+    if found is None and origin is not None and all(map(_is_whole, (origin, *parameters))):
+        found = _known()[args[-2]] = origin[parameters]
     if found is None:
         if make is _make_class():
             args = partial(_make_quietly, args[0]), *args[1:]
@@ -140,6 +148,11 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
             raise TypeError(f"{told}: move it into a module, which workers import") from error
         _guests.add(found)
     return found
+
+
+def _is_whole(hint: Any) -> bool:
+    """Whether no class in a type is one that is being made here just now."""
+    return (hint not in _guests or hint in _filled) and all(map(_is_whole, getattr(hint, "__args__", ())))
 
 
 def _make_class() -> Any:
@@ -186,9 +199,13 @@ def _hooks_off(name: str, classes: tuple[type, ...], *, of_guests: bool) -> Gene
 
 def class_known(name: str) -> type | None:
     """The class that cloudpickle knows under a name of its own."""
+    return _known().get(name)
+
+
+def _known() -> MutableMapping[str, type]:
     from cloudpickle import cloudpickle
 
-    known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(name)  # noqa: SLF001 - no public way
+    known: MutableMapping[str, type] = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001 - no public way
     return known
 
 
