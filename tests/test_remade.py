@@ -380,6 +380,64 @@ def test_a_generic_function_that_was_called(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_a_wrapper_that_says_it_is_a_function(script: Script) -> None:
+    """One that poses as what it wraps, as decorators of wrapt make it, goes by its name, or as it says, or is refused."""
+    script.write(WRAPPED, "wrapped.py")
+    done = script.run("""
+        import parmap
+        import wrapped
+        from parmap import parallel
+
+        more = 1
+
+        @wrapped.Wrapper
+        def own(x):
+            return x + more
+        @wrapped.Sent
+        def sent(x):
+            return x + more if x else sent(1)
+
+        twice = wrapped.twice
+        for task in (twice, lambda x: twice(x), sent, lambda x: sent(x)):
+            assert parallel(workers=2)(task).map([0, 3]) == [task(0), task(3)], task
+        more = 2
+        assert parallel(workers=2)(sent).map([0, 3]) == [12, 10]
+        for task in (own, lambda x: own(x)):
+            try:
+                parallel(workers=2)(task).map([1])
+            except parmap.SerializationError as error:
+                assert "no way to pickle it" in str(error), error
+            else:
+                raise AssertionError
+    """)
+
+    assert done.stderr == ""
+
+
+WRAPPED = """
+import types
+
+class Wrapper:
+    def __init__(self, wrapped):
+        self.__wrapped__ = wrapped
+    __class__ = types.FunctionType
+    def __getattr__(self, name):
+        return getattr(self.__dict__["__wrapped__"], name)
+    def __call__(self, *args):
+        return 2 * self.__wrapped__(*args)
+    def __reduce_ex__(self, protocol):
+        raise NotImplementedError("no way to pickle it")
+
+class Sent(Wrapper):
+    def __reduce_ex__(self, protocol):
+        return Sent, (self.__wrapped__,)
+
+@Wrapper
+def twice(x):
+    return x
+"""
+
+
 def test_dataclasses_know_what_is_missing(script: Script) -> None:
     """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
     done = script.run("""

@@ -16,7 +16,7 @@ import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
 from importlib import import_module
-from operator import mul
+from operator import attrgetter, methodcaller, mul
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -25,7 +25,7 @@ from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.stream import reduce_tensor
+from parmap._travel.stream import PROTOCOL, reduce_tensor
 from parmap._travel.text import is_enumeration
 
 _cached_property = functools.cached_property
@@ -46,6 +46,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         reduce = _of_descriptor
     else:
         reduce = _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
+    if reduce is None and kind is not FunctionType and isinstance(thing, FunctionType):  # so it says, and is another
+        reduce = _as_it_says
     if reduce is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
@@ -54,6 +56,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 
 _DESCRIPTORS = (property, staticmethod, classmethod)
+_as_it_says = methodcaller("__reduce_ex__", PROTOCOL)
 
 
 def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
@@ -94,6 +97,17 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
         for name in ("ns_resolver", "config_wrapper"):
             state[1].pop(name, None)
     return reduced
+
+
+def _of_wrapt(thing: Any) -> tuple[Any, ...]:
+    """What a decorator of wrapt has made: it poses as the function under it, all that cloudpickle would send."""
+    name = type(thing).__name__
+    options = {"adapter": attrgetter("_self_adapter")(thing)} if "Adapter" in name else {}
+    return _make_wrapper, (name, options, *attrgetter("__wrapped__", "_self_wrapper", "_self_enabled")(thing))
+
+
+def _make_wrapper(name: str, options: dict[str, Any], *args: Any) -> Any:
+    return getattr(import_module("wrapt.decorators"), name)(*args, **options)
 
 
 def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
@@ -159,6 +173,9 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("torch", "Tensor"): reduce_tensor,
+    **{(module, "FunctionWrapper"): _of_wrapt for module in ("_wrappers", "builtins", "wrapt.wrappers")},
+    ("wrapt.decorators", "AdapterWrapper"): _of_wrapt,
+    ("wrapt.decorators", "_AdapterFunctionWrapper"): _of_wrapt,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
     ("typing_extensions", "Sentinel"): _of_sentinel,
     ("typing_extensions", "sentinel"): _of_sentinel,
