@@ -438,6 +438,48 @@ def twice(x):
 """
 
 
+def test_a_wrapper_that_pickles_by_the_name_of_its_function(script: Script) -> None:
+    """What a decorator of a module makes of a function of the script, as those of cachetools do, comes with its parts."""
+    script.write(KEPT, "kept.py")
+    done = script.run("""
+        import kept
+        from parmap import parallel
+
+        more = 1
+
+        @kept.Kept
+        def add(x):
+            return x + more if x else 10 * add(1)
+
+        for more in (1, 2):
+            add.results.clear()
+            for task in (add, lambda x: add(x)):
+                found = parallel(workers=2)(task)
+                assert found.map([0, 3]) == [10 * (1 + more), 3 + more] == [found.submit(0).result(), task(3)]
+    """)
+
+    assert done.stderr == ""
+
+
+KEPT = """
+import functools
+import threading
+
+class Kept:
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+        self.results, self.lock = {}, threading.Lock()
+    def __call__(self, x):
+        if x not in self.results:
+            found = self.__wrapped__(x)
+            with self.lock:
+                self.results[x] = found
+        return self.results[x]
+    def __reduce__(self):
+        return self.__qualname__
+"""
+
+
 def test_dataclasses_know_what_is_missing(script: Script) -> None:
     """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
     done = script.run("""

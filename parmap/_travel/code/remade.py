@@ -40,7 +40,8 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
-    if module in MAIN and FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__)):
+    says = FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
+    if says and (module in MAIN or getattr(thing, "__module__", None) in MAIN):  # as that of a wrapper is
         return _of_user(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
@@ -142,7 +143,7 @@ def _of_sentinel(thing: Any) -> tuple[Any, ...] | None:
 
 
 def _of_user(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
-    """What has a class of the user's that says how it is pickled: maybe by its name, which no worker knows."""
+    """What is of the user's, with a class that says how it is pickled: maybe by its name, which no worker knows."""
     if kind in copyreg.dispatch_table or issubclass(kind, type):
         return None
     reduced: tuple[Any, ...] | str = thing.__reduce_ex__(5)
