@@ -26,7 +26,7 @@ from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
 from parmap._travel.stream import PROTOCOL, reduce_tensor
-from parmap._travel.text import is_enumeration
+from parmap._travel.text import is_enumeration, wrapped_by
 
 _cached_property = functools.cached_property
 
@@ -41,7 +41,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
     says = FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
-    if says and (module in MAIN or getattr(thing, "__module__", None) in MAIN):  # as that of a wrapper is
+    if says and (module in MAIN or (wrapped_by(thing) is not None and thing.__module__ in MAIN)):
         return _of_user(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
