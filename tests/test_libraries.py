@@ -207,6 +207,78 @@ assert read.map([text]) == [read.submit(text).result()] == [read(text)] == [Orde
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("first", ["", "from __future__ import annotations"], ids=["types", "texts"])
+def test_pydantic_models_of_a_script(script: Script, first: str) -> None:
+    """A model that has another one more than once, or that is a generic one of another, is an argument and a result."""
+    pytest.importorskip("pydantic")
+    done = script.run(f"""
+{first}
+import typing
+from parmap import parallel
+from pydantic import BaseModel
+
+T = typing.TypeVar("T")
+
+class Page(BaseModel, typing.Generic[T]):
+    first: T
+    others: list[T] = []
+class Point(BaseModel):
+    x: int
+class Line(BaseModel):
+    start: Point
+    end: Point
+    next: typing.Optional["Line"] = None
+
+@parallel(workers=2)
+def turned(line):
+    return Line(start=line.end, end=line.start, next=line)
+@parallel(workers=2)
+def reverse(page):
+    return page.model_copy(update=dict(first=page.others[-1], others=[*page.others[:-1], page.first]))
+
+points = [Point(x=x) for x in range(3)]
+lines = [Line(start=points[0], end=points[2]), Line(start=points[1], end=points[1])]
+assert turned.map(lines) == [turned.submit(line).result() for line in lines] == [turned(line) for line in lines]
+pages = [Page[Point](first=points[0], others=points), Page[Line](first=lines[0], others=lines)]
+assert reverse.map(pages) == [reverse(page) for page in pages]
+assert all(type(mine) is type(page) for mine, page in zip(reverse.map(pages), pages))
+""")
+
+    assert done.stderr == ""
+
+
+def test_pydantic_generic_models_of_a_script(script: Script) -> None:
+    """A generic model of a type is one class: in a task, where it is named there, and when it comes home."""
+    pytest.importorskip("pydantic")
+    done = script.run("""
+import typing
+from parmap import parallel
+from pydantic import BaseModel
+
+T = typing.TypeVar("T")
+
+class Page(BaseModel, typing.Generic[T]):
+    items: list[T] = []
+class User(BaseModel):
+    name: str = "ada"
+    friends: typing.Optional[Page["User"]] = None
+class Both(Page[int]):
+    other: Page[str] = Page[str]()
+
+def look(page):
+    made = Page[User](items=[User()]), Page[list[int]](items=[[1]]), Both()
+    return isinstance(page, Page[int]), isinstance(page, Page[str]), isinstance(page, Page), page, *made
+
+looked = parallel(workers=2)(look)
+pages = [Page[int](items=[1]), Page[str](items=["a"]), Page(items=[3]), Both(), Both().other, Page[User](items=[User()])]
+for found, page in zip([*looked.map(pages), *map(looked, pages)], 2 * pages):
+    assert found == look(page) and [*map(type, found)] == [*map(type, look(page))], (found, look(page))
+    assert isinstance(looked.submit(page).result()[4], Page[User])
+""")
+
+    assert done.stderr == ""
+
+
 def test_pydantic_checked_call():
     """A function of a script whose arguments pydantic checks does so in a worker, whatever else the script has."""
     pydantic = pytest.importorskip("pydantic")
@@ -229,6 +301,29 @@ def test_numpy_rows(away: Any):
         return numpy.sort(row)
 
     assert (parallel(order, workers=2).map(rows) == numpy.sort(rows)).all()
+
+
+def test_numpy_functions_of_functions(script: Script) -> None:
+    """What numpy has made of a function for arrays is a task, or what it uses, called before or not; it sees changes."""
+    pytest.importorskip("numpy")
+    done = script.run("""
+        import numpy
+        from parmap import parallel
+
+        rate = 2
+        times = numpy.vectorize(lambda x: rate * x, otypes=[float])
+        more = numpy.frompyfunc(lambda x, y: x + y * rate, 2, 1, identity=0)
+        most = numpy.frompyfunc(max, 2, 1)
+        times(1)
+
+        direct = parallel(workers=2)(times)
+        both = parallel(workers=2)(lambda n: (times(numpy.arange(n)).sum(), more(n, 1), more.reduce([n, 2]), most.reduce([n])))
+        for rate in (2, 3):
+            assert direct.map([1, 2]) == [direct.submit(n).result() for n in (1, 2)] == [rate, 2 * rate]
+            assert both.map([2, 3]) == [(rate, 2 + rate, 2 + 2 * rate, 2), (3 * rate, 3 + rate, 3 + 2 * rate, 3)]
+    """)
+
+    assert done.stderr == ""
 
 
 def test_numpy_error_state():

@@ -297,6 +297,189 @@ def test_enumerations_of_functions_and_of_data(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_enumerations_with_a_metaclass(script: Script) -> None:
+    """The class of an enumeration, which says what is `in` it, say, or that it is abstract, is that of its copies."""
+    done = script.run("""
+        import abc, enum
+        from parmap import parallel
+
+        class Kind(enum.EnumMeta):
+            def __contains__(cls, value):
+                return value in cls._value2member_map_
+            def __getitem__(cls, name):
+                return super().__getitem__(name.upper())
+            @property
+            def names(cls):
+                return list(cls.__members__)
+
+        class Colour(enum.Enum, metaclass=Kind):
+            RED = 1
+
+        class Base(enum.Enum, metaclass=Kind):
+            made = enum.nonmember([])
+            def __init_subclass__(cls, **options):
+                super().__init_subclass__(**options)
+                cls.made.append(cls.__name__)
+
+        class Size(str, Base):
+            SMALL = "s"
+
+        class Both(abc.ABCMeta, enum.EnumMeta):
+            pass
+
+        class Shape(abc.ABC):
+            @abc.abstractmethod
+            def area(self): ...
+
+        class Square(Shape, enum.Enum, metaclass=Both):
+            UNIT = 1
+            def area(self):
+                return self.value ** 2
+
+        @parallel(workers=2)
+        def look(value):
+            found = [value in kind for kind in (Colour, Size)], Colour["red"] is Colour.RED, Colour.names, Size.names
+            return value, found, Base.made, Square.UNIT.area(), isinstance(value, Shape), Square.UNIT
+
+        values = [1, "s", 3, Square.UNIT, Colour.RED, Size.SMALL]
+        assert look.map(values) == [look(value) for value in values]
+        assert type(look.map([1])[0][-1]) is Square and Base.made == ["Size"]
+    """)
+
+    assert done.stderr == ""
+
+
+def test_a_generic_function_that_was_called(script: Script) -> None:
+    """What it has found out about classes that it was called with does not travel: they come with the arguments."""
+    done = script.run("""
+        import functools
+        from parmap import parallel
+
+        @functools.singledispatch
+        def tell(x):
+            return type(x).__name__
+
+        @tell.register
+        def _(x: list):
+            return [tell(each) for each in x]
+
+        class Own:
+            pass
+
+        items = [1, Own(), [Own()]]
+        told = [tell(each) for each in items]
+        for call in (parallel(workers=2)(tell), parallel(workers=2)(lambda x: tell(x))):
+            assert call.map(items) == told
+            assert call.submit(Own()).result() == "Own"
+
+        tell.register(Own, lambda x: "mine")
+        for call in (parallel(workers=2)(tell), parallel(workers=2)(lambda x: tell(x))):
+            assert call.map(items) == ["int", "mine", ["mine"]]
+    """)
+
+    assert done.stderr == ""
+
+
+def test_a_wrapper_that_says_it_is_a_function(script: Script) -> None:
+    """One that poses as what it wraps, as decorators of wrapt make it, goes by its name, or as it says, or is refused."""
+    script.write(WRAPPED, "wrapped.py")
+    done = script.run("""
+        import parmap
+        import wrapped
+        from parmap import parallel
+
+        more = 1
+
+        @wrapped.Wrapper
+        def own(x):
+            return x + more
+        @wrapped.Sent
+        def sent(x):
+            return x + more if x else sent(1)
+
+        twice = wrapped.twice
+        for task in (twice, lambda x: twice(x), sent, lambda x: sent(x)):
+            assert parallel(workers=2)(task).map([0, 3]) == [task(0), task(3)], task
+        more = 2
+        assert parallel(workers=2)(sent).map([0, 3]) == [12, 10]
+        for task in (own, lambda x: own(x)):
+            try:
+                parallel(workers=2)(task).map([1])
+            except parmap.SerializationError as error:
+                assert "no way to pickle it" in str(error), error
+            else:
+                raise AssertionError
+    """)
+
+    assert done.stderr == ""
+
+
+WRAPPED = """
+import types
+
+class Wrapper:
+    def __init__(self, wrapped):
+        self.__wrapped__ = wrapped
+    __class__ = types.FunctionType
+    def __getattr__(self, name):
+        return getattr(self.__dict__["__wrapped__"], name)
+    def __call__(self, *args):
+        return 2 * self.__wrapped__(*args)
+    def __reduce_ex__(self, protocol):
+        raise NotImplementedError("no way to pickle it")
+
+class Sent(Wrapper):
+    def __reduce_ex__(self, protocol):
+        return Sent, (self.__wrapped__,)
+
+@Wrapper
+def twice(x):
+    return x
+"""
+
+
+def test_a_wrapper_that_pickles_by_the_name_of_its_function(script: Script) -> None:
+    """What a decorator of a module makes of a function of the script, as those of cachetools do, comes with its parts."""
+    script.write(KEPT, "kept.py")
+    done = script.run("""
+        import kept
+        from parmap import parallel
+
+        more = 1
+
+        @kept.Kept
+        def add(x):
+            return x + more if x else 10 * add(1)
+
+        for more in (1, 2):
+            add.results.clear()
+            for task in (add, lambda x: add(x)):
+                found = parallel(workers=2)(task)
+                assert found.map([0, 3]) == [10 * (1 + more), 3 + more] == [found.submit(0).result(), task(3)]
+    """)
+
+    assert done.stderr == ""
+
+
+KEPT = """
+import functools
+import threading
+
+class Kept:
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+        self.results, self.lock = {}, threading.Lock()
+    def __call__(self, x):
+        if x not in self.results:
+            found = self.__wrapped__(x)
+            with self.lock:
+                self.results[x] = found
+        return self.results[x]
+    def __reduce__(self):
+        return self.__qualname__
+"""
+
+
 def test_dataclasses_know_what_is_missing(script: Script) -> None:
     """In a worker too a field without a default is known by `MISSING`: it can be asked, and a subclass made."""
     done = script.run("""

@@ -24,9 +24,8 @@ def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]
 
 
 def is_function(thing: Any) -> bool:
-    """Whether it is one of Python's, of C, or of Cython's, of whose class there is one for each of its releases."""
-    kind = type(thing)
-    return kind is FunctionType or kind is BuiltinFunctionType or _name(kind) in _OF_CYTHON
+    """Whether it is one of Python's, or says so, of C, or of Cython's, of whose class there is one for each release."""
+    return isinstance(thing, (FunctionType, BuiltinFunctionType)) or _name(type(thing)) in _OF_CYTHON
 
 
 _name = vars(type)["__name__"].__get__  # of a class, past what its metaclass says of that

@@ -123,7 +123,8 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
     if is_function(thing) or kind is _LRU_CACHE or issubclass(kind, type):
         name = name_of(thing)
         if name is not None:
-            return (by_name, name) if name[2] or name[0] != thing.__module__ else NotImplemented
+            is_plain = name[2] == 0 and name[0] == thing.__module__ and thing.__class__ is kind
+            return NotImplemented if is_plain else (by_name, name)
         if kind is _LRU_CACHE:  # which pickle only knows by name
             function = thing.__wrapped__  # whose attributes it gets when it is made, but for its own
             own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager, suppress
+from enum import EnumMeta
 from functools import partial
+from operator import getitem
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
@@ -36,6 +38,10 @@ def be_guest() -> None:
 def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Change how cloudpickle sends a class: `(make, arguments, state, None, None, fill)`."""
     make, args, state, _, _, fill = reduced
+    generic = vars(cls).get("__pydantic_generic_metadata__") or {}
+    origin, parameters = generic.get("origin"), generic.get("args")
+    if origin in _guests:
+        return getitem, (origin, parameters)
     if class_known(args[-2]) is not cls:
         raise TypeError(f"the class {cls.__qualname__} is equal to another one, says its metaclass")
     slots = vars(cls).get("__slots__")
@@ -51,9 +57,11 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     if is_enumeration(cls):
         every = vars(cls)["_member_map_"]
         members = {name: dict(getattr(member, "__dict__", {})) for name, member in every.items()}
-        # cloudpickle sends no other names of members, nor what is made of several flags.
+        # cloudpickle sends no other names of members, nor what is made of several flags, nor the metaclass.
         kind = vars(cls)["_member_type_"]
-        args = (*args[:3], {name: _given(kind, member.value) for name, member in every.items()}, *args[4:])
+        body = {name: _given(kind, member.value) for name, member in every.items()}
+        body |= {"__qualname__": args[2], "__module__": args[4]}
+        make, args = _make_class(), (type(cls), cls.__name__, cls.__bases__, body, *args[5:])
         for name in every:
             state[0].pop(name, None)
         is_made_otherwise = "__new_member__" in vars(cls) and hasattr(kind, "__getnewargs__")
@@ -70,7 +78,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
-    return _find_or_make, (make, args), (fill, state, members, cls.__bases__), None, None, _fill
+    return _find_or_make, (make, args, origin, parameters), (fill, state, members, cls.__bases__), None, None, _fill
 
 
 NOTED = frozenset({"__annotations_cache__", "__msgspec_cache__", "__slotnames__"})
@@ -85,6 +93,13 @@ def _complete(cls: type, attributes: dict[str, Any]) -> None:
         attributes["__annotations__"] = annotations_of(cls)
     if names_in_hints(cls):
         attributes[HINTS] = hints_of(cls)  # also if none is there: none shall be found
+    for name in _LAST:
+        if name in attributes:
+            attributes[name] = attributes.pop(name)
+
+
+# What pydantic has made of a model shares parts with that of the models in it, which are to be complete before.
+_LAST = ("__pydantic_core_schema__", "__pydantic_serializer__", "__pydantic_validator__")
 
 
 def _given(kind: type, value: Any) -> Any:
@@ -114,16 +129,17 @@ def _fill_structure(
         cls._fields_ = fields
 
 
-def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
+def _find_or_make(make: Callable[..., type], args: tuple[Any, ...], origin: Any = None, parameters: Any = ()) -> type:
     """The class that is known here under the name cloudpickle gave it, or a new one, still empty.
 
     cloudpickle would make a new one always, then drop it: each result would run `__init_subclass__` of its bases.
+    A generic model of pydantic's is what *origin* with these *parameters* is here.
     """
     found = class_known(args[-2])
+    if found is None and origin is not None and all(map(_is_whole, (origin, *parameters))):
+        found = _known()[args[-2]] = origin[parameters]
     if found is None:
-        from cloudpickle import cloudpickle
-
-        if make is cloudpickle._make_skeleton_class:  # noqa: SLF001 - no public way
+        if make is _make_class():
             args = partial(_make_quietly, args[0]), *args[1:]
         try:
             found = make(*args)
@@ -134,18 +150,35 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...]) -> type:
     return found
 
 
+def _is_whole(hint: Any) -> bool:
+    """Whether no class in a type is one that is being made here just now."""
+    return (hint not in _guests or hint in _filled) and all(map(_is_whole, getattr(hint, "__args__", ())))
+
+
+def _make_class() -> Any:
+    from cloudpickle import cloudpickle
+
+    return cloudpickle._make_skeleton_class  # noqa: SLF001 - no public way
+
+
 def _make_quietly(kind: Any, name: str, bases: tuple[type, ...], variables: dict[str, Any]) -> type:
     """Make a class without the user's code that runs when one is made: `__init_subclass__`, and that of metaclasses.
 
     It ran at home, maybe with arguments that nobody knows any more; what it did there comes along.
     """
     plain = next(each for each in kind.__mro__ if each not in _guests)
+
+    def make() -> Any:
+        body = EnumMeta.__prepare__(name, bases) if issubclass(kind, EnumMeta) else {}
+        body.update(variables)
+        return plain.__new__(kind, name, bases, body)
+
     try:
         with _hooks_off("__init_subclass__", bases, of_guests=True):
-            made: type = plain.__new__(kind, name, bases, variables)
+            made: type = make()
     except TypeError:  # from the hook of an importable class, maybe: it has arguments, too
         with _hooks_off("__init_subclass__", bases, of_guests=False):
-            made = plain.__new__(kind, name, bases, variables)
+            made = make()
     plain.__init__(made, name, bases, variables)
     return made
 
@@ -166,9 +199,13 @@ def _hooks_off(name: str, classes: tuple[type, ...], *, of_guests: bool) -> Gene
 
 def class_known(name: str) -> type | None:
     """The class that cloudpickle knows under a name of its own."""
+    return _known().get(name)
+
+
+def _known() -> MutableMapping[str, type]:
     from cloudpickle import cloudpickle
 
-    known: type | None = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(name)  # noqa: SLF001 - no public way
+    known: MutableMapping[str, type] = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001 - no public way
     return known
 
 

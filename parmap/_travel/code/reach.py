@@ -30,7 +30,7 @@ from parmap._travel.code.by_value import MADE_BY_CODE, globals_of, is_by_value
 from parmap._travel.code.classes import NOTED, is_made_with_class, tracker_of
 from parmap._travel.code.late import LAZY_IMPORT, annotations_of, are_late, is_of_module, names_in_hints, variables_of
 from parmap._travel.code.marks import DIGESTED, MANY, REST, Look, Mark, Packer, Round, Table, pattern_of
-from parmap._travel.code.remade import remake
+from parmap._travel.code.remade import DISPATCHING, parts_of_dispatch, remake
 from parmap._travel.text import is_enumeration
 
 _HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
@@ -91,7 +91,7 @@ class _Walk:
 
     def through(self, roots: Sequence[Any]) -> None:
         """Look at everything."""
-        if all(isinstance(root, (FunctionType, type)) for root in roots):  # whoever asks knows them by identity
+        if all(issubclass(type(root), (FunctionType, type)) for root in roots):  # whoever asks knows them by identity
             for root in roots:
                 self._place(root)
         else:
@@ -99,19 +99,12 @@ class _Walk:
         while self._queue or self._rest:
             while self._queue:
                 thing = self._queue.popleft()
-                named = names_in_hints(thing)
-                if isinstance(thing, FunctionType):
-                    names = (*globals_of(thing.__code__), *named, *_OF_MODULE)
-                    get = _of_late if are_late(thing) else _of_function
-                    self._look(thing, functools.partial(_read_function, get, names), thing)
-                else:
-                    self._look(thing, functools.partial(_read_class, named), thing)
+                self._look(thing, _reader_of(thing), thing)
             if self._rest:
                 self._pack()
 
     def _look(self, thing: Any, read: Callable[[Any], list[Any]], source: Any) -> None:
-        values = read(source)
-        kept = [self._keep(value) for value in values]
+        kept = [self._keep(value) for value in read(source)]
         self.steps.append(Look(None if thing is None else ref(thing), read, kept))
 
     def _pack(self) -> None:
@@ -199,8 +192,7 @@ def _goes_by_name(value: Any, kind: type) -> bool:
         return type(owner) is ModuleType or (type(owner) is type and not owner.__flags__ & MADE_BY_CODE)
     if kind is ModuleType:
         return not is_by_value(value)
-    logging = sys.modules.get("logging")
-    return logging is not None and kind is getattr(logging, "Logger", None)
+    return kind is getattr(sys.modules.get("logging"), "Logger", None)
 
 
 def _is_constant(value: Any, kind: type) -> bool:
@@ -291,6 +283,15 @@ def _read_function(get: Callable[[Any], Iterable[Any]], names: tuple[str, ...], 
     return values
 
 
+def _reader_of(thing: Any) -> Callable[[Any], list[Any]]:
+    if isinstance(thing, type):
+        return functools.partial(_read_class, names_in_hints(thing))
+    if thing.__code__ is DISPATCHING:
+        return parts_of_dispatch
+    get = _of_late if are_late(thing) else _of_function
+    return functools.partial(_read_function, get, (*globals_of(thing.__code__), *names_in_hints(thing), *_OF_MODULE))
+
+
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
@@ -354,8 +355,7 @@ def _read_slots(value: Any, kind: Any) -> Iterable[Any]:
     if kind.__module__ != "dataclasses" or kind.__name__ not in _OF_DATACLASS:
         return (value,)
     metadata = getattr(value, "metadata", None)
-    parts: tuple[Any, ...] = _slots_of(kind)(value)
-    return (*parts, *_spread_dict(dict(metadata))) if metadata else parts
+    return (*_slots_of(kind)(value), *(_spread_dict(dict(metadata)) if metadata else ()))
 
 
 @functools.cache
@@ -377,8 +377,8 @@ def _registered_in(cls: type) -> list[Any]:
     """The classes that were registered as subclasses of an abstract one."""
     import abc
 
-    found = [each() for each in abc._get_dump(cls)[0]]  # type: ignore[attr-defined]  # noqa: SLF001 - as cloudpickle
-    return [each for each in found if each is not None]
+    every = abc._get_dump(cls)[0]  # type: ignore[attr-defined]  # noqa: SLF001 - as cloudpickle
+    return [found for each in every if (found := each()) is not None]
 
 
 _READ: dict[type, Callable[[Any], Iterable[Any]]] = {

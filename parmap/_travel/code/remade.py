@@ -11,11 +11,12 @@ from __future__ import annotations
 import _thread
 import copyreg
 import functools
+import gc
 import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
 from importlib import import_module
-from operator import mul
+from operator import attrgetter, methodcaller, mul
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -24,8 +25,8 @@ from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.stream import reduce_tensor
-from parmap._travel.text import is_enumeration
+from parmap._travel.stream import PROTOCOL, reduce_tensor
+from parmap._travel.text import is_enumeration, wrapped_by
 
 _cached_property = functools.cached_property
 
@@ -34,19 +35,20 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     """As a reducer, for what is no function, or `None`; wherever it is met."""
     kind = type(thing)
     module = kind.__module__
-    if kind is FunctionType and thing.__code__ is _DISPATCHING:
-        kinds = [(cls, function) for cls, function in thing.registry.items() if cls is not object]
-        attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
-        return _make_dispatch, (), (thing.registry[object], kinds, attributes), None, None, _fill_dispatch
+    if kind is FunctionType and thing.__code__ is DISPATCHING:
+        return _make_dispatch, (), parts_of_dispatch(thing), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
-    if module in MAIN and FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__)):
+    says = FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
+    if says and (module in MAIN or (wrapped_by(thing) is not None and thing.__module__ in MAIN)):
         return _of_user(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
     else:
         reduce = _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
+    if reduce is None and kind is not FunctionType and isinstance(thing, FunctionType):  # so it says, and is another
+        reduce = _as_it_says
     if reduce is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
@@ -55,6 +57,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 
 _DESCRIPTORS = (property, staticmethod, classmethod)
+_as_it_says = methodcaller("__reduce_ex__", PROTOCOL)
 
 
 def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
@@ -97,6 +100,28 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
     return reduced
 
 
+def _of_wrapt(thing: Any) -> tuple[Any, ...]:
+    """What a decorator of wrapt has made: it poses as the function under it, all that cloudpickle would send."""
+    name = type(thing).__name__
+    options = {"adapter": attrgetter("_self_adapter")(thing)} if "Adapter" in name else {}
+    return _make_wrapper, (name, options, *attrgetter("__wrapped__", "_self_wrapper", "_self_enabled")(thing))
+
+
+def _make_wrapper(name: str, options: dict[str, Any], *args: Any) -> Any:
+    return getattr(import_module("wrapt.decorators"), name)(*args, **options)
+
+
+def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
+    """One that `numpy.frompyfunc` or `vectorize` has made of a function, whose name says so; numpy knows others."""
+    if not thing.__name__.endswith(" (vectorized)"):
+        return None
+    from numpy import frompyfunc
+
+    function = next(filter(callable, gc.get_referents(thing)))  # no attribute has it
+    options = {} if thing.identity is None else {"identity": thing.identity}
+    return functools.partial(frompyfunc, **options), (function, thing.nargs - thing.nout, thing.nout)
+
+
 def _of_view(view: memoryview) -> tuple[Any, ...]:
     """A view of a copy of the same elements, where cloudpickle would have their bytes."""
     content = bytes(view) if view.readonly else bytearray(view)
@@ -118,7 +143,7 @@ def _of_sentinel(thing: Any) -> tuple[Any, ...] | None:
 
 
 def _of_user(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
-    """What has a class of the user's that says how it is pickled: maybe by its name, which no worker knows."""
+    """What is of the user's, with a class that says how it is pickled: maybe by its name, which no worker knows."""
     if kind in copyreg.dispatch_table or issubclass(kind, type):
         return None
     reduced: tuple[Any, ...] | str = thing.__reduce_ex__(5)
@@ -145,9 +170,13 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("dataclasses", "_KW_ONLY_TYPE"): lambda _: (by_name, ("dataclasses", "KW_ONLY", 0, None)),
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("multiprocessing.connection", "Connection"): _of_connection,
+    ("numpy", "ufunc"): _of_ufunc,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("torch", "Tensor"): reduce_tensor,
+    **{(module, "FunctionWrapper"): _of_wrapt for module in ("_wrappers", "builtins", "wrapt.wrappers")},
+    ("wrapt.decorators", "AdapterWrapper"): _of_wrapt,
+    ("wrapt.decorators", "_AdapterFunctionWrapper"): _of_wrapt,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
     ("typing_extensions", "Sentinel"): _of_sentinel,
     ("typing_extensions", "sentinel"): _of_sentinel,
@@ -236,7 +265,15 @@ def _make_variable(name: str, *default: Any) -> Any:
 
 _OF_DISPATCH = frozenset({"register", "dispatch", "registry", "_clear_cache", "__wrapped__"})
 _single_dispatch: Any = functools.singledispatch
-_DISPATCHING = _single_dispatch(len).__code__
+DISPATCHING = _single_dispatch(len).__code__
+"""The code of what `functools.singledispatch` makes, which has all else in variables that it captures."""
+
+
+def parts_of_dispatch(thing: Any) -> list[Any]:
+    """What such a function is made of: not what it has found out about the classes that it was called with."""
+    kinds = [each for cls, function in thing.registry.items() if cls is not object for each in (cls, function)]
+    attributes = {name: value for name, value in vars(thing).items() if name not in _OF_DISPATCH}
+    return [thing.registry[object], attributes, *kinds]
 
 
 def _make_dispatch() -> Any:
@@ -248,10 +285,9 @@ def _make_dispatch() -> Any:
     return _single_dispatch(nothing)
 
 
-def _fill_dispatch(made: Any, state: tuple[Any, ...]) -> None:
-    default, kinds, attributes = state
+def _fill_dispatch(made: Any, parts: list[Any]) -> None:
+    default, attributes, *kinds = parts
     functools.update_wrapper(made, default)
-    made.register(object, default)
-    for kind, function in kinds:
+    for kind, function in zip([object, *kinds[::2]], [default, *kinds[1::2]], strict=True):
         made.register(kind, function)
     vars(made).update(attributes)
