@@ -24,7 +24,7 @@ from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.stream import reduce_tensor
+from parmap._travel.stream import reduce_mapped, reduce_tensor
 from parmap._travel.text import is_enumeration
 
 _cached_property = functools.cached_property
@@ -147,6 +147,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("multiprocessing.connection", "Connection"): _of_connection,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
+    ("numpy", "memmap"): reduce_mapped,
     ("torch", "Tensor"): reduce_tensor,
     ("random", "SystemRandom"): lambda thing: (type(thing), ()),
     ("typing_extensions", "Sentinel"): _of_sentinel,
