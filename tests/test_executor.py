@@ -448,6 +448,20 @@ def test_stop_workers(make: Make, tmp_path: Any, name: str):
         executor.submit(tasks.square, 1)
 
 
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_stop_workers_in_a_map(make: Make, tmp_path: Any, is_closed: bool):
+    """They are stopped in what runs for `map` as well, whether its results are still wanted or not."""
+    executor = make(1)
+    if not hasattr(executor, "kill_workers"):
+        pytest.skip("the standard class has it since 3.14")
+    results = executor.map(tasks.append_and_nap, [str(tmp_path / "begun")], [3600.0])
+    wait_until((tmp_path / "begun").exists)
+    if is_closed:
+        results.close()  # type: ignore[attr-defined] - a generator, there
+    executor.kill_workers()
+    executor.shutdown()  # which waits for them, as long as they live
+
+
 @pytest.mark.parametrize("name", ["terminate_workers", "kill_workers"])
 def test_stop_no_workers(make: Make, name: str):
     """An executor that was not used, or was shut down, has none to stop."""

@@ -348,6 +348,76 @@ def test_numpy_memory_map(tmp_path: Path):
     assert parallel(lambda a: float(a.sum()), workers=2).map([mapped, mapped[:3]]) == [499_500.0, 3.0]
 
 
+WAYS: dict[str, Callable[[Any, Any], Any]] = {
+    "a global": lambda table, fill: parallel(lambda row: fill(table, row), workers=2).map(range(4)),
+    "an argument": lambda table, fill: parallel(fill, workers=2).starmap([(table, row) for row in range(4)]),
+    "one of partial": lambda table, fill: parallel(fill, workers=2).partial(table).map(range(4)),
+    "one of submit": lambda table, fill: [parallel(fill, workers=2).submit(table, row).result() for row in range(4)],
+    "a broadcast": lambda table, fill: (
+        (sent := parmap.broadcast(table)) and parallel(lambda row: fill(sent.value, row), workers=2).map(range(4))
+    ),
+    "rows": lambda table, fill: parallel(lambda row, n: fill(row[None], 0, n), workers=2).map(table, range(4)),
+    "rows of a generator": lambda table, fill: list(
+        parallel(lambda pair: fill(pair[0], 0, pair[1]), workers=2).imap((table[n : n + 1], n) for n in range(4))
+    ),
+    "another order": lambda table, fill: parallel(lambda part, row: fill(part.T[::-1], 3 - row, row), workers=2).map(
+        [table.T] * 4, range(4)
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_what_tasks_write_to_a_mapped_file(tmp_path: Path, way: Callable[[Any, Any], Any]):
+    """An array that numpy has mapped from a file is that of the file for tasks: what they write is seen by all."""
+    numpy = pytest.importorskip("numpy")
+    table = numpy.memmap(tmp_path / "table", "f8", "w+", offset=24, shape=(4, 5))
+
+    def fill(table: Any, row: int, value: int | None = None) -> str:
+        table[row] = 1 + (row if value is None else value)
+        return type(table).__name__
+
+    assert way(table, fill) == ["memmap"] * 4
+    assert table.tolist() == [[n] * 5 for n in (1.0, 2.0, 3.0, 4.0)]
+    written = numpy.fromfile(tmp_path / "table", "f8", offset=24).reshape(4, 5)
+    assert written.tolist() == table.tolist()
+
+
+def test_mapped_files_that_tasks_have_copies_of(tmp_path: Path):
+    """Copies travel of what only its owner may see changed, of files that are gone or cut off, of parts and of results."""
+    numpy = pytest.importorskip("numpy")
+    numpy.arange(8.0).tofile(tmp_path / "kept")
+    numpy.arange(8.0).tofile(tmp_path / "gone")
+    own = numpy.memmap(tmp_path / "kept", "f8", "c")
+    own[0] = 9.0
+    gone = numpy.memmap(tmp_path / "gone", "f8", "r+")
+    (tmp_path / "gone").unlink()
+    table = numpy.memmap(tmp_path / "kept", "f8", "r+")
+    only_read = numpy.memmap(tmp_path / "kept", "f8", "r")
+
+    @parallel(workers=2)
+    def look(array: Any) -> tuple[list[float], bool]:
+        found = array.tolist()
+        if array.flags.writeable:
+            array[:] = 0.0
+        return found, array.flags.writeable
+
+    copies = look.map([own, gone, only_read[2:4], table + 1])
+    assert copies == [
+        ([9.0, *range(1, 8)], True),
+        ([*range(8)], True),
+        ([2.0, 3.0], True),
+        ([*range(1, 9)], True),
+    ]
+    assert look(only_read) == look.submit(only_read).result() == ([*range(8)], False)
+    assert gone[1] == only_read[1] == 1.0
+    results = parallel(lambda n: table[n : n + 2], workers=2).map(range(4))
+    results[0][:] = 7.0
+    assert only_read.tolist() == [*range(8)]
+    os.truncate(tmp_path / "kept", 32)
+    with pytest.raises(parmap.SerializationError, match="shorter"):
+        look.map([table])
+
+
 def test_torch_tensors_and_models():
     """Tensors of all kinds arrive as they are; what a task does to a model that it shares with others, nobody sees."""
     torch = pytest.importorskip("torch")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +11,8 @@ import pytest
 from parmap import SerializationError, parallel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conftest import Script
 
 
@@ -811,6 +815,13 @@ def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
     """)
 
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.Event, queue.Queue])
+def test_what_threads_share_as_an_argument(make: Callable[[], Any]):
+    """A lock, or what is made of locks, is refused as an argument; a manager's is the way out."""
+    with pytest.raises(SerializationError, match=r"an Event of a multiprocessing.Manager\(\) can be sent"):
+        parallel(id, workers=1).map([make()])
 
 
 def test_an_end_of_a_pipe(script: Script) -> None:

@@ -312,7 +312,8 @@ class Ledger:
             chunk.job.flight.add(chunk)  # from which it may be gone: if its end is what can't be written down
         running = [chunk.job for chunk in self._chunks.values()]
         for job in dict.fromkeys([*self.scheduler.jobs, *running, *self.scheduler.delayed.jobs()]):
-            self.cancel(job, now, Failure(error))
+            self.scheduler.cancel(job, Failure(error))
+        self.stop_soon([*self._chunks.values()], now)  # those too that were to go on when their job was cancelled
         for slot, _, future in self._backend.leased():
             future.settle_failure(Failure(error))
             self._stop(slot)

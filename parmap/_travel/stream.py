@@ -6,6 +6,7 @@ Of some objects only a name is pickled: whoever sends the stream must hold them 
 from __future__ import annotations
 
 import copyreg
+import os
 import pickle
 import sys
 import threading
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from math import prod
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -124,12 +126,12 @@ def plain_pickler(
     """A pickler of the standard library's; *keep* is its `buffer_callback`.
 
     It knows the tensors of PyTorch, if this process has such: they would pickle all the memory that they are a view of,
-    of one row of a matrix the whole, and copy it several times.
+    of one row of a matrix the whole, and copy it several times. And it knows arrays that numpy maps from files.
     """
     pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
-    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
-    if tensor is not None:
-        ours: dict[type, Any] = {tensor: reduce_tensor}
+    kinds = [(getattr(sys.modules.get(module), name, None), reduce) for module, name, reduce in _OURS]
+    ours: dict[type, Any] = {kind: reduce for kind, reduce in kinds if kind is not None}
+    if ours:
         pickler.dispatch_table = ours | copyreg.dispatch_table
     return pickler
 
@@ -155,6 +157,73 @@ def as_tensor(content: Any, dtype: Any, *args: Any) -> Any:
     storage = (memory.clone() if len(memory) < OUT_OF_BAND else memory).untyped_storage()
     typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
     return torch._utils._rebuild_tensor_v2(typed, 0, *args)  # noqa: SLF001 - no public name
+
+
+_wanted = threading.local()
+
+
+@contextmanager
+def copying() -> Generator[None]:
+    """Have what this thread pickles meanwhile be a copy, whatever it is: a result is the caller's."""
+    _wanted.copies = True
+    try:
+        yield
+    finally:
+        del _wanted.copies
+
+
+def reduce_mapped(array: Any) -> Any:
+    """A `numpy.memmap` as its place in its file, which then has what a task writes to it.
+
+    As a copy, like any other array: results; what has no file any more, what changes for its owner alone, and a part of
+    one that can only be read.
+    """
+    import mmap
+
+    if _wanted.__dict__:
+        return array.__reduce_ex__(PROTOCOL)
+    memory = array._mmap  # noqa: SLF001 - of numpy, without a public name
+    try:
+        is_there = os.stat(array.filename).st_size == memory.size()
+    except (AttributeError, OSError, TypeError, ValueError):  # the result of a calculation; without a name; removed
+        is_there = False
+    if not is_there or array.mode == "c" or not (array.flags.writeable or type(array.base) is mmap.mmap):
+        return array.__reduce_ex__(PROTOCOL)
+    origin = sys.modules["numpy"].frombuffer(memory, "u1")
+    place = array.__array_interface__["data"][0] - origin.__array_interface__["data"][0]
+    start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    mode = "r" if array.mode == "r" else "r+"
+    return as_mapped, (
+        os.fspath(array.filename),
+        mode,
+        start,
+        len(memory),
+        place,
+        array.dtype,
+        array.shape,
+        array.strides,
+    )
+
+
+_mapped: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+
+
+def as_mapped(file: str, mode: str, start: int, size: int, place: int, dtype: Any, shape: Any, strides: Any) -> Any:
+    """A `numpy.memmap`; all those of one piece of a file share one mapping, for each takes a descriptor."""
+    numpy: Any = import_module("numpy")
+    found = os.stat(file)
+    if found.st_size < start + size:  # numpy would make it longer
+        raise ValueError(f"the file of a numpy.memmap is shorter than it was: {file}")
+    key = found.st_dev, found.st_ino, mode, start, size
+    memory = _mapped.get(key)
+    if memory is None:
+        _mapped[key] = memory = numpy.memmap(file, "u1", mode, start, size)
+    made = numpy.ndarray.__new__(numpy.memmap, shape, dtype, memory, place, strides)
+    vars(made).update(vars(memory))
+    return made
+
+
+_OURS = (("torch", "Tensor", reduce_tensor), ("numpy", "memmap", reduce_mapped))
 
 
 _local = threading.local()

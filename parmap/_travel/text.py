@@ -186,6 +186,8 @@ def reason_of(error: BaseException, otherwise: str = "") -> str:
         otherwise = "take a Queue of a multiprocessing.Manager(), which can be sent"
     elif told.endswith("'mmap.mmap' object"):  # which a RawArray of multiprocessing has
         otherwise = "map the file in the task, or take a SharedMemory of multiprocessing, which can be sent"
+    elif not otherwise and re.search(r"'_thread\.R?[Ll]ock' object$", told):  # which all that waits for another has
+        otherwise = "make it in the task; a Lock, a Queue or an Event of a multiprocessing.Manager() can be sent"
     elif told.endswith("generator' object"):
         otherwise = f"make a list of it, or {otherwise}" if otherwise else "make a list of it"
     return f"{told}; {otherwise}" if otherwise else told

@@ -25,7 +25,7 @@ from parmap._travel.code.by_name import MAIN, by_name, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.stream import PROTOCOL, reduce_tensor
+from parmap._travel.stream import PROTOCOL, reduce_mapped, reduce_tensor
 from parmap._travel.text import is_enumeration, wrapped_by
 
 _cached_property = functools.cached_property
@@ -173,6 +173,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("numpy", "ufunc"): _of_ufunc,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
+    ("numpy", "memmap"): reduce_mapped,
     ("torch", "Tensor"): reduce_tensor,
     **{(module, "FunctionWrapper"): _of_wrapt for module in ("_wrappers", "builtins", "wrapt.wrappers")},
     ("wrapt.decorators", "AdapterWrapper"): _of_wrapt,
