@@ -9,7 +9,9 @@ import io
 import os
 import re
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -353,9 +355,6 @@ WAYS: dict[str, Callable[[Any, Any], Any]] = {
     "an argument": lambda table, fill: parallel(fill, workers=2).starmap([(table, row) for row in range(4)]),
     "one of partial": lambda table, fill: parallel(fill, workers=2).partial(table).map(range(4)),
     "one of submit": lambda table, fill: [parallel(fill, workers=2).submit(table, row).result() for row in range(4)],
-    "a broadcast": lambda table, fill: (
-        (sent := parmap.broadcast(table)) and parallel(lambda row: fill(sent.value, row), workers=2).map(range(4))
-    ),
     "rows": lambda table, fill: parallel(lambda row, n: fill(row[None], 0, n), workers=2).map(table, range(4)),
     "rows of a generator": lambda table, fill: list(
         parallel(lambda pair: fill(pair[0], 0, pair[1]), workers=2).imap((table[n : n + 1], n) for n in range(4))
@@ -416,6 +415,22 @@ def test_mapped_files_that_tasks_have_copies_of(tmp_path: Path):
     os.truncate(tmp_path / "kept", 32)
     with pytest.raises(parmap.SerializationError, match="shorter"):
         look.map([table])
+
+
+def test_mapped_files_elsewhere(tmp_path: Path):
+    """What goes to workers that may not have the file is a copy: what a task writes to it stays there."""
+    numpy = pytest.importorskip("numpy")
+    table = numpy.memmap(tmp_path / "table", "f8", "w+", shape=(4,))
+
+    def fill(array: Any) -> list[float]:
+        array[:] = 1.0
+        table[:] = 2.0
+        return [*array.tolist(), *table.tolist()]
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        filled = parallel(fill, backend=executor)
+        assert filled.map([table]) == [filled.submit(table).result()] == [[1.0] * 4 + [2.0] * 4]
+    assert table.tolist() == [0.0] * 4
 
 
 def test_torch_tensors_and_models():

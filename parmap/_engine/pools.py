@@ -29,6 +29,7 @@ from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, un
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
 from parmap._travel.payload import dump
+from parmap._travel.stream import read_with_files
 from parmap._travel.text import call_note, called, short_type
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
@@ -89,8 +90,10 @@ def submit(
 
 def _pack(future: Future[Any], item: Any, lane: Lane) -> bool:
     """Pickle the arguments as they are now: what changes later is not this call's. False if they can't be."""
+    backend = lane.engine.backend
     try:
-        future.args = dump(item, classes=lane.engine.backend.item_classes(lane.call)).remember(item)
+        with read_with_files(backend.has_files):
+            future.args = dump(item, classes=backend.item_classes(lane.call)).remember(item)
     except Exception as error:
         if is_foreign(error):
             raise
@@ -182,6 +185,7 @@ def _begin(
     job.chunksize, job.watch = options.chunksize, watch
     job.piles = keeping is None  # what has run and was not told, as the program ends, would run again
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)
+    source.has_files = engine.backend.has_files
     batch.begin(engine, job, source)
     if options.deadline is not None:
         engine.post(partial(engine.ledger.limit, job, options.deadline, begun))

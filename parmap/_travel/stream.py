@@ -159,28 +159,38 @@ def as_tensor(content: Any, dtype: Any, *args: Any) -> Any:
     return torch._utils._rebuild_tensor_v2(typed, 0, *args)  # noqa: SLF001 - no public name
 
 
-_wanted = threading.local()
+class _Reader(threading.local):
+    has_files = False
+
+
+_reader = _Reader()
+
+
+def has_files() -> bool:
+    """Whether the files of this machine are there for whoever reads what this thread is pickling."""
+    return _reader.has_files
 
 
 @contextmanager
-def copying() -> Generator[None]:
-    """Have what this thread pickles meanwhile be a copy, whatever it is: a result is the caller's."""
-    _wanted.copies = True
+def read_with_files(is_so: bool) -> Generator[None]:
+    """Say whether the files of this machine are there for whoever reads what this thread pickles meanwhile."""
+    before, _reader.has_files = _reader.has_files, is_so
     try:
         yield
     finally:
-        del _wanted.copies
+        _reader.has_files = before
 
 
 def reduce_mapped(array: Any) -> Any:
     """A `numpy.memmap` as its place in its file, which then has what a task writes to it.
 
-    As a copy, like any other array: results; what has no file any more, what changes for its owner alone, and a part of
-    one that can only be read.
+    As a copy, like any other array: where nobody has said that the file is there, as for results, which are the
+    caller's, and on a cluster; what has no file any more, what changes for its owner alone, and a part of one that can
+    only be read.
     """
     import mmap
 
-    if _wanted.__dict__:
+    if not _reader.has_files:
         return array.__reduce_ex__(PROTOCOL)
     memory = array._mmap  # noqa: SLF001 - of numpy, without a public name
     try:
@@ -193,16 +203,8 @@ def reduce_mapped(array: Any) -> Any:
     place = array.__array_interface__["data"][0] - origin.__array_interface__["data"][0]
     start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     mode = "r" if array.mode == "r" else "r+"
-    return as_mapped, (
-        os.fspath(array.filename),
-        mode,
-        start,
-        len(memory),
-        place,
-        array.dtype,
-        array.shape,
-        array.strides,
-    )
+    where = os.fspath(array.filename), mode, start, len(memory), place
+    return as_mapped, (*where, array.dtype, array.shape, array.strides)
 
 
 _mapped: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()

@@ -14,7 +14,7 @@ from parmap._travel.code.by_name import by_name
 from parmap._travel.code.by_value import cloud_dumps, is_by_value
 from parmap._travel.failure import encode, note, translate
 from parmap._travel.payload import dump, pack
-from parmap._travel.stream import PROTOCOL, copying
+from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import call_note, short_type
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ class Outcome:
 def pack_results(results: list[Any], **how: Any) -> tuple[Pack, dict[int, BaseException]]:
     """Pickle the results of a chunk, as `pack` does; what would end this process is the error of its item, too."""
     try:
-        with copying():
-            return pack(results, **how)
+        return pack(results, **how)
     except BaseException:  # noqa: BLE001, S110 - of the user's `__reduce__`: `sys.exit` and its like
         pass
     errors: dict[int, BaseException] = {}
@@ -91,8 +90,7 @@ def pack_results(results: list[Any], **how: Any) -> tuple[Pack, dict[int, BaseEx
             continue
         except BaseException as error:  # noqa: BLE001 - as above
             errors[index], results[index] = error, None
-    with copying():
-        packed, unsent = pack(results, **how)
+    packed, unsent = pack(results, **how)
     return packed, unsent | errors
 
 

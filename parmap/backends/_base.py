@@ -138,6 +138,8 @@ class Backend(ABC):
     """Whether running work can be stopped."""
     packs: bool = False
     """Whether arguments are pickled."""
+    has_files: bool = False
+    """Whether the files of this machine are there for its workers."""
     leases: bool = False
     """Whether callers may give idle workers single tasks; its workers are told of when they are `Ready`."""
     threaded: bool = True

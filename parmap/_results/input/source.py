@@ -12,6 +12,7 @@ from parmap._results.batch import as_sequence
 from parmap._travel.failure import Voice, is_foreign
 from parmap._travel.flat import are_atoms
 from parmap._travel.payload import snapshot
+from parmap._travel.stream import read_with_files
 from parmap._travel.vocabulary import Learner
 from parmap.errors import SerializationError
 
@@ -33,6 +34,7 @@ class Input:
 
     reader: Reader | None = None  # what reads it instead
     error: BaseException | None = None
+    has_files = False  # whether the files of this machine are there for the workers that get it
 
     def __init__(self, iterables: tuple[Iterable[Any], ...], *, packs: bool, keeps: bool = False) -> None:
         """*keeps*: the items are wanted back as they were given."""
@@ -115,18 +117,20 @@ class Input:
         if not self._packs:
             items.extend(islice(self._items, count))
         else:
-            for item in islice(self._items, count):
-                items.append(item)
-                if type(item) is not self._atom:
-                    items[-1] = self._as_it_is(item)
+            with read_with_files(self.has_files):
+                for item in islice(self._items, count):
+                    items.append(item)
+                    if type(item) is not self._atom:
+                        items[-1] = self._as_it_is(item)
         return len(items) - before
 
     def singly(self, size: int) -> Iterator[Any]:
         """The next items, at most *size*, each when it was read."""
-        for item in islice(self._items, size):
-            sent = self._as_it_is(item) if self._packs and type(item) is not self._atom else item
-            self.count += 1
-            yield sent
+        with read_with_files(self.has_files):
+            for item in islice(self._items, size):
+                sent = self._as_it_is(item) if self._packs and type(item) is not self._atom else item
+                self.count += 1
+                yield sent
 
     @property
     def must_be_read(self) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
-from parmap._travel.stream import Stream, held
+from parmap._travel.stream import Stream, has_files, held, read_with_files
 
 if TYPE_CHECKING:
     from parmap.backends._processes.line.parts import Part
@@ -109,6 +109,7 @@ class Mark:
         self._steps = steps
         self._places = places
         self._pattern = pattern
+        self._has_files = has_files()
         self.nbytes = nbytes
         self.classes: frozenset[str] = frozenset()  # those among what is reached, by the names that cloudpickle has
 
@@ -132,7 +133,9 @@ class Mark:
                 things = [thing() for thing in self._places]  # alive as long as their identities are used
                 places = {id(thing): place for place, thing in enumerate(things)}
                 packer = Packer(boxes, lambda thing, places=places: places.get(id(thing)))  # type: ignore[misc]
-            if not step.same(*packer.pack(rest)):
+            with read_with_files(self._has_files):  # as when it was made
+                packed = packer.pack(rest)
+            if not step.same(*packed):
                 return False
             rest = []
         return pattern_of(boxes) == self._pattern

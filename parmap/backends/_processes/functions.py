@@ -30,7 +30,7 @@ from parmap._travel.code.reach import Large, apart_of, mark
 from parmap._travel.failure import is_foreign
 from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import dump_call, dump_function, dump_plainly
-from parmap._travel.stream import PROTOCOL, held_apart, hold, is_sent
+from parmap._travel.stream import PROTOCOL, held_apart, hold, is_sent, read_with_files
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
@@ -162,10 +162,14 @@ class _Known(NamedTuple):
 class Functions:
     """The functions of one pool. Any thread may prepare one, also within the making of another one."""
 
-    def __init__(self, *sent: type) -> None:
-        """*sent*: kinds of what is sent before what needs it, besides what always is."""
+    def __init__(self, *sent: type, has_files: bool = False) -> None:
+        """*sent*: kinds of what is sent before what needs it, besides what always is.
+
+        *has_files*: whether the files of this machine are there for those who get it.
+        """
         self.numbers: Numbers = Numbers()
         self._sent = sent
+        self._has_files = has_files
         self._known: Owners[_Known] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
@@ -194,7 +198,7 @@ class Functions:
             call: FunctionCall = known.sent
             return call
         check_reentry()
-        with self._lock:
+        with self._lock, read_with_files(self._has_files):
             return self._prepare(function, rules)
 
     def prepare_class(self, cls: type) -> ClassPack:
@@ -207,7 +211,7 @@ class Functions:
         if known is not None and known.is_current((cls,)):
             pack: ClassPack = known.sent
             return pack
-        with self._lock:
+        with self._lock, read_with_files(self._has_files):
             mark, packed, parts = self._pack(cls, cls, (cls,))
             pack = ClassPack(self, packed, parts)
             self._keep((cls,), None, pack, mark)
@@ -221,7 +225,8 @@ class Functions:
         """
         if options.initializer is None:
             return None
-        packed = dump_call(options.initializer, options.initargs, given=options.initargs)
+        with read_with_files(self._has_files):
+            packed = dump_call(options.initializer, options.initargs, given=options.initargs)
         with self._lock:
             return InitializerPack(self, packed, self._buffers(packed.buffers))
 

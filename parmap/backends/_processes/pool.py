@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from parmap._core.pace import Cost
 from parmap._travel.pack import Packed
+from parmap._travel.stream import read_with_files
 from parmap._work.page import CUT_SIGNAL, PLACES
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, Event, packed, terms_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Processes(Staff):
     """The default backend."""
 
-    kills = packs = deaf = True
+    kills = packs = has_files = deaf = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -79,7 +80,8 @@ class Processes(Staff):
         call = cast("FunctionCall", chunk.job.call)
         items = chunk.job.sink.load(chunk.items)
         terms = terms_of(chunk, mode)
-        payload, worker.unsent[chunk.number] = packed(chunk, items, single=terms.careful)
+        with read_with_files(self.has_files):
+            payload, worker.unsent[chunk.number] = packed(chunk, items, single=terms.careful)
         job = chunk.job
         self._tell_gone()
         self.context = context = job.context or current()  # another thread may set it to its own at once

@@ -43,7 +43,7 @@ class Staff(Leases):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.functions = Functions()
+        self.functions = Functions(has_files=self.has_files)
         self.context = current()  # that of the latest call
         try:
             self._lifeline = Lifeline()

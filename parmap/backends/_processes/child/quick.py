@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
-from parmap._travel.stream import copying
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Terms
 from parmap.backends._processes.line.sockets import NOSIGNAL
@@ -86,8 +85,7 @@ class QuickEnd:
                 if type(content) in SIZED:
                     return False
                 try:
-                    with copying():
-                        packed = dump(content)
+                    packed = dump(content)
                 except BaseException:  # noqa: BLE001 - told by whoever sends it over the channel
                     return False
                 if packed.buffers:
