@@ -430,6 +430,20 @@ def test_cancel_futures_and_wait(make: Make, tmp_path: Any, go: Any):
     assert futures[-1].cancelled()
 
 
+def test_cancel_futures_of_a_map(make: Make, tmp_path: Any, go: Any):
+    """Of a `map`, too, `cancel_futures` lets end what runs, whose result is there; only what has not begun is cancelled."""
+    executor = make(1)
+    results = executor.map(tasks.touch_and_wait_for, [str(tmp_path / str(n)) for n in range(20)], [str(go)] * 20)
+    wait_until((tmp_path / "0").exists)
+    executor.shutdown(wait=False, cancel_futures=True)
+    threading.Timer(0.05, go.touch).start()
+
+    assert next(results) == str(go)
+    with pytest.raises(CancelledError):
+        list(results)
+    assert not (tmp_path / "19").exists()
+
+
 @pytest.mark.parametrize("name", ["terminate_workers", "kill_workers"])
 def test_stop_workers(make: Make, tmp_path: Any, name: str):
     """The workers are stopped at once: what runs is broken, what waits is cancelled, nothing more is taken."""
@@ -460,6 +474,10 @@ def test_stop_workers_in_a_map(make: Make, tmp_path: Any, is_closed: bool):
         results.close()  # type: ignore[attr-defined] - a generator, there
     executor.kill_workers()
     executor.shutdown()  # which waits for them, as long as they live
+
+    if not is_closed:
+        with pytest.raises(BrokenProcessPool):
+            next(results)
 
 
 @pytest.mark.parametrize("name", ["terminate_workers", "kill_workers"])

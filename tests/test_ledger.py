@@ -196,6 +196,17 @@ class Core(RuleBasedStateMachine):
         self.turn()
 
     @precondition(lambda self: any(not job.closed and job.sink is not self.lane for job in self.jobs))
+    @rule(data=st.data())
+    def cancel_waiting(self, data: st.DataObject) -> None:
+        """The pool is to finish what runs, and nothing else."""
+        job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed and job.sink is not self.lane]))
+        waiting = [item.fate for item in self.ledger.scheduler.waiting_items(job)]
+        job.retries = 0
+        self.ledger.cancel_waiting(job, self.now)
+        assert all(fate.outcome for fate in waiting), "what waits is not cancelled"
+        self.turn()
+
+    @precondition(lambda self: any(not job.closed and job.sink is not self.lane for job in self.jobs))
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 0.01, 0.3]))
     def set_deadline(self, data: st.DataObject, seconds: float) -> None:
         jobs = [job for job in self.jobs if not job.closed and job.sink is not self.lane]

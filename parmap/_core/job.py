@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,7 +86,7 @@ class Job:
     appetite: int = 1  # items it would like to have waiting
     piles: bool = True  # whether its chunks may wait several on a worker, if they are brief
     closed: bool = False
-    late: float | None = None  # its deadline in seconds, once that has passed: nothing begins any more
+    late: Callable[[int], BaseException] | None = None  # the error of an item, by its number: nothing begins any more
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Job:
             self.pending.append(Piece(self.read, items))
             self.waiting += len(items)
         else:
-            self.fail_late(self.read, items, self.late)
+            self.fail_late(self.read, items)
         self.read += len(items)
 
     def read_on(self, start: int, items: Any, *, last: bool) -> None:
@@ -137,11 +137,12 @@ class Job:
             self.extend(items[known:] if known else items)
         self.open_end = self.open_end and not last
 
-    def fail_late(self, start: int, items: Any, seconds: float, begun: int = 0) -> None:
-        """Fail items without an outcome, of which a worker has *begun* so many: their deadline has passed."""
+    def fail_late(self, start: int, items: Any, begun: int = 0) -> None:
+        """Fail items without an outcome, of which a worker has *begun* so many: it is too late for them."""
+        assert self.late is not None  # noqa: S101 - as said
         failures: dict[int, Failure] = {}
         for offset in range(len(items)):
-            failure = failures[offset] = Failure(too_late("the item", seconds, start + offset))
+            failure = failures[offset] = Failure(self.late(start + offset), own=True)
             failure.earlier, failure.begun = tuple(self.attempts.pop(start + offset, ())), offset < begun
         if self.watch is not None:
             self.watch.failed(len(failures), 0)
@@ -150,7 +151,9 @@ class Job:
 
     def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
         """Put items in front of those that wait."""
-        if len(items) and not self.closed:
+        if self.late is not None and not self.closed:
+            self.fail_late(start, items)
+        elif len(items) and not self.closed:
             self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes, alone=alone))
             self.waiting += len(items)
 

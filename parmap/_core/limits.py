@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import TYPE_CHECKING
 from weakref import ref
 
@@ -48,20 +50,34 @@ class LimitedLedger(Ledger):
         if job.fail_fast:
             self.cancel(job, now, Failure(too_late("all of it", seconds)))
             return
-        job.late = seconds
+        job.late = partial(too_late, "the item", seconds)
         running = list(job.flight)
         for chunk in running:
             offset, length, _ = self._backend.position(chunk) or (0, 0, 0.0)
             begun = offset + length if offset >= 0 else len(chunk.items)  # below 0, it is sending what it has done
             for first, end in chunk.left(0, len(chunk.items)):
-                job.fail_late(chunk.start + first, chunk.items[first:end], seconds, begun - first)
+                job.fail_late(chunk.start + first, chunk.items[first:end], begun - first)
             chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
             job.flight.discard(chunk)
+        self._fail_waiting(job)
+        self.stop_soon(running, now)
+
+    def cancel_waiting(self, job: Job, now: float) -> None:
+        """Cancel what of a job no worker has begun: each item by itself, or the job, if one that fails ends it."""
+        if job.fail_fast or job.open_end:
+            self.cancel(job, now, Failure(CancelledError(), own=True), kill=False)
+            return
+        job.late = lambda _: CancelledError()
+        for chunk in job.flight:
+            chunk.stop = 0
+        self.stop_soon(list(job.flight), now, kill=False)
+        self._fail_waiting(job)
+
+    def _fail_waiting(self, job: Job) -> None:
         for start, items in self.scheduler.delayed.take_all(job):
-            job.fail_late(start, items, seconds)
+            job.fail_late(start, items)
         for piece in job.pending:
-            job.fail_late(piece.start, piece.items, seconds)
+            job.fail_late(piece.start, piece.items)
         job.pending.clear()
         job.waiting = 0
         self.scheduler.add(job)  # which looks whether it has ended
-        self.stop_soon(running, now)

@@ -11,7 +11,6 @@ import os
 import threading
 import time
 from collections import deque
-from concurrent.futures import CancelledError
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -178,7 +177,7 @@ class Engine:
                     for future in scheduler.waiting_items(job):
                         self._cancel_future(future)
                 else:
-                    self.ledger.cancel(job, time.monotonic(), Failure(CancelledError(), own=True), kill=False)
+                    self.ledger.cancel_waiting(job, time.monotonic())
 
         self.offer(note)
 
