@@ -28,6 +28,8 @@ TRAVEL_QUICK := tests/test_map.py tests/test_submit.py -k "not spawn"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 export PIP_ROOT_USER_ACTION = ignore
+# Where no bytecode is kept, each of the thousands of processes that tests start compiles all of parmap anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
