@@ -17,7 +17,7 @@ READY_DEV := $(VENV)/.ready-dev
 # One process more than cores: tests wait about as long as they compute. A file stays in one: pages are programs.
 JOBS   := $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
 # A process that crashes ends the run: the others would wait for its tests for ever.
-PYTEST := python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Ways of travelling that no test may notice, and the tests that are run in each. How a worker was started changes
 # nothing about them, so a few tests do it in one way.
