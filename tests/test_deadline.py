@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from conftest import Script
 
-pytestmark = pytest.mark.usefixtures("pools_stay")
-
 LIMIT = 0.7
 PASSED = r"deadline of the batch, 0\.7 seconds, passed"
 
