@@ -17,7 +17,7 @@ READY_DEV := $(VENV)/.ready-dev
 # One process more than cores: tests wait about as long as they compute. A file stays in one: pages are programs.
 JOBS   := $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
 # A process that crashes ends the run: the others would wait for its tests for ever.
-PYTEST := python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0
+PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # Ways of travelling that no test may notice, and the tests that are run in each. How a worker was started changes
 # nothing about them, so a few tests do it in one way.
@@ -28,6 +28,8 @@ TRAVEL_QUICK := tests/test_map.py tests/test_submit.py -k "not spawn"
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 export PIP_ROOT_USER_ACTION = ignore
+# Where no bytecode is kept, each of the thousands of processes that tests start compiles all of parmap anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \

@@ -43,6 +43,21 @@ def pytest_report_header() -> str | None:
     return f"hypothesis is missing; left out: {', '.join(sorted(collect_ignore))}" if collect_ignore else None
 
 
+LONG = [
+    *["injection", "clusters", "executor_backend", "libraries", "voice", "notebook", "scarcity", "mortality", "world"],
+    *["interrupt", "timeouts", "vocabulary", "exit", "pool", "worker_lives", "forgetting", "executor_kinds", "payload"],
+    *["interrupted_results", "aliasing", "joblib", "seeds", "deadline", "per_worker", "exit_signals", "exit_failed"],
+    *["sharing", "deaths", "odd_places", "remade", "hard_cases", "replaced_imports", "ledger", "script_odds"],
+]
+"""Files of tests that take long: they begin first, so that none of them is left when there is nothing else."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long; `--no-loadscope-reorder` keeps it so."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The ways of travelling that must make no difference: the whole suite can be run in each."""
     group = parser.getgroup("parmap")

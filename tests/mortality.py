@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import random
+import struct
 import sys
 import threading
 import time
@@ -24,7 +25,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import dying
-import numpy as np
 import tasks_that_count
 from dying import FORKED, TEMPLATE, WORKER, Death
 from inspection import wait_until_leased
@@ -271,16 +271,20 @@ def _ended(numbers: list[int], futures: Iterable[Any]) -> Outcomes:
 
 def _numbers(path: str) -> list[int]:
     with open(path, "rb") as file:
-        return [*np.frombuffer(file.read(), "<i4").tolist()]
+        return [number for (number,) in struct.iter_unpack("<i", file.read())]
 
 
 def _array(number: int) -> Any:
+    import numpy as np
+
     return np.arange(number, number + 40_000)
 
 
 def _whole(outcome: Any, number: int) -> Any:
     if isinstance(outcome, BaseException):
         return outcome
+    import numpy as np
+
     return -number if np.array_equal(outcome, -_array(number)) else f"another array, of {outcome[0]}"
 
 

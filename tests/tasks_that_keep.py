@@ -95,6 +95,7 @@ def scribble(thing: Any) -> None:
 
 
 _kept: list[tuple[Any, list[int]]] = []
+_rows: list[tuple[Any, int]] = []
 
 
 def visit(thing: Any, expected: list[int], act: str) -> tuple[bool, Any, list[int]]:
@@ -121,11 +122,11 @@ def keep_row(row: Any) -> tuple[bool, Any]:
     """Keep a row of a matrix, whose values are all its number; say whether those that were kept are as they were."""
     import numpy as np
 
-    right = all(bool((kept == number).all()) for kept, (number,) in _kept)
+    right = all(bool((kept == number).all()) for kept, number in _rows)
     number = int(row[0])
     right = right and bool((row == number).all())
-    _kept.append((row if number % 2 else row[5:], [number]))
-    del _kept[:-50]
+    _rows.append((row if number % 2 else row[5:], number))
+    del _rows[:-50]
     return right, np.add(row, 1)
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from inspection import wait_until_leased
 from tasks_that_keep import make, prints, scribble
 
+import parmap
 from parmap import parallel
 from parmap.backends._processes.line.segments import Limits
 
@@ -54,14 +55,16 @@ properties = settings(
 )
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each way that a payload can take."""
+@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+def way(request: pytest.FixtureRequest, pools_stay: None) -> Iterator[None]:
+    """Each way that a payload can take; workers go one way as long as they live."""
     if request.param.get("smallest") == 0 and not Limits.enabled:
         pytest.skip("there is no memfd here, or it is not to be used")
-    for name, value in request.param.items():
-        monkeypatch.setattr(Limits, name, value)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in request.param.items():
+            patch.setattr(Limits, name, value)
+        yield
+        parmap.shutdown()
     gc.collect()  # graphs with cycles hold memory that was handed over, which has a descriptor
 
 

@@ -15,6 +15,8 @@ import parmap
 from conftest import Script
 from parmap import parallel
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 def test_captured_value_is_the_same_in_tasks(backend: dict[str, Any]) -> None:
     """A broadcast value that a function captures is there in each task, on every backend."""

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 from injection import CASES, DEAR
-
-import parmap
+from trials import Outcomes, Trials
 
 if TYPE_CHECKING:
     from conftest import Script
@@ -25,14 +20,10 @@ if TYPE_CHECKING:
 if not hasattr(sys, "settrace") or sys.implementation.name != "cpython":
     pytest.skip("only CPython can be interrupted at a chosen instruction", allow_module_level=True)
 
-HERE = Path(__file__).parent
 SIGNALS = ("SIGINT", "SIGUSR1", "SIGALRM")
 TRIALS = [(case, number, "some" if case in DEAR else "every") for case in CASES for number in SIGNALS]
 TRIALS.remove(("await", "SIGALRM", "every"))  # what is raised in a callback of an event loop is told to the loop
 TRIALS += [(case, number, "pairs") for case in ("submit", "imap") for number in SIGNALS]
-AT_ONCE = 3  # most of their time they wait
-
-Trial = tuple[str, str, str]
 
 
 @pytest.fixture(autouse=True)
@@ -40,38 +31,21 @@ def nothing_is_left() -> None:
     """Other trials run beside each test: each looks by itself for what it may have left."""
 
 
-def run(trial: Trial) -> tuple[int, str]:
-    """Run one trial in a process of its own; its status, and what it says."""
-    paths = [str(HERE), str(Path(parmap.__file__).parent.parent)]
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, str(HERE / "injection.py"), *trial, folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=1800 if trial[2] == "all" else 170,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            check=False,
-        )
-    return done.returncode, done.stdout
-
-
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest) -> Iterator[dict[Trial, Future[tuple[int, str]]]]:
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     """The trials that were chosen, some at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        items = [item for item in request.session.items if item.path == request.path]
-        chosen = [item.callspec.params["trial"] for item in items if hasattr(item, "callspec")]
-        started = {trial: executor.submit(run, trial) for trial in chosen}
-        yield started
-        executor.shutdown(cancel_futures=True)
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    chosen = [("injection", *item.callspec.params["trial"]) for item in items]
+    patience = 1800 if any(trial[-1] == "all" for trial in chosen) else 170
+    with Trials(chosen, partial(tmp_path_factory.mktemp, "trial"), patience) as trials:
+        yield trials.outcomes
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("trial", TRIALS, ids=" ".join)
-def test_interrupted_anywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]) -> None:
+def test_interrupted_anywhere(trial: tuple[str, str, str], outcomes: Outcomes) -> None:
     """The pool answers afterwards, no interrupt is swallowed, each task ran once or its call failed, nothing is lost."""
-    status, told = outcomes[trial].result()
+    status, told = outcomes["injection", *trial].result()
 
     if status == 3:
         pytest.skip("this Python shows no places where it looks for signals")
@@ -80,11 +54,9 @@ def test_interrupted_anywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[i
 
 @pytest.mark.soak
 @pytest.mark.parametrize("trial", [(case, number, "all") for case in sorted(DEAR) for number in SIGNALS], ids=" ".join)
-def test_interrupted_anywhere_as_pools_come_and_go(
-    trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]
-) -> None:
+def test_interrupted_anywhere_as_pools_come_and_go(trial: tuple[str, str, str], outcomes: Outcomes) -> None:
     """The same at each place of the calls that start a pool or end one."""
-    status, told = outcomes[trial].result()
+    status, told = outcomes["injection", *trial].result()
 
     assert status == 0, told
 

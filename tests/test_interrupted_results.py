@@ -122,15 +122,21 @@ class Injector:
         self._act = act
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        """Look at the instructions of a function of parmap's: at no lines, which would take as long again."""
         if "parmap" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
             return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and frame.f_lasti in _places(frame.f_code):
-            self.count += 1
-            if self.count == self.at:
-                sys.settrace(None)
-                self._act()
-        return self
+        found = _places(frame.f_code)
+
+        def look(frame: FrameType, event: str, _: object) -> Any:
+            if event == "opcode" and frame.f_lasti in found:
+                self.count += 1
+                if self.count == self.at:
+                    sys.settrace(None)
+                    self._act()
+            return look
+
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return look
 
 
 def _traced(injector: Injector, call: Callable[[], object]) -> None:

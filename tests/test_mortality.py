@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
-
-import parmap
+from trials import Outcomes, Trial, Trials
 
 if sys.implementation.name != "cpython" or sys.platform != "linux":
     pytest.skip("only CPython shows its lines, and only Linux hands orphans on", allow_module_level=True)
 if not find_spec("numpy"):
     pytest.skip("numpy is missing", allow_module_level=True)
-
-HERE = Path(__file__).parent
-AT_ONCE = 3  # most of their time they wait
-
-Trial = tuple[str, ...]
 
 WARM = [
     "submit",
@@ -72,41 +63,19 @@ def nothing_is_left() -> None:
     """Other trials run beside each test: each looks by itself for what may be left."""
 
 
-def run(trial: Trial, patience: float, folder: Path) -> tuple[int, str]:
-    """Run one trial in a process of its own; its status, and what it says."""
-    program, *args = trial
-    paths = [str(HERE), str(Path(parmap.__file__).parent.parent)]
-    done = subprocess.run(
-        [sys.executable, str(HERE / f"{program}.py"), *args, str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=patience,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
 @pytest.fixture(scope="module")
-def outcomes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Trial, Future[tuple[int, str]]]]:
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcomes]:
     """The trials that were chosen, some at a time."""
-    with ThreadPoolExecutor(AT_ONCE) as executor:
-        items = [item for item in request.session.items if item.path == request.path]
-        chosen = [item.callspec.params["trial"] for item in items if hasattr(item, "callspec")]
-        started = {
-            trial: executor.submit(run, trial, 170 if trial in TRIALS else 3000, tmp_path_factory.mktemp("trial"))
-            for trial in chosen
-        }
-        yield started
-        executor.shutdown(cancel_futures=True)
+    items = [item for item in request.session.items if item.path == request.path and hasattr(item, "callspec")]
+    chosen = [item.callspec.params["trial"] for item in items]
+    patience = 170 if all(trial in TRIALS for trial in chosen) else 3000
+    with Trials(chosen, partial(tmp_path_factory.mktemp, "trial"), patience) as trials:
+        yield trials.outcomes
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("trial", TRIALS, ids=" ".join)
-def test_death_anywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]) -> None:
+def test_death_anywhere(trial: Trial, outcomes: Outcomes) -> None:
     """Who was running fails, nobody else does, and none runs again that has its result; the pool answers; nothing is left."""
     status, told = outcomes[trial].result()
 
@@ -115,7 +84,7 @@ def test_death_anywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[int, st
 
 @pytest.mark.soak
 @pytest.mark.parametrize("trial", LONG, ids=" ".join)
-def test_death_everywhere(trial: Trial, outcomes: dict[Trial, Future[tuple[int, str]]]) -> None:
+def test_death_everywhere(trial: Trial, outcomes: Outcomes) -> None:
     """The same, at each place or at many."""
     status, told = outcomes[trial].result()
 

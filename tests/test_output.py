@@ -23,6 +23,8 @@ from conftest import Script, wait_until
 from parmap import RemoteError, WorkerDiedError, parallel
 from parmap._results import relay as _relay
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 
 def lines(text: str) -> list[str]:
     """The lines of *text* in order of the alphabet, since workers take turns as they like."""
@@ -164,6 +166,7 @@ def test_destructors_may_print(processes: dict[str, Any], capsys: pytest.Capture
 
 def test_a_forked_child_prints_by_itself(processes: dict[str, Any], capfd: pytest.CaptureFixture[str]):
     """A process that a task forks writes to the descriptor, not into its parent's line to us."""
+    parmap.shutdown()  # the descriptor is that of the moment in which a worker starts
     parallel(talk.say_in_a_fork, **processes).map([1, 2])
 
     assert lines(capfd.readouterr().out) == ["child 1", "child 2", "parent 1", "parent 2"]
@@ -551,6 +554,7 @@ def test_levels_of_loggers_whose_name_means_something(processes: dict[str, Any],
 
 def test_workers_start_without_logging(processes: dict[str, Any]):
     """Nothing is imported for those who don't log: workers start fast."""
+    parmap.shutdown()
     assert parallel(talk.imported, **processes).submit().result() is False
 
 

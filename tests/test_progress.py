@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
+
 class Calls(list[tuple[int, int | None, int]]):
     """What the callback was told, and in which threads."""
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from conftest import Script
 
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
+
 def wait_for(release: Path) -> None:
     """Ends when a file is there."""
     wait_until(release.exists)
@@ -199,6 +202,7 @@ def test_chunks(backend: dict[str, Any]) -> None:
 
 def test_workers_that_start(processes: dict[str, Any]) -> None:
     """A worker that starts for a call says how long that took, and how long what it needs took to load."""
+    parmap.shutdown()
     with parmap.report() as report:
         parallel(lambda x: x, **processes).map(range(10))
     workers = known_to(report).workers.values()

@@ -13,6 +13,8 @@ from parmap import parallel, per_worker
 if TYPE_CHECKING:
     from conftest import Script
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 SEEDED = [
     {"backend": "serial"},
     {"workers": 1},

@@ -45,6 +45,8 @@ from parmap._travel import vocabulary
 from parmap._travel.pack import EACH, Pack
 from parmap._travel.payload import dump, pack
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 MANY = 40
 
 
