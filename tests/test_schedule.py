@@ -552,6 +552,20 @@ def test_chunk_numbers_are_never_that_of_a_worker_at_rest() -> None:
     assert len(set(numbers)) == len(numbers)
 
 
+def test_chunks_that_a_worker_holds_have_places_of_their_own() -> None:
+    """Also after others behind the first were given back, any number of times."""
+    bench = Bench(workers=1)
+    bench.job(range(100), pace=paced(0.001), chunksize=1)
+    first = bench.cut()
+    assert first is not None
+
+    for _ in range(2 * PLACES):
+        second = bench.cut()
+        assert second is not None
+        assert second.number % PLACES != first.number % PLACES
+        bench.scheduler.put_back(second)
+
+
 def test_slice_of_a_job_keeps_numbers_apart() -> None:
     """Pieces that do not follow each other are not joined into one chunk."""
     job = Job("call", None)  # type: ignore[arg-type]

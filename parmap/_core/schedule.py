@@ -202,9 +202,9 @@ class Scheduler:
     def _assign(self, chunk: Chunk, slot: Hashable, now: float) -> None:
         job = chunk.job
         state = self.slots[slot]
-        chunk.number = PLACES * next(self._numbers) + state.turn
+        place = min({*range(PLACES)} - {held.number % PLACES for held in state.flight})
+        chunk.number = PLACES * next(self._numbers) + place
         chunk.slot = slot
-        state.turn = (state.turn + 1) % PLACES
         chunk.sent = now
         chunk.expected = None if job.pace.seconds is None else job.pace.seconds * len(chunk.items)
         chunk.budget = None if job.chunksize is not None else 2 * max(self.cost.aim, chunk.expected or 0.0)

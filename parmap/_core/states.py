@@ -41,7 +41,6 @@ class Slot:
         self.state: State = state
         self.rest: State = state  # what it is without work: a chunk may come back before its worker has started
         self.flight: list[Chunk] = []
-        self.turn: int = 0
         self.asked_back: bool = False  # it could not be taken back from callers
         self.budget: int | None = budget  # tasks it may still be given
         self.seat: int | None = None  # its place in reports
