@@ -29,7 +29,7 @@ def blame(function: Any, error: BaseException) -> str:
             continue
         seen[id(thing)] = thing
         for what, value in _variables(thing):
-            if isinstance(value, (FunctionType, type, MethodType, partial)):
+            if issubclass(type(value), (FunctionType, type, MethodType, partial)):  # and no proxy of one
                 left.append(value)
                 continue
             try:

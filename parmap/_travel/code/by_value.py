@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 MADE_BY_CODE = 1 << 9
-"""`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process."""
+"""`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, are made of C, and live as long as the process."""
 
 _LRU_CACHE = type(functools.lru_cache(len))
 
@@ -100,6 +100,8 @@ def _pickler_class() -> Any:
             reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
             if reduced is not None:
                 return reduced
+            if _is_proxy(obj):  # cloudpickle would send what it wraps
+                return NotImplemented
             reduced = super().reducer_override(obj)
             is_made = type(reduced) is tuple and len(reduced) == _WITH_SETTER
             return class_reduced(obj, reduced) if is_made and isinstance(obj, type) else reduced
@@ -107,6 +109,10 @@ def _pickler_class() -> Any:
         _dynamic_function_reduce: Any = _function_reduced
 
     return Pickler
+
+
+def _is_proxy(thing: object) -> bool:
+    return type(thing) is not FunctionType and isinstance(thing, FunctionType)
 
 
 def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
@@ -120,10 +126,11 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         reference = pickler.classes(thing)
         if reference is not None:
             return reference
-    if is_function(thing) or kind is _LRU_CACHE or issubclass(kind, type):
+    is_known = is_function(thing) or kind is _LRU_CACHE or issubclass(kind, type)  # to pickle, by its name
+    if is_known or _is_proxy(thing):
         name = name_of(thing)
         if name is not None:
-            return (by_name, name) if name[2] or name[0] != thing.__module__ else NotImplemented
+            return NotImplemented if is_known and not name[2] and name[0] == thing.__module__ else (by_name, name)
         if kind is _LRU_CACHE:  # which pickle only knows by name
             function = thing.__wrapped__  # whose attributes it gets when it is made, but for its own
             own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}
@@ -245,12 +252,10 @@ def is_by_value(thing: Any) -> bool:
     """Whether `cloud_pickler` sends a function, a class or a module with all that is in it."""
     from cloudpickle import cloudpickle
 
-    if isinstance(thing, type):
-        # Code that has no name for its globals makes classes that say they are of this module, too.
-        is_of_python = thing.__module__ == "builtins" and not thing.__flags__ & MADE_BY_CODE
-        if is_of_python or thing in cloudpickle._BUILTIN_TYPE_NAMES:  # noqa: SLF001 - no public way
-            return False
-    if isinstance(thing, (FunctionType, type)) and name_of(thing) is not None:
+    is_class, names = isinstance(thing, type), cloudpickle._BUILTIN_TYPE_NAMES  # noqa: SLF001 - no public way
+    if is_class and (not thing.__flags__ & MADE_BY_CODE or thing in names):
+        return False
+    if (is_class or isinstance(thing, FunctionType)) and name_of(thing) is not None:
         return False
     return is_only_here(thing) or not cloudpickle._should_pickle_by_reference(thing)  # noqa: SLF001 - no public way
 

@@ -91,7 +91,7 @@ class _Walk:
 
     def through(self, roots: Sequence[Any]) -> None:
         """Look at everything."""
-        if all(isinstance(root, (FunctionType, type)) for root in roots):  # whoever asks knows them by identity
+        if all(issubclass(type(root), (FunctionType, type)) for root in roots):  # whoever asks knows them by identity
             for root in roots:
                 self._place(root)
         else:
