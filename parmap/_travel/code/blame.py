@@ -48,7 +48,7 @@ def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "the function", thing.func
         yield from ((f"argument {number}", value) for number, value in enumerate(thing.args))
         yield from ((f"argument {name!r}", value) for name, value in thing.keywords.items())
-    elif not isinstance(thing, (FunctionType, type)):
+    elif not issubclass(type(thing), (FunctionType, type)):
         yield "the state", thing
     elif is_by_value(thing):
         if isinstance(thing, FunctionType):
