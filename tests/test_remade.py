@@ -787,6 +787,13 @@ def test_what_is_pickled_by_where_it_is_found(script: Script) -> None:
 
             def find_method(owner, name):
                 return owner.__dict__[name]
+
+            class Colour:
+                def __init__(self, name):
+                    self.name = name
+                def __reduce__(self):
+                    return getattr, (Colour, self.name)
+            Colour.RED = Colour("RED")
         """,
         "kit.py",
     )
@@ -814,6 +821,7 @@ class Account:
     def balance(self, x):
         return FACTOR * x
 
+red = kit.Colour.RED
 more = kit.Curry(add.function, 5)
 account = Account()
 look = parallel(lambda x: (count(x), add(x, 1), more(x), account.balance(x)), workers=1)
@@ -827,6 +835,7 @@ assert call.map([add] * 20) == [9] * 20
 back = parallel(lambda x: (add, double.__wrapped__), workers=1).map([0])[0]
 assert back[0] is add and back[1] is double.__wrapped__
 assert parallel(account.balance, workers=1).map([1]) == [3]
+assert parallel(lambda x: (red is kit.Colour.RED, x is red, x), workers=1).map([red] * 2) == [(True, True, red)] * 2
 assert tools.half.map([1, 2]) == [0.5, 1.0]
 """,
     )

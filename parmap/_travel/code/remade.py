@@ -147,10 +147,11 @@ def _of_class(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
 
 
 def _leads_to(thing: Any, place: Any) -> bool:
-    """Whether something is found in a *place*: under a name of the script, as `"__main__:name"`, or in a class."""
+    """Whether something is found in a *place*: under a name of the script, as `"__main__:name"`, or in its class."""
     if type(place) is str:
         return re.split("[.:]", place, maxsplit=1)[0] in MAIN
-    return isinstance(place, type) and any(each is thing for each in vars(place).values())
+    is_there = isinstance(place, type) and any(each is thing for each in vars(place).values())
+    return is_there and name_of(place) is None
 
 
 def asks_too_soon(kind: Any) -> bool:
