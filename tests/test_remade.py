@@ -939,3 +939,247 @@ def test_base_in_a_module_that_imports_what_it_is_asked_for(script: Script) -> N
     """)
 
     assert (run.stdout, run.stderr) == ("['Odd']\n", "")
+
+
+def test_what_is_pickled_by_where_it_is_found(script: Script) -> None:
+    """What a library's decorator has made of a function or method of the script, and sends by its name, travels."""
+    script.write(
+        """
+            import functools, importlib
+
+            class Cached:  # as cachetools has it
+                def __init__(self, function):
+                    self.cache = {}
+                    functools.update_wrapper(self, function)
+                def __call__(self, x):
+                    return self.cache.setdefault(x, self.__wrapped__(x))
+                def __reduce__(self):
+                    return self.__qualname__
+
+            class Curry:  # as toolz has it
+                def __init__(self, function, *args):
+                    self.function, self.args = function, args
+                    functools.update_wrapper(self, function)
+                def __call__(self, *args):
+                    return self.function(*self.args, *args)
+                def __reduce__(self):
+                    return find_curry, (f"{self.__module__}:{self.__qualname__}", self.args)
+
+            def find_curry(name, args):
+                module, _, name = name.partition(":")
+                return Curry(getattr(importlib.import_module(module), name).function, *args)
+
+            class Method:  # as cachetools has it
+                def __init__(self, function):
+                    self.function = function
+                def __set_name__(self, owner, name):
+                    self.owner, self.name = owner, name
+                def __get__(self, obj, _=None):
+                    return functools.partial(self.function, obj)
+                def __reduce__(self):
+                    return find_method, (self.owner, self.name)
+
+            def find_method(owner, name):
+                return owner.__dict__[name]
+
+            class Colour:
+                def __init__(self, name):
+                    self.name = name
+                def __reduce__(self):
+                    return getattr, (Colour, self.name)
+            Colour.RED = Colour("RED")
+        """,
+        "kit.py",
+    )
+    script.write(
+        "import kit\nfrom parmap import parallel\n@parallel(workers=1)\n@kit.Cached\ndef half(x):\n    return x / 2\n",
+        "tools.py",
+    )
+    done = script.run(
+        """
+import kit, tools
+from parmap import parallel
+
+@parallel(workers=1)
+@kit.Cached
+def double(x):
+    return FACTOR * x
+@kit.Cached
+def count(n):
+    return n and 1 + count(n - 1)
+@kit.Curry
+def add(x, y):
+    return FACTOR * (x + y)
+class Account:
+    @kit.Method
+    def balance(self, x):
+        return FACTOR * x
+
+red = kit.Colour.RED
+more = kit.Curry(add.function, 5)
+account = Account()
+look = parallel(lambda x: (count(x), add(x, 1), more(x), account.balance(x)), workers=1)
+for FACTOR in (2, 3):
+    assert double.map([1, 2]) == [double(1), double(2)] == [FACTOR, 2 * FACTOR]
+    double.__wrapped__.cache.clear()
+    assert look.map([1, 2]) == [look(1), look(2)]
+    assert look.submit(3).result() == look(3)
+call = parallel(lambda f: f(1, 2), workers=1)
+assert call.map([add] * 20) == [9] * 20
+back = parallel(lambda x: (add, double.__wrapped__), workers=1).map([0])[0]
+assert back[0] is add and back[1] is double.__wrapped__
+assert parallel(account.balance, workers=1).map([1]) == [3]
+assert parallel(lambda x: (red is kit.Colour.RED, x is red, x), workers=1).map([red] * 2) == [(True, True, red)] * 2
+assert tools.half.map([1, 2]) == [0.5, 1.0]
+""",
+    )
+
+    assert done.stderr == ""
+
+
+def test_of_a_class_that_is_asked_for_what_it_lacks(script: Script) -> None:
+    """A `__getattr__` is not called before an object has its attributes, which pickle would do: it may want them."""
+    done = script.run(
+        """
+from parmap import parallel
+
+class Proxy:
+    def __init__(self, inner):
+        self._inner = inner
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+class Slotted(Proxy):
+    __slots__ = ("_inner",)
+class Options(dict):
+    __getattr__ = dict.__getitem__
+class Lenient:
+    def __getattr__(self, name):
+        return None
+class Stateful(Proxy):
+    def __setstate__(self, state):
+        self.__dict__.update(state, told=True)
+
+proxy, slotted, lenient = Proxy([1]), Slotted([1, 1]), Lenient()
+lenient.x = 1
+look = parallel(lambda x: (proxy.count(x), slotted.count(x), lenient.x, lenient.y), workers=1)
+assert look.map([1, 2]) == [look(1), look(2)] == [(1, 2, 1, None), (0, 0, 1, None)]
+proxy.append(1)
+assert look.map([1]) == [(2, 2, 1, None)]
+count = parallel(lambda x: (x, x.count(1)), workers=1)
+for kind in (Proxy, Slotted):
+    assert [got.count(2) + number for got, number in count.map([kind([1, 2])] * 20)] == [2] * 20
+    assert count.submit(kind([1])).result()[1] == 1
+assert parallel(lambda x: x.a, workers=1).map([Options(a=n) for n in range(20)]) == [*range(20)]
+assert parallel(lambda x: Options(a=x), workers=1).map([1])[0].a == 1
+assert parallel(lambda x: x.told, workers=1).map([Stateful(1)]) == [True]
+"""
+    )
+
+    assert done.stderr == ""
+
+
+def test_what_only_says_that_it_is_a_function(script: Script) -> None:
+    """A proxy of a function, as the decorators of wrapt make them, travels as what it is, not as what it wraps."""
+    script.write(
+        """
+            import copyreg
+
+            class Wrapper:
+                def __init__(self, wrapped, wrapper):
+                    self.wrapped, self.wrapper = wrapped, wrapper
+                __class__ = property(lambda self: type(self.wrapped))
+                __module__ = property(lambda self: self.wrapped.__module__)
+                __code__ = property(lambda self: self.wrapped.__code__)
+                def __getattr__(self, name):
+                    return getattr(self.wrapped, name)
+                def __call__(self, *args):
+                    return self.wrapper(self.wrapped, *args)
+
+            Wrapper.__module__ = __name__
+            copyreg.pickle(Wrapper, lambda thing: (Wrapper, (thing.wrapped, thing.wrapper)))
+
+            def plain(x):
+                return x
+            named = Wrapper(plain, lambda wrapped, x: wrapped(x) + 1)
+        """,
+        "kit.py",
+    )
+    done = script.run(
+        """
+from kit import Wrapper, named
+from parmap import parallel
+
+def f(x):
+    return x
+wrapped = Wrapper(f, lambda function, x: function(x) + MORE)
+for MORE in (1, 2):
+    assert parallel(wrapped, workers=1).map([1]) == [1 + MORE]
+    assert parallel(lambda x: wrapped(x), workers=1).map([1]) == [1 + MORE]
+    assert parallel(lambda g: g(1), workers=1).map([wrapped, f]) == [1 + MORE, 1]
+assert parallel(lambda x: named(x), workers=1).map([1]) == [2]
+""",
+    )
+
+    assert done.stderr == ""
+
+
+def test_a_decorator_of_wrapt(script: Script) -> None:
+    """It refuses to be pickled, and says that it is of a module that isn't there."""
+    script.write(
+        """
+            class FunctionWrapper:
+                def __init__(self, wrapped, wrapper, enabled=None):
+                    self.__wrapped__, self._self_wrapper, self._self_enabled = wrapped, wrapper, enabled
+                __class__ = property(lambda self: type(self.__wrapped__))
+                def __getattr__(self, name):
+                    return getattr(self.__wrapped__, name)
+                def __call__(self, *args):
+                    return self._self_wrapper(self.__wrapped__, None, args, {})
+                def __reduce_ex__(self, protocol):
+                    raise NotImplementedError("object proxy must define __reduce__()")
+
+            FunctionWrapper.__module__ = "_wrappers"
+        """,
+        "wrapt.py",
+    )
+    done = script.run("""
+        import wrapt
+        from parmap import parallel
+
+        def more(wrapped, instance, args, kwargs):
+            return wrapped(*args, **kwargs) + MORE
+        def f(x):
+            return x
+        wrapped = wrapt.FunctionWrapper(f, more)
+        for MORE in (1, 2):
+            assert parallel(wrapped, workers=1).map([1]) == [1 + MORE]
+            assert parallel(lambda x: wrapped(x), workers=1).map([1]) == [1 + MORE]
+    """)
+
+    assert done.stderr == ""
+
+
+def test_a_class_that_names_a_module_that_is_not_there(script: Script) -> None:
+    """It is found where it stands, as `regex.Pattern` is, which says that it is of `_regex`, and can't be taken apart."""
+    script.write(
+        """
+            class Pattern:
+                refuses = (x for x in ())
+            Pattern.__module__ = "_kit"
+        """,
+        "kit.py",
+    )
+    done = script.run("""
+        from kit import Pattern
+        from parmap import parallel
+
+        def of(pattern: Pattern) -> bool:
+            return isinstance(pattern, Pattern)
+
+        pattern = Pattern()
+        look = parallel(lambda x: (of(pattern), of(x), x), workers=1)
+        assert [got[:2] for got in look.map([pattern, 1] * 10)] == [(True, True), (True, False)] * 10
+        assert type(look.map([pattern])[0][2]) is Pattern
+    """)
+
+    assert done.stderr == ""

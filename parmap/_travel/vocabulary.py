@@ -21,7 +21,7 @@ from typing import Any, Self
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import cloud_dumps, home_class, is_by_value
 from parmap._travel.code.classes import Classes
-from parmap._travel.code.remade import has_functions
+from parmap._travel.code.remade import asks_too_soon, has_functions
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import PROTOCOL, Stream, plain_pickler
@@ -277,7 +277,7 @@ def _is_class(thing: Any) -> bool:
 def _is_word(thing: Any, *, classes: bool) -> bool:
     """Whether all items may have the same: pickle sends it by name, or it can't change. *classes*: no others count."""
     if _is_class(thing):
-        return type(thing) not in copyreg.dispatch_table and not has_functions(thing)
+        return type(thing) not in copyreg.dispatch_table and not (has_functions(thing) or asks_too_soon(thing))
     kind = type(thing)
     if classes:
         return False

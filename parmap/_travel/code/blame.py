@@ -29,7 +29,7 @@ def blame(function: Any, error: BaseException) -> str:
             continue
         seen[id(thing)] = thing
         for what, value in _variables(thing):
-            if isinstance(value, (FunctionType, type, MethodType, partial)):
+            if issubclass(type(value), (FunctionType, type, MethodType, partial)):  # and no proxy of one
                 left.append(value)
                 continue
             try:
@@ -48,7 +48,7 @@ def _variables(thing: Any) -> Iterator[tuple[str, Any]]:
         yield "the function", thing.func
         yield from ((f"argument {number}", value) for number, value in enumerate(thing.args))
         yield from ((f"argument {name!r}", value) for name, value in thing.keywords.items())
-    elif not isinstance(thing, (FunctionType, type)):
+    elif not issubclass(type(thing), (FunctionType, type)):
         yield "the state", thing
     elif is_by_value(thing):
         if isinstance(thing, FunctionType):

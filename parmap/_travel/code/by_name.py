@@ -48,9 +48,13 @@ def name_of(function: Any) -> tuple[str, str, int, str | None] | None:
         return None
     name = name_in(module_name, qualname, function)
     if name is None and isinstance(function, type) and not is_registered(module_name):
-        # It says it is of another module, as pytest's `Skipped` does: what it is made of may not.
+        # It says it is of another module, as pytest's `Skipped` does: what it is made of may not. Of that of C there is
+        # nothing to ask: then it is of where it stands, as `regex.Pattern` is, which says `_regex`.
         parts = [each for each in vars(function).values() if type(each) is FunctionType]
         others = {str(each.__module__) for each in (*function.__mro__[1:], *parts)} - MAIN
+        if module_name == "builtins" or module_name not in sys.modules:
+            every = [(name, each) for name, each in list(sys.modules.items()) if type(each) is ModuleType]
+            others |= {name for name, each in every if vars(each).get(qualname) is function}
         name = next(filter(None, (name_in(other, qualname, function) for other in others)), None)
     return name
 

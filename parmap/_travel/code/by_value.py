@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 MADE_BY_CODE = 1 << 9
-"""`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, live as long as the process."""
+"""`Py_TPFLAGS_HEAPTYPE`: types without it, such as `int`, are made of C, and live as long as the process."""
 
 _LRU_CACHE = type(functools.lru_cache(len))
 
@@ -246,12 +246,10 @@ def is_by_value(thing: Any) -> bool:
     """Whether `cloud_pickler` sends a function, a class or a module with all that is in it."""
     from cloudpickle import cloudpickle
 
-    if isinstance(thing, type):
-        # Code that has no name for its globals makes classes that say they are of this module, too.
-        is_of_python = thing.__module__ == "builtins" and not thing.__flags__ & MADE_BY_CODE
-        if is_of_python or thing in cloudpickle._BUILTIN_TYPE_NAMES:  # noqa: SLF001 - no public way
-            return False
-    if isinstance(thing, (FunctionType, type)) and name_of(thing) is not None:
+    is_class, names = isinstance(thing, type), cloudpickle._BUILTIN_TYPE_NAMES  # noqa: SLF001 - no public way
+    if is_class and (not thing.__flags__ & MADE_BY_CODE or thing in names):
+        return False
+    if (is_class or isinstance(thing, FunctionType)) and name_of(thing) is not None:
         return False
     return is_only_here(thing) or not cloudpickle._should_pickle_by_reference(thing)  # noqa: SLF001 - no public way
 

@@ -12,21 +12,23 @@ import _thread
 import copyreg
 import functools
 import gc
+import re
 import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
 from importlib import import_module
-from operator import attrgetter, methodcaller, mul
+from operator import mul
 from types import FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.code.by_name import MAIN, by_name, name_of
+from parmap._travel.code.by_name import MAIN, by_name, name_in, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
+from parmap._travel.failure import pass_on
 from parmap._travel.stream import PROTOCOL, reduce_mapped, reduce_tensor
-from parmap._travel.text import is_enumeration, wrapped_by
+from parmap._travel.text import is_enumeration
 
 _cached_property = functools.cached_property
 
@@ -40,24 +42,34 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
-    says = FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
-    if says and (module in MAIN or (wrapped_by(thing) is not None and thing.__module__ in MAIN)):
-        return _of_user(thing, kind)
+    if module in MAIN and _says_how(kind):
+        return _of_class(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
     else:
         reduce = _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
-    if reduce is None and kind is not FunctionType and isinstance(thing, FunctionType):  # so it says, and is another
-        reduce = _as_it_says
     if reduce is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
-    return hint_reduced(thing, kind) if module == "typing" else None
+    return hint_reduced(thing, kind) if module == "typing" else _of_any(thing, kind)
+
+
+def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
+    """What pickle sends, but maybe so that no worker can make it."""
+    if _says_how(kind):
+        return _of_class(thing, kind)
+    if asks_too_soon(kind):
+        return (*thing.__reduce_ex__(PROTOCOL), _fill_quietly)
+    poses = kind is not FunctionType and isinstance(thing, FunctionType)
+    return NotImplemented if poses else None  # cloudpickle would send what it wraps
+
+
+def _says_how(kind: Any) -> bool:
+    return FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
 
 
 _DESCRIPTORS = (property, staticmethod, classmethod)
-_as_it_says = methodcaller("__reduce_ex__", PROTOCOL)
 
 
 def _of_descriptor(thing: Any) -> tuple[Any, ...] | None:
@@ -101,14 +113,10 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
 
 
 def _of_wrapt(thing: Any) -> tuple[Any, ...]:
-    """What a decorator of wrapt has made: it poses as the function under it, all that cloudpickle would send."""
-    name = type(thing).__name__
-    options = {"adapter": attrgetter("_self_adapter")(thing)} if "Adapter" in name else {}
-    return _make_wrapper, (name, options, *attrgetter("__wrapped__", "_self_wrapper", "_self_enabled")(thing))
-
-
-def _make_wrapper(name: str, options: dict[str, Any], *args: Any) -> Any:
-    return getattr(import_module("wrapt.decorators"), name)(*args, **options)
+    """What a decorator of wrapt has made, which has no way to be pickled."""
+    kind = type(thing)
+    make = functools.partial(kind, adapter=thing._self_adapter) if "Adapter" in kind.__name__ else kind  # noqa: SLF001 - no public name
+    return make, (thing.__wrapped__, thing._self_wrapper, thing._self_enabled)  # noqa: SLF001 - as above
 
 
 def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
@@ -142,16 +150,63 @@ def _of_sentinel(thing: Any) -> tuple[Any, ...] | None:
     return single_reduced(thing, make, (thing.__name__,), {"__module__": thing.__module__})
 
 
-def _of_user(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
-    """What is of the user's, with a class that says how it is pickled: maybe by its name, which no worker knows."""
+def _of_class(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
+    """What has a class that says how it is pickled: maybe by where it is found, which no worker has."""
     if kind in copyreg.dispatch_table or issubclass(kind, type):
         return None
-    reduced: tuple[Any, ...] | str = thing.__reduce_ex__(5)
-    if not isinstance(reduced, str):
+    reduced: tuple[Any, ...] | str = thing.__reduce_ex__(PROTOCOL)
+    if isinstance(reduced, str):
+        name = name_in(str(thing.__module__), reduced, thing)
+        if name is not None:
+            return (by_name, name) if name[2] else reduced
+        if is_enumeration(kind):
+            return kind, (thing._value_,)
+    elif is_enumeration(kind) or not any(_leads_to(thing, each) for each in reduced[1]):
         return reduced
-    if is_enumeration(kind):
-        return kind, (thing._value_,)
     return single_reduced(thing, object.__new__, (kind,), parts_of(thing))
+
+
+def _leads_to(thing: Any, place: Any) -> bool:
+    """Whether something is found in a *place*: under a name of the script, as `"__main__:name"`, or in its class."""
+    if type(place) is str:
+        return re.split("[.:]", place, maxsplit=1)[0] in MAIN
+    is_there = isinstance(place, type) and any(each is thing for each in vars(place).values())
+    return is_there and name_of(place) is None
+
+
+def asks_too_soon(kind: Any) -> bool:
+    """Whether its instances, made by pickle and empty still, do not say that they have no `__setstate__`.
+
+    It is a `__getattr__` that fails then, or answers: `return getattr(self._inner, name)` asks itself for `_inner`.
+    """
+    if issubclass(kind, type) or not _defines(kind, "__getattr__") or _defines(kind, "__setstate__"):
+        return False
+    found = _asking.get(kind)
+    if found is None:
+        ways: tuple[Any, ...] = kind.__reduce_ex__, kind.__reduce__
+        found = ways == (object.__reduce_ex__, object.__reduce__) and kind not in copyreg.dispatch_table
+        if found:
+            try:
+                found = hasattr(kind.__new__(kind), "__setstate__")
+            except Exception as error:  # noqa: BLE001 - the user's code
+                pass_on(error)
+        _asking[kind] = found
+    return found
+
+
+_asking: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+
+def _defines(kind: Any, name: str) -> bool:
+    return any(name in vars(each) for each in kind.__mro__)  # past what its metaclass says
+
+
+def _fill_quietly(made: Any, state: Any) -> None:
+    """Give an object its attributes without asking it for anything."""
+    attributes, slots = state if type(state) is tuple else (state, None)
+    object.__getattribute__(made, "__dict__").update(attributes or {})
+    for name, value in (slots or {}).items():
+        object.__setattr__(made, name, value)
 
 
 def _of_connection(_: object) -> None:
