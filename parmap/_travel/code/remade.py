@@ -114,8 +114,9 @@ def _of_pydantic(thing: Any) -> tuple[Any, ...]:
 
 def _of_wrapt(thing: Any) -> tuple[Any, ...]:
     """What a decorator of wrapt has made, which has no way to be pickled."""
-    kind = type(thing)
-    make = functools.partial(kind, adapter=thing._self_adapter) if "Adapter" in kind.__name__ else kind  # noqa: SLF001 - no public name
+    make: Any = type(thing)
+    if "Adapter" in make.__name__:
+        make = functools.partial(make, adapter=thing._self_adapter)  # noqa: SLF001 - no public name
     return make, (thing.__wrapped__, thing._self_wrapper, thing._self_enabled)  # noqa: SLF001 - as above
 
 
