@@ -346,6 +346,9 @@ class Core(RuleBasedStateMachine):
             pass
         done = running.ran
         bad = data.draw(st.sets(st.integers(0, done - 1), max_size=2)) if done else set()
+        chunk = self.ledger._chunks.get(running.number)
+        if chunk is not None and chunk.verdict is not None and chunk.verdict[0] < done:
+            running.fates[chunk.verdict[0]].reruns += 1  # it was too late, and has ended all the same
         self.backend.report(worker, done, {offset: Failure(ValueError(), retry=retry) for offset in bad})
         if turn:
             self.turn()
