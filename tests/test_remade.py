@@ -1037,6 +1037,28 @@ assert tools.half.map([1, 2]) == [0.5, 1.0]
     assert done.stderr == ""
 
 
+def test_what_only_has_the_name_of_the_script_in_it(script: Script) -> None:
+    """A logger of the script, and a path, travel as always: a worker has its own logger of that name."""
+    done = script.run("""
+        import logging
+        import pathlib
+        from parmap import parallel
+
+        log, part, path = logging.getLogger(__name__), logging.getLogger("__main__.part"), pathlib.Path("__main__.py")
+
+        def same(logger):
+            return logger is logging.getLogger(logger.name)
+
+        for call in (parallel(lambda x: (same(x), same(log), same(part), path), workers=1), parallel(same, workers=1)):
+            plain = call.__wrapped__
+            assert call.map([log, part]) == [plain(log), plain(part)]
+            assert call.submit(log).result() == plain(log)
+        assert parallel(lambda: (log, path), workers=1).submit().result() == (log, path)
+    """)
+
+    assert done.stderr == ""
+
+
 def test_of_a_class_that_is_asked_for_what_it_lacks(script: Script) -> None:
     """A `__getattr__` is not called before an object has its attributes, which pickle would do: it may want them."""
     done = script.run(

@@ -12,7 +12,6 @@ import _thread
 import copyreg
 import functools
 import gc
-import re
 import sys
 from _contextvars import Context, ContextVar
 from collections.abc import Callable
@@ -170,7 +169,8 @@ def _of_class(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
 def _leads_to(thing: Any, place: Any) -> bool:
     """Whether something is found in a *place*: under a name of the script, as `"__main__:name"`, or in its class."""
     if type(place) is str:
-        return re.split("[.:]", place, maxsplit=1)[0] in MAIN
+        module, _, name = place.partition(":")  # without a name it is another text, as the name of a logger
+        return module in MAIN and all(map(str.isidentifier, name.split(".")))
     is_there = isinstance(place, type) and any(each is thing for each in vars(place).values())
     return is_there and name_of(place) is None
 
