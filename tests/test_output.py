@@ -94,8 +94,7 @@ def test_prints_come_before_the_result(processes: dict[str, Any], capsys: pytest
 def test_prints_come_before_each_item_of_a_stream(processes: dict[str, Any]):
     """A stream hands out no item before its output."""
     kept = Kept()
-    stream = parallel(talk.say, **processes).imap(range(50), chunksize=1)
-    with contextlib.redirect_stdout(kept), stream:
+    with contextlib.redirect_stdout(kept), parallel(talk.say, **processes).imap(range(50), chunksize=1) as stream:
         for number in stream:
             assert f"said {number}\n" in "".join(kept.parts)
 
