@@ -174,8 +174,9 @@ def has_files() -> bool:
 @contextmanager
 def read_with_files(is_so: bool) -> Generator[None]:
     """Say whether the files of this machine are there for whoever reads what this thread pickles meanwhile."""
-    before, _reader.has_files = _reader.has_files, is_so
-    try:
+    before = _reader.has_files
+    try:  # what a signal handler raises from here on leaves nothing behind
+        _reader.has_files = is_so
         yield
     finally:
         _reader.has_files = before
