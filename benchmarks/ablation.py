@@ -124,7 +124,7 @@ def _no_joining() -> None:
 
 
 def _no_marks() -> None:
-    from parmap._travel.code.marks import Mark
+    from parmap._travel.code.marks.mark import Mark
 
     _set(Mark, "holds", lambda *_: False)
 

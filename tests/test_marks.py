@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import sys
 import textwrap
 import types
@@ -14,7 +15,7 @@ from inspection import key_of, parts_of
 from tasks import wait_for
 
 from parmap import parallel
-from parmap._travel.code.reach import mark
+from parmap._travel.code.marks.walk import mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Script
 
 PROGRAM = """
-import abc, array, collections, enum, functools
+import abc, array, collections, datetime, decimal, enum, functools, pathlib, re, threading, types
 from dataclasses import dataclass, field
 
 number, truth, text, nothing = 1, True, "text", None
@@ -98,6 +99,28 @@ class Watcher:
     def __init__(self): self.own = [1]
     def look(self, _=None): return repr(self.own), seen()
 watcher = Watcher()
+
+class Model:
+    "A plain object, with others in it."
+    rate = 1.5
+    def __init__(self):
+        self.weights, self.names, self.options = [1.0, 2.0], {"a": [1]}, {"deep": {"deeper": (1, [2])}}
+        self.parent, self.other = None, numbers
+    def tell(self): return (self.rate, sorted(vars(self).items(), key=str), self.other is numbers)
+model, stateful = Model(), Model()
+ring = [1]
+ring.append(ring)
+mixed = (1, [2], {"three": 3})
+pattern, day, price = re.compile("a+"), datetime.date(2026, 1, 2), decimal.Decimal("1.10")
+moment = datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc)
+path = pathlib.Path("some/where")
+method, part = model.tell, functools.partial(pow, 2)
+handlers = {"inner": lambda: text, "helper": len, "cls": Thing}
+chosen_colour, colours = Colour.RED, [Colour.RED, Colour.BLUE]
+counts = collections.defaultdict(list, a=[1])
+lock = threading.Lock()
+guarded = {"lock": lock, "list": [1], "again": numbers}
+spoken = types.SimpleNamespace(word="hello", more=[1])
 """
 
 LOOKS = [
@@ -109,6 +132,12 @@ LOOKS = [
     "(Colour.RED.value, vars(Colour.BLUE).get('note'))", "issubclass(Duck, Shape)", "Square().area()", "extra()",
     "sorted(n for n in vars(Thing) if not n.startswith('__'))", "(inner.__doc__, helper.__name__)",
     "type(thing).__name__", "chosen(3), chosen('3')",
+    "model.tell(), model.options['deep'] is model.options.get('twin')", "vars(stateful)", "method(), part(3)",
+    "(ring[0], ring[1] is ring, len(ring))", "(mixed, mixed[1] is numbers)", "(pattern, day, price, moment, path)",
+    "[(name, str(each)[:9]) for name, each in handlers.items()], handlers['inner']()",
+    "(chosen_colour, colours, [each.value for each in colours])", "(counts, counts.default_factory)",
+    "guarded['list'], guarded['again'] is numbers, lock is guarded['lock']", "spoken",
+    "(model.parent is not None, model.parent is model)",
 ]  # fmt: skip
 
 SEEN = (
@@ -150,6 +179,23 @@ CHANGES = [
     "del extra", "given.keywords['y'].append(3)",
     "given = functools.partial(lambda x, y: (x, y), True, y=1)", "chosen.register(str, lambda x: ('str', number))",
     "chosen = functools.singledispatch(lambda x: text)",
+    # objects, and what is deep in them
+    "model.rate = 2", "model.rate = True", "Model.rate = 3", "del model.rate", "model.weights[1] = 5.0",
+    "model.weights.append(True)", "model.names['a'].append(2)", "model.names['b'] = []", "model.names.pop('b', None)",
+    "model.options['deep']['deeper'][1].append(3)", "model.options['deep']['deeper'] = (True, [2])",
+    "model.options['twin'] = model.options['deep']", "model.options['twin'] = dict(model.options['deep'])",
+    "model.other = list(numbers)", "model.other = numbers", "model.parent = model", "model.parent = stateful",
+    "model.parent = None", "model = Model()", "model.__class__ = Watcher", "model.__dict__ = {'own': [3], **vars(model)}", "Model.tell = lambda self: ('told', number)",
+    # what is in other things
+    "ring[0] = 2", "ring[1] = [1]", "ring.append(0)", "mixed[1].append(3)", "mixed = (1, numbers, {'three': 3})",
+    "mixed = (True, [2], {'three': 3})", "mixed[2]['three'] = 3.0", "pattern = re.compile('b+')",
+    "pattern = re.compile('a+', re.I)", "day = datetime.date(2026, 1, 3)", "price = decimal.Decimal('1.1')",
+    "moment = moment.replace(tzinfo=None)", "path = pathlib.PurePosixPath('some/where')", "method = stateful.tell",
+    "part = functools.partial(pow, 3)", "part = functools.partial(pow, True)", "part.note = 1",
+    "handlers['inner'] = lambda: number", "handlers['cls'] = Base", "handlers['new'] = inner", "handlers.pop('new', None)",
+    "chosen_colour = Colour.BLUE", "colours.reverse()", "colours[0] = Colour.BLUE", "counts['a'].append(2)",
+    "counts['b'] = [numbers]", "counts.default_factory = set", "guarded['list'].append(1)", "guarded['again'] = [1, 2, 3]",
+    "guarded['lock'] = threading.Lock()", "spoken.word = 'bye'", "spoken.more.append(2)",
 ]  # fmt: skip
 
 ROOTS = ["seen", "watcher.look", "functools.partial(seen, 0)", "lambda _: seen()", "Watcher().look", "rooted"]
@@ -238,6 +284,33 @@ def test_each_change_is_seen(script_module: Callable[[], dict[str, Any]]) -> Non
             missed.append((change, before))
 
     assert missed == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "Model.__getstate__ = lambda self: {'word': 'hidden'}",
+        "Model.__reduce__ = lambda self: (dict, ([('word', 'hidden')],))",
+        "Model.__reduce_ex__ = lambda self, _: (dict, ([('word', 'hidden')],))",
+        "copyreg.pickle(Model, lambda self: (dict, ([('word', 'hidden')],)))",
+        "Model.__getnewargs__ = lambda self: (); Model.__new__ = lambda cls: made()",
+    ],
+)
+def test_a_class_is_given_its_own_way_of_pickling(change: str, script_module: Callable[[], dict[str, Any]]) -> None:
+    """Between two calls: what workers get of its objects is what pickle makes of them then."""
+    names = script_module()
+    exec("import copyreg\ndef made():\n    new = object.__new__(Model)\n    new.made = 1\n    return new", names)
+    exec("def look(_=None): return str(model if type(model) is dict else sorted(vars(model), key=str))", names)
+    function = parallel(names["look"], workers=1)
+    before = function.map([0])
+    try:
+        exec(change, names)
+        (after,) = function.map([0])
+    finally:
+        copyreg.dispatch_table.pop(names["Model"], None)
+
+    assert before == [str(["names", "options", "other", "parent", "weights"])]
+    assert any(word in after for word in ("word", "made")), after
 
 
 def test_what_is_deleted_is_gone_in_workers(script_module: Callable[[], dict[str, Any]]) -> None:

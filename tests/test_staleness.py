@@ -113,6 +113,43 @@ def test_a_large_captured_array_that_is_mutated(backend: dict[str, Any]) -> None
     assert seen == [0.0] * 3 + [1.0] * 3 + [0.0] * 3 + [2.0] * 3
 
 
+def test_a_small_captured_array_in_any_way_another(backend: dict[str, Any]) -> None:
+    """Its numbers, type, shape, order, and whether it can be written to; in an object; one that is there twice."""
+    numpy = pytest.importorskip("numpy")
+    array = numpy.zeros((2, 3))
+    holder = types.SimpleNamespace(array=array, other=array)
+
+    @parallel(**backend)
+    def look(_: int) -> tuple[Any, ...]:
+        flags = array.flags
+        same = holder.array is array, holder.other is holder.array
+        return array.tolist(), str(array.dtype), array.shape, flags.writeable, flags.fnc, *same
+
+    def change_one() -> None:
+        array[1, 2] = 5
+
+    def become(new: Any) -> Callable[[], None]:
+        def change() -> None:
+            nonlocal array
+            holder.array = array = new
+
+        return change
+
+    changes = [
+        *(change_one, become(numpy.zeros((2, 3), order="F")), become(numpy.zeros((3, 2))), become(numpy.zeros(6))),
+        *(become(numpy.zeros(6, int)), become(numpy.zeros(6, bool)), lambda: array.setflags(write=False)),
+        become(numpy.arange(12)[::2]),
+        *(lambda: setattr(holder, "other", holder.array), lambda: setattr(holder, "array", array.copy())),
+        *(become(numpy.array([1, "a"], object)), become(numpy.array(["a", "b"])), become(numpy.zeros(3, "i4,f8"))),
+    ]
+    seen = []
+    for change in changes:
+        change()
+        seen.append((look.map([0]), look.submit(0).result(60), look(0)))
+
+    assert [(batch, one) for batch, one, _ in seen] == [([plain], plain) for *_, plain in seen]
+
+
 @pytest.mark.parametrize("size", [20_000, 3_000_001])
 def test_a_captured_buffer_as_it_was_when_called(processes: dict[str, Any], size: int, tmp_path: Path) -> None:
     """A worker that starts later gets the buffer that the call was made with, whatever became of it meanwhile."""

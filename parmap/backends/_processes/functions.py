@@ -25,8 +25,9 @@ from parmap._core.owners import Owners
 from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
-from parmap._travel.code.marks import Mark, Table
-from parmap._travel.code.reach import Large, apart_of, mark
+from parmap._travel.code.marks.kept import Table
+from parmap._travel.code.marks.mark import Mark
+from parmap._travel.code.marks.walk import Large, apart_of, mark
 from parmap._travel.failure import is_foreign
 from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import dump_call, dump_function, dump_plainly

@@ -1,0 +1,94 @@
+"""What never changes, or is the same as long as it is the same object: a mark may compare it by identity."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    EllipsisType,
+    MethodDescriptorType,
+    ModuleType,
+    NoneType,
+    NotImplementedType,
+    WrapperDescriptorType,
+)
+from typing import Any
+
+from parmap._travel.code.by_value import MADE_BY_CODE, is_by_value
+from parmap._travel.code.late import LAZY_IMPORT, is_of_module
+
+ATOMS: frozenset[type] = frozenset(
+    {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
+    | {getattr(builtins, "sentinel", NoneType)}  # from 3.15 on
+)
+FROZEN = frozenset({tuple, frozenset})
+
+# Whose instances nobody can change, by module: what a program with no use for them has not imported, it has none of.
+_CONSTANTS = {
+    "datetime": ("date", "timedelta"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath"),
+    "re": ("Pattern",),
+    "uuid": ("UUID",),
+    "zoneinfo": ("ZoneInfo",),
+}
+_ZONED = ("datetime", "time", "timezone")  # of `datetime`; the zone may be of the user's making
+# Of `dataclasses`; each has one instance for each name.
+_MARKERS = ("_MISSING_TYPE", "_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE")
+
+
+def goes_by_name(value: Any, kind: type) -> bool:
+    """Whether workers find a value by its name."""
+    if kind is BuiltinFunctionType:
+        owner = value.__self__
+        return type(owner) is ModuleType or (type(owner) is type and not owner.__flags__ & MADE_BY_CODE)
+    if kind is ModuleType:
+        return not is_by_value(value)
+    return kind is getattr(sys.modules.get("logging"), "Logger", None)
+
+
+def is_constant(value: Any, kind: type) -> bool:
+    """Whether it is there once, as long as the process lives, and never changes."""
+    if kind is LAZY_IMPORT:
+        return is_of_module(value)
+    if kind is WrapperDescriptorType or kind is MethodDescriptorType:
+        return not value.__objclass__.__flags__ & MADE_BY_CODE
+    if _is_unchanging(value, kind):
+        return True
+    return kind.__module__ == "dataclasses" and kind.__name__ in _MARKERS
+
+
+def _is_unchanging(value: Any, kind: type) -> bool:
+    module = str(kind.__module__).removesuffix("._local")  # of `pathlib`, from 3.13 on
+    if kind.__name__ in _CONSTANTS.get(module, ()):
+        return getattr(sys.modules.get(module), kind.__name__, None) is kind
+    if module == "datetime" and kind.__name__ in _ZONED and not kind.__flags__ & MADE_BY_CODE:
+        zone = getattr(value, "tzinfo", None)
+        return zone is None or _is_unchanging(zone, type(zone))
+    return False
+
+
+def are_frozen(values: Sequence[Any]) -> bool:
+    """Whether all are atoms, or tuples or frozen sets of such."""
+    kinds = set(map(type, values))
+    if kinds <= ATOMS:
+        return True
+    if not kinds <= ATOMS | FROZEN:
+        return False
+    inner = [each for each in values if type(each) in FROZEN]
+    try:
+        return are_frozen(list(chain.from_iterable(inner)))
+    except RecursionError:
+        return False
+
+
+def size_of(values: Sequence[Any]) -> int:
+    """Bytes that atoms take, and what they are in."""
+    size = 8 * len(values) + sum(map(sys.getsizeof, values))
+    inner = [each for each in values if type(each) in FROZEN and each]
+    return size + size_of(list(chain.from_iterable(inner))) if inner else size

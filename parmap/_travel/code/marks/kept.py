@@ -1,0 +1,122 @@
+"""What a mark keeps of what it has seen: enough to tell whether it is the same, and nothing of the user's alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from operator import is_
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+if TYPE_CHECKING:
+    from parmap.backends._processes.line.parts import Part
+
+MANY = 1000
+"""A list, dict or set of so many atoms, or more, travels by itself."""
+
+REST = object()
+"""In the place of what has to be pickled. In that of a function, class or module, which is not held, stands a `ref`."""
+
+AGAIN = object()
+"""In the place of a box that was met before: `pattern_of` tells whether it is that one."""
+
+
+class Table:
+    """Atoms in a list, dict or set: what they were."""
+
+    def __init__(self, kind: Any, keys: tuple[Any, ...], values: tuple[Any, ...] | None, nbytes: int) -> None:
+        self.kind = kind
+        self.keys = keys
+        self.values = values
+        self.nbytes = nbytes
+        self.part: Part | None = None  # what it was sent as
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it travels by itself."""
+        return len(self.keys) >= MANY
+
+    def same(self, value: Any) -> bool:
+        """Whether a container holds the same objects in the same order."""
+        if type(value) is not self.kind or len(value) != len(self.keys) or not all(map(is_, value, self.keys)):
+            return False
+        return self.values is None or all(map(is_, value.values(), self.values))
+
+    def copy(self) -> Any:
+        """The container as it was."""
+        return self.kind(self.keys) if self.values is None else dict(zip(self.keys, self.values, strict=True))
+
+
+class Numbers:
+    """The numbers in an array of numpy's."""
+
+    def __init__(self, array: Any) -> None:
+        self._kind = type(array)
+        self._layout = _layout_of(array)
+        self._content: bytes = array.tobytes()
+
+    def same(self, value: Any) -> bool:
+        """Whether an array is like that one in all that can be seen of it."""
+        return type(value) is self._kind and _layout_of(value) == self._layout and value.tobytes() == self._content
+
+
+def _layout_of(array: Any) -> tuple[Any, ...]:
+    kind = array.dtype
+    return kind.str, kind.isbuiltin, array.shape, array.strides, array.flags.writeable
+
+
+class Kept:
+    """Some values, as a mark keeps them: itself what never changes, for any other one what tells whether it is it."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = values
+        self._others = [
+            (place, each) for place, each in enumerate(values) if type(each) in _OTHERS or each is REST or each is AGAIN
+        ]
+
+    def same(self, values: list[Any], boxes: list[Any], rest: list[Any]) -> bool:
+        """Whether *values* are these; containers, and what has to be pickled, are added to the lists."""
+        # Asked before each task of `submit`: C settles what it can.
+        if len(values) != len(self._values):
+            return False
+        for place, known in self._others:
+            value, kind = values[place], type(known)
+            if kind is ref:
+                if value is None or known() is not value:  # one that is gone is not the same as None
+                    return False
+            elif kind is Nest:
+                if not known.same(value, boxes, rest):
+                    return False
+            elif known is REST:
+                rest.append(value)
+            else:
+                if known is not AGAIN and not known.same(value):
+                    return False
+                boxes.append(value)
+            values[place] = known
+        return all(map(is_, values, self._values))
+
+
+class Nest:
+    """What has other things in it: a container, or a plain object."""
+
+    def __init__(self, kind: ref[type], read: Callable[[Any], list[Any]], kept: Kept) -> None:
+        self._kind = kind
+        self._read = read
+        self._kept = kept
+
+    def same(self, value: Any, boxes: list[Any], rest: list[Any]) -> bool:
+        """Whether all that is in it is the same; it, and what is in it, is added to the lists."""
+        boxes.append(value)
+        return type(value) is self._kind() and self._kept.same(self._read(value), boxes, rest)
+
+
+_OTHERS = frozenset({ref, Table, Numbers, Nest})
+
+
+def pattern_of(boxes: list[Any]) -> tuple[int, ...]:
+    """Which of the containers are the same object."""
+    if len(boxes) < 2:  # noqa: PLR2004 - one is the same as no other
+        return ()
+    first: dict[int, int] = {}
+    return tuple(map(first.setdefault, map(id, boxes), count()))
