@@ -245,6 +245,22 @@ SMALL = tuple(
 )
 
 
+def _scoring(key: str, title: str, sizes: tuple[int, int, int], unit: str, method: str) -> Workload:
+    """A small task that uses much of its script, of which parmap alone sees to it that workers have it as it is."""
+    return Workload(
+        f"scoring {key}",
+        f"{title} a function that uses others, settings and classes",
+        sizes,
+        NOT_BEHIND,
+        unit,
+        method,
+        "score",
+        script="scripts/scoring.py",
+        peers=tuple(peer for peer in FEW if peer != "joblib"),
+        looks_up=True,
+    )
+
+
 def _bytes(key: str, title: str, method: str, task: str, make: Any, *goals: Goal) -> Workload:
     title = f"24 × 16 MB of `bytes` as {title}"
     goals = (_peer(4.0), *goals)
@@ -352,6 +368,8 @@ SCRIPTS: tuple[Workload, ...] = (
         peers=FEW,
         serial=True,
     ),
+    _scoring("submit", "10,000 × `submit`:", (200, 2_000, 10_000), "tasks/s", "submit"),
+    _scoring("round trip", "one `submit().result()` round trip:", (20, 300, 500), "µs", "round trip"),
     _bytes("bytes there", "arguments", "map", "length", items.blobs),
     _bytes(
         "bytes there, submit", "arguments, `submit`", "submit", "length", items.blobs, Goal("row", 1.2, "bytes there")

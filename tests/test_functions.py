@@ -8,8 +8,10 @@ import operator
 import os
 import sys
 import textwrap
+from dataclasses import dataclass, field
+from enum import Enum, IntFlag
 from importlib.util import module_from_spec, spec_from_file_location
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 import pytest
@@ -33,6 +35,7 @@ from parmap import SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
 pytestmark = pytest.mark.usefixtures("pools_stay")
 
@@ -317,3 +320,140 @@ def test_what_of_a_callable_cant_travel(make: Callable[[], Any], told: str) -> N
     """The error says which part of it."""
     with pytest.raises(SerializationError, match=told):
         parallel(make(), workers=1).map([1])
+
+
+def instances_of_data() -> list[Any]:
+    """Each of a class by value that is made for data."""
+
+    @dataclass
+    class Plain:
+        x: int
+        more: list[Any] = field(default_factory=list)
+
+    @dataclass(frozen=True, slots=True)
+    class Slotted:
+        x: int
+
+    class Pair(NamedTuple):
+        x: int
+        y: str
+
+    class Words(dict[str, int]):
+        note = None
+
+    class Items(list[int]):
+        pass
+
+    class Text(str):
+        __slots__ = ("x",)
+
+    class Colour(Enum):
+        RED = 1
+
+    class Level(IntFlag):
+        LOW = 1
+        HIGH = 2
+
+    class Making:
+        def __init__(self, x: int) -> None:
+            self.x = x
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Making, (self.x,)
+
+    words, text = Words(a=1), Text("text")
+    words.note, text.x = [1], 2  # type: ignore[assignment, attr-defined]
+    one = Plain(1, [Slotted(2)])
+    one.more += [one, Plain]
+    several = [[Plain(1), Plain(2)], (one, one)]
+    return [
+        one,
+        Slotted(3),
+        Pair(1, "two"),
+        words,
+        Items([1, 2]),
+        text,
+        Colour.RED,
+        Level.LOW | Level.HIGH,
+        Making(4),
+        *several,
+    ]
+
+
+def instances_that_say_how() -> list[Any]:
+    """Each of a class by value that has its own way of being pickled, or of being asked."""
+
+    class Stateful:
+        def __init__(self) -> None:
+            self.x = 1
+
+        def __getstate__(self) -> dict[str, int]:
+            return {"x": self.x}
+
+    class New:
+        def __new__(cls, x: int, *, y: int) -> Self:
+            self = super().__new__(cls)
+            self.__dict__.update(x=x, y=y)
+            return self
+
+        def __getnewargs_ex__(self) -> Any:
+            return (7,), {"y": 8}
+
+    class Asking:
+        def __init__(self) -> None:
+            self.inner = [1]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    class WrongError(Exception):
+        def __init__(self, x: int) -> None:
+            super().__init__(f"wrong {x}")
+            self.x = x
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return WrongError, (self.x,)
+
+    return [Stateful(), New(5, y=6), Asking(), WrongError(9)]
+
+
+def told(thing: Any) -> Any:
+    """What can be seen of an instance."""
+    attributes = getattr(thing, "__dict__", {})
+    return type(thing).__qualname__, str(thing).split(" at 0x")[0], {name: str(attributes[name]) for name in attributes}
+
+
+@pytest.mark.parametrize("place", range(15))
+def test_an_instance_again_and_again(processes: dict[str, Any], place: int) -> None:
+    """The first is pickled in another way than those that follow: nobody sees that."""
+    item = [*instances_of_data(), *instances_that_say_how()][place]
+    expected = told(item)
+    function = parallel(lambda thing: (told(thing), thing), **processes)
+    found = [function.submit(item).result(60) for _ in range(4)]
+
+    assert [seen for seen, _ in found] == [expected] * 4
+    assert [told(thing) for _, thing in found] == [expected] * 4
+    assert all(type(thing) is type(item) for _, thing in found)
+
+
+def test_the_class_of_an_argument_changes_between_tasks(processes: dict[str, Any]) -> None:
+    """Each task has the class as it was at the call, and two of one task have the same one."""
+
+    class Item:
+        level = 0
+
+        def tell(self) -> tuple[int, bool]:
+            return self.level, hasattr(self, "new")
+
+    def look(one: Item, two: Item) -> tuple[Any, ...]:
+        return one.tell(), type(one) is type(two), one is two
+
+    function = parallel(look, **processes)
+    futures = []
+    for Item.level in range(6):
+        if Item.level == 3:
+            Item.new = True  # type: ignore[attr-defined]
+        item = Item()
+        futures.append(function.submit(item, item if Item.level % 2 else Item()))
+
+    assert [future.result(60) for future in futures] == [((n, n >= 3), True, n % 2 == 1) for n in range(6)]

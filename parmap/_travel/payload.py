@@ -249,7 +249,7 @@ def dump(
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    packed = dump_plainly(item, vocabulary, learner)
+    packed = dump_plainly(item, vocabulary, learner, getattr(classes, "ways", None))
     if packed is not None:
         return packed
     try:
@@ -307,10 +307,15 @@ def dump_call(function: Any, *more: Any, given: tuple[Any, ...] = ()) -> Packed:
     return dump_plainly(what) or dump_function(partial(function, *given) if given else function, what)
 
 
-def dump_plainly(what: Any, vocabulary: Vocabulary | None = None, learner: Learner | None = None) -> Packed | None:
-    """Pickle *what* as pickle does; `None` if it can't, or if workers could not read it."""
+def dump_plainly(
+    what: Any,
+    vocabulary: Vocabulary | None = None,
+    learner: Learner | None = None,
+    ways: dict[Any, Any] | None = None,
+) -> Packed | None:
+    """Pickle *what* as pickle does, but for *ways*; `None` if it can't, or if workers could not read it."""
     try:
-        packed = _dump_with(plain_pickler, what, vocabulary, learner)
+        packed = _dump_with(partial(plain_pickler, ways=ways) if ways else plain_pickler, what, vocabulary, learner)
     except Exception as error:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
         pass_on(error)
         return None
@@ -333,7 +338,7 @@ def _dump_with(make: Any, item: Any, vocabulary: Vocabulary | None = None, learn
         else:
             break
     stream, buffers = written.take()
-    by_value = make is not plain_pickler
+    by_value = getattr(make, "func", make) is not plain_pickler
     if learner is not None and (by_value or learner.is_new(item)):
         learner.learn(item, pickler, len(stream), by_value=by_value)
     return Packed(stream, buffers, vocabulary, held())

@@ -121,9 +121,11 @@ def _size_of_header(part: bytes) -> int:
 
 
 def plain_pickler(
-    file: SupportsWrite[bytes], keep: Callable[[pickle.PickleBuffer], Any] | None = None
+    file: SupportsWrite[bytes],
+    keep: Callable[[pickle.PickleBuffer], Any] | None = None,
+    ways: dict[type, Any] | None = None,
 ) -> pickle.Pickler:
-    """A pickler of the standard library's; *keep* is its `buffer_callback`.
+    """A pickler of the standard library's; *keep* is its `buffer_callback`, *ways* are reducers, by type.
 
     It knows the tensors of PyTorch, if this process has such: they would pickle all the memory that they are a view of,
     of one row of a matrix the whole, and copy it several times. And it knows arrays that numpy maps from files.
@@ -131,6 +133,7 @@ def plain_pickler(
     pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
     kinds = [(getattr(sys.modules.get(module), name, None), reduce) for module, name, reduce in _OURS]
     ours: dict[type, Any] = {kind: reduce for kind, reduce in kinds if kind is not None}
+    ours |= ways or {}
     if ours:
         pickler.dispatch_table = ours | copyreg.dispatch_table
     return pickler

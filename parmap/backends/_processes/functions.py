@@ -25,6 +25,7 @@ from parmap._core.owners import Owners
 from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
+from parmap._travel.code.instances import Instances
 from parmap._travel.code.marks.kept import Table
 from parmap._travel.code.marks.mark import Mark
 from parmap._travel.code.marks.walk import Large, apart_of, mark
@@ -129,11 +130,17 @@ class ItemClasses:
         hold(found)
         return class_of, (found.number,)
 
+    @property
+    def ways(self) -> dict[Any, Any]:
+        """How pickle itself can take instances of those that were met before, by class."""
+        return self._functions.instances.ways(self)
+
     def _find(self, cls: type) -> ClassPack | str | None:
         """What workers get of a class, or the name of what they have of it."""
         if not is_by_value(cls):
             return None
         if self._call.classes and (name := tracker_of(cls)) in self._call.classes:
+            self._functions.instances.meet(cls)
             return name
         try:
             with held_apart():
@@ -141,6 +148,7 @@ class ItemClasses:
         except SerializationError:  # told once more by whoever pickles it with its instance
             return None
         self.needs.append(pack)
+        self._functions.instances.meet(cls)
         return pack
 
 
@@ -169,6 +177,7 @@ class Functions:
         *has_files*: whether the files of this machine are there for those who get it.
         """
         self.numbers: Numbers = Numbers()
+        self.instances: Instances = Instances()
         self._sent = sent
         self._has_files = has_files
         self._known: Owners[_Known] = Owners()

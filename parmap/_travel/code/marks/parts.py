@@ -132,11 +132,12 @@ def _read_members(members: dict[Any, Any]) -> Iterator[Any]:
         yield from chain.from_iterable(each for each in attributes.items() if each[0] != "__objclass__")
 
 
-def _read_fields(fields: dict[str, Any]) -> Iterator[Any]:
+def _read_fields(fields: dict[str, Any]) -> list[Any]:
     """Those of a dataclass."""
-    yield from (len(fields), *fields)
+    values: list[Any] = [len(fields), *fields]
     for field in fields.values():
-        yield from _read_slots(field)
+        values += _read_slots(field)
+    return values
 
 
 def _read_slots(value: Any) -> Iterable[Any]:
