@@ -6,12 +6,12 @@ Those that workers can import go `by_name`. cloudpickle does not know: the funct
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import io
 import pickle
 import re
 import sys
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
@@ -88,13 +88,12 @@ def _pickler_class() -> Any:
         cloudpickle.register_pickle_by_value(script)
 
     table = cast("Any", cloudpickle.Pickler.dispatch_table)
-    ours = {
-        CodeType: functools.partial(_code_reduced, table[CodeType]),
-        ModuleType: functools.partial(_module_reduced, table[ModuleType]),
-    }
+    reducers = _Reducers(table.maps[0])  # the other one is `copyreg`'s
+    reducers[CodeType] = functools.partial(_code_reduced, table[CodeType])
+    reducers[ModuleType] = functools.partial(_module_reduced, table[ModuleType])
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        dispatch_table: ClassVar[Any] = ChainMap(ours, table)
+        dispatch_table: ClassVar[Any] = reducers
 
         def reducer_override(self, obj: Any) -> Any:
             reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
@@ -107,6 +106,13 @@ def _pickler_class() -> Any:
         _dynamic_function_reduce: Any = _function_reduced
 
     return Pickler
+
+
+class _Reducers(dict[type, Any]):
+    """Reducers, and those that programs register: C asks for each object, and this takes a fifth of a `ChainMap`."""
+
+    def __missing__(self, kind: type) -> Any:
+        return copyreg.dispatch_table[kind]
 
 
 def _reduced_otherwise(pickler: Any, thing: Any) -> Any:

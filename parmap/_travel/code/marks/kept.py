@@ -116,7 +116,7 @@ _OTHERS = frozenset({ref, Table, Numbers, Nest})
 
 def pattern_of(boxes: list[Any]) -> tuple[int, ...]:
     """Which of the containers are the same object."""
-    if len(boxes) < 2:  # noqa: PLR2004 - one is the same as no other
+    if len({*map(id, boxes)}) == len(boxes):
         return ()
     first: dict[int, int] = {}
     return tuple(map(first.setdefault, map(id, boxes), count()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
-from parmap._travel.code.marks.kept import MANY, Kept, pattern_of
-from parmap._travel.stream import Stream, has_files, held, read_with_files
+from parmap._travel.code.marks.kept import Kept, pattern_of
+from parmap._travel.stream import Stream, has_files, held, plain_pickler, read_with_files
 
 if TYPE_CHECKING:
     from parmap.backends._processes.line.parts import Part
@@ -65,7 +66,8 @@ class Mark:
             if packer is None:
                 things = [thing() for thing in self._places]  # alive as long as their identities are used
                 places = {id(thing): place for place, thing in enumerate(things)}
-                packer = Packer(boxes, lambda thing, places=places: places.get(id(thing)))  # type: ignore[misc]
+                place: Any = lambda thing, places=places: places.get(id(thing))  # noqa: E731
+                packer = Packer([*boxes, *things]) if step.is_plain else Packer(boxes, place)
             with read_with_files(self._has_files):  # as when it was made
                 packed = packer.pack(rest)
             if not step.same(*packed):
@@ -81,7 +83,8 @@ class Mark:
 class Round:
     """What was pickled: the stream, or its digest, and the buffers beside it."""
 
-    def __init__(self, stream: bytes, buffers: list[memoryview]) -> None:
+    def __init__(self, stream: bytes, buffers: list[memoryview], *, is_plain: bool = False) -> None:
+        self.is_plain = is_plain  # pickle could do it alone: all in it that has a name goes by that
         self._stream = _digest(stream)
         self._buffers = buffers
         self._copies: list[Part] = []
@@ -112,23 +115,21 @@ def _digest(stream: bytes) -> bytes:
     return blake2b(stream).digest()
 
 
-_CONTAINERS = frozenset({list, dict, set})
-
-
 class Packer:
     """Pickles what has to be pickled to be compared, with one memo for all: objects that two of them share are seen."""
 
-    def __init__(self, boxes: list[Any], place: Callable[[Any], int | None]) -> None:
+    def __init__(self, known: Sequence[Any], place: Callable[[Any], int | None] | None = None) -> None:
+        """Begin with a memo of what is *known* already; without a *place* by pickle itself, which is much faster."""
         self._written = Stream()
-        # To ask about each object takes longer than to pickle what is small once more.
-        self._large = [box for box in boxes if type(box) in _CONTAINERS and len(box) >= MANY]
-        apart = {id(box): number for number, box in reversed(list(enumerate(self._large)))}
-        self._small = [box for box in boxes if id(box) not in apart]
-        self._pickler = cloud_pickler(self._written, self._written.keep, fresh=True, apart=apart, place=place)
+        made = plain_pickler if place is None else partial(cloud_pickler, fresh=True, place=place)
+        self._pickler = made(self._written, self._written.keep)
+        each = {id(thing): thing for thing in known}
+        self._pickler.memo = {key: (number, thing) for number, (key, thing) in enumerate(each.items())}
 
     def pack(self, rest: list[Any]) -> tuple[bytes, list[memoryview]]:
         """The stream, and the large buffers, of some objects."""
-        small, self._small = self._small, []
-        self._pickler.dump((rest, small) if small else rest)
-        held()  # nobody is going to read this
+        try:
+            self._pickler.dump(rest)
+        finally:
+            held()  # nobody is going to read this
         return self._written.take()

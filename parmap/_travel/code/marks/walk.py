@@ -9,13 +9,24 @@ from types import EllipsisType, FunctionType, NoneType
 from typing import Any, Union
 from weakref import ref
 
+from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import MADE_BY_CODE, is_by_value
 from parmap._travel.code.classes import tracker_of
 from parmap._travel.code.marks.frozen import ATOMS, FROZEN, are_frozen, goes_by_name, is_constant, size_of
-from parmap._travel.code.marks.kept import AGAIN, MANY, REST, Kept, Nest, Numbers, Table, pattern_of
+from parmap._travel.code.marks.kept import (
+    AGAIN,
+    MANY,
+    REST,
+    Kept,
+    Nest,
+    Numbers,
+    Table,
+    pattern_of,
+)
 from parmap._travel.code.marks.mark import DIGESTED, Look, Mark, Packer, Round
 from parmap._travel.code.marks.parts import ABSENT, reader_in, reader_of
 from parmap._travel.code.remade import remake
+from parmap._travel.failure import pass_on
 
 _HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
 _LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
@@ -84,13 +95,24 @@ class _Walk:
         self.steps.append(Look(None if thing is None else ref(thing), read, kept))
 
     def _pack(self) -> None:
-        if self.packer is None:
-            self.packer = Packer(self.boxes, self._place)
-        stream, buffers = self.packer.pack(self._rest)
+        packed = self._pack_plainly() if self.packer is None else None
+        is_plain = packed is not None
+        if packed is None:
+            self.packer = self.packer or Packer(self.boxes, self._place)
+            packed = self.packer.pack(self._rest)
         self._alive.append(self._rest)
         self._rest = []
-        self.nbytes += min(len(stream), DIGESTED)
-        self.steps.append(Round(stream, buffers))
+        self.nbytes += min(len(packed[0]), DIGESTED)
+        self.steps.append(Round(*packed, is_plain=is_plain))
+
+    def _pack_plainly(self) -> tuple[bytes, list[memoryview]] | None:
+        """What is left to be pickled, if pickle can do it; then nothing in it goes by value, and this is the end."""
+        try:
+            packed = Packer([*self.boxes, *self.things]).pack(self._rest)
+        except Exception as error:  # noqa: BLE001 - whatever cloudpickle can do better
+            pass_on(error)
+            return None
+        return None if names_stranger(packed[0]) else packed
 
     def _place(self, thing: Any) -> int:
         """The place of a function or class; one by value is looked at, too."""
