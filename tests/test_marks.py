@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import abc, array, collections, datetime, decimal, enum, functools, pathlib, re, threading, types
+import parmap
 from dataclasses import dataclass, field
 
 number, truth, text, nothing = 1, True, "text", None
@@ -121,6 +122,7 @@ counts = collections.defaultdict(list, a=[1])
 lock = threading.Lock()
 guarded = {"lock": lock, "list": [1], "again": numbers}
 spoken = types.SimpleNamespace(word="hello", more=[1])
+fast = parmap.parallel(lambda x: ("fast", x, number), workers=1)
 """
 
 LOOKS = [
@@ -137,6 +139,7 @@ LOOKS = [
     "[(name, str(each)[:9]) for name, each in handlers.items()], handlers['inner']()",
     "(chosen_colour, colours, [each.value for each in colours])", "(counts, counts.default_factory)",
     "guarded['list'], guarded['again'] is numbers, lock is guarded['lock']", "spoken",
+    "fast(3), vars(fast).get('note'), repr(fast).split()[-1]", "cached.cache_parameters(), vars(cached).get('note')",
     "(model.parent is not None, model.parent is model)",
 ]  # fmt: skip
 
@@ -196,6 +199,9 @@ CHANGES = [
     "chosen_colour = Colour.BLUE", "colours.reverse()", "colours[0] = Colour.BLUE", "counts['a'].append(2)",
     "counts['b'] = [numbers]", "counts.default_factory = set", "guarded['list'].append(1)", "guarded['again'] = [1, 2, 3]",
     "guarded['lock'] = threading.Lock()", "spoken.word = 'bye'", "spoken.more.append(2)",
+    "fast = parmap.parallel(lambda x: ('other', x, text), workers=1)", "fast.note = [1]", "fast.note.append(2)",
+    "fast = fast.options(workers=2)", "cached = functools.lru_cache(lambda: ('cached', number))", "cached.note = [1]",
+    "cached = functools.lru_cache(maxsize=3)(cached.__wrapped__)", "cached.__wrapped__.__doc__ = 'new'",
 ]  # fmt: skip
 
 ROOTS = ["seen", "watcher.look", "functools.partial(seen, 0)", "lambda _: seen()", "Watcher().look", "rooted"]

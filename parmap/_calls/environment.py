@@ -7,10 +7,12 @@ from typing import Any
 
 from parmap._calls.checks import OPTIONS
 
-VARIABLES = {f"PARMAP_{name.upper()}": option.read for name, option in OPTIONS.items() if option.read}
+PREFIX = "PARMAP_"
+VARIABLES = {f"{PREFIX}{name.upper()}": option.read for name, option in OPTIONS.items() if option.read}
 # os.environ encodes at each access, which would cost more than all the rest of a submit(): look into the dictionary
 # under it, which has encoded keys.
-RAW_NAMES: tuple[Any, ...] = tuple(map(getattr(os.environ, "encodekey", str), VARIABLES))
+RAW_PREFIX, *_raw = map(getattr(os.environ, "encodekey", str), (PREFIX, *VARIABLES))
+RAW_NAMES: tuple[Any, ...] = tuple(_raw)
 
 
 def snapshot() -> object:
@@ -29,15 +31,18 @@ def read() -> dict[str, Any]:
         ValueError: one that is not allowed.
     """
     found: dict[str, Any] = {}
-    for variable in os.environ:
+    raw = [*getattr(os.environ, "_data", ())]
+    # Whatever the program put in its place is gone through itself.
+    every = map(os.environ.decodekey, (name for name in raw if name.startswith(RAW_PREFIX))) if raw else [*os.environ]
+    for variable in every:
         text = os.environ.get(variable, "")  # another thread may have removed it
-        if not variable.startswith("PARMAP_") or not text.strip():
+        if not variable.startswith(PREFIX) or not text.strip():
             continue
         read_text = VARIABLES.get(variable)
         if read_text is None:
             _warn_if_misspelled(variable)
         else:
-            name = variable.removeprefix("PARMAP_").lower()
+            name = variable.removeprefix(PREFIX).lower()
             value = None if text.strip().lower() == "none" else read_text(text.strip())
             try:
                 found[name] = OPTIONS[name].check(variable, value)

@@ -192,6 +192,11 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         copy: Self = self if function is self.__wrapped__ else self._with(function)
         return copy
 
+    def _parmap_inside(self) -> list[Any]:
+        """All that travels of it, for whoever looks whether it is as it was: it would be pickled each time."""
+        own = {name: value for name, value in vars(self).items() if name != "_settings"}
+        return [own, *self._settings.travelling()]
+
     def __reduce__(self) -> str | tuple[Any, ...]:
         # Where functions of __main__ go by value, so does this one, and else by name, as they do: in a program's own
         # files, and to the processes of multiprocessing.

@@ -201,8 +201,8 @@ _MADE_OF: dict[str, Callable[[Any], Iterable[Any]]] = {
 
 def reader_in(kind: Any) -> Callable[[Any], list[Any]] | None:
     """What reads all that is in something of a *kind*; `None`: nobody knows what that is."""
-    if kind in _READ_INSIDE:
-        return _READ_INSIDE[kind]
+    if kind in _READ_INSIDE or _SAYS_WHAT in vars(kind):
+        return _READ_INSIDE.get(kind) or vars(kind).get(_SAYS_WHAT)
     if is_enumeration(kind):
         return _read_member
     return functools.partial(_read_object, tuple(copyreg._slotnames(kind))) if _is_plain(kind) else None  # type: ignore[attr-defined]  # noqa: SLF001 - as pickle
@@ -231,12 +231,22 @@ def _read_object(slots: tuple[str, ...], thing: Any) -> list[Any]:
     return [*values, *[getattr(thing, name, ABSENT) for name in slots]] if slots else values
 
 
+def _read_cached(function: Any) -> list[Any]:
+    """What is of a function under `functools.lru_cache`, which has a function of its own that tells its parameters."""
+    own = {name: value for name, value in vars(function).items() if name != "cache_parameters"}
+    return [*_spread_dict(own), *function.cache_parameters().values()]
+
+
 def _read_member(member: Any) -> list[Any]:
     """What tells one of an enumeration; its class is looked at as well, and what is in its members there."""
     return [type(member)._member_map_.get(member._name_) is member, member._name_]
 
 
+_SAYS_WHAT = "_parmap_inside"
+"""The method of classes of this package that know what travels of their instances."""
+
 _READ_INSIDE: dict[type, Callable[[Any], list[Any]]] = {
+    type(functools.lru_cache(len)): _read_cached,
     list: list,
     tuple: list,
     dict: lambda value: [len(value), *value, *value.values()],
