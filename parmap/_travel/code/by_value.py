@@ -10,9 +10,8 @@ import copyreg
 import functools
 import io
 import pickle
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -30,6 +29,7 @@ from parmap._travel.code.functions import (
     make_function,
 )
 from parmap._travel.code.late import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
+from parmap._travel.code.needs import EMPTY, captured_by, codes_in, globals_of
 from parmap._travel.code.remade import remake, remake_fresh
 from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import innermost
@@ -220,7 +220,7 @@ def _shell(pickler: Any, cell: CellType) -> _Shell:
 
 
 def _cell_reduced(pickler: Any, cell: CellType) -> tuple[Any, ...]:
-    filled = () if cell == _EMPTY else ((cell.cell_contents,), None, None, fill_cell)
+    filled = () if cell == EMPTY else ((cell.cell_contents,), None, None, fill_cell)
     return identity, (_shell(pickler, cell),), *filled
 
 
@@ -258,54 +258,6 @@ def is_by_value(thing: Any) -> bool:
     if (is_class or isinstance(thing, FunctionType)) and name_of(thing) is not None:
         return False
     return is_only_here(thing) or not cloudpickle._should_pickle_by_reference(thing)  # noqa: SLF001 - no public way
-
-
-def globals_of(code: CodeType) -> tuple[str, ...]:
-    """The globals that a code, and the code in it, names, in queries too: behind an @ (pandas), as tables (DuckDB)."""
-    from cloudpickle import cloudpickle
-
-    texts = "\n".join([text for part in codes_in(code) for text in _texts_in(part)])
-    named = re.findall(r"@(\w+)", texts)
-    if re.search(r"(?i)\bselect\b", texts):
-        named += re.findall(r"(?i)\b(?:from|join)\s+(\w+)", texts)
-    return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
-
-
-def codes_in(code: CodeType) -> Iterator[CodeType]:
-    """A code, and the code in it."""
-    yield code
-    for each in code.co_consts:
-        if type(each) is CodeType:
-            yield from codes_in(each)
-
-
-def _texts_in(code: CodeType) -> Iterator[str]:
-    """The strings of a code, without its docstring, whose words mean nothing."""
-    is_told = code.co_flags & 0x4000000 if sys.version_info >= (3, 14) else not code.co_name.startswith("<")
-    yield from [each for each in code.co_consts[bool(is_told) :] if type(each) is str]
-
-
-def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
-    """What a function by value reads besides its arguments: of which kind it is, its name and its value."""
-    code = function.__code__
-    for name in sorted(globals_of(code)):
-        if name in function.__globals__:
-            yield "global", name, function.__globals__[name]
-    for name, value in captured_by(function).items():
-        yield "captured variable", name, value
-    given = function.__defaults__ or ()
-    names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
-    for name, value in [*zip(names, given, strict=True), *(function.__kwdefaults__ or {}).items()]:
-        yield "default of", name, value
-
-
-def captured_by(function: FunctionType) -> dict[str, Any]:
-    """The variables that a function captures, but for those that are not set yet."""
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
-    return {name: cell.cell_contents for name, cell in cells if cell != _EMPTY}
-
-
-_EMPTY = CellType()
 
 
 # --- classes that go home ---------------------------------------------------------------------------

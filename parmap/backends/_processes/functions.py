@@ -188,6 +188,7 @@ class Functions:
         self._parts: dict[tuple[str, int], list[ref[Any]]] = {}
         self._tables: dict[tuple[type, int], list[ref[Any]]] = {}
         self._recent: OrderedDict[FunctionCall, None] = OrderedDict()
+        self._recent_nbytes = 0
         self._room = 0  # names until it is looked which of them are those of something gone
         self._most = 0  # bytes that `_known` keeps, at most
 
@@ -266,6 +267,7 @@ class Functions:
         with self._lock:
             self._known.clear()
             self._recent.clear()
+            self._recent_nbytes = 0
             self._tables.clear()
 
     def _prepare(self, function: Any, rules: Rules) -> FunctionCall:
@@ -329,10 +331,12 @@ class Functions:
         """A function may be made again, with all that it captures: a lambda in a loop is."""
         if call.needs or call.nbytes > _RECENT or any(name_of(kind) is None for kind in call.callee.retry_on):
             return
-        self._recent[call] = None
+        if call not in self._recent:
+            self._recent[call] = None
+            self._recent_nbytes += call.nbytes
         self._recent.move_to_end(call)
-        while sum(each.nbytes for each in self._recent) > _RECENT or len(self._recent) > 256:  # noqa: PLR2004
-            self._recent.popitem(last=False)
+        while self._recent_nbytes > _RECENT or len(self._recent) > 256:  # noqa: PLR2004
+            self._recent_nbytes -= self._recent.popitem(last=False)[0].nbytes
 
     # parts
 

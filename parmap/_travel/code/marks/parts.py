@@ -10,9 +10,9 @@ from operator import attrgetter
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import Any
 
-from parmap._travel.code.by_value import globals_of
 from parmap._travel.code.classes import NOTED, is_made_with_class
 from parmap._travel.code.late import annotations_of, are_late, names_in_hints, variables_of
+from parmap._travel.code.needs import globals_of
 from parmap._travel.code.remade import DISPATCHING, parts_of_dispatch
 from parmap._travel.text import is_enumeration
 
