@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from conftest import Script
 
 PROGRAM = """
-import abc, array, collections, datetime, decimal, enum, functools, pathlib, re, threading, types
+import abc, array, collections, datetime, decimal, enum, functools, pathlib, re, threading, types, weakref
 import parmap
 from dataclasses import dataclass, field
 
@@ -104,6 +104,7 @@ watcher = Watcher()
 class Model:
     "A plain object, with others in it."
     rate = 1.5
+    def __repr__(self): return "a model"
     def __init__(self):
         self.weights, self.names, self.options = [1.0, 2.0], {"a": [1]}, {"deep": {"deeper": (1, [2])}}
         self.parent, self.other = None, numbers
@@ -122,6 +123,13 @@ counts = collections.defaultdict(list, a=[1])
 lock = threading.Lock()
 guarded = {"lock": lock, "list": [1], "again": numbers}
 spoken = types.SimpleNamespace(word="hello", more=[1])
+odd = {"static": staticmethod(lambda: number), "weak": weakref.WeakKeyDictionary(), "flag": enum.Flag("F", "A B")(1)}
+class Level(enum.IntFlag, boundary=enum.KEEP):
+    LOW = 1
+class Own(staticmethod): pass
+flags = [Level(8), Level(1)]
+own = Own(lambda: number)
+condition = threading.Condition()
 fast = parmap.parallel(lambda x: ("fast", x, number), workers=1)
 """
 
@@ -140,13 +148,14 @@ LOOKS = [
     "(chosen_colour, colours, [each.value for each in colours])", "(counts, counts.default_factory)",
     "guarded['list'], guarded['again'] is numbers, lock is guarded['lock']", "spoken",
     "fast(3), vars(fast).get('note'), repr(fast).split()[-1]", "cached.cache_parameters(), vars(cached).get('note')",
-    "(model.parent is not None, model.parent is model)",
+    "(model.parent is not None, model.parent is model)", "own(), odd['static'](), odd['flag'], flags, len(odd['weak'])",
+    "type(condition), condition in guarded.values()",
 ]  # fmt: skip
 
 SEEN = (
     "def seen(*_):\n    found = []\n"
     + "".join(
-        f"    try: found.append(repr({look}))\n    except Exception as error: found.append(type(error).__name__)\n"
+        f"    try: found.append(repr(({look})))\n    except Exception as error: found.append(type(error).__name__)\n"
         for look in LOOKS
     )
     + "    return found\n"
@@ -189,6 +198,8 @@ CHANGES = [
     "model.options['twin'] = model.options['deep']", "model.options['twin'] = dict(model.options['deep'])",
     "model.other = list(numbers)", "model.other = numbers", "model.parent = model", "model.parent = stateful",
     "model.parent = None", "model = Model()", "model.__class__ = Watcher", "model.__dict__ = {'own': [3], **vars(model)}", "Model.tell = lambda self: ('told', number)",
+    "odd['static'] = staticmethod(lambda: text)", "odd['flag'] = type(odd['flag'])(2)", "flags[0] = Level(16)",
+    "odd['weak'][Thing] = 1", "own = Own(lambda: text)", "guarded['condition'] = condition", "Own.__call__ = lambda _: 5",
     # what is in other things
     "ring[0] = 2", "ring[1] = [1]", "ring.append(0)", "mixed[1].append(3)", "mixed = (1, numbers, {'three': 3})",
     "mixed = (True, [2], {'three': 3})", "mixed[2]['three'] = 3.0", "pattern = re.compile('b+')",

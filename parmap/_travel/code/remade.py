@@ -270,7 +270,7 @@ def _of_ctypes(cls: Any) -> tuple[Any, ...] | None:
 def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
     """As a reducer, or `None`: for what comes without its state."""
     kind = type(thing)
-    made = _makers().get(kind)
+    made = fresh_ones().get(kind)
     if made is not None:
         return made, ()
     ways: tuple[Any, ...] = kind.__reduce__, kind.__getstate__
@@ -289,7 +289,8 @@ _USUAL_WAYS: tuple[Any, ...] = object.__reduce__, object.__getstate__
 
 
 @functools.cache
-def _makers() -> dict[type, Any]:
+def fresh_ones() -> dict[type, Any]:
+    """What makes a fresh one of what comes without any state, by type."""
     import queue
     import threading
 

@@ -10,6 +10,7 @@ from operator import attrgetter
 from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
 from typing import Any
 
+from parmap._travel.code.by_value import MADE_BY_CODE
 from parmap._travel.code.classes import NOTED, is_made_with_class
 from parmap._travel.code.late import annotations_of, are_late, names_in_hints, variables_of
 from parmap._travel.code.needs import globals_of
@@ -209,25 +210,31 @@ def reader_in(kind: Any) -> Callable[[Any], list[Any]] | None:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Whether pickle takes what is in an object of that kind from its `__dict__` and its slots, and nothing else."""
-    meta = type(kind)
+    """Whether an object of that kind has nothing but its `__dict__` and its slots: no state in C."""
+    if _asked_by(type(kind)) != _AS_TYPES:  # to ask the class for something would run the user's code
+        return False
+    flags = [base.__flags__ for base in kind.__mro__[:-1]]
+    return all(each & MADE_BY_CODE and not each & _IMMUTABLE for each in flags) and _is_taken_apart(kind)
+
+
+def _is_taken_apart(kind: Any) -> bool:
+    """Whether pickle takes it from there, and asks nobody: a class can be given a way of its own at any time."""
     return (
-        _asked_by(meta) == _asked_by(type)  # else to ask the class for something runs the user's code
-        and _reduced_by(kind) == _AS_ALL
+        _reduced_by(kind) == _AS_ALL
         and kind not in copyreg.dispatch_table
         and not (hasattr(kind, "__getnewargs__") or hasattr(kind, "__getnewargs_ex__"))
-        and not issubclass(kind, (list, dict))
     )
 
 
+_IMMUTABLE = 1 << 8  # `Py_TPFLAGS_IMMUTABLETYPE`, as types that are made of C in the way of Python's have it
+_asked_by: Callable[[Any], Any] = attrgetter("__getattribute__", "__hash__")
+_AS_TYPES = _asked_by(type)
 _reduced_by: Callable[[Any], Any] = attrgetter("__reduce_ex__", "__reduce__", "__getstate__", "__getattribute__")
 _AS_ALL = _reduced_by(object)
-_asked_by: Callable[[Any], Any] = attrgetter("__getattribute__", "__hash__")
 
 
 def _read_object(slots: tuple[str, ...], thing: Any) -> list[Any]:
-    # Whether it still is: a class can be given ways of its own at any time.
-    values = [_is_plain(type(thing)), *_spread_dict(getattr(thing, "__dict__", None))]
+    values = [_is_taken_apart(type(thing)), *_spread_dict(getattr(thing, "__dict__", None))]
     return [*values, *[getattr(thing, name, ABSENT) for name in slots]] if slots else values
 
 
@@ -239,7 +246,7 @@ def _read_cached(function: Any) -> list[Any]:
 
 def _read_member(member: Any) -> list[Any]:
     """What tells one of an enumeration; its class is looked at as well, and what is in its members there."""
-    return [type(member)._member_map_.get(member._name_) is member, member._name_]
+    return [type(member)._member_map_.get(member._name_) is member, member._name_, member._value_]
 
 
 _SAYS_WHAT = "_parmap_inside"

@@ -25,7 +25,7 @@ from parmap._travel.code.marks.kept import (
 )
 from parmap._travel.code.marks.mark import DIGESTED, Look, Mark, Packer, Round
 from parmap._travel.code.marks.parts import ABSENT, reader_in, reader_of
-from parmap._travel.code.remade import remake
+from parmap._travel.code.remade import fresh_ones, remake, remake_fresh
 from parmap._travel.failure import pass_on
 
 _HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
@@ -134,7 +134,7 @@ class _Walk:
         if kind is FunctionType or issubclass(kind, type):
             self._place(value)
             return value if kind is type and not value.__flags__ & MADE_BY_CODE else ref(value)
-        if goes_by_name(value, kind) or (kind.__weakrefoffset__ and self._knows(value)):
+        if goes_by_name(value, kind) or kind in fresh_ones() or (kind.__weakrefoffset__ and self._knows(value)):
             return ref(value)
         if self.packer is not None:  # it may be in what was pickled already, and that must be seen
             return self._leave(value)
@@ -159,7 +159,7 @@ class _Walk:
             self._box(value)
             self.nbytes += value.nbytes
             return Numbers(value)
-        read = reader_in(kind) if self._nests < _NESTS else None
+        read = reader_in(kind) if self._nests < _NESTS and remake_fresh(value) is None else None
         if read is None or (kind in _SIZED and len(value) > _FEW):
             return None
         values = read(value)
