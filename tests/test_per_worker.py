@@ -521,6 +521,30 @@ def test_workers_of_executors_have_numbers(kind: str) -> None:
     assert parmap.worker() == (0, 1)
 
 
+def test_a_spawned_worker_of_an_executor_ends_in_silence(script: Script) -> None:
+    """Even if it has run a parallel function itself: nothing is told of what it takes apart at its end."""
+    done = script.run("""
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        import parmap
+
+        def main():
+            made = parmap.per_worker(list)
+            def inner(n):
+                return len(made()) + n
+            def outer(n):
+                return parmap.parallel(inner).map([n, n + 1])
+            with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+                print(parmap.parallel(outer, backend=executor).map([0, 1]))
+
+        if __name__ == "__main__":
+            main()
+    """)
+
+    assert (done.stdout, done.stderr) == ("[[0, 1], [1, 2]]\n", "")
+
+
 def test_workers_of_loky_have_numbers(script: Script) -> None:
     """Functions of a script too, and other executors in the same program have numbers of their own."""
     pytest.importorskip("joblib")

@@ -1205,3 +1205,49 @@ def test_a_class_that_names_a_module_that_is_not_there(script: Script) -> None:
     """)
 
     assert done.stderr == ""
+
+
+def test_errors_that_are_no_failures(script: Script) -> None:
+    """An error is an argument, a result, or a part of one or of another error, whatever its constructor takes."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Missing(Exception):
+            def __init__(self, path, *, tries):
+                super().__init__(f"no such file: {path}")
+                self.tries = tries
+
+        class Said(Exception):
+            __slots__ = ("by",)
+
+            def __init__(self, by):
+                super().__init__(f"{by} says no")
+                self.by = by
+
+        class Absent(FileNotFoundError):
+            def __init__(self, path):
+                super().__init__(2, "absent", path)
+                self.me = self
+
+        class Outer(Exception):
+            pass
+
+        def look(error):
+            return [error, str(error), error.args]
+
+        def fail(error):
+            raise Outer(error)
+
+        for error, name in [(Missing("a", tries=3), "tries"), (Said("Ada"), "by"), (Absent("b"), "filename")]:
+            (result, *told), = parallel(look, workers=2).map([error])
+            assert told == [str(error), error.args], told
+            assert (type(result), str(result), result.args) == (type(error), str(error), error.args)
+            assert getattr(result, name) == getattr(error, name)
+
+            failed, = parallel(fail, workers=2).map([error], return_exceptions=True)
+            assert type(failed) is Outer, failed
+            assert str(failed.args[0]) == str(error)
+        assert result.me is result
+    """)
+
+    assert not done.stderr

@@ -214,10 +214,11 @@ class PerWorker(Generic[T_co]):
                 return name_of(self)
         return None
 
-    def __del__(self) -> None:
-        keeper = getattr(here, "keeper", None)  # none: at the interpreter's end, when all is closed
-        if keeper and keeper.thread == threading.get_ident() and _known.get(self.token) in {None, self}:
-            keeper.close(self.token)
+    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
+        if is_over():  # all is closed, and globals of this module may be gone
+            return
+        if here.keeper.thread == threading.get_ident() and _known.get(self.token) in {None, self}:
+            here.keeper.close(self.token)
 
     def __repr__(self) -> str:
         return f"<parmap.PerWorker of {getattr(self.__wrapped__, '__qualname__', 'a factory')}>"

@@ -25,7 +25,7 @@ from parmap._travel.code.by_name import MAIN, by_name, name_in, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.failure import pass_on
+from parmap._travel.failure import bare_error, fill_error, parts_of_error, pass_on
 from parmap._travel.stream import PROTOCOL, reduce_mapped, reduce_tensor
 from parmap._travel.text import is_enumeration
 
@@ -58,6 +58,10 @@ def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
     """What pickle sends, but maybe so that no worker can make it."""
     if _says_how(kind):
         return _of_class(thing, kind)
+    if issubclass(kind, BaseException) and FunctionType in (type(kind.__init__), type(kind.__new__)):
+        # Pickle would call the user's constructor with what that has made of its own arguments: its text, often.
+        *made, held = parts_of_error(thing, whole=True)
+        return bare_error, tuple(made), held, None, None, fill_error
     if asks_too_soon(kind):
         return (*thing.__reduce_ex__(PROTOCOL), _fill_quietly)
     poses = kind is not FunctionType and isinstance(thing, FunctionType)
