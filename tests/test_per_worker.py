@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import gc
 import inspect
@@ -521,11 +522,14 @@ def test_workers_of_executors_have_numbers(kind: str) -> None:
     assert parmap.worker() == (0, 1)
 
 
-def test_a_spawned_worker_of_an_executor_ends_in_silence(script: Script) -> None:
+@pytest.mark.parametrize("kind", ["ProcessPoolExecutor(2, get_context('spawn'))", "InterpreterPoolExecutor(2)"])
+def test_a_worker_of_an_executor_ends_in_silence(script: Script, kind: str) -> None:
     """Even if it has run a parallel function itself: nothing is told of what it takes apart at its end."""
-    done = script.run("""
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
+    if not hasattr(concurrent.futures, kind.partition("(")[0]):
+        pytest.skip("came with Python 3.14")
+    program = """
+        from concurrent.futures import *
+        from multiprocessing import get_context
 
         import parmap
 
@@ -535,12 +539,13 @@ def test_a_spawned_worker_of_an_executor_ends_in_silence(script: Script) -> None
                 return len(made()) + n
             def outer(n):
                 return parmap.parallel(inner).map([n, n + 1])
-            with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+            with KIND as executor:
                 print(parmap.parallel(outer, backend=executor).map([0, 1]))
 
         if __name__ == "__main__":
             main()
-    """)
+    """
+    done = script.run(program.replace("KIND", kind))
 
     assert (done.stdout, done.stderr) == ("[[0, 1], [1, 2]]\n", "")
 

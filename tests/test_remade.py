@@ -1251,3 +1251,27 @@ def test_errors_that_are_no_failures(script: Script) -> None:
     """)
 
     assert not done.stderr
+
+
+def test_methods_with_arguments_that_are_given(script: Script) -> None:
+    """A class of the script may make methods of others by `functools.partialmethod`."""
+    done = script.run("""
+        from functools import partialmethod
+        from parmap import parallel
+
+        class Lamp:
+            def switch(self, on, *, level=1):
+                return __class__, on, level
+
+            on = partialmethod(switch, True)
+            dimmed = partialmethod(on, level=0.5)
+            power = partialmethod(lambda self, a, b: a * b, 2, b=3)
+
+        def look(lamp):
+            return lamp.on(), lamp.dimmed(level=2), lamp.power()
+
+        assert parallel(look, workers=2).map([Lamp()]) == [look(Lamp())]
+        assert parallel(Lamp().on, workers=2).submit(level=3).result() == Lamp().on(level=3)
+    """)
+
+    assert not done.stderr

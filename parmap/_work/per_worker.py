@@ -214,10 +214,11 @@ class PerWorker(Generic[T_co]):
                 return name_of(self)
         return None
 
-    def __del__(self, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
-        if is_over():  # all is closed, and globals of this module may be gone
+    def __del__(self) -> None:
+        known: Any = _known
+        if known is None:  # an interpreter ends, and has closed all: globals are gone, those with an underscore first
             return
-        if here.keeper.thread == threading.get_ident() and _known.get(self.token) in {None, self}:
+        if here.keeper.thread == threading.get_ident() and known.get(self.token) in {None, self}:
             here.keeper.close(self.token)
 
     def __repr__(self) -> str:

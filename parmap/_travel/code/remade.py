@@ -231,6 +231,11 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("multiprocessing.connection", "Connection"): _of_connection,
     ("numpy", "ufunc"): _of_ufunc,
+    # From Python 3.14 on it can't be made without the function.
+    ("functools", "partialmethod"): lambda thing: (
+        functools.partial(type(thing), thing.func, *thing.args, **thing.keywords),
+        (),
+    ),
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("numpy", "memmap"): reduce_mapped,
