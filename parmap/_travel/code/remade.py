@@ -134,6 +134,12 @@ def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
     return functools.partial(frompyfunc, **options), (function, thing.nargs - thing.nout, thing.nout)
 
 
+def _of_partial_method(thing: Any) -> tuple[Any, ...]:
+    """What takes its function when it is made, from Python 3.14 on."""
+    make: Any = type(thing)
+    return functools.partial(make, thing.func, *thing.args, **thing.keywords), ()
+
+
 def _of_view(view: memoryview) -> tuple[Any, ...]:
     """A view of a copy of the same elements, where cloudpickle would have their bytes."""
     content = bytes(view) if view.readonly else bytearray(view)
@@ -231,11 +237,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("multiprocessing.connection", "Connection"): _of_connection,
     ("numpy", "ufunc"): _of_ufunc,
-    # From Python 3.14 on it can't be made without the function.
-    ("functools", "partialmethod"): lambda thing: (
-        functools.partial(type(thing), thing.func, *thing.args, **thing.keywords),
-        (),
-    ),
+    ("functools", "partialmethod"): _of_partial_method,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("numpy", "memmap"): reduce_mapped,
