@@ -1275,3 +1275,64 @@ def test_methods_with_arguments_that_are_given(script: Script) -> None:
     """)
 
     assert not done.stderr
+
+
+def test_locks_of_what_is_an_argument_or_a_result(script: Script) -> None:
+    """Functions, and instances whose class needs one, take fresh ones along, on an executor's workers and home, too."""
+    done = script.run("""
+        import contextvars, threading
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        from parmap import SerializationError, parallel
+
+        lock = threading.Lock()
+        variable = contextvars.ContextVar("variable", default=1)
+
+        def add(x):
+            with lock:
+                return x + variable.get()
+
+        class Account:
+            turn = threading.RLock()
+
+            def __init__(self, amount):
+                self.amount = amount
+
+            def add(self, x):
+                with self.turn:
+                    self.amount = add(self.amount + x)
+                return self
+
+        class Refused(Exception):
+            turn = threading.Lock()
+
+            def __init__(self, *, account):
+                super().__init__("too much")
+                self.account = account
+
+        def call(function, x):
+            return function(x)
+
+        def refuse(account):
+            raise Refused(account=account)
+
+        def main(**options):
+            f = parallel(call, **options)
+            with lock:
+                assert f.starmap([(add, 1), (lambda x: add(x), 2)]) == [2, 3]
+            account, = f.starmap([(Account(1).add, 2)])
+            assert type(account) is Account and account.amount == 4
+            assert account.turn is Account.turn and account.add(1).amount == 6
+            error, = parallel(refuse, **options).map([account], return_exceptions=True)
+            assert type(error) is Refused and error.account.amount == 6, error
+            for item in [lock, Account(lock), (add, lock)]:
+                error, = parallel(id, **options).map([item], return_exceptions=True)
+                assert type(error) is SerializationError and "Manager" in str(error), error
+
+        if __name__ == "__main__":
+            main(workers=2)
+            with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+                main(backend=executor)
+    """)
+
+    assert not done.stderr
