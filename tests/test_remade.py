@@ -1336,3 +1336,40 @@ def test_locks_of_what_is_an_argument_or_a_result(script: Script) -> None:
     """)
 
     assert not done.stderr
+
+
+def test_a_generic_method_that_was_called(script: Script) -> None:
+    """A class with a `functools.singledispatchmethod` can be sent, whatever instances that has been called for."""
+    done = script.run("""
+        from functools import singledispatchmethod
+        from parmap import parallel
+
+        class Equal:
+            def __eq__(self, other):
+                return vars(self) == vars(other)
+
+        class Shape(Equal):
+            def __init__(self, size):
+                self.size = size
+
+            def __hash__(self):
+                return hash(self.size)
+
+            @singledispatchmethod
+            def times(self, factor):
+                return "no number"
+
+            @times.register
+            def _(self, factor: int):
+                return Shape(self.size * factor)
+
+        shape = Shape(2)
+        for _ in range(2):
+            assert shape.times(2) == Shape(4) and shape.times("2") == "no number"
+            assert parallel(lambda s: [s.times(3), s.times(""), Shape], workers=2).map([shape]) == [
+                [Shape(6), "no number", Shape]
+            ]
+            assert parallel(shape.times, workers=2).map([4, ""]) == [Shape(8), "no number"]
+    """)
+
+    assert not done.stderr

@@ -140,6 +140,12 @@ def _of_partial_method(thing: Any) -> tuple[Any, ...]:
     return functools.partial(make, thing.func, *thing.args, **thing.keywords), ()
 
 
+def _of_dispatch_method(thing: Any) -> tuple[Any, ...]:
+    """Without what Python 3.13 keeps in it: instances that it was called for, of the class that is only being made."""
+    state = {name: value for name, value in vars(thing).items() if name not in {"func", "_method_cache"}}
+    return type(thing), (thing.func,), state
+
+
 def _of_view(view: memoryview) -> tuple[Any, ...]:
     """A view of a copy of the same elements, where cloudpickle would have their bytes."""
     content = bytes(view) if view.readonly else bytearray(view)
@@ -238,6 +244,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("multiprocessing.connection", "Connection"): _of_connection,
     ("numpy", "ufunc"): _of_ufunc,
     ("functools", "partialmethod"): _of_partial_method,
+    ("functools", "singledispatchmethod"): _of_dispatch_method,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("numpy", "memmap"): reduce_mapped,
