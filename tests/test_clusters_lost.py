@@ -150,6 +150,39 @@ def test_ray_is_started_again(script: Script):
 
 
 @slow
+def test_a_ray_that_was_started_for_pools(script: Script):
+    """Where the program has none, what a pool has started stays as long as any pool is there, and is started again."""
+    pytest.importorskip("ray")
+    done = script.run(
+        """
+        import os, time
+        import parmap
+
+        def later(path):
+            while not os.path.exists(path):
+                time.sleep(0.01)
+            return os.environ["NUMBER"]
+
+        pools = [parmap.parallel(later, workers=2, backend="ray", env={"NUMBER": str(n)}) for n in range(10)]
+        assert pools[0].map([__file__]) == ["0"]
+        last = pools[9].submit("now")
+        for number in range(1, 9):  # more than may idle: the first, for which there is a Ray, is stopped
+            assert pools[number].map([__file__]) == [str(number)]
+        pools[0].shutdown()
+        open("now", "w").close()
+        assert last.result() == "9"
+
+        parmap.shutdown()
+        for _ in range(2):
+            assert pools[0].map([__file__]) == ["0"]
+        print("came to its end")
+        """,
+        timeout=100,
+    )
+    assert done.stdout == "came to its end\n", done.stderr
+
+
+@slow
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_fork(script: Script, kind: str):
     """A process that was forked is told that it can't use the connection that it has inherited."""

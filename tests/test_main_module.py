@@ -485,3 +485,71 @@ def test_imports_beside_the_script(script: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("[3] [[1, 1, 1]]\n", "")
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_classes_that_hold_instances_of_their_own(script: Script, start_method: str) -> None:
+    """Constants, registries and tables of a class are there in tasks as they are here: what is in them is found."""
+    done = script.run(f"""
+        from dataclasses import dataclass
+        from parmap import parallel
+
+        @dataclass(frozen=True)
+        class Point:
+            x: int
+
+        Point.ORIGIN = Point(0)
+        Point.NAMES = {{Point.ORIGIN: "origin", Point(1): "one"}}
+
+        @dataclass(frozen=True, slots=True)
+        class Coin:
+            cents: int
+
+        Coin.ALL = {{Coin(1), Coin(2)}}
+
+        class Equal:
+            def __eq__(self, other):
+                return vars(self) == vars(other)
+
+        class Item(Equal):
+            known = set()
+
+            def __init__(self, name):
+                self.name = name
+                self.known.add(self)
+
+            def __hash__(self):
+                return hash(self.name)
+
+        class Money(int):
+            def __new__(cls, amount, unit):
+                made = super().__new__(cls, amount)
+                made.unit = unit
+                return made
+
+            def __getnewargs__(self):
+                return int(self), self.unit
+
+        Money.ZERO = Money(0, "EUR")
+
+        class Range:
+            def __init__(self, first, last):
+                self.ends = first, last
+
+            def __reduce__(self):
+                return Range, self.ends
+
+        Range.ALL = Range(0, 9)
+
+        def look(x):
+            known = Item("pen") in Item.known, len(Item.known)
+            return Point.NAMES.get(Point(x)), Coin(x) in Coin.ALL, known, Money.ZERO.unit, Range.ALL.ends
+
+        Item("pen")
+        assert parallel(look, workers=1, start_method={start_method!r}).map([0, 1, 5]) == [look(0), look(1), look(5)]
+        items = [Point(1), Coin(1), Item("pen"), Money(1, "EUR"), Range(1, 2)]
+        for item, back in zip(items, parallel(lambda item: item, workers=1, start_method={start_method!r}).map(items)):
+            assert type(back) is type(item)
+        """)
+
+    assert not done.stderr

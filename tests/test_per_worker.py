@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import gc
 import inspect
@@ -519,6 +520,34 @@ def test_workers_of_executors_have_numbers(kind: str) -> None:
         with EXECUTORS[kind]() as other:  # which has numbers of its own
             assert {w for _, w in parallel(place, backend=other, workers=2).map([0.05] * 8)} <= {(0, 2), (1, 2)}
     assert parmap.worker() == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["ProcessPoolExecutor(2, get_context('spawn'))", "InterpreterPoolExecutor(2)"])
+def test_a_worker_of_an_executor_ends_in_silence(script: Script, kind: str) -> None:
+    """Even if it has run a parallel function itself: nothing is told of what it takes apart at its end."""
+    if not hasattr(concurrent.futures, kind.partition("(")[0]):
+        pytest.skip("came with Python 3.14")
+    program = """
+        from concurrent.futures import *
+        from multiprocessing import get_context
+
+        import parmap
+
+        def main():
+            made = parmap.per_worker(list)
+            def inner(n):
+                return len(made()) + n
+            def outer(n):
+                return parmap.parallel(inner).map([n, n + 1])
+            with KIND as executor:
+                print(parmap.parallel(outer, backend=executor).map([0, 1]))
+
+        if __name__ == "__main__":
+            main()
+    """
+    done = script.run(program.replace("KIND", kind))
+
+    assert (done.stdout, done.stderr) == ("[[0, 1], [1, 2]]\n", "")
 
 
 def test_workers_of_loky_have_numbers(script: Script) -> None:

@@ -1205,3 +1205,171 @@ def test_a_class_that_names_a_module_that_is_not_there(script: Script) -> None:
     """)
 
     assert done.stderr == ""
+
+
+def test_errors_that_are_no_failures(script: Script) -> None:
+    """An error is an argument, a result, or a part of one or of another error, whatever its constructor takes."""
+    done = script.run("""
+        from parmap import parallel
+
+        class Missing(Exception):
+            def __init__(self, path, *, tries):
+                super().__init__(f"no such file: {path}")
+                self.tries = tries
+
+        class Said(Exception):
+            __slots__ = ("by",)
+
+            def __init__(self, by):
+                super().__init__(f"{by} says no")
+                self.by = by
+
+        class Absent(FileNotFoundError):
+            def __init__(self, path):
+                super().__init__(2, "absent", path)
+                self.me = self
+
+        class Outer(Exception):
+            pass
+
+        def look(error):
+            return [error, str(error), error.args]
+
+        def fail(error):
+            raise Outer(error)
+
+        for error, name in [(Missing("a", tries=3), "tries"), (Said("Ada"), "by"), (Absent("b"), "filename")]:
+            (result, *told), = parallel(look, workers=2).map([error])
+            assert told == [str(error), error.args], told
+            assert (type(result), str(result), result.args) == (type(error), str(error), error.args)
+            assert getattr(result, name) == getattr(error, name)
+
+            failed, = parallel(fail, workers=2).map([error], return_exceptions=True)
+            assert type(failed) is Outer, failed
+            assert str(failed.args[0]) == str(error)
+        assert result.me is result
+    """)
+
+    assert not done.stderr
+
+
+def test_methods_with_arguments_that_are_given(script: Script) -> None:
+    """A class of the script may make methods of others by `functools.partialmethod`."""
+    done = script.run("""
+        from functools import partialmethod
+        from parmap import parallel
+
+        class Lamp:
+            def switch(self, on, *, level=1):
+                return __class__, on, level
+
+            on = partialmethod(switch, True)
+            dimmed = partialmethod(on, level=0.5)
+            power = partialmethod(lambda self, a, b: a * b, 2, b=3)
+
+        def look(lamp):
+            return lamp.on(), lamp.dimmed(level=2), lamp.power()
+
+        assert parallel(look, workers=2).map([Lamp()]) == [look(Lamp())]
+        assert parallel(Lamp().on, workers=2).submit(level=3).result() == Lamp().on(level=3)
+    """)
+
+    assert not done.stderr
+
+
+def test_locks_of_what_is_an_argument_or_a_result(script: Script) -> None:
+    """Functions, and instances whose class needs one, take fresh ones along, on an executor's workers and home, too."""
+    done = script.run("""
+        import contextvars, threading
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        from parmap import SerializationError, parallel
+
+        lock = threading.Lock()
+        variable = contextvars.ContextVar("variable", default=1)
+
+        def add(x):
+            with lock:
+                return x + variable.get()
+
+        class Account:
+            turn = threading.RLock()
+
+            def __init__(self, amount):
+                self.amount = amount
+
+            def add(self, x):
+                with self.turn:
+                    self.amount = add(self.amount + x)
+                return self
+
+        class Refused(Exception):
+            turn = threading.Lock()
+
+            def __init__(self, *, account):
+                super().__init__("too much")
+                self.account = account
+
+        def call(function, x):
+            return function(x)
+
+        def refuse(account):
+            raise Refused(account=account)
+
+        def main(**options):
+            f = parallel(call, **options)
+            with lock:
+                assert f.starmap([(add, 1), (lambda x: add(x), 2)]) == [2, 3]
+            account, = f.starmap([(Account(1).add, 2)])
+            assert type(account) is Account and account.amount == 4
+            assert account.turn is Account.turn and account.add(1).amount == 6
+            error, = parallel(refuse, **options).map([account], return_exceptions=True)
+            assert type(error) is Refused and error.account.amount == 6, error
+            for item in [lock, Account(lock), (add, lock)]:
+                error, = parallel(id, **options).map([item], return_exceptions=True)
+                assert type(error) is SerializationError and "Manager" in str(error), error
+
+        if __name__ == "__main__":
+            main(workers=2)
+            with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+                main(backend=executor)
+    """)
+
+    assert not done.stderr
+
+
+def test_a_generic_method_that_was_called(script: Script) -> None:
+    """A class with a `functools.singledispatchmethod` can be sent, whatever instances that has been called for."""
+    done = script.run("""
+        from functools import singledispatchmethod
+        from parmap import parallel
+
+        class Equal:
+            def __eq__(self, other):
+                return vars(self) == vars(other)
+
+        class Shape(Equal):
+            def __init__(self, size):
+                self.size = size
+
+            def __hash__(self):
+                return hash(self.size)
+
+            @singledispatchmethod
+            def times(self, factor):
+                return "no number"
+
+            @times.register
+            def _(self, factor: int):
+                return Shape(self.size * factor)
+
+        shape = Shape(2)
+        for _ in range(2):
+            assert shape.times(2) == Shape(4) and shape.times("2") == "no number"
+            assert parallel(lambda s: [s.times(3), s.times(""), Shape], workers=2).map([shape]) == [
+                [Shape(6), "no number", Shape]
+            ]
+            assert parallel(shape.times, workers=2).map([4, ""]) == [Shape(8), "no number"]
+    """)
+
+    assert not done.stderr

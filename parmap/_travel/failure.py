@@ -12,14 +12,12 @@ import os
 import pickle
 from collections.abc import Callable
 from itertools import pairwise
-from types import FrameType
+from types import FrameType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from parmap._travel.text import cut, shorten, with_source
+from parmap._travel.text import add_locals, cut, shorten, with_source
 
 if TYPE_CHECKING:
-    import traceback
-
     from parmap._travel.tie import Tie
 
 Voice: TypeAlias = Callable[[BaseException], BaseException]
@@ -242,24 +240,11 @@ def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...
     try:
         told = traceback.TracebackException.from_exception(error, limit=-_FRAMES)
         if with_locals:
-            _add_locals(told, error)
+            add_locals(told, error)
         text = "".join(told.format())
     except BaseException:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
         text = f"{type(error).__name__}: <its text could not be made>"
     return (text, _encode_chain(error, 0))
-
-
-def _add_locals(told: traceback.TracebackException, error: BaseException) -> None:
-    """Show local variables, each shortened: the standard library would show all of a list of a million."""
-    import traceback
-
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for summary, frame in zip(told.stack, frames[-_FRAMES:], strict=False):
-        summary.locals = {name: shorten(value) for name, value in frame.f_locals.items()}
-    for cause in ("__cause__", "__context__"):
-        below, reason = getattr(told, cause), getattr(error, cause)
-        if below is not None and reason is not None:
-            _add_locals(below, reason)
 
 
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
@@ -274,7 +259,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts", "rest"):
         try:
-            what = error if form == "pickle" else _parts_of(error, whole=form == "parts")
+            what = error if form == "pickle" else parts_of_error(error, whole=form == "parts")
             stream = dump_whole(what)
             made = _revive(form, stream)
             if type(made) is type(error):
@@ -311,22 +296,35 @@ def _revive(form: str, stream: bytes) -> BaseException:
         error: BaseException = kind(message, [_decode_chain(member, "") for member in members])
         return error
     kind, args, state = value
-    builtin = _builtin(kind)  # of which errno, filename, msg, code are, that its own `__init__` sets
-    maker = kind
-    while type(vars(maker).get("__new__")) is not type(len):  # past the user's, to what C code makes: lxml's own, say
-        maker = maker.__base__
-    error = maker.__new__(kind, *args)
-    builtin.__init__(error, *args)
-    for name, attribute in state.items():
-        put(error, name, attribute, builtin)
+    error = bare_error(kind, args)
+    fill_error(error, state)
     return error
 
 
-def _parts_of(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
+def bare_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
+    """An error as Python's own class makes it, of which errno, filename, msg, code are: no constructor is asked."""
+    maker = kind
+    while type(vars(maker).get("__new__")) is not type(len):  # past the user's, to what C code makes: lxml's own, say
+        maker = maker.__base__
+    error: BaseException = maker.__new__(kind, *args)
+    _builtin(kind).__init__(error, *args)
+    return error
+
+
+def fill_error(error: BaseException, state: dict[str, Any]) -> None:
+    """Give it what else it held, past what its class may refuse."""
+    kind = type(error)
+    for name, attribute in state.items():
+        is_slot = type(getattr(kind, name, None)) is MemberDescriptorType
+        put(error, name, attribute, kind if is_slot else _builtin(kind))
+
+
+def parts_of_error(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
     """The class of an error, its arguments and what else it holds; if not *whole*, but for what can't travel."""
     builtin = _builtin(type(error))
     kind, args, *states = builtin.__reduce__(error)
-    held = dict(states[0]) if states else {}
+    own: Any = object.__getstate__(error)
+    held = {**(states[0] if states else {}), **(own[1] if type(own) is tuple else {})}  # what is in slots, too
     if issubclass(builtin, SyntaxError):  # where in a text it is, which parsers set beside the arguments
         held = {name: told_by(error, name, SyntaxError) for name in _PLACE} | held
     if not whole:

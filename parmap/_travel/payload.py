@@ -255,7 +255,7 @@ def dump(
     try:
         if learner is not None:
             classes = learner.classes
-        return _dump_with(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
+        return _dump_by_value(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
         pass_on(error)
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
@@ -264,6 +264,16 @@ def dump(
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
         raise SerializationError(f"{short_type(item)} can't be pickled: {reason_of(error)}") from error
+
+
+def _dump_by_value(make: Any, item: Any, *words: Any) -> Packed:
+    """Pickle one object; what functions and classes in it refer to comes fresh, as in functions that are called."""
+    try:
+        return _dump_with(make, item, *words)
+    except Exception as error:  # noqa: BLE001 - it may be a lock, of the item or of a class
+        pass_on(error)
+    _dump_with(partial(cloud_pickler, place=id), item)  # without functions and classes: what else there is, is refused
+    return _dump_with(partial(make, fresh=True), item, *words)
 
 
 def dump_whole(item: Any) -> bytes:
@@ -275,7 +285,7 @@ def dump_whole(item: Any) -> bytes:
     packed = dump(item)
     if not packed.buffers:
         return packed.stream
-    stream = cloud_dumps(item, home_class, fresh=False)
+    stream = cloud_dumps(item, home_class)
     held()  # as above: whoever raises it holds them
     return stream
 

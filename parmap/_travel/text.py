@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MemberDescriptorType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import traceback
 
 _MOST = 200  # characters of a value
 _PART = 80  # characters of a string or a name in it
@@ -253,3 +256,16 @@ def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
         pass_on(problem)
         call = "a task"
     return "parmap: " + ("" if item is None else f"item {item}: ") + call
+
+
+def add_locals(told: traceback.TracebackException, error: BaseException) -> None:
+    """Show local variables, each shortened: the standard library would show all of a list of a million."""
+    import traceback
+
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for summary, frame in zip(told.stack, frames[-len(told.stack) :], strict=False):
+        summary.locals = {name: shorten(value) for name, value in frame.f_locals.items()}
+    for cause in ("__cause__", "__context__"):
+        below, reason = getattr(told, cause), getattr(error, cause)
+        if below is not None and reason is not None:
+            add_locals(below, reason)

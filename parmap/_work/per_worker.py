@@ -215,9 +215,11 @@ class PerWorker(Generic[T_co]):
         return None
 
     def __del__(self) -> None:
-        keeper = getattr(here, "keeper", None)  # none: at the interpreter's end, when all is closed
-        if keeper and keeper.thread == threading.get_ident() and _known.get(self.token) in {None, self}:
-            keeper.close(self.token)
+        known: Any = _known
+        if known is None:  # an interpreter ends, and has closed all: globals are gone, those with an underscore first
+            return
+        if here.keeper.thread == threading.get_ident() and known.get(self.token) in {None, self}:
+            here.keeper.close(self.token)
 
     def __repr__(self) -> str:
         return f"<parmap.PerWorker of {getattr(self.__wrapped__, '__qualname__', 'a factory')}>"

@@ -34,6 +34,9 @@ _GRACE = 10.0  # seconds that an actor may take to stop a task
 
 _STARTS = 3  # actors in a row that may fail to start
 
+_own: dict[str | None, int] = {}  # by session, clusters that pools have begun, with how many pools are there
+_turn = threading.RLock()
+
 
 def _session(ray: Any) -> str | None:
     """What tells this connection to a cluster from others; `None`: there is none."""
@@ -70,29 +73,31 @@ class Ray(Site):
     gone = "Ray was shut down: connect to a cluster again, with ray.init()"
 
     def target(self) -> Hashable:
-        """The session."""
+        """The session, if no pool has begun it."""
         session = _session(self.library())
         if session is not None:
             check_process("this connection of Ray's", session)
-        return session
+        return None if session in _own else session
 
     @property
     def is_named(self) -> bool:
-        """As Ray takes it: so it is in jobs that are submitted."""
-        return bool(os.environ.get("RAY_ADDRESS"))
+        """As Ray takes it: so it is in jobs that are submitted. Or another pool is there."""
+        return bool(os.environ.get("RAY_ADDRESS")) or _session(self.library()) in _own
 
     def start(self, count: int) -> Any:
-        """Start it here, or connect."""
+        """Start it here, or connect, unless another pool has."""
         ray = self.library()
-        if self.is_named:
-            ray.init(logging_level=logging.ERROR)
-        else:
-            ray.init(address="local", num_cpus=count, include_dashboard=False, logging_level=logging.ERROR)
-        return ray
+        with _turn:
+            if _session(ray) not in _own:
+                local = {"address": "local", "num_cpus": count, "include_dashboard": False}
+                ray.init(**({} if self.is_named else local), logging_level=logging.ERROR)
+            session = _session(ray)
+            _own[session] = _own.get(session, 0) + 1
+        return session
 
     def pool(self, options: Options, target: Any, own: Any) -> Cluster:  # noqa: ARG002 - the contract
         """Make a pool."""
-        return RayCluster(options, self, self.library(), is_own=own is not None)
+        return RayCluster(options, self, self.library(), own)
 
 
 class RayCluster(Cluster):
@@ -100,10 +105,10 @@ class RayCluster(Cluster):
 
     overhead: float = 0.001
 
-    def __init__(self, options: Options, site: Ray, ray: Any, *, is_own: bool) -> None:
-        """*is_own*: it was started for this."""
+    def __init__(self, options: Options, site: Ray, ray: Any, own: str | None) -> None:
+        """*own*: the session, if it was begun for this, or for another pool."""
         self._ray = ray
-        self._is_own = is_own
+        self._own = own
         self._actors = _actors_of(ray, site.resources)
         if _is_task(ray):  # what it started must not hold its CPUs for long
             options = options.replace(idle_timeout=min(1.0, options.idle_timeout or 1.0))
@@ -186,10 +191,13 @@ class RayCluster(Cluster):
             self._actors.close()
 
     def finish(self) -> None:
-        """Stop the cluster that was started for this."""
-        if self._is_own and self._actors.is_there:
-            self._ray.shutdown()
-            self._is_own = False
+        """Stop the cluster that was started for this, if no other pool is there."""
+        own, self._own = self._own, None
+        with _turn:
+            if own is not None:
+                _own[own] -= 1
+                if not _own[own] and self._actors.is_there:
+                    self._ray.shutdown()
 
 
 class _Task:

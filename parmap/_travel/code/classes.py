@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, Iterable, MutableMapping
 from contextlib import contextmanager, suppress
 from enum import EnumMeta
 from functools import partial
@@ -78,7 +78,32 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
-    return _find_or_make, (make, args, origin, parameters), (fill, state, members, cls.__bases__), None, None, _fill
+    given = [_Early(cls, names) for names in _FIRST], fill, state, members, cls.__bases__
+    return _find_or_make, (make, args, origin, parameters), given, None, None, _fill
+
+
+_FIRST = ("__eq__", "__hash__"), ("__new__", "__init__", "__setstate__", "__dataclass_fields__")
+_OWN_WAYS = {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"}
+
+
+class _Early:
+    """What a class must have before its attributes, which may be instances of it, are made, or sets of such are."""
+
+    def __init__(self, cls: type, names: Iterable[str]) -> None:
+        self.cls = cls
+        self.names = names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = vars(self.cls)
+        found = {name: own[name] for name in self.names if own.get(name) is not None}
+        is_needed = "__hash__" in found or any(_OWN_WAYS & vars(base).keys() for base in self.cls.__mro__[:-1])
+        return (_give, (self.cls, found)) if is_needed and found and not is_enumeration(self.cls) else (bool, ())
+
+
+def _give(cls: type, early: dict[str, Any]) -> None:
+    if cls in _guests and cls not in _filled:
+        for name, value in early.items():
+            type.__setattr__(cls, name, value)
 
 
 NOTED = frozenset({"__annotations_cache__", "__msgspec_cache__", "__slotnames__"})
@@ -230,7 +255,7 @@ class Filling:
         token, names = _filled.get(self._cls, (None, frozenset()))
         if token is self._token:
             return False
-        fill, attributes, members, bases = self._state
+        _, fill, attributes, members, bases = self._state
         now = frozenset(attributes[0])
         _filled[self._cls] = self._token, now
         if self._cls.__bases__ != bases:  # others since the class was made here

@@ -25,7 +25,7 @@ from parmap._travel.code.by_name import MAIN, by_name, name_in, name_of
 from parmap._travel.code.hints import forward_reduced, hint_reduced
 from parmap._travel.code.late import import_reduced
 from parmap._travel.code.singles import parts_of, single_reduced
-from parmap._travel.failure import pass_on
+from parmap._travel.failure import bare_error, fill_error, parts_of_error, pass_on
 from parmap._travel.stream import PROTOCOL, reduce_mapped, reduce_tensor
 from parmap._travel.text import is_enumeration
 
@@ -58,6 +58,10 @@ def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
     """What pickle sends, but maybe so that no worker can make it."""
     if _says_how(kind):
         return _of_class(thing, kind)
+    if issubclass(kind, BaseException) and FunctionType in (type(kind.__init__), type(kind.__new__)):
+        # Pickle would call the user's constructor with what that has made of its own arguments: its text, often.
+        *made, held = parts_of_error(thing, whole=True)
+        return bare_error, tuple(made), held, None, None, fill_error
     if asks_too_soon(kind):
         return (*thing.__reduce_ex__(PROTOCOL), _fill_quietly)
     poses = kind is not FunctionType and isinstance(thing, FunctionType)
@@ -128,6 +132,18 @@ def _of_ufunc(thing: Any) -> tuple[Any, ...] | None:
     function = next(filter(callable, gc.get_referents(thing)))  # no attribute has it
     options = {} if thing.identity is None else {"identity": thing.identity}
     return functools.partial(frompyfunc, **options), (function, thing.nargs - thing.nout, thing.nout)
+
+
+def _of_partial_method(thing: Any) -> tuple[Any, ...]:
+    """What takes its function when it is made, from Python 3.14 on."""
+    make: Any = type(thing)
+    return functools.partial(make, thing.func, *thing.args, **thing.keywords), ()
+
+
+def _of_dispatch_method(thing: Any) -> tuple[Any, ...]:
+    """Without what Python 3.13 keeps in it: instances that it was called for, of the class that is only being made."""
+    state = {name: value for name, value in vars(thing).items() if name not in {"func", "_method_cache"}}
+    return type(thing), (thing.func,), state
 
 
 def _of_view(view: memoryview) -> tuple[Any, ...]:
@@ -227,6 +243,8 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
     ("multiprocessing.connection", "Connection"): _of_connection,
     ("numpy", "ufunc"): _of_ufunc,
+    ("functools", "partialmethod"): _of_partial_method,
+    ("functools", "singledispatchmethod"): _of_dispatch_method,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
     ("numpy", "memmap"): reduce_mapped,
