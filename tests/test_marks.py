@@ -211,7 +211,7 @@ CHANGES = [
     "counts['b'] = [numbers]", "counts.default_factory = set", "guarded['list'].append(1)", "guarded['again'] = [1, 2, 3]",
     "guarded['lock'] = threading.Lock()", "spoken.word = 'bye'", "spoken.more.append(2)",
     "fast = parmap.parallel(lambda x: ('other', x, text), workers=1)", "fast.note = [1]", "fast.note.append(2)",
-    "fast = fast.options(workers=2)", "cached = functools.lru_cache(lambda: ('cached', number))", "cached.note = [1]",
+    "fast = fast.options(workers=2)", "cached = functools.lru_cache(lambda: ('cached', 2))", "cached.note = [1]",
     "cached = functools.lru_cache(maxsize=3)(cached.__wrapped__)", "cached.__wrapped__.__doc__ = 'new'",
 ]  # fmt: skip
 
