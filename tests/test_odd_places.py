@@ -719,10 +719,55 @@ def test_in_a_frozen_program(script: Script, method: str) -> None:
 
 
 LESS = """
-import _socket, errno, os, select, signal, socket, sys, sysconfig
+import _socket, errno, fcntl, mmap, os, stat, sys, sysconfig, termios
 
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
 sys.platform = "darwin"
+
+DONTWAIT, inode, pair, spawn = _socket.MSG_DONTWAIT, os.fstat, _socket.socketpair, os.posix_spawn
+sent = {}  # inode of a socket -> the line by which it was sent
+
+
+class Socket(_socket.socket):
+    __slots__ = ()
+
+    def sendmsg(self, buffers, beside=(), flags=0, *address):  # it waits for room, whatever the flags
+        for _, _, fds in beside:
+            for fd in fds:
+                sent[os.fstat(fd).st_ino] = self
+        return super().sendmsg(buffers, beside, flags & ~DONTWAIT, *address)
+
+    def close(self):  # what nobody else holds, and was not received yet, is taken for garbage
+        line = sent.pop(os.fstat(self.fileno()).st_ino, None) if self.fileno() >= 0 else None
+        if line is not None and line.fileno() >= 0 and any(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4))):
+            self.shutdown(_socket.SHUT_RD)
+        super().close()
+
+
+def socketpair(family=_socket.AF_UNIX, kind=_socket.SOCK_STREAM, proto=0):
+    if kind == _socket.SOCK_SEQPACKET:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+    ends = pair(family, kind, proto)
+    for end in ends:
+        end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 4096)
+    return ends
+
+
+def posix_spawn(path, argv, env, *, file_actions=(), **how):
+    if any(what == os.POSIX_SPAWN_DUP2 and fd in where for what, fd, *where in file_actions):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    return spawn(path, argv, env, file_actions=file_actions, **how)
+
+
+class Mapping(mmap.mmap):
+    def resize(self, size):
+        super().resize(len(self))
+        raise SystemError("mmap: resizing not available--no mremap()")
+
+
+_socket.socket, _socket.socketpair, os.posix_spawn, mmap.mmap = Socket, socketpair, posix_spawn, Mapping
+
+import select, signal, socket
 
 if hasattr(os, "process_cpu_count"):
     os.process_cpu_count = os.cpu_count  # where it has no affinity to ask for
@@ -731,7 +776,8 @@ for module, names in {
     os: ("memfd_create", "eventfd", "pidfd_open", "sched_getaffinity", "waitid"),
     select: ("epoll",),
     signal: ("SIGRTMIN", "SIGRTMAX"),
-    socket: ("MSG_CMSG_CLOEXEC",),
+    _socket: ("MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL", "SO_PEERCRED"),
+    socket: ("MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL", "SO_PEERCRED"),
 }.items():
     for name in names:
         if hasattr(module, name):
@@ -743,29 +789,25 @@ def check(event, args):  # nor a /proc
 
 
 sys.addaudithook(check)
-stat = os.stat
-os.stat = lambda path, *args, **how: check("open", (path,)) or stat(path, *args, **how)
-pair = _socket.socketpair
-
-
-def socketpair(family=socket.AF_UNIX, kind=socket.SOCK_STREAM, proto=0):
-    if kind == socket.SOCK_SEQPACKET:
-        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
-    return pair(family, kind, proto)
-
-
-_socket.socketpair = socketpair
+look = os.stat
+os.stat = lambda path, *args, **how: check("open", (path,)) or look(path, *args, **how)
 """
 
 
-@pytest.mark.parametrize("method", [None, "forkserver"])
-def test_without_what_only_linux_has(script: Script, method: str | None) -> None:
-    """Workers start, tasks of all sizes run, deaths and limits of time cost their item, on a system like macOS."""
+@pytest.fixture
+def like_macos(script: Script) -> Script:
+    """A place to run scripts in, on a system that is like macOS."""
     script.write(LESS, "sitecustomize.py")
     script.environment["PYTHONPATH"] = os.pathsep.join(
         [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
     )
-    done = script.run(
+    return script
+
+
+@pytest.mark.parametrize("method", [None, "forkserver"])
+def test_without_what_only_linux_has(like_macos: Script, method: str | None) -> None:
+    """Workers start, tasks of all sizes run, deaths and limits of time cost their item, on a system like macOS."""
+    done = like_macos.run(
         f"""
         import os, time
 
@@ -796,6 +838,43 @@ def test_without_what_only_linux_has(script: Script, method: str | None) -> None
         "TaskTimeoutError 19900",
     ], done.stderr
     assert done.stderr == ""
+
+
+def test_large_arguments_wait_for_no_task_on_macos(like_macos: Script) -> None:
+    """Large arguments and results pass each other; those that wait for a busy worker keep nobody from the others."""
+    done = like_macos.run("""
+        import time
+
+        from parmap import parallel
+
+        if __name__ == "__main__":
+            print(sum(map(len, parallel(lambda part: part, workers=2).map([bytes(2_000_000)] * 10))))
+
+            @parallel(workers=2, timeout=2)
+            def task(part):
+                if part[0]:
+                    time.sleep(600)
+                return len(part)
+
+            parts = [bytes([number < 2]) * 500_000 for number in range(8)]
+            print([getattr(each, "timeout", each) for each in task.map(parts, return_exceptions=True)])
+    """)
+
+    assert (done.stdout, done.stderr) == (f"20000000\n{[2] * 2 + [500_000] * 6}\n", "")
+
+
+def test_copies_where_mappings_keep_their_size(like_macos: Script) -> None:
+    """Private copies of what is large, as of arguments for a cluster, can be made where there is no `mremap`."""
+    done = like_macos.run("""
+        from parmap.backends._processes.line.copies import LARGE, copies
+
+        for _ in range(3):
+            copy = copies.copy(memoryview(bytearray(LARGE)))
+            copy[0] = 1
+        print(copy[0], copy.nbytes == LARGE)
+    """)
+
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
 
 
 @pytest.mark.parametrize("told", [False, True])
