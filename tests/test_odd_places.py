@@ -860,7 +860,7 @@ def test_large_arguments_wait_for_no_task_on_macos(like_macos: Script) -> None:
             print([getattr(each, "timeout", each) for each in task.map(parts, return_exceptions=True)])
     """)
 
-    assert (done.stdout, done.stderr) == (f"20000000\n{[2] * 2 + [500_000] * 6}\n", "")
+    assert (done.stdout, done.stderr) == (f"20000000\n{[2.0] * 2 + [500_000] * 6}\n", "")
 
 
 def test_copies_where_mappings_keep_their_size(like_macos: Script) -> None:
@@ -875,6 +875,78 @@ def test_copies_where_mappings_keep_their_size(like_macos: Script) -> None:
     """)
 
     assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
+LEAST = """
+import asyncio, concurrent.futures.process, multiprocessing.pool, tempfile  # as they are on this system
+
+import _socket, faulthandler, mmap, os, select, signal, socket, sys
+
+sys.platform = "win32"
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios", "_posixsubprocess"))
+kept = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
+
+for module, names in {
+    os: "fork register_at_fork posix_spawn posix_spawnp waitid wait WNOHANG killpg getpgrp setpgid setsid getuid geteuid "
+    "sysconf pread memfd_create eventfd sched_getaffinity O_NONBLOCK O_ASYNC set_blocking",
+    signal: "pthread_sigmask pthread_kill sigwait setitimer alarm siginterrupt "
+    + " ".join(name for name in dir(signal) if name.startswith("SIG") and name not in kept),
+    select: "poll epoll POLLIN POLLOUT POLLHUP",
+    _socket: "AF_UNIX MSG_DONTWAIT MSG_NOSIGNAL MSG_CMSG_CLOEXEC SCM_RIGHTS CMSG_SPACE SO_PEERCRED",
+    socket: "AF_UNIX MSG_DONTWAIT MSG_NOSIGNAL MSG_CMSG_CLOEXEC SCM_RIGHTS CMSG_SPACE SO_PEERCRED",
+    mmap: "MAP_SHARED MAP_PRIVATE MAP_ANONYMOUS PROT_READ PROT_WRITE",
+    faulthandler: "register unregister",
+    sys: "abiflags",
+}.items():
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+"""
+
+
+def test_without_what_windows_lacks(script: Script) -> None:
+    """Threads and the serial backend do all that they do elsewhere; who asks for worker processes is told where to go."""
+    script.write(LEAST, "sitecustomize.py")
+    script.environment["PYTHONPATH"] = os.pathsep.join(
+        [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
+    )
+    done = script.run(
+        """
+        import parmap
+        from parmap import BackendUnavailableError, Executor, Pool, broadcast, per_worker, report
+
+        def half(number):
+            return table.value / number
+
+        def calls(**how):
+            global table
+            table, own = broadcast(12), per_worker(list)
+            divide = parmap.parallel(half, workers=2, **how)
+            yield lambda: divide.map([1, 2])
+            yield lambda: divide.submit(3).result()
+            yield lambda: [*divide.imap([4])]
+            yield lambda: str(divide.map([0, 6], return_exceptions=True, progress=False))
+            yield lambda: parmap.parallel(lambda number: len(own()) + number, **how).map([7])
+            yield lambda: divide.map([1], journal=f"{how}.journal") + divide.map([1, 2], journal=f"{how}.journal")
+            yield lambda: Executor(1, **how).submit(abs, -8).result()
+            yield lambda: Pool(1, **how).apply(abs, (-9,))
+
+        told = []
+        for call in calls():
+            try:
+                call()
+            except BackendUnavailableError as error:
+                told.append('backend="threads"' in str(error) and "PARMAP_BACKEND=threads" in str(error))
+        print(told)
+        with report():
+            for backend in ("threads", "serial"):
+                print([call() for call in calls(backend=backend)])
+        """
+    )
+
+    zero = "[ZeroDivisionError('division by zero'), 2.0]"
+    found = [[12.0, 6.0], 4.0, [3.0], zero, [7], [12.0, 12.0, 6.0], 8, 9]
+    assert done.stdout.splitlines() == [str([True] * 8), *[str(found)] * 2], done.stderr
 
 
 @pytest.mark.parametrize("told", [False, True])

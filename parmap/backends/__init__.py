@@ -37,6 +37,13 @@ _LAZY = {
 
 
 def _load(name: str) -> Any:
+    if name == "Processes" and sys.platform == "win32":
+        from parmap.errors import BackendUnavailableError
+
+        raise BackendUnavailableError(
+            'worker processes run on Linux and macOS only, for now: on Windows use backend="threads", '
+            "or set the environment variable PARMAP_BACKEND=threads"
+        )
     if name in _LAZY:
         from importlib import import_module
 

@@ -88,7 +88,7 @@ class Early:
     """From now until it is left a template starts, for a call with these options that is about to need one."""
 
     def __init__(self, options: Options | None) -> None:
-        if options is not None and options.backend == "processes":
+        if options is not None and options.backend == "processes" and hasattr(os, "posix_spawn"):
             with suppress(OSError, RuntimeError):  # no process: that is told to whoever needs a worker
                 _early.append(_born(environment(os.environ, options)))
 
