@@ -719,28 +719,41 @@ def test_in_a_frozen_program(script: Script, method: str) -> None:
 
 
 LESS = """
-import _socket, errno, fcntl, mmap, os, selectors, sys, sysconfig, termios
+import _socket, array, errno, mmap, os, selectors, stat, sys, sysconfig
 
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
 sys.platform = "darwin"
 
-DONTWAIT, inode, pair, spawn = _socket.MSG_DONTWAIT, os.fstat, _socket.socketpair, os.posix_spawn
-sent = {}  # inode of a socket -> the line by which it was sent
+DONTWAIT, pair, spawn = _socket.MSG_DONTWAIT, _socket.socketpair, os.posix_spawn
+PRIORITY = 12  # of a socket, means nothing: here, that it was received
+sent = set()  # inodes of sockets
+
+
+def sockets_of(beside):
+    for _, _, data in beside:
+        fds = array.array("i", bytes(data))
+        yield from (fd for fd in fds if stat.S_ISSOCK(os.fstat(fd).st_mode))
 
 
 class Socket(_socket.socket):
     __slots__ = ()
 
     def sendmsg(self, buffers, beside=(), flags=0, *address):  # it waits for room, whatever the flags
-        for _, _, fds in beside:
-            for fd in fds:
-                sent[os.fstat(fd).st_ino] = self
+        sent.update(os.fstat(fd).st_ino for fd in sockets_of(beside))
         return super().sendmsg(buffers, beside, flags & ~DONTWAIT, *address)
 
-    def close(self):  # what nobody else holds, and was not received yet, is taken for garbage
-        line = sent.pop(os.fstat(self.fileno()).st_ino, None) if self.fileno() >= 0 else None
-        if line is not None and line.fileno() >= 0 and any(fcntl.ioctl(line, termios.TIOCOUTQ, bytes(4))):
-            self.shutdown(_socket.SHUT_RD)
+    def recvmsg(self, size, *how):
+        data, beside, *more = super().recvmsg(size, *how)
+        for fd in sockets_of(beside):
+            other = Socket(fileno=fd)
+            other.setsockopt(_socket.SOL_SOCKET, PRIORITY, 1)
+            other.detach()
+        return data, beside, *more
+
+    def close(self):  # what only a message holds is taken for garbage
+        if self.fileno() >= 0 and os.fstat(self.fileno()).st_ino in sent:
+            if not self.getsockopt(_socket.SOL_SOCKET, PRIORITY):
+                self.shutdown(_socket.SHUT_RD)
         super().close()
 
 
