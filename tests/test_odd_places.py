@@ -677,6 +677,24 @@ def test_where_polling_is_taken_away(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\nTrue True\n[1]\n", "")
 
 
+def test_a_task_that_takes_polling_away(script: Script) -> None:
+    """A task may patch its worker as eventlet does: what is large is sent still."""
+    done = script.run("""
+        from parmap import parallel
+
+        @parallel(workers=1)
+        def task(number):
+            import select
+            vars(select).pop("poll", None)
+            print("x" * 3_000_000)
+            return number
+
+        print(task.map(range(3)))
+    """)
+
+    assert done.stdout.splitlines() == ["x" * 3_000_000] * 3 + ["[0, 1, 2]"], done.stderr
+
+
 def test_under_a_debugger_that_watches_settrace(script: Script) -> None:
     """A debugger as debugpy warns of whoever uses `sys.settrace`: no thread of parmap does that it traces already."""
     done = script.run("""
