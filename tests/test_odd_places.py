@@ -929,6 +929,9 @@ sys.platform = "win32"
 clock, STEP = time.monotonic_ns, 15_625_000  # nanoseconds, before Python 3.13
 time.monotonic_ns = lambda: clock() // STEP * STEP
 time.monotonic = lambda: time.monotonic_ns() / 1e9
+
+if hasattr(os, "process_cpu_count"):
+    os.process_cpu_count = os.cpu_count  # it has no affinity to ask for
 sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios", "_posixsubprocess"))
 kept = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
 
