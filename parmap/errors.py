@@ -214,7 +214,7 @@ class JournalError(ParmapError, ValueError):
 
 
 class BackendUnavailableError(ParmapError, ImportError):
-    """Raised when a backend, or the progress bar, needs a library that is not installed.
+    """Raised when a backend, or the progress bar, needs a library that is not installed, or another system.
 
     Args:
         message: what is missing.

@@ -154,7 +154,7 @@ class FakeBackend(Backend):
     """Workers that do nothing until they are told."""
 
     kills = True
-    leases = True
+    leases = announces = True
 
     def __init__(
         self, workers: int, budget: int | None, idle_timeout: float | None, *, recalls: bool, memory: int | None = None

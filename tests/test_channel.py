@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import select
 import signal
 import socket
 import threading
@@ -19,6 +21,7 @@ from test_payload import Buffered
 from conftest import wait_until
 from parmap._travel.pack import ALIGNMENT, EACH, Pack
 from parmap._travel.payload import pack
+from parmap.backends._processes.line import channel, sockets
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 from parmap.backends._processes.line.parts import Numbers, Part, parts_of, shared
 from parmap.backends._processes.line.segments import Lender, Limits, attach, create, write
@@ -439,8 +442,8 @@ def test_an_alarm_amid_messages() -> None:
     numbers: list[int] = []
 
     def read() -> None:
-        while theirs.recv(1, socket.MSG_PEEK):
-            receiver.hear(lambda message: numbers.append(message.fields[0]))
+        while receiver.hear(lambda message: numbers.append(message.fields[0])):
+            select.select([theirs], [], [])
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -465,6 +468,49 @@ def test_an_alarm_amid_messages() -> None:
 
     assert numbers == sorted({*numbers})
     assert len(numbers) >= 2_000 - alarms
+
+
+class Particular(socket.socket):
+    """A socket that takes no more than 1 kB at once, as macOS 2 GB, and descriptors at its second call."""
+
+    refuses = True
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), *how: Any) -> int:
+        if sum(map(len, buffers)) > 1000:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        if ancdata and self.refuses:  # there is no room for them while others wait to be read
+            self.refuses = False
+            raise OSError(errno.EMSGSIZE, "Message too long")
+        return super().sendmsg(buffers, ancdata, *how)
+
+
+def test_what_the_system_takes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message may be larger than one system call sends, and descriptors may have to wait for room."""
+    monkeypatch.setattr(channel, "_MOST", 1000)
+    monkeypatch.setattr(Limits, "enabled", False)
+    ours, theirs = socket.socketpair()
+    sender, receiver = Channel(Particular(fileno=ours.detach())), Channel(theirs)
+
+    message = pour(sender, receiver, "run", pack=pack([bytes(2500), Buffered(bytes(70_000)), 3])[0])
+    handed = pour(sender, receiver, "start", fds=(theirs.fileno(),))
+
+    assert [*message.pack] == [bytes(2500), Buffered(bytes(70_000)), 3]
+    assert os.path.sameopenfile(handed.fds[0], theirs.fileno())
+    os.close(handed.fds[0])
+    sender.close()
+    receiver.close()
+
+
+def test_room_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large messages take few steps also where the system has little room for what is on its way, as macOS."""
+    made = socket.socketpair()
+    for end in made:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    monkeypatch.setattr("_socket.socketpair", lambda *_: made)
+
+    for end in sockets.pair():
+        assert end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > 100_000
+        end.close()
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")

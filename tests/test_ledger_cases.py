@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class Cluster(FakeBackend):
     """Chunks that run somewhere else."""
 
-    leases = False
+    leases = announces = False
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """It is sent."""

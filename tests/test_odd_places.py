@@ -677,6 +677,24 @@ def test_where_polling_is_taken_away(script: Script) -> None:
     assert (done.stdout, done.stderr) == ("True True\nTrue True\n[1]\n", "")
 
 
+def test_a_task_that_takes_polling_away(script: Script) -> None:
+    """A task may patch its worker as eventlet does: what is large is sent still."""
+    done = script.run("""
+        from parmap import parallel
+
+        @parallel(workers=1)
+        def task(number):
+            import select
+            vars(select).pop("poll", None)
+            print("x" * 3_000_000)
+            return number
+
+        print(task.map(range(3)))
+    """)
+
+    assert done.stdout.splitlines() == ["x" * 3_000_000] * 3 + ["[0, 1, 2]"], done.stderr
+
+
 def test_under_a_debugger_that_watches_settrace(script: Script) -> None:
     """A debugger as debugpy warns of whoever uses `sys.settrace`: no thread of parmap does that it traces already."""
     done = script.run("""
@@ -719,10 +737,80 @@ def test_in_a_frozen_program(script: Script, method: str) -> None:
 
 
 LESS = """
-import _socket, errno, os, select, signal, socket, sys, sysconfig
+import _socket, array, errno, mmap, os, selectors, stat, sys, sysconfig
 
 os.environ["_PYTHON_SYSCONFIGDATA_NAME"] = sysconfig._get_sysconfigdata_name()
 sys.platform = "darwin"
+
+DONTWAIT, pair, spawn = _socket.MSG_DONTWAIT, _socket.socketpair, os.posix_spawn
+PRIORITY = 12  # of a socket, means nothing: here, that it was received
+sent = set()  # inodes of sockets
+
+
+def sockets_of(beside):
+    for _, _, data in beside:
+        fds = array.array("i", bytes(data))
+        yield from (fd for fd in fds if stat.S_ISSOCK(os.fstat(fd).st_mode))
+
+
+class Socket(_socket.socket):
+    __slots__ = ()
+
+    def sendmsg(self, buffers, beside=(), flags=0, *address):  # it waits for room, whatever the flags
+        sent.update(os.fstat(fd).st_ino for fd in sockets_of(beside))
+        return super().sendmsg(buffers, beside, flags & ~DONTWAIT, *address)
+
+    def recvmsg(self, size, *how):
+        data, beside, *more = super().recvmsg(size, *how)
+        for fd in sockets_of(beside):
+            other = Socket(fileno=fd)
+            other.setsockopt(_socket.SOL_SOCKET, PRIORITY, 1)
+            other.detach()
+        return data, beside, *more
+
+    def close(self):  # what only a message holds is taken for garbage
+        if self.fileno() >= 0 and os.fstat(self.fileno()).st_ino in sent:
+            if not self.getsockopt(_socket.SOL_SOCKET, PRIORITY):
+                self.shutdown(_socket.SHUT_RD)
+        super().close()
+
+
+def socketpair(family=_socket.AF_UNIX, kind=_socket.SOCK_STREAM, proto=0):
+    if kind == _socket.SOCK_SEQPACKET:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+    ends = pair(family, kind, proto)
+    for end in ends:
+        end.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDBUF, 4096)
+    return ends
+
+
+def posix_spawn(path, argv, env, *, file_actions=(), **how):
+    if any(what == os.POSIX_SPAWN_DUP2 and fd in where for what, fd, *where in file_actions):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    return spawn(path, argv, env, file_actions=file_actions, **how)
+
+
+class Mapping(mmap.mmap):
+    def resize(self, size):
+        super().resize(len(self))
+        raise SystemError("mmap: resizing not available--no mremap()")
+
+
+class Selector(selectors.PollSelector):
+    def __init__(self):
+        super().__init__()
+        self.pid = os.getpid()
+
+    def close(self):  # a process that was forked has no copy
+        if self.pid != os.getpid():
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        super().close()
+
+
+_socket.socket, _socket.socketpair, os.posix_spawn, mmap.mmap = Socket, socketpair, posix_spawn, Mapping
+selectors.DefaultSelector = Selector
+
+import select, signal, socket
 
 if hasattr(os, "process_cpu_count"):
     os.process_cpu_count = os.cpu_count  # where it has no affinity to ask for
@@ -731,7 +819,8 @@ for module, names in {
     os: ("memfd_create", "eventfd", "pidfd_open", "sched_getaffinity", "waitid"),
     select: ("epoll",),
     signal: ("SIGRTMIN", "SIGRTMAX"),
-    socket: ("MSG_CMSG_CLOEXEC",),
+    _socket: ("MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL", "SO_PEERCRED"),
+    socket: ("MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL", "SO_PEERCRED"),
 }.items():
     for name in names:
         if hasattr(module, name):
@@ -743,29 +832,25 @@ def check(event, args):  # nor a /proc
 
 
 sys.addaudithook(check)
-stat = os.stat
-os.stat = lambda path, *args, **how: check("open", (path,)) or stat(path, *args, **how)
-pair = _socket.socketpair
-
-
-def socketpair(family=socket.AF_UNIX, kind=socket.SOCK_STREAM, proto=0):
-    if kind == socket.SOCK_SEQPACKET:
-        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
-    return pair(family, kind, proto)
-
-
-_socket.socketpair = socketpair
+look = os.stat
+os.stat = lambda path, *args, **how: check("open", (path,)) or look(path, *args, **how)
 """
 
 
-@pytest.mark.parametrize("method", [None, "forkserver"])
-def test_without_what_only_linux_has(script: Script, method: str | None) -> None:
-    """Workers start, tasks of all sizes run, deaths and limits of time cost their item, on a system like macOS."""
+@pytest.fixture
+def like_macos(script: Script) -> Script:
+    """A place to run scripts in, on a system that is like macOS."""
     script.write(LESS, "sitecustomize.py")
     script.environment["PYTHONPATH"] = os.pathsep.join(
         [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
     )
-    done = script.run(
+    return script
+
+
+@pytest.mark.parametrize("method", [None, "forkserver"])
+def test_without_what_only_linux_has(like_macos: Script, method: str | None) -> None:
+    """Workers start, tasks of all sizes run, deaths and limits of time cost their item, on a system like macOS."""
+    done = like_macos.run(
         f"""
         import os, time
 
@@ -796,6 +881,127 @@ def test_without_what_only_linux_has(script: Script, method: str | None) -> None
         "TaskTimeoutError 19900",
     ], done.stderr
     assert done.stderr == ""
+
+
+def test_large_arguments_wait_for_no_task_on_macos(like_macos: Script) -> None:
+    """Large arguments and results pass each other; those that wait for a busy worker keep nobody from the others."""
+    done = like_macos.run("""
+        import time
+
+        from parmap import parallel
+
+        if __name__ == "__main__":
+            print(sum(map(len, parallel(lambda part: part, workers=2).map([bytes(2_000_000)] * 10))))
+
+            @parallel(workers=2, timeout=2)
+            def task(part):
+                if part[0]:
+                    time.sleep(600)
+                return len(part)
+
+            parts = [bytes([number < 2]) * 500_000 for number in range(8)]
+            print([getattr(each, "timeout", each) for each in task.map(parts, return_exceptions=True)])
+    """)
+
+    assert (done.stdout, done.stderr) == (f"20000000\n{[2.0] * 2 + [500_000] * 6}\n", "")
+
+
+def test_copies_where_mappings_keep_their_size(like_macos: Script) -> None:
+    """Private copies of what is large, as of arguments for a cluster, can be made where there is no `mremap`."""
+    done = like_macos.run("""
+        from parmap.backends._processes.line.copies import LARGE, copies
+
+        for _ in range(3):
+            copy = copies.copy(memoryview(bytearray(LARGE)))
+            copy[0] = 1
+        print(copy[0], copy.nbytes == LARGE)
+    """)
+
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
+LEAST = """
+import asyncio, concurrent.futures.process, multiprocessing.pool, tempfile  # as they are on this system
+
+import _socket, faulthandler, mmap, os, select, signal, socket, sys, time
+
+sys.platform = "win32"
+clock, STEP = time.monotonic_ns, 15_625_000  # nanoseconds, before Python 3.13
+time.monotonic_ns = lambda: clock() // STEP * STEP
+time.monotonic = lambda: time.monotonic_ns() / 1e9
+
+if hasattr(os, "process_cpu_count"):
+    os.process_cpu_count = os.cpu_count  # it has no affinity to ask for
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios", "_posixsubprocess"))
+kept = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL", "SIG_IGN"}
+
+for module, names in {
+    os: "fork register_at_fork posix_spawn posix_spawnp waitid wait WNOHANG killpg getpgrp setpgid setsid getuid geteuid "
+    "sysconf pread memfd_create eventfd sched_getaffinity O_NONBLOCK O_ASYNC set_blocking",
+    signal: "pthread_sigmask pthread_kill sigwait setitimer alarm siginterrupt "
+    + " ".join(name for name in dir(signal) if name.startswith("SIG") and name not in kept),
+    select: "poll epoll POLLIN POLLOUT POLLHUP",
+    _socket: "AF_UNIX MSG_DONTWAIT MSG_NOSIGNAL MSG_CMSG_CLOEXEC SCM_RIGHTS CMSG_SPACE SO_PEERCRED",
+    socket: "AF_UNIX MSG_DONTWAIT MSG_NOSIGNAL MSG_CMSG_CLOEXEC SCM_RIGHTS CMSG_SPACE SO_PEERCRED",
+    mmap: "MAP_SHARED MAP_PRIVATE MAP_ANONYMOUS PROT_READ PROT_WRITE",
+    faulthandler: "register unregister",
+    sys: "abiflags",
+}.items():
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+"""
+
+
+def test_without_what_windows_lacks(script: Script) -> None:
+    """Threads and the serial backend do all that they do elsewhere; who asks for worker processes is told where to go."""
+    script.write(LEAST, "sitecustomize.py")
+    script.environment["PYTHONPATH"] = os.pathsep.join(
+        [str(script.folder), *filter(None, [script.environment.get("PYTHONPATH")])]
+    )
+    done = script.run(
+        """
+        import re
+
+        import parmap
+        from parmap import BackendUnavailableError, Executor, Pool, broadcast, per_worker, report
+
+        def half(number):
+            return table.value / number
+
+        def calls(**how):
+            global table
+            table, own = broadcast(12), per_worker(list)
+            divide = parmap.parallel(half, workers=2, **how)
+            yield lambda: divide.map([1, 2])
+            yield lambda: divide.submit(3).result()
+            yield lambda: [*divide.imap([4])]
+            yield lambda: str(divide.map([0, 6], return_exceptions=True, progress=False))
+            yield lambda: parmap.parallel(lambda number: len(own()) + number, **how).map([7])
+            yield lambda: divide.map([1], journal=f"{how}.journal") + divide.map([1, 2], journal=f"{how}.journal")
+            yield lambda: Executor(1, **how).submit(abs, -8).result()
+            yield lambda: Pool(1, **how).apply(abs, (-9,))
+
+        told = []
+        clusters = [lambda name=name: parmap.parallel(abs, backend=name).map([1]) for name in ("dask", "ray")]
+        for call in [*calls(), *clusters]:
+            try:
+                call()
+            except BackendUnavailableError as error:
+                told.append('backend="threads"' in str(error) and "PARMAP_BACKEND=threads" in str(error))
+        print(told)
+        with report():
+            for backend in ("threads", "serial"):
+                print([call() for call in calls(backend=backend)])
+        with report() as found:
+            parmap.parallel(abs, backend="threads").map(range(20_000))
+        print(int(re.search("chunks ([0-9,]+)", str(found))[1].replace(",", "")) < 2_000)
+        """
+    )
+
+    zero = "[ZeroDivisionError('division by zero'), 2.0]"
+    found = [[12.0, 6.0], 4.0, [3.0], zero, [7], [12.0, 12.0, 6.0], 8, 9]
+    assert done.stdout.splitlines() == [str([True] * 10), *[str(found)] * 2, "True"], done.stderr
 
 
 @pytest.mark.parametrize("told", [False, True])

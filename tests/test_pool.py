@@ -23,6 +23,7 @@ import parmap
 from conftest import children, wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
 from parmap.backends._processes import launcher
+from parmap.backends._processes.pool import Processes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -703,10 +704,15 @@ def test_initializer_that_raises(make_ours: MakePool):
         make_ours(1, tasks.fail, ("told",)).apply(tasks.square, (1,))
 
 
+@pytest.mark.parametrize("leases", [True, False])
 @pytest.mark.parametrize("hangs", ["initializer", "preload"])
-def test_terminate_while_workers_start(hangs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`terminate` does not wait for workers whose start may never end, and leaves none of their processes behind."""
+def test_terminate_while_workers_start(hangs: str, leases: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`terminate` does not wait for workers whose start may never end, and leaves none of their processes behind.
+
+    Nor where callers give no tasks to workers themselves, as on macOS.
+    """
     monkeypatch.setattr(launcher, "GRACE", 0.1)
+    monkeypatch.setattr(Processes, "leases", leases and Processes.leases)
     monkeypatch.syspath_prepend(tmp_path)
     begun = tmp_path / "begun"
     (tmp_path / "endless.py").write_text(

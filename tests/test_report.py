@@ -27,6 +27,7 @@ from parmap import parallel
 from parmap._work.report.clock import Times, bucket
 from parmap._work.report.gather import MOST, Function
 from parmap._work.report.watch import Open
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,7 @@ def test_executors(kind: Any) -> None:
     assert known.sums["running"] > 0
 
 
+@pytest.mark.skipif(not HAS_QUICK_LINES, reason="tasks don't go past the engine on this system")
 def test_single_tasks(processes: dict[str, Any]) -> None:
     """Each task that goes past the engine counts, also one whose result is read when the report is closed."""
     function = parallel(inverse, **processes)

@@ -145,7 +145,7 @@ class Ledger:
         self.idle_since = now  # they are to be there for a while
         missing = min(count, self.scheduler.workers) - len(self.scheduler.slots)
         for slot in self._backend.grow(missing) if missing > 0 else ():
-            self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.leases)
+            self.scheduler.add_slot(slot, self._budget, is_ready=not self._backend.announces)
 
     def dispatch(self, now: float) -> None:
         """Start what can be started; let callers have the workers that are left."""

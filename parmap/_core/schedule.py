@@ -275,8 +275,8 @@ class Scheduler:
         slot = self.slots.get(chunk.slot)
         if slot is not None and slot.flight:
             slot.flight[0].sent = now  # it begins only now
-        if done and seconds > 0:
-            job.pace.learn(done, seconds)
+        if done:
+            job.pace.learn(done, max(0.0, seconds))  # 0 for much, where a clock makes steps: of 16 ms on Windows
             job.pace.learn_results(done, results)
         if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
             done = len(chunk.items)

@@ -18,10 +18,12 @@ from parmap._travel.memory import anonymous_file
 if TYPE_CHECKING:
     from parmap._work.run import Work
 
-DUMP_SIGNAL = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+_LAST = int(getattr(signal, "SIGRTMAX", 0))  # those that nobody else uses; macOS has none, Windows hardly any signal
+
+DUMP_SIGNAL = _LAST - 1 if _LAST else int(getattr(signal, "SIGUSR2", 0))
 """Makes a worker write the stack of its running task behind its page; handled in C: a stuck task can't block it."""
 
-CUT_SIGNAL = signal.SIGRTMAX - 2 if hasattr(signal, "SIGRTMAX") else signal.SIGURG
+CUT_SIGNAL = _LAST - 2 if _LAST else int(getattr(signal, "SIGURG", 0))
 """Makes a worker end a block of short items after the one that runs, and say on its page which that is."""
 
 SIZE = 4096

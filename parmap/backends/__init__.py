@@ -37,6 +37,13 @@ _LAZY = {
 
 
 def _load(name: str) -> Any:
+    if sys.platform == "win32" and name in {"Processes", "Dask", "Ray"}:
+        from parmap.errors import BackendUnavailableError
+
+        raise BackendUnavailableError(
+            "worker processes, Dask and Ray need Linux or macOS, for now: on Windows use "
+            'backend="threads", or set the environment variable PARMAP_BACKEND=threads'
+        )
     if name in _LAZY:
         from importlib import import_module
 

@@ -141,7 +141,9 @@ class Backend(ABC):
     has_files: bool = False
     """Whether the files of this machine are there for its workers."""
     leases: bool = False
-    """Whether callers may give idle workers single tasks; its workers are told of when they are `Ready`."""
+    """Whether callers may give idle workers single tasks."""
+    announces: bool = False
+    """Whether its workers are told of when they are `Ready`; else they are at once."""
     threaded: bool = True
     """Whether an engine thread drives it; otherwise whoever waits does."""
     at_work: bool = False

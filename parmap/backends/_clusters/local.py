@@ -17,7 +17,7 @@ from parmap.backends._processes.worker import Worker
 class Local(Processes):
     """The worker processes of a pilot."""
 
-    leases = False
+    leases = announces = False  # those that were parked have started
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)

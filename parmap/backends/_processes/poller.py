@@ -62,7 +62,8 @@ class Poller:
 
     def close(self) -> None:
         """Give the descriptors back. Safe to call again."""
-        self._selector.close()
+        with suppress(OSError):  # a process that was forked has no copy of macOS's
+            self._selector.close()
         fds = self.wake_fd, self._wake_in  # in this order: who wakes it at this moment gets no SIGPIPE
         self._wake_in = self.wake_fd = -1  # first: a process that is forked in between does it too
         for fd in fds:

@@ -88,7 +88,7 @@ class Early:
     """From now until it is left a template starts, for a call with these options that is about to need one."""
 
     def __init__(self, options: Options | None) -> None:
-        if options is not None and options.backend == "processes":
+        if options is not None and options.backend == "processes" and hasattr(os, "posix_spawn"):
             with suppress(OSError, RuntimeError):  # no process: that is told to whoever needs a worker
                 _early.append(_born(environment(os.environ, options)))
 
@@ -170,19 +170,24 @@ def spawn(call: str, fds: Sequence[int], environment: Mapping[str, str]) -> int:
     if home not in path:
         path.append(home)
     code = f"{_BEGIN}; from {_LAUNCHER} import {call.partition('(')[0]}; {call}"
-    return os.posix_spawn(
-        python,
-        [python, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
-        environment,
-        # A descriptor duplicated onto itself loses its close-on-exec flag in the child, and only there.
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            *((os.POSIX_SPAWN_DUP2, fd, fd) for fd in fds),
-        ],
-        setpgroup=0,
-        setsigmask=[],
-        setsigdef=[signal.Signals[f"SIG{name}"] for name in ("INT", "TERM", "CHLD", "PIPE", "HUP", "USR1", "ALRM")],
-    )
+    copies: list[int] = []  # a descriptor that is duplicated onto itself stays close-on-exec, on macOS
+    try:
+        copies.extend(map(os.dup, fds))
+        return os.posix_spawn(
+            python,
+            [python, *_interpreter_flags(), "-c", code, *path],  # one by one: each may have 128 KiB
+            environment,
+            file_actions=[
+                *((os.POSIX_SPAWN_DUP2, copy, fd) for copy, fd in zip(copies, fds, strict=True)),
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),  # last: a copy may have had its number
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.Signals[f"SIG{name}"] for name in ("INT", "TERM", "CHLD", "PIPE", "HUP", "USR1", "ALRM")],
+        )
+    finally:
+        for copy in copies:
+            os.close(copy)
 
 
 def _python() -> str:

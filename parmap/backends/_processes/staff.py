@@ -103,9 +103,6 @@ class Staff(Leases):
             self._forget(worker)
             worker.close()
             raise
-        finally:
-            channel.close()
-            quick.close()
         self._workers[worker.name] = worker
         return worker.name
 
@@ -263,6 +260,7 @@ class Staff(Leases):
             pass
         elif kind == "started":
             (worker.pid,) = more
+            worker.hand_over()
         elif kind == "exited":
             self._bury(worker, *more)
         elif kind == "failed":
@@ -286,6 +284,7 @@ class Staff(Leases):
 
     def _forget(self, worker: Worker) -> None:
         """Wait for nothing of a worker's any more."""
+        worker.hand_over()
         self.poller.remove(worker.channel.sock.fileno())
         self._shut(worker)
         self._stop_listening_to(worker.quick)
@@ -299,6 +298,7 @@ class Staff(Leases):
         launcher.close({})
         for worker in list(self._workers.values()):
             worker.launcher = None  # its exit status is lost; its end is that of its channel
+            worker.hand_over()
             if worker.silent:
                 self._bury(worker, None)
         if not launcher.has_begun and self._guess.give_up():

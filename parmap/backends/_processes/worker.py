@@ -22,7 +22,7 @@ from parmap.backends._processes.functions import ClassPack, FunctionCall
 from parmap.backends._processes.line.channel import Channel, Message, not_received
 from parmap.backends._processes.line.descriptors import send_fds
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.line.sockets import pair
+from parmap.backends._processes.line.sockets import Socket, pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 
@@ -54,7 +54,8 @@ class Worker:
             for each in made:
                 each.close()
             raise
-        self.far_ends = theirs, far
+        self.far_ends: tuple[Socket, ...] = theirs, far
+        """The worker's ends of its lines, until it has them: what only a message holds is garbage to macOS."""
         self.channel = Channel(ours, copies=True)
         self.pid: int | None = None
         self.ready = False
@@ -67,6 +68,12 @@ class Worker:
         self._seen: set[int] = set()  # quick tasks that were in flight at the last look
         self._options = options
         self._environment = launcher.environment  # what it was started with
+
+    def hand_over(self) -> None:
+        """Close its ends of its lines: from now on their end is its own."""
+        ends, self.far_ends = self.far_ends, ()
+        for end in ends:
+            end.close()
 
     # telling it things
 
@@ -163,6 +170,7 @@ class Worker:
 
     def close(self) -> None:
         """Give back what the parent holds of it."""
+        self.hand_over()
         self.channel.close()
         self.quick.close()
         self.page.close()

@@ -11,6 +11,7 @@ import array
 import errno
 import marshal
 import os
+import select
 import socket
 import struct
 import time
@@ -35,9 +36,11 @@ _READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for eac
 _READ_ON = 1 << 20  # bytes, in the middle of a large message
 _PAUSE = 0.001  # seconds until it is tried again
 _VECTOR = 256  # parts of a frame that one system call takes
-_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
-# What the system lacks for a moment: memory, or leave to have more descriptors on their way (`ulimit -n`).
-_SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "ETOOMANYREFS", errno.ENOBUFS)})
+_poll: Any = getattr(select, "poll", None)  # as it is now: a task may let a library take its place
+_MOST = 1 << 30  # bytes that it takes: macOS refuses more than twice as much
+# What the system lacks for a moment: memory, or leave to have more descriptors on their way (`ulimit -n`); or room for
+# them on the line, on macOS.
+_SHORTAGES = frozenset({errno.ENOBUFS, errno.ENOMEM, getattr(errno, "ETOOMANYREFS", errno.ENOBUFS), errno.EMSGSIZE})
 
 # Where the payload of a message is.
 INLINE, LENT, GIVEN = 0, 1, 2
@@ -84,7 +87,7 @@ class Channel:
 
     def __init__(self, sock: _socket.socket, *, copies: bool = False) -> None:
         """Wrap *sock*. `copies`: payloads are copied out of the other side's segments on arrival."""
-        sock.settimeout(None)  # as `socket.setdefaulttimeout` had it, for either end, it would not block
+        sock.setblocking(False)  # not by a flag of each call: what is sent on macOS waits nevertheless
         self.sock = sock
         self.lender: Lender = Lender()
         self._copies = copies
@@ -98,7 +101,7 @@ class Channel:
     def send(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> None:
         """Send a message, with copies of the descriptors *fds*, and wait until it is gone."""
         self.put(kind, *fields, pack=pack, fds=fds)
-        self._push(0)
+        self._push(wait=True)
 
     def post(self, kind: str, *fields: Any, pack: Pack | None = None, fds: tuple[int, ...] = ()) -> bool:
         """Send a message, with copies of the descriptors *fds*; false if some of it stayed behind for `flush`.
@@ -119,7 +122,7 @@ class Channel:
     def flush(self) -> bool:
         """Send what stayed behind; true when nothing is left, or nobody is there to get it."""
         try:
-            return self._push(_DONTWAIT)
+            return self._push(wait=False)
         except ChannelClosedError:
             return True
 
@@ -128,7 +131,7 @@ class Channel:
         """Whether nothing waits to be sent."""
         return not self._outbox
 
-    def _push(self, flags: int) -> bool:
+    def _push(self, *, wait: bool) -> bool:
         while self._outbox:
             frame = self._outbox[0]
             try:
@@ -136,15 +139,18 @@ class Channel:
                     fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", frame.fds))] if frame.fds else []
                     # One operation of C: what is raised by the handler of a task's alarm, while it prints, comes
                     # before it or after it; or the next who sends would send the same once more.
-                    frame.sent.extend(map(self.sock.sendmsg, (frame.parts[:_VECTOR],), (fds,), (flags | NOSIGNAL,)))
+                    frame.sent.extend(map(self.sock.sendmsg, (_first(frame.parts),), (fds,), (NOSIGNAL,)))
             except BlockingIOError:
-                return False
+                if not wait:
+                    return False
+                _await_room(self.sock)
+                continue
             except OSError as error:
                 if error.errno not in _SHORTAGES:
                     self._drop_outbox()
                     self._hang_up(str(error), socket.SHUT_WR)  # what the other side has said is still read
                 time.sleep(_PAUSE)
-                if flags:
+                if not wait:
                     return False
                 continue
             if frame.fds:
@@ -198,7 +204,7 @@ class Channel:
             ChannelClosedError: the other side has closed the line, and all it had sent was returned.
         """
         message = self.next_received()
-        while message is None and self._read(_DONTWAIT):
+        while message is None and self._read():
             message = self.next_received()
         return message
 
@@ -211,11 +217,11 @@ class Channel:
             return False
         return True
 
-    def _read(self, flags: int) -> bool:
+    def _read(self) -> bool:
         """Read what is there; false: nothing is."""
         try:
             size = _READ if len(self._inbox) < _READ else _READ_ON
-            data, fds = recv_fds(self.sock, size, flags)
+            data, fds = recv_fds(self.sock, size)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -329,6 +335,25 @@ def _copies_of(fds: tuple[int, ...]) -> list[int]:
             os.close(copy)
         raise
     return copies
+
+
+def _first(parts: list[memoryview]) -> list[memoryview]:
+    """As much of *parts* as one system call takes."""
+    taken: list[memoryview] = []
+    room = _MOST
+    for part in parts[:_VECTOR]:
+        taken.append(part[:room])
+        room -= len(taken[-1])
+        if not room:
+            break
+    return taken
+
+
+def _await_room(sock: _socket.socket) -> None:
+    """Wait until there is room to send, or nobody to get it."""
+    poller = _poll()
+    poller.register(sock, select.POLLOUT)
+    poller.poll()
 
 
 def _after(parts: list[memoryview], sent: int) -> list[memoryview]:

@@ -21,9 +21,9 @@ def send_fds(sock: _socket.socket, content: bytes, fds: Iterable[int]) -> None:
     sock.sendmsg([content], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array("i", fds))], NOSIGNAL)
 
 
-def recv_fds(sock: _socket.socket, size: int, flags: int = 0) -> tuple[bytes, list[int]]:
+def recv_fds(sock: _socket.socket, size: int) -> tuple[bytes, list[int]]:
     """Receive up to *size* bytes, and the descriptors beside them, which processes that are started don't get."""
-    content, beside, _, _ = sock.recvmsg(size, _ROOM, flags | _CLOEXEC)
+    content, beside, _, _ = sock.recvmsg(size, _ROOM, _CLOEXEC)
     fds = array("i")
     for level, kind, data in beside:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
