@@ -36,7 +36,7 @@ _READ = 32 * 1024  # bytes: a larger buffer would be mapped and unmapped for eac
 _READ_ON = 1 << 20  # bytes, in the middle of a large message
 _PAUSE = 0.001  # seconds until it is tried again
 _VECTOR = 256  # parts of a frame that one system call takes
-_poll: Any = getattr(select, "poll", None)  # as it is now: a task may let a library take its place
+_poll: Any = getattr(select, "poll", None)  # as it is now: a task may let a library take its place, or take it away
 _MOST = 1 << 30  # bytes that it takes: macOS refuses more than twice as much
 # What the system lacks for a moment: memory, or leave to have more descriptors on their way (`ulimit -n`); or room for
 # them on the line, on macOS.
@@ -350,7 +350,10 @@ def _first(parts: list[memoryview]) -> list[memoryview]:
 
 
 def _await_room(sock: _socket.socket) -> None:
-    """Wait until there is room to send, or nobody to get it."""
+    """Wait until there is room to send, or nobody to get it; or for a moment, where nothing tells."""
+    if _poll is None:
+        time.sleep(_PAUSE)
+        return
     poller = _poll()
     poller.register(sock, select.POLLOUT)
     poller.poll()
