@@ -99,6 +99,16 @@ class Injector:
         self.passed: list[int] = []  # of each place, the number of its function
         self.where: list[str] = []
 
+    @property
+    def count(self) -> int:
+        """How many places it has come through."""
+        return len(self.passed)
+
+    def places(self) -> list[tuple[tuple[int], int]]:
+        """Each of them: which it is of its function, and the number of the function."""
+        seen = Counter[int]()
+        return [((seen[number],), number) for number in self.passed if not seen.update([number])]  # type: ignore[func-returns-value]
+
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         """Look at the instructions of a function that begins or goes on: at no lines, which would take as long again."""
         self.functions += 1
@@ -321,13 +331,13 @@ class Trial:
         self.call = functools.partial(CASES[name], bench)
         self.faults: list[str] = []
 
-    def count(self) -> list[int]:
-        """The places that there are: of each, the number of its function."""
+    def count(self) -> Injector:
+        """The places that there are."""
         for _ in range(3):
             assert self.call()
         counter = Injector(self.signum)
         assert counter.run(self.call)
-        return counter.passed
+        return counter
 
     def interrupt(self, at: tuple[int, ...], within: int) -> None:
         """Interrupt the call at these places, and see whether all is well."""
@@ -377,16 +387,16 @@ class Trial:
             time.sleep(0.01)
 
 
-def choose(how: str, passed: list[int]) -> Iterator[tuple[tuple[int, ...], int]]:
+def choose(how: str, counter: Injector) -> Iterator[tuple[tuple[int, ...], int]]:
     """The places of each try, and the function within which they are counted, or 0 for the whole call."""
-    chance, total = random.Random(1), len(passed)
-    if how == "pairs":  # the second one may be in what only the first one leads to
+    chance, total = random.Random(1), counter.count
+    if how in {"every", "all"}:
+        yield from counter.places()
+    elif how == "pairs":  # the second one may be in what only the first one leads to
         for at in chance.choices(range(1, total + 1), k=4 * SOME):
             yield (at, chance.randint(at + 1, 2 * total)), 0
-        return
-    seen = Counter[int]()
-    each = [((seen[number],), number) for number in passed if seen.update([number]) is None]
-    yield from each if how in {"every", "all"} else chance.sample(each, min(SOME, total))
+    else:
+        yield from chance.sample(counter.places(), min(SOME, total))
 
 
 def main(name: str, signal_name: str, how: str, folder: str) -> int:
@@ -399,11 +409,11 @@ def main(name: str, signal_name: str, how: str, folder: str) -> int:
     bench.works()
     if name == "await":
         DEAF.add("_remove")  # asyncio has sets of weak references
-    passed = trial.count()
+    counter = trial.count()
     trial.clean()
     before = measure(bench)
     tried = 0
-    for at, within in choose(how, passed):
+    for at, within in choose(how, counter):
         trial.interrupt(at, within)
         tried += 1
         if len(trial.faults) > 5:
@@ -416,11 +426,11 @@ def main(name: str, signal_name: str, how: str, folder: str) -> int:
     trial.check_runs()
     faulthandler.cancel_dump_traceback_later()
     print(
-        f"{name} {signal_name}: {tried} tries of {len(passed)} places, {len(trial.faults)} wrong",
+        f"{name} {signal_name}: {tried} tries of {counter.count} places, {len(trial.faults)} wrong",
         *trial.faults,
         sep="\n",
     )
-    return 3 if not passed else bool(trial.faults)
+    return 3 if not counter.count else bool(trial.faults)
 
 
 if __name__ == "__main__":
