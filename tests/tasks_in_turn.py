@@ -7,6 +7,9 @@ import time
 from typing import Any
 
 import tasks
+import tasks_that_hang
+
+from parmap import parallel
 
 
 def begin(item: tuple[str, int]) -> str:
@@ -92,3 +95,24 @@ def touch_or_wait(item: Any) -> Any:
         return tasks.touch(item)
     _wait_for_files(*item)
     return item[1]
+
+
+def next_of(values: list[int]) -> int:
+    """Raises StopIteration for an empty list."""
+    return next(iter(values))
+
+
+def touch_or_hang(path: str) -> None:
+    if path:
+        tasks.touch(path)
+    else:
+        tasks_that_hang.ignore_signals()
+
+
+def with_progress(x: int) -> list[int]:
+    """A call with a bar, inside a task."""
+    return parallel(tasks.square, progress=True).map(range(x))
+
+
+def len_of_first(first: Any, _: Any) -> int:
+    return len(first)
