@@ -106,8 +106,11 @@ class Injector:
 
     def places(self) -> list[tuple[tuple[int], int]]:
         """Each of them: which it is of its function, and the number of the function."""
-        seen = Counter[int]()
-        return [((seen[number],), number) for number in self.passed if not seen.update([number])]  # type: ignore[func-returns-value]
+        seen, found = Counter[int](), []
+        for number in self.passed:
+            seen[number] += 1
+            found.append(((seen[number],), number))
+        return found
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         """Look at the instructions of a function that begins or goes on: at no lines, which would take as long again."""
