@@ -6,6 +6,8 @@ BIN    := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # What `make run` and `make test` install, release by release: a checkout that passed goes on passing.
 LOCK   := .ci/constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet
+# What is never imported needs no bytecode; the rest gets it when it is, and by all cores.
+LAZY   := --no-compile
 PINNED := --constraint $(LOCK) --build-constraint $(LOCK)
 BENCH  := .venv-bench/bin
 SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
@@ -23,7 +25,7 @@ PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --m
 # nothing about them, so a few tests do it in one way.
 MODES        := --transport=segments --transport=socket --one-by-one
 TRAVEL       := tests
-TRAVEL_QUICK := tests/test_map.py tests/test_submit.py -k "not spawn"
+TRAVEL_QUICK := tests/test_map.py tests/test_submit.py -k "not spawn" -n 0
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -32,7 +34,7 @@ export PIP_ROOT_USER_ACTION = ignore
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint types suite modes modes-quick docs format coverage soak \
+.PHONY: help run test beside check lint types suite modes modes-quick docs format coverage soak \
 	test-cluster test-pythons test-newest test-lowest test-wheel dist lock bench bench-page bench-quick clean
 
 help: ## list the commands
@@ -42,8 +44,12 @@ run: $(READY_RUN) ## run the example, with a progress bar
 	$(BIN)/python examples/census.py
 
 test: $(READY_DEV) ## all checks and tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync check docs
-	@$(MAKE) --no-print-directory suite modes-quick
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory --jobs 2 suite beside
+
+# While tests wait, there is time for these.
+beside: $(READY_DEV)
+	@$(MAKE) --no-print-directory --output-sync types docs modes-quick
 
 check: lint types ## what needs no test to run
 
@@ -163,10 +169,10 @@ $(BIN)/python:
 # An older pip knows neither dependency groups nor constraints for what builds.
 $(READY_RUN): pyproject.toml $(LOCK) | $(BIN)/python
 	$(PIP) --constraint $(LOCK) pip
-	$(PIP) $(PINNED) --editable '.[progress]'
+	$(PIP) $(PINNED) $(LAZY) --editable '.[progress]'
 	@touch $@
 
 $(READY_DEV): pyproject.toml $(LOCK) | $(BIN)/python
 	$(PIP) --constraint $(LOCK) pip
-	$(PIP) $(PINNED) --editable . --group dev
+	$(PIP) $(PINNED) $(LAZY) --editable . --group dev
 	@touch $@ $(READY_RUN)

@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from inspect import CORO_CREATED, getcoroutinestate
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -90,29 +91,50 @@ def alarm(*_: object) -> None:
 
 
 class Injector:
-    """Sends a signal at some of the places that a call comes through, counted from 1."""
+    """Sends a signal at some of the places that a call comes through, counted from 1; *within* one function, if told so."""
 
-    def __init__(self, signum: int, at: tuple[int, ...] = ()) -> None:
-        self.signum, self.at, self.count = signum, at, 0
+    def __init__(self, signum: int, at: tuple[int, ...] = (), within: int = 0) -> None:
+        self.signum, self.at, self.within = signum, at, within
+        self.functions = 0  # that have begun, or gone on
+        self.passed: list[int] = []  # of each place, the number of its function
         self.where: list[str] = []
+
+    @property
+    def count(self) -> int:
+        """How many places it has come through."""
+        return len(self.passed)
+
+    def places(self) -> list[tuple[tuple[int], int]]:
+        """Each of them: which it is of its function, and the number of the function."""
+        seen, found = Counter[int](), []
+        for number in self.passed:
+            seen[number] += 1
+            found.append(((seen[number],), number))
+        return found
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         """Look at the instructions of a function that begins or goes on: at no lines, which would take as long again."""
-        if frame.f_code.co_filename == __file__:
-            return None
+        self.functions += 1
+        number = self.functions
+        if self.within not in {0, number} or frame.f_code.co_filename == __file__ or _is_deaf(frame):
+            return None  # nothing takes as long as looking
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        found: frozenset[int] = frozenset() if _is_deaf(frame) else places(frame.f_code)
-        return functools.partial(self._look, found)
+        found = places(frame.f_code)
 
-    def _look(self, found: frozenset[int], frame: FrameType, event: str, _: object) -> Any:
-        if event == "opcode" and frame.f_lasti in found:
-            self.count += 1
-            if self.count in self.at:
-                self.where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
-                if len(self.where) == len(self.at):
-                    sys.settrace(None)
-                signal.raise_signal(self.signum)
-        return frame.f_trace
+        def look(frame: FrameType, event: str, _: object) -> Any:
+            if frame.f_lasti in found and event == "opcode":
+                self._pass(frame, number)
+            return look
+
+        return look
+
+    def _pass(self, frame: FrameType, number: int) -> None:
+        self.passed.append(number)
+        if len(self.passed) in self.at:
+            self.where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
+            if len(self.where) == len(self.at):
+                sys.settrace(None)
+            signal.raise_signal(self.signum)
 
     def run(self, call: Callable[[], Any]) -> Any:
         """What the call gives; KeyboardInterrupt as a value, also for an alarm."""
@@ -312,20 +334,20 @@ class Trial:
         self.call = functools.partial(CASES[name], bench)
         self.faults: list[str] = []
 
-    def count(self) -> int:
-        """How many places there are."""
+    def count(self) -> Injector:
+        """The places that there are."""
         for _ in range(3):
             assert self.call()
         counter = Injector(self.signum)
         assert counter.run(self.call)
-        return counter.count
+        return counter
 
-    def interrupt(self, at: tuple[int, ...]) -> None:
+    def interrupt(self, at: tuple[int, ...], within: int) -> None:
         """Interrupt the call at these places, and see whether all is well."""
         bench = self.bench
         bench.handled.clear()
-        bench.place = f"places {at}"
-        injector = Injector(self.signum, at)
+        bench.place = f"places {at} of {within or 'the call'}"
+        injector = Injector(self.signum, at, within)
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         fault = ""
         try:
@@ -368,15 +390,16 @@ class Trial:
             time.sleep(0.01)
 
 
-def choose(how: str, total: int) -> Iterator[tuple[int, ...]]:
-    """The places of each try."""
-    chance = random.Random(1)
+def choose(how: str, counter: Injector) -> Iterator[tuple[tuple[int, ...], int]]:
+    """The places of each try, and the function within which they are counted, or 0 for the whole call."""
+    chance, total = random.Random(1), counter.count
     if how in {"every", "all"}:
-        yield from ((at,) for at in range(1, total + 1))
-    elif how == "pairs":
-        yield from ((at, chance.randint(at + 1, 2 * total)) for at in chance.choices(range(1, total + 1), k=4 * SOME))
+        yield from counter.places()
+    elif how == "pairs":  # the second one may be in what only the first one leads to
+        for at in chance.choices(range(1, total + 1), k=4 * SOME):
+            yield (at, chance.randint(at + 1, 2 * total)), 0
     else:
-        yield from ((at,) for at in chance.sample(range(1, total + 1), min(SOME, total)))
+        yield from chance.sample(counter.places(), min(SOME, total))
 
 
 def main(name: str, signal_name: str, how: str, folder: str) -> int:
@@ -389,12 +412,12 @@ def main(name: str, signal_name: str, how: str, folder: str) -> int:
     bench.works()
     if name == "await":
         DEAF.add("_remove")  # asyncio has sets of weak references
-    total = trial.count()
+    counter = trial.count()
     trial.clean()
     before = measure(bench)
     tried = 0
-    for at in choose(how, total):
-        trial.interrupt(at)
+    for at, within in choose(how, counter):
+        trial.interrupt(at, within)
         tried += 1
         if len(trial.faults) > 5:
             break
@@ -405,8 +428,12 @@ def main(name: str, signal_name: str, how: str, folder: str) -> int:
     bench.loop.close()
     trial.check_runs()
     faulthandler.cancel_dump_traceback_later()
-    print(f"{name} {signal_name}: {tried} tries of {total} places, {len(trial.faults)} wrong", *trial.faults, sep="\n")
-    return 3 if not total else bool(trial.faults)
+    print(
+        f"{name} {signal_name}: {tried} tries of {counter.count} places, {len(trial.faults)} wrong",
+        *trial.faults,
+        sep="\n",
+    )
+    return 3 if not counter.count else bool(trial.faults)
 
 
 if __name__ == "__main__":

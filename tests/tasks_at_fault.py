@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import os
@@ -12,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 
@@ -206,7 +206,7 @@ ERRORS: dict[str, Any] = {
     "stop": lambda: StopIteration("x"),
     "async stop": lambda: StopAsyncIteration("x"),
     "cancelled": lambda: concurrent.futures.CancelledError("x"),
-    "cancelled in asyncio": lambda: asyncio.CancelledError("x"),
+    "cancelled in asyncio": lambda: import_module("asyncio").CancelledError("x"),  # most workers need no asyncio
     "a kind of stop": lambda: MyStop("x"),
     "drops its notes": lambda: DropsNotes("x"),
     "refuses attributes": lambda: Frozen("x"),

@@ -7,6 +7,9 @@ import time
 from typing import Any
 
 import tasks
+import tasks_that_hang
+
+from parmap import parallel
 
 
 def begin(item: tuple[str, int]) -> str:
@@ -92,3 +95,57 @@ def touch_or_wait(item: Any) -> Any:
         return tasks.touch(item)
     _wait_for_files(*item)
     return item[1]
+
+
+def next_of(values: list[int]) -> int:
+    """Raises StopIteration for an empty list."""
+    return next(iter(values))
+
+
+def touch_or_hang(path: str) -> None:
+    if path:
+        tasks.touch(path)
+    else:
+        tasks_that_hang.ignore_signals()
+
+
+def with_progress(x: int) -> list[int]:
+    """A call with a bar, inside a task."""
+    return parallel(tasks.square, progress=True).map(range(x))
+
+
+def len_of_first(first: Any, _: Any) -> int:
+    return len(first)
+
+
+def map_inside(x: int) -> list[int]:
+    """A task that uses parmap itself."""
+    return parallel(tasks.square, workers=2).map(range(x))
+
+
+def pids_inside(_: Any) -> list[int]:
+    """Where the tasks of a task run."""
+    return [os.getpid(), *parallel(tasks.pid, workers=2).map(range(5))]
+
+
+@parallel(workers=2)
+def factorial(n: int) -> int:
+    """A decorated function that calls itself through its pool."""
+    return 1 if n < 2 else n * factorial.map([n - 1])[0]
+
+
+@parallel(workers=2)
+def plain_recursion(n: int) -> int:
+    """A decorated function that calls itself as a function."""
+    return 0 if n == 0 else 1 + plain_recursion(n - 1)
+
+
+def end_if(code: int) -> None:
+    """End the worker, unless *code* is 0."""
+    if code:
+        os._exit(code)
+
+
+def setting() -> str | None:
+    """What the environment has."""
+    return os.environ.get("RACE")

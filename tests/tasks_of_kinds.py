@@ -193,3 +193,10 @@ class Holder:
 def plain(x: int, key: Any = None) -> int:
     """A task."""
     return x
+
+
+class Plain:
+    """What users write."""
+
+    def __init__(self, *values: Any) -> None:
+        self.first, self.others = values[:1], list(values[1:])

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import parmap
@@ -108,7 +107,7 @@ def count_and_ignore(number: int, path: str) -> None:
 class Calls:
     """A function that notes each of its calls in a file, whatever process makes them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Any) -> None:
         self.path = str(path)
         path.touch()
 
@@ -119,8 +118,9 @@ class Calls:
 
     def taken(self) -> list[str]:
         """The calls since this was asked last, sorted."""
-        lines = sorted(Path(self.path).read_text().splitlines())
-        Path(self.path).write_text("")
+        with open(self.path, "r+") as file:
+            lines = sorted(file.read().splitlines())
+            file.truncate(0)
         return lines
 
 

@@ -8,13 +8,13 @@ import resource
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 
 def _exhaust_memory() -> None:
     """Ask for more memory than the process may have."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
     try:
@@ -50,7 +50,8 @@ def perish(how: Any) -> Any:
 
 def wait_for(path: str) -> int:
     """Wait until the file *path* is there; returns the process that waited."""
-    Path(f"{path}.{os.getpid()}").touch()
+    with open(f"{path}.{os.getpid()}", "w"):
+        pass
     while not os.path.exists(path):
         time.sleep(0.001)
     return os.getpid()

@@ -36,3 +36,19 @@ def third_and_spoil(_: Any = None) -> str:
     result = third()
     decimal.getcontext().prec = 2
     return result
+
+
+def here(_: Any = None) -> str:
+    """A task that tells its working directory."""
+    return os.getcwd()
+
+
+def go_elsewhere(folder: str) -> str:
+    """A task that changes its working directory."""
+    os.chdir(folder)
+    return os.getcwd()
+
+
+def arguments(_: Any) -> list[str]:
+    """A task that reads the command line."""
+    return list(sys.argv)

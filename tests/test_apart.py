@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tasks_of_kinds import Plain
 
 from parmap import parallel
 from parmap._travel.apart import as_it_is
@@ -37,13 +38,6 @@ if TYPE_CHECKING:
     from conftest import Script
 
 MANY = 40
-
-
-class Plain:
-    """What users write."""
-
-    def __init__(self, *values: Any) -> None:
-        self.first, self.others = values[:1], list(values[1:])
 
 
 class Slots:

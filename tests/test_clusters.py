@@ -317,11 +317,13 @@ def test_functions_that_come_while_others_go(cluster: Any):
 
 
 def test_call_after_a_shutdown(cluster: Any):
-    """A call after a shutdown that came while workers were starting gets workers of its own."""
+    """A call after a shutdown that came while workers were starting gets workers of its own; the cluster is left open."""
     f = parallel(lambda x: -x, backend=cluster.name)
     for _ in range(3):
         assert f.map(range(100)) == [-x for x in range(100)]
         parmap.shutdown()
+    if cluster.name == "ray":
+        assert importlib.import_module("ray").is_initialized()
 
 
 def test_large_initial_arguments(cluster: Any):

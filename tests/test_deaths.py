@@ -89,6 +89,7 @@ def direct(function: Any, items: list[Any]) -> list[Any]:
 calls = pytest.mark.parametrize("call", [by_map, by_imap, by_map_async, by_submit, direct])
 
 
+@pytest.mark.usefixtures("pools_stay")
 @calls
 @pytest.mark.parametrize("how", DEATHS)
 def test_a_death_costs_one_item(call: Callable[..., list[Any]], how: str) -> None:
@@ -110,6 +111,7 @@ def test_a_death_costs_one_item(call: Callable[..., list[Any]], how: str) -> Non
     assert function.map(["again"] * 5) == ["again"] * 5
 
 
+@pytest.mark.usefixtures("pools_stay")
 @pytest.mark.parametrize("how", ["exit 3", "kill", "segfault", "sys.exit 3"])
 def test_either_start_method_tells_of_deaths(processes: dict[str, Any], how: str) -> None:
     """Forked and spawned workers die in the same way."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inspection import known_to_workers
+from tasks_that_go import Model, closure_over, partial_of
 
 from conftest import wait_until
 from parmap import Executor, Pool, parallel
@@ -16,23 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Script
-
-
-class Model:
-    """An object with a method."""
-
-    def run(self, x: int) -> int:
-        """Return the argument."""
-        return x
-
-    def __call__(self, x: int) -> int:
-        """Return the argument."""
-        return x
-
-    @parallel(workers=2)
-    def decorated(self, x: int) -> int:
-        """Return the argument."""
-        return x
 
 
 METHODS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
@@ -44,27 +28,6 @@ METHODS: dict[str, Callable[[Any, dict[str, Any]], object]] = {
     "map_async": lambda function, options: parallel(function, **options).map_async([1, 2]).result(60),
     "partial": lambda function, options: parallel(function, **options).partial(1).submit().result(60),
 }
-
-
-def closure_over(thing: Any) -> Callable[[int], int]:
-    """A function that captures *thing*."""
-
-    def closure(x: int) -> int:
-        return x if thing is not None else -x
-
-    return closure
-
-
-def partial_of(thing: Any) -> Any:
-    """A partial that has *thing*."""
-    from functools import partial
-
-    return partial(of_two, thing)
-
-
-def of_two(_: Any, x: int = 1) -> int:
-    """The second."""
-    return x
 
 
 FUNCTIONS: dict[str, Callable[[Any], Any]] = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+import tasks_in_turn
 import tasks_that_hang as hang
 from inspection import wait_until_leased
 
@@ -202,16 +203,9 @@ def test_cancelling_several_behind_one_that_runs(processes: dict[str, Any], tmp_
         assert len([path for path in tmp_path.iterdir() if path.name.startswith(f"ran-{number}-")]) == 20
 
 
-def touch_or_hang(path: str) -> None:
-    if path:
-        tasks.touch(path)
-    else:
-        hang.ignore_signals()
-
-
 def test_cancelling_behind_one_that_is_being_stopped(processes: dict[str, Any], tmp_path: Path) -> None:
     """While a worker is killed for one task, another that is with it is cancelled: it does not run later."""
-    f = parallel(touch_or_hang, timeout=0.2, **{**processes, "workers": 1})
+    f = parallel(tasks_in_turn.touch_or_hang, timeout=0.2, **{**processes, "workers": 1})
     concurrent.futures.wait([f.submit(str(tmp_path / "short")) for _ in range(200)])
     stuck, *futures = [f.submit(str(tmp_path / name) if name else "") for name in ["", *"abcdef"]]
     wait_until(lambda: stuck.lane.job and any(chunk.doomed for chunk in stuck.lane.job.flight))

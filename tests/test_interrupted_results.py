@@ -279,9 +279,9 @@ def test_waiting_is_interrupted_anywhere(wait: Callable[[Any], Any]) -> None:
     f = parallel(tasks.square, workers=1, backend="threads")
     counter = AnywhereInjector(signal.SIGINT)
     counter.run(lambda: [*wait([f.submit(1), f.submit(2)])])
-    for at in range(1, counter.count + 1):
+    for at, within in counter.places():
         with suppress(RuntimeError):  # of `threading`, at two places of its own
-            AnywhereInjector(signal.SIGINT, (at,)).run(lambda: [*wait([f.submit(1), f.submit(2)])])
+            AnywhereInjector(signal.SIGINT, at, within).run(lambda: [*wait([f.submit(1), f.submit(2)])])
 
         found: list[Any] = []
         future = f.submit(3)

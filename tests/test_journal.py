@@ -885,18 +885,18 @@ def test_a_full_disk(script: Script, file: str):
         text = parmap.parallel(lambda n: "x" * 1000, workers=1, chunksize=1)
         assert len(text.map([1], journal={file!r})) == 1
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
         try:
-            print(len(text.map(range(5_000), journal={file!r})))
+            print(len(text.map(range(500), journal={file!r})))
         except parmap.JournalError as error:
             print("told:", error)
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
-        print(len(text.map(range(5_000), journal={file!r})))
+        print(len(text.map(range(500), journal={file!r})))
     """)
 
     first, second = done.stdout.splitlines()
     assert first.startswith(f"told: the journal {file}"), done.stderr
-    assert (second, len(rows(file))) == ("5000", 5000)
+    assert (second, len(rows(file))) == ("500", 500)
 
 
 def test_a_fork_while_a_journal_is_written(script: Script, file: str):

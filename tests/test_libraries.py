@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from conftest import Script
 
 
+pytestmark = pytest.mark.usefixtures("pools_stay")  # workers import large libraries once
+
+
 def _leave(here: int) -> None:
     assert os.getpid() != here
 

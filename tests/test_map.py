@@ -22,7 +22,7 @@ from tasks_in_turn import (
 )
 from tasks_that_alias import append_to, remember, shared_pair, the_same
 
-from conftest import wait_until
+from conftest import many, wait_until
 from parmap import parallel
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ INPUTS: dict[str, Callable[[], Any]] = {
     "one-of-a-generator": lambda: iter([5]),
     "tuple": lambda: (1, 2, 3),
     "range": lambda: range(10, -10, -3),
-    "long-range": lambda: range(30_000),
+    "long-range": lambda: range(many(30_000)),
     "generator": lambda: (x for x in range(1000)),
     "iterator": lambda: iter([1, 2, 3]),
     "dict": lambda: {"a": 1, "b": 2},
@@ -364,7 +364,7 @@ def test_a_slow_item_holds_no_other_where_a_worker_is_missing(processes: dict[st
 def test_slow_items_behind_thousands_of_quick_ones(backend: str, kind: Any, tmp_path: Path) -> None:
     """Slow items where quick ones were expected are shared out, too: these end only when both have begun."""
     slow = [tmp_path / "one", tmp_path / "other"]
-    items = [kind("quick")] * 5000 + [kind(path) for path in slow] + [kind("quick")] * 5000
+    items = [kind("quick")] * many(5000) + [kind(path) for path in slow] + [kind("quick")] * many(5000)
 
     results = parallel(begin_and_wait, workers=2, backend=backend).map(items)
 

@@ -3,57 +3,84 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conftest import Script
+
 if TYPE_CHECKING:
-    from conftest import Script
+    from collections.abc import Iterator
+    from pathlib import Path
 
-pytest.importorskip("nbclient")
-pytest.importorskip("ipykernel")
+if not (find_spec("nbclient") and find_spec("ipykernel")):
+    pytest.skip("nbclient or ipykernel is missing", allow_module_level=True)
 
-# Runs cells one after the other in one kernel, and prints what is under each. A cell that asks for it is interrupted,
-# as by the button, as soon as the file "begun" is there.
+# Runs the cells of a notebook one after the other in a kernel of its own, and prints what is under each. A cell that asks
+# for it is interrupted, as by the button, as soon as the file "begun" is there. Then it waits for the next notebook: to
+# import what runs one takes as long as a kernel's start.
 DRIVER = """
 import asyncio, json, os, sys
 import nbformat
 from nbclient import NotebookClient
 
-cells = json.loads({cells!r})
-
-async def interrupt(kernel):
-    while not os.path.exists("begun"):
+async def interrupt(kernel, folder):
+    while not os.path.exists(os.path.join(folder, "begun")):
         await asyncio.sleep(0.01)
     await kernel.interrupt_kernel()
 
-async def main():
+async def run(folder, cells):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client = NotebookClient(notebook, timeout=100, kernel_name="python3", allow_errors=True)
+    at = {"metadata": {"path": folder}}
+    client = NotebookClient(notebook, timeout=100, kernel_name="python3", allow_errors=True, resources=at)
     async with client.async_setup_kernel():
         for number, cell in enumerate(notebook.cells):
             interrupting = None
             if "# interrupted" in cell.source:
-                interrupting = asyncio.create_task(interrupt(client.km))
+                interrupting = asyncio.create_task(interrupt(client.km, folder))
             await client.async_execute_cell(cell, number)
             if interrupting is not None:
                 await interrupting
-    print(json.dumps([cell.outputs for cell in notebook.cells]))
+    return [cell.outputs for cell in notebook.cells]
 
-asyncio.run(main())
+for line in sys.stdin:
+    print(json.dumps(asyncio.run(run(*json.loads(line)))), flush=True)
 """
 
 
-@pytest.fixture
-def notebook(script: Script) -> Any:
-    """Run cells; returns the outputs of each."""
+@pytest.fixture(scope="module")
+def driver(pools_stay: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
+    """What runs notebooks, for all tests."""
+    script = Script(tmp_path_factory.mktemp("driver"))
     for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         script.environment[name] = str(script.folder / name.lower())
+    process = subprocess.Popen(
+        [sys.executable, script.write(DRIVER)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=script.environment,
+        cwd=script.folder,
+    )
+    with process:
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def notebook(driver: subprocess.Popen[str], tmp_path: Path) -> Any:
+    """Run cells; returns the outputs of each."""
 
     def run(*cells: str) -> list[list[dict[str, Any]]]:
-        done = script.run(DRIVER.format(cells=json.dumps(cells)), timeout=150)
-        assert done.returncode == 0, done.stderr
-        outputs: list[list[dict[str, Any]]] = json.loads(done.stdout)
+        assert driver.stdin is not None
+        assert driver.stdout is not None
+        print(json.dumps([str(tmp_path), cells]), file=driver.stdin, flush=True)
+        told = driver.stdout.readline()
+        assert told, "see what its driver says"
+        outputs: list[list[dict[str, Any]]] = json.loads(told)
         return outputs
 
     return run

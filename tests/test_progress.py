@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+import tasks_in_turn
 
 from conftest import Script, wait_until
 from parmap import BackendUnavailableError, parallel
@@ -374,15 +375,9 @@ def _in_terminal(path: str) -> str:
     return b"".join(parts).decode()
 
 
-def _nested(x: int) -> list[int]:
-    from parmap import parallel
-
-    return parallel(tasks.square, progress=True).map(range(x))
-
-
 def test_nested_calls_are_silent(processes: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     """A batch inside a task is part of that task: one bar, not many."""
-    parallel(_nested, **processes).map([3, 4])
+    parallel(tasks_in_turn.with_progress, **processes).map([3, 4])
 
     assert capsys.readouterr().err == ""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from inspection import engine_of, wait_until_leased, workers_of
 from tasks import identity, wait_for
+from tasks_in_turn import end_if, setting
 
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
@@ -65,12 +66,6 @@ def leased(function: Any, count: int = 1) -> list[Any]:
     return list(engine.backend._open)
 
 
-def end_if(code: int) -> None:
-    """End the worker, unless *code* is 0."""
-    if code:
-        os._exit(code)
-
-
 @needs_quick_lines
 def test_a_task_that_one_worker_was_too_busy_for_dies_with_the_next() -> None:
     """It is told: whoever sent it had taken it back from the first."""
@@ -80,11 +75,6 @@ def test_a_task_that_one_worker_was_too_busy_for_dies_with_the_next() -> None:
     with pytest.raises(WorkerDiedError, match="code 3"):
         f.submit(3).result(timeout=20)
     f.shutdown()
-
-
-def setting() -> str | None:
-    """What the environment has."""
-    return os.environ.get("RACE")
 
 
 @needs_quick_lines

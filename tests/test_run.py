@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tasks_in_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -395,14 +396,9 @@ def test_cuts_at_any_moment(page: Page, way: Any) -> None:
     assert seen == items
 
 
-def first_of(values: list[int]) -> int:
-    """Raises StopIteration for an empty list."""
-    return next(iter(values))
-
-
 def test_a_stop_among_many_short_items(backend: dict[str, Any]) -> None:
     """A StopIteration is the error of its own item, however many short ones run beside it."""
-    f = parallel(first_of, **backend)
+    f = parallel(tasks_in_turn.next_of, **backend)
     f.map([[1]] * 5000)
     found = f.map([*([[1]] * 3000), [], *([[2]] * 3000)], return_exceptions=True)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import tasks
+from tasks_in_turn import factorial, map_inside, pids_inside, plain_recursion
 
 import parmap
 from conftest import children, wait_until
@@ -65,28 +66,6 @@ def test_callback_submits_and_waits(backend: dict[str, Any]) -> None:
 
     assert done.wait(30)
     assert results == [81, 1, 4]
-
-
-def map_inside(x: int) -> list[int]:
-    """A task that uses parmap itself."""
-    return parallel(tasks.square, workers=2).map(range(x))
-
-
-def pids_inside(_: Any) -> list[int]:
-    """Where the tasks of a task run."""
-    return [os.getpid(), *parallel(tasks.pid, workers=2).map(range(5))]
-
-
-@parallel(workers=2)
-def factorial(n: int) -> int:
-    """A decorated function that calls itself through its pool."""
-    return 1 if n < 2 else n * factorial.map([n - 1])[0]
-
-
-@parallel(workers=2)
-def plain_recursion(n: int) -> int:
-    """A decorated function that calls itself as a function."""
-    return 0 if n == 0 else 1 + plain_recursion(n - 1)
 
 
 def test_task_that_maps(processes: dict[str, Any]) -> None:
@@ -361,8 +340,8 @@ def test_shutdown_without_waiting(backend: dict[str, Any]) -> None:
     assert [future.result(timeout=30) for future in futures] == [0.02] * 10
 
 
-def test_fifty_pools(script: Script) -> None:
-    """Fifty pools, made and closed, leave no descriptor, thread or process."""
+def test_twenty_pools(script: Script) -> None:
+    """Twenty pools, made and closed, leave no descriptor, thread or process."""
     done = script.run(
         """
         import os, threading
@@ -378,7 +357,7 @@ def test_fifty_pools(script: Script) -> None:
 
         use(-1)
         before = count()
-        for number in range(50):
+        for number in range(20):
             use(number)
         # The first one's thread may have been on its way out still when it was counted.
         print(all(now <= then for now, then in zip(count(), before)), before, count())

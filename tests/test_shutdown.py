@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import inspection
 import pytest
+from tasks_that_hold import Gate
 
 import parmap
 from conftest import children, wait_until
@@ -29,26 +30,6 @@ ENDS: dict[str, Callable[[Any, Executor, bool, bool], None]] = {
 }
 
 BACKENDS: list[dict[str, Any]] = [{"backend": "processes"}, {"backend": "threads"}]
-
-
-class Gate:
-    """Tasks that begin one after the other, and end when they may."""
-
-    def __init__(self, folder: Path) -> None:
-        self.begun, self.go = folder / "begun", folder / "go"
-
-    def __call__(self, number: int) -> int:
-        """A task."""
-        import time
-
-        self.begun.touch()
-        while not self.go.exists():
-            time.sleep(0.005)
-        return number
-
-    def wait(self) -> None:
-        """Wait until a task has begun."""
-        wait_until(self.begun.exists)
 
 
 @pytest.fixture
@@ -70,7 +51,7 @@ def test_finish(kind: str, gate: Gate, options: dict[str, Any]) -> None:
     """What was submitted is finished; without waiting, in the background."""
     function, executor, submit = submitter(kind, gate, options)
     futures = [submit(x) for x in range(4)]
-    gate.wait()
+    wait_until(gate.begun.exists)
 
     ENDS[kind](function, executor, False, False)
     assert not any(future.done() for future in futures)
@@ -87,7 +68,7 @@ def test_cancel_futures(kind: str, gate: Gate, options: dict[str, Any]) -> None:
     """What no worker has begun is cancelled; what runs is finished."""
     function, executor, submit = submitter(kind, gate, options)
     futures = [submit(x) for x in range(6)]
-    gate.wait()
+    wait_until(gate.begun.exists)
 
     ENDS[kind](function, executor, False, True)
     wait_until(lambda: sum(future.cancelled() for future in futures) >= 4)
@@ -104,7 +85,7 @@ def test_cancel_only_ones_own(gate: Gate, options: dict[str, Any]) -> None:
     """A function drops its own tasks; those of others in the same pool run, even of the same function below."""
     mine, same, other = (parallel(function, workers=1, **options) for function in (gate, gate, abs))
     first = mine.submit(0)
-    gate.wait()
+    wait_until(gate.begun.exists)
     own = [*(mine.submit(x) for x in range(4)), mine.map_async(range(4)), mine.partial(3).submit()]
     others = [
         *(same.submit(x) for x in range(4)),
@@ -135,7 +116,7 @@ def test_cancel_the_methods_of_an_object(gate: Gate) -> None:
             return gate(number)
 
     first = Thing().run.submit(0)
-    gate.wait()
+    wait_until(gate.begun.exists)
     second = Thing().run.submit(1)
     third = Thing.run.submit(Thing(), 2)
 
@@ -172,7 +153,7 @@ def test_limits_hold_for_what_is_left_to_run(limit: dict[str, float], gate: Gate
     """A task that was running when its batch was cancelled has the time that it was given, and no more."""
     function = parallel(gate, workers=1, **limit)  # type: ignore[call-overload]
     batch = function.map_async([1, 2])
-    gate.wait()
+    wait_until(gate.begun.exists)
 
     function.shutdown(cancel_futures=True)
 
@@ -280,7 +261,7 @@ def test_a_pool_stops_threads_without_waiting(gate: Gate) -> None:
     """Workers that can't be stopped are not waited for: what they run is lost, at once."""
     executor = Executor(1, backend="threads")
     running = executor.submit(gate, 0)
-    gate.wait()
+    wait_until(gate.begun.exists)
 
     executor.terminate_workers()
     executor.shutdown()

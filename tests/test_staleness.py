@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
+import tasks_in_turn
 from inspection import engine_of
+from tasks_that_look import arguments, go_elsewhere, here
 
 from parmap import parallel
 
@@ -194,17 +196,13 @@ def test_what_a_task_does_to_a_captured_array_stays_there(processes: dict[str, A
 def test_a_partial_whose_argument_is_mutated(backend: dict[str, Any]) -> None:
     """The constant argument of `partial` is as it is at the call."""
     given: list[int] = []
-    measure = parallel(len_of_first, **backend).partial(given)
+    measure = parallel(tasks_in_turn.len_of_first, **backend).partial(given)
     seen = []
     for number in range(3):
         seen += [measure.map([0])[0], measure.submit(0).result(60)]
         given.append(number)
 
     assert seen == [0, 0, 1, 1, 2, 2]
-
-
-def len_of_first(first: Any, _: Any) -> int:
-    return len(first)
 
 
 class Counter:
@@ -329,11 +327,6 @@ def test_a_large_global_array_that_is_mutated(main: Callable[[str], dict[str, An
 # --- the surroundings -----------------------------------------------------------------------------
 
 
-def here(_: Any = None) -> str:
-    """A task that says where it is."""
-    return os.getcwd()
-
-
 def test_the_working_directory(call: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task finds the working directory of its caller, also after a change."""
     seen, expected = [call(here)], [os.getcwd()]
@@ -363,12 +356,6 @@ def test_a_working_directory_that_is_left_and_removed(call: Both, tmp_path: Path
     assert [*seen, call(here)] == [str(tmp_path / "a"), str(tmp_path / "b"), home]
 
 
-def go_elsewhere(folder: str) -> str:
-    """A task that changes its working directory."""
-    os.chdir(folder)
-    return os.getcwd()
-
-
 def test_a_task_that_changes_its_directory(processes: dict[str, Any], tmp_path: Path) -> None:
     """What a task does to its working directory is undone for the next."""
     one = {**processes, "workers": 1}
@@ -385,11 +372,6 @@ def test_a_directory_that_is_gone(processes: dict[str, Any], tmp_path: Path, mon
     folder.rmdir()
 
     assert parallel(tasks.square, **processes).map([2, 3]) == [4, 9]
-
-
-def arguments(_: Any) -> list[str]:
-    """A task that reads the command line."""
-    return list(sys.argv)
 
 
 def test_the_command_line(call: Both, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONCURRENT = ["processes", "threads"]
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 HANDLES: dict[str, Callable[[parmap.Pool, str], tuple[Any, Callable[[Any], Any]]]] = {
     "get": lambda pool, path: ((it := pool.apply_async(tasks.wait_for, (path,))), it.get),
     "get with a callback": lambda pool, path: ((it := pool.apply_async(tasks.wait_for, (path,), {}, repr)), it.get),
@@ -35,9 +37,9 @@ HANDLES: dict[str, Callable[[parmap.Pool, str], tuple[Any, Callable[[Any], Any]]
 }
 
 
-@pytest.fixture(params=CONCURRENT)
-def pool(request: pytest.FixtureRequest) -> Iterator[parmap.Pool]:
-    """A pool of two workers."""
+@pytest.fixture(scope="module", params=CONCURRENT)
+def pool(request: pytest.FixtureRequest, pools_stay: None) -> Iterator[parmap.Pool]:
+    """A pool of two workers, for all tests: what they wait for ends with them."""
     with parmap.Pool(2, backend=request.param) as pool:
         yield pool
 
