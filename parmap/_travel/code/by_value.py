@@ -96,6 +96,8 @@ def _pickler_class() -> Any:
         dispatch_table: ClassVar[Any] = reducers
 
         def reducer_override(self, obj: Any) -> Any:
+            if type(obj) is FunctionType and obj.__module__ in _MAKERS:
+                return NotImplemented
             reduced = _cell_reduced(self, obj) if type(obj) is CellType else _reduced_otherwise(self, obj)
             if reduced is not None:
                 return reduced
@@ -106,6 +108,10 @@ def _pickler_class() -> Any:
         _dynamic_function_reduce: Any = _function_reduced
 
     return Pickler
+
+
+# Of what makes functions there are some in each stream, which go by name.
+_MAKERS = frozenset({identity.__module__, make_function.__module__})
 
 
 class _Reducers(dict[type, Any]):
