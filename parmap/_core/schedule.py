@@ -276,7 +276,8 @@ class Scheduler:
         if slot is not None and slot.flight:
             slot.flight[0].sent = now  # it begins only now
         if done:
-            job.pace.learn(done, max(0.0, seconds))  # 0 for much, where a clock makes steps: of 16 ms on Windows
+            # Where a clock makes steps, of 16 ms on Windows, much takes no time; and that would be no time at all.
+            job.pace.learn(done, max(seconds, 1e-9 * done))
             job.pace.learn_results(done, results)
         if done > len(chunk.items):  # it ran items that were taken back: these have their outcome elsewhere
             done = len(chunk.items)
