@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 WORK = {
     "script tiny": "`map` over many tiny items",
     "script submit": "many single tasks: `submit`",
+    "scoring submit": "the same, of a function that uses others, settings and classes",
     "script round trip": "one task, waited for",
     "script short": "items of 50 µs, all alike",
     "script skewed": "items of 1 ms and of 50 ms, mixed",

@@ -115,6 +115,36 @@ def test_a_large_captured_array_that_is_mutated(backend: dict[str, Any]) -> None
     assert seen == [0.0] * 3 + [1.0] * 3 + [0.0] * 3 + [2.0] * 3
 
 
+def test_a_class_of_a_module_that_was_made_here_within_an_object(backend: dict[str, Any]) -> None:
+    """No worker can import it, and nothing in the stream says so: its methods are looked at, too."""
+    module = types.ModuleType("made_here_for_a_while")
+    exec("class Inner:\n    def tell(self): return 1\n", vars(module))
+    sys.modules[module.__name__] = module
+
+    class Outer:
+        inner: Any
+
+        def __getstate__(self) -> dict[str, Any]:  # so that nobody but pickle looks into it
+            return vars(self).copy()
+
+    outer = Outer()
+    outer.inner = module.Inner()
+
+    @parallel(**backend)
+    def look(_: int) -> int:
+        told: int = outer.inner.tell()
+        return told
+
+    try:
+        before = look.map([0]), look.submit(0).result(60)
+        module.Inner.tell = lambda _: 2
+        after = look.map([0]), look.submit(0).result(60)
+    finally:
+        del sys.modules[module.__name__]
+
+    assert (before, after) == (([1], 1), ([2], 2))
+
+
 def test_a_small_captured_array_in_any_way_another(backend: dict[str, Any]) -> None:
     """Its numbers, type, shape, order, and whether it can be written to; in an object; one that is there twice."""
     numpy = pytest.importorskip("numpy")

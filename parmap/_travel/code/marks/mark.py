@@ -133,3 +133,7 @@ class Packer:
         finally:
             held()  # nobody is going to read this
         return self._written.take()
+
+    def met(self) -> list[Any]:
+        """What may be there twice, of all that was pickled: each function and class is among that."""
+        return [thing for _, thing in self._pickler.memo.copy().values()]

@@ -108,11 +108,17 @@ class _Walk:
     def _pack_plainly(self) -> tuple[bytes, list[memoryview]] | None:
         """What is left to be pickled, if pickle can do it; then nothing in it goes by value, and this is the end."""
         try:
-            packed = Packer([*self.boxes, *self.things]).pack(self._rest)
+            packer = Packer([*self.boxes, *self.things])
+            packed = packer.pack(self._rest)
+            # A module that was made here is nobody's main one, but nobody else has it.
+            met = [thing for thing in packer.met() if issubclass(type(thing), (FunctionType, type))]
+            is_plain = not names_stranger(packed[0]) and all(
+                id(each) in self._places or not is_by_value(each) for each in met
+            )
         except Exception as error:  # noqa: BLE001 - whatever cloudpickle can do better
             pass_on(error)
             return None
-        return None if names_stranger(packed[0]) else packed
+        return packed if is_plain else None
 
     def _place(self, thing: Any) -> int:
         """The place of a function or class; one by value is looked at, too."""
