@@ -438,3 +438,21 @@ def test_what_goes_by_name_needs_no_cloudpickle(script: Script) -> None:
     """)
 
     assert done.stdout == "[1] False\n", done.stderr
+
+
+def test_a_worker_has_only_what_it_needs(script: Script) -> None:
+    """What it imports is memory of every pool; of threads, each worker that is forked would have pages of its own."""
+    done = script.run("""
+        import sys
+        from parmap import parallel
+
+        needless = {"asyncio", "cloudpickle", "concurrent.futures", "dataclasses", "inspect", "logging", "threading"}
+
+        @parallel(workers=1)
+        def imported(_):
+            return sorted(needless & set(sys.modules))
+
+        print(imported.map(range(2)), imported.submit(0).result())
+    """)
+
+    assert done.stdout == "[[], []] []\n", done.stderr

@@ -9,7 +9,7 @@ import copyreg
 import os
 import pickle
 import sys
-import threading
+from _thread import _local as local
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -162,7 +162,7 @@ def as_tensor(content: Any, dtype: Any, *args: Any) -> Any:
     return torch._utils._rebuild_tensor_v2(typed, 0, *args)  # noqa: SLF001 - no public name
 
 
-class _Reader(threading.local):
+class _Reader(local):
     has_files = False
 
 
@@ -232,7 +232,7 @@ def as_mapped(file: str, mode: str, start: int, size: int, place: int, dtype: An
 _OURS = (("torch", "Tensor", reduce_tensor), ("numpy", "memmap", reduce_mapped))
 
 
-_local = threading.local()
+_local = local()
 
 
 def hold(thing: Any) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+from _thread import _local as local
 from collections.abc import Generator
 from contextlib import contextmanager
 from operator import attrgetter
-from threading import local
 from typing import Any
 
 _numbers = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")

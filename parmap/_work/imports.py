@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
+from _thread import RLock
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
 
-whole = threading.RLock()
+whole = RLock()
 """Held while a call imports much: a process that is forked meanwhile would have half of it, for ever."""
 
 _LONGEST = 5.0  # seconds that a fork waits: hooks of others that came before it may hold what an import needs

@@ -9,8 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-import threading
 import time
+
+# Not from `threading`: what it does after each fork makes pages of 0.4 MB each worker's own.
+from _thread import RLock, get_ident
+from _thread import _local as local
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -60,7 +63,7 @@ class Keeper:
         self._turns: dict[Hashable, Any] = {}
         # Filled by C alone: of a Ctrl-C in a callback of ours nobody would hear.
         self._gone: deque[KeyedRef[bytes, PerWorker[Any]]] = deque()
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         self._pid = os.getpid()
         self._ends = False  # whether this process closes it when it ends
 
@@ -86,7 +89,7 @@ class Keeper:
 
     def turn(self, key: Hashable) -> Any:
         """Held by the thread that makes, or prepares, what has this key: others wait until it is there."""
-        return self._turns.setdefault(key, threading.RLock())
+        return self._turns.setdefault(key, RLock())
 
     def unprepare(self, key: Hashable) -> None:
         """Have the initializer of a pool called again."""
@@ -95,7 +98,7 @@ class Keeper:
 
     def purge(self) -> None:
         """Close what belongs to tokens that nobody holds any more."""
-        while self._gone and self.thread == threading.get_ident():
+        while self._gone and self.thread == get_ident():
             self.close(self._gone.popleft().key)
 
     def close(self, token: bytes) -> None:
@@ -120,7 +123,7 @@ class Keeper:
             self.inherited.append(self.made)
 
 
-class Here(threading.local):
+class Here(local):
     """The worker that this is: of the process, but for threads that are workers themselves."""
 
     keeper = Keeper()
@@ -153,7 +156,7 @@ class PerWorker(Generic[T_co]):
         self.load: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]] | None = None
         self._place = module
         self._packed: Packed | None = None
-        self._turn = threading.RLock()
+        self._turn = RLock()
         self._packing = False
         self.token: bytes = token
 
@@ -218,7 +221,7 @@ class PerWorker(Generic[T_co]):
         known: Any = _known
         if known is None:  # an interpreter ends, and has closed all: globals are gone, those with an underscore first
             return
-        if here.keeper.thread == threading.get_ident() and known.get(self.token) in {None, self}:
+        if here.keeper.thread == get_ident() and known.get(self.token) in {None, self}:
             here.keeper.close(self.token)
 
     def __repr__(self) -> str:
