@@ -152,6 +152,20 @@ def test_more_work_than_is_over_in_a_moment_is_not_dealt_out() -> None:
     assert job.waiting == 6
 
 
+@pytest.mark.parametrize("count", [16, 1600])
+def test_what_all_workers_have_is_asked_only_where_it_tells(count: int) -> None:
+    """Of the 128 workers of a large machine each would be looked at, for each chunk."""
+    pace = paced(0.001)
+    for _ in range(8):
+        pace.learn(4, 0.004)
+    asked: list[int] = []
+    busy = (float(asked.append(worker) or 0) for worker in range(2))
+
+    pace.size(Cost(aim=0.008, depth=2), count, 2, idle=1, busy=busy)
+
+    assert bool(asked) == (count == 16)
+
+
 def test_tail_of_tiny_items_is_not_cut_to_crumbs() -> None:
     """Items that take next to nothing are not cut finer than about a millisecond of work."""
     bench = Bench(workers=2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from math import ceil, inf
+from collections.abc import Iterable
+from math import ceil
 from typing import Any, NamedTuple
 
 BYTE_CAP = 4 << 20
@@ -82,10 +83,11 @@ class Pace:
         """Record how large the *results* of so many items are."""
         self.result_nbytes = _follow(self.result_nbytes, _nbytes(results) / items)
 
-    def size(self, cost: Cost, waiting: int, workers: int, *, idle: int, busy: float = inf) -> int:
+    def size(self, cost: Cost, waiting: int, workers: int, *, idle: int, busy: Iterable[float] | None = None) -> int:
         """How many of the *waiting* items the next chunk should have: for one of the *idle* workers, if any is.
 
-        *busy*: seconds for which all workers together have work already, if that is known, and items are alike.
+        *busy*: seconds for which each worker has work already, if that is known, and items are alike; not looked at
+        without need, as there may be many.
         """
         if self.seconds is None:
             return 1
@@ -94,9 +96,10 @@ class Pace:
         if not idle:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
-        if idle and waiting * each + busy <= workers * cost.aim:
+        others = workers * cost.aim - waiting * each
+        if idle and busy is not None and others >= 0.0 and (left := sum(busy)) <= others:
             # There is little to do, and it is known how long it takes: all get their part at once, and end together.
-            share = ceil((waiting + busy / each) / workers - 0.25)
+            share = ceil((waiting + left / each) / workers - 0.25)
         chunks = -(-waiting // max(1, int(cost.floor / each)))
         if not cost.recalls:  # from the others, those who have nothing to do would get nothing later
             chunks = max(chunks, min(idle, int(waiting * each / _ENOUGH)))

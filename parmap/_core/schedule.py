@@ -227,8 +227,8 @@ class Scheduler:
         job.appetite = 2 * self.workers * (job.chunksize or max(1, int(self.cost.aim / (job.pace.seconds or 1.0))))
         if job.chunksize is not None:
             return job.chunksize
-        deals = idle and job.pace.is_even and self.cost.recalls
-        busy = sum(slot.left(now) for slot in self.slots.values()) if deals else inf
+        deals = job.pace.is_even and self.cost.recalls
+        busy = (slot.left(now) for slot in self.slots.values() if slot.flight) if deals else None
         return job.pace.size(self.cost, job.waiting, self.workers, idle=idle, busy=busy)
 
     def trim(self, chunk: Chunk, size: int, strikes: int = 0) -> None:
