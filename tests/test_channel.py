@@ -246,6 +246,23 @@ def test_shared_bytes_reach_every_worker_as_a_copy_of_its_own() -> None:
     assert [copy[0] for copy in copies] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("nbytes", [0, 1, 65_535, 65_536, 65_537, 131_072, 200_003])
+def test_bytes_that_differ_anywhere_are_not_the_same(nbytes: int, way: None) -> None:
+    """What was sent of a large array is known again, unless one byte is another, wherever it is, or one is missing."""
+    content = bytearray(os.urandom(nbytes))
+    part = parts_of(Numbers(), [("buffer", memoryview(content))])[0]
+
+    assert part.holds(memoryview(content))
+    for place in {0, nbytes // 2, 65_535, 65_536, 131_071, nbytes - 1} & {*range(nbytes)}:
+        content[place] ^= 1
+        assert not part.holds(memoryview(content))
+        content[place] ^= 1
+    assert not part.holds(memoryview(content + b"x"))
+    if nbytes:
+        assert not part.holds(memoryview(content)[:-1])
+    assert part.holds(memoryview(content))
+
+
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_processes_that_need_the_same_bytes_at_the_same_time_share_them() -> None:
     """Who asks while another fetches gets the segment of that one; who asks later fetches, and so does a failed one."""

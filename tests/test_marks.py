@@ -554,3 +554,116 @@ def test_each_change_of_how_a_class_is_described_is_seen(
             missed.append(change)
 
     assert missed == []
+
+
+OBJECTS = """
+import enum
+from dataclasses import dataclass
+
+rate = 1
+shared = [0]
+
+def helper(): return rate
+
+class Base:
+    level = 1
+
+class Part(Base):
+    def __init__(self, x): self.x, self.more, self.next = x, [x, {"of": shared}], None
+    def tell(self): return self.x, self.more, self.level, helper(), self.next and self.next.x
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    x: int
+    part: Part
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = [2]
+
+class Place:
+    "Pickled by where it stands."
+    def __init__(self): self.x = 1
+    def __reduce__(self): return getattr, (Place, "HERE")
+Place.HERE = Place()
+
+parts = [Part(x) for x in range(100)]
+frozen = {str(x): Frozen(x, parts[x]) for x in range(100)}
+colors = [(Color.RED, Color.BLUE)] * 100
+functions = [helper] * 100
+here = Place.HERE
+places = {"few": [here], "many": [here] * 100, "inside": Part(here), "frozen": [Frozen(1, here)] * 100}
+def made(here):
+    def captured(_=None): return here.x
+    return captured
+captured = made(here)
+
+def look_at_parts(_=None): return [part.tell() for part in parts], parts[3].more[1]["of"] is shared
+def look_at_frozen(_=None): return [(key, each.x, each.part.tell()) for key, each in frozen.items()]
+def look_at_colors(_=None): return [(one.value, other.value, getattr(one, "note", 0)) for one, other in colors]
+def look_at_functions(_=None): return [function() for function in functions]
+def look_at_here(_=None): return here.x
+def look_at_few(_=None, places=places["few"]): return places[0].x
+def look_at_many(_=None, places=places["many"]): return places[7].x
+def look_inside(_=None, part=places["inside"]): return part.x.x
+def look_deeper(_=None, parts=places["frozen"]): return parts[3].part.x
+"""
+
+AMONG_MANY = {
+    "look_at_parts": [
+        "parts[50].x = True",
+        "parts[99].more.append(1)",
+        "parts[7].more[1]['of'] = [5]",
+        "shared.append(1)",
+        "parts[3].next = parts[5]; parts[5].x = 8",
+        "parts[1] = parts[2]",
+        "parts.reverse()",
+        "parts[4].__class__ = type('Other', (Part,), {'level': 3})",
+        "Base.level = 2",
+        "Part.tell = lambda self: self.x",
+        "rate = 2",
+        "helper = lambda: 3",
+    ],
+    "look_at_frozen": [
+        "object.__setattr__(frozen['9'], 'x', 0)",
+        "parts[9].x = 5",
+        "frozen['9'] = frozen['8']",
+        "rate = 2",
+    ],
+    "look_at_colors": ["Color.BLUE.value.append(3)", "Color.RED.note = 1", "colors[3] = (Color.BLUE, Color.RED)"],
+    "look_at_functions": ["rate = 2", "functions[1] = lambda: 5", "helper.__code__ = (lambda: 6).__code__"],
+    **{
+        name: ["Place.HERE.x = 2"]
+        for name in ["look_at_here", "look_at_few", "look_at_many", "look_inside", "look_deeper", "captured"]
+    },
+}
+
+
+@pytest.mark.parametrize("name", AMONG_MANY)
+def test_a_change_of_one_object_among_many(script_module: Callable[[], dict[str, Any]], name: str) -> None:
+    """Of a hundred objects of a script's classes one has changed, or its class, or what stands for it in its class."""
+    missed = []
+    for change in AMONG_MANY[name]:
+        names = script_module()
+        exec(compile(OBJECTS, "objects", "exec", dont_inherit=True), names)
+        function = parallel(names[name], workers=1)
+        before = function.map([0]), function.submit(0).result(60)
+        exec(change, names)
+        after = function.map([0]), function.submit(0).result(60)
+        if after != ([names[name]()], names[name]()) or before == after:
+            missed.append((change, before, after))
+
+    assert missed == []
+
+
+@pytest.mark.parametrize("name", ["look_at_parts", "look_at_frozen", "look_at_colors", "look_at_functions"])
+def test_many_objects_of_a_script_are_compared_by_pickle_alone(
+    script_module: Callable[[], dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their classes are known by then: no pickler of Python's sees each object."""
+    names = script_module()
+    exec(compile(OBJECTS, "objects", "exec", dont_inherit=True), names)
+    kept, _ = mark([names[name]], lambda _kind, _length: ())
+
+    monkeypatch.setattr("parmap._travel.code.marks.mark.cloud_pickler", None)
+    assert kept.holds([names[name]])

@@ -153,6 +153,39 @@ def look(x: Order) -> list[str]:
     assert text(second) == "[['weight']] ['weight']"
 
 
+def test_a_module_that_is_edited(notebook: Any):
+    """Where it travels by value, tasks have of it what `%autoreload` has made of it: in place, or by importing it again."""
+    look = "print(*[sorted({edited.work(1), *f.map([1]), f.submit(1).result(), *pool.map(g, [1])}) for f in (work, other)])"
+    outputs = notebook(
+        "%load_ext autoreload\n%autoreload 2\n"
+        "import os, pathlib, sys, cloudpickle, parmap\n"
+        "sys.path.insert(0, '')\n"
+        "times = iter(range(10**9, 2 * 10**9, 1000))\n"
+        "def edit(limit, body, more=''):\n"
+        "    text = f'LIMIT = {limit}\\nclass Base:\\n  def go(self, x):\\n    return {body}\\n'\n"
+        "    pathlib.Path('edited.py').write_text(text + f'def work(x):\\n  return Base().go(x) + LIMIT\\n{more}')\n"
+        "    os.utime('edited.py', (next(times),) * 2)\n"
+        "edit(1, 'x')",
+        "import edited\n"
+        "cloudpickle.register_pickle_by_value(edited)\n"
+        "g = lambda x: edited.work(x)\n"
+        "work, other = parmap.parallel(edited.work, workers=2), parmap.parallel(g, workers=2)\n"
+        "pool = parmap.Pool(2)",
+        look,
+        "edit(1, '10 * x')",  # the code of a method alone
+        look,
+        "edit(5, '10 * x')",  # a variable
+        look,
+        "edit(5, '10 * x + len(NAMES)', more='NAMES = [1, 2]')",  # a name that was not there
+        look,
+        "import importlib\n%autoreload 0\nedit(7, 'x')\n"
+        "importlib.reload(edited)\nwork = parmap.parallel(edited.work, workers=2)",
+        look,
+    )
+
+    assert [text(cell) for cell in outputs[2::2]] == ["[2] [2]", "[11] [11]", "[15] [15]", "[17] [17]", "[8] [8]"]
+
+
 def test_a_cell_that_asks_for_its_shell(notebook: Any):
     """A function that finds out whether it is in a notebook is not, in a worker."""
     cells = notebook(

@@ -41,7 +41,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
     reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
-    if module in MAIN and _says_how(kind):
+    if module in MAIN and says_how(kind):
         return _of_class(thing, kind)
     if issubclass(kind, _DESCRIPTORS):
         reduce = _of_descriptor
@@ -56,7 +56,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
     """What pickle sends, but maybe so that no worker can make it."""
-    if _says_how(kind):
+    if says_how(kind):
         return _of_class(thing, kind)
     if issubclass(kind, BaseException) and FunctionType in (type(kind.__init__), type(kind.__new__)):
         # Pickle would call the user's constructor with what that has made of its own arguments: its text, often.
@@ -68,7 +68,8 @@ def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
     return NotImplemented if poses else None  # cloudpickle would send what it wraps
 
 
-def _says_how(kind: Any) -> bool:
+def says_how(kind: Any) -> bool:
+    """Whether a class has a way of its own in which its instances are pickled."""
     return FunctionType in (type(kind.__reduce__), type(kind.__reduce_ex__))
 
 

@@ -25,8 +25,9 @@ from parmap._travel.code.marks.kept import (
 )
 from parmap._travel.code.marks.mark import DIGESTED, Look, Mark, Packer, Round
 from parmap._travel.code.marks.parts import ABSENT, reader_in, reader_of
-from parmap._travel.code.remade import fresh_ones, remake, remake_fresh
+from parmap._travel.code.remade import fresh_ones, remake, remake_fresh, says_how
 from parmap._travel.failure import pass_on
+from parmap._travel.text import is_enumeration
 
 _HELD = 64 << 20  # bytes that a mark holds of the user's data, at most
 _LONG = 64 * 1024  # bytes, or characters, from which on a string is not held
@@ -96,6 +97,8 @@ class _Walk:
 
     def _pack(self) -> None:
         packed = self._pack_plainly() if self.packer is None else None
+        if packed is None and self._queue:
+            return  # once that was looked at, pickle can name it
         is_plain = packed is not None
         if packed is None:
             self.packer = self.packer or Packer(self.boxes, self._place)
@@ -106,19 +109,24 @@ class _Walk:
         self.steps.append(Round(*packed, is_plain=is_plain))
 
     def _pack_plainly(self) -> tuple[bytes, list[memoryview]] | None:
-        """What is left to be pickled, if pickle can do it; then nothing in it goes by value, and this is the end."""
+        """What is left to be pickled, if pickle can do it, and this is the end: all in it that goes by value is known.
+
+        What was not known is in the queue then.
+        """
         try:
             packer = Packer([*self.boxes, *self.things])
             packed = packer.pack(self._rest)
-            # A module that was made here is nobody's main one, but nobody else has it.
-            met = [thing for thing in packer.met() if issubclass(type(thing), (FunctionType, type))]
-            is_plain = not names_stranger(packed[0]) and all(
-                id(each) in self._places or not is_by_value(each) for each in met
-            )
+            met = packer.met()
+            for each in met:
+                # A module that was made here is nobody's main one, but nobody else has it.
+                if issubclass(type(each), (FunctionType, type)) and id(each) not in self._places and is_by_value(each):
+                    self._place(each)
+            kinds = {id(type(each)): type(each) for each in met}.values()
+            is_plain = not names_stranger(packed[0]) and not any(map(_says_where, kinds))
         except Exception as error:  # noqa: BLE001 - whatever cloudpickle can do better
             pass_on(error)
             return None
-        return packed if is_plain else None
+        return packed if is_plain and not self._queue else None
 
     def _place(self, thing: Any) -> int:
         """The place of a function or class; one by value is looked at, too."""
@@ -214,6 +222,11 @@ class _Walk:
         self._rest.append(value)
         self._place(type(value))  # before it is met in the middle of pickling: then its tables would have to be pickled
         return REST
+
+
+def _says_where(kind: Any) -> bool:
+    """Whether pickle may tell of an instance where it stands, as in its class, and not what is in it."""
+    return says_how(kind) and not is_enumeration(kind) and is_by_value(kind)  # of an enumeration, the class tells that
 
 
 def _table_of(value: Any, kind: type, room: int) -> Table | None:
