@@ -109,6 +109,7 @@ class Core(RuleBasedStateMachine):
         self.budget = budget
         self.has_been_ended = False
         self.unwanted: dict[int, float] = {}  # chunks whose job was cancelled, and when
+        self.last: dict[int, int] = {}  # with the last of the chunks that there were then
         self.cancelled: dict[Fate, float] = {}
         self.held_since: float | None = None
 
@@ -192,6 +193,7 @@ class Core(RuleBasedStateMachine):
         job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
         if kill:
             self.unwanted.update((chunk.number, self.now) for chunk in job.flight)
+        self.last.update((chunk.number, max(self.ledger._chunks)) for chunk in job.flight)
         self.ledger.cancel(job, self.now, Failure(PoolClosedError()) if job.sink is self.lane else None, kill=kill)
         self.turn()
 
@@ -502,6 +504,14 @@ class Core(RuleBasedStateMachine):
             assert worker.is_doomed or fate not in self.cancelled, "it was cancelled, and runs on"
 
     @invariant()
+    def nothing_is_sent_behind_what_was_cancelled(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for slot in self.ledger.scheduler.slots.values():
+            numbers = [chunk.number for chunk in slot.flight]
+            assert not numbers or max(numbers) <= self.last.get(numbers[0], max(numbers)), "its worker may be killed"
+
+    @invariant()
     def nobody_waits_behind_a_slow_item(self) -> None:
         """Not for long, while another worker has nothing to do."""
         if not hasattr(self, "ledger"):
@@ -522,8 +532,9 @@ class Core(RuleBasedStateMachine):
         found: list[Item] = []
         for slot in slots:
             for place, chunk in enumerate(slot.flight):
-                if not (chunk.job.closed or chunk.job.chunksize is not None or slot.state is State.DOOMED):
-                    begun = self.backend.position(chunk) or (0, 1 if place == 0 else 0)
+                begun = self.backend.position(chunk) or (0, 1 if place == 0 else 0)
+                stays = chunk.job.chunksize is not None and sum(begun[:2])  # a size that was asked for is kept
+                if not (chunk.job.closed or stays or slot.state is State.DOOMED):
                     found += chunk.items[sum(begun[:2]) :]
         return found
 

@@ -131,6 +131,21 @@ def test_the_engine_rests_while_a_closed_job_has_a_slow_item() -> None:
     assert desk.ledger.timeout(desk.now) != 0.0
 
 
+def test_nothing_is_sent_behind_what_was_cancelled() -> None:
+    """It would wait until that is known to run, and its worker killed; then later items may have begun, and be slow."""
+    desk = Desk(1)
+    unwanted = desk.job(1)
+    (worker,) = desk.backend.workers.values()
+    worker.chunks[0].step(1, desk.now)
+    desk.ledger.cancel(unwanted, desk.now)
+    wanted = desk.job(1)
+    assert len(worker.chunks) == 1
+
+    desk.do(worker)
+
+    assert [chunk.number for chunk in worker.chunks] == [chunk.number for chunk in wanted.flight]
+
+
 def test_a_worker_that_cannot_be_taken_back_is_looked_after() -> None:
     """A task whose caller was interrupted before it was sent, long after the last look, is found when work waits."""
     desk = Desk(1)

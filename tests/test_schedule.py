@@ -449,13 +449,17 @@ def test_single_slow_item_is_no_hostage() -> None:
 
 
 def test_given_chunksize_is_not_broken_up() -> None:
-    """Who gives a chunk size gets these chunks: nothing is taken out of one that runs."""
+    """Who gives a chunk size gets these chunks: nothing is taken out of one that runs, but one behind it as a whole."""
     bench = Bench(workers=2)
-    bench.job(range(5), chunksize=5)
-    bench.cut()
+    bench.job(range(15), chunksize=5, pace=paced(1e-5))
+    first, other, behind = bench.cut_all()
     bench.now += 10 * COST.aim
-
     assert bench.scheduler.hostages(bench.now) is None
+    bench.finish(other, each=1e-5)
+
+    assert bench.scheduler.hostages(bench.now) is behind
+    bench.finish(first)
+    assert bench.scheduler.hostages(bench.now + 10 * COST.aim) is None
     assert bench.scheduler.next_time() is None
 
 

@@ -394,7 +394,7 @@ def _span(chunk: Chunk) -> float:
 def _holder(slot: Slot) -> Chunk | None:
     """The first chunk of a worker with items behind the one that runs, which are wanted and were not asked for yet."""
     for place, chunk in enumerate(slot.flight):
-        asked = chunk.doomed or chunk.recalled or chunk.job.closed or chunk.job.chunksize is not None
-        if not asked and len(chunk.items) > (place == 0):
+        begun = len(chunk.items) if chunk.job.chunksize else 1  # of a size that was asked for, it comes back whole
+        if len(chunk.items) > (0 if place else begun) and not (chunk.doomed or chunk.recalled or chunk.job.closed):
             return chunk
     return None
