@@ -513,7 +513,7 @@ class Core(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_behind_a_slow_item(self) -> None:
-        """Not for long, while another worker has nothing to do."""
+        """Not for long, while another worker has nothing to do, or something else."""
         if not hasattr(self, "ledger"):
             return
         if self.backend.events or self.backend.signals_are_late or not self.hostages():
@@ -523,11 +523,12 @@ class Core(RuleBasedStateMachine):
             assert self.now - self.held_since < SOON, "it waits behind a slow one, and a worker has nothing to do"
 
     def hostages(self) -> list[Item]:
-        """The items that wait in the channel of a busy worker though another is idle."""
+        """The items that wait in the channel of a busy worker though another is idle, or has other work."""
         slots = self.ledger.scheduler.slots.values()
         used = {worker.name for worker, _ in self.tasks()}  # by callers, some of whom were interrupted
         idle = [slot for name, slot in self.ledger.scheduler.slots.items() if name not in used and slot.budget != 0]
-        if not any(slot.state in {State.IDLE, State.LEASED} for slot in idle) or not self.backend.cost.recalls:
+        has_idle = any(slot.state in {State.IDLE, State.LEASED} for slot in idle)
+        if not (has_idle or self.ledger.scheduler.has_work) or not self.backend.cost.recalls:  # others have their turn
             return []
         found: list[Item] = []
         for slot in slots:

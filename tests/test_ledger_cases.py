@@ -20,6 +20,7 @@ from parmap._core.job import Job
 from parmap._core.ledger import Ledger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
+from parmap._work.page import NO_LIMIT
 from parmap.backends._base import Lost, Part, Report
 
 if TYPE_CHECKING:
@@ -144,6 +145,24 @@ def test_nothing_is_sent_behind_what_was_cancelled() -> None:
     desk.do(worker)
 
     assert [chunk.number for chunk in worker.chunks] == [chunk.number for chunk in wanted.flight]
+
+
+def test_all_that_waits_behind_a_slow_item_is_asked_for_at_once() -> None:
+    """Several chunks of one item each may wait there: the engine need not turn once for each of them."""
+    desk = Desk()
+    job = Job(CALL, Sink(), chunksize=1)
+    job.pace.seconds = 0.0001
+    job.extend(job.sink.items(16))  # type: ignore[attr-defined]
+    desk.ledger.scheduler.add(job)
+    desk.turn()
+    slow, quick = desk.backend.workers.values()
+    slow.chunks[0].step(1, desk.now)
+    while quick.chunks:
+        desk.do(quick)
+    desk.now += 0.1
+    desk.ledger.ring(desk.now)
+
+    assert [chunk.limit for chunk in slow.chunks] == [NO_LIMIT, *[0] * 7]
 
 
 def test_a_worker_that_cannot_be_taken_back_is_looked_after() -> None:

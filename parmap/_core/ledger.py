@@ -82,7 +82,7 @@ class Ledger:
             _, _, find, act = heapq.heappop(self._timers)
             if (known := find()) is not None:
                 act(known, now)
-        if (late := self.scheduler.hostages(now)) is not None:
+        while (late := self.scheduler.hostages(now)) is not None:
             self._rescue(late, now)
         if self._next_look is not None and now >= self._next_look:
             self._look(now)
