@@ -105,7 +105,7 @@ def failed(*, retry: bool = False) -> Failure:
     return Failure(ValueError("failed"), retry=retry)
 
 
-def paced(seconds: float, nbytes: float = 0.0) -> Pace:
+def paced(seconds: float | None, nbytes: float = 0.0) -> Pace:
     """What would be known of a function whose calls take so long, and so many bytes."""
     pace = Pace()
     pace.seconds = seconds

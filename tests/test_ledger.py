@@ -109,6 +109,7 @@ class Core(RuleBasedStateMachine):
         self.budget = budget
         self.has_been_ended = False
         self.unwanted: dict[int, float] = {}  # chunks whose job was cancelled, and when
+        self.last: dict[int, int] = {}  # with the last of the chunks that there were then
         self.cancelled: dict[Fate, float] = {}
         self.held_since: float | None = None
 
@@ -192,6 +193,7 @@ class Core(RuleBasedStateMachine):
         job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
         if kill:
             self.unwanted.update((chunk.number, self.now) for chunk in job.flight)
+        self.last.update((chunk.number, max(self.ledger._chunks)) for chunk in job.flight)
         self.ledger.cancel(job, self.now, Failure(PoolClosedError()) if job.sink is self.lane else None, kill=kill)
         self.turn()
 
@@ -502,8 +504,16 @@ class Core(RuleBasedStateMachine):
             assert worker.is_doomed or fate not in self.cancelled, "it was cancelled, and runs on"
 
     @invariant()
+    def nothing_is_sent_behind_what_was_cancelled(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        for slot in self.ledger.scheduler.slots.values():
+            numbers = [chunk.number for chunk in slot.flight]
+            assert not numbers or max(numbers) <= self.last.get(numbers[0], max(numbers)), "its worker may be killed"
+
+    @invariant()
     def nobody_waits_behind_a_slow_item(self) -> None:
-        """Not for long, while another worker has nothing to do."""
+        """Not for long, while another worker has nothing to do, or something else."""
         if not hasattr(self, "ledger"):
             return
         if self.backend.events or self.backend.signals_are_late or not self.hostages():
@@ -513,17 +523,19 @@ class Core(RuleBasedStateMachine):
             assert self.now - self.held_since < SOON, "it waits behind a slow one, and a worker has nothing to do"
 
     def hostages(self) -> list[Item]:
-        """The items that wait in the channel of a busy worker though another is idle."""
+        """The items that wait in the channel of a busy worker though another is idle, or has other work."""
         slots = self.ledger.scheduler.slots.values()
         used = {worker.name for worker, _ in self.tasks()}  # by callers, some of whom were interrupted
         idle = [slot for name, slot in self.ledger.scheduler.slots.items() if name not in used and slot.budget != 0]
-        if not any(slot.state in {State.IDLE, State.LEASED} for slot in idle) or not self.backend.cost.recalls:
+        has_idle = any(slot.state in {State.IDLE, State.LEASED} for slot in idle)
+        if not (has_idle or self.ledger.scheduler.has_work) or not self.backend.cost.recalls:  # others have their turn
             return []
         found: list[Item] = []
         for slot in slots:
             for place, chunk in enumerate(slot.flight):
-                if not (chunk.job.closed or chunk.job.chunksize is not None or slot.state is State.DOOMED):
-                    begun = self.backend.position(chunk) or (0, 1 if place == 0 else 0)
+                begun = self.backend.position(chunk) or (0, 1 if place == 0 else 0)
+                stays = chunk.job.chunksize is not None and sum(begun[:2])  # a size that was asked for is kept
+                if not (chunk.job.closed or stays or slot.state is State.DOOMED):
                     found += chunk.items[sum(begun[:2]) :]
         return found
 

@@ -20,6 +20,7 @@ from parmap._core.job import Job
 from parmap._core.ledger import Ledger
 from parmap._core.states import State
 from parmap._travel.failure import Failure
+from parmap._work.page import NO_LIMIT
 from parmap.backends._base import Lost, Part, Report
 
 if TYPE_CHECKING:
@@ -129,6 +130,39 @@ def test_the_engine_rests_while_a_closed_job_has_a_slow_item() -> None:
         desk.now += 1e-6
 
     assert desk.ledger.timeout(desk.now) != 0.0
+
+
+def test_nothing_is_sent_behind_what_was_cancelled() -> None:
+    """It would wait until that is known to run, and its worker killed; then later items may have begun, and be slow."""
+    desk = Desk(1)
+    unwanted = desk.job(1)
+    (worker,) = desk.backend.workers.values()
+    worker.chunks[0].step(1, desk.now)
+    desk.ledger.cancel(unwanted, desk.now)
+    wanted = desk.job(1)
+    assert len(worker.chunks) == 1
+
+    desk.do(worker)
+
+    assert [chunk.number for chunk in worker.chunks] == [chunk.number for chunk in wanted.flight]
+
+
+def test_all_that_waits_behind_a_slow_item_is_asked_for_at_once() -> None:
+    """Several chunks of one item each may wait there: the engine need not turn once for each of them."""
+    desk = Desk()
+    job = Job(CALL, Sink(), chunksize=1)
+    job.pace.seconds = 0.0001
+    job.extend(job.sink.items(16))  # type: ignore[attr-defined]
+    desk.ledger.scheduler.add(job)
+    desk.turn()
+    slow, quick = desk.backend.workers.values()
+    slow.chunks[0].step(1, desk.now)
+    while quick.chunks:
+        desk.do(quick)
+    desk.now += 0.1
+    desk.ledger.ring(desk.now)
+
+    assert [chunk.limit for chunk in slow.chunks] == [NO_LIMIT, *[0] * 7]
 
 
 def test_a_worker_that_cannot_be_taken_back_is_looked_after() -> None:

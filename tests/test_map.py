@@ -341,13 +341,16 @@ def test_uneven_items(backend: dict[str, Any]) -> None:
     assert parallel(tasks.nap, **backend).map(naps) == naps
 
 
-def test_a_slow_item_does_not_hold_others_hostage(processes: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunksize", [None, 1])
+def test_a_slow_item_does_not_hold_others_hostage(
+    processes: dict[str, Any], chunksize: int | None, tmp_path: Path
+) -> None:
     """Items behind a slow one are given to another worker: the slow one ends only when all others have run."""
     count = 40
     paths = [str(tmp_path / f"done-{number}") for number in range(count)]
     items = [*paths[: count // 2], [str(tmp_path), count], *paths[count // 2 :]]
 
-    results = parallel(touch_or_wait, **processes).map(items)
+    results = parallel(touch_or_wait, **processes).map(items, chunksize=chunksize)
 
     assert results == [*paths[: count // 2], count, *paths[count // 2 :]]
 

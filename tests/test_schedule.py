@@ -442,13 +442,25 @@ def test_hostages_are_found_where_a_worker_is_missing() -> None:
 
 
 def test_no_hostages_while_something_waits() -> None:
-    """As long as there is other work for the idle, nobody is disturbed."""
+    """As long as there is other work for the idle, nobody is disturbed; but nor is a call kept waiting for long by another."""
     bench = Bench(workers=2)
     bench.job(range(10_000), pace=paced(0.0001))
-    bench.cut_all()
+    chunks = bench.cut_all()
     bench.now += 10 * COST.aim
 
     assert bench.scheduler.hostages(bench.now) is None
+    assert bench.scheduler.hostages(bench.now + 1.0) is chunks[0]
+    assert bench.scheduler.next_time() is not None
+
+
+def test_no_hostages_where_nobody_else_could_take_them() -> None:
+    """What waits behind the slow item of an only worker has to wait."""
+    bench = Bench(workers=1)
+    bench.job(range(10_000), pace=paced(0.0001))
+    bench.cut_all()
+
+    assert bench.scheduler.hostages(bench.now + 1.0) is None
+    assert bench.scheduler.next_time() is None
 
 
 def test_single_slow_item_is_no_hostage() -> None:
@@ -463,13 +475,17 @@ def test_single_slow_item_is_no_hostage() -> None:
 
 
 def test_given_chunksize_is_not_broken_up() -> None:
-    """Who gives a chunk size gets these chunks: nothing is taken out of one that runs."""
+    """Who gives a chunk size gets these chunks: nothing is taken out of one that runs, but one behind it as a whole."""
     bench = Bench(workers=2)
-    bench.job(range(5), chunksize=5)
-    bench.cut()
+    bench.job(range(15), chunksize=5, pace=paced(1e-5))
+    first, other, behind = bench.cut_all()
     bench.now += 10 * COST.aim
-
     assert bench.scheduler.hostages(bench.now) is None
+    bench.finish(other, each=1e-5)
+
+    assert bench.scheduler.hostages(bench.now) is behind
+    bench.finish(first)
+    assert bench.scheduler.hostages(bench.now + 10 * COST.aim) is None
     assert bench.scheduler.next_time() is None
 
 
@@ -502,7 +518,19 @@ def test_jobs_take_turns() -> None:
     assert short.sink.ended
 
 
-def test_budget_of_a_worker_is_kept() -> None:
+@pytest.mark.parametrize("pace", [paced(0.1), paced(None)], ids=["slow", "unknown"])
+def test_slow_items_have_their_turn_among_short_ones(pace: Pace) -> None:
+    """Workers hold two chunks of short items; the slow items of another call need one that has none, and get it."""
+    bench = Bench(workers=2)
+    bench.job(range(1_000_000), pace=paced(0.001))
+    bench.cut_all()
+    slow = bench.job(range(3), pace=pace)
+    for number in range(20):
+        flight = bench.scheduler.slots[number % 2].flight
+        bench.finish(flight[0], each=0.001)
+        bench.cut_all()
+
+    assert slow.sink.ended
     """A worker gets no more tasks than its life has, and is spent after the last."""
     bench = Bench(workers=1, budget=5)
     bench.job(range(100), chunksize=3, pace=paced(1e-5))

@@ -82,7 +82,7 @@ class Ledger:
             _, _, find, act = heapq.heappop(self._timers)
             if (known := find()) is not None:
                 act(known, now)
-        if (late := self.scheduler.hostages(now)) is not None:
+        while (late := self.scheduler.hostages(now)) is not None:
             self._rescue(late, now)
         if self._next_look is not None and now >= self._next_look:
             self._look(now)
@@ -208,7 +208,8 @@ class Ledger:
             return
         chunk.recalled = True  # not a second time: it would keep the chunk behind it from its turn
         place = self._backend.position(chunk)
-        if place is not None and not place[1]:  # it is about to report: nothing will run any more, and nothing waits
+        # It has begun, and is to stay whole; or is about to report: nothing will run any more, and nothing waits.
+        if place is not None and (chunk.job.chunksize or not place[1]):
             return
         if place is not None and place[1] > 1 and pause < MERCY:
             self._backend.cut(chunk)
@@ -249,6 +250,7 @@ class Ledger:
     def stop_soon(self, chunks: list[Chunk], now: float, *, kill: bool = True) -> None:
         """Stop work that nobody waits for any more."""
         for chunk in chunks:
+            chunk.stop = 0
             self._backend.recall(chunk, 0)
             self._cut(chunk)
             if kill and self._backend.kills:

@@ -57,7 +57,7 @@ class LimitedLedger(Ledger):
             begun = offset + length if offset >= 0 else len(chunk.items)  # below 0, it is sending what it has done
             for first, end in chunk.left(0, len(chunk.items)):
                 job.fail_late(chunk.start + first, chunk.items[first:end], begun - first)
-            chunk.items, chunk.stop = chunk.items[:0], 0  # as if all were taken back: what it reports is no news
+            chunk.items = chunk.items[:0]  # as if all were taken back: what it reports is no news
             job.flight.discard(chunk)
         self._fail_waiting(job)
         self.stop_soon(running, now)
@@ -68,8 +68,6 @@ class LimitedLedger(Ledger):
             self.cancel(job, now, Failure(CancelledError(), own=True), kill=False)
             return
         job.late = lambda _: CancelledError()
-        for chunk in job.flight:
-            chunk.stop = 0
         self.stop_soon(list(job.flight), now, kill=False)
         self._fail_waiting(job)
 

@@ -41,6 +41,7 @@ STRIKES = 3
 """Deaths of workers that a chunk may see before it has started, until one of them is charged to its first item."""
 
 _LIGHT = 64 * 1024  # bytes of a chunk
+_PATIENCE = 0.25  # seconds for which what has a worker may wait behind a slow item, while others have something to do
 
 SUSPECT = STRIKES - 1
 """Those from which on its items go one by one where nobody can tell whether they had begun."""
@@ -119,11 +120,8 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Start a job, or look again at one that got more items."""
-        self._queue(job)
-        self._settle(job)
-
-    def _queue(self, job: Job) -> None:
         self.jobs.setdefault(job)
+        self._settle(job)
 
     def cancel(self, job: Job, failure: Failure | None = None) -> list[Chunk]:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
@@ -186,14 +184,14 @@ class Scheduler:
         return None
 
     def _cut(self, state: Slot, now: float) -> tuple[Chunk | None, Job | None]:
-        """Cut a chunk from the job whose turn it is, and that may have that slot; says from which."""
+        """Cut a chunk from the job whose turn it is; says which. If its items are slow, it needs an idle worker."""
         for _ in range(len(self.jobs)):
             job = next(iter(self.jobs))
+            short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
+            if job.waiting and state.flight and not short:
+                break  # if others took its turn, there might never be such a worker
             self.jobs.move_to_end(job)
             if not job.waiting:
-                continue
-            short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
-            if state.flight and not short:
                 continue
             size = self._size(job, 0 if state.flight else len(self.vacancies.idle), now)
             return job.take(size if state.budget is None else min(size, state.budget)), job
@@ -242,7 +240,7 @@ class Scheduler:
         if slot is not None and slot.budget is not None:
             slot.budget += over
         if not chunk.job.closed:
-            self._queue(chunk.job)
+            self.jobs.setdefault(chunk.job)
 
     def put_back(self, chunk: Chunk) -> None:
         """A chunk did not run, through no fault of its own: its items wait again."""
@@ -255,11 +253,12 @@ class Scheduler:
         return next((chunk for when, chunk in self._holders() if now > when), None)
 
     def _holders(self) -> Iterator[tuple[float, Chunk]]:
-        """Chunks with items that an idle or a new worker could take, each with when it is too late."""
-        if self.cost.recalls and (self.vacancies.idle or len(self.slots) < self.workers) and not self.has_work:
+        """Chunks with items that another worker could take, now or in their turn, each with when it is too late."""
+        busy = self.has_work
+        if self.cost.recalls and (self.workers > 1 if busy else self.vacancies.idle or len(self.slots) < self.workers):
             for slot in self.slots.values():
                 if (chunk := _holder(slot)) is not None:
-                    yield slot.flight[0].sent + 2 * self.cost.aim, chunk
+                    yield slot.flight[0].sent + (_PATIENCE if busy else 2 * self.cost.aim), chunk
 
     # outcomes
 
@@ -328,7 +327,7 @@ class Scheduler:
         if job.closed:
             return []
         if job.waiting:
-            self._queue(job)
+            self.jobs.setdefault(job)
         final: dict[int, Failure] = {}
         missing: set[int] = set()
         for offset, failure in failures.items():
@@ -365,7 +364,7 @@ class Scheduler:
     def _wake(self, now: float) -> None:
         for job, index, items in self.delayed.take_due(now):
             job.put_back(index, items, careful=True, alone=True)
-            self._queue(job)
+            self.jobs.setdefault(job)
 
     def _settle(self, job: Job) -> None:
         if job.closed:
@@ -394,7 +393,7 @@ def _span(chunk: Chunk) -> float:
 def _holder(slot: Slot) -> Chunk | None:
     """The first chunk of a worker with items behind the one that runs, which are wanted and were not asked for yet."""
     for place, chunk in enumerate(slot.flight):
-        asked = chunk.doomed or chunk.recalled or chunk.job.closed or chunk.job.chunksize is not None
-        if not asked and len(chunk.items) > (place == 0):
+        begun = len(chunk.items) if chunk.job.chunksize else 1  # of a size that was asked for, it comes back whole
+        if len(chunk.items) > (0 if place else begun) and not (chunk.doomed or chunk.recalled or chunk.job.closed):
             return chunk
     return None

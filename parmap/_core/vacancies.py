@@ -49,8 +49,8 @@ class Vacancies:
     def find(self, depth: int, now: float, longest: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         """A worker for the next chunk; `None`: there is none.
 
-        One that has a chunk gets another only if that takes less than *longest* seconds. If not, it won't change its
-        mind before it has given one back, and nobody asks again.
+        One that has a chunk gets another only if that takes less than *longest* seconds, and was not cancelled, or it
+        may be killed for that. If not, it won't change its mind before it has given one back, and nobody asks again.
         """
         for name, slot in self.idle.items():
             if slot.budget == 0 or (slot.state is State.LEASED and not unlease(name)):
@@ -60,7 +60,8 @@ class Vacancies:
         while depth > 1 and self._behind:
             name, slot = next(iter(self._behind.items()))
             first = slot.flight[0]
-            if slot.budget != 0 and first.expected is not None and max(first.expected, now - first.sent) < longest:
+            is_short = first.expected is not None and max(first.expected, now - first.sent) < longest
+            if is_short and first.stop and slot.budget != 0:
                 return name
             del self._behind[name]
         return None
