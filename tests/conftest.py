@@ -198,7 +198,12 @@ def _end_all(before: int) -> None:
     try:
         wait_until(lambda: not children())
     except pytest.fail.Exception:
-        pytest.fail(f"processes are left: {children()}, with {[child.cmdline() for child in children()]}")
+        left = children()
+        told = f"processes are left: {[child.as_dict(['pid', 'status', 'cmdline']) for child in left]}"
+        for child in left:  # or the tests after this one would wait for them, too
+            child.kill()
+        psutil.wait_procs(left, 10)
+        pytest.fail(told)
     wait_until(lambda: not _parmap_threads())
     if Limits.smallest == 0:  # a function has a descriptor, too, as long as any traceback knows a future of it
         gc.collect()

@@ -96,6 +96,7 @@ def test_a_daemon(script: Script) -> None:
     assert done.stdout == "[7]\n", done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("lack", ["no /proc", "another user", "no space"])
 @pytest.mark.parametrize("kind", ["forkserver", "spawn", "executor"])
 def test_where_no_file_can_be_read(lack: str, kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

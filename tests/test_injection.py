@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from injection import CASES, DEAR
+from injection import CASES, DEAR, Injector
 from trials import Outcomes, Trials
 
 if TYPE_CHECKING:
@@ -39,6 +39,18 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     patience = 1800 if any(trial[-1] == "all" for trial in chosen) else 170
     with Trials(chosen, partial(tmp_path_factory.mktemp, "trial"), patience) as trials:
         yield trials.outcomes
+
+
+def test_all_places_of_a_new_function_are_seen() -> None:
+    """The first call shows as many as the next one."""
+    names: dict[str, Any] = {}
+    exec("def new(numbers):\n    for number in numbers:\n        len([number])\n", names)
+    counts = []
+    for _ in range(2):
+        counter = Injector(signal.SIGINT)
+        counter.run(partial(names["new"], range(3)))
+        counts.append(counter.count)
+    assert counts[0] == counts[1] > 6
 
 
 @pytest.mark.timeout(180)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import dis
 import gc
+import os
 import signal
 import sys
 import threading
 import weakref
 from contextlib import suppress
-from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,12 +18,13 @@ import tasks_at_fault as bad
 from injection import Injector as AnywhereInjector
 from inspection import callbacks_end
 
+import parmap
 from conftest import wait_until
 from parmap import Pool, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import CodeType, FrameType
+    from types import FrameType
 
 pytestmark = [
     pytest.mark.usefixtures("pools_stay"),
@@ -34,6 +34,7 @@ pytestmark = [
 ]
 
 
+HOME = os.path.join(os.path.dirname(parmap.__file__), "")
 HAS_GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
@@ -100,53 +101,21 @@ def test_a_stream_goes_on_after_an_interruption(processes: dict[str, Any], inter
 # --- at every place ---------------------------------------------------------------------------------------------------
 
 
-@cache
-def _places(code: CodeType) -> frozenset[int]:
-    """Offsets of the instructions before which CPython may handle a signal."""
-    found: set[int] = set()
-    instructions = list(dis.get_instructions(code))
-    for one, following in zip(instructions, [*instructions[1:], None], strict=True):
-        if one.opname.startswith("JUMP_BACKWARD") and one.opname != "JUMP_BACKWARD_NO_INTERRUPT":
-            found.add(one.argval)
-        elif following is not None and (one.opname == "RESUME" or one.opname.startswith("CALL")):
-            found.add(following.offset)
-    return frozenset(found)
+class Injector(AnywhereInjector):
+    """Looks at the code of parmap only."""
+
+    def __call__(self, frame: FrameType, event: str, more: object) -> Any:
+        """Look at the instructions of a function."""
+        is_meant = frame.f_code.co_filename.startswith(HOME)
+        return super().__call__(frame, event, more) if is_meant else None
 
 
-class Injector:
-    """Does something at the n-th place that is reached."""
-
-    def __init__(self, at: int, act: Callable[[], object]) -> None:
-        self.at = at
-        self.count = 0
-        self._act = act
-
-    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
-        """Look at the instructions of a function of parmap's: at no lines, which would take as long again."""
-        if "parmap" not in frame.f_code.co_filename or "/tests/" in frame.f_code.co_filename:
-            return None
-        found = _places(frame.f_code)
-
-        def look(frame: FrameType, event: str, _: object) -> Any:
-            if event == "opcode" and frame.f_lasti in found:
-                self.count += 1
-                if self.count == self.at:
-                    sys.settrace(None)
-                    self._act()
-            return look
-
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return look
-
-
-def _traced(injector: Injector, call: Callable[[], object]) -> None:
-    before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(injector)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+@pytest.fixture
+def handle() -> Iterator[Callable[[Callable[[], object]], object]]:
+    """Sets what SIGUSR1 does."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda act: signal.signal(signal.SIGUSR1, lambda *_: act())
+    signal.signal(signal.SIGUSR1, before)
 
 
 NUMBERS = list(range(6))
@@ -167,14 +136,10 @@ def test_a_stream_loses_nothing_wherever_it_is_interrupted(name: str, backend: A
     at = 0
     while True:
         at += 1
-        injector = Injector(at, lambda: signal.raise_signal(signal.SIGINT))
+        injector = Injector(signal.SIGINT, (at,))
         stream = STREAMS[name](f)
         got: list[int] = []
-        interrupted = False
-        try:
-            _traced(injector, lambda stream=stream, got=got: got.extend(stream))  # type: ignore[misc]
-        except KeyboardInterrupt:
-            interrupted = True
+        interrupted = injector.run(lambda stream=stream, got=got: got.extend(stream)) is KeyboardInterrupt
         got.extend(stream)
 
         assert got == NUMBERS[: len(got)] if name != "imap_unordered" else len(set(got)) == len(got)
@@ -186,7 +151,7 @@ def test_a_stream_loses_nothing_wherever_it_is_interrupted(name: str, backend: A
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str) -> None:
+def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str, handle: Callable[[Any], object]) -> None:
     """What the handler takes from the stream and what the program takes are all results, each once."""
     f = parallel(bad.same, workers=2)
     f.map(NUMBERS)
@@ -203,8 +168,9 @@ def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str) -> No
             except (StopIteration, RuntimeError):  # at the end; while the input is read
                 pass
 
-        injector = Injector(at, take)
-        _traced(injector, lambda stream=stream, got=got: got.extend(stream))  # type: ignore[misc]
+        handle(take)
+        injector = Injector(signal.SIGUSR1, (at,))
+        injector.run(lambda stream=stream, got=got: got.extend(stream))
 
         assert sorted(got + taken) == NUMBERS
         if injector.count < at:
@@ -212,16 +178,10 @@ def test_a_stream_may_be_used_by_a_signal_handler_at_any_moment(name: str) -> No
     assert at > 100
 
 
-def _once_interrupted(at: int, call: Callable[[], object]) -> bool:
-    """Make a call with a Ctrl-C at the n-th place; true if it has so many."""
-    injector = Injector(at, lambda: signal.raise_signal(signal.SIGINT))
-    with suppress(KeyboardInterrupt):
-        _traced(injector, call)
-    return injector.count >= at
-
-
 @pytest.mark.parametrize("by", ["Ctrl-C", "a handler that asks, too"])
-def test_a_batch_with_retries_loses_nothing_wherever_it_is_interrupted(by: str) -> None:
+def test_a_batch_with_retries_loses_nothing_wherever_it_is_interrupted(
+    by: str, handle: Callable[[Any], object]
+) -> None:
     """Whoever asks for its results again gets all of them, those too that came later, when they were tried again."""
     seen: set[int] = set()
 
@@ -238,10 +198,9 @@ def test_a_batch_with_retries_loses_nothing_wherever_it_is_interrupted(by: str) 
         seen.clear()
         future = f.map_async(NUMBERS)
         wait_until(future.done)
-        act = partial(signal.raise_signal, signal.SIGINT) if by == "Ctrl-C" else future.result
-        injector = Injector(at, act)
-        with suppress(KeyboardInterrupt):
-            _traced(injector, future.result)
+        handle(future.result)
+        injector = Injector(signal.SIGINT if by == "Ctrl-C" else signal.SIGUSR1, (at,))
+        injector.run(future.result)
 
         assert future.result() == NUMBERS
         if injector.count < at:
@@ -254,21 +213,24 @@ def test_the_end_of_a_batch_is_told_wherever_its_cancelling_is_interrupted() -> 
     free = threading.Event()
     f = parallel(lambda _: free.wait(60), workers=1, backend="threads")
     running = f.submit(0)
-    at, goes_on = 0, True
-    while goes_on:
+    at = 0
+    while True:
         at += 1
         told: list[Any] = []
         future = f.map_async([1])
         future.add_done_callback(told.append)
         concurrent.futures.wait([future], 0)
-        goes_on = _once_interrupted(at, future.cancel)
+        injector = Injector(signal.SIGINT, (at,))
+        injector.run(future.cancel)
         if not future.done():
             future.cancel()
 
         wait_until(lambda told=told: told)  # type: ignore[misc]
         assert told == [future]
         assert concurrent.futures.wait([future], 60).done == {future}
-    assert at > 5
+        if injector.count < at:
+            break
+    assert at > 20
     free.set()
     assert running.result(60)
 

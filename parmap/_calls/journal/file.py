@@ -84,8 +84,11 @@ def telling(path: str) -> Generator[None]:
 
 
 def _look(path: str) -> None:
-    """See whether a file is a journal, before anything can write to it."""
-    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=_WAIT)) as probe:
+    """See whether a file is a journal, before anything of ours is written to it.
+
+    What a killed program has half written SQLite undoes as it reads, which it can't where it may only read.
+    """
+    with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=rw", uri=True, timeout=_WAIT)) as probe:
         is_made = probe.execute("select count(*) from sqlite_master").fetchone()[0]  # or somebody makes it just now
         if is_made and probe.execute("pragma application_id").fetchone()[0] != APPLICATION:
             raise JournalError(f"{path} is a database of another program, and was left as it is: choose another path")
