@@ -98,6 +98,21 @@ class Once:
         return {"times": self.times}
 
 
+class Tallied:
+    """Knows how often it was pickled."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.table = [str(number) for number in range(1000)]
+
+    def __getstate__(self) -> dict[str, list[str]]:
+        self.times += 1
+        return {"table": self.table}
+
+    def read(self, place: int) -> str:
+        return self.table[place]
+
+
 class OnceLoaded:
     """Can be unpickled once: a resource is handed over in a file, which is gone then."""
 

@@ -156,6 +156,23 @@ def test_several_iterables_end_with_the_shortest(backend: dict[str, Any], first:
     assert parallel(tasks.add, **backend).map(first, second) == list(map(tasks.add, kept, held))
 
 
+@pytest.mark.parametrize("items", [range(40), [3], []], ids=["many", "one", "none"])
+def test_what_is_repeated_beside_items(backend: dict[str, Any], items: Any) -> None:
+    """An endless `repeat` gives the same argument to all calls, in whichever place; one that ends, ends them."""
+    add = parallel(tasks.add, **backend)
+    expected = [item + 5 for item in items]
+
+    assert add.map(items, itertools.repeat(5)) == expected
+    assert add.map(itertools.repeat(5), items) == expected
+    assert add.map(iter(items), itertools.repeat(5)) == expected
+    assert list(add.imap(items, itertools.repeat(5))) == expected
+    assert add.map(items, itertools.repeat(5, 2)) == expected[:2]
+    with add.imap(range(1 << 60), itertools.repeat(5)) as results:
+        assert [next(results), next(results)] == [5, 6]
+    with add.imap(itertools.repeat(1), itertools.repeat(5)) as results:
+        assert next(results) == 6
+
+
 def test_three_iterables(backend: dict[str, Any]) -> None:
     """Three and more too."""
     assert parallel(max, **backend).map([1, 5], [2, 4], [3, 3]) == [3, 5]

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,7 @@ from tasks_with_words import (
     Refusing,
     Registered,
     Registering,
+    Tallied,
     kind_of,
     make_changing,
     make_class,
@@ -194,6 +196,19 @@ def test_what_all_items_hold_travels_once(processes: dict[str, Any]) -> None:
     arrived = parallel(look_up, **processes).map(range(MANY))
     assert len({id(mine) for mine, _ in arrived}) == MANY
     assert all(mine == table for mine, _ in arrived)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_repeated_is_pickled_once_for_a_chunk(processes: dict[str, Any], first: bool) -> None:
+    """An endless `repeat` is how a constant goes beside items: they are no less a sequence for it."""
+    table = Tallied()
+
+    def read(one: Any, other: Any) -> str:
+        return one.read(other) if first else other.read(one)
+
+    columns = (repeat(table), range(MANY)) if first else (range(MANY), repeat(table))
+    assert parallel(read, **processes, chunksize=MANY // 4).map(*columns) == [str(number) for number in range(MANY)]
+    assert table.times <= 8
 
 
 def test_what_all_items_hold_is_sent_as_it_is_then(processes: dict[str, Any]) -> None:

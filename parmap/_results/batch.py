@@ -12,6 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import repeat
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from parmap._results.futures import Future
@@ -47,12 +49,38 @@ class Columns:
         return zip(*self._columns, strict=False)
 
 
+class Same:
+    """One object so many times: what an endless `itertools.repeat` gives beside something that ends."""
+
+    def __init__(self, thing: Any, size: int) -> None:
+        self._thing = thing
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, where: slice) -> Same:
+        return Same(self._thing, len(range(self._size)[where]))
+
+    def __iter__(self) -> Iterator[Any]:
+        return repeat(self._thing, self._size)
+
+
 def as_sequence(iterables: tuple[Iterable[Any], ...]) -> Any:
     """The items of *iterables* as something that can be cut, or `None` if they must be read one by one."""
-    sequences = [_sliceable(iterable) for iterable in iterables]
-    if any(sequence is None for sequence in sequences):
+    given: list[Any] = [each if _is_endless(each) else _sliceable(each) for each in iterables]
+    sequences = [each for each in given if type(each) is not repeat]
+    if not sequences or any(each is None for each in sequences):
         return None
-    return sequences[0] if len(sequences) == 1 else Columns(tuple(sequences))
+    if len(given) == 1:
+        return given[0]
+    size = min(map(len, sequences))
+    return Columns(tuple(Same(next(each), size) if type(each) is repeat else each for each in given))
+
+
+def _is_endless(iterable: Any) -> bool:
+    """Whether it gives one object for ever: from one that ends, who made it could see what was taken."""
+    return type(iterable) is repeat and length_hint(iterable, -1) < 0
 
 
 _SLICED = frozenset({list, tuple, range, str, bytes})
