@@ -97,7 +97,7 @@ soak: $(READY_DEV) ## the tests that take minutes
 ON_CLUSTER := map submit errors deaths output timeouts seeds initializer retries streams progress per_worker outcomes journal
 NOT_THERE  := idle or template or fork or bounded or quiet or chatty or later or hostage or bytes_arrive or logging \
 	or at_exit or of_a_module or come_and_go or async_task or argument_and_result or travels_once or nested_use \
-	or closed_once or after_a_death or closing_prints or dense_and_stable or free_number or knows_the_number
+	or closed_once or after_a_death or closing_prints or destructors or dense_and_stable or free_number or knows_the_number
 test-cluster: $(READY_DEV) ## the tests on a Dask and on a Ray cluster, of several processes on this machine
 	$(BIN)/python -m pytest -m "cluster or not cluster" tests/test_clusters.py tests/test_clusters_lost.py $(ARGS)
 	for name in dask ray; do TESTS_ON_CLUSTER=$$name $(BIN)/python -m pytest -W ignore -k "$$name and not ($(NOT_THERE))" \
