@@ -186,7 +186,7 @@ class Bench:
     def handle(self, *_: object) -> None:
         """What a signal handler may do."""
         (args,) = self.new()
-        self.handled.append(self.f.submit(*args).result(timeout=PATIENCE) + args[0])
+        self.handled.append(self.f.submit(*args).result(timeout=5) + args[0])
 
     def works(self) -> None:
         """See whether the pools answer."""
@@ -199,7 +199,7 @@ class Bench:
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
         one, two, three = self.new(3)
-        assert self.f.submit(*one).result(timeout=PATIENCE) == -one[0]
+        assert self.f.submit(*one).result(timeout=5) == -one[0]
         assert self.f.starmap([two, three]) == [-two[0], -three[0]]
 
     # the calls: each gives true if all is right

@@ -1026,7 +1026,7 @@ def test_ctrl_c_while_the_last_results_are_written(file: str):
     for number in range(2):
         counter = OnceDecoded(signal.SIGINT)
         counter.run(lambda number=number: call.map([number], journal=file))
-    assert counter.count > 30
+    assert counter.count > 50
     for number, at in enumerate(range(1, counter.count), 2):
         OnceDecoded(signal.SIGINT, (at,)).run(lambda number=number: call.map([-number], journal=file))
         wait_until(lambda: not [each for each in threading.enumerate() if each.name == "parmap-journal"])
