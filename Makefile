@@ -16,8 +16,8 @@ SPHINX := $(BIN)/python -m sphinx -n -W --keep-going -q
 READY_RUN := $(VENV)/.ready-run
 READY_DEV := $(VENV)/.ready-dev
 
-# One process more than cores: tests wait about as long as they compute. A file stays in one: pages are programs.
-JOBS   := $(shell expr 1 + `getconf _NPROCESSORS_ONLN`)
+# Two processes more than cores: tests wait longer than they compute. A file stays in one: pages are programs.
+JOBS   := $(shell expr 2 + `getconf _NPROCESSORS_ONLN`)
 # A process that crashes ends the run: the others would wait for its tests for ever.
 PYTEST := python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
