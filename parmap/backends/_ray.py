@@ -10,41 +10,21 @@ import os
 import pickle
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from math import inf
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.failure import encode
 from parmap.backends import ALL
-from parmap.backends._clusters.actor import Actor
+from parmap.backends._clusters.actors import Task, actors_of, session_of
 from parmap.backends._clusters.client import PERIOD, Cluster
-from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
-from parmap.backends._clusters.wire import Order, Told
-from parmap.errors import BackendUnavailableError, PoolClosedError
+from parmap.backends._clusters.site import Site, check_process
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._calls.options import Options
-
-_WORDS = {"num_cpus": "CPU", "num_gpus": "GPU"}  # two names for the same
-
-_IDLE = 5.0  # seconds after which an actor that has nothing to do gives its CPU back
-
-_GRACE = 10.0  # seconds that an actor may take to stop a task
-
-_STARTS = 3  # actors in a row that may fail to start
+    from parmap.backends._clusters.wire import Order
 
 _own: dict[str | None, int] = {}  # by session, clusters that pools have begun, with how many pools are there
 _turn = threading.RLock()
-
-
-def _session(ray: Any) -> str | None:
-    """What tells this connection to a cluster from others; `None`: there is none."""
-    if not ray.is_initialized():  # asked anything else, it would start a cluster
-        return None
-    worker = ray.get_runtime_context().worker  # whose own number is the same for each new cluster's first program
-    node = getattr(worker, "node", None)  # which Ray's client has not
-    return f"{getattr(node, 'session_name', '')} {worker.worker_id.hex()}"
 
 
 def _is_task(ray: Any) -> bool:
@@ -74,7 +54,7 @@ class Ray(Site):
 
     def target(self) -> Hashable:
         """The session, if no pool has begun it."""
-        session = _session(self.library())
+        session = session_of(self.library())
         if session is not None:
             check_process("this connection of Ray's", session)
         return None if session in _own else session
@@ -82,16 +62,16 @@ class Ray(Site):
     @property
     def is_named(self) -> bool:
         """As Ray takes it: so it is in jobs that are submitted. Or another pool is there."""
-        return bool(os.environ.get("RAY_ADDRESS")) or _session(self.library()) in _own
+        return bool(os.environ.get("RAY_ADDRESS")) or session_of(self.library()) in _own
 
     def start(self, count: int) -> Any:
         """Start it here, or connect, unless another pool has."""
         ray = self.library()
         with _turn:
-            if _session(ray) not in _own:
+            if session_of(ray) not in _own:
                 local = {"address": "local", "num_cpus": count, "include_dashboard": False}
                 ray.init(**({} if self.is_named else local), logging_level=logging.ERROR)
-            session = _session(ray)
+            session = session_of(ray)
             _own[session] = _own.get(session, 0) + 1
         return session
 
@@ -109,7 +89,7 @@ class RayCluster(Cluster):
         """*own*: the session, if it was begun for this, or for another pool."""
         self._ray = ray
         self._own = own
-        self._actors = _actors_of(ray, site.resources)
+        self._actors = actors_of(ray, site.resources)
         if _is_task(ray):  # what it started must not hold its CPUs for long
             options = options.replace(idle_timeout=min(1.0, options.idle_timeout or 1.0))
         super().__init__(options, site.ship)
@@ -166,7 +146,7 @@ class RayCluster(Cluster):
     def send(self, number: int, order: Order) -> Any:
         """Give it to the next actor that is free."""
         self._check_session()
-        task = _Task(self.pool, number, order, self.hear)
+        task = Task(self.pool, number, order, self.hear)
         self._actors.give(task)
         return task
 
@@ -198,200 +178,3 @@ class RayCluster(Cluster):
                 _own[own] -= 1
                 if not _own[own] and self._actors.is_there:
                     self._ray.shutdown()
-
-
-class _Task:
-    """A chunk that waits for an actor, or has one."""
-
-    def __init__(self, pool: str, number: int, order: Order, hear: Callable[[int, Any], object]) -> None:
-        self.pool = pool
-        self.number = number
-        self.order: Order | None = order
-        self.hear = hear
-        self.actor: Any = None
-
-
-class _Actors:
-    """The actors of this program on one cluster, each a worker: all pools that ask for the same share them."""
-
-    def __init__(self, ray: Any, session: str | None, needs: dict[str, float]) -> None:
-        self.needs = needs
-        self.pools: set[RayCluster] = set()
-        self.fitting = 0
-        self._ray = ray
-        self._session = session
-        self._lock = threading.RLock()
-        self._free: list[tuple[Any, float]] = []  # and since when
-        self._all: dict[Any, None] = {}
-        self.latest: Any = None  # what will be there when something has happened
-        self._waiting: deque[_Task] = deque()
-        self._starting: set[Any] = set()
-        self._stopping: dict[_Task, float] = {}  # and by when it has to be done
-        self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
-        self.look()
-
-    def look(self) -> None:
-        """Count the workers that find room on the nodes that there are."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        self.fitting = sum(fitting(offered, self.needs) for offered in nodes)
-        self.cpus = sum(fitting(offered, {"CPU": 1}) for offered in nodes)
-
-    @property
-    def count(self) -> int:
-        """How many have started."""
-        return len(self._all) - len(self._starting)
-
-    @property
-    def is_there(self) -> bool:
-        """Whether this process is still connected to that cluster."""
-        return _session(self._ray) == self._session
-
-    def give(self, task: _Task) -> None:
-        """Run a task on the next actor that is free; start one, if there is none and room for it."""
-        with self._lock:
-            self._waiting.append(task)
-            self._go_on()
-
-    def _go_on(self) -> None:
-        while self._waiting and self._free:
-            self._run(self._waiting.popleft(), self._free.pop()[0])
-        while len(self._waiting) > len(self._starting) and len(self._all) < max(1, self.fitting):
-            self._start()
-
-    def _start(self) -> None:
-        needs = dict(self.needs)
-        options = {
-            "num_cpus": needs.pop("CPU"),
-            "num_gpus": needs.pop("GPU", 0),
-            "memory": needs.pop("memory", None),
-            "resources": needs,
-            "max_restarts": 0,
-            "max_task_retries": 0,
-            "max_concurrency": 4,  # a chunk, and what it is told meanwhile: each is a thread, with memory of its own
-        }
-        try:
-            actor = self._ray.remote(**options)(Actor).remote()
-        except ValueError as error:  # of one and a half GPUs, say
-            why = "".join(map(str, error.args))
-            self._refuse(BackendUnavailableError(f"Ray takes no needs such as {self.needs}: {why}"))
-            return
-        self._all[actor] = None
-        self._starting.add(actor)
-        self.latest = actor.facts.remote(facts, NEEDED)
-        self.latest.future().add_done_callback(lambda future: self._started(actor, future))
-
-    def _started(self, actor: Any, future: Any) -> None:
-        error = future.exception()
-        if error is None:
-            try:
-                check("a node of the Ray cluster", future.result())
-            except BackendUnavailableError as lack:
-                error = lack
-        with self._lock:
-            self._starting.discard(actor)
-            if actor not in self._all:  # nobody needs it any more
-                return
-            if error is None:
-                self._chances = inf
-                self._free.append((actor, time.monotonic()))
-            else:
-                del self._all[actor]  # which ends it; to kill it would wait for this thread, which is Ray's
-                self._chances -= 1
-                if isinstance(error, BackendUnavailableError):
-                    self._refuse(error)
-                elif not self._chances:
-                    self._refuse(BackendUnavailableError(f"no worker can be started on the Ray cluster: {error}"))
-            if self.is_there:
-                self._go_on()
-
-    def _refuse(self, told: BackendUnavailableError) -> None:
-        """No worker can be had: whoever waits for one is told why."""
-        self._chances = _STARTS
-        while self._waiting:
-            task = self._waiting.popleft()
-            task.hear(task.number, Told(broken=encode(told)))
-
-    def _run(self, task: _Task, actor: Any) -> None:
-        task.actor = actor
-        order, task.order = task.order, None
-        self.latest = actor.run.remote(order)
-        self.latest.future().add_done_callback(lambda future: self._ran(task, future))
-
-    def _ran(self, task: _Task, future: Any) -> None:
-        error = future.exception()
-        with self._lock:
-            self._stopping.pop(task, None)
-            if task.actor in self._all:
-                if isinstance(error, self._ray.exceptions.RayActorError):
-                    del self._all[task.actor]
-                else:
-                    self._free.append((task.actor, time.monotonic()))
-                if self.is_there:
-                    self._go_on()
-        task.hear(task.number, error or future.result())
-
-    def stop(self, task: _Task) -> None:
-        """Stop a task."""
-        with self._lock:
-            if task in self._waiting:
-                self._waiting.remove(task)
-                task.hear(task.number, Told(stopped=True))
-            elif self.is_there:
-                task.actor.tell.remote("stop", task.pool, [task.number])
-                self._stopping[task] = time.monotonic() + _GRACE
-
-    def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
-        """Call a function of `pilot` in all actors; *then* takes each answer."""
-        if not self.is_there:
-            return
-        for actor in list(self._all):
-            try:
-                answer = actor.tell.remote(what, *args)
-            except Exception:  # noqa: BLE001 - of a cluster that is shut down just now
-                return
-            if then is not None:
-                answer.future().add_done_callback(lambda done: then(done.result()) if not done.exception() else None)
-
-    def reap(self) -> None:
-        """End those that have had nothing to do for a while, since others need their CPUs; and those that are stuck."""
-        with self._lock:
-            limit = time.monotonic() - _IDLE
-            stuck = [task for task, end in self._stopping.items() if end < limit + _IDLE]
-            for task in stuck:
-                del self._stopping[task]
-            late = [actor for actor, since in self._free if since < limit]
-            self._free = [(actor, since) for actor, since in self._free if since >= limit]
-            for actor in late:
-                del self._all[actor]
-        self._end([*late, *(task.actor for task in stuck)])
-
-    def close(self) -> None:
-        """End all of them."""
-        with self._lock:
-            actors = list(self._all)
-            self._all.clear()
-            self._free.clear()
-            self._starting.clear()  # those who come next need others
-        if self.is_there:
-            self._end(actors)
-
-    def _end(self, actors: Iterable[Any]) -> None:
-        for actor in actors:
-            try:
-                self._ray.kill(actor)
-            except Exception:  # noqa: BLE001, S110 - it is gone, or the cluster is shut down just now
-                pass
-
-
-_all_actors: dict[Any, _Actors] = {}
-
-
-def _actors_of(ray: Any, resources: Mapping[str, float]) -> _Actors:
-    session = _session(ray)
-    needs = {"CPU": 1.0} | {_WORDS.get(name, name): need for name, need in resources.items()}
-    key = session, tuple(sorted(needs.items()))
-    if key not in _all_actors:
-        for old in [each for each in _all_actors if each[0] != session]:
-            del _all_actors[old]
-        _all_actors[key] = _Actors(ray, session, needs)
-    return _all_actors[key]
