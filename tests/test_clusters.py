@@ -531,8 +531,9 @@ def test_workers_that_lack_something(cluster: Any, monkeypatch: pytest.MonkeyPat
     """What workers lack is told in one sentence, before anything is run; they can be used once it is there."""
     parmap.shutdown()
     f = parallel(abs, backend=cluster.name)
+    room = {"dask": "_dask", "ray": "_clusters.actors"}[cluster.name]
     with monkeypatch.context() as patched:
-        patched.setattr(f"parmap.backends._{cluster.name}.NEEDED", ("parmap", "what_is_not_there"))
+        patched.setattr(f"parmap.backends.{room}.NEEDED", ("parmap", "what_is_not_there"))
         with pytest.raises(parmap.BackendUnavailableError, match=r"(worker at|node of).* lacks what_is_not_there$"):
             f.map([-1])
     assert f.map([-1]) == [1]
