@@ -97,8 +97,9 @@ class Pace:
             size = max(size, min(int(cost.most / each), CROWD))
         share = -(-waiting // (2 * workers))
         others = workers * cost.aim - waiting * each
-        if idle and busy is not None and others >= 0.0 and (left := sum(busy)) <= others:
+        if waiting > idle > 0 and busy is not None and others >= 0.0 and (left := sum(busy)) <= others:
             # There is little to do, and it is known how long it takes: all get their part at once, and end together.
+            # Not where each item has an idle worker: there may be hundreds to look at, for each chunk.
             share = ceil((waiting + left / each) / workers - 0.25)
         chunks = -(-waiting // max(1, int(cost.floor / each)))
         if not cost.recalls:  # from the others, those who have nothing to do would get nothing later
