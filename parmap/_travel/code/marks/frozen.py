@@ -48,16 +48,10 @@ def is_constant(value: Any, kind: type) -> bool:
         return is_of_module(value)
     if kind is WrapperDescriptorType or kind is MethodDescriptorType:
         return not value.__objclass__.__flags__ & MADE_BY_CODE
-    if _is_unchanging(value, kind):
-        return True
+    if is_constant_kind(kind):
+        zone = getattr(value, "tzinfo", None)  # which may be of the user's making
+        return zone is None or is_constant(zone, type(zone))
     return kind.__module__ == "dataclasses" and kind.__name__ in _MARKERS
-
-
-def _is_unchanging(value: Any, kind: type) -> bool:
-    if not is_constant_kind(kind):
-        return False
-    zone = getattr(value, "tzinfo", None)  # which may be of the user's making
-    return zone is None or _is_unchanging(zone, type(zone))
 
 
 def are_frozen(values: Sequence[Any]) -> bool:
