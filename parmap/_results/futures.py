@@ -119,8 +119,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def _outcome(self, end: End) -> BaseException | None:
         """Decode the value, once; return the error if there is one instead."""
-        if relay.waiting:  # what was printed before comes first
-            relay.drain()
+        relay.drain()  # what was printed before comes first
         if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if end.failure is not None:

@@ -86,7 +86,7 @@ class Relay(Watched):
     def drain(self) -> None:
         """Write what waits now."""
         # What is written to may ask for a result of parmap's.
-        if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+        if not self.waiting or self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
             return
         with self._turn:
             left = len(self.waiting)
