@@ -192,8 +192,7 @@ class Batch(Watched):
         Raises:
             BaseException: what a signal handler raised meanwhile: nothing is lost, the arrival can be decoded again.
         """
-        if relay.waiting:  # what was printed before comes first
-            relay.drain()
+        relay.drain()  # what was printed before comes first
         results = arrival.results
         problems: dict[int, BaseException] = {}
         values: list[Any]
@@ -301,8 +300,7 @@ class Assembly:
             with self._guard:
                 self.take()
         if batch.failure is not None and batch.first <= self._first_refused:
-            if relay.waiting:
-                relay.drain()
+            relay.drain()
             self._parts.clear()  # with errors, whose traceback may lead back here
             raise batch.failure.told(self._voice)
         if batch.problem is not None:

@@ -37,24 +37,14 @@ R_co = TypeVar("R_co", covariant=True)
 class End(NamedTuple):
     """How a task ended: with the value at `place` of `results`, a failure, or neither when it was cancelled."""
 
-    state: str
     results: Any = None
     place: int = 0
     failure: Failure | None = None
+    state: str = FINISHED
 
 
-def returned(results: Any, place: int = 0) -> End:
-    """The end of a task that returned the value at *place* of *results*."""
-    return End(FINISHED, results, place)
-
-
-def failed(failure: Failure) -> End:
-    """The end of a task that failed."""
-    return End(FINISHED, None, 0, failure)
-
-
-_CANCELLED = End(CANCELLED_AND_NOTIFIED)
-_DECODED = End(FINISHED)
+_CANCELLED = End(state=CANCELLED_AND_NOTIFIED)
+_DECODED = End()
 
 
 # Covariant, unlike its base: who holds one reads from it, and `set_result` is not theirs to call.
@@ -129,8 +119,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def _outcome(self, end: End) -> BaseException | None:
         """Decode the value, once; return the error if there is one instead."""
-        if relay.waiting:  # what was printed before comes first
-            relay.drain()
+        relay.drain()  # what was printed before comes first
         if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if end.failure is not None:
@@ -288,7 +277,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def settle(self, results: Any, place: int) -> None:
         """The task returned the value at *place* of *results*."""
-        if self.publish(returned(results, place)):
+        if self.publish(End(results, place)):
             self.tell()
 
     def fail(self, failure: Failure) -> None:
@@ -303,7 +292,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
     def settle_failure(self, failure: Failure) -> None:
         """The task failed, or was dropped."""
-        if self.publish(_CANCELLED if failure.own else failed(failure)):
+        if self.publish(_CANCELLED if failure.own else End(failure=failure)):
             self.tell()
 
     def settle_cancelled(self) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from parmap._results.watched import Watched
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.text import with_source, written
 from parmap._work.surroundings import recorders
@@ -30,8 +31,8 @@ _AT_ONCE = 1 << 16  # characters that are worth a call: more would only make Ctr
 _EACH = 100  # what a message takes besides its text
 
 
-class Relay:
-    """Output on its way out."""
+class Relay(Watched):
+    """Output on its way out. What others wait for is room."""
 
     def __init__(self) -> None:
         self.waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
@@ -45,7 +46,7 @@ class Relay:
         self._signal = threading.Event()
         self._thread: threading.Thread | None = None
         self._told = False  # that there is no thread to be had
-        self._on_room: deque[Callable[[], object]] = deque()
+        self._watchers = deque()
 
     def put(self, kind: str, fields: tuple[Any, ...]) -> None:
         """Take a message of a worker; never blocks."""
@@ -72,24 +73,20 @@ class Relay:
         """Whether workers that print should not be heard for now."""
         return self._came - self._went > ROOM
 
+    @property
+    def happened(self) -> bool:
+        """Whether there is room."""
+        return not self.is_full
+
     def when_room(self, callback: Callable[[], object]) -> None:
         """Call *callback* once there is room again, from any thread."""
-        self._on_room.append(callback)
-        self._tell()
-
-    def _tell(self) -> None:
-        while self._on_room and not self.is_full:
-            try:
-                callback = self._on_room.popleft()
-            except IndexError as error:  # another thread took it
-                pass_on(error)
-                return
+        if not self.watch(callback):
             callback()
 
     def drain(self) -> None:
         """Write what waits now."""
         # What is written to may ask for a result of parmap's.
-        if self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
+        if not self.waiting or self._turn._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001 - Condition uses it too
             return
         with self._turn:
             left = len(self.waiting)
@@ -103,7 +100,8 @@ class Relay:
                     for _ in range(count):
                         self.waiting.popleft()
                     self._went += _EACH * count + len(fields[-1])
-                self._tell()
+                if self.happened:
+                    self.fire()
 
     def _next(self, most: int) -> tuple[str, tuple[Any, ...], int]:
         """What waits first; lines with those that follow on the same stream, since bars are drawn anew each time."""

@@ -238,8 +238,7 @@ class ResultStream(Generic[R_co]):
         batch.moved = False  # a signal handler that uses the stream from here on may leave something: then don't wait
         if (failure := batch.failure) is not None:
             self.close()
-            if relay.waiting:
-                relay.drain()
+            relay.drain()
             try:
                 raise failure.told(self.voice)
             finally:

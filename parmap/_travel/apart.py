@@ -15,22 +15,10 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from parmap._travel.failure import pass_on
-from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated
+from parmap._travel.flat import ATOMS, FEW, are_atoms, are_repeated, is_constant_kind
 from parmap._travel.stream import OUT_OF_BAND
 
 _FEW_INSIDE = 8  # containers and what is in them, in an item, on average: to look at more takes longer than it saves
-# What can't be changed, and holds nothing.
-_LEAVES = {
-    "datetime": ("date", "timedelta", "timezone"),
-    "zoneinfo": ("ZoneInfo",),
-    "decimal": ("Decimal",),
-    "fractions": ("Fraction",),
-    "uuid": ("UUID",),
-    "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
-    "pandas": ("Timedelta",),
-    "re": ("Pattern",),
-}
-_MOMENTS = {"datetime": ("datetime", "time"), "pandas": ("Timestamp",)}  # which hold a time zone
 _OWN_WAYS = ("__getattr__", "__getnewargs_ex__", "__del__")
 _USUAL_WAYS = ("__reduce_ex__", "__reduce__", "__getattribute__")
 _MAKERS = ("dataclasses", "attr._make")  # of methods that move attributes, and do nothing else
@@ -176,20 +164,15 @@ def _parts_of(kind: Any) -> _Parts | None:
     """`None`: nobody knows what is in it, or its pickling is its own."""
     if kind in _PARTS:
         return _PARTS[kind]
-    if _is_one_of(kind, _LEAVES) or _is_proxy(kind):
+    if is_constant_kind(kind):
+        return _Parts(_column(attrgetter("tzinfo")), frozen=True) if hasattr(kind, "tzinfo") else _NOTHING
+    if _is_proxy(kind):
         return _NOTHING
     if kind in copyreg.dispatch_table:
         return None
-    if _is_one_of(kind, _MOMENTS):
-        return _Parts(_column(attrgetter("tzinfo")), frozen=True)
     if kind.__module__ == "numpy":
         return _parts_of_numpy(kind)
     return _parts_of_class(kind)
-
-
-def _is_one_of(kind: Any, names: dict[str, tuple[str, ...]]) -> bool:
-    module, _, _ = kind.__module__.partition(".")
-    return kind.__name__ in names.get(module, ()) and getattr(sys.modules.get(module), kind.__name__, None) is kind
 
 
 def _is_proxy(kind: Any) -> bool:

@@ -6,6 +6,7 @@ Nothing in them can be changed, or shared, unseen, so that nobody can tell wheth
 from __future__ import annotations
 
 import marshal
+import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -55,6 +56,25 @@ def kinds_of(items: Any) -> set[type]:
     if types and types.count(types[0]) == len(types):  # most often it is, and counting takes half the time
         return {types[0]}
     return set(types)
+
+
+# By module: what a program with no use for them has not imported, it has none of.
+_CONSTANTS = {
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "pandas": ("Timedelta", "Timestamp"),
+    "pathlib": ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"),
+    "re": ("Pattern",),
+    "uuid": ("UUID",),
+    "zoneinfo": ("ZoneInfo",),
+}
+
+
+def is_constant_kind(kind: type) -> bool:
+    """Whether nobody can change what is of that class, and all that it may hold is a time zone, as `tzinfo`."""
+    module, _, _ = str(kind.__module__).partition(".")
+    return kind.__name__ in _CONSTANTS.get(module, ()) and getattr(sys.modules.get(module), kind.__name__, None) is kind
 
 
 def are_atoms(values: Any) -> bool:

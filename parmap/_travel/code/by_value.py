@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 from parmap._travel.code.by_name import by_name, identity, is_function, is_only_here, name_in, name_of
 from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
+    Made,
     begin_main,
     fill_cell,
     fill_function,
@@ -187,12 +188,12 @@ def _state_of(function: FunctionType) -> dict[str, Any]:
     submodules = cloudpickle._find_imported_submodules(SimpleNamespace(co_names=names), packages)  # noqa: SLF001
     state["_cloudpickle_submodules"] = [
         *submodules,
-        *[_Named(find_submodule, (name,)) for name in submodules_left(names)],
+        *[Made(find_submodule, name) for name in submodules_left(names)],
     ]
     for name, value in variables.items():
         # The wrapper that a library puts around a function must use the lock, or the context, that the library uses.
         if remake_fresh(value) is not None and (known := name_in(str(every.get("__name__")), name, value)) is not None:
-            variables[name] = _Named(by_name, known)
+            variables[name] = Made(by_name, *known)
     state["__globals__"] = variables
     return state
 
@@ -200,28 +201,9 @@ def _state_of(function: FunctionType) -> dict[str, Any]:
 _OF_FUNCTION = ("__kwdefaults__", "__defaults__", "__module__", "__doc__", "__closure__")
 
 
-class _Named:
-    """Something that workers find by its name."""
-
-    def __init__(self, find: Callable[..., Any], name: tuple[Any, ...]) -> None:
-        self.reduced = find, name
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.reduced
-
-
-class _Shell:
+def _shell(pickler: Any, cell: CellType) -> Made:
     """The cell of a captured variable, which functions are made with before it has a value: that may refer to them."""
-
-    def __init__(self, cell: CellType) -> None:
-        self.cell = cell  # alive as long as its identity is used
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return make_cell, ()
-
-
-def _shell(pickler: Any, cell: CellType) -> _Shell:
-    shell: _Shell = pickler.shells.setdefault(id(cell), _Shell(cell))
+    shell: Made = pickler.shells.setdefault(id(cell), Made(make_cell, of=cell))
     return shell
 
 

@@ -13,7 +13,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
-from parmap._travel.code.functions import HINTS, give_name
+from parmap._travel.code.functions import HINTS, Made, give_name
 from parmap._travel.code.late import annotations_of, hints_of, names_in_hints
 from parmap._travel.text import is_enumeration
 
@@ -78,7 +78,7 @@ def class_reduced(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         for name in [name for name, value in state[0].items() if is_made_with_class(value)]:
             del state[0][name]
         fill = partial(_fill_structure, fill, state[0].pop("_fields_", None))
-    given = [_Early(cls, names) for names in _FIRST], fill, state, members, cls.__bases__
+    given = [_early(cls, names) for names in _FIRST], fill, state, members, cls.__bases__
     return _find_or_make, (make, args, origin, parameters), given, None, None, _fill
 
 
@@ -86,18 +86,12 @@ _FIRST = ("__eq__", "__hash__"), ("__new__", "__init__", "__setstate__", "__data
 _OWN_WAYS = {"__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__"}
 
 
-class _Early:
+def _early(cls: type, names: Iterable[str]) -> Made | None:
     """What a class must have before its attributes, which may be instances of it, are made, or sets of such are."""
-
-    def __init__(self, cls: type, names: Iterable[str]) -> None:
-        self.cls = cls
-        self.names = names
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        own = vars(self.cls)
-        found = {name: own[name] for name in self.names if own.get(name) is not None}
-        is_needed = "__hash__" in found or any(_OWN_WAYS & vars(base).keys() for base in self.cls.__mro__[:-1])
-        return (_give, (self.cls, found)) if is_needed and found and not is_enumeration(self.cls) else (bool, ())
+    own = vars(cls)
+    found = {name: own[name] for name in names if own.get(name) is not None}
+    is_needed = "__hash__" in found or any(_OWN_WAYS & vars(base).keys() for base in cls.__mro__[:-1])
+    return Made(_give, cls, found) if is_needed and found and not is_enumeration(cls) else None
 
 
 def _give(cls: type, early: dict[str, Any]) -> None:

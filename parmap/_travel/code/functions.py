@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+from collections.abc import Callable
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
@@ -63,6 +64,17 @@ def begin_main() -> None:
     """From now on `__main__` is that of a worker: others find in it what came of the program's."""
     main = sys.modules["__main__"]
     main.__class__, main.__getattr__ = _Main, find_in_main  # type: ignore[method-assign]
+
+
+class Made:
+    """In the place of something: what makes it in the worker."""
+
+    def __init__(self, make: Callable[..., Any], *args: Any, of: object = None) -> None:
+        self._reduced = make, args
+        self._of = of  # alive as long as its identity is used
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
 
 
 def make_code(*parts: Any) -> CodeType:

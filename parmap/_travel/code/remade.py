@@ -300,7 +300,7 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
     if kind is MethodType and thing.__func__.__qualname__ == "InteractiveShell.get_ipython":
         return functools.partial, (NoneType,)  # `None`, as IPython has it where there is no shell
     if kind is ContextVar:
-        return _make_variable, _default_of(thing)
+        return functools.partial(ContextVar, thing.name, **_default_of(thing)), ()
     return None
 
 
@@ -327,15 +327,11 @@ def _make_cached_property(function: Any, name: str | None) -> Any:
     return made
 
 
-def _default_of(variable: Any) -> tuple[Any, ...]:
+def _default_of(variable: Any) -> dict[str, Any]:
     try:
-        return variable.name, Context().run(variable.get)
+        return {"default": Context().run(variable.get)}
     except LookupError:
-        return (variable.name,)
-
-
-def _make_variable(name: str, *default: Any) -> Any:
-    return ContextVar(name, default=default[0]) if default else ContextVar(name)
+        return {}
 
 
 # --- functools.singledispatch ----------------------------------------------------------------------

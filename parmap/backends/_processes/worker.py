@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.futures import Future, failed, returned
+from parmap._results.futures import End, Future
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Packed
 from parmap._travel.stream import is_sent
@@ -133,11 +133,11 @@ class Worker:
             took = int(seconds * 1e9)
             self.quick.singles.add(task, self.name, time.monotonic_ns() - took, took, failed=bool(failures))
         if failures and task is not None:
-            self.quick.finish(-number, failed(task.tied(Failure(encoded=failures[0][1]))))
+            self.quick.finish(-number, End(failure=task.tied(Failure(encoded=failures[0][1]))))
         elif message.pack is None and task is not None:
-            self.quick.finish(-number, failed(task.tied(Failure(not_received("a large result")))))
+            self.quick.finish(-number, End(failure=task.tied(Failure(not_received("a large result")))))
         else:
-            self.quick.finish(-number, returned(message.pack))
+            self.quick.finish(-number, End(message.pack))
 
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.

@@ -20,6 +20,7 @@ from typing import Any
 
 from parmap._travel.code.by_value import MADE_BY_CODE, is_by_value
 from parmap._travel.code.late import LAZY_IMPORT, is_of_module
+from parmap._travel.flat import is_constant_kind
 
 ATOMS: frozenset[type] = frozenset(
     {int, float, complex, bool, str, bytes, range, CodeType, NoneType, EllipsisType, NotImplementedType}
@@ -27,17 +28,6 @@ ATOMS: frozenset[type] = frozenset(
 )
 FROZEN = frozenset({tuple, frozenset})
 
-# Whose instances nobody can change, by module: what a program with no use for them has not imported, it has none of.
-_CONSTANTS = {
-    "datetime": ("date", "timedelta"),
-    "decimal": ("Decimal",),
-    "fractions": ("Fraction",),
-    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath"),
-    "re": ("Pattern",),
-    "uuid": ("UUID",),
-    "zoneinfo": ("ZoneInfo",),
-}
-_ZONED = ("datetime", "time", "timezone")  # of `datetime`; the zone may be of the user's making
 # Of `dataclasses`; each has one instance for each name.
 _MARKERS = ("_MISSING_TYPE", "_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE")
 
@@ -58,19 +48,10 @@ def is_constant(value: Any, kind: type) -> bool:
         return is_of_module(value)
     if kind is WrapperDescriptorType or kind is MethodDescriptorType:
         return not value.__objclass__.__flags__ & MADE_BY_CODE
-    if _is_unchanging(value, kind):
-        return True
+    if is_constant_kind(kind):
+        zone = getattr(value, "tzinfo", None)  # which may be of the user's making
+        return zone is None or is_constant(zone, type(zone))
     return kind.__module__ == "dataclasses" and kind.__name__ in _MARKERS
-
-
-def _is_unchanging(value: Any, kind: type) -> bool:
-    module = str(kind.__module__).removesuffix("._local")  # of `pathlib`, from 3.13 on
-    if kind.__name__ in _CONSTANTS.get(module, ()):
-        return getattr(sys.modules.get(module), kind.__name__, None) is kind
-    if module == "datetime" and kind.__name__ in _ZONED and not kind.__flags__ & MADE_BY_CODE:
-        zone = getattr(value, "tzinfo", None)
-        return zone is None or _is_unchanging(zone, type(zone))
-    return False
 
 
 def are_frozen(values: Sequence[Any]) -> bool:

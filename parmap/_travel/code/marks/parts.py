@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, repeat
 from operator import attrgetter
-from types import FunctionType, GetSetDescriptorType, MemberDescriptorType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from parmap._travel.code.by_value import MADE_BY_CODE
@@ -104,25 +104,13 @@ def _read_class(
 def _way_of(cls: type, name: str, value: Any) -> Callable[[Any], Iterable[Any]] | None:
     """What reads a variable of a class whose value says nothing by itself, or is made anew with the class."""
     kind = type(value)
-    is_made = kind in _MADE_WITH_CLASS or ("_fields_" in vars(cls) and is_made_with_class(value))  # as in ctypes
-    if is_made or name == "_abc_impl":
-        return _nothing
+    if name == "_abc_impl" or is_made_with_class(value):
+        return lambda _: ()
     if kind is dict:
         return (_READ_IN_ENUMERATION if is_enumeration(cls) else _READ_IN).get(name)
     if kind is cls and is_enumeration(cls):
-        return _read_name
+        return lambda member: (member._name_,)
     return _READ.get(kind) or _MADE_OF.get(kind.__module__)
-
-
-_MADE_WITH_CLASS = frozenset({GetSetDescriptorType, MemberDescriptorType})
-
-
-def _nothing(_: Any) -> tuple[Any, ...]:
-    return ()
-
-
-def _read_name(member: Any) -> tuple[Any, ...]:
-    return (member._name_,)
 
 
 def _read_members(members: dict[Any, Any]) -> Iterator[Any]:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Hashable
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
-from parmap._results.futures import End, Future, failed, returned
+from parmap._results.futures import End, Future
 from parmap._travel.failure import Failure, pass_on
 from parmap._travel.flat import is_small
 from parmap._travel.pack import Packed
@@ -196,11 +196,11 @@ class QuickLine:
         if times:  # before anybody hears of its end
             self.singles.add(future, self._slot, times[0], times[1], failed=kind == FAILURE)
         if kind == VALUE:
-            end = returned((content,))
+            end = End((content,))
         elif kind == PICKLE:
-            end = returned(Pickled(content))
+            end = End(Pickled(content))
         else:
-            end = failed(future.tied(Failure(encoded=content)))
+            end = End(failure=future.tied(Failure(encoded=content)))
         if future.publish(end):
             self._tell_by_engine(future)
         self.flight.pop(number, None)
