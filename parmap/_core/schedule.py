@@ -207,7 +207,7 @@ class Scheduler:
             state.budget -= len(chunk.items)
         state.take(chunk)
         self._held += 1
-        self.vacancies.taken(slot, state, more=self._has_room(state))
+        self.vacancies.changed(slot, state, more=self._has_room(state))
         job.flight.add(chunk)
         if job.watch is not None:
             chunk.passage = job.watch.leave(chunk, state)
@@ -316,7 +316,7 @@ class Scheduler:
         if slot is not None and chunk in slot.flight:
             slot.let_go(chunk)
             self._held -= 1
-            self.vacancies.given_back(chunk.slot, slot, more=self._has_room(slot))
+            self.vacancies.changed(chunk.slot, slot, more=self._has_room(slot))
         chunk.job.flight.discard(chunk)
 
     def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
