@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.delayed import Delayed
 from parmap._core.job import Chunk, Job
-from parmap._core.pace import pause
 from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
 from parmap._work.page import PLACES
@@ -351,7 +350,7 @@ class Scheduler:
         is_wanted = not (job.dropped and chunk.items[offset] in job.dropped)  # it may have been cancelled meanwhile
         if not (failure.retry and is_wanted and len(earlier) < job.retries):
             return False
-        delay = 0.0 if self._hurries else pause(job.retry_delay, len(earlier)) * self._jitter()
+        delay = 0.0 if self._hurries else job.retry_delay * 2.0 ** min(len(earlier), 64) * self._jitter()
         earlier.append(failure)
         self.delayed.add(now + delay, job, index, chunk.items[offset : offset + 1])
         return True

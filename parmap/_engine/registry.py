@@ -216,7 +216,8 @@ def _all() -> list[Engine]:
 def _at_exit() -> None:
     """Finish what was submitted, as `concurrent.futures` does, or drop it if the program failed; Ctrl-C ends it."""
     try:
-        _end(_all(), drop=_has_failed() or _is_cut_short())
+        # Some may be alive: it was interrupted while it waited for them, and goes on without them.
+        _end(_all(), drop=_has_failed() or any(thread.is_alive() for thread in _waited_for))
     finally:
         relay.drain()
         for save in Open.at_exit:
@@ -287,11 +288,6 @@ def _has_failed() -> bool:
         return False
     first = trace.tb_frame
     return first.f_back is None and first.f_code.co_name in {"<module>", "_run_module_as_main"}
-
-
-def _is_cut_short() -> bool:
-    """Whether the interpreter was interrupted while it waited for the program's threads: it goes on without them."""
-    return any(thread.is_alive() for thread in _waited_for)
 
 
 def _forget() -> None:
