@@ -60,11 +60,6 @@ class Piece:
         """The items that wait."""
         return self._items[self._taken :] if self._taken else self._items
 
-    @property
-    def is_list(self) -> bool:
-        """Whether its items can be joined to those of another piece at no cost."""
-        return type(self._items) is list
-
     def take(self, size: int) -> Any:
         """Take at most *size* items from the front."""
         if not self._taken and len(self._items) <= size:
@@ -163,8 +158,9 @@ class Job:
             piece = self.pending[0]
             chunk = Chunk(self, piece.start, (), careful=piece.careful, strikes=piece.strikes, alone=piece.alone)
             items = self._take_from(piece, size)
+            worth = size if type(items) is list else size // 2  # with others, a part of an array becomes a list
             joined = False
-            while self.pending and len(items) < _worth(size, piece) and _continues(self.pending[0], piece):
+            while self.pending and len(items) < worth and _continues(self.pending[0], piece):
                 items = items if joined else list(items)
                 piece = self.pending[0]  # what comes next must go on where this one ends
                 items.extend(self._take_from(piece, size - len(items)))  # by `+=` an array would be added to each
@@ -237,11 +233,6 @@ def too_late(what: str, seconds: float, item: int | None = None) -> TaskTimeoutE
     """The error of what had not ended when the deadline of its batch passed."""
     message = f"the deadline of the batch, {seconds:g} seconds, passed before {what} had ended"
     return TaskTimeoutError(message, item=item, timeout=seconds)
-
-
-def _worth(size: int, piece: Piece) -> int:
-    """Below how many items others are joined to those of *piece*; a part of an array becomes a list by that."""
-    return size if piece.is_list else size // 2
 
 
 def _continues(piece: Piece, before: Piece) -> bool:
