@@ -62,7 +62,7 @@ class Pool(OwnsWorkers):
         context: Any = None,
         **options: Unpack[OwnOptions],
     ) -> None:
-        if maxtasksperchild is not None and not (isinstance(maxtasksperchild, int) and maxtasksperchild >= 1):
+        if maxtasksperchild is not None and not _is_count(maxtasksperchild):
             raise ValueError("maxtasksperchild must be a positive int or None")
         given = {"initializer": initializer, "initargs": initargs, "max_tasks_per_child": maxtasksperchild}
         self._own(processes, context, given, options, finish=False)
@@ -379,3 +379,7 @@ class PoolIterator(InTurn[R_co]):
     def _release(self) -> None:
         if self._pool is not None and self._input.exhausted:
             self._pool.release(self)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 1
