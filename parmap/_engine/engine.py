@@ -255,7 +255,7 @@ class Engine:
     def join(self, timeout: float | None = None) -> None:
         """Wait until it has ended, for up to *timeout* seconds."""
         thread = self._thread
-        if thread in {None, threading.current_thread()} or os.getpid() != self.pid:
+        if thread is None or threading.current_thread() is thread or os.getpid() != self.pid:
             return
         if waits_in_vain(self.backend):  # for the end of a task that waits for this
             return
