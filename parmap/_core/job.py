@@ -76,6 +76,7 @@ class Job:
 
     owner: object = None  # what was called; others may share the pool
     watch: Watch | None = None  # tells the reports that are open
+    timed: bool = False  # whether workers tell their times even so: for a report elsewhere
     waiting: int = 0  # items in pending
     read: int = 0  # items ever added
     appetite: int = 1  # items it would like to have waiting
