@@ -290,11 +290,6 @@ class Chunk:
             items = self.items[begin:stop]
             self.job.put_back(self.start + begin, items, careful=careful, strikes=strikes, alone=self.alone)
 
-    def lose(self, how: str) -> None:
-        """Tell reports that it won't come back."""
-        if self.passage is not None:
-            self.passage.arrive(None, lost=how)
-
     def part(self, first: int, end: int) -> Chunk:
         """The items from *first* to *end*, which have an outcome of their own."""
         return Chunk(self.job, self.start + first, self.items[first:end], alone=self.alone)
