@@ -448,8 +448,7 @@ class Core(RuleBasedStateMachine):
         for job in self.jobs:
             assert job.waiting == sum(len(piece) for piece in job.pending)
             assert not (job.closed and (job.waiting or job.delayed))
-            assert job in self.ledger.scheduler.jobs or not job.waiting
-            assert not (job.closed and job in self.ledger.scheduler.jobs)
+            assert (job in self.ledger.scheduler.jobs) == bool(job.waiting)
 
     @invariant()
     def nothing_is_tried_again_in_vain(self) -> None:

@@ -161,8 +161,7 @@ class Interleavings(RuleBasedStateMachine):
         for job in self.jobs:
             assert job.waiting == sum(len(piece.items) for piece in job.pending)
             assert job.closed == job.sink.ended  # type: ignore[attr-defined]
-            if job.waiting:
-                assert job in self.bench.scheduler.jobs
+            assert (job in self.bench.scheduler.jobs) == bool(job.waiting)
 
     @invariant()
     def flight_is_known_on_both_sides(self) -> None:

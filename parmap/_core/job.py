@@ -60,11 +60,6 @@ class Piece:
         """The items that wait."""
         return self._items[self._taken :] if self._taken else self._items
 
-    @property
-    def is_list(self) -> bool:
-        """Whether its items can be joined to those of another piece at no cost."""
-        return type(self._items) is list
-
     def take(self, size: int) -> Any:
         """Take at most *size* items from the front."""
         if not self._taken and len(self._items) <= size:
@@ -81,6 +76,7 @@ class Job:
 
     owner: object = None  # what was called; others may share the pool
     watch: Watch | None = None  # tells the reports that are open
+    timed: bool = False  # whether workers tell their times even so: for a report elsewhere
     waiting: int = 0  # items in pending
     read: int = 0  # items ever added
     appetite: int = 1  # items it would like to have waiting
@@ -163,8 +159,9 @@ class Job:
             piece = self.pending[0]
             chunk = Chunk(self, piece.start, (), careful=piece.careful, strikes=piece.strikes, alone=piece.alone)
             items = self._take_from(piece, size)
+            worth = size if type(items) is list else size // 2  # with others, a part of an array becomes a list
             joined = False
-            while self.pending and len(items) < _worth(size, piece) and _continues(self.pending[0], piece):
+            while self.pending and len(items) < worth and _continues(self.pending[0], piece):
                 items = items if joined else list(items)
                 piece = self.pending[0]  # what comes next must go on where this one ends
                 items.extend(self._take_from(piece, size - len(items)))  # by `+=` an array would be added to each
@@ -239,11 +236,6 @@ def too_late(what: str, seconds: float, item: int | None = None) -> TaskTimeoutE
     return TaskTimeoutError(message, item=item, timeout=seconds)
 
 
-def _worth(size: int, piece: Piece) -> int:
-    """Below how many items others are joined to those of *piece*; a part of an array becomes a list by that."""
-    return size if piece.is_list else size // 2
-
-
 def _continues(piece: Piece, before: Piece) -> bool:
     """Whether the items of *piece* may travel with those of *before*, which was used up, as one."""
     return (
@@ -297,11 +289,6 @@ class Chunk:
         for begin, stop in reversed(self.left(first, len(self.items) if end is None else end)):
             items = self.items[begin:stop]
             self.job.put_back(self.start + begin, items, careful=careful, strikes=strikes, alone=self.alone)
-
-    def lose(self, how: str) -> None:
-        """Tell reports that it won't come back."""
-        if self.passage is not None:
-            self.passage.arrive(None, lost=how)
 
     def part(self, first: int, end: int) -> Chunk:
         """The items from *first* to *end*, which have an outcome of their own."""

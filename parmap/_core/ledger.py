@@ -202,7 +202,7 @@ class Ledger:
 
         The worker notes the item it begins, then reads the limit; here the limit is set, then the note is read, with a
         pause that makes both surely visible: one of the two must see the other. In a block of items that were expected
-        to be short it reads no limit: first the block is cut, which takes until the task lets a signal through.
+        to be short it reads no limit: the block is cut, which takes until the task lets a signal through.
         """
         if chunk.job.closed:
             return
@@ -211,10 +211,7 @@ class Ledger:
         # It has begun, and is to stay whole; or is about to report: nothing will run any more, and nothing waits.
         if place is not None and (chunk.job.chunksize or not place[1]):
             return
-        if place is not None and place[1] > 1 and pause < MERCY:
-            self._backend.cut(chunk)
-            self._at_for(chunk, now + pause, lambda chunk, later: self._rescue(chunk, later, 2 * pause))
-            return
+        self._cut(chunk)
         limit = place[0] + place[1] if place else 0
         self._recall(chunk, limit)
         self._at_for(chunk, now + SETTLE, lambda chunk, later: self._confirm(chunk, limit, later, pause))
@@ -232,8 +229,8 @@ class Ledger:
             chunk.sent = now
             return
         self.scheduler.trim(chunk, limit)
-        if place is not None and place[1] > 1:
-            # No signal came through: the task holds it up, or the machine is busy. What is left of the block is wanted.
+        if place is not None and place[0] + 1 < limit:
+            # What is left of a block is wanted, too. If no signal came through, the task holds it up.
             self._at_for(chunk, now + pause, lambda chunk, later: self._rescue(chunk, later, 2 * pause))
         if not limit:
             # Nobody waits for it. But it keeps its place until the worker, which may be slow, has read the
@@ -258,8 +255,7 @@ class Ledger:
 
     def _stop_unless_done(self, chunk: Chunk, _: float) -> None:
         if not chunk.doomed and self._backend.position(chunk) is not None:
-            chunk.doomed = True
-            self._stop(chunk.slot)
+            self._doom(chunk, 0, None)
 
     def cancel(self, job: Job, now: float, failure: Failure | None = None, *, kill: bool = True) -> None:
         """End a job; without *kill*, what runs goes on to its end."""
@@ -286,9 +282,6 @@ class Ledger:
         chunk.job.dropped.add(chunk.items[offset])  # also if it has just ended: were it an error, it would be retried
         place = self._backend.position(chunk)
         if chunk.doomed or (place is not None and (place[0] > offset or not place[1])):
-            return
-        if place is not None and place[:2] == (offset, 1):
-            self._doom(chunk, offset, None)
             return
         chunk.stop = min(chunk.stop, offset)
         self._recall(chunk, chunk.limit)
@@ -389,8 +382,9 @@ class Ledger:
             failure = died.explain(chunk, offset if started else 0)
         elif failure is not None:
             add_stack(failure, died.explain(chunk, offset))
-        if ran or failure:
-            chunk.lose("deaths" if not chunk.doomed else "timeouts" if failure else "stopped")
+        if chunk.passage is not None and (ran or failure):
+            how = "deaths" if not chunk.doomed else "timeouts" if failure else "stopped"
+            chunk.passage.arrive(None, lost=how)
         if is_innocent:
             self.scheduler.put_back(chunk)
         else:

@@ -127,11 +127,6 @@ def _follow(average: float, each: float) -> float:
     return each if each > average else 0.5 * (average + each)
 
 
-def pause(first: float, retries: int) -> float:
-    """Seconds before a retry that is not the first, but comes after so many: they double each time."""
-    return first * 2.0 ** min(retries, 64)
-
-
 def jitter() -> float:
     """What a pause is multiplied by: between one half and one and a half, so that many retries don't come at once."""
     import random

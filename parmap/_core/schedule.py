@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from parmap._core.delayed import Delayed
 from parmap._core.job import Chunk, Job
-from parmap._core.pace import pause
 from parmap._core.states import Slot, State
 from parmap._core.vacancies import Vacancies
 from parmap._work.page import PLACES
@@ -54,7 +53,7 @@ class Scheduler:
         self.workers = workers
         self.cost = cost
         self.slots: dict[Hashable, Slot] = {}
-        self.jobs: OrderedDict[Job, None] = OrderedDict()  # there may be many thousands
+        self.jobs: OrderedDict[Job, None] = OrderedDict()  # those with items that wait; there may be many thousands
         self.vacancies: Vacancies = Vacancies()
         self._held = 0  # chunks that workers have
         self._jitter = jitter
@@ -98,13 +97,13 @@ class Scheduler:
             return 0
         # A leased worker that could not be taken back has something to do.
         idle = sum(slot.state is not State.LEASED and slot.budget != 0 for slot in self.vacancies.idle.values())
-        waiting = sum(islice(filter(None, (job.waiting for job in self.jobs)), idle + room))
+        waiting = sum(islice((job.waiting for job in self.jobs), idle + room))
         return max(0, min(waiting - idle, room))
 
     @property
     def has_work(self) -> bool:
         """Whether items wait for a worker."""
-        return any(job.waiting for job in self.jobs)
+        return bool(self.jobs)
 
     @property
     def is_idle(self) -> bool:
@@ -119,9 +118,15 @@ class Scheduler:
     # jobs
 
     def add(self, job: Job) -> None:
-        """Start a job, or look again at one that got more items."""
-        self.jobs.setdefault(job)
-        self._settle(job)
+        """Start a job, or look again at one that may have other items now, or none any more."""
+        if job.is_done and not job.closed:
+            job.closed = True
+            job.dropped.clear()
+            job.sink.finish(None, ())
+        if job.waiting:
+            self.jobs.setdefault(job)
+        else:
+            self.jobs.pop(job, None)
 
     def cancel(self, job: Job, failure: Failure | None = None) -> list[Chunk]:
         """End a job: drop what waits, tell the sink, and return the chunks that still run."""
@@ -147,7 +152,7 @@ class Scheduler:
         """Take an item that waits out of *job*."""
         if (index := self.delayed.take(job, item)) is not None:
             job.attempts.pop(index, None)
-            self._settle(job)
+            self.add(job)
             return
         if job.waiting:  # or it was with a worker that has just died, which will be told
             job.dropped.add(item)
@@ -170,32 +175,23 @@ class Scheduler:
         """
         self._wake(now)
         longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
-        while self.has_work:
-            slot = self.vacancies.find(self.cost.depth, now, longest, unlease)
-            if slot is None:
+        while self.jobs:
+            name = self.vacancies.find(self.cost.depth, now, longest, unlease)
+            if name is None:
                 return None
-            chunk, job = self._cut(self.slots[slot], now)
-            if chunk is not None:
-                self._assign(chunk, slot, now)
-                return chunk
-            if job is None:
-                return None
-            self._settle(job)  # all that waited in it had been taken out
-        return None
-
-    def _cut(self, state: Slot, now: float) -> tuple[Chunk | None, Job | None]:
-        """Cut a chunk from the job whose turn it is; says which. If its items are slow, it needs an idle worker."""
-        for _ in range(len(self.jobs)):
-            job = next(iter(self.jobs))
+            slot, job = self.slots[name], next(iter(self.jobs))
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
-            if job.waiting and state.flight and not short:
-                break  # if others took its turn, there might never be such a worker
+            if slot.flight and not short:  # it needs an idle worker: if others took its turn, it might never get one
+                return None
             self.jobs.move_to_end(job)
-            if not job.waiting:
-                continue
-            size = self._size(job, 0 if state.flight else len(self.vacancies.idle), now)
-            return job.take(size if state.budget is None else min(size, state.budget)), job
-        return None, None
+            size = self._size(job, 0 if slot.flight else len(self.vacancies.idle), now)
+            chunk = job.take(size if slot.budget is None else min(size, slot.budget))
+            if chunk is not None:
+                self._assign(chunk, name, now)
+            self.add(job)
+            if chunk is not None:  # else all that waited in it had been taken out
+                return chunk
+        return None
 
     def _assign(self, chunk: Chunk, slot: Hashable, now: float) -> None:
         job = chunk.job
@@ -210,7 +206,7 @@ class Scheduler:
             state.budget -= len(chunk.items)
         state.take(chunk)
         self._held += 1
-        self.vacancies.taken(slot, state, more=self._has_room(state))
+        self.vacancies.changed(slot, state, more=self._has_room(state))
         job.flight.add(chunk)
         if job.watch is not None:
             chunk.passage = job.watch.leave(chunk, state)
@@ -239,7 +235,7 @@ class Scheduler:
         slot = self.slots.get(chunk.slot)
         if slot is not None and slot.budget is not None:
             slot.budget += over
-        if not chunk.job.closed:
+        if chunk.job.waiting:
             self.jobs.setdefault(chunk.job)
 
     def put_back(self, chunk: Chunk) -> None:
@@ -319,15 +315,13 @@ class Scheduler:
         if slot is not None and chunk in slot.flight:
             slot.let_go(chunk)
             self._held -= 1
-            self.vacancies.given_back(chunk.slot, slot, more=self._has_room(slot))
+            self.vacancies.changed(chunk.slot, slot, more=self._has_room(slot))
         chunk.job.flight.discard(chunk)
 
     def _record(self, chunk: Chunk, done: int, results: Any, failures: dict[int, Failure], now: float) -> list[Chunk]:
         job = chunk.job
         if job.closed:
             return []
-        if job.waiting:
-            self.jobs.setdefault(job)
         final: dict[int, Failure] = {}
         missing: set[int] = set()
         for offset, failure in failures.items():
@@ -346,7 +340,7 @@ class Scheduler:
                 job.attempts.pop(chunk.start, None)
         if final and job.fail_fast:
             return self.cancel(job, final[min(final)])
-        self._settle(job)
+        self.add(job)
         return []
 
     def _retry(self, chunk: Chunk, offset: int, failure: Failure, now: float) -> bool:
@@ -356,7 +350,7 @@ class Scheduler:
         is_wanted = not (job.dropped and chunk.items[offset] in job.dropped)  # it may have been cancelled meanwhile
         if not (failure.retry and is_wanted and len(earlier) < job.retries):
             return False
-        delay = 0.0 if self._hurries else pause(job.retry_delay, len(earlier)) * self._jitter()
+        delay = 0.0 if self._hurries else job.retry_delay * 2.0 ** min(len(earlier), 64) * self._jitter()
         earlier.append(failure)
         self.delayed.add(now + delay, job, index, chunk.items[offset : offset + 1])
         return True
@@ -364,17 +358,7 @@ class Scheduler:
     def _wake(self, now: float) -> None:
         for job, index, items in self.delayed.take_due(now):
             job.put_back(index, items, careful=True, alone=True)
-            self.jobs.setdefault(job)
-
-    def _settle(self, job: Job) -> None:
-        if job.closed:
-            return
-        if job.is_done:
-            job.closed = True
-            job.dropped.clear()
-            job.sink.finish(None, ())
-        if job.closed or not job.waiting:
-            self.jobs.pop(job, None)
+            self.add(job)
 
     # time
 

@@ -25,26 +25,19 @@ class Vacancies:
         self.idle.pop(name, None)
         self._behind.pop(name, None)
 
-    def taken(self, name: Hashable, slot: Slot, *, more: bool) -> None:
-        """A worker got a chunk, and may hold *more*."""
-        if len(slot.flight) == 1:
-            self.idle.pop(name, None)
-        self._behind.pop(name, None)
-        if more:
-            self._behind[name] = slot  # the others first
-
-    def given_back(self, name: Hashable, slot: Slot, *, more: bool) -> None:
-        """A worker has one chunk less, and may hold *more*."""
+    def changed(self, name: Hashable, slot: Slot, *, more: bool) -> None:
+        """A worker has a chunk more, or one less, and may hold *more*."""
         if slot.state is State.DOOMED:
             return
-        if slot.flight and more:
-            self._behind[name] = slot
-        elif slot.flight:
-            self._behind.pop(name, None)
-        else:
-            self._behind.pop(name, None)
+        if not slot.flight:
             self.idle[name] = slot
             self.idle.move_to_end(name, last=False)
+        else:
+            self.idle.pop(name, None)
+        if slot.flight and more:
+            self._behind.setdefault(name, slot)
+        else:
+            self._behind.pop(name, None)
 
     def find(self, depth: int, now: float, longest: float, unlease: Callable[[Hashable], bool]) -> Hashable:
         """A worker for the next chunk; `None`: there is none.
@@ -62,6 +55,7 @@ class Vacancies:
             first = slot.flight[0]
             is_short = first.expected is not None and max(first.expected, now - first.sent) < longest
             if is_short and first.stop and slot.budget != 0:
+                self._behind.move_to_end(name)  # next time the others first
                 return name
             del self._behind[name]
         return None

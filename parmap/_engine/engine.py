@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,10 @@ from parmap.backends._base import Broken, Capacity, Died, Part, Ready, Report
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable, Hashable, Sized
 
     from parmap._core.job import Job
+    from parmap._results.batch import Batch
     from parmap._results.watched import Watched
     from parmap.backends._base import Backend, Call, Event
 
@@ -41,12 +42,18 @@ _FORKED = "this work belongs to the parent process: a process made by os.fork() 
 class Engine:
     """Runs jobs on a backend."""
 
-    def __init__(self, backend: Backend, told: Callable[[Engine], bool] = lambda _: True) -> None:
+    def __init__(
+        self, backend: Backend, told: Callable[..., bool] = bool, *, key: Hashable = None, finish: bool = True
+    ) -> None:
         """Drive *backend* with the options it was made with.
 
         *told*: called before its thread starts, when it rests, and when it has ended; false: to be told again soon.
+        *key*: what it is shared under; `None`: it belongs to somebody. *finish*: whether its work is finished at exit.
         """
         self.backend = backend
+        self.key = key
+        self.finish = finish
+        self.calls: OrderedDict[Callable[[], Batch | None], None] = OrderedDict()  # which use it until they end
         self.pid: int = os.getpid()
         self.closed: bool = False
         self.idle_since: float | None = None  # when it came to rest, as its thread saw it; None: it has something to do

@@ -29,7 +29,6 @@ def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Co
 class Lane:
     """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
 
-    mode: str = "star"
     function: Callable[[], object] = staticmethod(lambda: None)
     """Returns the function, as long as the program has it, if it can be told quickly whether it is as it was."""
     witness: Callable[[tuple[Any, ...]], bool] | None = None
@@ -43,7 +42,7 @@ class Lane:
         self.options = options
         self.name = name
         self.context = context  # of all its tasks: where it changes, another lane begins
-        self.mode = "call" if keywords else "star"
+        self.mode: str = "call" if keywords else "star"
         self.job: Job | None = None
         # Timeouts, retries and the count of tasks are the scheduler's business: such tasks don't go past it.
         limited = options.timeout or options.retries or options.max_tasks_per_child or options.max_memory_per_child

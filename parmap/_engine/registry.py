@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import ReferenceType, ref
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from parmap import backends
 from parmap._engine import crews
@@ -41,39 +42,8 @@ MOST_IDLE = 8
 MERCY = 5.0
 """Seconds that an exit which waits for no work waits for engines and callbacks to end in good order."""
 
-
-_FEW = 64
-
-
-class _Entry(NamedTuple):
-    key: Hashable
-    """What it is shared under; `None`: it belongs to somebody."""
-    finish: bool
-    """Whether its work is finished at exit."""
-    calls: _Calls
-
-
-class _Calls:
-    """The calls that use a pool: until they have ended it is in use, though its thread may have nothing to do."""
-
-    def __init__(self) -> None:
-        # Not a WeakSet: a Ctrl-C that comes when it drops one would be lost.
-        self._known: list[ReferenceType[Batch]] = []
-        self._most = _FEW
-
-    def add(self, batch: Batch) -> None:
-        self._known.append(ref(batch))
-        if len(self._known) > self._most:  # not each time: thousands may go on
-            self._known[:] = filter(_is_going_on, self._known)
-            self._most = 2 * len(self._known) + _FEW
-
-    def go_on(self) -> bool:
-        """Whether one of them has not ended."""
-        return any(map(_is_going_on, self._known))
-
-
 _shared: dict[Hashable, Engine] = {}
-_living: dict[Engine, _Entry] = {}  # all that have not ended, whether or not anybody can still find them
+_living: dict[Engine, None] = {}  # all that have not ended, whether or not anybody can still find them
 # Reentrant: a signal handler or a `__del__` may need a pool while its thread is making one.
 _lock = threading.RLock()
 _early: set[type] = set()  # kinds of executors that must be finished before other threads are waited for
@@ -100,9 +70,13 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
                 return engine_here(options)
             engine = _share(made, key)
             _thin_out()
-        entry = _living.get(engine)
-        if batch is not None and entry is not None:
-            entry.calls.add(batch)
+        if batch is not None:
+            engine.calls[ref(batch)] = None  # no WeakSet: a Ctrl-C that comes when it drops one would be lost
+            for known in [*islice(engine.calls, 2)]:  # thousands may go on: a look at two lets no others pile up
+                if _is_going_on(known):
+                    engine.calls.move_to_end(known)
+                else:
+                    del engine.calls[known]
         return engine
 
 
@@ -111,8 +85,8 @@ def _key_of(options: Options) -> Hashable:
     return options.pool_key if options.site is None else (options.pool_key, options.site.target())
 
 
-def _is_going_on(reference: ReferenceType[Batch]) -> bool:
-    batch = reference()
+def _is_going_on(call: Callable[[], Batch | None]) -> bool:
+    batch = call()
     return batch is not None and not batch.ended
 
 
@@ -141,24 +115,8 @@ def _share(made: Engine, key: Hashable) -> Engine:
 
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
-    entry = _Entry(key, finish, _Calls())
-
-    def on_change(engine: Engine) -> bool:
-        if engine.closed:
-            _living.pop(engine, None)
-        elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
-            _living[engine] = entry
-        elif len(_shared) > MOST_IDLE:
-            if not _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
-                return False
-            try:
-                _thin_out()
-            finally:
-                _lock.release()
-        return True
-
     def make() -> Engine:
-        return Engine(_backend(options), on_change)
+        return Engine(_backend(options), _on_change, key=key, finish=finish)
 
     # What a cluster's library starts may be tied to the thread that started it, which must go on to live.
     engine = undisturbed(make) if options.backend in ("processes", "threads") else make()
@@ -166,6 +124,22 @@ def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
         _early.add(type(options.backend))
         _before_threads_end()
     return engine
+
+
+def _on_change(engine: Engine) -> bool:
+    """An engine begins to live, rests, or has ended; false: to be told again soon."""
+    if engine.closed:
+        _living.pop(engine, None)
+    elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
+        _living[engine] = None
+    elif len(_shared) > MOST_IDLE:
+        if not _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
+            return False
+        try:
+            _thin_out()
+        finally:
+            _lock.release()
+    return True
 
 
 def engine_here(options: Options) -> Engine:
@@ -202,15 +176,13 @@ def _thin_out() -> None:
 
 
 def _is_used(engine: Engine) -> bool:
-    entry = _living.get(engine)
-    return engine.idle_since is None or entry is None or entry.calls.go_on()
+    return engine.idle_since is None or any(map(_is_going_on, [*engine.calls]))
 
 
 def _remove(engine: Engine) -> None:
     """Let nobody find an engine any more."""
-    entry = _living.get(engine)  # its thread may just take it out there
-    if entry is not None and _shared.get(entry.key) is engine:
-        del _shared[entry.key]
+    if _shared.get(engine.key) is engine:
+        del _shared[engine.key]
 
 
 def shutdown(options: Options | None = None, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -220,7 +192,7 @@ def shutdown(options: Options | None = None, wait: bool = True, *, cancel_future
     """
     with _lock:
         keys = None if options is None else (_key_of(options),)
-        engines = [engine for engine, entry in _living.copy().items() if keys is None or entry.key in keys]
+        engines = [engine for engine in _all() if keys is None or engine.key in keys]
         for engine in engines:
             _remove(engine)
     for key in keys or list(here.keeper.prepared):  # serial calls have no pool to stop, but begin anew, too
@@ -244,7 +216,8 @@ def _all() -> list[Engine]:
 def _at_exit() -> None:
     """Finish what was submitted, as `concurrent.futures` does, or drop it if the program failed; Ctrl-C ends it."""
     try:
-        _end(_all(), drop=_has_failed() or _is_cut_short())
+        # Some may be alive: it was interrupted while it waited for them, and goes on without them.
+        _end(_all(), drop=_has_failed() or any(thread.is_alive() for thread in _waited_for))
     finally:
         relay.drain()
         for save in Open.at_exit:
@@ -276,8 +249,7 @@ def _finish_executors() -> None:
 def _end(engines: list[Engine], *, drop: bool) -> None:
     try:
         for engine in engines:
-            entry = _living.get(engine)
-            engine.close(wait=False, cancel=drop or (entry is not None and not entry.finish), hurry=True)
+            engine.close(wait=False, cancel=drop or not engine.finish, hurry=True)
         if not drop:
             for engine in engines:
                 engine.join()
@@ -316,11 +288,6 @@ def _has_failed() -> bool:
         return False
     first = trace.tb_frame
     return first.f_back is None and first.f_code.co_name in {"<module>", "_run_module_as_main"}
-
-
-def _is_cut_short() -> bool:
-    """Whether the interpreter was interrupted while it waited for the program's threads: it goes on without them."""
-    return any(thread.is_alive() for thread in _waited_for)
 
 
 def _forget() -> None:

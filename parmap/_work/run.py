@@ -1,8 +1,8 @@
 """Running the items of a chunk, one by one or in blocks, everywhere the same; `async def`; the traceback of an error.
 
-A short item can't afford a note on the status page: such items run in blocks of about two milliseconds, at the speed
-of C. If a worker dies within a block, its items are run again one by one; if one of them is not short after all, the
-block is cut behind it.
+A short item can't afford a note on the status page: such items run in blocks of about two milliseconds. If a worker
+dies within a block, its items are run again one by one; if one of them is not short after all, the block is cut behind
+it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
-from itertools import islice, starmap
-from types import BuiltinFunctionType, CodeType
+from itertools import islice
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from parmap._travel.failure import LoadError, note, put, told_by
@@ -114,13 +114,7 @@ class Callee:
         return lambda item: run(*item[0], **item[1])
 
     def add(self, mode: str, items: Iterable[Any], results: list[Any]) -> None:
-        """Add the results of *items* to *results*.
-
-        A `StopIteration` of a function written in C may end this in silence, but twice as fast.
-        """
-        if type(self._run) is BuiltinFunctionType and mode != "call":
-            results.extend(starmap(self._run, items) if mode == "star" else map(self._run, items))
-            return
+        """Add the results of *items* to *results*."""
         run, append = self._run, results.append
         if mode == "map":
             for item in items:
@@ -172,7 +166,7 @@ def _awaited(function: Any) -> Callable[..., Any]:
 class Work:
     """The items of a run, which need no decoding, or can't fail to decode.
 
-    A block is a list of its own: cutting it off ends the iteration over it, which runs in C and could not ask.
+    A block is a list of its own: cutting it off ends the iteration over it, which has no time to ask.
     """
 
     first = -1
@@ -356,18 +350,10 @@ def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> No
 
 
 def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
-    index = len(outcome.results)
     try:
         callee.add(mode, work.block(length), outcome.results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
-        outcome.results.append(None)
-        return
-    # The only way to end early without an error that is seen.
-    if len(outcome.results) < min(index + length, work.limit):
-        ended = StopIteration()
-        ended.add_note("raised among short items that ran as one block: its value and traceback are not known")
-        outcome.errors[len(outcome.results)] = ended
         outcome.results.append(None)
 
 

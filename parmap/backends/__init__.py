@@ -25,7 +25,6 @@ __all__ = ["Backend", "Cost", "Dask", "Ray", "Threads", "run_here"]
 ALL = 1 << 20
 """Workers of a cluster where their number is not given: as many as it has."""
 
-_SITES = {"dask": "Dask", "ray": "Ray"}
 _LAZY = {
     **dict.fromkeys(("Backend", "Cost", "run_here"), "_base"),
     "Dask": "_dask",
@@ -69,7 +68,7 @@ def is_executor(backend: object) -> bool:
 def site_of(backend: Any) -> Site | None:
     """The cluster that *backend* means, if it means one."""
     if type(backend) is str:
-        return _load(_SITES[backend])() if backend in _SITES else None
+        return _load(backend.capitalize())() if backend in {"dask", "ray"} else None
     return backend if _is_of(backend, "parmap.backends._clusters.site", "Site") else None
 
 

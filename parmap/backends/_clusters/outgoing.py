@@ -41,7 +41,6 @@ class Outgoing(Backend):
         self.functions: Functions = Functions(Broadcast)  # which can't be read from the file of this machine
         self._initializer: InitializerPack | None = None
         self._places: dict[int, tuple[Any, Any, float]] = {}  # each since when
-        self._told: tuple[Context, dict[str, Any]] | None = None
 
     @abstractmethod
     def put(self, content: bytes | memoryview) -> tuple[Any, Any]:
@@ -98,12 +97,11 @@ class Outgoing(Backend):
         if number in self._places and self._places[number][2] <= sent:
             del self._places[number]
 
-    def _context(self, context: Context) -> dict[str, Any]:
-        if self._told is None or self._told[0] is not context:
-            told = {name: context.told[name] for name in _TOLD}
-            told["path"] = [entry for entry in told["path"] if not _is_installed(entry)]
-            self._told = context, told
-        return self._told[1]
+    @staticmethod
+    def _context(context: Context) -> dict[str, Any]:
+        told = {name: context.told[name] for name in _TOLD}
+        told["path"] = [entry for entry in told["path"] if not _is_installed(entry)]
+        return told
 
     def _tell_gone(self) -> None:
         """Let the cluster forget what was dropped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
 from parmap._travel.failure import Failure, encode
@@ -15,19 +15,6 @@ if TYPE_CHECKING:
     from parmap._work.surroundings import Context
     from parmap.backends._base import Report
     from parmap.backends._processes.functions import FunctionCall
-
-
-class _Timed:
-    """What watches a job here: for its sake workers tell their times, which go with the outcomes."""
-
-    def leave(self, *_: Any) -> _Timed:
-        """A chunk goes to a worker."""
-        return self
-
-    def ignore(self, *_: Any, **__: Any) -> None:
-        """The client counts."""
-
-    failed = gone = back = arrive = ignore
 
 
 class ChunkSink:
@@ -49,7 +36,7 @@ class ChunkSink:
     def begin(self, call: FunctionCall, order: Order, items: Any, context: Context) -> Job:
         """Make a job of the chunk."""
         self.job = Job(call, self, pace=call.pace, timeout=order.timeout, context=context, fail_fast=order.stop_early)
-        self.job.watch = cast("Any", _Timed()) if order.timed else None
+        self.job.timed = order.timed
         self.job.read = self._base
         self.job.extend(items)
         return self.job

@@ -160,8 +160,7 @@ class _Template:
         if not fork:
             return
         # What the template has imported, no worker has to.
-        if problem := import_all(["parmap.backends._processes.child.serve", *preload]):
-            self._control.post("unfit", problem)
+        self._problem = import_all(["parmap.backends._processes.child.serve", *preload])
         _try_to_import(guessed)
         self._heed_signals()  # the modules may have chosen otherwise
         self._control.post("begun")
@@ -203,7 +202,7 @@ class _Template:
         gc.enable()
         from parmap.backends._processes.child.serve import serve
 
-        serve(fds)
+        serve(fds, self._problem)
 
     def _collect(self) -> None:
         """Report the dead."""

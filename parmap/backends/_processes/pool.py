@@ -88,7 +88,7 @@ class Processes(Staff):
         worker.sync(call, context, (*_needs(job.learner.classes, items), *self.functions.factories(payload.needs)))
         worker.due += 1
         # One that is dying gets nothing: its death will be told, and the chunk goes to another.
-        what = chunk.number, call.number, chunk.passage is not None, *terms
+        what = chunk.number, call.number, job.timed or chunk.passage is not None, *terms
         worker.channel.put("run", *what, pack=payload)
         if worker.due > 2:  # noqa: PLR2004 - it has enough to do: this may leave with what else there is for it
             self.unflushed[worker] = None

@@ -247,15 +247,12 @@ class Staff(Leases):
         if launcher is not None and not launcher.control.hear(partial(self._take_news, launcher)):
             self._lose_launcher()
 
-    def _take_news(self, launcher: Launcher, message: Message) -> bool:
-        """Do what a message of the template says; true if nothing more is to be heard of it."""
+    def _take_news(self, launcher: Launcher, message: Message) -> None:
+        """Do what a message of the template says."""
         kind, (what, *more) = message.kind, message.fields or (None,)
         worker = self._workers.get(what)
         if kind == "begun":
             launcher.has_begun = True
-        elif kind == "unfit":
-            self._break(ImportError(what))
-            return True
         elif worker is None:
             pass
         elif kind == "started":
@@ -265,7 +262,6 @@ class Staff(Leases):
             self._bury(worker, *more)
         elif kind == "failed":
             self._bury(worker, None, f"a worker process can't be started: {more[0]}")
-        return False
 
     def _bury(self, worker: Worker, exitcode: int | None, reason: str = "") -> None:
         """A worker is dead: hear what it said last, then tell the engine."""

@@ -129,15 +129,16 @@ class Worker:
         """The answer to a quick task came over the channel: it is large, or something was printed before it."""
         number, _, failures, seconds = message.fields
         task = self.quick.flight.get(-number)
-        if task is not None and task.measured:
+        if task is None:
+            return
+        if task.measured:
             took = int(seconds * 1e9)
             self.quick.singles.add(task, self.name, time.monotonic_ns() - took, took, failed=bool(failures))
-        if failures and task is not None:
-            self.quick.finish(-number, End(failure=task.tied(Failure(encoded=failures[0][1]))))
-        elif message.pack is None and task is not None:
-            self.quick.finish(-number, End(failure=task.tied(Failure(not_received("a large result")))))
-        else:
-            self.quick.finish(-number, End(message.pack))
+        end = End(message.pack)
+        if failures or message.pack is None:
+            failure = Failure(encoded=failures[0][1]) if failures else Failure(not_received("a large result"))
+            end = End(failure=task.tied(failure))
+        self.quick.finish(-number, end)
 
     def look_after_quick(self) -> bool:
         """Settle what was answered; send what was in flight at the last look, too, and may not have been sent.

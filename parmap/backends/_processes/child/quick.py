@@ -12,12 +12,9 @@ from parmap._travel.flat import SIZED, is_small
 from parmap._travel.payload import dump
 from parmap._work.outcome import Outcome, tell_failures
 from parmap._work.run import Callee, Terms
-from parmap.backends._processes.line.sockets import NOSIGNAL
+from parmap.backends._processes.line.sockets import FAILURE, MOST, NOSIGNAL, PICKLE, VALUE
 
-# As in `line.quick`, which the worker doesn't import: it would bring futures along.
-_MOST = 16 * 1024
 _LATE = 1_000  # numbers after which one that is missing comes no more
-_VALUE, _PICKLE, _FAILURE = 0, 1, 2
 
 
 class Task(NamedTuple):
@@ -51,7 +48,7 @@ class QuickEnd:
             EOFError: there will be none.
         """
         try:
-            message = self.sock.recv(_MOST)
+            message = self.sock.recv(MOST)
         except BlockingIOError:
             return None
         except OSError as error:  # a task has closed it
@@ -78,9 +75,9 @@ class QuickEnd:
         """Send the outcome of a task; false if it must go over the channel: it is large, or can't be pickled."""
         content: Any
         if outcome.errors:
-            kind, content = _FAILURE, tell_failures(callee, Terms(task.mode), items, outcome.errors, {})[0][1]
+            kind, content = FAILURE, tell_failures(callee, Terms(task.mode), items, outcome.errors, {})[0][1]
         else:
-            kind, content = _VALUE, outcome.results[0]
+            kind, content = VALUE, outcome.results[0]
             if not is_small(content):
                 if type(content) in SIZED:
                     return False
@@ -90,11 +87,11 @@ class QuickEnd:
                     return False
                 if packed.buffers:
                     return False
-                kind, content = _PICKLE, packed.stream
+                kind, content = PICKLE, packed.stream
         took = outcome.nanoseconds
         times = (time.monotonic_ns() - took, took) if task.timed else ()
         message = marshal.dumps((task.number, kind, content, *times), 2)
-        if len(message) > _MOST:
+        if len(message) > MOST:
             return False
         try:
             self.sock.send(message, NOSIGNAL)

@@ -42,7 +42,7 @@ _GIVEN_BACK_AT_ONCE = 64  # items that fail together because their function can'
 _LONGEST = 6  # seconds, of its end: more than the template's `GRACE`
 
 
-def serve(fds: Sequence[int], problem: str = "") -> NoReturn:
+def serve(fds: Sequence[int], problem: str) -> NoReturn:
     """Be a worker until the channel ends. *problem*: why it can't be one; it is left to be told to the parent."""
     go_home()
     channel_fd, page_fd, quick_fd, life_fd = fds

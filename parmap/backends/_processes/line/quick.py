@@ -32,21 +32,14 @@ from parmap._travel.flat import is_small
 from parmap._travel.pack import Packed
 from parmap._work.report.watch import Open, Singles
 from parmap.backends._processes.line import sockets
-from parmap.backends._processes.line.sockets import NOSIGNAL
+from parmap.backends._processes.line.sockets import FAILURE, MOST, NOSIGNAL, PICKLE, VALUE
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from parmap._work.surroundings import Context
     from parmap.backends._processes.functions import FunctionCall
 
-MOST = 16 * 1024
-"""Bytes of a message; what is longer goes over the channel."""
-
-VALUE, PICKLE, FAILURE = 0, 1, 2
-"""What an answer holds."""
-
 _GLANCE = 0.25  # seconds after which who waits looks whether the engine has settled the task
-_HAS_BELL = hasattr(os, "eventfd")
 
 
 def socket_pair() -> tuple[sockets.Socket, sockets.Socket]:
@@ -99,7 +92,7 @@ class QuickLine:
         self._numbers = count(1)
         self._reader: Future[Any] | None = None
         self.has_ended: bool = False
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if _HAS_BELL else -1
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else -1
         self._post = post
 
     # by any thread
@@ -139,8 +132,7 @@ class QuickLine:
         poller = select.poll()
         try:
             poller.register(self.sock, select.POLLIN)
-            if self._bell >= 0:
-                poller.register(self._bell, select.POLLIN)
+            poller.register(self._bell, select.POLLIN)
             while not future.happened:
                 left = _GLANCE if deadline is None else min(deadline - time.monotonic(), _GLANCE)
                 if not left > 0:  # nor if it is not a number
@@ -214,11 +206,10 @@ class QuickLine:
             future.tell()
 
     def _hush(self) -> None:
-        if self._bell >= 0:
-            try:
-                os.eventfd_read(self._bell)
-            except (OSError, ValueError) as error:
-                pass_on(error)
+        try:
+            os.eventfd_read(self._bell)
+        except (OSError, ValueError) as error:  # it did not ring, or is closed
+            pass_on(error)
 
     # by the engine
 
@@ -261,10 +252,10 @@ class QuickLine:
 
     def ring(self) -> None:
         """Wake whoever reads."""
-        if self._bell >= 0 and self._reader is not None:
+        if self._reader is not None:
             try:
                 os.eventfd_write(self._bell, 1)
-            except OSError:  # closed
+            except (OSError, ValueError):  # closed
                 pass
 
     def close(self) -> None:

@@ -13,6 +13,12 @@ from typing import Self
 NOSIGNAL = int(getattr(_socket, "MSG_NOSIGNAL", 0))
 """With this flag who writes to a line that has ended is told, also where the program lets SIGPIPE end it."""
 
+MOST = 16 * 1024
+"""Bytes of a message on a quick line; what is longer goes over the channel."""
+
+VALUE, PICKLE, FAILURE = 0, 1, 2
+"""What an answer there holds."""
+
 _NOSIGPIPE = 0x1022  # the same, on macOS
 _ROOM = 256 * 1024  # bytes on their way: of itself, macOS takes 8 KiB
 
