@@ -10,6 +10,8 @@ import pytest
 from inspection import is_gone, pids_of
 from tasks import pid, square
 from tasks_that_die import init_dies, init_raises
+from tasks_that_look import variables
+from tasks_that_weigh import grow
 
 from conftest import children, wait_until
 from parmap import WorkerDiedError, cpu_count, parallel
@@ -23,22 +25,6 @@ if TYPE_CHECKING:
 def lines(path: Path) -> list[str]:
     """What initializers noted."""
     return path.read_text().split()
-
-
-KEPT: list[bytes] = []
-
-
-def grow(megabytes: int) -> int:
-    """A task that keeps memory, and tells in which process."""
-    KEPT.append(b"x" * (megabytes << 20))
-    return pid()
-
-
-def variables(*names: str) -> list[str | None]:
-    """A task that looks at its environment."""
-    import os
-
-    return [os.environ.get(name) for name in names]
 
 
 def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
