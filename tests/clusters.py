@@ -105,7 +105,9 @@ class RayCluster:
         from ray.cluster_utils import Cluster
 
         self.cpus = cpus
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, "include_dashboard": False})
+        # Without the processes that would look after what nobody looks at: a dashboard, logs, and how to grow.
+        spare = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus, **spare})
         self.workers = [self.cluster.add_node(num_cpus=cpus)]
         ray.init(address=self.cluster.address, logging_level="ERROR", log_to_driver=False)
         self.address = self.cluster.address

@@ -23,7 +23,7 @@ from parmap._core import ledger as _ledger
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from parmap._core.job import Job
 
@@ -88,6 +88,8 @@ def many(items: int) -> int:
 
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # else tests on Ray come last on a busy machine, and in vain
+for name in ("RAY_prestart_worker_first_driver", "RAY_enable_worker_prestart"):  # each takes a second of processor
+    os.environ.setdefault(name, "0")
 
 CLUSTER = os.environ.get("TESTS_ON_CLUSTER")
 """The cluster, dask or ray, that what is for each backend, or for worker processes, is tested on instead."""
@@ -160,6 +162,16 @@ def _descriptors() -> int:
 
 def _parmap_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("parmap-engine")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without the garbage collector: it would look at all of them, a few hundred times."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,9 +62,9 @@ class Bench:
         self.cold = False  # whether the call starts its workers
         self.expected: dict[int, type] = {}  # what ends with an error in any case
 
-    def workers(self, number: int) -> None:
+    def workers(self, number: int, **options: Any) -> None:
         if not self.elsewhere:
-            self.options = {"workers": number}
+            self.options = {"workers": number, **options}
 
     def f(self, function: Any = tasks_that_count.count, **options: Any) -> Any:
         return parmap.parallel(function, **{**self.options, **options})
@@ -147,12 +147,14 @@ class Bench:
         return [(numbers[each.index], each.error or each.value) for each in ended]
 
     def large(self) -> Outcomes:
+        self.workers(1, preload=["numpy"])  # else each worker after a dead one would import it
         numbers = self.new(3)
         items = [(number, self.path, _array(number)) for number in numbers]
         outcomes = self.f(tasks_that_count.negate).starmap(items, return_exceptions=True, chunksize=1)
         return [(number, _whole(outcome, number)) for number, outcome in zip(numbers, outcomes, strict=True)]
 
     def large_submit(self) -> Outcomes:
+        self.workers(1, preload=["numpy"])
         outcomes = []
         for number in self.new(2):
             ended = self.by_submit(self.f(tasks_that_count.negate), [number], _array(number))

@@ -196,6 +196,15 @@ def draw_with_numpy(_: Any = None) -> float:
     return float(np.random.random())  # noqa: NPY002 - the generator that is seeded
 
 
+def draw_in_each_way() -> tuple[float, ...]:
+    """Of the standard library, of numpy, of a new generator."""
+    import random
+
+    import numpy as np
+
+    return random.random(), draw_with_numpy(), np.random.default_rng().random()
+
+
 def fail_with_secret(data: Any) -> None:
     """A task that has local variables, and fails by way of another error."""
     password = "hunter2"

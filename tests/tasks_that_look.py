@@ -52,3 +52,8 @@ def go_elsewhere(folder: str) -> str:
 def arguments(_: Any) -> list[str]:
     """A task that reads the command line."""
     return list(sys.argv)
+
+
+def variables(*names: str) -> list[str | None]:
+    """A task that looks at its environment."""
+    return [os.environ.get(name) for name in names]

@@ -221,3 +221,24 @@ class HostileFunction:
         if name.startswith("__") and name not in ("__wrapped__", "__code__", "__func__", "__qualname__"):
             raise AttributeError(name)
         return self
+
+
+def close_everything(_: Any) -> str:
+    """Close all descriptors, the worker's channel among them."""
+    os.closerange(0, 4096)
+    return "closed"
+
+
+def close_everything_at_one(number: int) -> int:
+    """Close all descriptors, if it is that number."""
+    if number == 1:
+        os.closerange(0, 4096)
+    return number
+
+
+def nested(depth: int) -> list[Any]:
+    """A list in a list, *depth* times."""
+    outer: list[Any] = []
+    for _ in range(depth):
+        outer = [outer]
+    return outer

@@ -81,3 +81,12 @@ def leave(code: int) -> int:
     if code:
         os._exit(code)
     return code
+
+
+KEPT: list[bytes] = []
+
+
+def grow(megabytes: int) -> int:
+    """A task that keeps memory, and tells in which process."""
+    KEPT.append(b"x" * (megabytes << 20))
+    return os.getpid()

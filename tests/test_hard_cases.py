@@ -14,6 +14,7 @@ import pytest
 from inspection import is_gone, kill, pids_of
 from tasks import identity, nap, pid, square
 from tasks_that_die import size, wait_for
+from tasks_that_sabotage import close_everything, close_everything_at_one, nested
 
 import parmap
 from conftest import wait_until
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     from conftest import Script
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks")
-
-
-def close_everything(_: Any) -> str:
-    """Close all descriptors, the worker's channel among them."""
-    os.closerange(0, 4096)
-    return "closed"
 
 
 def test_a_helper_that_outlives_its_worker(tmp_path: Path) -> None:
@@ -132,13 +127,6 @@ def test_a_task_that_closes_all_descriptors(call: str) -> None:
 
     assert isinstance(outcome, WorkerDiedError)
     assert parallel(square, workers=2).map(range(10)) == [number * number for number in range(10)]
-
-
-def close_everything_at_one(number: int) -> int:
-    """Close all descriptors, if it is that number."""
-    if number == 1:
-        os.closerange(0, 4096)
-    return number
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout": 60}, {"chunksize": 20}], ids=str)
@@ -245,14 +233,6 @@ def test_many_calls_while_a_worker_is_stopped() -> None:
     finally:
         os.kill(victim, signal.SIGCONT)
     assert [future.result(timeout=30) for future in futures] == [number * number for number in range(50)]
-
-
-def nested(depth: int) -> list[Any]:
-    """A list in a list, *depth* times."""
-    outer: list[Any] = []
-    for _ in range(depth):
-        outer = [outer]
-    return outer
 
 
 @pytest.mark.parametrize("method", ["map", "imap", "submit"])

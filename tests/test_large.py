@@ -14,6 +14,7 @@ from tasks_that_keep import Letter, echo
 
 from conftest import Script, wait_until
 from parmap import parallel
+from parmap.backends._processes.line.copies import LARGE
 from parmap.backends._processes.line.segments import Limits
 
 MB = 1 << 20
@@ -33,7 +34,7 @@ def large_ones(kind: Any, size: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("size", [70_000, 3 * MB])
+@pytest.mark.parametrize("size", [70_000, LARGE + 70_000])
 @pytest.mark.parametrize("kind", [bytes, bytearray, str])
 @pytest.mark.parametrize("segments", [True, False])
 def test_large_contents_travel_both_ways(kind: Any, size: int, segments: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +81,7 @@ def test_an_argument_that_changes_after_its_task_was_submitted() -> None:
     assert [future.result(60) for future in futures] == [b"x" * (MB - 10 * number) for number in range(4)]
 
 
-@pytest.mark.parametrize("size", [70_000, 3 * MB])
+@pytest.mark.parametrize("size", [70_000, LARGE + 70_000])
 def test_a_function_that_captures_large_bytes(size: int) -> None:
     """It sees those that it has when it is called."""
     content = b"a" * size

@@ -590,7 +590,7 @@ def test_dask_local_cluster(script: Script):
             return 10 * x, {process.pid for process in psutil.Process().parents()}
 
         def main():
-            with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as c:
+            with LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as c:
                 theirs = set(c.run(os.getpid).values())
                 found = work.map(range(50))
                 assert [x for x, _ in found] == list(range(0, 500, 10))

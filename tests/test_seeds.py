@@ -133,12 +133,6 @@ def test_a_retry_draws_the_same(processes: dict[str, Any], tmp_path: Any):
     assert parallel(flaky, seed=7, retries=1, **processes).map([0]) == [float(seen.read_text())]
 
 
-def _draws() -> tuple[float, ...]:
-    import numpy as np
-
-    return random.random(), tasks.draw_with_numpy(), np.random.default_rng().random()
-
-
 @pytest.mark.parametrize("options", SEEDED, ids=str)
 def test_a_seeded_call_within_an_item(options: dict[str, Any]):
     """The item goes on with its own numbers, wherever numpy is imported first."""
@@ -148,7 +142,7 @@ def test_a_seeded_call_within_an_item(options: dict[str, Any]):
     def draw(calls: bool) -> tuple[float, ...]:
         if calls:
             inner.map(range(3))
-        return _draws()
+        return tasks.draw_in_each_way()
 
     expected = parallel(draw, seed=1, backend="serial").map([False] * 4)
 
@@ -170,7 +164,7 @@ def test_what_a_worker_makes_for_itself_is_no_part_of_an_item(options: dict[str,
         return True
 
     def draw(makes: bool) -> tuple[float, ...]:
-        return _draws() if not makes or model() else ()
+        return tasks.draw_in_each_way() if not makes or model() else ()
 
     expected = parallel(draw, seed=1, backend="serial").map([False] * 9)
 
@@ -181,8 +175,8 @@ def test_what_a_worker_makes_for_itself_is_no_part_of_an_item(options: dict[str,
 def test_a_seed_ends_with_its_call(imports: tuple[str, ...]):
     """What has no seed draws other numbers each time, also behind a seeded call in the same worker."""
     pytest.importorskip("numpy")
-    seeded = parallel(lambda _: _draws(), workers=1, seed=1, preload=imports)
-    free = parallel(lambda _: _draws(), workers=1, preload=imports)
+    seeded = parallel(lambda _: tasks.draw_in_each_way(), workers=1, seed=1, preload=imports)
+    free = parallel(lambda _: tasks.draw_in_each_way(), workers=1, preload=imports)
 
     drawn = []
     for _ in range(2):

@@ -194,7 +194,7 @@ def test_a_captured_buffer_as_it_was_when_called(processes: dict[str, Any], size
             tasks.wait_for(str(gate))
         return int(captured[-1])
 
-    function = parallel(look, **{**processes, "workers": 1, "max_tasks_per_child": 1})
+    function = parallel(look, **{**processes, "workers": 1, "max_tasks_per_child": 1, "preload": ["numpy"]})
     batch = function.map_async(range(4))
     for new in (2, 1):
         captured[-1] = new

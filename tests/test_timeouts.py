@@ -17,6 +17,8 @@ from parmap import TaskTimeoutError, override, parallel
 from parmap._work.page import DUMP_SIGNAL
 from parmap.backends._processes import stopping
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 LIMIT = 0.5
 
 

@@ -26,7 +26,6 @@ from tasks_with_a_culprit import (
     take,
 )
 
-import parmap
 from parmap import Executor, ParmapError, Pool, SerializationError, WorkerDiedError, errors, parallel
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _place(name: str) -> Iterator[dict[str, Any]]:
     options = PLACES[name]()
     yield {"workers": 2, **options}
     if "executor" in name:
-        parmap.shutdown()
+        parallel(abs, workers=2, **options).shutdown()  # not the pools of processes, which the next test needs
         options["backend"].shutdown()
 
 

@@ -10,6 +10,8 @@ import pytest
 from inspection import is_gone, pids_of
 from tasks import pid, square
 from tasks_that_die import init_dies, init_raises
+from tasks_that_look import variables
+from tasks_that_weigh import grow
 
 from conftest import children, wait_until
 from parmap import WorkerDiedError, cpu_count, parallel
@@ -23,22 +25,6 @@ if TYPE_CHECKING:
 def lines(path: Path) -> list[str]:
     """What initializers noted."""
     return path.read_text().split()
-
-
-KEPT: list[bytes] = []
-
-
-def grow(megabytes: int) -> int:
-    """A task that keeps memory, and tells in which process."""
-    KEPT.append(b"x" * (megabytes << 20))
-    return pid()
-
-
-def variables(*names: str) -> list[str | None]:
-    """A task that looks at its environment."""
-    import os
-
-    return [os.environ.get(name) for name in names]
 
 
 def test_env_reaches_workers(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +134,12 @@ def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
 @pytest.mark.parametrize("way", ["map", "submit"])
 def test_a_worker_that_has_grown_is_replaced(processes: dict[str, Any], way: str) -> None:
     """It ends when the chunk has in which it came to take more than `max_memory_per_child`; no result is lost."""
-    function = parallel(grow, max_memory_per_child=300 << 20, **{**processes, "workers": 1})
+    function = parallel(grow, max_memory_per_child=120 << 20, **{**processes, "workers": 1})
 
     if way == "map":
-        used = function.map([0, 0, 400, 0, 0], chunksize=1)
+        used = function.map([0, 0, 160, 0, 0], chunksize=1)
     else:
-        used = [function.submit(size).result(timeout=60) for size in [0, 0, 400, 0, 0]]
+        used = [function.submit(size).result(timeout=60) for size in [0, 0, 160, 0, 0]]
 
     assert used[0] == used[1] == used[2]
     assert used[4] != used[2]  # the one behind it may have been sent to the same worker before
