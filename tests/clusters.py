@@ -84,8 +84,8 @@ class DaskCluster:
             process.terminate()
         for process in [*self.workers, self.scheduler]:
             try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+                process.wait(2)
+            except subprocess.TimeoutExpired:  # those of Dask often miss the signal where its scheduler has ended first
                 process.kill()
                 process.wait(10)
 
