@@ -816,7 +816,7 @@ if hasattr(os, "process_cpu_count"):
     os.process_cpu_count = os.cpu_count  # where it has no affinity to ask for
 
 for module, names in {
-    os: ("memfd_create", "eventfd", "pidfd_open", "sched_getaffinity", "waitid"),
+    os: ("memfd_create", "eventfd", "eventfd_read", "eventfd_write", "pidfd_open", "sched_getaffinity", "waitid"),
     select: ("epoll",),
     signal: ("SIGRTMIN", "SIGRTMAX"),
     _socket: ("MSG_CMSG_CLOEXEC", "MSG_NOSIGNAL", "SO_PEERCRED"),
@@ -937,7 +937,7 @@ kept = {"SIGABRT", "SIGFPE", "SIGILL", "SIGINT", "SIGSEGV", "SIGTERM", "SIG_DFL"
 
 for module, names in {
     os: "fork register_at_fork posix_spawn posix_spawnp waitid wait WNOHANG killpg getpgrp setpgid setsid getuid geteuid "
-    "sysconf pread memfd_create eventfd sched_getaffinity O_NONBLOCK O_ASYNC set_blocking",
+    "sysconf pread memfd_create eventfd eventfd_read eventfd_write sched_getaffinity O_NONBLOCK O_ASYNC set_blocking",
     signal: "pthread_sigmask pthread_kill sigwait setitimer alarm siginterrupt "
     + " ".join(name for name in dir(signal) if name.startswith("SIG") and name not in kept),
     select: "poll epoll POLLIN POLLOUT POLLHUP",
