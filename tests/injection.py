@@ -362,8 +362,10 @@ class Trial:
             self.tried += 1
             if len(self.faults) > 5:
                 break
-        if self.is_dear:
-            self.clean()
+        self.bench.place = "nowhere"
+        if not self.call():
+            self.faults.append("afterwards, undisturbed: the call gave something else")
+        self.clean()
         self.check_resources(before)
 
     def count(self) -> Injector:
