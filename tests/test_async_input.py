@@ -177,6 +177,16 @@ def test_the_window_holds(backend: dict[str, Any], method: str):
     asyncio.run(consume())
 
 
+@pytest.mark.parametrize("make", [iter, lambda items: Source(len(items)).items()], ids=["thread", "loop"])
+def test_a_window_that_nothing_reaches(backend: dict[str, Any], make: Any):
+    """As on no loop: a limit of more than any list can hold is none."""
+
+    async def consume() -> list[int]:
+        return [value async for value in parallel(tasks.square, **backend).imap(make(range(3)), buffersize=10**30)]
+
+    assert asyncio.run(consume()) == [0, 1, 4]
+
+
 def test_it_is_lazy(backend: dict[str, Any]):
     """Nothing is read before somebody asks."""
 

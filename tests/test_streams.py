@@ -216,6 +216,24 @@ def test_a_quick_result_comes_before_the_next_item(order: str, monkeypatch: pyte
         assert read == taken
 
 
+@pytest.mark.parametrize("quick", [1, 2, 10, 300])
+def test_an_input_that_becomes_slow(quick: int, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a log that is followed, once what was there is read: who takes results has those of all that came, soon."""
+    monkeypatch.setattr("parmap._results.input.source._PATIENCE", 1_000.0)
+    read = 0
+
+    def messages() -> Iterator[int]:
+        nonlocal read
+        for read in range(1, quick + 9):
+            if read > quick:
+                time.sleep(0.02)
+            yield read
+
+    ahead = [read - taken for taken, _ in enumerate(getattr(parallel(tasks.square, workers=1), order)(messages()), 1)]
+
+    assert ahead[quick:] == [0] * 8
+
+
 def test_results_are_handed_out_without_a_look_at_the_input_each(
     order: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:

@@ -282,8 +282,8 @@ class ResultStream(Generic[R_co]):
 
     def _feed(self) -> None:
         """Read on as far as the window allows, unless it is too little to be worth the trouble."""
+        handed_out, window = self._handed_out + bool(self._values), self._window  # the next is as good as taken
         if self._input.reader is not None:
-            handed_out, window = self._handed_out + bool(self._values), self._window
             self._input.reader.allow(handed_out + window)
             self._hungry_at = handed_out + max(1, window // 4)
             return
@@ -292,17 +292,15 @@ class ResultStream(Generic[R_co]):
         self._feeding = True
         try:
             self._input.send(self._engine, self._job)  # what was read already, if that was interrupted
-            handed_out = self._handed_out + bool(self._values)  # the next is as good as taken
-            window = self._window
             few = self._buffersize is None and _EAGERNESS * handed_out < MOST_ITEMS
             room = window - (self._input.count - handed_out)
             worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
             reads = room >= worth
-            while reads and room > 0 and not self._input.exhausted:
+            while reads and room > 0 and not self._input.exhausted and not self._has_come():
                 self._input.read(room)
                 self._input.send(self._engine, self._job)
                 room = window - (self._input.count - handed_out)
-                reads = not self._values and self._engine.backend.threaded and not self._has_come()
+                reads = not self._values and self._engine.backend.threaded
             # As long as little was taken, each that is taken makes room for several.
             left = (worth - room) // _EAGERNESS if few else worth - room
             self._hungry_at = handed_out + max(1, left)
@@ -310,7 +308,9 @@ class ResultStream(Generic[R_co]):
             self._feeding = False
 
     def _has_come(self) -> bool:
-        """Whether there is a result, at once or in the moment that is well spent before an item that takes long."""
+        """Whether a result is the next to be taken, now or in the moment well spent before an item that takes long."""
+        if self._values or self._input.count == self._handed_out or not self._engine.backend.threaded:
+            return False
         patience = self._input.patience
         if patience > (self._job.pace.seconds or 0.0):
             return self._engine.wait(self._batch, patience)

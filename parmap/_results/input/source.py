@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -25,8 +26,6 @@ PORTION = 0.002
 """Seconds of reading after which workers get what there is."""
 
 _PATIENCE = 0.1  # of the time that an item took to be read: who reads on so much later loses little
-
-_BLOCK = 128  # items between two looks at the clock, at most
 
 
 class Input:
@@ -91,43 +90,33 @@ class Input:
 
     def _read_one_by_one(self, size: int, seconds: float) -> bool:
         """Read on; true if that was the end."""
-        begin, wanted, block = time.monotonic(), size, 1
+        items, most, packs, clock = self._read, len(self._read) + size, self._packs, time.monotonic
         self.patience = 0.0
+        now = clock()
+        end = now + seconds
         try:
-            while size > 0:
-                block = min(block, size)
-                if self._take(block) < block:
-                    return True
-                size -= block
-                if (took := time.monotonic() - begin) > seconds:
-                    self.patience = _PATIENCE * took / (wanted - size)
-                    break
-                block = min(2 * block, _BLOCK)
+            with read_with_files(self.has_files):
+                for item in islice(self._items, min(size, sys.maxsize)):
+                    items.append(item)
+                    if packs and type(item) is not self._atom:
+                        items[-1] = self._as_it_is(item)
+                    before, now = now, clock()
+                    if now > end:  # looked at for each: a source that was quick until now may wait before every item
+                        self.patience = _PATIENCE * (now - before)
+                        break
         except BaseException as error:
             foreign = is_foreign(error)
             if not foreign or getattr(self._items, "gi_frame", self) is None:  # a generator that raised is at its end
                 self.error = error  # told when what came before it is delivered
             if foreign:
                 raise
-        return self.error is not None
-
-    def _take(self, count: int) -> int:
-        """Read *count* items; says how many there were."""
-        items, before = self._read, len(self._read)
-        if not self._packs:
-            items.extend(islice(self._items, count))
-        else:
-            with read_with_files(self.has_files):
-                for item in islice(self._items, count):
-                    items.append(item)
-                    if type(item) is not self._atom:
-                        items[-1] = self._as_it_is(item)
-        return len(items) - before
+            return True
+        return now <= end and len(items) < most
 
     def singly(self, size: int) -> Iterator[Any]:
         """The next items, at most *size*, each when it was read."""
         with read_with_files(self.has_files):
-            for item in islice(self._items, size):
+            for item in islice(self._items, min(size, sys.maxsize)):
                 sent = self._as_it_is(item) if self._packs and type(item) is not self._atom else item
                 self.count += 1
                 yield sent
