@@ -447,6 +447,7 @@ class Core(RuleBasedStateMachine):
         assert len(self.ledger.scheduler.delayed) == sum(len(job.delayed) for job in self.jobs)
         for job in self.jobs:
             assert job.waiting == sum(len(piece) for piece in job.pending)
+            assert (starts := [piece.start for piece in job.pending]) == sorted(starts)
             assert not (job.closed and (job.waiting or job.delayed))
             assert (job in self.ledger.scheduler.jobs) == bool(job.waiting)
 

@@ -454,11 +454,15 @@ def test_no_hostages_while_something_waits() -> None:
 
 
 def test_no_hostages_where_nobody_else_could_take_them() -> None:
-    """What waits behind the slow item of an only worker has to wait."""
+    """An only worker is to tell what has ended; what waits in other chunks behind the slow item has to wait."""
     bench = Bench(workers=1)
     bench.job(range(10_000), pace=paced(0.0001))
-    bench.cut_all()
+    chunks = bench.cut_all()
 
+    assert len(chunks) > 1
+    assert bench.scheduler.hostages(bench.now + 0.1) is None
+    assert bench.scheduler.hostages(bench.now + 1.0) is chunks[0]
+    chunks[0].recalled = True
     assert bench.scheduler.hostages(bench.now + 1.0) is None
     assert bench.scheduler.next_time() is None
 

@@ -160,6 +160,7 @@ class Interleavings(RuleBasedStateMachine):
     def counts_agree(self) -> None:
         for job in self.jobs:
             assert job.waiting == sum(len(piece.items) for piece in job.pending)
+            assert (starts := [piece.start for piece in job.pending]) == sorted(starts)
             assert job.closed == job.sink.ended  # type: ignore[attr-defined]
             assert (job in self.bench.scheduler.jobs) == bool(job.waiting)
 

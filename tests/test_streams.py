@@ -234,6 +234,31 @@ def test_an_input_that_becomes_slow(quick: int, order: str, monkeypatch: pytest.
     assert ahead[quick:] == [0] * 8
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("backend_name", ["processes", "threads"])
+def test_what_has_ended_is_told_before_a_block_of_slow_items_has(
+    workers: int, backend_name: str, tmp_path: Path
+) -> None:
+    """Items that were expected to be short are not looked at one by one; but nor do those that ran wait for hours."""
+    log = tmp_path / "log"
+    log.touch()
+
+    def task(x: int) -> int:
+        if x >= 5000:
+            time.sleep(0.01)
+            with log.open("ab") as file:
+                file.write(b".")
+        return x
+
+    function = parallel(task, workers=workers, backend=backend_name)
+    function.map(range(4))
+    assert function.map(range(5000)) == [*range(5000)]
+    had_run = {x: log.stat().st_size for x in function.imap(iter(range(5300)))}
+
+    assert [*had_run] == [*range(5300)]
+    assert max(had_run[x] for x in range(5000)) < 150
+
+
 def test_results_are_handed_out_without_a_look_at_the_input_each(
     order: str, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
 ) -> None:

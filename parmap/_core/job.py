@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from itertools import chain, pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parmap._core.pace import Pace
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from parmap._work.report.watch import Passage, Watch
     from parmap._work.surroundings import Context
     from parmap.backends._base import Call, Died, Report
+
+
+_start_of = attrgetter("start")
 
 
 class Sink(Protocol):
@@ -109,7 +114,7 @@ class Job:
         self.open_end: bool = open_end
         self.context: Context | None = context  # what its tasks see besides their arguments
         self.learner: Learner = Learner()  # a class is sent as it is when the first of its instances is
-        self.pending: deque[Piece] = deque()
+        self.pending: deque[Piece] = deque()  # by their numbers
         self.flight: set[Chunk] = set()
         self.delayed: dict[int, tuple[int, Any]] = {}  # the items that wait for a retry, with their numbers
         self.attempts: dict[int, list[Failure]] = {}
@@ -146,11 +151,12 @@ class Job:
             self.sink.deliver(Chunk(self, start, items), len(failures), None, failures)
 
     def put_back(self, start: int, items: Any, *, careful: bool = False, strikes: int = 0, alone: bool = False) -> None:
-        """Put items in front of those that wait."""
+        """Let items wait again, in front of all that come after them."""
         if self.late is not None and not self.closed:
             self.fail_late(start, items)
         elif len(items) and not self.closed:
-            self.pending.appendleft(Piece(start, items, careful=careful, strikes=strikes, alone=alone))
+            place = bisect_left(self.pending, start, key=_start_of)
+            self.pending.insert(place, Piece(start, items, careful=careful, strikes=strikes, alone=alone))
             self.waiting += len(items)
 
     def take(self, size: int) -> Chunk | None:

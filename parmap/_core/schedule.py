@@ -245,16 +245,21 @@ class Scheduler:
         self._record(chunk, 0, None, {}, 0.0)
 
     def hostages(self, now: float) -> Chunk | None:
-        """A chunk whose waiting items another worker could take: it has run far longer than it should."""
+        """A chunk that has run far longer than it should: others could take what waits, or have what has ended."""
         return next((chunk for when, chunk in self._holders() if now > when), None)
 
     def _holders(self) -> Iterator[tuple[float, Chunk]]:
-        """Chunks with items that another worker could take, now or in their turn, each with when it is too late."""
+        """Chunks with items that have not begun, each with when it has kept them, or the outcomes of others, too long.
+
+        A block of items that were expected to be short runs to its end, which may be hours away: nobody else may be
+        there to take them, but somebody may wait for those that have run.
+        """
         busy = self.has_work
-        if self.cost.recalls and (self.workers > 1 if busy else self.vacancies.idle or len(self.slots) < self.workers):
-            for slot in self.slots.values():
-                if (chunk := _holder(slot)) is not None:
-                    yield slot.flight[0].sent + (_PATIENCE if busy else 2 * self.cost.aim), chunk
+        others = self.workers > 1 if busy else bool(self.vacancies.idle) or len(self.slots) < self.workers
+        patience = _PATIENCE if busy or not others else 2 * self.cost.aim
+        for slot in self.slots.values() if self.cost.recalls else ():
+            if (chunk := _holder(slot.flight if others else slot.flight[:1])) is not None:
+                yield slot.flight[0].sent + patience, chunk
 
     # outcomes
 
@@ -374,9 +379,9 @@ def _span(chunk: Chunk) -> float:
     return chunk.expected if chunk.expected is not None and piles else inf
 
 
-def _holder(slot: Slot) -> Chunk | None:
+def _holder(flight: list[Chunk]) -> Chunk | None:
     """The first chunk of a worker with items behind the one that runs, which are wanted and were not asked for yet."""
-    for place, chunk in enumerate(slot.flight):
+    for place, chunk in enumerate(flight):
         begun = len(chunk.items) if chunk.job.chunksize else 1  # of a size that was asked for, it comes back whole
         if len(chunk.items) > (0 if place else begun) and not (chunk.doomed or chunk.recalled or chunk.job.closed):
             return chunk
