@@ -22,6 +22,7 @@ import parmap
 from conftest import Script, wait_until
 from parmap import RemoteError, WorkerDiedError, parallel
 from parmap._results import relay as _relay
+from parmap.backends._processes.poller import Poller
 
 pytestmark = pytest.mark.usefixtures("pools_stay")
 
@@ -367,6 +368,24 @@ def test_much_output_is_bounded(processes: dict[str, Any]):
     written = len(out.getvalue())
     assert (count, written) == (20_000, 20_000_000)
     assert kept < 2 * _relay.ROOM
+
+
+def test_room_that_is_taken_at_once(processes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Whoever tells that there is room may be slow: meanwhile it is gone, and asked for once more."""
+    wake = Poller.wake
+
+    def slowly(self: Poller) -> None:
+        wake(self)
+        if threading.current_thread().name == "parmap-output":
+            with contextlib.suppress(pytest.fail.Exception):  # in the end nobody takes it
+                wait_until(lambda: _relay.relay.is_full, 0.5)
+
+    with blocked_output() as out:
+        future = parallel(talk.flood, **processes).map_async([20_000])
+        wait_until(lambda: _relay.relay.is_full)
+        monkeypatch.setattr(Poller, "wake", slowly)
+        out.goes_on.set()
+        assert future.result(60) == [20_000]
 
 
 def test_quiet_workers_go_on(processes: dict[str, Any]):

@@ -59,6 +59,7 @@ class Staff(Leases):
         self._failed_starts = 0
         self._is_crowded = False  # it can't have all its workers
         self._unheard: dict[Worker, None] = {}  # they print more than can be written
+        self._asked = False  # whether the relay is to tell when there is room
         self.unflushed: dict[Worker, None] = {}  # those with messages that leave before the engine sleeps
 
     # workers
@@ -156,6 +157,8 @@ class Staff(Leases):
 
     def wait(self, timeout: float | None) -> list[Event]:
         """Sleep until a worker, the template or a timer has something to say."""
+        if self._unheard:
+            self._listen_again()
         self._flush()
         times = [each for each in (self._signals.next_time, copies.next_time) if each is not None]
         if self._events:
@@ -173,8 +176,6 @@ class Staff(Leases):
                     self.poller.want_write(source.channel.sock.fileno(), source, on=False)
             else:
                 self._hear(source)
-        if self._unheard and not relay.is_full:
-            self._listen_again()
         self._signals.send_due()
         copies.expire()
         happened, self._events = self._events, []
@@ -196,16 +197,23 @@ class Staff(Leases):
         """Let a worker that prints too much wait in `print`, until what it printed is written."""
         self._unheard[worker] = None
         self.poller.remove(worker.channel.sock.fileno())
-        relay.when_room(self.poller.wake)
 
     def _listen_again(self) -> None:
-        unheard, self._unheard = self._unheard, {}
+        """Listen to all if there is room; be woken once there is some again. Others may be faster, and have it all."""
+        unheard, self._unheard = ({}, self._unheard) if relay.is_full else (self._unheard, {})
         for worker in unheard:
             if worker.name in self._workers and not worker.silent:
                 self.poller.add(worker.channel.sock.fileno(), worker)
                 if not worker.channel.is_clear:
                     self.flush_later(worker)
                 self._hear(worker)  # what had been read with what went before
+        if self._unheard and not self._asked:
+            self._asked = True
+            relay.when_room(self._have_room)
+
+    def _have_room(self) -> None:
+        self._asked = False  # first: who is woken asks again
+        self.poller.wake()
 
     def _mute(self, worker: Worker) -> None:
         """A channel has ended. The template tells when and how the worker died; one that lives on has lost its use."""
