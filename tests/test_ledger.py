@@ -112,6 +112,9 @@ class Core(RuleBasedStateMachine):
         self.last: dict[int, int] = {}  # with the last of the chunks that there were then
         self.cancelled: dict[Fate, float] = {}
         self.held_since: float | None = None
+        self.full: dict[
+            Job, int
+        ] = {}  # jobs of which nothing is to begin, and the last of the chunks that there were then
 
     # the engine
 
@@ -214,6 +217,27 @@ class Core(RuleBasedStateMachine):
         jobs = [job for job in self.jobs if not job.closed and job.sink is not self.lane]
         self.ledger.limit(data.draw(st.sampled_from(jobs)), seconds, self.now)
         self.turn()
+
+    @precondition(lambda self: any(not job.closed for job in self.jobs))
+    @rule(data=st.data())
+    def fill_or_empty(self, data: st.DataObject) -> None:
+        """Too much waits to be taken of a job, or was taken now."""
+        job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
+        if job in self.full:
+            self.empty(job)
+        else:
+            self.full[job] = max(self.ledger._chunks, default=0)
+            job.waits = lambda: True
+        self.turn()
+
+    def empty(self, job: Job) -> None:
+        self.full.pop(job, None)
+        job.waits = bool
+
+    @invariant()
+    def nothing_begins_of_what_is_full(self) -> None:
+        if hasattr(self, "ledger"):
+            assert all(chunk.number <= last for job, last in self.full.items() for chunk in job.flight)
 
     @rule(count=st.integers(1, 8), retries=st.sampled_from([0, 0, 2]), timeout=st.sampled_from([None, 0.3]))
     def submit(self, count: int, retries: int, timeout: float | None) -> None:
@@ -358,6 +382,8 @@ class Core(RuleBasedStateMachine):
     @precondition(lambda self: not self.ledger.scheduler.is_idle)
     @rule(slow=st.sampled_from([None, None, 0, 1, 2]))
     def do_all(self, slow: int | None) -> None:
+        for job in [*self.full]:
+            self.empty(job)
         """All workers do what they have, but for one that takes its time."""
         workers = self.all_workers()
         self.let_all_go_on(None if slow is None or slow >= len(workers) else workers[slow])
@@ -554,6 +580,8 @@ class Core(RuleBasedStateMachine):
         if not hasattr(self, "ledger") or sys.exception():  # of an error is told as it is
             return
         self.backend.starts, self.backend.most = "all", NO_LIMIT
+        self.full.clear()
+        self.ledger.scheduler.drains = True
         for job in self.jobs:
             if job.open_end:
                 job.open_end = False

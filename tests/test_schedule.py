@@ -467,6 +467,20 @@ def test_no_hostages_where_nobody_else_could_take_them() -> None:
     assert bench.scheduler.next_time() is None
 
 
+def test_a_job_that_waits() -> None:
+    """While nothing of it is to begin, others have the workers; unless all that there is shall end."""
+    bench = Bench(workers=2)
+    held, other = bench.job(range(4)), bench.job(range(4))
+    held.waits = lambda: True
+
+    chunks = bench.cut_all()
+    assert {chunk.job for chunk in chunks} == {other}
+    for chunk in chunks:
+        bench.finish(chunk)
+    bench.scheduler.drains = True
+    assert {chunk.job for chunk in bench.cut_all()} >= {held}
+
+
 def test_single_slow_item_is_no_hostage() -> None:
     """An item that runs alone can't be given to anybody else."""
     bench = Bench(workers=2)

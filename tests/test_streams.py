@@ -234,6 +234,64 @@ def test_an_input_that_becomes_slow(quick: int, order: str, monkeypatch: pytest.
     assert ahead[quick:] == [0] * 8
 
 
+def test_results_that_become_large(concurrent: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Thousands of items were read while results were small: nothing begins while too much waits to be taken."""
+    monkeypatch.setattr("parmap._results.input.window.MOST_BYTES", 1_000_000)
+    log = tmp_path / "log"
+    log.touch()
+
+    def task(x: int) -> bytes:
+        if x < 2000:
+            return b""
+        with log.open("ab") as file:
+            file.write(b".")
+        return b"x" * 20_000
+
+    def have_begun() -> int:
+        begun, until = 0, time.monotonic() + 0.3
+        while time.monotonic() < until:
+            if log.stat().st_size > begun:
+                begun, until = log.stat().st_size, time.monotonic() + 0.3
+            time.sleep(0.01)
+        return begun
+
+    function = parallel(task, **concurrent)
+    function.map(range(2000))
+    with function.imap(iter(range(12_000))) as stream:
+        taken = [len(next(stream)) for _ in range(2001)]
+        begun = have_begun()
+        taken += map(len, stream)
+
+    assert taken == [*[0] * 2000, *[20_000] * 10_000]
+    assert begun < 5000
+
+
+@pytest.mark.parametrize("loop", [False, True])
+def test_large_results_behind_one_that_is_late(
+    loop: bool, concurrent: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What is to be taken next never waits for what can't be taken before it."""
+    monkeypatch.setattr("parmap._results.input.window.MOST_BYTES", 100_000)
+    path = tmp_path / "begun"
+
+    def task(x: int) -> bytes:
+        if x < 2000:
+            return b""
+        if x == 2500:
+            path.touch()
+        wait_until(lambda: x > 2000 or path.exists())
+        return b"x" * 20_000
+
+    async def collect() -> list[bytes]:
+        return [result async for result in function.imap(range(3000))]
+
+    function = parallel(task, **concurrent)
+    function.map(range(2000))
+    results = asyncio.run(collect()) if loop else [*function.imap(range(3000))]
+
+    assert [*map(len, results)] == [*[0] * 2000, *[20_000] * 1000]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("backend_name", ["processes", "threads"])
 def test_what_has_ended_is_told_before_a_block_of_slow_items_has(

@@ -88,6 +88,7 @@ class Job:
     piles: bool = True  # whether its chunks may wait several on a worker, if they are brief
     closed: bool = False
     late: Callable[[int], BaseException] | None = None  # the error of an item, by its number: nothing begins any more
+    waits: Callable[[], bool] = staticmethod(bool)  # whether nothing is to begin: too much waits to be taken
 
     def __init__(
         self,

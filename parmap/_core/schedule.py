@@ -58,6 +58,7 @@ class Scheduler:
         self._held = 0  # chunks that workers have
         self._jitter = jitter
         self._hurries = False
+        self.drains = False  # whether all that waits is run, whoever takes its outcomes
         self.delayed: Delayed = Delayed()
         self._numbers = count(1)  # a status page says 0 for idle
 
@@ -175,11 +176,11 @@ class Scheduler:
         """
         self._wake(now)
         longest = max(SHORT, 1.2 * self.cost.most)  # seconds that the first chunk of a worker with two may take
-        while self.jobs:
+        while (job := next((each for each in self.jobs if self.drains or not each.waits()), None)) is not None:
             name = self.vacancies.find(self.cost.depth, now, longest, unlease)
             if name is None:
                 return None
-            slot, job = self.slots[name], next(iter(self.jobs))
+            slot = self.slots[name]
             short = (job.pace.seconds is not None and job.pace.seconds < SHORT) or job.chunksize is not None
             if slot.flight and not short:  # it needs an idle worker: if others took its turn, it might never get one
                 return None

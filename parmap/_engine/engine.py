@@ -236,7 +236,7 @@ class Engine:
         """
 
         def note() -> None:
-            self._closing = True
+            self._closing = self.ledger.scheduler.drains = True
             if hurry:
                 self.ledger.scheduler.hurry()
             if cancel:

@@ -7,6 +7,7 @@ consumer makes anything grow.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -104,6 +105,8 @@ class Arrival(NamedTuple):
     failures: dict[int, Failure]
     items: Any = ()
     attempts: Mapping[int, int] = {}  # of the items that did not take one, where that is asked for
+    nbytes: float = 0.0
+    """The bytes of the results, as far as known."""
 
     def item(self, place: int) -> Any:
         """The item at a place, as it was sent."""
@@ -127,7 +130,9 @@ class Batch(Watched):
         self.problem: BaseException | None = None  # of the first result that can't be unpickled, if it *fails_late*
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
-        self._undecoded = 0
+        self._undecoded: float = 0
+        self._most = (math.inf, 0)  # bytes and number of results that may wait to be taken
+        self._came = self._went = (0.0, 0)  # bytes and number that ever came, and were taken; each has one writer
         self.delivered: int = 0  # items that have an outcome
         self.meter: Meter | None = None
         self.told: Callable[[int, int], object] | None = None  # called with the items that have ended, and failed
@@ -136,6 +141,19 @@ class Batch(Watched):
     def happened(self) -> bool:
         """Whether something arrived, or nothing more will."""
         return self.ended or self.moved or (bool(self.arrivals) and self._undecoded >= self.patience)
+
+    def allow(self, nbytes: float, count: int) -> None:
+        """From now on, so many bytes more than wait now may wait to be taken; and any so few results."""
+        self._most = self._came[0] - self._went[0] + nbytes, count
+
+    def is_full(self) -> bool:
+        """Whether so much waits to be taken that nothing more should begin."""
+        (came, came_count), (went, went_count), (most, least) = self._came, self._went, self._most
+        return came - went > most and came_count - went_count > least
+
+    def hand_out(self, arrival: Arrival) -> None:
+        """The results of an arrival are taken now."""
+        self._went = _added(self._went, arrival)
 
     def took(self, arrival: Arrival) -> None:
         """An arrival has left the queue."""
@@ -169,14 +187,16 @@ class Batch(Watched):
         if failures and self.fails_late and chunk.start + min(failures) < self.first:
             self.first = chunk.start + min(failures)
             self._late = failures[min(failures)]
-        arrival = self.arrival(Arrival(chunk.start, done, results, failures, chunk.items), chunk)
+        nbytes = getattr(results, "nbytes", done * chunk.job.pace.result_nbytes)
+        arrival = self.arrival(Arrival(chunk.start, done, results, failures, chunk.items, nbytes=nbytes), chunk)
+        self._came = _added(self._came, arrival)
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
         self.arrivals.append(arrival)
         self.delivered += done
         if self.told is not None:
             self.told(done, len(failures))
-        self._undecoded += getattr(results, "nbytes", 0)
+        self._undecoded += nbytes
         if self._undecoded >= self.patience:
             self.fire()
 
@@ -215,6 +235,11 @@ class Batch(Watched):
         on_end, self.on_end = self.on_end, None  # no cycle: what it holds shall not wait for the garbage collector
         if on_end is not None:
             on_end()
+
+
+def _added(sums: tuple[float, int], arrival: Arrival) -> tuple[float, int]:
+    nbytes, count = sums
+    return nbytes + arrival.nbytes, count + (arrival.done if arrival.nbytes else 0)
 
 
 def _decode_all(results: Any, count: int) -> list[Any] | None:

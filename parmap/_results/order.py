@@ -59,6 +59,7 @@ class Order:
                 self.ready[arrival.start] = arrival
             else:
                 self.parts = parts
+                self._batch.hand_out(arrival)
             self._batch.took(arrival)
 
     def _load_in_turn(self, arrival: Arrival) -> None:
@@ -68,6 +69,7 @@ class Order:
             self._batch.moved = True
             del ready[start]
             self.next, self.parts = end, parts
+            self._batch.hand_out(arrival)
 
     def _decode(self, arrival: Arrival) -> list[Any]:
         """What is to be handed out for the items of an arrival: values in lists, and errors."""

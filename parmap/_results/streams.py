@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from parmap._results.input.reader import Reader
+from parmap._results.input.window import EAGERNESS, MOST_ITEMS, limit, window
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._results.watched import give_way, on_event_loop, wait_on_loop
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
     from parmap._results.input.source import Input
 
 R_co = TypeVar("R_co", covariant=True)
-
-MOST_ITEMS = 100_000
-MOST_BYTES = 64 << 20
-"""The default window: enough items to keep the workers busy, but no more than these, nor more bytes of results."""
-
-_AT_FIRST, _EAGERNESS = 256, 10
-"""How far is read for who takes little: so many items, and so many times what was taken, in all."""
 
 _QUANTUM = 0.001  # seconds of work that are worth a message to the engine
 
@@ -94,6 +88,8 @@ class ResultStream(Generic[R_co]):
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._when_dropped(abandon, *self._left)
+        if buffersize is None and not self.always_apart:
+            limit(job, batch, engine.workers)
         if self.always_apart or on_event_loop():
             self._read_apart()
         self._feed()
@@ -136,6 +132,7 @@ class ResultStream(Generic[R_co]):
             self._wait(deadline)  # while others, who may wait for less long, see what there is for them
 
     def _wait(self, deadline: float | None) -> None:
+        self._want_more()
         try:
             arrived = self._engine.wait(self._batch, None if deadline is None else deadline - time.monotonic())
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work
@@ -178,6 +175,7 @@ class ResultStream(Generic[R_co]):
             raise told from error
 
     async def _wait_on_loop(self) -> None:
+        self._want_more()
         threaded = self._engine.backend.threaded
         await self._or_close(wait_on_loop(self._batch, self._engine) if threaded else give_way())
         if not threaded:
@@ -243,8 +241,10 @@ class ResultStream(Generic[R_co]):
                 raise failure.told(self.voice)
             finally:
                 failure = None  # as in `Future.result`
-        order = self._order
+        order, was_full = self._order, batch.is_full()
         if order.load():
+            if was_full and not batch.is_full():
+                self._engine.offer(bool)  # whatever it reads, it looks again at what waits
             return True
         if has_ended:
             if self._values or order.parts or batch.arrivals or order.next in order.ready:
@@ -259,13 +259,7 @@ class ResultStream(Generic[R_co]):
 
     @property
     def _window(self) -> int:
-        if self._buffersize is not None:
-            return self._buffersize
-        least: int = 2 * self._engine.workers
-        size = min(
-            max(2 * self._job.appetite, 2 * least), MOST_ITEMS, (_EAGERNESS - 1) * self._handed_out + _AT_FIRST - 1
-        )
-        return max(least, min(size, int(MOST_BYTES / max(self._job.pace.result_nbytes, 1.0))))
+        return window(self._buffersize, self._engine.workers, self._job, self._handed_out)
 
     @property
     def _handed_out(self) -> int:
@@ -292,7 +286,7 @@ class ResultStream(Generic[R_co]):
         self._feeding = True
         try:
             self._input.send(self._engine, self._job)  # what was read already, if that was interrupted
-            few = self._buffersize is None and _EAGERNESS * handed_out < MOST_ITEMS
+            few = self._buffersize is None and EAGERNESS * handed_out < MOST_ITEMS
             room = window - (self._input.count - handed_out)
             worth = max(1, min(window // 2, int(_QUANTUM / (self._job.pace.seconds or 1.0))))
             reads = room >= worth
@@ -302,7 +296,7 @@ class ResultStream(Generic[R_co]):
                 room = window - (self._input.count - handed_out)
                 reads = not self._values and self._engine.backend.threaded
             # As long as little was taken, each that is taken makes room for several.
-            left = (worth - room) // _EAGERNESS if few else worth - room
+            left = (worth - room) // EAGERNESS if few else worth - room
             self._hungry_at = handed_out + max(1, left)
         finally:
             self._feeding = False
@@ -315,6 +309,12 @@ class ResultStream(Generic[R_co]):
         if patience > (self._job.pace.seconds or 0.0):
             return self._engine.wait(self._batch, patience)
         return self._batch.happened
+
+    def _want_more(self) -> None:
+        """What waits to be taken is not what comes next: let so much more begin."""
+        if self._batch.is_full():
+            limit(self._job, self._batch, self._engine.workers)
+            self._engine.offer(bool)
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
