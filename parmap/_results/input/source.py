@@ -90,19 +90,19 @@ class Input:
 
     def _read_one_by_one(self, size: int, seconds: float) -> bool:
         """Read on; true if that was the end."""
-        items, most, packs, clock = self._read, len(self._read) + size, self._packs, time.monotonic
+        items, packs, clock, late = self._read, self._packs, time.monotonic, False
+        keep, atom, most = items.append, self._atom, len(items) + size
         self.patience = 0.0
-        now = clock()
-        end = now + seconds
+        end = clock() + seconds
         try:
             with read_with_files(self.has_files):
                 for item in islice(self._items, min(size, sys.maxsize)):
-                    items.append(item)
-                    if packs and type(item) is not self._atom:
+                    keep(item)
+                    if packs and type(item) is not atom:
                         items[-1] = self._as_it_is(item)
-                    before, now = now, clock()
-                    if now > end:  # looked at for each: a source that was quick until now may wait before every item
-                        self.patience = _PATIENCE * (now - before)
+                        atom = self._atom
+                    if clock() > end:  # for each: a source that was quick until now may wait before every item
+                        late = True
                         break
         except BaseException as error:
             foreign = is_foreign(error)
@@ -111,7 +111,10 @@ class Input:
             if foreign:
                 raise
             return True
-        return now <= end and len(items) < most
+        if late:
+            took = clock() - end  # by the last of them alone, or by all alike
+            self.patience = _PATIENCE * max(took, (took + seconds) / (size - most + len(items)))
+        return not late and len(items) < most
 
     def singly(self, size: int) -> Iterator[Any]:
         """The next items, at most *size*, each when it was read."""
