@@ -26,6 +26,7 @@ PORTION = 0.002
 """Seconds of reading after which workers get what there is."""
 
 _PATIENCE = 0.1  # of the time that an item took to be read: who reads on so much later loses little
+_AT_FIRST = 5  # times as much may be lost, once: the first task also takes the function there
 
 
 class Input:
@@ -113,7 +114,8 @@ class Input:
             return True
         if late:
             took = clock() - end  # by the last of them alone, or by all alike
-            self.patience = _PATIENCE * max(took, (took + seconds) / (size - most + len(items)))
+            took = max(took, (took + seconds) / (size - most + len(items)))
+            self.patience = _PATIENCE * took * (1 if self.count else _AT_FIRST)
         return not late and len(items) < most
 
     def singly(self, size: int) -> Iterator[Any]:
