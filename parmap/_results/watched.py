@@ -51,12 +51,16 @@ class Watched:
 
     def unwatch(self, callback: Callable[[], object]) -> bool:
         """Don't call *callback* any more; false if it was taken in between: it runs."""
-        try:
-            self.__dict__["_watchers"].remove(callback)
-        except (ValueError, IndexError) as error:  # a deque that changes meanwhile tells so
-            pass_on(error)
-            return False
-        return True
+        while True:
+            try:
+                self.__dict__["_watchers"].remove(callback)
+            except ValueError as error:
+                pass_on(error)
+                return False
+            except IndexError as error:  # others came or went meanwhile: without the GIL, as often as there are threads
+                pass_on(error)
+            else:
+                return True
 
     def fire(self) -> None:
         """Run the callbacks that wait; where a signal handler can't interrupt it, or one callback might be lost."""
