@@ -18,6 +18,7 @@ import tasks
 
 from conftest import wait_until
 from parmap import Executor, parallel, shutdown
+from parmap.backends._processes.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,6 +164,31 @@ def test_eight_threads_for_minutes(backend: str) -> None:
     """The same, long enough to meet what is rare."""
     end = time.monotonic() + 120
     Crowd(backend).run(lambda _: time.monotonic() > end)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_tasks_come_and_go_while_the_engine_looks_after_them() -> None:
+    """What is in flight on a quick line changes at any moment: without the GIL, in the midst of any loop."""
+    over = threading.Event()
+    line = SimpleNamespace(flight=dict.fromkeys(range(3)), drain=lambda: None, send_again=lambda _: True)
+    page = SimpleNamespace(position=lambda: SimpleNamespace(number=0))
+    worker: Any = SimpleNamespace(quick=line, page=page, _seen=set())
+
+    def come_and_go() -> None:
+        for number in itertools.count(3):
+            line.flight[number] = None
+            line.flight.pop(number - 3)
+            if over.is_set():
+                return
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(5000):
+            Worker.look_after_quick(worker)
+    finally:
+        over.set()
+        thread.join()
 
 
 def keep_changing(over: threading.Event, few: dict[Any, Any], many: dict[Any, Any], inner: dict[Any, Any]) -> None:

@@ -148,8 +148,8 @@ class Worker:
         quick = self.quick
         quick.drain()
         now = self.page.position().number
-        seen, self._seen = self._seen, set(quick.flight)
-        waiting = [number for number in quick.flight if number in seen]
+        seen, self._seen = self._seen, set(quick.flight)  # in one step: callers come and go meanwhile
+        waiting = sorted(seen & self._seen)
         return bool(waiting) and all(now == -number or quick.send_again(number) for number in waiting)
 
     # its end
