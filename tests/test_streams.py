@@ -20,6 +20,7 @@ from conftest import wait_until
 from parmap import ResultStream, parallel
 from parmap._results.input.reader import Reader
 from parmap._results.input.source import Input
+from parmap._results.order import Order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -290,6 +291,40 @@ def test_large_results_behind_one_that_is_late(
     results = asyncio.run(collect()) if loop else [*function.imap(range(3000))]
 
     assert [*map(len, results)] == [*[0] * 2000, *[20_000] * 1000]
+
+
+def test_an_interrupt_just_as_there_is_room_again(concurrent: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on after a Ctrl-C has all results, though nobody was told then that there is room."""
+    monkeypatch.setattr("parmap._results.input.window.MOST_BYTES", 100_000)
+    load, interrupts = Order.load, 0
+
+    def interrupted(self: Order) -> bool:
+        nonlocal interrupts
+        was_full = self._batch.is_full()
+        has_loaded = load(self)
+        if was_full and not self._batch.is_full():
+            interrupts += 1
+            raise KeyboardInterrupt
+        return has_loaded
+
+    def task(x: int) -> bytes:
+        return b"x" * (20_000 if x >= 2000 else 0)
+
+    monkeypatch.setattr(Order, "load", interrupted)
+    function = parallel(task, **concurrent)
+    function.map(range(2000))
+    sizes: list[int] = []
+    with function.imap(iter(range(4000))) as stream:
+        while len(sizes) < 4000:
+            try:
+                sizes.append(len(next(stream)))
+            except KeyboardInterrupt:
+                continue
+            if len(sizes) == 2001:
+                wait_until(stream._batch.is_full)
+
+    assert sizes == [*[0] * 2000, *[20_000] * 2000]
+    assert interrupts
 
 
 @pytest.mark.parametrize("workers", [1, 2])

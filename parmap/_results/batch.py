@@ -132,6 +132,8 @@ class Batch(Watched):
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded: float = 0
         self._most = (math.inf, 0)  # bytes and number of results that may wait to be taken
+        self.has_been_full = False
+        self.looks: int = 0  # of the engine, whether it is full
         self._came = self._went = (0.0, 0)  # bytes and number that ever came, and were taken; each has one writer
         self.delivered: int = 0  # items that have an outcome
         self.meter: Meter | None = None
@@ -146,8 +148,13 @@ class Batch(Watched):
         """From now on, so many bytes more than wait now may wait to be taken; and any so few results."""
         self._most = self._came[0] - self._went[0] + nbytes, count
 
+    def holds_up(self) -> bool:
+        """Whether nothing more should begin now; asked by the engine."""
+        self.looks += 1
+        return self.is_full()
+
     def is_full(self) -> bool:
-        """Whether so much waits to be taken that nothing more should begin."""
+        """Whether more waits to be taken than may."""
         (came, came_count), (went, went_count), (most, least) = self._came, self._went, self._most
         return came - went > most and came_count - went_count > least
 
@@ -190,6 +197,7 @@ class Batch(Watched):
         nbytes = getattr(results, "nbytes", done * chunk.job.pace.result_nbytes)
         arrival = self.arrival(Arrival(chunk.start, done, results, failures, chunk.items, nbytes=nbytes), chunk)
         self._came = _added(self._came, arrival)
+        self.has_been_full = self.has_been_full or self.is_full()
         for place, failed in failures.items():
             failed.tie = Tie(arrival.item(place))
         self.arrivals.append(arrival)

@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from parmap._results.input.reader import Reader
-from parmap._results.input.window import EAGERNESS, MOST_ITEMS, limit, window
+from parmap._results.input.window import EAGERNESS, MOST_ITEMS, Room, read_ahead
 from parmap._results.order import Order, Raised
 from parmap._results.relay import relay
 from parmap._results.watched import give_way, on_event_loop, wait_on_loop
@@ -88,8 +88,9 @@ class ResultStream(Generic[R_co]):
         self._guard = threading.RLock()  # two threads may share a stream: each item goes to one of them
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._when_dropped(abandon, *self._left)
+        self._room = Room(engine, job, batch)
         if buffersize is None and not self.always_apart:
-            limit(job, batch, engine.workers)
+            self._room.limit()
         if self.always_apart or on_event_loop():
             self._read_apart()
         self._feed()
@@ -132,7 +133,7 @@ class ResultStream(Generic[R_co]):
             self._wait(deadline)  # while others, who may wait for less long, see what there is for them
 
     def _wait(self, deadline: float | None) -> None:
-        self._want_more()
+        self._room.look(starves=True)
         try:
             arrived = self._engine.wait(self._batch, None if deadline is None else deadline - time.monotonic())
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work
@@ -175,7 +176,7 @@ class ResultStream(Generic[R_co]):
             raise told from error
 
     async def _wait_on_loop(self) -> None:
-        self._want_more()
+        self._room.look(starves=True)
         threaded = self._engine.backend.threaded
         await self._or_close(wait_on_loop(self._batch, self._engine) if threaded else give_way())
         if not threaded:
@@ -241,10 +242,9 @@ class ResultStream(Generic[R_co]):
                 raise failure.told(self.voice)
             finally:
                 failure = None  # as in `Future.result`
-        order, was_full = self._order, batch.is_full()
+        order = self._order
         if order.load():
-            if was_full and not batch.is_full():
-                self._engine.offer(bool)  # whatever it reads, it looks again at what waits
+            self._room.look()
             return True
         if has_ended:
             if self._values or order.parts or batch.arrivals or order.next in order.ready:
@@ -259,7 +259,7 @@ class ResultStream(Generic[R_co]):
 
     @property
     def _window(self) -> int:
-        return window(self._buffersize, self._engine.workers, self._job, self._handed_out)
+        return read_ahead(self._buffersize, self._engine.workers, self._job, self._handed_out)
 
     @property
     def _handed_out(self) -> int:
@@ -309,12 +309,6 @@ class ResultStream(Generic[R_co]):
         if patience > (self._job.pace.seconds or 0.0):
             return self._engine.wait(self._batch, patience)
         return self._batch.happened
-
-    def _want_more(self) -> None:
-        """What waits to be taken is not what comes next: let so much more begin."""
-        if self._batch.is_full():
-            limit(self._job, self._batch, self._engine.workers)
-            self._engine.offer(bool)
 
     def _read_apart(self) -> None:
         """From now on, read what is no sequence in a thread, where it may block while an event loop goes on."""
