@@ -311,11 +311,11 @@ def test_an_interrupt_just_as_there_is_room_again(concurrent: dict[str, Any], mo
         return b"x" * (20_000 if x >= 2000 else 0)
 
     monkeypatch.setattr(Order, "load", interrupted)
-    function = parallel(task, **concurrent)
+    function = parallel(task, **concurrent, chunksize=10)
     function.map(range(2000))
     sizes: list[int] = []
-    with function.imap(iter(range(4000))) as stream:
-        while len(sizes) < 4000:
+    with function.imap(iter(range(2400))) as stream:
+        while len(sizes) < 2400:
             try:
                 sizes.append(len(next(stream)))
             except KeyboardInterrupt:
@@ -323,7 +323,7 @@ def test_an_interrupt_just_as_there_is_room_again(concurrent: dict[str, Any], mo
             if len(sizes) == 2001:
                 wait_until(stream._batch.is_full)
 
-    assert sizes == [*[0] * 2000, *[20_000] * 2000]
+    assert sizes == [*[0] * 2000, *[20_000] * 400]
     assert interrupts
 
 
