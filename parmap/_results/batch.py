@@ -132,7 +132,7 @@ class Batch(Watched):
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
         self._undecoded: float = 0
         self._most = (math.inf, 0)  # bytes and number of results that may wait to be taken
-        self.has_been_full = False
+        self.has_been_full: bool = False
         self.looks: int = 0  # of the engine, whether it is full
         self._came = self._went = (0.0, 0)  # bytes and number that ever came, and were taken; each has one writer
         self.delivered: int = 0  # items that have an outcome
