@@ -85,7 +85,8 @@ def test_a_handler_that_exits(script: Script, wait: str, everybody: bool) -> Non
         stdout, stderr = process.communicate(timeout=30)
 
     assert (process.returncode, stdout, stderr) == (7, "exit handlers run\n", "")
-    assert {path.name for path in script.folder.glob("done-*")} >= {"done-2", "done-3"}
+    # Of four tasks, all; or all but those that two workers died of, whichever they were at on a busy machine.
+    assert len([*script.folder.glob("done-?")]) >= (2 if everybody else 4)
     wait_until(lambda: all(map(is_gone, others)))
 
 
