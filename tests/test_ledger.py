@@ -112,9 +112,7 @@ class Core(RuleBasedStateMachine):
         self.last: dict[int, int] = {}  # with the last of the chunks that there were then
         self.cancelled: dict[Fate, float] = {}
         self.held_since: float | None = None
-        self.full: dict[
-            Job, int
-        ] = {}  # jobs of which nothing is to begin, and the last of the chunks that there were then
+        self.full: dict[Job, int] = {}  # jobs of which nothing is to begin, with the last of the chunks then
 
     # the engine
 
@@ -382,9 +380,9 @@ class Core(RuleBasedStateMachine):
     @precondition(lambda self: not self.ledger.scheduler.is_idle)
     @rule(slow=st.sampled_from([None, None, 0, 1, 2]))
     def do_all(self, slow: int | None) -> None:
+        """All workers do what they have, but for one that takes its time."""
         for job in [*self.full]:
             self.empty(job)
-        """All workers do what they have, but for one that takes its time."""
         workers = self.all_workers()
         self.let_all_go_on(None if slow is None or slow >= len(workers) else workers[slow])
         self.turn()

@@ -130,7 +130,7 @@ class Batch(Watched):
         self.problem: BaseException | None = None  # of the first result that can't be unpickled, if it *fails_late*
         self.on_end: Callable[[], object] | None = None
         self.patience = 0  # bytes of results that may wait before whoever wants them is woken
-        self._undecoded: float = 0
+        self._undecoded = 0
         self._most = (math.inf, 0)  # bytes and number of results that may wait to be taken
         self.has_been_full: bool = False
         self.looks: int = 0  # of the engine, whether it is full
@@ -204,7 +204,7 @@ class Batch(Watched):
         self.delivered += done
         if self.told is not None:
             self.told(done, len(failures))
-        self._undecoded += nbytes
+        self._undecoded += getattr(results, "nbytes", 0)
         if self._undecoded >= self.patience:
             self.fire()
 

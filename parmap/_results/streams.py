@@ -133,8 +133,8 @@ class ResultStream(Generic[R_co]):
             self._wait(deadline)  # while others, who may wait for less long, see what there is for them
 
     def _wait(self, deadline: float | None) -> None:
-        self._room.look(starves=True)
         try:
+            self._room.look(starves=True)
             arrived = self._engine.wait(self._batch, None if deadline is None else deadline - time.monotonic())
         except BaseException:  # Ctrl-C, or a signal handler that raises: stop the work
             self.close()
