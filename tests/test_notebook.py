@@ -186,6 +186,34 @@ def test_a_module_that_is_edited(notebook: Any):
     assert [text(cell) for cell in outputs[2::2]] == ["[2] [2]", "[11] [11]", "[15] [15]", "[17] [17]", "[8] [8]"]
 
 
+@pytest.mark.parametrize("more", ["", "x = 2\n"], ids=["in place", "by importing it again"])
+def test_a_module_that_workers_have_imported_is_edited(notebook: Any, more: str):
+    """The next cell has of it what `%autoreload` has made of it."""
+    look = "print(*[sorted({edited.work(1), *f.map([1]), f.submit(1).result(), *f.imap([1])}) for f in (work, other)])"
+    outputs = notebook(
+        "import os, pathlib, sys, parmap\n"
+        "sys.path.insert(0, '')\n"
+        "times = iter(range(10**9, 2 * 10**9, 1000))\n"
+        "def edit(body, more=''):\n"
+        "    text = f'class Base:\\n  def go(self, x):\\n    return {body}\\n{more}'\n"
+        "    pathlib.Path('edited.py').write_text(text + f'def work(x):\\n  return Base().go(x)\\n')\n"
+        "    os.utime('edited.py', (next(times),) * 2)\n"
+        "edit('x')",
+        "import edited\n"
+        "g = lambda x: edited.work(x)\n"
+        "work, other = parmap.parallel(edited.work, workers=2), parmap.parallel(g, workers=2)",
+        look,
+        "%load_ext autoreload\n%autoreload 2",
+        f"edit('10 * x', {more!r})",
+        look,
+        look,
+        f"edit('20 * x', {more!r})",
+        look,
+    )
+
+    assert [text(outputs[cell]) for cell in (2, 5, 6, 8)] == ["[1] [1]", "[10] [10]", "[10] [10]", "[20] [20]"]
+
+
 def test_a_cell_that_asks_for_its_shell(notebook: Any):
     """A function that finds out whether it is in a notebook is not, in a worker."""
     cells = notebook(

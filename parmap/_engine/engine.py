@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _LONGEST = 86_400.0  # seconds to sleep at once: the system refuses a month, which a time limit may well be
 _SOON = 0.005  # seconds after which what could not be told is tried again
-_FORKED = "this work belongs to the parent process: a process made by os.fork() can't wait for it"
 
 
 class Engine:
@@ -53,6 +52,7 @@ class Engine:
         self.backend = backend
         self.key = key
         self.finish = finish
+        self.replaced: bool = False  # by another one: it is left to those who use it
         self.calls: OrderedDict[Callable[[], Batch | None], None] = OrderedDict()  # which use it until they end
         self.pid: int = os.getpid()
         self.closed: bool = False
@@ -67,7 +67,7 @@ class Engine:
         self._sleep: deque[int] = deque([0], maxlen=1)
         self._sleeps = count(1)
         self._woken = 0  # the sleep from which it was woken last
-        self._closing = False
+        self.closing = False
         self._dropped: BaseException | None = None  # what fails all that is there, and all that still comes
         self._gone = Latch()
         self._thread: threading.Thread | None = None
@@ -225,7 +225,7 @@ class Engine:
     def check_process(self) -> None:
         """Raise a PoolClosedError in a process that was forked from its own, where nothing happens to its work."""
         if os.getpid() != self.pid:
-            raise PoolClosedError(_FORKED)
+            raise PoolClosedError("this work belongs to the parent process: one made by os.fork() can't wait for it")
 
     def close(
         self, *, wait: bool, cancel: bool = False, told: BaseException | None = None, hurry: bool = False
@@ -236,7 +236,7 @@ class Engine:
         """
 
         def note() -> None:
-            self._closing = self.ledger.scheduler.drains = True
+            self.closing = self.ledger.scheduler.drains = True
             if hurry:
                 self.ledger.scheduler.hurry()
             if cancel:
@@ -289,7 +289,7 @@ class Engine:
 
     @property
     def _is_over(self) -> bool:
-        if not self._closing or self._inbox:
+        if not self.closing or self._inbox:
             return False
         if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
             return True

@@ -25,6 +25,7 @@ from parmap._engine.engine import Engine
 from parmap._results.callbacks import callbacks
 from parmap._results.relay import relay
 from parmap._results.watched import forget_late
+from parmap._work.imports import edition
 from parmap._work.per_worker import here
 from parmap._work.report.watch import Open
 from parmap._work.threads import ShutdownError, check_reentry, undisturbed
@@ -54,7 +55,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
     """The engine of the pool that these options share; made if there is none. It lives as long as *batch* goes on."""
     key = _key_of(options)
     engine = _shared.get(key)
-    if batch is None and engine is not None and not engine.closed:
+    if batch is None and engine is not None and not _is_out_of_date(engine):
         return engine
     if options.backend == "serial":
         return Engine(_backend(options))
@@ -63,7 +64,7 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
     check_reentry()
     with _lock:
         engine = _shared.get(key)
-        if engine is None or engine.closed:
+        if engine is None or _is_out_of_date(engine):
             try:
                 made = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
@@ -78,6 +79,12 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
                 else:
                     del engine.calls[known]
         return engine
+
+
+def _is_out_of_date(engine: Engine) -> bool:
+    """Whether it has ended, or its workers may have imported what was reloaded since."""
+    known = engine.backend.edition
+    return engine.closed or (known is not None and known != edition())
 
 
 def _key_of(options: Options) -> Hashable:
@@ -107,11 +114,14 @@ def own_engine(options: Options, *, finish: bool) -> Engine | None:
 def _share(made: Engine, key: Hashable) -> Engine:
     """Let others find an engine; if a signal handler made one while this one was being made, that is the one."""
     engine = _shared.get(key)
-    if engine is None or engine.closed:
-        engine = _shared[key] = made
-    else:
+    if engine is not None and not _is_out_of_date(engine):
         made.close(wait=False)
-    return engine
+        return engine
+    _shared[key] = made
+    if engine is not None:
+        engine.replaced = True
+        _end_unless_used(engine)
+    return made
 
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
@@ -132,6 +142,8 @@ def _on_change(engine: Engine) -> bool:
         _living.pop(engine, None)
     elif engine.idle_since is None:  # it is about to live: known before it does, whatever interrupts us now
         _living[engine] = None
+    elif engine.replaced:
+        _end_unless_used(engine)
     elif len(_shared) > MOST_IDLE:
         if not _lock.acquire(blocking=False):  # whoever holds it may wait for this engine
             return False
@@ -172,6 +184,12 @@ def _thin_out() -> None:
     idle.sort(key=lambda each: each[0] or 0.0)
     for _, engine in idle[: max(0, len(idle) - MOST_IDLE)]:
         _remove(engine)
+        engine.close(wait=False)
+
+
+def _end_unless_used(engine: Engine) -> None:
+    """Stop a pool that nobody finds any more; what goes on in it keeps its workers until it ends."""
+    if not (engine.closing or _is_used(engine)):
         engine.close(wait=False)
 
 

@@ -1,4 +1,7 @@
-"""Noticing that a module is imported, so that nobody has to import it beforehand; and doing so as a whole."""
+"""Noticing that a module is imported, so that nobody has to import it beforehand; and doing so as a whole.
+
+And noticing that one is imported again, since processes that have imported it before have another one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from typing import Any
+
+from parmap._travel.code.by_name import is_registered
+from parmap._travel.failure import pass_on
 
 whole = RLock()
 """Held while a call imports much: a process that is forked meanwhile would have half of it, for ever."""
@@ -68,3 +74,53 @@ class _Watcher:
                 self._callback()
 
         loader.exec_module = exec_module
+
+
+class _Reloads:
+    """A finder of modules that finds nothing: it counts how often one was to be executed again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._known: frozenset[str] = frozenset()  # names of modules that were there when workers were to import them
+        self._cell: int | None = None
+        self._times: dict[str, float] = {}  # of the files that IPython has loaded
+
+    def notice(self) -> None:
+        self._known = frozenset(sys.modules.copy())
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002 - how finders are asked
+        is_reloaded, was_removed = target is not None, name in self._known and name not in sys.modules
+        if (is_reloaded or was_removed) and not is_registered(name):
+            self.count += 1
+
+    def look_at_notebook(self) -> None:
+        """Count what IPython has reloaded before this cell: where it can, it imports nothing, but changes functions."""
+        try:
+            shell = sys.modules["IPython"].get_ipython()
+            if shell.execution_count != self._cell:
+                before, self._cell = self._times, shell.execution_count
+                reloader = shell.magics_manager.registry["AutoreloadMagics"]._reloader  # noqa: SLF001 - all that tells
+                now = self._times = reloader.modules_mtimes.copy()
+                changed = [name for name, time in before.items() if now.get(name) != time]
+                self.count += not before or not all(map(is_registered, changed))
+        except Exception as error:  # noqa: BLE001 - another IPython, or none
+            pass_on(error)
+
+
+_AUTORELOAD = "IPython.extensions.autoreload"
+_reloads = _Reloads()
+
+
+def notice_reloads() -> int:
+    """Have `edition` tell from now on what becomes of the modules that are there; returns it."""
+    _reloads.notice()
+    return edition()
+
+
+def edition() -> int:
+    """A number that changes when modules are executed again: who has imported them before has other ones."""
+    if _AUTORELOAD in sys.modules:
+        _reloads.look_at_notebook()
+    return _reloads.count

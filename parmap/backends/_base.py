@@ -148,6 +148,8 @@ class Backend(ABC):
     """Whether an engine thread drives it; otherwise whoever waits does."""
     at_work: bool = False
     """Whether a task runs just now in the thread of whoever waits."""
+    edition: int | None = None
+    """Of the modules that its workers import (see `_work.imports`); `None`: they have those of the program."""
     deaf: bool = False
     """Whether the engine thread leaves signals to the program's own: it starts no process for anybody else."""
     crew: Callable[[], object] | None = None

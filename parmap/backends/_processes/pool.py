@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from parmap._core.pace import Cost
 from parmap._travel.pack import Packed
 from parmap._travel.stream import read_with_files
+from parmap._work.imports import notice_reloads
 from parmap._work.page import CUT_SIGNAL, PLACES
 from parmap._work.surroundings import current
 from parmap.backends._base import Call, Event, packed, terms_of
@@ -33,6 +34,7 @@ class Processes(Staff):
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        self.edition = notice_reloads()
         # Nothing more shall wait on a worker that may have grown too large.
         deepest = PLACES if options.max_memory_per_child is None else 0
         self.cost = Cost(aim=0.008 + 0.00025 * options.workers, depth=2, most=0.04, deepest=deepest)
