@@ -254,6 +254,25 @@ def test_waiting_is_interrupted_anywhere(wait: Callable[[Any], Any]) -> None:
     assert counter.count > 50
 
 
+def test_an_event_whose_lock_is_lost_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C may come when `as_completed` has just taken the lock of its event, which is never given back then."""
+    events: list[Any] = []
+    begin = threading.Event.__init__
+    free = threading.Event()
+    future = parallel(lambda _: free.wait(60), workers=1, backend="threads").submit(0)
+    monkeypatch.setattr(threading.Event, "__init__", lambda event: begin(event) or events.append(event))
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.extend(concurrent.futures.as_completed([future])))
+    other.start()
+    wait_until(lambda: future._waiters)
+    for event in events:
+        event._cond.acquire()
+    free.set()
+    other.join(20)
+
+    assert found == [future]
+
+
 def test_a_ctrl_c_while_a_thread_of_ours_is_started() -> None:
     """It is not taken for an error of the starting, nor lost."""
     with Pool(1, backend="serial") as pool:

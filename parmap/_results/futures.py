@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from parmap._results.callbacks import callbacks, run_callback
 from parmap._results.relay import relay
-from parmap._results.watched import UNLOCKED, Shown, Watched, refuse, try_on, wait_on_loop
+from parmap._results.watched import UNLOCKED, Shown, Waiters, Watched, refuse, try_on, wait_on_loop
 from parmap._travel.failure import Failure, Voice, guarded, unloadable
 from parmap._travel.tie import Tie
 
@@ -322,7 +322,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         return found.lock if type(found) is Shown else UNLOCKED
 
     def _read_waiters(self) -> list[Any]:
-        waiters: list[Any] = self.__dict__.setdefault("_waiter_list", [])
+        waiters: list[Any] = self.__dict__.setdefault("_waiter_list", Waiters())
         return waiters
 
     def _read_result(self) -> Any:

@@ -105,11 +105,37 @@ class Shown:
 
 
 def _is_looking(waiter: Any) -> bool:
-    locks = (
-        getattr(waiter, "lock", None),
-        getattr(getattr(getattr(waiter, "event", None), "_cond", None), "_lock", None),
-    )
-    return any(lock is not None and lock.locked() for lock in locks)
+    lock = getattr(waiter, "lock", None)
+    return lock is not None and bool(lock.locked())
+
+
+class Waiters(list[Any]):
+    """Who of `concurrent.futures` waits for a future. Each is woken by what no interrupted waiter can hold up."""
+
+    def append(self, waiter: Any) -> None:
+        """Add one, which does not wait yet."""
+        if type(waiter.event) is not _Bell:
+            waiter.event = _Bell()
+        super().append(waiter)
+
+
+class _Bell:
+    """In the place of a `threading.Event`, which has a lock that an exception may leave taken for ever."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self._latch = Latch()
+
+    def set(self) -> None:
+        self._latch.set()
+
+    def is_set(self) -> bool:
+        return self._latch.happened
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._latch.wait(timeout)
 
 
 class _Unlocked:
