@@ -144,3 +144,19 @@ def test_a_pool_of_ones_own_keeps_its_workers(edited: Edited) -> None:
         importlib.reload(edited.module)
 
         assert pool.apply(tasks.pid, (0,)) == worker
+
+
+def test_a_module_that_can_not_be_imported_again(edited: Edited) -> None:
+    """Who tries it before each call has new workers once."""
+    f = parallel(tasks.pid, workers=1)
+    old = f.submit(0).result(60)
+    edited.write("edited", "raise ImportError\n")
+    del sys.modules["edited"]
+    found = []
+    for _ in range(3):
+        with pytest.raises(ImportError):
+            importlib.import_module("edited")
+        found.append(f.submit(0).result(60))
+
+    assert old not in found
+    assert len({*found}) == 1

@@ -81,18 +81,19 @@ class _Reloads:
 
     def __init__(self) -> None:
         self.count = 0
-        self._known: frozenset[str] = frozenset()  # names of modules that were there when workers were to import them
+        self._known: set[str] = set()  # names of modules that were there when workers were to import them
         self._cell: int | None = None
         self._times: dict[str, float] = {}  # of the files that IPython has loaded
 
     def notice(self) -> None:
-        self._known = frozenset(sys.modules.copy())
+        self._known = {*sys.modules.copy()}
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:  # noqa: ARG002 - how finders are asked
         is_reloaded, was_removed = target is not None, name in self._known and name not in sys.modules
         if (is_reloaded or was_removed) and not is_registered(name):
+            self._known.discard(name)  # what can't be imported, and is tried again and again, counts once
             self.count += 1
 
     def look_at_notebook(self) -> None:
