@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
 import threading
 import time
@@ -10,6 +12,7 @@ from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import tasks
 import tasks_that_hang as hang
@@ -289,10 +292,34 @@ def test_in_a_script(script: Script):
     assert done.stdout.splitlines() == [told, "[0, 0]"], done.stderr
 
 
+def test_what_ends_while_the_program_stands_still_is_in_time(script: Script):
+    """A program that Ctrl-Z stops, and that goes on when the deadline has passed, has the results that lie there."""
+    running = script.start("""
+        import os, signal
+        from parmap import parallel
+
+        me = os.getpid()
+
+        def stop(number):
+            if number:
+                os.kill(me, signal.SIGSTOP)
+            return number
+
+        f = parallel(stop, workers=2)
+        f.map([0, 0])
+        print(f.options(deadline=2).map([1], return_exceptions=True))
+    """)
+    stopped = psutil.Process(running.pid)
+    wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
+    late = time.monotonic() + 2.5
+    wait_until(lambda: time.monotonic() > late)
+    os.killpg(running.pid, signal.SIGCONT)
+
+    assert running.communicate(timeout=60) == ("[1]\n", "")
+
+
 def test_the_tasks_that_were_stopped_are_gone(tmp_path: Path):
     """Processes that they have started, too."""
-    import psutil
-
     path = tmp_path / "pid"
     f = parallel(hang.start_a_child, deadline=2, workers=2)
 
