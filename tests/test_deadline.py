@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sqlite3
 import threading
 import time
@@ -12,10 +10,10 @@ from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 import tasks
 import tasks_that_hang as hang
+from inspection import let_stand
 
 from conftest import wait_until
 from parmap import Future, TaskTimeoutError, override, parallel
@@ -309,17 +307,15 @@ def test_what_ends_while_the_program_stands_still_is_in_time(script: Script):
         f.map([0, 0])
         print(f.options(deadline=2).map([1], return_exceptions=True))
     """)
-    stopped = psutil.Process(running.pid)
-    wait_until(lambda: stopped.status() == psutil.STATUS_STOPPED)
-    late = time.monotonic() + 2.5
-    wait_until(lambda: time.monotonic() > late)
-    os.killpg(running.pid, signal.SIGCONT)
+    let_stand(running.pid, seconds=2.5)
 
     assert running.communicate(timeout=60) == ("[1]\n", "")
 
 
 def test_the_tasks_that_were_stopped_are_gone(tmp_path: Path):
     """Processes that they have started, too."""
+    import psutil
+
     path = tmp_path / "pid"
     f = parallel(hang.start_a_child, deadline=2, workers=2)
 
