@@ -8,6 +8,7 @@ import re
 import signal
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,14 @@ def kill(process: int, signum: int = signal.SIGKILL) -> None:
         os.kill(process, signum)
     except ProcessLookupError:
         pass
+
+
+def let_stand(process: int, *, seconds: float) -> None:
+    """Wait until a program has stopped itself, as Ctrl-Z would; let it go on when so many seconds have passed."""
+    wait_until(lambda: psutil.Process(process).status() == psutil.STATUS_STOPPED)
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > end)
+    os.kill(process, signal.SIGCONT)
 
 
 def wait_until_leased(function: Any) -> None:

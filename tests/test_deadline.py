@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import tasks
 import tasks_that_hang as hang
+from inspection import let_stand
 
 from conftest import wait_until
 from parmap import Future, TaskTimeoutError, override, parallel
@@ -287,6 +288,28 @@ def test_in_a_script(script: Script):
 
     told = "the deadline of the batch, 0.5 seconds, passed before all of it had ended (limit 0.5 s)"
     assert done.stdout.splitlines() == [told, "[0, 0]"], done.stderr
+
+
+def test_what_ends_while_the_program_stands_still_is_in_time(script: Script):
+    """A program that Ctrl-Z stops, and that goes on when the deadline has passed, has the results that lie there."""
+    running = script.start("""
+        import os, signal
+        from parmap import parallel
+
+        me = os.getpid()
+
+        def stop(number):
+            if number:
+                os.kill(me, signal.SIGSTOP)
+            return number
+
+        f = parallel(stop, workers=2)
+        f.map([0, 0])
+        print(f.options(deadline=2).map([1], return_exceptions=True))
+    """)
+    let_stand(running.pid, seconds=2.5)
+
+    assert running.communicate(timeout=60) == ("[1]\n", "")
 
 
 def test_the_tasks_that_were_stopped_are_gone(tmp_path: Path):

@@ -74,6 +74,14 @@ class Desk:
             else:
                 self.ledger.ready(event.slot)
 
+    def wait(self, seconds: float) -> None:
+        """Time passes, in which the engine wakes when it wanted to."""
+        end = self.now + seconds
+        while (timeout := self.ledger.timeout(self.now)) is not None and self.now + timeout <= end:
+            self.now += timeout + 1e-6
+            self.turn()
+        self.now = end
+
     def do(self, worker: FakeWorker) -> None:
         """Let a worker do its first chunk."""
         while worker.chunks[0].step(1, self.now):
@@ -304,6 +312,74 @@ def test_a_signal_that_comes_late_frees_the_rest_of_a_block() -> None:
         desk.turn()
 
     assert [fate.outcome for fate in block] == [None, "ok", "ok"]
+
+
+@pytest.mark.parametrize("timeout", [1.0, 10.0, 100.0])
+@pytest.mark.parametrize("times", [1, 3])
+def test_time_in_which_the_program_stands_still_is_not_the_item_s(timeout: float, times: int) -> None:
+    """In a container that is paused for an hour, no item becomes an hour older; but each has a limit all the same."""
+    desk = Desk(1)
+    desk.job(1, timeout=timeout)
+    (worker,) = desk.backend.workers.values()
+    worker.chunks[0].step(1, desk.now)
+    for _ in range(times):
+        desk.wait(timeout / 10)
+        desk.now += 3600.0
+        desk.turn()
+    desk.wait(timeout / 10)
+    assert not worker.is_doomed
+
+    desk.wait(timeout)
+    assert worker.is_doomed
+
+
+def test_an_item_has_a_limit_in_a_program_that_is_hardly_awake() -> None:
+    """The main thread holds the GIL for ten seconds, again and again: later than otherwise, a task that hangs ends."""
+    desk = Desk(1)
+    desk.job(1, timeout=5.0)
+    (worker,) = desk.backend.workers.values()
+    worker.chunks[0].step(1, desk.now)
+    for _ in range(20):
+        desk.now += 10.0
+        desk.turn()
+
+    assert worker.is_doomed
+
+
+def test_time_in_which_the_program_stood_still_is_that_of_one_item() -> None:
+    """The next item of the same chunk has its own time, and hardly more."""
+    desk = Desk(1)
+    desk.job(2, timeout=10.0, chunksize=2)
+    (worker,) = desk.backend.workers.values()
+    worker.chunks[0].step(1, desk.now)
+    desk.now += 3600.0
+    desk.turn()
+    worker.chunks[0].step(1, desk.now)
+    desk.wait(9.0)
+    assert not worker.is_doomed
+
+    desk.wait(4.0)
+    assert worker.is_doomed
+
+
+def test_what_has_ended_while_the_program_stood_still_is_in_time() -> None:
+    """The deadline has passed, too, when it goes on: reports that lie there are heard first."""
+    ledger = ElasticLedger(Cluster(2, None, None, recalls=False), 100.0)
+    job = Job(CALL, Recorder(), chunksize=1)
+    job.extend(range(3))
+    ledger.scheduler.add(job)
+    ledger.limit(job, 10.0, 100.0)
+    ledger.dispatch(100.0)
+    first, _ = job.flight
+    ledger.ring(3700.0)
+    ledger.report(Report(first.number, 1, None, {}, 1.0), 3700.0)
+    wait = ledger.timeout(3700.0)
+    assert wait is not None
+    ledger.ring(3700.0 + wait + 1e-6)
+
+    assert job.sink.ended
+    assert [place for place, outcome in job.sink.outcomes.items() if outcome == "ok"] == [first.start]
+    assert len(job.sink.outcomes) == 3
 
 
 @pytest.mark.parametrize("is_told", [True, False])

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,8 @@ from inspection import limits_of_waits, wait_until_leased, waiting_for
 import parmap
 from conftest import wait_until
 from parmap import parallel
+from parmap._results import watched
+from parmap._results.watched import Latch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +98,21 @@ def test_a_limit_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [limit for limit in limits if limit is None or limit > 0] == []
     tasks.touch(str(tmp_path / "later"))
     future.result(60)
+
+
+def test_time_in_which_the_program_stands_still_is_not_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for seconds, and is stopped for an hour by Ctrl-Z, has them still: what came meanwhile is to be heard."""
+    latch, times = Latch(), iter([100.0, 100.0])
+
+    def monotonic() -> float:
+        for time in times:
+            return time
+        latch.set()  # by a thread that stood still, too
+        return 3700.0
+
+    monkeypatch.setattr(watched, "time", SimpleNamespace(monotonic=monotonic))
+
+    assert latch.wait(10.0)
 
 
 def test_threads_that_share_a_stream_have_limits_of_their_own(pool: parmap.Pool, tmp_path: Path) -> None:

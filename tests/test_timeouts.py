@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks
 import tasks_that_hang as hang
-from inspection import is_gone
+from inspection import is_gone, let_stand
 
 from conftest import wait_until
 from parmap import TaskTimeoutError, override, parallel
 from parmap._work.page import DUMP_SIGNAL
 from parmap.backends._processes import stopping
+
+if TYPE_CHECKING:
+    from conftest import Script
 
 pytestmark = pytest.mark.usefixtures("pools_stay")
 
@@ -239,3 +242,29 @@ def _nested(seconds: float) -> list[float]:
 def test_nested_calls_do_not_enforce_it(processes: dict[str, Any]):
     """Inside a worker a batch is part of its task, and so is its time."""
     assert parallel(_nested, **processes).map([0.1]) == [[0.1]]
+
+
+def test_a_task_that_waits_for_a_stopped_program_is_not_late(script: Script):
+    """Nobody takes what it prints, as after Ctrl-Z: it goes on with the program, and has its time still."""
+    running = script.start("""
+        import os, signal
+        from parmap import parallel
+        from parmap._core import ledger
+
+        ledger._BEAT = 0.1  # or the program would have to stand still for longer
+        me = os.getpid()
+
+        def talk(number):
+            if number:
+                os.kill(me, signal.SIGSTOP)
+                print("x" * 10_000_000)
+            return number
+
+        f = parallel(talk, workers=1, timeout=1.5)
+        f.map([0, 0])
+        print(f.map([1], return_exceptions=True))
+    """)
+    let_stand(running.pid, seconds=2.0)
+    told, errors = running.communicate(timeout=60)
+
+    assert (told[-5:], errors) == ("\n[1]\n", "")

@@ -266,6 +266,7 @@ class Chunk:
     stop: int = NO_LIMIT  # the first of its items that was cancelled
     gone: tuple[tuple[int, int], ...] = ()  # items that it has no more, though it is in flight: from, to
     doomed: bool = False  # its worker is being killed for it
+    stood: float = 0.0  # seconds of the item that runs which don't count: this program stood still
     passage: Passage | None = None  # tells reports of it
     note: Note | None = None  # in which a thread of this process says what it is doing
     verdict: tuple[int, Failure | None] | None = None  # the offset it is killed for, and how that item ends

@@ -40,6 +40,7 @@ LOOK = 0.03
 """Seconds between looks at leased workers, as long as callers use them."""
 
 _QUIET = 1.0  # seconds without use after which there are no more looks: the next caller wakes the engine first
+_BEAT = 2.0  # seconds between looks at an item with a time limit; if one is later by as much, this program stood still
 _AT_ONCE = 32  # chunks that are started until the engine listens again: the first of a call tell how large others are
 
 
@@ -169,18 +170,26 @@ class Ledger:
             if taken < len(chunk.items):
                 self.scheduler.trim(chunk, taken, chunk.strikes)
             if chunk.job.timeout is not None:
-                self._at_for(chunk, chunk.sent + chunk.job.timeout, self._check_time)
+                self._watch_time(chunk, chunk.sent, chunk.job.timeout)
         self._has_more = True
 
-    def _check_time(self, chunk: Chunk, now: float) -> None:
-        """Kill the worker if its item is over its time, wanted or not; otherwise look again when it would be."""
-        if chunk.doomed:
+    def _watch_time(self, chunk: Chunk, now: float, left: float) -> None:
+        """Look at the time of a chunk's item soon; it has so many seconds *left*."""
+        pause = min(left, _BEAT)
+        self._at_for(chunk, now + pause, partial(self._check_time, now + pause / 2))
+
+    def _check_time(self, midway: float, chunk: Chunk, now: float) -> None:
+        """Kill the worker if its item is over its time, wanted or not; otherwise look again when it would be.
+
+        If this program stood still, from *midway* on, so did the item, or it waited for us to take what it prints.
+        """
+        if chunk.doomed or (timeout := chunk.job.timeout) is None:
             return
-        timeout = chunk.job.timeout
-        assert timeout is not None  # noqa: S101 - only chunks with a limit are watched
         offset, _, seconds = self._backend.position(chunk) or (-1, 0, 0.0)
-        if offset < 0 or seconds < timeout:  # below 0, it has not begun, or is sending what it has done
-            self._at_for(chunk, now + max(timeout - seconds, SETTLE), self._check_time)
+        chunk.stood = min(seconds, chunk.stood + (now - midway if now > midway + 2 * _BEAT else 0.0))
+        left = timeout - seconds + chunk.stood
+        if offset < 0 or left > 0:  # below 0, it has not begun, or is sending what it has done
+            self._watch_time(chunk, now, max(left, SETTLE))
             return
         item = chunk.job.sink.index(chunk, offset)
         error = TaskTimeoutError(f"took longer than timeout={timeout:g} seconds", item=item, timeout=timeout)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 from parmap._core.job import Job, too_late
-from parmap._core.ledger import Ledger
+from parmap._core.ledger import MERCY, Ledger
 from parmap._travel.failure import Failure
 
 if TYPE_CHECKING:
@@ -37,14 +37,18 @@ class LimitedLedger(Ledger):
 
     def limit(self, job: Job, seconds: float, now: float) -> None:
         """Give a job so many seconds."""
+        end = now + seconds
 
-        def ring(late: Job, now: float) -> None:
+        def ring(late: Job, now: float, *, again: bool = False) -> None:
             if late.closed:  # what was left to run is stopped
                 self.stop_soon(list(late.flight), now)
+            elif late.flight and now > end + MERCY and self._backend.threaded and not again:
+                # This program stood still: first it hears what has ended meanwhile.
+                self._at(now + MERCY, ref(late), partial(ring, again=True))
             else:
                 self._expire(late, seconds, now)
 
-        self._at(now + seconds, ref(job), ring)  # it may have ended long before
+        self._at(end, ref(job), ring)  # it may have ended long before
 
     def _expire(self, job: Job, seconds: float, now: float) -> None:
         if job.fail_fast:

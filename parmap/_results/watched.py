@@ -230,6 +230,7 @@ class Latch(Watched):
 # Where there is no GIL, other threads may see our callback and the end in either order. And a signal that comes in the
 # moment before this thread falls asleep, or to another thread, does not wake it; its handler runs when it looks up.
 _GLANCE = 0.5 if HAS_GIL else 0.02
+_LONGEST = 1.0  # seconds of a glance: if it took more, this program stood still, and so did who brings what is awaited
 
 
 def wait_for(watched: Watched, timeout: float | None, let_wait: LetWait = lambda wait, limit: wait(limit)) -> bool:
@@ -246,11 +247,13 @@ def wait_for(watched: Watched, timeout: float | None, let_wait: LetWait = lambda
 
 
 def _wait(lock: Any, watched: Watched, timeout: float | None) -> bool:
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=max(0.0, min(end - time.monotonic(), _GLANCE))):
+    now, left = time.monotonic(), math.inf if timeout is None else timeout
+    while not lock.acquire(timeout=max(0.0, min(left, _GLANCE))):
         if watched.happened:
             return True
-        if not time.monotonic() <= end:  # nor is there an end that is not a number
+        before, now = now, time.monotonic()
+        left -= min(now - before, _LONGEST)
+        if not left > 0:  # nor is there an end that is not a number
             return False
     return True
 
