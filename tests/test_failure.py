@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap._travel.failure import Failure, RemoteTraceback, encode, translate
+from parmap._travel.failure import Failure, RemoteTraceback, encode, translate, unframed
 from parmap._travel.text import describe, shorten
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
@@ -91,6 +91,18 @@ class HoldsALock(Exception):
 
         super().__init__("locked")
         self.lock = threading.Lock()
+
+
+class Places(Exception):
+    """Its text is made of something that can't be pickled, unless that is None."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.place = threading.Lock()
+        self.number = 3
+
+    def __str__(self) -> str:
+        return self.args[0] if self.place is None else f"{self.args[0]} at {self.place.locked()}"
 
 
 class Malformed(SyntaxError):
@@ -190,6 +202,52 @@ def test_what_an_error_holds_and_can_not_travel_is_left_out() -> None:
     assert not hasattr(arrived, "log")
     assert arrived.__notes__ == ["parmap: without its attribute 'log', which can't be pickled"]
     assert isinstance(travel(raised(HoldsALock())), HoldsALock)
+
+
+def test_what_the_text_is_made_of_is_none_where_it_can_not_travel() -> None:
+    """An error says at least what it says without it; if it were left out, no text could be made."""
+    arrived = travel(raised(Places("no end")))
+
+    assert isinstance(arrived, Places)
+    assert (str(arrived), arrived.number, arrived.place) == ("no end", 3, None)
+    assert arrived.__notes__ == ["parmap: without its attribute 'place', which can't be pickled"]
+
+
+class Names(dict[str, Any]):
+    """What names stand for where something is evaluated, as libraries have it: it can't be gone through."""
+
+    def __iter__(self) -> Any:
+        raise KeyError(0)
+
+
+class Noteless(Exception):
+    """It does not even tell its notes."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise ZeroDivisionError
+
+
+def _evaluate(what: str) -> None:
+    eval(what, {"Noteless": Noteless}, Names())
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        # Python looks for what was meant, among the variables of each frame.
+        ("nothing", "NameError: name 'nothing' is not defined"),
+        ("(_ for _ in [1]).throw(Noteless('text'))", "Noteless: text"),
+    ],
+)
+def test_where_an_error_comes_from_is_told_though_no_traceback_can_be_made(what: str, told: str) -> None:
+    """What Python's own `traceback` stumbles over costs its niceties, not the frames and the text."""
+    with pytest.raises((NameError, Noteless)) as caught:
+        _evaluate(what)
+
+    for text in (str(travel(caught.value).__cause__), str(unframed(caught.value).__cause__)):
+        assert "in _evaluate" in text
+        assert told in text
 
 
 def test_a_class_of_an_extension_arrives() -> None:

@@ -60,7 +60,7 @@ def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
         return _of_class(thing, kind)
     if issubclass(kind, BaseException) and FunctionType in (type(kind.__init__), type(kind.__new__)):
         # Pickle would call the user's constructor with what that has made of its own arguments: its text, often.
-        *made, held = parts_of_error(thing, whole=True)
+        *made, held = parts_of_error(thing)
         return bare_error, tuple(made), held, None, None, fill_error
     if asks_too_soon(kind):
         return (*thing.__reduce_ex__(PROTOCOL), _fill_quietly)
