@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap._travel.failure import Failure, RemoteTraceback, encode, translate, unframed
+from parmap._travel.failure import Failure, RemoteTraceback, encode, is_foreign, translate, unframed
 from parmap._travel.text import describe, shorten
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
@@ -213,6 +213,15 @@ def test_what_the_text_is_made_of_is_none_where_it_can_not_travel() -> None:
     assert arrived.__notes__ == ["parmap: without its attribute 'place', which can't be pickled"]
 
 
+def test_an_argument_that_can_not_travel_is_none() -> None:
+    """An error is caught by its class though it was raised with a response, a cursor or the like."""
+    arrived = travel(raised(ValueError("bad response", threading.Lock())))
+
+    assert type(arrived) is ValueError
+    assert arrived.args == ("bad response", None)
+    assert arrived.__notes__ == ["parmap: without its attribute 'args[1]', which can't be pickled"]
+
+
 class Names(dict[str, Any]):
     """What names stand for where something is evaluated, as libraries have it: it can't be gone through."""
 
@@ -248,6 +257,21 @@ def test_where_an_error_comes_from_is_told_though_no_traceback_can_be_made(what:
     for text in (str(travel(caught.value).__cause__), str(unframed(caught.value).__cause__)):
         assert "in _evaluate" in text
         assert told in text
+
+
+class Bare:
+    """As little as what is evaluated needs for its variables."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def test_an_error_of_what_is_evaluated_belongs_to_whom_it_did() -> None:
+    """Its variables may be of a library's own kind, which can't be looked through for what a signal handler has."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        eval("fail()", {"fail": lambda: 1 // 0}, Bare())
+
+    assert not is_foreign(caught.value)
 
 
 def test_a_class_of_an_extension_arrives() -> None:

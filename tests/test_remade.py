@@ -1181,6 +1181,53 @@ def test_a_decorator_of_wrapt(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_the_headers_of_a_response(script: Script) -> None:
+    """As multidict, and so aiohttp, has them, they are a view that refuses to be pickled; its errors hold them, too."""
+    (script.folder / "multidict").mkdir()
+    script.write("", "multidict/__init__.py")
+    script.write(
+        """
+            class CIMultiDictProxy:
+                def __init__(self, inner):
+                    self.inner = inner
+                def __getitem__(self, name):
+                    return self.inner[name]
+                def copy(self):
+                    return dict(self.inner)
+                def __reduce__(self):
+                    raise TypeError("can't pickle CIMultiDictProxy objects")
+
+            class ResponseError(Exception):
+                def __init__(self, request, *, status):
+                    self.request, self.status = request, status
+                    super().__init__(request)
+                def __str__(self):
+                    return f"{self.status}: {self.request['Host']}"
+        """,
+        "multidict/_multidict.py",
+    )
+    done = script.run("""
+        from multidict._multidict import CIMultiDictProxy, ResponseError
+        from parmap import parallel
+
+        def get(host):
+            headers = CIMultiDictProxy({"Host": host})
+            if host == "none":
+                raise ResponseError(headers, status=404)
+            return headers
+
+        def name(headers):
+            return headers["Host"]
+
+        answers = parallel(get, workers=1).map(["a", "none"], return_exceptions=True)
+        assert (name(answers[0]), name(answers[1].request)) == ("a", "none")
+        assert type(answers[1]) is ResponseError and (str(answers[1]), answers[1].status) == ("404: none", 404)
+        assert parallel(name, workers=1).map([answers[0]]) == ["a"]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_a_class_that_names_a_module_that_is_not_there(script: Script) -> None:
     """It is found where it stands, as `regex.Pattern` is, which says that it is of `_regex`, and can't be taken apart."""
     script.write(

@@ -148,7 +148,7 @@ def pass_on(error: BaseException) -> None:
 
 def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
     """Whether a frame has what signal handlers are called with: a number, and the frame that was interrupted."""
-    values = [*frame.f_locals.values()]
+    values = [*frame.f_locals.values()] if frame.f_code.co_flags & 1 else []  # `eval` may have anything for variables
     rows = [values, *(value for value in values if type(value) is tuple)]
     return any(one is interrupted and issubclass(type(number), int) for row in rows for number, one in pairwise(row))
 
@@ -260,8 +260,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts", "rest", "none"):
         try:
-            what = error if form == "pickle" else parts_of_error(error, form)
-            stream = dump_whole(what)
+            stream = dump_whole(error if form == "pickle" else parts_of_error(error, form))
             made = _revive(form, stream)
             if type(made) is type(error):
                 # A constructor that makes its text from its argument has now made one from that text.
@@ -298,9 +297,7 @@ def _revive(form: str, stream: bytes) -> BaseException:
         error: BaseException = kind(message, [_decode_chain(member, "") for member in members])
         return error
     kind, args, state = value
-    error = bare_error(kind, args)
-    fill_error(error, state)
-    return error
+    return fill_error(bare_error(kind, args), state)
 
 
 def bare_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
@@ -313,12 +310,13 @@ def bare_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
     return error
 
 
-def fill_error(error: BaseException, state: dict[str, Any]) -> None:
+def fill_error(error: BaseException, state: dict[str, Any]) -> BaseException:
     """Give it what else it held, past what its class may refuse."""
     kind = type(error)
     for name, attribute in state.items():
         is_slot = type(getattr(kind, name, None)) is MemberDescriptorType
         put(error, name, attribute, kind if is_slot else _builtin(kind))
+    return error
 
 
 def parts_of_error(error: BaseException, form: str = "parts") -> tuple[Any, ...]:
@@ -330,8 +328,10 @@ def parts_of_error(error: BaseException, form: str = "parts") -> tuple[Any, ...]
     if issubclass(builtin, SyntaxError):  # where in a text it is, which parsers set beside the arguments
         held = {name: told_by(error, name, SyntaxError) for name in _PLACE} | held
     if form != "parts":
-        left_out = dict.fromkeys(name for name, value in held.items() if not _travels(value))
+        every = held | {f"args[{n}]": value for n, value in enumerate(args)}
+        left_out = dict.fromkeys(name for name, value in every.items() if not _travels(value))
         told = [f"parmap: without its attribute {name!r}, which can't be pickled" for name in left_out]
+        args = tuple(left_out.get(f"args[{n}]", value) for n, value in enumerate(args))  # `None` in its place
         held = {name: held[name] for name in held if name not in left_out} | (left_out if form == "none" else {})
         held["__notes__"] = [*_notes(error), *told]
     return kind, args, held

@@ -231,6 +231,8 @@ def _of_connection(_: object) -> None:
     raise TypeError("cannot pickle an end of a pipe")
 
 
+_HEADERS = ("MultiDict", "CIMultiDict")  # as aiohttp has them
+
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
     ("annotationlib", "ForwardRef"): forward_reduced,
     ("builtins", "lazy_import"): import_reduced,
@@ -248,6 +250,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("functools", "singledispatchmethod"): _of_dispatch_method,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
+    **{("multidict._multidict", f"{name}Proxy"): lambda thing: (type(thing), (thing.copy(),)) for name in _HEADERS},
     ("numpy", "memmap"): reduce_mapped,
     ("torch", "Tensor"): reduce_tensor,
     **{(module, "FunctionWrapper"): _of_wrapt for module in ("_wrappers", "builtins", "wrapt.wrappers")},
