@@ -260,7 +260,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     found: tuple[str, bytes] | None = None
     for form in ("pickle", "parts", "rest", "none"):
         try:
-            stream = dump_whole(error if form == "pickle" else parts_of_error(error, form))
+            stream = dump_whole(error if form == "pickle" else parts_of_error(error, form), fresh=form != "pickle")
             made = _revive(form, stream)
             if type(made) is type(error):
                 # A constructor that makes its text from its argument has now made one from that text.
@@ -332,7 +332,7 @@ def parts_of_error(error: BaseException, form: str = "parts") -> tuple[Any, ...]
         left_out = dict.fromkeys(name for name, value in every.items() if not _travels(value))
         told = [f"parmap: without its attribute {name!r}, which can't be pickled" for name in left_out]
         args = tuple(left_out.get(f"args[{n}]", value) for n, value in enumerate(args))  # `None` in its place
-        held = {name: held[name] for name in held if name not in left_out} | (left_out if form == "none" else {})
+        held = {name: left_out.get(name, held[name]) for name in held if form == "none" or name not in left_out}
         held["__notes__"] = [*_notes(error), *told]
     return kind, args, held
 
@@ -344,7 +344,7 @@ def _travels(value: Any) -> bool:
     from parmap._travel.payload import dump_whole  # as above
 
     try:
-        pickle.loads(dump_whole(value))
+        pickle.loads(dump_whole(value, fresh=True))
     except Exception:  # noqa: BLE001 - the user's code
         return False
     return True
