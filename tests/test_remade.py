@@ -1181,6 +1181,44 @@ def test_a_decorator_of_wrapt(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_a_function_of_nanobind(script: Script) -> None:
+    """As those of DuckDB and JAX are: it refuses to be pickled, and goes by its name wherever it is met."""
+    script.write(
+        """
+            class nb_func:
+                def __init__(self, name):
+                    self.__module__, self.__name__, self.__qualname__ = __name__, name, name
+                def __call__(self, *args):
+                    return args
+                def __reduce_ex__(self, protocol):
+                    raise TypeError("cannot pickle nanobind.nb_func objects")
+
+            nb_func.__module__ = "nanobind"
+            connect = nb_func("connect")
+        """,
+        "duck.py",
+    )
+    done = script.run("""
+        import duck
+        import parmap
+        from duck import connect
+        from functools import partial
+        from parmap import parallel
+
+        connection = parmap.per_worker(duck.connect)
+        def ask(function):
+            return connection(), connect(1), function is connect, function
+
+        assert parallel(connect, workers=1).map([1]) == [(1,)]
+        assert parallel(partial(connect, 2), workers=1).map([1]) == [(2, 1)]
+        asked = parallel(ask, workers=1)
+        for answer in (*asked.map([connect]), asked.submit(connect).result()):
+            assert answer == ((), (1,), True, connect)
+    """)
+
+    assert done.stderr == ""
+
+
 def test_the_headers_of_a_response(script: Script) -> None:
     """As multidict, and so aiohttp, has them, they are a view that refuses to be pickled; its errors hold them, too."""
     (script.folder / "multidict").mkdir()
