@@ -1181,6 +1181,42 @@ def test_a_decorator_of_wrapt(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_a_stream_that_stands_for_standard_output(script: Script) -> None:
+    """As a notebook has it, and so a logger or a console of a library in a cell: tasks have that of their worker."""
+    done = script.run("""
+        import sys, threading
+        from parmap import parallel
+
+        class Stream:
+            def __init__(self, inner):
+                self.inner, self.lines, self.lock = inner, [], threading.Thread()
+            def write(self, text):
+                self.lines.append(text)
+            def flush(self):
+                pass
+            def __reduce__(self):
+                raise TypeError("cannot pickle a stream")
+
+        class Logger:
+            def __init__(self):
+                self.streams = sys.stdout, sys.stderr
+            def log(self, *what):
+                for stream in self.streams:
+                    print(*what, file=stream)
+
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = map(Stream, before)
+        logger = Logger()
+        f = parallel(lambda x: logger.log("told", x), workers=1)
+        f.map([1]), f.submit(2).result()
+        parallel(Logger.log, workers=1).starmap([(logger, 3)])
+        (out, err), (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), before
+        assert "".join(out.lines) == "".join(err.lines) == "told 1\\ntold 2\\ntold 3\\n", (out.lines, err.lines)
+    """)
+
+    assert done.stderr == ""
+
+
 def test_a_function_of_nanobind(script: Script) -> None:
     """As those of DuckDB and JAX are: it refuses to be pickled, and goes by its name wherever it is met."""
     script.write(
