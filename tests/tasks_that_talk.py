@@ -122,7 +122,10 @@ def log_a_strange_error() -> None:
             raise TypeError("never")
 
         def __init__(self) -> None:
-            super().__init__(threading.Lock())
+            super().__init__(open(os.devnull, "wb"))  # noqa: SIM115 - it must be open
+
+        def __str__(self) -> str:
+            return f"strange {self.args[0].closed}"
 
     try:
         raise Strange

@@ -5,13 +5,14 @@ from __future__ import annotations
 import marshal
 import pickle
 import threading
+from concurrent.futures import Future
 from typing import Any, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parmap._travel.failure import Failure, RemoteTraceback, encode, translate
+from parmap._travel.failure import Failure, RemoteTraceback, encode, is_foreign, translate, unframed
 from parmap._travel.text import describe, shorten
 from parmap.errors import RemoteError, SerializationError, WorkerDiedError
 
@@ -91,6 +92,19 @@ class HoldsALock(Exception):
 
         super().__init__("locked")
         self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+class Places(Exception):
+    """Its text is made of something that can't be pickled, unless that is None."""
+
+    def __init__(self, text: str) -> None:
+        self.place = (n for n in [text])
+        super().__init__(text, self.place)
+        self.number = 3
+
+    def __str__(self) -> str:
+        return self.args[0] if self.place is None else f"{self.args[0]} at {self.place.gi_frame}"
 
 
 class Malformed(SyntaxError):
@@ -189,7 +203,95 @@ def test_what_an_error_holds_and_can_not_travel_is_left_out() -> None:
     assert (str(arrived), arrived.lineno, arrived.code) == (str(error), 3, 77)
     assert not hasattr(arrived, "log")
     assert arrived.__notes__ == ["parmap: without its attribute 'log', which can't be pickled"]
-    assert isinstance(travel(raised(HoldsALock())), HoldsALock)
+
+
+def test_what_an_error_holds_has_fresh_locks() -> None:
+    """As of a call of gRPC that failed, or of a future: nobody elsewhere waits for them."""
+    future: Future[int] = Future()
+    future.set_exception(KeyError("inner"))
+    error = ValueError("failed", future)
+    error.__dict__["condition"] = threading.Condition()
+    arrived = travel(raised(error))
+
+    assert isinstance(arrived, ValueError)
+    assert str(arrived.args[1].exception()) == "'inner'"
+    with arrived.__dict__["condition"]:
+        assert not hasattr(arrived, "__notes__")
+    assert travel(raised(HoldsALock())).__dict__["lock"].locked() is False
+
+
+def test_what_the_text_is_made_of_is_none_where_it_can_not_travel() -> None:
+    """An error says at least what it says without it; if it were left out, no text could be made."""
+    arrived = travel(raised(Places("no end")))
+
+    assert isinstance(arrived, Places)
+    assert (str(arrived), arrived.number, arrived.place, arrived.args) == ("no end", 3, None, ("no end", None))
+    assert vars(arrived).keys() == {"number", "place", "__notes__"}
+    assert arrived.__notes__ == [
+        "parmap: without its attribute 'place', which can't be pickled",
+        "parmap: without its attribute 'args[1]', which can't be pickled",
+    ]
+
+
+def test_an_argument_that_can_not_travel_is_none() -> None:
+    """An error is caught by its class though it was raised with a response, a cursor or the like."""
+    arrived = travel(raised(ValueError("bad response", (n for n in "response"))))
+
+    assert type(arrived) is ValueError
+    assert arrived.args == ("bad response", None)
+    assert arrived.__notes__ == ["parmap: without its attribute 'args[1]', which can't be pickled"]
+
+
+class Names(dict[str, Any]):
+    """What names stand for where something is evaluated, as libraries have it: it can't be gone through."""
+
+    def __iter__(self) -> Any:
+        raise KeyError(0)
+
+
+class Noteless(Exception):
+    """It does not even tell its notes."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise ZeroDivisionError
+
+
+def _evaluate(what: str) -> None:
+    eval(what, {"Noteless": Noteless}, Names())
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        # Python looks for what was meant, among the variables of each frame.
+        ("nothing", "NameError: name 'nothing' is not defined"),
+        ("(_ for _ in [1]).throw(Noteless('text'))", "Noteless: text"),
+    ],
+)
+def test_where_an_error_comes_from_is_told_though_no_traceback_can_be_made(what: str, told: str) -> None:
+    """What Python's own `traceback` stumbles over costs its niceties, not the frames and the text."""
+    with pytest.raises((NameError, Noteless)) as caught:
+        _evaluate(what)
+
+    for text in (str(travel(caught.value).__cause__), str(unframed(caught.value).__cause__)):
+        assert "in _evaluate" in text
+        assert told in text
+
+
+class Bare:
+    """As little as what is evaluated needs for its variables."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+def test_an_error_of_what_is_evaluated_belongs_to_whom_it_did() -> None:
+    """Its variables may be of a library's own kind, which can't be looked through for what a signal handler has."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        eval("fail()", {"fail": lambda: 1 // 0}, Bare())
+
+    assert not is_foreign(caught.value)
 
 
 def test_a_class_of_an_extension_arrives() -> None:
@@ -199,12 +301,12 @@ def test_a_class_of_an_extension_arrives() -> None:
     class Ours(pydantic_core.PydanticCustomError):  # type: ignore[misc, name-defined]
         def __init__(self, *args: str) -> None:
             self.args = args
-            self.lock = threading.Lock()
+            self.parts = (part for part in args)
 
     arrived = travel(raised(Ours("ours", "no such thing")))
 
     assert (type(arrived), str(arrived)) == (Ours, "no such thing")
-    assert arrived.__notes__ == ["parmap: without its attribute 'lock', which can't be pickled"]
+    assert arrived.__notes__ == ["parmap: without its attribute 'parts', which can't be pickled"]
 
 
 def test_causes_and_notes_arrive() -> None:

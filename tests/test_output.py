@@ -570,6 +570,48 @@ def test_levels_of_loggers_whose_name_means_something(processes: dict[str, Any],
         logger.setLevel(before)
 
 
+@pytest.mark.parametrize("loaded", ["by the function", "in the task"])
+def test_a_logger_whose_class_is_a_library_s_own(script: Script, loaded: str):
+    """It is made by the library, in workers too, as astropy and absl do it; and has the level of the program."""
+    script.write(
+        """
+            import logging
+
+            class Loud(logging.getLoggerClass()):
+                def shout(self, text):
+                    self.info(text.upper())
+
+            before = logging.getLoggerClass()
+            logging.setLoggerClass(Loud)
+            log, inner = logging.getLogger("loud"), logging.getLogger("loud.deep.inner")
+            logging.setLoggerClass(before)
+        """,
+        "loud.py",
+    )
+    done = script.run(f"""
+        import logging
+        import loud
+        from parmap import parallel
+
+        def shout(x):
+            {"pass" if loaded == "by the function" else "import loud"}
+            loud.log.shout("one")
+            loud.inner.shout("two")
+
+        logging.basicConfig(format="%(name)s %(message)s")
+        for level in (logging.INFO, logging.ERROR, logging.DEBUG):
+            loud.log.setLevel(level)
+            loud.inner.setLevel(logging.INFO)
+            parallel(shout, workers=1).map([0])
+        loud.inner.setLevel(logging.NOTSET)
+        loud.log.setLevel(logging.ERROR)
+        parallel(shout, workers=1).map([0])
+    """)
+
+    told = "loud ONE", "loud.deep.inner TWO"
+    assert done.stderr.splitlines() == [*told, told[1], *told]
+
+
 def test_workers_start_without_logging(processes: dict[str, Any]):
     """Nothing is imported for those who don't log: workers start fast."""
     parmap.shutdown()

@@ -1181,6 +1181,127 @@ def test_a_decorator_of_wrapt(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_a_stream_that_stands_for_standard_output(script: Script) -> None:
+    """As a notebook has it, and so a logger or a console of a library in a cell: tasks have that of their worker."""
+    done = script.run("""
+        import sys, threading
+        from parmap import parallel
+
+        class Stream:
+            def __init__(self, inner):
+                self.inner, self.lines, self.lock = inner, [], threading.Thread()
+            def write(self, text):
+                self.lines.append(text)
+            def flush(self):
+                pass
+            def __reduce__(self):
+                raise TypeError("cannot pickle a stream")
+
+        class Logger:
+            def __init__(self):
+                self.streams = sys.stdout, sys.stderr
+            def log(self, *what):
+                for stream in self.streams:
+                    print(*what, file=stream)
+
+        before = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = map(Stream, before)
+        logger = Logger()
+        f = parallel(lambda x: logger.log("told", x), workers=1)
+        f.map([1]), f.submit(2).result()
+        parallel(Logger.log, workers=1).starmap([(logger, 3)])
+        (out, err), (sys.stdout, sys.stderr) = (sys.stdout, sys.stderr), before
+        assert "".join(out.lines) == "".join(err.lines) == "told 1\\ntold 2\\ntold 3\\n", (out.lines, err.lines)
+    """)
+
+    assert done.stderr == ""
+
+
+def test_a_function_of_nanobind(script: Script) -> None:
+    """As those of DuckDB and JAX are: it refuses to be pickled, and goes by its name wherever it is met."""
+    script.write(
+        """
+            class nb_func:
+                def __init__(self, name):
+                    self.__module__, self.__name__, self.__qualname__ = __name__, name, name
+                def __call__(self, *args):
+                    return args
+                def __reduce_ex__(self, protocol):
+                    raise TypeError("cannot pickle nanobind.nb_func objects")
+
+            nb_func.__module__ = "nanobind"
+            connect = nb_func("connect")
+        """,
+        "duck.py",
+    )
+    done = script.run("""
+        import duck
+        import parmap
+        from duck import connect
+        from functools import partial
+        from parmap import parallel
+
+        connection = parmap.per_worker(duck.connect)
+        def ask(function):
+            return connection(), connect(1), function is connect, function
+
+        assert parallel(connect, workers=1).map([1]) == [(1,)]
+        assert parallel(partial(connect, 2), workers=1).map([1]) == [(2, 1)]
+        asked = parallel(ask, workers=1)
+        for answer in (*asked.map([connect]), asked.submit(connect).result()):
+            assert answer == ((), (1,), True, connect)
+    """)
+
+    assert done.stderr == ""
+
+
+def test_the_headers_of_a_response(script: Script) -> None:
+    """As multidict, and so aiohttp, has them, they are a view that refuses to be pickled; its errors hold them, too."""
+    (script.folder / "multidict").mkdir()
+    script.write("", "multidict/__init__.py")
+    script.write(
+        """
+            class CIMultiDictProxy:
+                def __init__(self, inner):
+                    self.inner = inner
+                def __getitem__(self, name):
+                    return self.inner[name]
+                def copy(self):
+                    return dict(self.inner)
+                def __reduce__(self):
+                    raise TypeError("can't pickle CIMultiDictProxy objects")
+
+            class ResponseError(Exception):
+                def __init__(self, request, *, status):
+                    self.request, self.status = request, status
+                    super().__init__(request)
+                def __str__(self):
+                    return f"{self.status}: {self.request['Host']}"
+        """,
+        "multidict/_multidict.py",
+    )
+    done = script.run("""
+        from multidict._multidict import CIMultiDictProxy, ResponseError
+        from parmap import parallel
+
+        def get(host):
+            headers = CIMultiDictProxy({"Host": host})
+            if host == "none":
+                raise ResponseError(headers, status=404)
+            return headers
+
+        def name(headers):
+            return headers["Host"]
+
+        answers = parallel(get, workers=1).map(["a", "none"], return_exceptions=True)
+        assert (name(answers[0]), name(answers[1].request)) == ("a", "none")
+        assert type(answers[1]) is ResponseError and (str(answers[1]), answers[1].status) == ("404: none", 404)
+        assert parallel(name, workers=1).map([answers[0]]) == ["a"]
+    """)
+
+    assert done.stderr == ""
+
+
 def test_a_class_that_names_a_module_that_is_not_there(script: Script) -> None:
     """It is found where it stands, as `regex.Pattern` is, which says that it is of `_regex`, and can't be taken apart."""
     script.write(

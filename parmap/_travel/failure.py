@@ -15,7 +15,7 @@ from itertools import pairwise
 from types import FrameType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from parmap._travel.text import add_locals, cut, shorten, with_source
+from parmap._travel.text import cut, frames_of, in_full, shorten, with_source
 
 if TYPE_CHECKING:
     from parmap._travel.tie import Tie
@@ -148,7 +148,7 @@ def pass_on(error: BaseException) -> None:
 
 def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
     """Whether a frame has what signal handlers are called with: a number, and the frame that was interrupted."""
-    values = [*frame.f_locals.values()]
+    values = [*frame.f_locals.values()] if frame.f_code.co_flags & 1 else []  # `eval` may have anything for variables
     rows = [values, *(value for value in values if type(value) is tuple)]
     return any(one is interrupted and issubclass(type(number), int) for row in rows for number, one in pairwise(row))
 
@@ -219,15 +219,12 @@ def unloadable(error: BaseException, item: int | None = None) -> BaseException:
 
 def unframed(error: BaseException) -> BaseException:
     """The error, with its traceback as text: frames lead to whoever called, who has the error, and so hold it."""
-    import traceback
-
     chain = [error]
     for each in chain:
         found = {id(it): it for name in ("__cause__", "__context__") if (it := told_by(each, name)) is not None}
         chain += [below for key, below in found.items() if key not in map(id, chain)]
     if type(chain[-1]) is not RemoteTraceback:
-        told = traceback.format_exception(chain[:2][-1], limit=-_FRAMES)
-        put(chain[-1], "__cause__", RemoteTraceback("".join(told)))
+        put(chain[-1], "__cause__", RemoteTraceback(_story(chain[:2][-1])))
     for each in chain:
         put(each, "__traceback__", None)
     return error
@@ -235,16 +232,20 @@ def unframed(error: BaseException) -> BaseException:
 
 def encode(error: BaseException, *, with_locals: bool = False) -> tuple[Any, ...]:
     """Encode an exception so that it can be sent: a tuple of strings, bytes and tuples."""
-    import traceback
-
     try:
-        told = traceback.TracebackException.from_exception(error, limit=-_FRAMES)
-        if with_locals:
-            add_locals(told, error)
-        text = "".join(told.format())
-    except BaseException:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__
+        text = _story(error, with_locals=with_locals)
+    except BaseException:  # noqa: BLE001 - here, in a worker, it is the user's
         text = f"{type(error).__name__}: <its text could not be made>"
     return (text, _encode_chain(error, 0))
+
+
+def _story(error: BaseException, *, with_locals: bool = False) -> str:
+    """The traceback of an error, as text."""
+    try:
+        return in_full(error, _FRAMES, with_locals=with_locals)
+    except BaseException as problem:  # noqa: BLE001 - it asks the user's classes, and what `eval` has for variables
+        pass_on(problem)
+        return frames_of(told_by(error, "__traceback__"), _FRAMES) + _line(error)
 
 
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
@@ -257,15 +258,15 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
     from parmap._travel.payload import dump_whole  # only now: it knows this module, as all who call the user's code
 
     found: tuple[str, bytes] | None = None
-    for form in ("pickle", "parts", "rest"):
+    for form in ("pickle", "parts", "rest", "none"):
         try:
-            what = error if form == "pickle" else parts_of_error(error, whole=form == "parts")
-            stream = dump_whole(what)
+            stream = dump_whole(error if form == "pickle" else parts_of_error(error, form), fresh=form != "pickle")
             made = _revive(form, stream)
             if type(made) is type(error):
                 # A constructor that makes its text from its argument has now made one from that text.
                 if _lines(made) == _lines(error):
                     return form, stream
+                str(made)  # which may need what was left out
                 found = found or (form, stream)
         except BaseException:  # noqa: BLE001, S112 - user code; whatever it raises, the next form is tried
             continue
@@ -296,9 +297,7 @@ def _revive(form: str, stream: bytes) -> BaseException:
         error: BaseException = kind(message, [_decode_chain(member, "") for member in members])
         return error
     kind, args, state = value
-    error = bare_error(kind, args)
-    fill_error(error, state)
-    return error
+    return fill_error(bare_error(kind, args), state)
 
 
 def bare_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
@@ -311,26 +310,29 @@ def bare_error(kind: Any, args: tuple[Any, ...]) -> BaseException:
     return error
 
 
-def fill_error(error: BaseException, state: dict[str, Any]) -> None:
+def fill_error(error: BaseException, state: dict[str, Any]) -> BaseException:
     """Give it what else it held, past what its class may refuse."""
     kind = type(error)
     for name, attribute in state.items():
         is_slot = type(getattr(kind, name, None)) is MemberDescriptorType
         put(error, name, attribute, kind if is_slot else _builtin(kind))
+    return error
 
 
-def parts_of_error(error: BaseException, *, whole: bool) -> tuple[Any, ...]:
-    """The class of an error, its arguments and what else it holds; if not *whole*, but for what can't travel."""
+def parts_of_error(error: BaseException, form: str = "parts") -> tuple[Any, ...]:
+    """The class of an error, its arguments and what else it holds; what can't travel may be left out, or `None`."""
     builtin = _builtin(type(error))
     kind, args, *states = builtin.__reduce__(error)
     own: Any = object.__getstate__(error)
     held = {**(states[0] if states else {}), **(own[1] if type(own) is tuple else {})}  # what is in slots, too
     if issubclass(builtin, SyntaxError):  # where in a text it is, which parsers set beside the arguments
         held = {name: told_by(error, name, SyntaxError) for name in _PLACE} | held
-    if not whole:
-        left_out = [name for name, value in held.items() if not _travels(value)]
-        held = {name: value for name, value in held.items() if name not in left_out}
+    if form != "parts":
+        every = held | {f"args[{n}]": value for n, value in enumerate(args)}
+        left_out = dict.fromkeys(name for name, value in every.items() if not _travels(value))
         told = [f"parmap: without its attribute {name!r}, which can't be pickled" for name in left_out]
+        args = tuple(left_out.get(f"args[{n}]", value) for n, value in enumerate(args))  # `None` in its place
+        held = {name: left_out.get(name, held[name]) for name in held if form == "none" or name not in left_out}
         held["__notes__"] = [*_notes(error), *told]
     return kind, args, held
 
@@ -342,7 +344,7 @@ def _travels(value: Any) -> bool:
     from parmap._travel.payload import dump_whole  # as above
 
     try:
-        pickle.loads(dump_whole(value))
+        pickle.loads(dump_whole(value, fresh=True))
     except Exception:  # noqa: BLE001 - the user's code
         return False
     return True

@@ -276,14 +276,14 @@ def _dump_by_value(make: Any, item: Any, *words: Any) -> Packed:
     return _dump_with(partial(make, fresh=True), item, *words)
 
 
-def dump_whole(item: Any) -> bytes:
-    """Pickle one object, with all that is large in it, into one stream.
+def dump_whole(item: Any, *, fresh: bool = False) -> bytes:
+    """Pickle one object, with all that is large in it, into one stream; if *fresh*, with fresh locks in it.
 
     Raises:
         SerializationError: neither pickle nor cloudpickle can.
     """
-    packed = dump(item)
-    if not packed.buffers:
+    packed = None if fresh else dump(item)
+    if packed is not None and not packed.buffers:
         return packed.stream
     stream = cloud_dumps(item, home_class)
     held()  # as above: whoever raises it holds them

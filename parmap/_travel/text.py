@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import traceback
+    from types import TracebackType
 
 _MOST = 200  # characters of a value
 _PART = 80  # characters of a string or a name in it
@@ -258,7 +259,24 @@ def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
     return "parmap: " + ("" if item is None else f"item {item}: ") + call
 
 
-def add_locals(told: traceback.TracebackException, error: BaseException) -> None:
+def in_full(error: BaseException, most: int, *, with_locals: bool) -> str:
+    """The traceback of an error, and of its causes, with the innermost frames of each; it asks the user's classes."""
+    import traceback
+
+    told = traceback.TracebackException.from_exception(error, limit=-most)
+    if with_locals:
+        _add_locals(told, error)
+    return "".join(told.format())
+
+
+def frames_of(trace: TracebackType | None, most: int) -> str:
+    """The innermost frames of a traceback, which asks nobody."""
+    import traceback
+
+    return "".join(["Traceback (most recent call last):\n", *traceback.format_tb(trace, -most)])
+
+
+def _add_locals(told: traceback.TracebackException, error: BaseException) -> None:
     """Show local variables, each shortened: the standard library would show all of a list of a million."""
     import traceback
 
@@ -268,4 +286,4 @@ def add_locals(told: traceback.TracebackException, error: BaseException) -> None
     for cause in ("__cause__", "__context__"):
         below, reason = getattr(told, cause), getattr(error, cause)
         if below is not None and reason is not None:
-            add_locals(below, reason)
+            _add_locals(below, reason)

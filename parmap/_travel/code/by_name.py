@@ -24,12 +24,12 @@ def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]
 
 
 def is_function(thing: Any) -> bool:
-    """Whether it is one of Python's, or says so, of C, or of Cython's, of whose class there is one for each release."""
-    return isinstance(thing, (FunctionType, BuiltinFunctionType)) or _name(type(thing)) in _OF_CYTHON
+    """Whether it is one of Python's, or says so, of C, or of a tool's, of whose class there is one for each release."""
+    return isinstance(thing, (FunctionType, BuiltinFunctionType)) or _name(type(thing)) in _OF_TOOLS
 
 
 _name = vars(type)["__name__"].__get__  # of a class, past what its metaclass says of that
-_OF_CYTHON = frozenset({"cython_function_or_method", "fused_cython_function"})
+_OF_TOOLS = frozenset({"cython_function_or_method", "fused_cython_function", "nb_func", "nb_method"})  # and of nanobind
 
 
 def identity(thing: Any) -> Any:

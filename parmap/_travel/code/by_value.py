@@ -137,7 +137,7 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         name = name_of(thing)
         if name is not None:
             is_plain = name[2] == 0 and name[0] == thing.__module__ and thing.__class__ is kind
-            return NotImplemented if is_plain else (by_name, name)
+            return NotImplemented if is_plain and kind.__module__ != "nanobind" else (by_name, name)
         if kind is _LRU_CACHE:  # which pickle only knows by name
             function = thing.__wrapped__  # whose attributes it gets when it is made, but for its own
             own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}

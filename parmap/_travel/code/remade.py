@@ -56,11 +56,13 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
     """What pickle sends, but maybe so that no worker can make it."""
+    if thing is sys.stdout or thing is sys.stderr:  # which a notebook has replaced
+        return getattr, (sys, "stdout" if thing is sys.stdout else "stderr")
     if says_how(kind):
         return _of_class(thing, kind)
     if issubclass(kind, BaseException) and FunctionType in (type(kind.__init__), type(kind.__new__)):
         # Pickle would call the user's constructor with what that has made of its own arguments: its text, often.
-        *made, held = parts_of_error(thing, whole=True)
+        *made, held = parts_of_error(thing)
         return bare_error, tuple(made), held, None, None, fill_error
     if asks_too_soon(kind):
         return (*thing.__reduce_ex__(PROTOCOL), _fill_quietly)
@@ -231,6 +233,8 @@ def _of_connection(_: object) -> None:
     raise TypeError("cannot pickle an end of a pipe")
 
 
+_HEADERS = ("MultiDict", "CIMultiDict")  # as aiohttp has them
+
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
     ("annotationlib", "ForwardRef"): forward_reduced,
     ("builtins", "lazy_import"): import_reduced,
@@ -248,6 +252,7 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     ("functools", "singledispatchmethod"): _of_dispatch_method,
     ("functools", "cached_property"): lambda thing: (_make_cached_property, (thing.func, thing.attrname)),
     ("pydantic._internal._validate_call", "ValidateCallWrapper"): _of_pydantic,
+    **{("multidict._multidict", f"{name}Proxy"): lambda thing: (type(thing), (thing.copy(),)) for name in _HEADERS},
     ("numpy", "memmap"): reduce_mapped,
     ("torch", "Tensor"): reduce_tensor,
     **{(module, "FunctionWrapper"): _of_wrapt for module in ("_wrappers", "builtins", "wrapt.wrappers")},

@@ -154,7 +154,11 @@ class Functions:
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self.callees[number] = Callee(None, Rules(()))
             self.callees[number].problem = explain(error)
-            note(error, "parmap: a worker can't load the function of this call, or what that refers to")
+            note(
+                error,
+                "parmap: a worker can't load the function of this call, or what that refers to; what does not survive"
+                " being pickled can be made in the task, or once in each worker by parmap.per_worker",
+            )
 
     def get(self, number: int) -> Callee:
         """The function to be run now: its classes are made what they were when it was sent."""

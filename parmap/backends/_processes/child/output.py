@@ -122,6 +122,29 @@ def _outlet(lines: Any) -> io.TextIOWrapper:
     return io.TextIOWrapper(lines, "utf-8", _ERRORS, write_through=True)
 
 
+class _Loggers(dict[str, Any]):
+    """The loggers by name. They have the levels that they have in the program, also those that are made later.
+
+    None is made for its level: the library that makes it may want a class of its own for it.
+    """
+
+    def __init__(self, loggers: dict[str, Any]) -> None:
+        super().__init__(loggers)
+        self._levels: dict[str, int] = {}
+
+    def set_levels(self, levels: dict[str, int]) -> None:
+        before, self._levels = self._levels, levels
+        for name in self.keys() & (before.keys() | levels.keys()):
+            set_level = getattr(self[name], "setLevel", None)  # which what holds the place of one lacks
+            if set_level is not None:
+                set_level(levels.get(name, 0))
+
+    def __setitem__(self, name: str, logger: Any) -> None:
+        super().__setitem__(name, logger)
+        if name in self._levels and hasattr(logger, "level"):  # as above
+            logger.level = self._levels[name]
+
+
 class Output:
     """All that a worker says besides its results."""
 
@@ -174,6 +197,7 @@ class Output:
 
         handler = self._handler = _handler(self._channel)
         logging.root.addHandler(handler)
+        logging.root.manager.loggerDict = _Loggers(logging.root.manager.loggerDict)
         # A logger that does not propagate may have its handlers in the parent alone.
         self._last_resort, logging.lastResort = logging.lastResort, handler
         configure = logging.basicConfig
@@ -195,10 +219,8 @@ class Output:
         logging = sys.modules["logging"]
         self._handled, off, named = levels or (True, 0, (("", logging.WARNING),))
         logging.disable(off)
-        for name in {name for name, _ in before[2]} - {name for name, _ in named} if before else ():
-            logging.getLogger(name).setLevel(logging.NOTSET)
-        for name, level in named:
-            logging.getLogger(name or None).setLevel(level)
+        logging.root.setLevel(dict(named)[""])
+        logging.root.manager.loggerDict.set_levels(dict(named))
 
     # warnings
 
