@@ -427,3 +427,36 @@ def test_interrupt_while_threads_are_started(script: Script) -> None:
     """)
 
     assert done.stdout.splitlines() == ["interrupted", "[1]"], done.stderr
+
+
+def test_interrupt_while_a_pool_is_made(script: Script) -> None:
+    """The next call has that pool: interrupted ones do not pile up."""
+    done = script.run("""
+        import signal, threading, time
+        import parmap
+        from parmap._engine import registry
+        from parmap._engine.engine import Engine
+
+        make, made, may_go_on = Engine.__init__, [], threading.Event()
+
+        def slowly(self, *args, **options):
+            if not may_go_on.is_set():
+                signal.raise_signal(signal.SIGINT)
+                may_go_on.wait()
+            make(self, *args, **options)
+            made.append(self)
+
+        Engine.__init__ = slowly
+        f = parmap.parallel(abs, workers=2, backend="threads")
+        try:
+            f.map([-1])
+        except KeyboardInterrupt:
+            print("interrupted")
+        may_go_on.set()
+        deadline = time.monotonic() + 5
+        while not registry._shared and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(f.map([-1]), len(made))
+    """)
+
+    assert done.stdout.splitlines() == ["interrupted", "[1] 1"], done.stderr
