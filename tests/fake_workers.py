@@ -73,6 +73,15 @@ class Item:
     settle_failure = fail
 
 
+class Thing(Item):
+    """An item of a batch: what users give may have no hash, and nothing that it can be compared with."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("an item of a batch is compared")
+
+
 class Task:
     """A single task on a quick line. `state`: recorded (its caller was interrupted), sent, begun or answered."""
 

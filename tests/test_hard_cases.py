@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tasks
 from inspection import is_gone, kill, pids_of
 from tasks import identity, nap, pid, square
 from tasks_that_die import size, wait_for
@@ -114,6 +115,29 @@ def test_a_forked_child_ends_as_a_program_does(method: str, capfd: pytest.Captur
     assert [out.count(f"child {number}\n") for number in range(3)] == [1, 1, 1]
     assert out.count("begun") == 3
     assert "ZeroDivisionError" in err
+
+
+@pytest.mark.parametrize("how", ["left", "cancelled"])
+def test_items_without_a_hash_that_are_stopped(tmp_path: Path, how: str) -> None:
+    """Lists, dicts and arrays are items, too: that one of them is stopped is nobody else's business."""
+    begun, never, ours, go = (str(tmp_path / name) for name in ("begun", "never", "ours", "go"))
+    wait = parallel(lambda paths: tasks.touch_and_wait_for(*paths), workers=2)
+    other = wait.submit([ours, go])
+    wait_until(lambda: os.path.exists(ours))
+
+    if how == "left":
+        with wait.imap([[begun, never]]):
+            wait_until(lambda: os.path.exists(begun))
+            pids = pids_of(wait)
+    else:
+        batch = wait.map_async([[begun, never]])
+        wait_until(lambda: os.path.exists(begun))
+        pids = pids_of(wait)
+        batch.cancel()
+    wait_until(lambda: any(map(is_gone, pids)))
+    tasks.touch(go)
+
+    assert other.result() == go
 
 
 @pytest.mark.parametrize("call", ["map", "submit"])

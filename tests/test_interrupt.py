@@ -391,3 +391,72 @@ def test_a_task_that_asks_the_terminal(script: Script) -> None:
     """)
 
     assert "Input/output error" in done.stderr
+
+
+def test_interrupt_while_threads_are_started(script: Script) -> None:
+    """The pool is stopped before the last of them is there: it ends, too."""
+    done = script.run("""
+        import signal, threading, time
+        import parmap
+        from parmap.backends._threads import Threads
+
+        born, births, may_go_on = Threads._born, [], threading.Event()
+
+        def slowly(self):
+            if not may_go_on.is_set():
+                signal.raise_signal(signal.SIGINT)
+                may_go_on.wait()
+            births.append(born(self))
+            return births[-1]
+
+        Threads._born = slowly
+        f = parmap.parallel(abs, workers=2, backend="threads")
+        try:
+            f.map(x for x in [-1])
+        except KeyboardInterrupt:
+            print("interrupted")
+        parmap.shutdown()
+        may_go_on.set()
+        deadline = time.monotonic() + 20
+        while len(births) < 2 or any(thread.is_alive() for _, _, thread in births):
+            if time.monotonic() > deadline:
+                print("left:", threading.enumerate())
+                break
+            time.sleep(0.01)
+        print(f.map([-1]))
+    """)
+
+    assert done.stdout.splitlines() == ["interrupted", "[1]"], done.stderr
+
+
+def test_interrupt_while_a_pool_is_made(script: Script) -> None:
+    """The next call has that pool: interrupted ones do not pile up."""
+    done = script.run("""
+        import signal, threading, time
+        import parmap
+        from parmap._engine import registry
+        from parmap._engine.engine import Engine
+
+        make, made, may_go_on = Engine.__init__, [], threading.Event()
+
+        def slowly(self, *args, **options):
+            if not may_go_on.is_set():
+                signal.raise_signal(signal.SIGINT)
+                may_go_on.wait()
+            make(self, *args, **options)
+            made.append(self)
+
+        Engine.__init__ = slowly
+        f = parmap.parallel(abs, workers=2, backend="threads")
+        try:
+            f.map([-1])
+        except KeyboardInterrupt:
+            print("interrupted")
+        may_go_on.set()
+        deadline = time.monotonic() + 5
+        while not registry._shared and time.monotonic() < deadline:
+            time.sleep(0.01)
+        print(f.map([-1]), len(made))
+    """)
+
+    assert done.stdout.splitlines() == ["interrupted", "[1] 1"], done.stderr

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fake_workers import CALL, FakeBackend, FakeWorker, Fate, Item, Task
+from fake_workers import CALL, FakeBackend, FakeWorker, Fate, Item, Task, Thing
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -54,7 +54,7 @@ class Sink:
         self.fates += new
         for fate in new:
             fate.is_single = self.singles
-        return [Item(fate) for fate in new]
+        return [Item(fate) if self.singles else Thing(fate) for fate in new]
 
     @staticmethod
     def load(items: Any) -> Any:

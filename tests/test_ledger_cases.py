@@ -51,9 +51,9 @@ class Desk:
         self.backend = FakeBackend(workers, None, None, recalls=True)
         self.ledger = Ledger(self.backend, self.now)
 
-    def job(self, size: int, **options: Any) -> Job:
-        """Start a job whose items are known to be short."""
-        job = Job(CALL, Sink(), **options)
+    def job(self, size: int, *, singles: bool = False, **options: Any) -> Job:
+        """Start a job whose items are known to be short; *singles*: they are tasks of `submit`."""
+        job = Job(CALL, Sink(singles=singles), **options)
         job.pace.seconds = 0.001
         job.extend(job.sink.items(size))  # type: ignore[attr-defined]
         self.ledger.scheduler.add(job)
@@ -386,7 +386,7 @@ def test_what_has_ended_while_the_program_stood_still_is_in_time() -> None:
 def test_what_is_cancelled_while_it_fails_is_not_tried_again(is_told: bool) -> None:
     """Nobody waits for another attempt, and nothing may wait with it, be its failure told just before or after."""
     desk = Desk(1)
-    job = desk.job(1, retries=1, retry_delay=1e10)
+    job = desk.job(1, singles=True, retries=1, retry_delay=1e10)
     (worker,) = desk.backend.workers.values()
     first = next(iter(job.left()))
     while worker.chunks[0].step(1, desk.now):

@@ -309,7 +309,7 @@ class Scheduler:
             for index in range(end - 1, offset - 1, -1):
                 job.put_back(chunk.start + index, chunk.items[index : index + 1], careful=True, alone=True)
         chunk.put_back(0, offset)
-        if failure is None:
+        if failure is None and job.dropped:  # of tasks alone: items of a batch may have no hash
             job.dropped.difference_update(chunk.items[offset:end])
         if length > 1 or failure is None:
             return self._record(chunk, 0, None, {}, now)

@@ -66,10 +66,9 @@ def engine_of(options: Options, batch: Batch | None = None) -> Engine:
         engine = _shared.get(key)
         if engine is None or _is_out_of_date(engine):
             try:
-                made = _make(options, key, finish=True)
+                engine = _make(options, key, finish=True)
             except ShutdownError:  # what is still called runs here
                 return engine_here(options)
-            engine = _share(made, key)
             _thin_out()
         if batch is not None:
             engine.calls[ref(batch)] = None  # no WeakSet: a Ctrl-C that comes when it drops one would be lost
@@ -126,7 +125,8 @@ def _share(made: Engine, key: Hashable) -> Engine:
 
 def _make(options: Options, key: Hashable, *, finish: bool) -> Engine:
     def make() -> Engine:
-        return Engine(_backend(options), _on_change, key=key, finish=finish)
+        made = Engine(_backend(options), _on_change, key=key, finish=finish)
+        return made if key is None else _share(made, key)  # here: who waits for it may be interrupted
 
     # What a cluster's library starts may be tied to the thread that started it, which must go on to live.
     engine = undisturbed(make) if options.backend in ("processes", "threads") else make()

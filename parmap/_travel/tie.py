@@ -59,7 +59,7 @@ def item_of(error: BaseException) -> Any:
     keywords that tuple and the dict of these.
 
     Raises:
-        LookupError: the error isn't that of an item.
+        LookupError: the error isn't that of an item, or is of a result of `submit` that can't be unpickled.
 
     Example:
         >>> import parmap

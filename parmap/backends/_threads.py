@@ -48,12 +48,14 @@ class Threads(Backend):
         if len(self._threads) < count:
             with suppress(RuntimeError):  # told by `grow`
                 undisturbed(lambda: self._start_spare(count))
-        if self._is_over:
-            self._drop_spare()
 
     def _start_spare(self, count: int) -> None:
-        while len(self._spare) + len(self._threads) < count:
-            self._spare.append(self._born())
+        try:
+            while len(self._spare) + len(self._threads) < count:
+                self._spare.append(self._born())
+        finally:
+            if self._is_over:  # seen here: who waits for this may be interrupted, and stop the pool meanwhile
+                self._drop_spare()
 
     def _born(self) -> tuple[int, queue.SimpleQueue[Any], Thread]:
         tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
