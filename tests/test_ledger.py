@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from parmap._core.job import Job
+from parmap._core.ledger import MERCY
 from parmap._core.limits import LimitedLedger
 from parmap._core.schedule import BRIEF
 from parmap._core.states import State
@@ -191,7 +192,9 @@ class Core(RuleBasedStateMachine):
     @precondition(lambda self: any(not job.closed for job in self.jobs))
     @rule(data=st.data(), kill=st.booleans())
     def cancel_job(self, data: st.DataObject, *, kill: bool) -> None:
-        job = data.draw(st.sampled_from([job for job in self.jobs if not job.closed]))
+        self.cancel(data.draw(st.sampled_from([job for job in self.jobs if not job.closed])), kill=kill)
+
+    def cancel(self, job: Job, *, kill: bool) -> None:
         if kill:
             self.unwanted.update((chunk.number, self.now) for chunk in job.flight)
         self.last.update((chunk.number, max(self.ledger._chunks)) for chunk in job.flight)
@@ -416,6 +419,24 @@ class Core(RuleBasedStateMachine):
         self.backend.die(self.draw_worker(data, lambda _: True), retry=retry)
         if turn:
             self.turn()
+
+    @precondition(lambda self: self.running_chunks())
+    @rule(data=st.data(), length=st.sampled_from([1, 1, 3]))
+    def stop_what_runs(self, data: st.DataObject, length: int) -> None:
+        """Nobody wants it any more, and it does not end by itself."""
+        worker, chunk = data.draw(st.sampled_from(self.running_chunks()))
+        self.backend.now = self.now
+        worker.chunks[0].step(length, self.now)
+        self.cancel(chunk.job, kill=True)
+        self.wait(2 * MERCY)
+        if worker.is_doomed and self.backend.workers.get(worker.name) is worker:
+            self.backend.die(worker, retry=False)
+            self.turn()
+
+    def running_chunks(self) -> list[tuple[FakeWorker, Chunk]]:
+        first = [worker for worker in self.all_workers() if worker.is_ready and worker.chunks]
+        known = [(worker, self.ledger._chunks.get(worker.chunks[0].number)) for worker in first]
+        return [(worker, chunk) for worker, chunk in known if chunk is not None and not chunk.job.closed]
 
     @precondition(lambda self: self.jobs or self.lane.fates)
     @rule(seconds=st.sampled_from([0.001, 0.012, 0.06, 0.3, 2.0]))
