@@ -134,8 +134,8 @@ class _Loggers(dict[str, Any]):
 
     def set_levels(self, levels: dict[str, int]) -> None:
         before, self._levels = self._levels, levels
-        for name in self.keys() & (before.keys() | levels.keys()):
-            set_level = getattr(self[name], "setLevel", None)  # which what holds the place of one lacks
+        for name in before.keys() | levels.keys():  # threads that tasks have left behind may make loggers meanwhile
+            set_level = getattr(self.get(name), "setLevel", None)  # which what holds the place of one lacks
             if set_level is not None:
                 set_level(levels.get(name, 0))
 
