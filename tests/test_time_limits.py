@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
@@ -105,12 +106,12 @@ def test_time_in_which_the_program_stands_still_is_not_waited(monkeypatch: pytes
     latch, times = Latch(), iter([100.0, 100.0])
 
     def monotonic() -> float:
-        for time in times:
-            return time
+        for moment in times:
+            return moment
         latch.set()  # by a thread that stood still, too
         return 3700.0
 
-    monkeypatch.setattr(watched, "time", SimpleNamespace(monotonic=monotonic))
+    monkeypatch.setattr(watched, "time", SimpleNamespace(monotonic=monotonic, sleep=time.sleep))
 
     assert latch.wait(10.0)
 
