@@ -138,6 +138,8 @@ class Backend(ABC):
     """Whether running work can be stopped."""
     packs: bool = False
     """Whether arguments are pickled."""
+    imports: bool = False
+    """Whether its workers import the program's modules by themselves."""
     has_files: bool = False
     """Whether the files of this machine are there for its workers."""
     leases: bool = False

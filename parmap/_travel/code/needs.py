@@ -1,4 +1,7 @@
-"""What a function needs besides its arguments, as far as its code tells: globals, captured variables, and modules."""
+"""What a function needs besides its arguments, as far as its code tells: globals, captured variables, and modules.
+
+And what it reads of modules of the program's own that workers, which import them, will not find as it is here.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from parmap._travel.code.by_name import name_of
+from parmap._travel.code.by_name import MAIN, is_registered, name_of
 from parmap._travel.code.late import LAZY_IMPORT, annotations_of, module_of, names_in_hints
 from parmap._travel.text import wrapped_by
 
@@ -159,3 +163,142 @@ def _homes() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     folders = {paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()}
     return tuple(folder + os.sep for folder in folders)
+
+
+# --- modules of the program's own, which workers import as their files say -------------------------
+
+
+class Reading:
+    """A variable of a module of the program's own, whose text says what it is."""
+
+    __slots__ = "module", "name", "spec", "value"
+
+    def __init__(self, module: str, spec: Any, name: str, value: Any) -> None:
+        self.module = module
+        self.spec = spec  # of the module; another one: it was imported again
+        self.name = name
+        self.value = value  # `_DEFINED`: a function
+
+    @property
+    def now(self) -> Any:
+        """What the variable is here."""
+        return vars(sys.modules[self.module]).get(self.name)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is still the module that was looked at."""
+        return getattr(sys.modules.get(self.module), "__spec__", None) is self.spec
+
+    @property
+    def differs(self) -> bool:
+        """Whether the variable was set to something else since the module was imported."""
+        now = self.now
+        if self.value is not _DEFINED:
+            return type(now) is not type(self.value) or now != self.value
+        while (inner := wrapped_by(now)) is not None:
+            now = inner
+        return not isinstance(now, FunctionType) or now.__globals__ is not vars(sys.modules[self.module])
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether no function of the module sets it, too, as one does that fills a cache when it is first asked."""
+        from dis import get_instructions
+
+        parts = codes_in(self.spec.loader.get_code(self.module))
+        inner = [each for code in parts if self.name in code.co_names for each in get_instructions(code)]
+        return not any(
+            each.argval == self.name and each.opname.endswith("_GLOBAL") and each.opname[0] in "SD" for each in inner
+        )
+
+
+_DEFINED = object()
+_readings: WeakKeyDictionary[FunctionType, list[Reading]] = WeakKeyDictionary()
+_constants: WeakKeyDictionary[ModuleType, tuple[Any, dict[str, Reading]]] = (
+    WeakKeyDictionary()
+)  # of which spec, by name
+
+
+def set_from_outside(function: FunctionType) -> list[Reading]:
+    """Variables that *function*, and what it calls, reads of modules of the program's own, and that were set later.
+
+    Only where there is no doubt: constants and functions that a module's text binds but once.
+    """
+    known = _readings.get(function)
+    if known is None or not all(each.is_current for each in known):
+        known = _readings[function] = [*_find_readings(function)]
+    found = [each for each in known if each.differs]
+    if found and not all(each.is_certain for each in found):
+        _readings[function] = [each for each in known if each not in found or each.is_certain]
+        found = [each for each in found if each in _readings[function]]
+    return found
+
+
+def _find_readings(function: FunctionType) -> Iterator[Reading]:
+    seen: set[int] = set()
+    told: set[Reading] = set()
+    waiting: list[Any] = [function]
+    while waiting and len(seen) < _MOST:
+        thing = waiting.pop()
+        home = sys.modules.get(str(getattr(thing, "__module__", None)))
+        if id(thing) in seen or (home is not None and _is_others(home.__name__)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, FunctionType):
+            names = {name for code in codes_in(thing.__code__) for name in code.co_names}
+            found = [*(thing.__globals__.get(name) for name in names), *captured_by(thing).values()]
+            modules = [each for each in found if _is_own(each)]
+            if home is not None and home not in modules and _is_own(home) and name_of(thing) is not None:
+                modules.append(home)  # else what it reads of its module travels with it
+            for module in modules:
+                known = _constants.get(module)
+                if known is None or known[0] is not module.__spec__:
+                    known = _constants[module] = module.__spec__, {each.name: each for each in _constants_of(module)}
+                new = {known[1][name] for name in names & known[1].keys()} - told
+                told |= new
+                yield from new
+                found += [vars(module).get(name) for name in names]
+            waiting += [each for each in found if isinstance(each, (FunctionType, type))]
+        elif isinstance(thing, type):
+            waiting += vars(thing).values()
+        else:
+            waiting += _inside(thing)
+
+
+def _is_own(module: Any) -> bool:
+    if type(module) is not ModuleType or module.__name__ in MAIN or _is_others(module.__name__):
+        return False
+    has_code = hasattr(getattr(module.__spec__, "loader", None), "get_code")
+    return has_code and not is_registered(module.__name__)
+
+
+def _is_others(name: str) -> bool:
+    return name.partition(".")[0] == "parmap" or _is_shared(name)
+
+
+def _constants_of(module: ModuleType) -> Iterator[Reading]:
+    """What its code, at the outer level, binds but once: to a constant, or to a function without decorators."""
+    from dis import get_instructions
+
+    spec: Any = module.__spec__
+    code, value = None, _UNKNOWN
+    bound: dict[str, Any] = {}
+    with suppress(ImportError, OSError, SyntaxError, ValueError):  # of a text that is gone, or another one by now
+        code = spec.loader.get_code(module.__name__)
+    for each in () if code is None else get_instructions(code):
+        if each.is_jump_target:  # what lies on the stack may be from elsewhere
+            value = _UNKNOWN
+        if each.opname in {"STORE_NAME", "STORE_GLOBAL", "DELETE_NAME"}:
+            bound[each.argval] = _UNKNOWN if each.argval in bound else value
+        if each.opname in {"MAKE_FUNCTION", "SET_FUNCTION_ATTRIBUTE"}:
+            value = _DEFINED
+        elif each.opname != "EXTENDED_ARG":
+            value = each.argval if each.opname in {"LOAD_CONST", "LOAD_SMALL_INT"} else _UNKNOWN
+        if "IMPORT_STAR" in each.opname + each.argrepr:
+            return
+    for name, value in bound.items():
+        if value is _DEFINED or type(value) in _ATOMS:
+            yield Reading(module.__name__, spec, name, value)
+
+
+_UNKNOWN = object()
+_ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})  # that compare with nothing of the user's

@@ -60,7 +60,7 @@ class Cluster(Outgoing):
     """Runs chunks through pilots, which are wherever the cluster has them."""
 
     kills = True
-    packs = True
+    packs = imports = True
     overhead: float
     """Seconds that a chunk takes besides its work; a guess, until it is known."""
     gives_up = ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Processes(Staff):
     """The default backend."""
 
-    kills = packs = has_files = deaf = announces = True
+    kills = packs = imports = has_files = deaf = announces = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

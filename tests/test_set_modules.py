@@ -1,0 +1,190 @@
+"""What a program sets in modules of its own at run time: workers import them as the files are, and the call says so."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+import warnings
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import cloudpickle
+import pytest
+
+from parmap import Executor, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SETTINGS = """
+import os
+RATE = 3
+NAME: str = "a"
+DEPTH = -1
+HOME = os.environ.get("NO_SUCH_VARIABLE") or "here"
+MODE = "one" if HOME else "two"
+SIZE = 10
+SIZE = SIZE * 2
+connection = cached = None
+numbers = None
+try:
+    import no_such_module as numbers
+except ImportError:
+    numbers = None
+
+def fetch(x):
+    return "fetched", x
+
+def connect():
+    global cached
+    cached = {}
+
+@staticmethod
+def decorated(x):
+    return x
+"""
+MODEL = """
+import settings
+FACTOR = 1
+
+class Net:
+    def go(self, x):
+        return x * FACTOR
+
+def train(x):
+    return Net().go(x), settings.fetch(x)
+
+def made():
+    def inner(x):
+        return x * FACTOR
+    return inner
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two modules of the program's own."""
+    (tmp_path / "settings.py").write_text(SETTINGS)
+    (tmp_path / "model.py").write_text(MODEL)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield SimpleNamespace(settings=importlib.import_module("settings"), model=importlib.import_module("model"))
+    for name in ("settings", "model"):
+        sys.modules.pop(name, None)
+
+
+def reader(settings: Any) -> Callable[[int], Any]:
+    """A function by value that reads variables of a module, and calls another function that does."""
+
+    def look(x: int) -> Any:
+        return x, settings.RATE, settings.NAME, settings.DEPTH
+
+    return look
+
+
+def test_a_constant_that_was_set(own: Any) -> None:
+    """Each call is told of what its function reads, and of no more; what was set back is as it was."""
+    f = parallel(reader(own.settings), workers=1)
+    assert f.map([1]) == [(1, 3, "a", -1)]
+
+    own.settings.RATE, own.settings.MODE, own.settings.connection = 5, "two", object()
+    with pytest.warns(RuntimeWarning, match=r"look reads .*: settings\.RATE \(5\); .* initializer"):
+        assert f.map([1]) == [(1, 3, "a", -1)]
+    with pytest.warns(RuntimeWarning, match="settings.RATE"):
+        assert [*f.imap([1])] == [(1, 3, "a", -1)]
+
+    own.settings.RATE = 3
+    assert f.map([1]) == [(1, 3, "a", -1)]
+
+
+def test_where_the_warning_points(own: Any) -> None:
+    """It is the line that calls."""
+    own.settings.NAME = "b"
+    with pytest.warns(RuntimeWarning, match=r"settings\.NAME") as told:
+        parallel(reader(own.settings), workers=1).submit(1).result(60)
+    with pytest.warns(RuntimeWarning, match=r"settings\.NAME") as told_too, Executor(1) as executor:
+        executor.submit(reader(own.settings), 1).result(60)
+    assert {each.filename for each in [*told, *told_too]} == {__file__}
+
+
+def test_what_a_function_of_a_module_reads(own: Any) -> None:
+    """Of its own module, through classes, and a function of another module that a test has replaced."""
+    f = parallel(own.model.train, workers=1)
+    assert f.map([1]) == [(1, ("fetched", 1))]
+    own.model.FACTOR = 2
+    own.settings.fetch = lambda x: ("made up", x)
+
+    with pytest.warns(RuntimeWarning, match=r"model\.FACTOR \(2\), settings\.fetch"):
+        assert f.map([1]) == [(1, ("fetched", 1))]
+
+
+def quiet(function: Callable[[int], Any], **options: Any) -> Any:
+    """What a function gives for 1 where nobody warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return parallel(function, workers=1, **options).map([1])[0]
+
+
+def test_what_has_no_doubt_only(own: Any) -> None:
+    """What the module itself may set, or sets twice, or computes, is its own affair; so is what travels by value."""
+    settings = own.settings
+
+    def look(x: int) -> Any:
+        return (
+            x,
+            settings.HOME,
+            settings.SIZE,
+            settings.numbers,
+            settings.cached,
+            settings.decorated is None,
+            settings.MODE,
+        )
+
+    settings.connect()
+    settings.HOME, settings.SIZE, settings.numbers, settings.decorated, settings.MODE = "there", 1, 1, 1, "x"
+    assert quiet(look)[:3] == (1, "here", 20)
+    own.model.FACTOR = 7
+    assert quiet(own.model.made()) == 7
+    settings.fetch = parallel(settings.fetch)
+    own.model.FACTOR = 1
+    assert quiet(own.model.train)[0] == 1
+
+
+def test_who_is_not_concerned(own: Any) -> None:
+    """Threads have what was set, an initializer may see to it, and a module by value brings it along."""
+    own.settings.RATE = 5
+    look = reader(own.settings)
+    assert quiet(look, backend="threads")[1] == quiet(look, backend="serial")[1] == 5
+    assert quiet(look, initializer=set_rate)[1] == 5
+    cloudpickle.register_pickle_by_value(own.settings)
+    try:
+        assert quiet(look)[1] == 5
+    finally:
+        cloudpickle.unregister_pickle_by_value(own.settings)
+
+
+def set_rate() -> None:
+    """What an initializer does about it."""
+    importlib.import_module("settings").RATE = 5
+
+
+def test_a_module_that_is_imported_again(own: Any, tmp_path: Path) -> None:
+    """It is what the file says then that counts."""
+    f = parallel(own.model.train, workers=1)
+    own.model.FACTOR = 20
+    with pytest.warns(RuntimeWarning, match="FACTOR"):
+        f.map([1])
+    (tmp_path / "model.py").write_text(MODEL.replace("FACTOR = 1", "FACTOR = 20"))
+    importlib.invalidate_caches()
+    assert quiet(importlib.reload(own.model).train)[0] == 20
+
+
+def test_nothing_of_a_module_is_kept(own: Any) -> None:
+    """It was looked through; when it is gone, so is all of it."""
+    quiet(own.model.train)
+    gone = ref(own.model.train), ref(own.model.Net)
+    del own.model, sys.modules["model"]
+    gc.collect()
+    assert [each() for each in gone] == [None, None]
