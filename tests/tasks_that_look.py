@@ -38,6 +38,25 @@ def third_and_spoil(_: Any = None) -> str:
     return result
 
 
+def divide(_: Any = None) -> str:
+    """A result that depends on how the caller has numpy take errors of floats."""
+    import numpy as np
+
+    try:
+        return str(np.array([1.0]) / np.zeros(1))
+    except FloatingPointError:
+        return "raised"
+
+
+def divide_and_spoil(_: Any = None) -> str:
+    """The same; it leaves another way behind."""
+    import numpy as np
+
+    result = divide()
+    np.seterr(divide="ignore")
+    return result
+
+
 def here(_: Any = None) -> str:
     """A task that tells its working directory."""
     return os.getcwd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -146,14 +147,21 @@ assert parallel(lambda x: type(table).__name__, initializer=connect).map([1, 2])
 
 
 SURROUNDED = """
-import decimal, os
+import decimal, os, sys
 from parmap import parallel
 
 def initialize():
     decimal.getcontext().prec = 5
+    if {numeric}:
+        import numpy
+        numpy.seterr(divide="raise")
     os.chdir({place!r})
 
 def look(x):
+    if {numeric}:
+        import numpy
+        assert numpy.geterr()["divide"] == "raise"
+        numpy.seterr(divide="ignore")
     try:
         return str(decimal.Decimal(1) / 3), os.path.samefile(".", {place!r})
     finally:
@@ -172,10 +180,11 @@ for _ in range(2):
 
 @pytest.mark.parametrize("option", ['start_method="forkserver"', 'start_method="spawn"', 'backend="threads"'])
 def test_surroundings_that_it_chooses(script: Script, option: str, tmp_path: Path):
-    """The directory and the decimal arithmetic that it sets are those of each task, whatever the program does."""
+    """The directory and the arithmetic that it sets are those of each task, whatever the program does."""
     place = tmp_path / "place"
     place.mkdir()
-    run = script.run(SURROUNDED.format(place=str(place), option=option, is_shared="threads" in option))
+    numeric = find_spec("numpy") is not None
+    run = script.run(SURROUNDED.format(place=str(place), option=option, is_shared="threads" in option, numeric=numeric))
 
     assert run.stderr == ""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import inspection
 import pytest
-from tasks_that_look import third, third_and_spoil, world
+from tasks_that_look import divide, divide_and_spoil, third, third_and_spoil, world
 
 import parmap
 from conftest import wait_until
@@ -316,6 +316,35 @@ def test_decimal_arithmetic_on_an_executor(kind: str):
     ):
         assert parallel(third_and_spoil, backend=executor, chunksize=1).map(range(3)) == ["0.3333"] * 3
         assert executor.submit(third).result() == "0.3333333333333333333333333333"
+
+
+# numpy's errors of floats
+
+
+def test_errors_of_floats(backend: dict[str, Any]):
+    """Whether numpy raises, warns or says nothing is the caller's choice, and what tasks choose ends with their chunk."""
+    np = pytest.importorskip("numpy")
+    f, spoils = parallel(divide, **backend), parallel(divide_and_spoil, chunksize=1, **backend)
+    with np.errstate(divide="raise"):
+        assert f.map(range(4)) == ["raised"] * 4
+        assert [f.submit().result() for _ in range(2)] == ["raised"] * 2
+        assert spoils.map(range(6)) == ["raised"] * 6
+        assert np.geterr()["divide"] == "raise"
+    with np.errstate(divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert f.map(range(4)) == ["[inf]"] * 4
+    with pytest.warns(RuntimeWarning, match="divide by zero"):
+        assert f.map(range(4)) == ["[inf]"] * 4
+
+
+def test_errors_of_floats_on_an_executor():
+    """They travel to the workers of others, and leave nothing there."""
+    np = pytest.importorskip("numpy")
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        with np.errstate(divide="raise"):
+            assert parallel(divide_and_spoil, backend=executor, chunksize=1).map(range(3)) == ["raised"] * 3
+        assert executor.submit(divide).result() == "[inf]"
 
 
 # shared memory of multiprocessing

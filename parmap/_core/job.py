@@ -217,9 +217,9 @@ class Job:
         return chain(*[piece.items for piece in self.pending], *[chunk.items for chunk in self.flight])
 
     @property
-    def decimal(self) -> tuple[Any, ...] | None:
-        """The arithmetic that its tasks see."""
-        return None if self.context is None else self.context.told["decimal"]
+    def arithmetic(self) -> tuple[tuple[Any, ...] | None, dict[str, str] | None]:
+        """The arithmetic that its tasks see: `decimal`'s, and how numpy takes errors of floats."""
+        return (None, None) if self.context is None else (self.context.told["decimal"], self.context.told["errors"])
 
     @property
     def is_done(self) -> bool:

@@ -1,11 +1,11 @@
-"""The caller's decimal arithmetic (`decimal.getcontext()`), wherever its tasks run."""
+"""The caller's arithmetic, wherever its tasks run: `decimal.getcontext()`, and how numpy takes errors of floats."""
 
 from __future__ import annotations
 
 import sys
 from _thread import _local as local
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from operator import attrgetter
 from typing import Any
 
@@ -40,23 +40,60 @@ def chosen(base: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     return None if now == (base or told(decimal.DefaultContext)) else now
 
 
+def float_errors() -> Any:
+    """What is equal as long as nobody changes how numpy takes errors of floats here; `None` without numpy."""
+    numpy: Any = sys.modules.get("numpy")
+    if not hasattr(numpy, "geterr"):  # another thread may just be importing it
+        return None
+    state: Any = getattr(
+        sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None
+    )  # `geterr` takes a microsecond
+    return numpy.geterr() if state is None else state.get()
+
+
+USUAL = {"divide": "warn", "invalid": "warn", "over": "warn", "under": "ignore"}
+
+
+def told_errors() -> dict[str, str] | None:
+    """How numpy takes errors of floats in this thread, to be sent; `None` is the usual way.
+
+    What it calls, or writes to, can't be: who has chosen that is warned.
+    """
+    numpy: Any = sys.modules.get("numpy")
+    now = numpy.geterr() if hasattr(numpy, "geterr") else USUAL
+    told = {kind: "warn" if way in {"call", "log"} else way for kind, way in now.items()}
+    return None if told == USUAL else told
+
+
 class _Own(local):
     """What the initializer of a thread has chosen for all tasks there."""
 
-    arithmetic: tuple[Any, ...] | None = None
+    decimal: tuple[Any, ...] | None = None
+    errors: dict[str, str] | None = None
 
 
 own = _Own()
 
 
+def choose() -> None:
+    """An initializer has been called in this thread: what it has chosen holds."""
+    own.decimal, own.errors = chosen(None), told_errors()
+
+
 @contextmanager
-def arithmetic(told: tuple[Any, ...] | None) -> Generator[None]:
-    """Let the decimal arithmetic of this thread be the caller's; what tasks change of it ends with them."""
-    told = own.arithmetic or told
-    if told is None:  # the caller has none
+def arithmetic(decimal: tuple[Any, ...] | None, errors: dict[str, str] | None) -> Generator[None]:
+    """Let the arithmetic of this thread be the caller's, if it has one; what tasks change of it ends with them."""
+    decimal, errors = own.decimal or decimal, own.errors or errors
+    with _decimal(decimal) if decimal else nullcontext(), _numpy(errors) if errors else nullcontext():
         yield
-        return
+
+
+def _decimal(told: tuple[Any, ...]) -> Any:
     import decimal
 
-    with decimal.localcontext(made(told)):
-        yield
+    return decimal.localcontext(made(told))
+
+
+def _numpy(errors: dict[str, str]) -> Any:
+    numpy: Any = __import__("numpy")
+    return numpy.errstate(**errors)

@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 
 from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
-from parmap._work.arithmetic import told, traits
+from parmap._work.arithmetic import float_errors, told, told_errors, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
 
@@ -49,6 +49,7 @@ class Context:
         self.recorder: int = recorder
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
+        self._errors = float_errors()
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
             "path": _strings(path),
@@ -61,6 +62,7 @@ class Context:
             "recursion": recursion,
             "digits": digits,
             "decimal": None if decimal is None else told(decimal),
+            "errors": told_errors(),
         }
 
     def holds(self) -> bool:
@@ -81,6 +83,7 @@ class Context:
             and self.environ == getattr(os.environ, "_data", os.environ)
             and (process is None or self.authkey == _authkey())
             and (decimal is None or self.decimal == traits(decimal.getcontext()))
+            and ("numpy" not in _modules or self._errors == float_errors())
             and self.cwd == _cwd()
         )
 

@@ -320,7 +320,7 @@ def run_here(chunk: Chunk, mode: str, passes: tuple[type[BaseException], ...] = 
     """Run a chunk in this process; *passes*: what is raised instead of being an outcome."""
     job, note = chunk.job, chunk.note
     clock = None if chunk.passage is None else Clock()
-    with arithmetic(job.decimal), warning_as(job.context):
+    with arithmetic(*job.arithmetic), warning_as(job.context):
         outcome = run(
             job.call.callee,
             terms_of(chunk, mode),

@@ -132,7 +132,7 @@ class Executors(Backend):
                 factories = _factories((*call.needs, *payload.needs))
                 seats, timed = name_of_seats(self._executor), chunk.passage is not None
                 what = _HOME, factories, call.wire, to_wire(payload), terms_of(chunk, mode)
-                future = self._submit(run_packed, *what, chunk.job.decimal, timed, seats)
+                future = self._submit(run_packed, *what, chunk.job.arithmetic, timed, seats)
                 if chunk.passage is not None:
                     chunk.passage.gone(payload.nbytes)
             else:
@@ -313,7 +313,7 @@ def run_packed(
     function: Wire,
     payload: Wire,
     terms: Terms,
-    decimal: tuple[Any, ...] | None,
+    numbers: tuple[tuple[Any, ...] | None, dict[str, str] | None],
     timed: bool,
     seats: tuple[str, int] | None,
 ) -> tuple[Any, ...]:
@@ -338,7 +338,7 @@ def run_packed(
     except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
         callee, outcome = Callee(None, Rules(())), Outcome.failed(error, items.count)
     else:
-        with arithmetic(decimal), nullcontext() if callee.rules.seed is None else _turn:
+        with arithmetic(*numbers), nullcontext() if callee.rules.seed is None else _turn:
             page = None if is_home else Note()  # with one it is noticed when a task forks
             outcome = run(callee, terms, clock.items(items) if clock else items, items.count, page=page)
     results, unsent = pack_results(outcome.results)

@@ -13,7 +13,7 @@ from weakref import ref
 from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, note, translate
 from parmap._work import place as _place
-from parmap._work.arithmetic import chosen, own
+from parmap._work.arithmetic import choose
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
 from parmap._work.threads import start_thread, undisturbed
@@ -101,7 +101,7 @@ class Threads(Backend):
         if initializer is not None:
             try:
                 initializer(*self.options.initargs)
-                own.arithmetic = chosen(None)
+                choose()
                 here.keeper.prepared[self.options.pool_key] = self.options
             except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
                 problem = translate(error)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.arithmetic import chosen, made
+from parmap._work.arithmetic import USUAL, chosen, float_errors, made, told_errors
 from parmap._work.imports import when_imported
 from parmap.backends._processes.line.descriptors import recv_fds
 
@@ -32,11 +32,14 @@ class World:
         self._cwd: str | None = None
         self._authkey = b""
         self._decimal: Any = None
+        self._errors: dict[str, str] | None = None
+        self._state: Any = None  # of numpy, when that was set
         self._own: set[str] = set()  # what the initializer has chosen, whatever the program says later
         sys.breakpointhook = _explain_breakpoint
         when_imported("multiprocessing.process", self._join_family)
         when_imported("multiprocessing.resource_tracker", self._share_tracker)
         when_imported("decimal", self._calculate)
+        when_imported("numpy", self._take_errors)
 
     def change(self, changes: dict[str, Any]) -> None:
         """Take over what has changed in the program."""
@@ -55,11 +58,16 @@ class World:
         if (numbers := chosen(self._decimal)) is not None:
             self._decimal = numbers
             self._own.add("decimal")
+        if float_errors() is not None and (errors := told_errors() or USUAL) != (self._errors or USUAL):
+            self._errors = errors
+            self._own.add("errors")
 
     def enter(self) -> None:
         """Begin a chunk: undo what tasks did to the working directory, and to the arithmetic of this thread."""
         if self._decimal is not None:
             self._calculate()
+        if self._errors is not None:
+            self._take_errors()
         if self._cwd is None:
             return
         try:
@@ -104,11 +112,21 @@ class World:
     def _set_decimal(self, told: tuple[Any, ...] | None) -> None:
         self._decimal = told
 
+    def _set_errors(self, told: dict[str, str] | None) -> None:
+        self._errors = told or (None if self._errors is None else USUAL)  # who never had another way has none set
+        self._state = None
+
     def _calculate(self) -> None:
         """Give this thread the caller's decimal arithmetic, once something has a use for it."""
         decimal: Any = sys.modules.get("decimal")
         if decimal is not None and self._decimal is not None:
             decimal.setcontext(made(self._decimal))
+
+    def _take_errors(self) -> None:
+        """Let numpy take errors of floats as the caller does."""
+        if self._errors is not None and (now := float_errors()) is not None and now != self._state:
+            sys.modules["numpy"].seterr(**self._errors)
+            self._state = float_errors()
 
     def _join_family(self) -> None:
         """Be known to the managers of the parent, and of `multiprocessing`, as a process of the parent's."""
