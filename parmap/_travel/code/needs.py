@@ -251,8 +251,9 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
                 modules.append(home)  # else what it reads of its module travels with it
             for module in modules:
                 known = _constants.get(module)
-                if known is None or known[0] is not module.__spec__:
-                    known = _constants[module] = module.__spec__, {each.name: each for each in _constants_of(module)}
+                spec = vars(module).get("__spec__")
+                if known is None or known[0] is not spec:
+                    known = _constants[module] = spec, {each.name: each for each in _constants_of(module)}
                 new = {known[1][name] for name in names & known[1].keys()} - told
                 told |= new
                 yield from new
@@ -267,7 +268,7 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
 def _is_own(module: Any) -> bool:
     if type(module) is not ModuleType or module.__name__ in MAIN or _is_others(module.__name__):
         return False
-    has_code = hasattr(getattr(module.__spec__, "loader", None), "get_code")
+    has_code = hasattr(getattr(vars(module).get("__spec__"), "loader", None), "get_code")
     return has_code and not is_registered(module.__name__)
 
 
@@ -279,7 +280,7 @@ def _constants_of(module: ModuleType) -> Iterator[Reading]:
     """What its code, at the outer level, binds but once: to a constant, or to a function without decorators."""
     from dis import get_instructions
 
-    spec: Any = module.__spec__
+    spec: Any = vars(module)["__spec__"]
     code, value = None, _UNKNOWN
     bound: dict[str, Any] = {}
     with suppress(ImportError, OSError, SyntaxError, ValueError):  # of a text that is gone, or another one by now
