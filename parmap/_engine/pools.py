@@ -25,6 +25,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
+from parmap._travel.code.by_name import note_imports
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
@@ -160,6 +161,7 @@ def _begin(
 ) -> tuple[Engine, Job, Batch, Input]:
     """Begin a batch: what `map`, `map_async` and `stream` take besides their own arguments is for this."""
     begun = time.monotonic()
+    note_imports()
     goes_on = goes_on or return_exceptions or accounts
     mode, fails_late = "star" if star or len(iterables) > 1 else "map", not (goes_on or fail_fast)
     kinds: tuple[Any, ...] = Accounts if accounts else Batch, Input, AsyncInput

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parmap._core.owners import Owners
 from parmap._core.pace import BYTE_CAP, Cost, Pace
+from parmap._travel.code.by_name import despite_imports
 from parmap._travel.failure import Failure, note, put, translate, unframed
 from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import pack
@@ -298,7 +299,8 @@ def packed(chunk: Chunk, items: Any, *, single: bool = False) -> tuple[Pack, dic
     """The *items* of a chunk as they travel, or as many of them as fit, and the errors of those that can't."""
     job = chunk.job
     try:
-        payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
+        with despite_imports():
+            payload, unsent = pack(items, BYTE_CAP, job.learner, single=single)
     except Exception as error:  # noqa: BLE001 - user code may raise anything: the first item pays, the rest goes on
         payload, unsent = Pack(EACH, 1, b"", [0]), dict[int, BaseException]({0: error})
     for index, problem in unsent.items():

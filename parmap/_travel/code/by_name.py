@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from _thread import RLock, get_ident
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -171,3 +173,38 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
         return True
     names = registered()
     return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)
+
+
+_locks: dict[str, Any] = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})  # of what is being imported
+_waiting: set[str] = set()  # modules that are being imported, by threads that have begun a batch meanwhile
+_turn = RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001 - as threading does
+
+
+def note_imports() -> None:
+    """Remember what the thread that calls is importing: the import will wait for what another thread pickles."""
+    for name, known in list(_locks.items()):
+        if getattr(known(), "owner", None) == get_ident():
+            _waiting.add(name)
+
+
+@contextmanager
+def despite_imports() -> Iterator[None]:
+    """Pickle what is of such modules as if they were imported: pickle waits for that, and so would both for ever."""
+    if not _waiting:
+        yield
+        return
+    with _turn:
+        specs = {name: getattr(sys.modules.get(name), "__spec__", None) for name in list(_waiting)}
+        for name, spec in specs.items():
+            if name not in _locks:  # its import has ended
+                _waiting.discard(name)
+            elif spec is not None:
+                spec._initializing = False
+        try:
+            yield
+        finally:
+            for name in _waiting & specs.keys():
+                specs[name]._initializing = name in _locks
