@@ -197,14 +197,13 @@ def despite_imports() -> Iterator[None]:
         yield
         return
     with _turn:
-        specs = {name: getattr(sys.modules.get(name), "__spec__", None) for name in list(_waiting)}
-        for name, spec in specs.items():
-            if name not in _locks:  # its import has ended
-                _waiting.discard(name)
-            elif spec is not None:
-                spec._initializing = False
+        _waiting.intersection_update(list(_locks))  # of others the import has ended
+        found = {name: getattr(sys.modules.get(name), "__spec__", None) for name in list(_waiting)}
+        specs: dict[str, Any] = {name: spec for name, spec in found.items() if spec is not None}
+        for spec in specs.values():
+            spec._initializing = False  # noqa: SLF001 - what pickle asks; and below
         try:
             yield
         finally:
-            for name in _waiting & specs.keys():
-                specs[name]._initializing = name in _locks
+            for name, spec in specs.items():
+                spec._initializing = name in _locks  # noqa: SLF001
