@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from _thread import RLock, get_ident
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -191,7 +191,7 @@ def note_imports() -> None:
 
 
 @contextmanager
-def despite_imports() -> Iterator[None]:
+def despite_imports() -> Generator[None, None, None]:
     """Pickle what is of such modules as if they were imported: pickle waits for that, and so would both for ever."""
     if not _waiting:
         yield
