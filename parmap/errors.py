@@ -57,7 +57,6 @@ class ParmapError(Exception):
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The default calls the class with `args` by position, which keyword-only parameters refuse.
         return _rebuild, (type(self), self.args), self.__dict__
 
 
@@ -85,7 +84,7 @@ class TaskTimeoutError(ParmapError, TimeoutError):
     """
 
     def __init__(
-        self, message: str = "", *, item: int | None = None, timeout: float | None = None, stack: str = ""
+        self, message: str = "", item: int | None = None, timeout: float | None = None, stack: str = ""
     ) -> None:
         super().__init__(message, item, timeout, stack)
         self.item = item
@@ -120,7 +119,6 @@ class WorkerDiedError(ParmapError, BrokenExecutor):
     def __init__(
         self,
         message: str = "",
-        *,
         item: int | None = None,
         exitcode: int | None = None,
         signal: int | None = None,
@@ -154,7 +152,7 @@ class SerializationError(ParmapError, PicklingError):
         the result is a lock, which can't be pickled (item 0)
     """
 
-    def __init__(self, message: str = "", *, item: int | None = None) -> None:
+    def __init__(self, message: str = "", item: int | None = None) -> None:
         super().__init__(message, item)
         self.item = item
 
@@ -176,7 +174,7 @@ class RemoteError(ParmapError):
         db.Missing: no such row
     """
 
-    def __init__(self, message: str = "", *, type_name: str = "", traceback: str = "") -> None:
+    def __init__(self, message: str = "", type_name: str = "", traceback: str = "") -> None:
         super().__init__(message, type_name, traceback)
         self.type_name = type_name
         self.traceback = traceback
@@ -226,7 +224,7 @@ class BackendUnavailableError(ParmapError, ImportError):
         backend 'dask' needs distributed; install it with: pip install "parmap-decorators[dask]"
     """
 
-    def __init__(self, message: str = "", *, extra: str | None = None) -> None:
+    def __init__(self, message: str = "", extra: str | None = None) -> None:
         super().__init__(message, extra)
         self.extra = extra
 

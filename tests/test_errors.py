@@ -47,6 +47,14 @@ def test_errors_copy(error: errors.ParmapError):
     assert vars(copy.deepcopy(error)) == vars(error)
 
 
+@pytest.mark.parametrize("error", EXAMPLES, ids=NAMES)
+def test_errors_are_made_of_their_args(error: errors.ParmapError):
+    """Queues that keep results as JSON, as Celery does, make an error anew from its class and its arguments."""
+    again = type(error)(*error.args)
+
+    assert (vars(again), again.args, str(again)) == (vars(error), error.args, str(error))
+
+
 def test_every_class_is_tested():
     """No error is missing from the examples here."""
     assert sorted(NAMES) == errors.__all__

@@ -12,6 +12,8 @@ from inspection import is_gone, kill
 from conftest import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import Script
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="forks and signals")
@@ -1027,3 +1029,34 @@ def test_in_a_server_with_an_interpreter_in_it(script: Script, method: str, told
     """)
 
     assert (done.stdout, done.stderr) == ("[2]\n", "")
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_in_a_module_that_is_being_imported(script: Script, tmp_path: Path, method: str) -> None:
+    """Its instances are pickled by another thread, which would wait for the import, which waits for the results."""
+    (tmp_path / "shop.py").write_text(f"""
+from dataclasses import dataclass
+from parmap import parallel
+
+@dataclass
+class Item:
+    price: int
+
+@parallel(workers=2, start_method={method!r})
+def double(item):
+    return Item(2 * item.price)
+
+items = [Item(1), Item(2)]
+calls = [double.map(items), list(double.imap(items)), double.map_async(items).result()]
+calls += [[double.submit(item).result() for item in items]]
+""")
+    script.environment["PYTHONPATH"] = str(tmp_path)
+    done = script.run(
+        """
+        import shop
+        print(*[[each.price for each in call] for call in shop.calls], shop.__spec__._initializing)
+        """,
+        timeout=60,
+    )
+
+    assert done.stdout.splitlines()[-1:] == ["[2, 4] [2, 4] [2, 4] [2, 4] False"], done.stderr

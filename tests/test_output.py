@@ -115,6 +115,20 @@ def test_an_unfinished_line_is_not_kept(processes: dict[str, Any], capsys: pytes
     assert capsys.readouterr().out == "part 1"
 
 
+@pytest.mark.parametrize("how", ["print(x, flush=True)", "print(x) or sys.stdout.flush()"])
+def test_what_is_flushed_is_not_kept(processes: dict[str, Any], script: Script, how: str):
+    """A line that a task has flushed is flushed by the program, too, whose stream may hold it back: it can be followed."""
+    script.environment["PYTHONUNBUFFERED"] = ""
+    done = script.run(f"""
+        import os, sys
+        from parmap import parallel
+        parallel(lambda x: {how}, **{processes!r}).map([1, 2])
+        os._exit(0)  # flushes nothing
+    """)
+
+    assert sorted(done.stdout.split()) == ["1", "2"], done.stderr
+
+
 def test_bytes_arrive(processes: dict[str, Any], script: Script):
     """`sys.stdout.buffer` is there; what is no text arrives byte for byte where the parent's encoding allows."""
     done = script.run(f"""

@@ -1217,6 +1217,28 @@ def test_a_stream_that_stands_for_standard_output(script: Script) -> None:
     assert done.stderr == ""
 
 
+def test_what_holds_the_streams_that_were_replaced(script: Script) -> None:
+    """As a `TestCase` does under `python -m unittest -b`: tasks that use it have their worker's."""
+    done = script.run("""
+        import contextlib, io, sys
+        from parmap import parallel
+
+        class Case:
+            def __init__(self):
+                self.streams = sys.stdout, sys.stderr
+            def check(self, x):
+                for stream in self.streams:
+                    print("checked", x, file=stream)
+
+        case = Case()
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            parallel(lambda x: case.check(x), workers=1).map([1])
+        print(out.getvalue() == err.getvalue() == "checked 1\\n")
+    """)
+
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_a_function_of_nanobind(script: Script) -> None:
     """As those of DuckDB and JAX are: it refuses to be pickled, and goes by its name wherever it is met."""
     script.write(

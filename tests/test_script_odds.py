@@ -255,10 +255,10 @@ def test_errors_that_hide_their_parts(script: Script) -> None:
         try:
             parallel(lambda x: broken, workers=1).map([0])
         except ValueError as error:
-            print(error, "can't load the function" in error.__notes__[0])
+            print(error, "can't load the function" in error.__notes__[0], "initializer=" in error.__notes__[0])
     """)
 
-    assert done.stdout == "[Hidden(1)]\n" * 3 + "broken True\n", done.stderr
+    assert done.stdout == "[Hidden(1)]\n" * 3 + "broken True True\n", done.stderr
 
 
 def test_errors_that_refuse_what_all_have(script: Script) -> None:

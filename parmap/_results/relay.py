@@ -155,11 +155,12 @@ def _write_to(stream: Any, text: str) -> None:
     unfinished = text[-1:] != "\n"
     with _above_bars(stream):
         try:
-            stream.write(text)
+            if text:
+                stream.write(text)
         except UnicodeEncodeError:
             stream.write(written(text, stream))
-        if unfinished and _bars() is not None and getattr(stream, "isatty", bool)():  # else a bar is drawn over it
-            stream.write("\n")
+        if text and unfinished and _bars() is not None and getattr(stream, "isatty", bool)():
+            stream.write("\n")  # else a bar is drawn over it
     if unfinished:  # the task wants it to be seen
         stream.flush()
 
@@ -210,4 +211,10 @@ def _warn(pickled: bytes) -> None:
         warnings.showwarning(warning, type(warning), filename, number, None, line)
 
 
-_WRITERS: dict[str, Callable[..., None]] = {"print": _write, "log": _log, "warn": _warn, "call": _call}
+_WRITERS: dict[str, Callable[..., None]] = {
+    "print": _write,
+    "flush": _write,  # of no text
+    "log": _log,
+    "warn": _warn,
+    "call": _call,
+}

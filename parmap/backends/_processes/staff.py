@@ -32,7 +32,7 @@ from parmap.errors import PoolClosedError, WorkerDiedError
 if TYPE_CHECKING:
     from parmap._calls.options import Options
 
-OUTPUT = frozenset({"print", "log", "warn"})
+OUTPUT = frozenset({"print", "flush", "log", "warn"})
 _OF_SEGMENTS = frozenset({"free", "drop", "keep"})
 
 _STARTS = 3  # workers, or templates, in a row that may die at start

@@ -156,8 +156,9 @@ class Functions:
             self.callees[number].problem = explain(error)
             note(
                 error,
-                "parmap: a worker can't load the function of this call, or what that refers to; what does not survive"
-                " being pickled can be made in the task, or once in each worker by parmap.per_worker",
+                "parmap: a worker can't load the function of this call, or what that refers to; what its module needs"
+                " is set up by initializer=, as by initializer=django.setup; what does not survive being pickled can"
+                " be made in the task, or once in each worker by parmap.per_worker",
             )
 
     def get(self, number: int) -> Callee:

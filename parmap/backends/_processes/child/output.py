@@ -74,6 +74,7 @@ class _Lines(io.BufferedIOBase):
     def begin(self) -> None:
         """Hold nothing back."""
         self._held = bytearray()
+        self._is_flushed = True
         self._turn = _thread.RLock()  # tasks may have threads
 
     def write(self, data: Any, /) -> int:
@@ -81,15 +82,26 @@ class _Lines(io.BufferedIOBase):
             lines, newline, rest = bytes(data).rpartition(b"\n")
             if newline:
                 self._held += lines + newline
-                self.flush()
+                self.push()
+                self._is_flushed = False
             self._held += rest
         return len(data)
 
     def close(self) -> None:
         """Stay open: whoever puts a wrapper around `sys.stdout.buffer`, and another one later, would close it."""
-        self.flush()
+        self.push()
 
     def flush(self) -> None:
+        """Let it be seen, as the task wants: the program's stream may hold back whole lines."""
+        if self._held:
+            self.push()
+        elif not self._is_flushed:
+            self._is_flushed = True
+            with suppress(ChannelClosedError):  # then they are flushed one by one
+                self._channel.send("flush", self._stream, "")
+
+    def push(self) -> None:
+        """Send what is held; what is no whole line is flushed there."""
         if self._held:
             with self._turn:
                 held, self._held = self._held, bytearray()
@@ -172,8 +184,8 @@ class Output:
             for stream in (sys.stdout, sys.stderr):
                 with suppress(Exception):  # it may be anything, and closed
                     stream.flush()
-        self._lines[0].flush()  # not by the streams that stand on them, which a task may have closed or detached
-        self._lines[1].flush()
+        self._lines[0].push()  # not by the streams that stand on them, which a task may have closed or detached
+        self._lines[1].push()
 
     def _restore(self) -> None:
         """In a process that a task forked: the channel, and what was printed before, are not its own."""
