@@ -17,6 +17,8 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
+from parmap._travel.code.by_name import careful_pickler
+
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
@@ -130,7 +132,7 @@ def plain_pickler(
     It knows the tensors of PyTorch, if this process has such: they would pickle all the memory that they are a view of,
     of one row of a matrix the whole, and copy it several times. And it knows arrays that numpy maps from files.
     """
-    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+    pickler = (careful_pickler() or pickle.Pickler)(file, PROTOCOL, buffer_callback=keep)
     kinds = [(getattr(sys.modules.get(module), name, None), reduce) for module, name, reduce in _OURS]
     ours: dict[type, Any] = {kind: reduce for kind, reduce in kinds if kind is not None}
     ours |= ways or {}

@@ -298,7 +298,9 @@ def _is_dtype(thing: Any) -> bool:
 def _dump_by_name(word: Any) -> bytes | None:
     """The stream of what workers can find by its name; `None` if they can't."""
     try:
-        stream = pickle.dumps(word, PROTOCOL)
+        written = Stream()
+        plain_pickler(written).dump(word)
+        stream, _ = written.take()
     except Exception:  # noqa: BLE001 - there is no other reason
         return None
     return None if names_stranger(stream) else stream
