@@ -596,6 +596,7 @@ ORDERS = """
         "list(pay.imap([opened]))",
         "list(Executor(1).map(settle, [opened]))",
         "Pool(1).map(settle, [opened])",
+        "pay.map([opened], journal='journal')",
     ],
 )
 def test_a_call_while_its_module_is_imported(script: Script, call: str) -> None:
