@@ -553,3 +553,86 @@ def test_classes_that_hold_instances_of_their_own(script: Script, start_method: 
         """)
 
     assert not done.stderr
+
+
+# --- a module that is being imported ----------------------------------------------------------------
+
+
+ORDERS = """
+    import os
+    from dataclasses import dataclass
+    from enum import Enum
+    from pathlib import Path
+
+    from parmap import Executor, Pool, parallel
+
+    Path(f"imported-by-{os.getpid()}").touch()
+
+    class State(Enum):
+        OPEN = 1
+        PAID = 2
+
+    @dataclass(frozen=True)
+    class Order:
+        state: State
+
+    @parallel(workers=1)
+    def pay(order):
+        assert order.state is State.OPEN
+        return Order(State.PAID)
+
+    def settle(order):
+        return pay(order)
+
+    opened, paid = Order(State.OPEN), Order(State.PAID)
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pay.map([opened])",
+        "[pay.submit(opened).result()]",
+        "list(pay.imap([opened]))",
+        "list(Executor(1).map(settle, [opened]))",
+        "Pool(1).map(settle, [opened])",
+        "pay.map([opened], journal='journal')",
+    ],
+)
+def test_a_call_while_its_module_is_imported(script: Script, call: str) -> None:
+    """It neither waits for the import, which waits for it, nor has workers do the same import, which may never end."""
+    body = textwrap.dedent(ORDERS) + f"assert {call} == [paid]\nlater = pay.submit(opened)\n"
+    script.write(body, "orders.py")
+    done = script.run("""
+        import orders
+        assert orders.later.result() == orders.paid and orders.pay.map([orders.opened] * 9) == [orders.paid] * 9
+    """)
+
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert len(list(script.folder.glob("imported-by-*"))) == 1
+
+
+def test_items_of_a_module_that_is_imported(script: Script) -> None:
+    """So it is where the function is of another module, which has been imported, and where a package has its parts."""
+    (script.folder / "shop").mkdir()
+    script.write(ORDERS, "shop/orders.py")
+    script.write("def same(thing):\n    return thing, type(thing)\n", "helpers.py")
+    script.write(
+        """
+        import helpers
+        from parmap import parallel
+        from shop.orders import opened, paid, pay
+
+        class Thing:
+            pass
+
+        (back, kind), = parallel(helpers.same, workers=1).map([Thing()])
+        assert type(back) is kind is Thing
+        assert pay.map([opened] * 9) == [paid] * 9
+        """,
+        "shop/__init__.py",
+    )
+    done = script.run("import shop\nassert shop.pay.map([shop.opened]) == [shop.paid]")
+
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert len(list(script.folder.glob("imported-by-*"))) == 1

@@ -6,6 +6,7 @@ Of some objects only a name is pickled: whoever sends the stream must hold them 
 from __future__ import annotations
 
 import copyreg
+import io
 import os
 import pickle
 import sys
@@ -16,6 +17,8 @@ from importlib import import_module
 from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
+
+from parmap._travel.code.by_name import careful_pickler
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -120,6 +123,13 @@ def _size_of_header(part: bytes) -> int:
     return 0 if left < _SHORT_HEADER else _SHORT_HEADER if left < _LONG_HEADER else _LONG_HEADER
 
 
+def plain_dumps(thing: Any) -> bytes:
+    """As `pickle.dumps`, but what goes by value is refused, where looking for it would import its module."""
+    with io.BytesIO() as file:
+        (careful_pickler() or pickle.Pickler)(file, PROTOCOL).dump(thing)
+        return file.getvalue()
+
+
 def plain_pickler(
     file: SupportsWrite[bytes],
     keep: Callable[[pickle.PickleBuffer], Any] | None = None,
@@ -130,7 +140,7 @@ def plain_pickler(
     It knows the tensors of PyTorch, if this process has such: they would pickle all the memory that they are a view of,
     of one row of a matrix the whole, and copy it several times. And it knows arrays that numpy maps from files.
     """
-    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=keep)
+    pickler = (careful_pickler() or pickle.Pickler)(file, PROTOCOL, buffer_callback=keep)
     kinds = [(getattr(sys.modules.get(module), name, None), reduce) for module, name, reduce in _OURS]
     ours: dict[type, Any] = {kind: reduce for kind, reduce in kinds if kind is not None}
     ours |= ways or {}

@@ -24,7 +24,7 @@ from parmap._travel.code.classes import Classes
 from parmap._travel.code.remade import asks_too_soon, has_functions
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS
-from parmap._travel.stream import PROTOCOL, Stream, plain_pickler
+from parmap._travel.stream import PROTOCOL, Stream, plain_dumps, plain_pickler
 
 _LARGEST = 64 * 1024  # bytes of the stream of an item above which its names don't matter
 _MOST = 32  # words: of more, one item uses few
@@ -298,7 +298,7 @@ def _is_dtype(thing: Any) -> bool:
 def _dump_by_name(word: Any) -> bytes | None:
     """The stream of what workers can find by its name; `None` if they can't."""
     try:
-        stream = pickle.dumps(word, PROTOCOL)
+        stream = plain_dumps(word)
     except Exception:  # noqa: BLE001 - there is no other reason
         return None
     return None if names_stranger(stream) else stream

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from parmap._travel.code.by_name import by_name
 from parmap._travel.code.by_value import cloud_dumps, is_by_value
 from parmap._travel.failure import encode, note, translate
 from parmap._travel.payload import dump, pack
-from parmap._travel.stream import PROTOCOL
+from parmap._travel.stream import plain_dumps
 from parmap._travel.text import call_note, short_type
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def dump_to_keep(value: Any, item: int) -> bytes:
     """
     try:
         try:
-            stream = pickle.dumps(value, PROTOCOL)
+            stream = plain_dumps(value)
         except Exception:  # noqa: BLE001 - cloudpickle has the second try, and its error is the one that tells
             stream = cloud_dumps(value, _class_to_keep, fresh=False)
         if len(stream) > _KEPT:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _frozen_importlib
 import importlib
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
+from weakref import WeakSet
 
 
 def reference(function: Any) -> tuple[Callable[..., Any], tuple[Any, ...], bool]:
@@ -68,7 +71,7 @@ def name_in(module_name: str, qualname: str, function: Any) -> tuple[str, str, i
         return None
     module = sys.modules.get(module_name)
     spec = getattr(module, "__spec__", None)
-    if spec is None or is_registered(module_name):
+    if spec is None or is_unfinished(module_name) or is_registered(module_name):
         return None
     try:
         found: Any = attrgetter(qualname)(module)
@@ -98,6 +101,8 @@ def is_only_here(thing: Any) -> bool:
     name = getattr(thing, "__name__" if type(thing) is ModuleType else "__module__", None)
     if type(name) is not str or name in MAIN | {"builtins"}:
         return False
+    if is_unfinished(name):
+        return True
     module, package = sys.modules.get(name), sys.modules.get(name.partition(".")[0])
     return (
         type(module) is ModuleType
@@ -105,6 +110,40 @@ def is_only_here(thing: Any) -> bool:
         and (name == RUN_PATH or not getattr(module, "__file__", None))
         and getattr(package, "__spec__", None) is None
     )
+
+
+def is_unfinished(module_name: str | None) -> bool:
+    """Whether the import of a module, or of a package that it is in, was under way when something of it was to travel.
+
+    A worker that imported it would do all over again what the program does there, this call included. And a thread that
+    looks for what is in it waits for that import, which may wait for this thread. It stays so for good: or functions
+    that have travelled would not know the classes of what is sent to them later.
+    """
+    above = module_name
+    while _importing and above and module_name not in _unfinished:
+        if getattr(getattr(sys.modules.get(above), "__spec__", None), "_initializing", False):
+            _unfinished.add(str(module_name))
+        above = above.rpartition(".")[0]
+    return module_name in _unfinished
+
+
+_unfinished: set[str] = set()
+_importing: dict[str, Any] = getattr(_frozen_importlib, "_module_locks", {})  # by name: there are few at a time, if any
+
+guests: WeakSet[type] = WeakSet()
+"""Classes that came here by value, though not of the main module: it may be that they can be imported."""
+
+
+def careful_pickler() -> type[pickle.Pickler] | None:
+    """What pickles instead of pickle's own, which imports the module of each class that it meets, where it must not."""
+    return _Careful if _importing or _unfinished or guests else None
+
+
+class _Careful(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (type, FunctionType)) and (obj in guests or is_unfinished(obj.__module__)):
+            raise pickle.PicklingError(f"{obj!r} goes by value")
+        return NotImplemented
 
 
 def explain(error: BaseException) -> BaseException:
@@ -169,5 +208,5 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
         return True
     if _PIPES in sys.modules and stream.rfind(_ENDS_OF_PIPES, start) >= 0:
         return True
-    names = registered()
+    names = registered() | _unfinished if _unfinished else registered()
     return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)

@@ -13,6 +13,7 @@ from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
+from parmap._travel.code.by_name import MAIN, guests
 from parmap._travel.code.functions import HINTS, Made, give_name
 from parmap._travel.code.late import annotations_of, hints_of, names_in_hints
 from parmap._travel.text import is_enumeration
@@ -166,6 +167,8 @@ def _find_or_make(make: Callable[..., type], args: tuple[Any, ...], origin: Any 
             told = f"the class {args[1]} can't be made in a worker ({type(error).__name__}: {error})"
             raise TypeError(f"{told}: move it into a module, which workers import") from error
         _guests.add(found)
+        if found.__module__ not in MAIN:
+            guests.add(found)
     return found
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.failure import encode
+from parmap._travel.stream import plain_dumps
 from parmap._travel.text import shorten
 from parmap._work.imports import when_imported
 from parmap.backends._processes.line.channel import Channel, ChannelClosedError
@@ -312,13 +313,13 @@ def _pickled(record: logging.LogRecord, formatter: logging.Formatter) -> bytes:
         error = record.exc_info[1]
         content["exc_info"] = None if error is None else encode(error)
     with suppress(Exception):  # the user's objects
-        return pickle.dumps(content)
+        return plain_dumps(content)
     for name, value in content.items():
         try:
-            pickle.dumps(value)
+            plain_dumps(value)
         except Exception:  # noqa: BLE001 - the user's objects
             content[name] = _text(value)
-    return pickle.dumps(content)
+    return plain_dumps(content)
 
 
 def _text(value: Any) -> str:
