@@ -7,13 +7,14 @@ import importlib
 import sys
 import warnings
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from weakref import ref
 
 import cloudpickle
 import pytest
 
 from parmap import Executor, parallel
+from parmap._travel.code.needs import set_from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,3 +189,19 @@ def test_nothing_of_a_module_is_kept(own: Any) -> None:
     del own.model, sys.modules["model"]
     gc.collect()
     assert [each() for each in gone] == [None, None]
+
+
+def test_odd_modules(own: Any, tmp_path: Path) -> None:
+    """One whose file is gone, that has another name by now, or is not known any more, harms no call."""
+    settings, look = own.settings, reader(own.settings)
+    settings.RATE = 5
+    for path in tmp_path.rglob("settings*"):
+        path.unlink()
+    try:
+        assert set_from_outside(cast("Any", look)) == []
+        settings.__name__ = "another"
+        assert set_from_outside(cast("Any", reader(settings))) == []
+    finally:
+        settings.__name__ = "settings"
+    sys.modules.pop("settings")
+    assert set_from_outside(cast("Any", look)) == []

@@ -204,24 +204,23 @@ class Reading:
         """Whether no function of the module sets it, too, as one does that fills a cache when it is first asked."""
         from dis import get_instructions
 
-        parts = codes_in(self.spec.loader.get_code(self.module))
-        inner = [each for code in parts if self.name in code.co_names for each in get_instructions(code)]
-        return not any(
-            each.argval == self.name and each.opname.endswith("_GLOBAL") and each.opname[0] in "SD" for each in inner
-        )
+        code = _code_of(self.module, self.spec)
+        parts = [] if code is None else [each for each in codes_in(code) if self.name in each.co_names]
+        steps = {each.opname for part in parts for each in get_instructions(part) if each.argval == self.name}
+        return code is not None and not steps & {"STORE_GLOBAL", "DELETE_GLOBAL"}
 
 
 _DEFINED = object()
 _readings: WeakKeyDictionary[FunctionType, list[Reading]] = WeakKeyDictionary()
-_constants: WeakKeyDictionary[ModuleType, tuple[Any, dict[str, Reading]]] = (
-    WeakKeyDictionary()
-)  # of which spec, by name
+_constants: WeakKeyDictionary[ModuleType, tuple[Any, dict[str, Reading]]] = WeakKeyDictionary()  # with its spec
+_FEW = 16  # modules that are looked through: some milliseconds, while workers start
 
 
 def set_from_outside(function: FunctionType) -> list[Reading]:
     """Variables that *function*, and what it calls, reads of modules of the program's own, and that were set later.
 
-    Only where there is no doubt: constants and functions that a module's text binds but once.
+    They are looked for once, as far as functions call each other. Only where there is no doubt: constants and functions
+    that a module's code binds but once.
     """
     known = _readings.get(function)
     if known is None or not all(each.is_current for each in known):
@@ -236,20 +235,24 @@ def set_from_outside(function: FunctionType) -> list[Reading]:
 def _find_readings(function: FunctionType) -> Iterator[Reading]:
     seen: set[int] = set()
     told: set[Reading] = set()
+    looked: set[ModuleType] = set()
     waiting: list[Any] = [function]
     while waiting and len(seen) < _MOST:
         thing = waiting.pop()
-        home = sys.modules.get(str(getattr(thing, "__module__", None)))
-        if id(thing) in seen or (home is not None and _is_others(home.__name__)):
+        home = str(getattr(thing, "__module__", None))
+        if id(thing) in seen or (home in sys.modules and _is_others(home)):
             continue
         seen.add(id(thing))
         if isinstance(thing, FunctionType):
             names = {name for code in codes_in(thing.__code__) for name in code.co_names}
             found = [*(thing.__globals__.get(name) for name in names), *captured_by(thing).values()]
-            modules = [each for each in found if _is_own(each)]
-            if home is not None and home not in modules and _is_own(home) and name_of(thing) is not None:
-                modules.append(home)  # else what it reads of its module travels with it
+            modules = {each for each in found if _is_own(each)}
+            if _is_own(sys.modules.get(home)) and name_of(thing) is not None:
+                modules.add(sys.modules[home])  # else what it reads of its module travels with it
             for module in modules:
+                looked.add(module)
+                if len(looked) > _FEW:
+                    return
                 known = _constants.get(module)
                 spec = vars(module).get("__spec__")
                 if known is None or known[0] is not spec:
@@ -266,10 +269,11 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
 
 
 def _is_own(module: Any) -> bool:
-    if type(module) is not ModuleType or module.__name__ in MAIN or _is_others(module.__name__):
+    name = vars(module).get("__name__") if type(module) is ModuleType else None
+    if type(name) is not str or sys.modules.get(name) is not module or name in MAIN or _is_others(name):
         return False
     has_code = hasattr(getattr(vars(module).get("__spec__"), "loader", None), "get_code")
-    return has_code and not is_registered(module.__name__)
+    return has_code and not is_registered(name)
 
 
 def _is_others(name: str) -> bool:
@@ -281,10 +285,8 @@ def _constants_of(module: ModuleType) -> Iterator[Reading]:
     from dis import get_instructions
 
     spec: Any = vars(module)["__spec__"]
-    code, value = None, _UNKNOWN
+    code, value = _code_of(module.__name__, spec), _UNKNOWN
     bound: dict[str, Any] = {}
-    with suppress(ImportError, OSError, SyntaxError, ValueError):  # of a text that is gone, or another one by now
-        code = spec.loader.get_code(module.__name__)
     for each in () if code is None else get_instructions(code):
         if each.is_jump_target:  # what lies on the stack may be from elsewhere
             value = _UNKNOWN
@@ -299,6 +301,13 @@ def _constants_of(module: ModuleType) -> Iterator[Reading]:
     for name, value in bound.items():
         if value is _DEFINED or type(value) in _ATOMS:
             yield Reading(module.__name__, spec, name, value)
+
+
+def _code_of(name: str, spec: Any) -> CodeType | None:
+    with suppress(Exception):  # the loader may be anybody's, its text gone, or another one by now
+        code: CodeType | None = spec.loader.get_code(name)
+        return code
+    return None
 
 
 _UNKNOWN = object()
