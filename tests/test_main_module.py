@@ -636,3 +636,41 @@ def test_items_of_a_module_that_is_imported(script: Script) -> None:
 
     assert (done.stderr, done.returncode) == ("", 0)
     assert len(list(script.folder.glob("imported-by-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import socket\nopen_one = socket.socket()\ndef held():\n    return open_one.fileno() >= 0\n",
+        "import other\ndef held():\n    return other.helper()\n",
+    ],
+    ids=["a socket", "a module that holds itself"],
+)
+def test_a_module_that_is_imported_and_cannot_go_by_value(script: Script, body: str) -> None:
+    """Then workers import it, as they do once that is done; nothing waits for the import here, items neither."""
+    script.write(
+        "import sys\nthis = sys.modules[__name__]\ndef helper():\n    return this.helper is helper\nimport module\n",
+        "other.py",
+    )
+    script.write(
+        textwrap.dedent("""
+            from parmap import parallel
+            class Item:
+                pass
+            class More(Item):
+                pass
+            @parallel(workers=1)
+            def look(item):
+                return held() and isinstance(item, Item), item
+        """)
+        + body
+        + "answers = look.map([More()] * 2)\n",
+        "module.py",
+    )
+    done = script.run("""
+        import other, module
+        for fine, item in [*module.answers, *module.look.map([module.More()])]:
+            assert fine and type(item) is module.More
+    """)
+
+    assert (done.stderr, done.returncode) == ("", 0)

@@ -17,7 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from parmap._travel.apart import are_apart, as_it_is
-from parmap._travel.code.by_name import names_stranger, reference
+from parmap._travel.code.by_name import names_stranger, or_by_name, reference
 from parmap._travel.code.by_value import cloud_dumps, cloud_pickler, home_class
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
@@ -312,9 +312,13 @@ def dump_call(function: Any, *more: Any, given: tuple[Any, ...] = ()) -> Packed:
     Raises:
         SerializationError: there is something in it that no other process can have.
     """
-    find, args, _ = reference(function)
-    what = find, args, *more
-    return dump_plainly(what) or dump_function(partial(function, *given) if given else function, what)
+
+    def dumped() -> Packed:
+        find, args, _ = reference(function)
+        what = find, args, *more
+        return dump_plainly(what) or dump_function(partial(function, *given) if given else function, what)
+
+    return or_by_name(dumped)
 
 
 def dump_plainly(

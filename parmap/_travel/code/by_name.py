@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from operator import attrgetter
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 
@@ -115,19 +115,43 @@ def is_only_here(thing: Any) -> bool:
 def is_unfinished(module_name: str | None) -> bool:
     """Whether the import of a module, or of a package that it is in, was under way when something of it was to travel.
 
-    A worker that imported it would do all over again what the program does there, this call included. And a thread that
-    looks for what is in it waits for that import, which may wait for this thread. It stays so for good: or functions
-    that have travelled would not know the classes of what is sent to them later.
+    A worker that imported it would do all over again what the program does there, this call included. It stays so for
+    good: or functions that have travelled would not know the classes of what is sent to them later.
     """
-    above = module_name
-    while _importing and above and module_name not in _unfinished:
-        if getattr(getattr(sys.modules.get(above), "__spec__", None), "_initializing", False):
-            _unfinished.add(str(module_name))
-        above = above.rpartition(".")[0]
+    if not _named and module_name and module_name not in _unfinished and is_importing(module_name):
+        _unfinished.add(module_name)
     return module_name in _unfinished
 
 
+def is_importing(module_name: str) -> bool:
+    """Whether that is under way: who looks for something there waits for an import, which may wait for who looks."""
+    while _importing and module_name:
+        if getattr(getattr(sys.modules.get(module_name), "__spec__", None), "_initializing", False):
+            return True
+        module_name = module_name.rpartition(".")[0]
+    return False
+
+
+def or_by_name(pack: Callable[..., _T], *args: Any) -> _T:
+    """Pack something; if what is unfinished can't travel by value, all of that goes by name from now on."""
+    try:
+        return pack(*args)
+    except pickle.PicklingError:
+        if not _unfinished:
+            raise
+    only_by_name()
+    return pack(*args)
+
+
+def only_by_name() -> None:
+    """From now on, what is unfinished goes by name."""
+    _named.append(True)
+    _unfinished.clear()
+
+
+_T = TypeVar("_T")
 _unfinished: set[str] = set()
+_named: list[bool] = []
 _importing: dict[str, Any] = getattr(_frozen_importlib, "_module_locks", {})  # by name: there are few at a time, if any
 
 guests: WeakSet[type] = WeakSet()
@@ -141,9 +165,12 @@ def careful_pickler() -> type[pickle.Pickler] | None:
 
 class _Careful(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, (type, FunctionType)) and (obj in guests or is_unfinished(obj.__module__)):
+        if not isinstance(obj, (type, FunctionType)):
+            return NotImplemented
+        if obj in guests or is_unfinished(obj.__module__):
             raise pickle.PicklingError(f"{obj!r} goes by value")
-        return NotImplemented
+        name = name_of(obj) if is_importing(obj.__module__) else None
+        return NotImplemented if name is None else (by_name, name)
 
 
 def explain(error: BaseException) -> BaseException:
@@ -162,6 +189,11 @@ def registered() -> frozenset[str] | set[str]:
     # Another thread may be importing it just now: then nobody has said anything yet.
     told = getattr(sys.modules.get("cloudpickle"), "list_registry_pickle_by_value", None)
     return frozenset() if told is None else told()
+
+
+def by_value_modules() -> frozenset[str] | set[str]:
+    """The modules whose functions and classes travel by value, whatever the reason."""
+    return registered() | _unfinished if _unfinished else registered()
 
 
 def is_registered(module_name: str) -> bool:
@@ -208,5 +240,5 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
         return True
     if _PIPES in sys.modules and stream.rfind(_ENDS_OF_PIPES, start) >= 0:
         return True
-    names = registered() | _unfinished if _unfinished else registered()
+    names = by_value_modules()
     return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)

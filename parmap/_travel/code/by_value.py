@@ -17,7 +17,16 @@ from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
-from parmap._travel.code.by_name import by_name, identity, is_function, is_only_here, name_in, name_of
+from parmap._travel.code.by_name import (
+    by_name,
+    identity,
+    is_function,
+    is_importing,
+    is_only_here,
+    name_in,
+    name_of,
+    only_by_name,
+)
 from parmap._travel.code.classes import Classes, at_home, came_by_value, chosen, class_reduced, tracker_of
 from parmap._travel.code.functions import (
     Made,
@@ -137,7 +146,8 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
         name = name_of(thing)
         if name is not None:
             is_plain = name[2] == 0 and name[0] == thing.__module__ and thing.__class__ is kind
-            return NotImplemented if is_plain and kind.__module__ != "nanobind" else (by_name, name)
+            is_plain = is_plain and kind.__module__ != "nanobind" and not is_importing(name[0])
+            return NotImplemented if is_plain else (by_name, name)
         if kind is _LRU_CACHE:  # which pickle only knows by name
             function = thing.__wrapped__  # whose attributes it gets when it is made, but for its own
             own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}
@@ -257,6 +267,7 @@ def go_home() -> None:
     """From now on, whatever is sent from here goes home: this is a worker."""
     global _homeward  # noqa: PLW0603 - said once, when the worker begins
     _homeward = WeakKeyDictionary()
+    only_by_name()
     begin_main()
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from parmap._core.owners import Owners
-from parmap._travel.code.by_name import is_only_here, name_of, reference, registered
+from parmap._travel.code.by_name import by_value_modules, is_only_here, name_of, or_by_name, reference
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.instances import Instances
@@ -157,7 +157,7 @@ class _Known(NamedTuple):
 
     sent: Any
     mark: Mark | None
-    registered: Any
+    by_value: Any
 
     @property
     def nbytes(self) -> int:
@@ -165,7 +165,7 @@ class _Known(NamedTuple):
         return own + (self.mark.nbytes if self.mark is not None else 0)
 
     def is_current(self, roots: tuple[Any, ...]) -> bool:
-        return registered() == self.registered and (self.mark is None or self.mark.holds(roots))
+        return by_value_modules() == self.by_value and (self.mark is None or self.mark.holds(roots))
 
 
 class Functions:
@@ -210,7 +210,7 @@ class Functions:
             return call
         check_reentry()
         with self._lock, read_with_files(self._has_files):
-            return self._prepare(function, rules)
+            return or_by_name(self._prepare, function, rules)
 
     def prepare_class(self, cls: type) -> ClassPack:
         """A class by value as it is now; the same as before if nothing has changed.
@@ -311,7 +311,7 @@ class Functions:
         """Remember what was sent of a function or class, if it can be told whether that is still right."""
         # If another thread has changed something since the mark was made, nobody knows which of both was sent.
         if mark.bind(sent.parts) and mark.holds(roots) if mark is not None else sent.stable:
-            known = _Known(sent, mark, registered())
+            known = _Known(sent, mark, by_value_modules())
             self._known.keep(roots[0], rules, known)
             self._most += known.nbytes
             if self._most > _HELD:
