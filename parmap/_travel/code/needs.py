@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import MAIN, is_registered, name_of
@@ -246,7 +246,7 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
         if isinstance(thing, FunctionType):
             names = {name for code in codes_in(thing.__code__) for name in code.co_names}
             found = [*(thing.__globals__.get(name) for name in names), *captured_by(thing).values()]
-            modules = {each for each in found if _is_own(each)}
+            modules: set[ModuleType] = {each for each in found if _is_own(each)}
             if _is_own(sys.modules.get(home)) and name_of(thing) is not None:
                 modules.add(sys.modules[home])  # else what it reads of its module travels with it
             for module in modules:
@@ -268,7 +268,7 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
             waiting += _inside(thing)
 
 
-def _is_own(module: Any) -> bool:
+def _is_own(module: Any) -> TypeGuard[ModuleType]:
     name = vars(module).get("__name__") if type(module) is ModuleType else None
     if type(name) is not str or sys.modules.get(name) is not module or name in MAIN or _is_others(name):
         return False
