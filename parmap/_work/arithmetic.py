@@ -45,9 +45,8 @@ def float_errors() -> Any:
     numpy: Any = sys.modules.get("numpy")
     if not hasattr(numpy, "geterr"):  # another thread may just be importing it
         return None
-    state: Any = getattr(
-        sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None
-    )  # `geterr` takes a microsecond
+    # `geterr` takes a microsecond, and is asked for each task of `submit`.
+    state: Any = getattr(sys.modules.get("numpy._core.umath"), "_extobj_contextvar", None)
     return numpy.geterr() if state is None else state.get()
 
 

@@ -239,7 +239,10 @@ def _find_readings(function: FunctionType) -> Iterator[Reading]:
     waiting: list[Any] = [function]
     while waiting and len(seen) < _MOST:
         thing = waiting.pop()
-        home = str(getattr(thing, "__module__", None))
+        is_code = issubclass(
+            type(thing), (FunctionType, type)
+        )  # what else hangs on a class may be a proxy: it isn't asked
+        home = str(getattr(thing, "__module__", "")) if is_code else ""
         if id(thing) in seen or (home in sys.modules and _is_others(home)):
             continue
         seen.add(id(thing))
@@ -295,7 +298,7 @@ def _constants_of(module: ModuleType) -> Iterator[Reading]:
         if each.opname in {"MAKE_FUNCTION", "SET_FUNCTION_ATTRIBUTE"}:
             value = _DEFINED
         elif each.opname != "EXTENDED_ARG":
-            value = each.argval if each.opname in {"LOAD_CONST", "LOAD_SMALL_INT"} else _UNKNOWN
+            value = each.argval if each.opname in _LOADS else _UNKNOWN
         if "IMPORT_STAR" in each.opname + each.argrepr:
             return
     for name, value in bound.items():
@@ -311,4 +314,5 @@ def _code_of(name: str, spec: Any) -> CodeType | None:
 
 
 _UNKNOWN = object()
+_LOADS = frozenset({"LOAD_CONST", "LOAD_SMALL_INT", "LOAD_COMMON_CONSTANT"})  # from 3.14, and 3.15 on
 _ATOMS = frozenset({bool, int, float, complex, str, bytes, type(None)})  # that compare with nothing of the user's
