@@ -277,6 +277,25 @@ def test_warnings_are_recorded(processes: dict[str, Any]):
         f.map([4])
 
 
+def test_warnings_are_shown_once(processes: dict[str, Any]):
+    """What the filters show once, however often it is warned of, is shown once, by whatever worker."""
+
+    def warn(place: int) -> None:
+        warnings.warn("again", stacklevel=1)
+        warnings.warn(f"of {place}", stacklevel=1)
+
+    f = parallel(warn, **processes, max_tasks_per_child=1)
+    found = []
+    for action in ("default", "always", "default", "default"):  # a new block warns anew
+        with warnings.catch_warnings(record=True) as recorded:
+            warnings.simplefilter(action)  # type: ignore[arg-type]  # it is one of those
+            f.map([1, 2, 3, 3])
+        found.append(sorted(str(each.message) for each in recorded))
+
+    once = ["again", "of 1", "of 2", "of 3"]
+    assert found == [once, [*["again"] * 4, "of 1", "of 2", "of 3", "of 3"], once, once]
+
+
 def test_warnings_are_filtered_as_here(backend: dict[str, Any], capsys: pytest.CaptureFixture[str]):
     """What the program ignores is not shown, what it makes an error is one in the task; also if it does so later."""
     f = parallel(talk.warn_plainly, **backend)

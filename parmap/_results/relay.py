@@ -199,16 +199,33 @@ def _log(name: str, level: int, pickled: bytes) -> None:
 def _warn(pickled: bytes) -> None:
     import warnings
 
-    encoded, filename, number, line, recorder = pickle.loads(pickled)
+    encoded, filename, number, line, recorder, once = pickle.loads(pickled)
     warning = Failure(encoded=encoded).exception()
     warning.__cause__ = None  # its text from the worker: it says the same
     if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
         warning = UserWarning(str(warning))
+    if once and not _is_news((type(warning), str(warning), filename, number), recorder):
+        return
     if (here := recorders.get(recorder)) is not None:
         here.log.append(warnings.WarningMessage(warning, type(warning), filename, number, None, line))
         return
     with _above_bars(sys.stderr):
         warnings.showwarning(warning, type(warning), filename, number, None, line)
+
+
+_heard: tuple[Any, set[Any]] = None, set()  # under which filters, and what was warned of since
+
+
+def _is_news(what: tuple[Any, ...], recorder: Any) -> bool:
+    """Whether no other worker has warned of it. Other filters, as in `catch_warnings`, begin anew, as in Python."""
+    global _heard  # noqa: PLW0603 - one at a time
+    import warnings
+
+    if (under := (recorder, [*warnings.filters])) != _heard[0]:
+        _heard = under, set()
+    news = what not in _heard[1]
+    _heard[1].add(what)
+    return news
 
 
 _WRITERS: dict[str, Callable[..., None]] = {

@@ -245,8 +245,10 @@ class Output:
         def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
             """Show a warning where the program shows its own, or records them."""
             if file is None and sys.stderr is self._err:
+                once = _is_noted(message, category, filename, lineno)
                 try:
-                    self._channel.send("warn", pickle.dumps((encode(message), filename, lineno, line, self.recorder)))
+                    told = encode(message), filename, lineno, line, self.recorder, once
+                    self._channel.send("warn", pickle.dumps(told))
                 except ChannelClosedError:  # the worker is being stopped
                     pass
                 else:
@@ -328,3 +330,11 @@ def _text(value: Any) -> str:
         return repr(value)[:_MOST]
     except Exception:  # noqa: BLE001 - the user's code
         return shorten(value)
+
+
+def _is_noted(message: Any, category: Any, filename: str, lineno: int) -> bool:
+    """Whether Python has noted that it warns of this, so as not to do it again: not if a filter says "always"."""
+    frame = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself does
+    while frame.f_back is not None and frame.f_code.co_filename != filename:
+        frame = frame.f_back
+    return (str(message), category, lineno) in frame.f_globals.get("__warningregistry__", ())
