@@ -356,6 +356,27 @@ def test_a_long_traceback_is_cut() -> None:
     assert "raise RecursionError(depth)" in "".join(lines)
 
 
+def test_a_long_traceback_has_both_its_ends() -> None:
+    """Who began an endless recursion is told, not only how it ended."""
+
+    def count(depth: int) -> None:
+        if depth > 300:
+            raise RecursionError(depth)
+        count(depth + 1)
+
+    def began_it() -> None:
+        count(0)
+
+    try:
+        began_it()
+    except RecursionError as error:
+        told = str(travel(error).__cause__)
+
+    assert "in began_it" in told
+    assert "raise RecursionError(depth)" in told
+    assert told.count("in count") < 110
+
+
 def test_from_none_stays() -> None:
     """A context that was suppressed stays suppressed."""
     error = ValueError("x")

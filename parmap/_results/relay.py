@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from weakref import ref
 
 from parmap._results.watched import Watched
 from parmap._travel.failure import Failure, pass_on
@@ -204,9 +205,10 @@ def _warn(pickled: bytes) -> None:
     warning.__cause__ = None  # its text from the worker: it says the same
     if not isinstance(warning, Warning):  # it can't travel: an error tells what it says
         warning = UserWarning(str(warning))
-    if once and not _is_news((type(warning), str(warning), filename, number), recorder):
+    here = recorders.get(recorder)
+    if once and not _is_news((type(warning), str(warning), filename, number), here):
         return
-    if (here := recorders.get(recorder)) is not None:
+    if here is not None:
         here.log.append(warnings.WarningMessage(warning, type(warning), filename, number, None, line))
         return
     with _above_bars(sys.stderr):
@@ -216,12 +218,12 @@ def _warn(pickled: bytes) -> None:
 _heard: tuple[Any, set[Any]] = None, set()  # under which filters, and what was warned of since
 
 
-def _is_news(what: tuple[Any, ...], recorder: Any) -> bool:
+def _is_news(what: tuple[Any, ...], here: Any) -> bool:
     """Whether no other worker has warned of it. Other filters, as in `catch_warnings`, begin anew, as in Python."""
     global _heard  # noqa: PLW0603 - one at a time
     import warnings
 
-    if (under := (recorder, [*warnings.filters])) != _heard[0]:
+    if (under := (here and ref(here), [*warnings.filters])) != _heard[0]:
         _heard = under, set()
     news = what not in _heard[1]
     _heard[1].add(what)

@@ -23,6 +23,7 @@ _PART = 80  # characters of a string or a name in it
 _FEW, _DEPTH = 4, 3  # elements of a container, and containers in containers, that are shown
 _BITS = 400  # of a number that is shown
 _BYTES = 1000  # of an object whose own text is short
+_OUTERMOST = 10  # frames of a traceback that is too long
 
 _PLAIN = frozenset({type(None), bool, float, complex, range, type(...), type(NotImplemented)})
 _BRACES: dict[Any, str] = {list: "[]", tuple: "()", dict: "{}", set: "{}", frozenset: "{}"}
@@ -260,12 +261,18 @@ def call_note(function: Any, mode: str, args: Any, item: int | None) -> str:
 
 
 def in_full(error: BaseException, most: int, *, with_locals: bool) -> str:
-    """The traceback of an error, and of its causes, with the innermost frames of each; it asks the user's classes."""
+    """The traceback of an error, and of its causes, with the innermost frames of each; it asks the user's classes.
+
+    Of a recursion these are all the same, so the outermost frames of the error tell who began it.
+    """
     import traceback
 
     told = traceback.TracebackException.from_exception(error, limit=-most)
     if with_locals:
         _add_locals(told, error)
+    beyond = sum(1 for _ in traceback.walk_tb(error.__traceback__)) - most
+    if beyond > 0:
+        told.stack[:0] = traceback.extract_tb(error.__traceback__, min(beyond, _OUTERMOST))
     return "".join(told.format())
 
 
