@@ -215,7 +215,7 @@ def _warn(pickled: bytes) -> None:
         warnings.showwarning(warning, type(warning), filename, number, None, line)
 
 
-_heard: tuple[Any, set[Any]] = None, set()  # under which filters, and what was warned of since
+_heard: tuple[Any, Any, Any, set[Any]] = None, None, None, set()  # for whom, under which filters, and of what since
 
 
 def _is_news(what: tuple[Any, ...], here: Any) -> bool:
@@ -223,10 +223,12 @@ def _is_news(what: tuple[Any, ...], here: Any) -> bool:
     global _heard  # noqa: PLW0603 - one at a time
     import warnings
 
-    if (under := (here and ref(here), [*warnings.filters])) != _heard[0]:
-        _heard = under, set()
-    news = what not in _heard[1]
-    _heard[1].add(what)
+    whom, filters = here and ref(here), warnings.filters
+    if whom != _heard[0] or filters is not _heard[1] or filters != _heard[2]:
+        _heard = whom, filters, [*filters], set()
+    heard = _heard[3]
+    news = what not in heard
+    heard.add(what)
     return news
 
 
