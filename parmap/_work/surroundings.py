@@ -19,7 +19,8 @@ from weakref import WeakValueDictionary
 
 from parmap._travel.failure import pass_on
 from parmap._travel.payload import dump_plainly, dump_whole
-from parmap._work.arithmetic import float_errors, told, told_errors, traits
+from parmap._work.settings import libraries
+from parmap._work.settings.arithmetic import float_errors, told, told_errors, traits
 from parmap._work.threads import HAS_GIL
 from parmap.errors import PoolClosedError
 
@@ -50,6 +51,7 @@ class Context:
         self._decimal = decimal = _decimal()  # it must live as long as its traits
         self.decimal: tuple[Any, ...] | None = None if decimal is None else traits(decimal)
         self._errors = float_errors()
+        self._libraries = libraries.State()
         self.told: dict[str, Any] = {
             "cwd": os.fsdecode(self.cwd or os.sep),
             "path": _strings(path),
@@ -63,6 +65,9 @@ class Context:
             "digits": digits,
             "decimal": None if decimal is None else told(decimal),
             "errors": told_errors(),
+            "libraries": before.told["libraries"]
+            if before and before._libraries.holds()  # noqa: SLF001 - another of this class
+            else libraries.tell(),
         }
 
     def holds(self) -> bool:
@@ -84,6 +89,7 @@ class Context:
             and (process is None or self.authkey == _authkey())
             and (decimal is None or self.decimal == traits(decimal.getcontext()))
             and ("numpy" not in _modules or self._errors == float_errors())
+            and self._libraries.holds()
             and self.cwd == _cwd()
         )
 

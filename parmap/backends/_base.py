@@ -18,10 +18,10 @@ from parmap._travel.failure import Failure, note, put, translate, unframed
 from parmap._travel.pack import EACH, Pack, Packed
 from parmap._travel.payload import pack
 from parmap._travel.text import call_note
-from parmap._work.arithmetic import arithmetic
 from parmap._work.page import Note
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
+from parmap._work.settings.arithmetic import arithmetic
 from parmap._work.surroundings import warning_as
 from parmap.errors import WorkerDiedError
 

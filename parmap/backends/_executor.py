@@ -20,12 +20,12 @@ from parmap._travel.code.classes import be_guest
 from parmap._travel.payload import dump_call, pack
 from parmap._travel.stream import is_sent
 from parmap._work import place as _place
-from parmap._work.arithmetic import arithmetic
 from parmap._work.outcome import Outcome, pack_results, tell_failures
 from parmap._work.page import Note
 from parmap._work.per_worker import Here, PerWorker, Worker, arrive, here
 from parmap._work.report.clock import Clock, Times
 from parmap._work.run import Callee, Rules, Terms, run
+from parmap._work.settings.arithmetic import arithmetic
 from parmap.backends._base import (
     Backend,
     Broken,

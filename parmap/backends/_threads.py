@@ -13,9 +13,9 @@ from weakref import ref
 from parmap._core.pace import Cost
 from parmap._travel.failure import IN_INITIALIZER, note, translate
 from parmap._work import place as _place
-from parmap._work.arithmetic import choose
 from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
+from parmap._work.settings.arithmetic import choose
 from parmap._work.threads import start_thread, undisturbed
 from parmap.backends._base import Backend, Broken, Died, Event, Report, Story, run_here
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
 
-_TOLD = ("cwd", "path", "argv", "filters", "recorder", "levels", "authkey", "recursion", "digits", "decimal", "errors")
+_TOLD = (
+    *("cwd", "path", "argv", "filters", "recorder", "levels", "authkey", "recursion", "digits"),
+    *("decimal", "errors", "libraries"),
+)
 _ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")
 
 

@@ -10,10 +10,12 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from parmap._work.arithmetic import USUAL, chosen, float_errors, made, told_errors
 from parmap._work.imports import when_imported
+from parmap._work.settings import libraries
+from parmap._work.settings.arithmetic import USUAL, chosen, float_errors, made, told_errors
 from parmap.backends._processes.line.descriptors import recv_fds
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class World:
         self._decimal: Any = None
         self._errors: dict[str, str] | None = None
         self._state: Any = None  # of numpy, when that was set
+        self._libraries: dict[str, bytes] = {}
+        self._states: dict[str, Any] = {}  # of libraries, when their settings were put
         self._own: set[str] = set()  # what the initializer has chosen, whatever the program says later
         sys.breakpointhook = _explain_breakpoint
         when_imported("multiprocessing.process", self._join_family)
@@ -49,9 +53,11 @@ class World:
         self.enter()
 
     def initialize(self, initializer: Callable[[], None]) -> None:
-        """Call it. The working directory and the arithmetic that it chooses are those of all tasks."""
+        """Call it. The working directory, the arithmetic and the settings that it chooses are those of all tasks."""
         before = _cwd()
+        self._states = {name: libraries.state_of(name) for name in libraries.LIBRARIES}
         initializer()
+        self._own |= {name for name, state in self._states.items() if libraries.state_of(name) != state}
         if _cwd() != before:
             self._cwd = _cwd()
             self._own.add("cwd")
@@ -115,6 +121,21 @@ class World:
     def _set_errors(self, told: dict[str, str] | None) -> None:
         self._errors = told or (None if self._errors is None else USUAL)  # who never had another way has none set
         self._state = None
+
+    def _set_libraries(self, told: dict[str, bytes]) -> None:
+        for name, settings in told.items():
+            before, self._libraries[name] = self._libraries.get(name), settings
+            if name in sys.builtin_module_names:  # what it sets is used by C code as well
+                import_module(name)
+            if before is None:
+                when_imported(name, partial(self._put_settings, name))
+            elif before != settings:
+                self._put_settings(name)
+
+    def _put_settings(self, name: str) -> None:
+        if name not in self._own:
+            libraries.put(name, self._libraries[name])
+            self._states[name] = libraries.state_of(name)
 
     def _calculate(self) -> None:
         """Give this thread the caller's decimal arithmetic, once something has a use for it."""
