@@ -1,5 +1,5 @@
 """What a program has chosen for all that it does, and its tasks get as well: arithmetic, and settings of libraries.
 
-It knows nobody who calls or runs. Each module tells whether something was chosen since, quickly, because that is asked for
-each call, and puts it in force. The doors are `arithmetic.arithmetic` and `libraries.State`.
+It knows nobody who calls or runs. Each module tells whether something was chosen since, quickly, as it is asked for
+each call, and puts that in force. The doors are `arithmetic.arithmetic` and `libraries.State`.
 """
