@@ -690,8 +690,8 @@ def test_prints_of_guessed_modules_come_once(script: Script):
     done = script.run("""
         import os, sys
         sys.path.insert(0, os.path.abspath("site"))
-        from parmap._travel.code import needs
-        needs._homes = lambda: (os.path.abspath("site") + os.sep,)
+        from parmap._travel.code.needs import modules
+        modules._homes = lambda: (os.path.abspath("site") + os.sep,)
         import noisy
 
         def fork(number):
@@ -701,7 +701,7 @@ def test_prints_of_guessed_modules_come_once(script: Script):
             os.waitpid(child, 0)
             return number
 
-        print("noisy" in needs.modules_needed(fork))
+        print("noisy" in modules.modules_needed(fork))
         from parmap import parallel
         print(parallel(fork, workers=1, env={"OMP_NUM_THREADS": "1"}).map([1, 2, 3]))
     """)

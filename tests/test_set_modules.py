@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 import sys
 import warnings
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from unittest import mock
 from weakref import ref
 
 import cloudpickle
 import pytest
 
 from parmap import Executor, parallel
-from parmap._travel.code.needs import set_from_outside
+from parmap._travel.code.needs.readings import set_from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,6 +153,145 @@ def test_what_has_no_doubt_only(own: Any) -> None:
     settings.fetch = parallel(settings.fetch)
     own.model.FACTOR = 1
     assert quiet(own.model.train)[0] == 1
+
+
+CONFIG = """
+from dataclasses import dataclass
+from enum import Enum
+from json import dumps
+from pathlib import Path
+from settings import fetch
+import os.path
+from typing import NamedTuple
+
+class Base:
+    PORT = 80
+
+class Config(Base):
+    RATE = 60 * 60
+    NAME: str = "a"
+    CACHED = None
+
+    def text(self):
+        return "of the file"
+
+    @classmethod
+    def fill(cls):
+        cls.CACHED = 1
+
+class Kind(Enum):
+    ONE = 1
+
+class Pair(NamedTuple):
+    left: int = 1
+
+@dataclass
+class Decorated:
+    width: int = 1
+
+class Registered:
+    def __init_subclass__(cls):
+        cls.LIMIT = 2
+
+class Sub(Registered):
+    LIMIT = 1
+
+OPTIONS = {"rate": 1, "depth": {"of": [1, 2]}}
+COLUMNS = ["a", "b"]
+STATE = {"count": 0}
+FILLED = {}
+
+def count():
+    STATE["count"] += 1
+
+def use(x):
+    return dumps(x), fetch(x)
+"""
+
+
+@pytest.fixture
+def config(own: Any, tmp_path: Path) -> Iterator[Any]:
+    """Another module of the program's own, with classes and containers."""
+    (tmp_path / "config.py").write_text(CONFIG)
+    importlib.invalidate_caches()
+    yield importlib.import_module("config")
+    sys.modules.pop("config", None)
+
+
+def told(function: Callable[[int], Any]) -> str:
+    """What a call warns of."""
+    with pytest.warns(RuntimeWarning, match="reads what was set in a module from outside") as found:
+        parallel(function, workers=1).map([1])
+    return str(found[0].message).partition("outside: ")[2].partition(";")[0]
+
+
+def test_a_class_that_was_changed(config: Any) -> None:
+    """Its constants and its methods, its own and those of what it is made from."""
+
+    def look(x: int) -> Any:
+        return config.Config.RATE, config.Config().text(), config.Config.PORT
+
+    assert quiet(look) == (3600, "of the file", 80)
+    config.Config.RATE = 5
+    assert told(look) == "config.Config.RATE (5)"
+    config.Config.RATE, config.Base.PORT = 3600, 443
+    assert told(look) == "config.Base.PORT (443)"
+    config.Base.PORT, config.Config.text = 80, lambda _: "made up"
+    assert told(look).startswith("config.Config.text (")
+
+
+def test_containers_that_were_changed(config: Any) -> None:
+    """What was in them from the beginning is another by now, at any depth."""
+
+    def look(x: int) -> Any:
+        return config.OPTIONS["rate"], config.COLUMNS
+
+    assert quiet(look) == (1, ["a", "b"])
+    config.COLUMNS.append("c")
+    assert told(look) == "config.COLUMNS (['a', 'b', 'c'])"
+    config.COLUMNS.pop()
+    config.OPTIONS["depth"]["of"][0] = 7
+    assert told(look).startswith("config.OPTIONS (")
+    config.OPTIONS["depth"]["of"][0] = 1
+    config.OPTIONS["rate"] = 2.5
+    assert told(look).startswith("config.OPTIONS (")
+
+
+def test_mocks(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a name is used, where it is from, and in a library: a worker has the true one, which a test wants to avoid."""
+
+    def look(x: int) -> Any:
+        return config.use(x), json.loads("1")
+
+    assert quiet(look) == (("1", ("fetched", 1)), 1)
+    with mock.patch("config.dumps", return_value="made up"):
+        assert told(look).startswith("config.dumps (<MagicMock")
+    with mock.patch("config.fetch"):
+        assert told(look).startswith("config.fetch (<MagicMock")
+    with mock.patch("json.loads"):
+        assert told(look).startswith("json.loads (<MagicMock")
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", lambda _: "made up")
+        assert told(look).startswith("json.loads (")
+    assert quiet(look) == (("1", ("fetched", 1)), 1)
+
+
+def test_classes_and_containers_without_doubt_only(config: Any) -> None:
+    """What others take part in making, what the module itself changes, and what is there to be filled."""
+    config.Config.fill()
+    config.count()
+    config.FILLED["x"] = config.OPTIONS["new"] = 1
+
+    def look(x: int) -> Any:
+        config.Config.CACHED = config.Config.CACHED
+        return (
+            *(config.Kind.ONE.value, config.Pair.left is None, config.Decorated.width, config.Sub.LIMIT),
+            *(config.STATE["count"], config.FILLED, config.OPTIONS["rate"], config.Config.CACHED),
+        )
+
+    assert quiet(look) == (1, False, 1, 2, 0, {}, 1, None)
+    config.Decorated.width = 2
+    assert quiet(look)[2] == 1
 
 
 def test_who_is_not_concerned(own: Any) -> None:

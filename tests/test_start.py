@@ -16,7 +16,7 @@ from inspection import pids_of
 import parmap
 from conftest import Script, wait_until
 from parmap import parallel
-from parmap._travel.code.needs import modules_needed
+from parmap._travel.code.needs.modules import modules_needed
 from parmap.backends._processes import guess
 from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 
@@ -118,12 +118,12 @@ def test_a_module_that_starts_a_thread_is_left_to_workers(script: Script, tmp_pa
         f"""
         import sys
         sys.path.insert(0, {os.fspath(site)!r})
-        from parmap._travel.code import needs
-        needs._homes = lambda: ({os.fspath(site) + os.sep!r},)
+        from parmap._travel.code.needs import modules
+        modules._homes = lambda: ({os.fspath(site) + os.sep!r},)
         import busybody
         from parmap import parallel
         f = parallel(lambda n: busybody.X + n, workers=2)
-        print(needs.modules_needed(f.__wrapped__) >= {{"busybody"}}, f.map([1, 2, 3]))
+        print(modules.modules_needed(f.__wrapped__) >= {{"busybody"}}, f.map([1, 2, 3]))
         """
     )
 
@@ -144,8 +144,8 @@ def test_the_thread_of_an_allocator_is_no_hindrance(script: Script, tmp_path: An
         f"""
         import os, sys
         sys.path.insert(0, {os.fspath(site)!r})
-        from parmap._travel.code import needs
-        needs._homes = lambda: ({os.fspath(site) + os.sep!r},)
+        from parmap._travel.code.needs import modules
+        modules._homes = lambda: ({os.fspath(site) + os.sep!r},)
         import arrows
         from parmap import parallel
         there = parallel(lambda n: (arrows.PID, os.getpid()), workers=2, env={{"OMP_NUM_THREADS": "1"}}).map(range(3))

@@ -25,7 +25,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.code.needs import set_from_outside
+from parmap._travel.code.needs.readings import set_from_outside
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
@@ -148,7 +148,7 @@ def _tell_of_modules(function: Any, options: Options, engine: Engine) -> None:
         place, level = sys._getframe(), 1  # noqa: SLF001 - 3.11 has no `skip_file_prefixes`
         while place.f_back is not None and str(place.f_globals.get("__name__")).startswith("parmap."):
             place, level = place.f_back, level + 1
-        named = ", ".join(sorted(f"{each.module}.{each.name} ({shorten(each.now)})" for each in others))
+        named = ", ".join(sorted(f"{each.path} ({shorten(each.now)})" for each in others))
         way_out = "workers import these modules as their files are: give it as an argument, or set it in an initializer"
         warn(
             f"{called(function)} reads what was set in a module from outside: {named}; {way_out}", RuntimeWarning, level

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from parmap._calls.journal.digest import code_of, digest, name_of
 from parmap._travel.broadcast import Broadcast
-from parmap._travel.code.needs import variables_of
+from parmap._travel.code.needs.variables import variables_of
 from parmap._travel.failure import pass_on
 from parmap._travel.text import shorten, wrapped_by
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from parmap._travel.code.by_value import cloud_dumps, is_by_value
 from parmap._travel.code.classes import is_made_with_class
-from parmap._travel.code.needs import variables_of
+from parmap._travel.code.needs.variables import variables_of
 from parmap._travel.text import called, reason_of
 
 _WAY_OUT = "make it in the task, or once in each worker by parmap.per_worker"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from parmap._travel.code.needs import is_pure, modules_needed
+from parmap._travel.code.needs.modules import is_pure, modules_needed
 from parmap.backends._base import AUTO
 
 if TYPE_CHECKING:
