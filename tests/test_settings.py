@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import pytest
 
@@ -39,6 +40,10 @@ LOOKS: dict[str, Callable[[Any], Any]] = {
     "numpy": lambda module: str(module.array([1 / 3, 1e-9])),
     "pandas": see_pandas,
     "sklearn": lambda module: module.get_config(),
+    "PIL.Image": lambda module: module.MAX_IMAGE_PIXELS,
+    "PIL.ImageFile": lambda module: module.LOAD_TRUNCATED_IMAGES,
+    "ssl": lambda module: module._create_default_https_context.__name__,
+    "scipy.special": lambda module: module.geterr()["singular"],
     "mpmath": lambda module: str(module.mpf(1) / 3),
     "matplotlib": lambda module: (module.rcParams["lines.linewidth"], module.rcParams["font.family"]),
 }
@@ -59,6 +64,10 @@ def locales(value: str) -> Any:
         return locale.setlocale(locale.LC_ALL)
 
     return replaced(now, lambda new: locale.setlocale(locale.LC_ALL, new), value)
+
+
+def attribute(module: str, name: str, value: Any) -> Any:
+    return mock.patch.object(import_module(module), name, value)
 
 
 def printed(**options: Any) -> Any:
@@ -92,17 +101,21 @@ SETTINGS: dict[str, Callable[[], Any]] = {
     "pandas": lambda: options("display.max_rows", 7),
     "pandas, a function": lambda: options("display.float_format", lambda x: f"<{x:.3f}>"),
     "sklearn": lambda: configured(transform_output="pandas", assume_finite=True),
+    "PIL.Image": lambda: attribute("PIL.Image", "MAX_IMAGE_PIXELS", None),
+    "PIL.ImageFile": lambda: attribute("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES", value=True),
+    "ssl": lambda: attribute("ssl", "_create_default_https_context", import_module("ssl")._create_unverified_context),
+    "scipy.special": lambda: import_module("scipy.special").errstate(all="raise"),
     "mpmath": lambda: precision(40),
     "matplotlib": lambda: styled(lines_linewidth=7.5, font_family=["serif"]),
 }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_settings_are_the_callers(processes: dict[str, Any], setting: str):
+def test_settings_are_the_callers(setting: str):
     """Whatever changes, each call finds it as it is then: also when it is set back, and when the task comes late."""
     name = setting.partition(",")[0]
     pytest.importorskip(name)
-    f = parallel(look, **processes)
+    f = parallel(look, workers=1)
     usual = look(name)
     assert f.map([name] * 4) == [usual] * 4
     with SETTINGS[setting]():
@@ -159,9 +172,9 @@ def test_settings_of_an_initializer(processes: dict[str, Any]):
         assert f.map(["csv", "socket"] * 2) == [12345, 30.0] * 2
 
 
-def test_settings_that_cannot_travel(processes: dict[str, Any]):
+def test_settings_that_cannot_travel():
     """What can't be sent is left out, and the others are not."""
-    f = parallel(look, **processes)
+    f = parallel(look, workers=1)
     endless = (x for x in range(3))
     with options("display.max_rows", 7):
         before = f.map(["pandas"])[0]
@@ -185,11 +198,11 @@ def test_a_short_time_for_connections(processes: dict[str, Any]):
         assert f.submit(b"x").result() == 1
 
 
-def test_settings_that_are_going_to_be_removed(processes: dict[str, Any]):
+def test_settings_that_are_going_to_be_removed():
     """Of those the program was warned; it is not warned once more by each worker."""
     pd = pytest.importorskip("pandas")
     name = "mode.copy_on_write"
-    f = parallel(look, **processes)
+    f = parallel(look, workers=1)
     with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         pd.set_option(name, pd.get_option(name))

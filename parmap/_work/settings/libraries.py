@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from parmap._travel.failure import pass_on
@@ -38,6 +39,15 @@ def _one(get: Callable[[], Any], put: Callable[[Any], object]) -> Way:
 def _many(get: Callable[[], Settings], put: Callable[..., object], look: Callable[[], Any] | None = None) -> Way:
     """A way to settings that are given by name."""
     return Way(look or get, get, lambda name, value: put(**{name: value}))
+
+
+def _attributes(owner: Any, *names: str) -> Way:
+    """A way to settings that are attributes, of a module or of an object in it."""
+    return Way(
+        partial(attrgetter(*names), owner),
+        lambda: {name: getattr(owner, name) for name in names},
+        partial(setattr, owner),
+    )
 
 
 def _pandas(pandas: Any) -> Way:
@@ -78,9 +88,21 @@ LIBRARIES: dict[str, Callable[[Any], Way]] = {
     "matplotlib": _matplotlib,
     "sklearn": lambda module: _many(module.get_config, module.set_config),
     "xarray": lambda module: _many(lambda: dict(module.get_options()), module.set_options),
-    "mpmath": lambda module: _one(lambda: module.mp.prec, partial(setattr, module.mp, "prec")),
+    "mpmath": lambda module: _attributes(module.mp, "prec"),
+    "gmpy2": lambda module: _one(
+        lambda: module.get_context().precision, lambda value: setattr(module.get_context(), "precision", value)
+    ),
+    "scipy.special": lambda module: _many(module.geterr, module.seterr),
+    "PIL.Image": lambda module: _attributes(module, "MAX_IMAGE_PIXELS"),
+    "PIL.ImageFile": lambda module: _attributes(module, "LOAD_TRUNCATED_IMAGES"),
+    "plotly.io": lambda module: _attributes(module.templates, "default"),
+    "ssl": lambda module: _attributes(module, "_create_default_https_context"),  # as many a script replaces it
     "torch": lambda module: _one(module.get_default_dtype, module.set_default_dtype),
-    "jax": lambda module: _one(lambda: module.config.jax_enable_x64, partial(module.config.update, "jax_enable_x64")),
+    "jax": lambda module: Way(
+        partial(attrgetter("jax_enable_x64"), module.config),
+        lambda: {"jax_enable_x64": module.config.jax_enable_x64},
+        module.config.update,
+    ),
 }
 """The libraries, by the module that has to be there."""
 
