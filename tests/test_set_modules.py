@@ -16,7 +16,7 @@ import cloudpickle
 import pytest
 
 from parmap import Executor, parallel
-from parmap._travel.code.needs.readings import set_from_outside
+from parmap._travel.code.needs.search import set_from_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,28 +131,35 @@ def quiet(function: Callable[[int], Any], **options: Any) -> Any:
 
 
 def test_what_has_no_doubt_only(own: Any) -> None:
-    """What the module itself may set, or sets twice, or computes, is its own affair; so is what travels by value."""
+    """What the module itself may set is its own affair, and so is what travels by value."""
     settings = own.settings
 
     def look(x: int) -> Any:
-        return (
-            x,
-            settings.HOME,
-            settings.SIZE,
-            settings.numbers,
-            settings.cached,
-            settings.decorated is None,
-            settings.MODE,
-        )
+        return (x, settings.connection, settings.numbers, settings.cached, settings.decorated is None)
 
     settings.connect()
-    settings.HOME, settings.SIZE, settings.numbers, settings.decorated, settings.MODE = "there", 1, 1, 1, "x"
-    assert quiet(look)[:3] == (1, "here", 20)
+    settings.connection, settings.numbers, settings.decorated = object(), sys, object()
+    assert quiet(look) == (1, None, None, None, False)
     own.model.FACTOR = 7
     assert quiet(own.model.made()) == 7
     settings.fetch = parallel(settings.fetch)
     own.model.FACTOR = 1
     assert quiet(own.model.train)[0] == 1
+
+
+def test_what_a_module_computes(own: Any) -> None:
+    """Its file does not say what it is; workers, which compute it, too, do."""
+    settings = own.settings
+    settings.HOME, settings.SIZE = "there", 1
+
+    def look(x: int) -> Any:
+        return x, settings.HOME, settings.SIZE, settings.MODE
+
+    assert told(look) == "settings.HOME ('there'), settings.SIZE (1)"
+    settings.HOME, settings.SIZE = "here", 20
+    assert "settings.HOME ('here')" in told(look)  # it is not what the workers were told
+    settings.MODE = "two"
+    assert "settings.MODE ('two')" in told(look)
 
 
 CONFIG = """
@@ -220,9 +227,9 @@ def config(own: Any, tmp_path: Path) -> Iterator[Any]:
 
 def told(function: Callable[[int], Any]) -> str:
     """What a call warns of."""
-    with pytest.warns(RuntimeWarning, match="reads what was set in a module from outside") as found:
+    with pytest.warns(RuntimeWarning, match="reads what is not the same in workers") as found:
         parallel(function, workers=1).map([1])
-    return str(found[0].message).partition("outside: ")[2].partition(";")[0]
+    return str(found[0].message).partition("workers: ")[2].partition(";")[0]
 
 
 def test_a_class_that_was_changed(config: Any) -> None:
@@ -294,6 +301,106 @@ def test_classes_and_containers_without_doubt_only(config: Any) -> None:
     assert quiet(look)[2] == 1
 
 
+OBJECTS = """
+import argparse, json, time, uuid
+from types import SimpleNamespace
+
+class Settings:
+    def __init__(self):
+        self.rate = 1
+        self.count = 0
+        self.model = SimpleNamespace(depth=2)
+
+    def tick(self):
+        self.count += 1
+
+settings = Settings()
+args = argparse.Namespace(level=3)
+loaded = json.loads('{"lr": 0.1, "inner": {"n": 3}}')
+cache = {"hits": 0}
+RUN = uuid.uuid4().hex
+
+def look_up():
+    cache["hits"] += 1
+
+def look(x):
+    return settings.rate, settings.count, settings.model.depth, args.level, loaded["lr"], loaded["inner"]["n"], cache["hits"]
+
+def own_run(x):
+    return RUN
+"""
+USERS = """
+from objects import settings, loaded
+
+def use(x):
+    return settings.rate, loaded["lr"]
+"""
+STORERS = """
+from objects import settings
+
+def store(x):
+    settings.rate = x
+    return settings.rate
+"""
+
+
+@pytest.fixture
+def objects(own: Any, tmp_path: Path) -> Iterator[Any]:
+    """A module of the program's own that keeps settings in objects."""
+    (tmp_path / "objects.py").write_text(OBJECTS)
+    (tmp_path / "users.py").write_text(USERS)
+    (tmp_path / "storers.py").write_text(STORERS)
+    importlib.invalidate_caches()
+    yield importlib.import_module("objects")
+    for name in ("objects", "users", "storers"):
+        sys.modules.pop(name, None)
+
+
+def test_objects_that_were_changed(objects: Any) -> None:
+    """Before the first call, which workers notice; and after it. Once each, however many workers there are."""
+    use = importlib.import_module("users").use
+    objects.args.level, objects.settings.model.depth = 9, 7
+    objects.loaded["lr"], objects.loaded["inner"]["n"] = 0.5, 4
+    objects.settings.tick()
+    objects.look_up()
+    with pytest.warns(RuntimeWarning, match="not the same in workers") as found:
+        assert parallel(objects.look, workers=2).map(range(4)) == [(1, 0, 2, 3, 0.1, 3, 0)] * 4
+    assert [str(each.message).partition("workers: ")[2].partition("; they")[0] for each in found] == [
+        "objects.args.level (9), objects.loaded['inner']['n'] (4), objects.loaded['lr'] (0.5), objects.settings.model.depth (7)"
+    ]
+
+    objects.loaded["lr"] = 0.1
+    f = parallel(use, workers=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert f.map([1]) == [(1, 0.1)]
+    objects.settings.rate = 5
+    with pytest.warns(RuntimeWarning, match=r"users\.settings\.rate \(5\)"):
+        assert f.map([1]) == [(1, 0.1)]
+    objects.settings.rate = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert f.submit(1).result() == (1, 0.1)
+        objects.args.level = 8
+        with pytest.raises(RuntimeWarning, match=r"objects\.args\.level \(8\)"):
+            parallel(objects.look, workers=1, seed=1).map([1])
+
+
+def test_what_is_another_in_each_process(objects: Any) -> None:
+    """A number of this run, that a module draws when it is imported."""
+    assert told(objects.own_run) == f"objects.RUN ({objects.RUN!r})"
+
+
+def test_objects_without_doubt_only(objects: Any) -> None:
+    """What functions of the modules change, tasks may have changed."""
+    objects.look_up()
+    objects.settings.tick()
+    store = importlib.import_module("storers").store
+    assert quiet(store) == store(5) - 4
+    objects.settings.rate = 1
+    assert quiet(objects.look)[:2] == (1, 0)
+
+
 def test_who_is_not_concerned(own: Any) -> None:
     """Threads have what was set, an initializer may see to it, and a module by value brings it along."""
     own.settings.RATE = 5
@@ -339,10 +446,10 @@ def test_odd_modules(own: Any, tmp_path: Path) -> None:
     for path in tmp_path.rglob("settings*"):
         path.unlink()
     try:
-        assert set_from_outside(cast("Any", look)) == []
+        assert set_from_outside(cast("Any", look)) == {}
         settings.__name__ = "another"
-        assert set_from_outside(cast("Any", reader(settings))) == []
+        assert set_from_outside(cast("Any", reader(settings))) == {}
     finally:
         settings.__name__ = "settings"
     sys.modules.pop("settings")
-    assert set_from_outside(cast("Any", look)) == []
+    assert set_from_outside(cast("Any", look)) == {}

@@ -25,13 +25,14 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.code.needs.readings import set_from_outside
+from parmap._travel.code.needs.readings import Expected, warning_of
+from parmap._travel.code.needs.search import expected_by, set_from_outside
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
 from parmap._travel.payload import dump
 from parmap._travel.stream import read_with_files
-from parmap._travel.text import call_note, called, innermost, short_type, shorten
+from parmap._travel.text import call_note, called, innermost, short_type
 from parmap._work import place as _place
 from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
@@ -110,8 +111,8 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options, *, accounts: bool = False, keeps: bool = False) -> Rules:
-    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps)
+def _rules(options: Options, expected: tuple[Expected, ...], *, accounts: bool = False, keeps: bool = False) -> Rules:
+    return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps, expected)
 
 
 def _lane(function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine) -> Lane:
@@ -127,8 +128,8 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
             return lane
     else:
         engine.expect(function)
-        call = engine.backend.prepare(function, _rules(options))
-        _tell_of_modules(function, options, engine)
+        expected = _tell_of_modules(function, options, engine)
+        call = engine.backend.prepare(function, _rules(options, expected))
     lane = Lane(engine, call, options, called(function), context, keywords=keywords)
     if engine.backend.threaded:
         lanes.keep(function, key, ref(lane) if call.holds else lane)
@@ -136,23 +137,23 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     return lane
 
 
-def _tell_of_modules(function: Any, options: Options, engine: Engine) -> None:
-    """Warn of what *function* will not find as it is here, if workers import it; an initializer may see to that."""
+def _tell_of_modules(function: Any, options: Options, engine: Engine) -> tuple[Expected, ...]:
+    """Warn of what *function* will not find as it is here, if workers import it; returns what they can tell only.
+
+    An initializer may see to that.
+    """
     inner = innermost(function)
     inner = getattr(inner, "__func__", inner)
     if not engine.backend.imports or options.initializer is not None or type(inner) is not FunctionType:
-        return
+        return ()
     if others := set_from_outside(inner):
         from warnings import warn
 
         place, level = sys._getframe(), 1  # noqa: SLF001 - 3.11 has no `skip_file_prefixes`
         while place.f_back is not None and str(place.f_globals.get("__name__")).startswith("parmap."):
             place, level = place.f_back, level + 1
-        named = ", ".join(sorted(f"{each.path} ({shorten(each.now)})" for each in others))
-        way_out = "workers import these modules as their files are: give it as an argument, or set it in an initializer"
-        warn(
-            f"{called(function)} reads what was set in a module from outside: {named}; {way_out}", RuntimeWarning, level
-        )
+        warn(warning_of(called(function), others), RuntimeWarning, level)
+    return expected_by(inner) if engine.backend.has_files else ()  # elsewhere much may differ, and rightly so
 
 
 def _be_latest(lane: Lane, function: Any) -> None:
@@ -198,8 +199,8 @@ def _begin(
     reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
-    call = engine.backend.prepare(function, _rules(options, accounts=accounts, keeps=keeping is not None))
-    _tell_of_modules(function, options, engine)
+    expected = _tell_of_modules(function, options, engine)
+    call = engine.backend.prepare(function, _rules(options, expected, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on

@@ -9,42 +9,37 @@ from __future__ import annotations
 import sys
 from abc import ABC, ABCMeta
 from collections.abc import Iterable
-from types import FunctionType, ModuleType
-from typing import Any, TypeGuard
-from weakref import WeakKeyDictionary
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, NamedTuple, TypeGuard
 
-from parmap._travel.code.by_name import MAIN, is_registered, name_of
-from parmap._travel.code.needs.modules import MOST, inside, is_shared
-from parmap._travel.code.needs.variables import captured_by, codes_in
-from parmap._travel.text import wrapped_by
+from parmap._travel.code.by_name import MAIN, is_registered
+from parmap._travel.code.needs.modules import is_shared
+from parmap._travel.text import shorten, wrapped_by
 
-_FEW = 16  # modules that are looked through: some milliseconds, while workers start
+ATOMS = (bool, int, float, complex, str, bytes, type(None))
+"""What compares with nothing of the user's."""
+
+Steps = tuple[tuple[str, bool], ...]
+"""The names by which something is found in a module, each with whether it is a key."""
 
 
 class Reading:
-    """A variable of a module, or of a class in it, and what the module's text says that it is."""
+    """A variable of a module, or of a class or object in it, and what the module's text says that it is."""
 
-    __slots__ = "_usual", "kind", "module", "name", "owner", "spec", "value"
+    __slots__ = "_usual", "kind", "module", "spec", "steps", "value"
 
-    def __init__(self, module: ModuleType, name: str, kind: str, value: Any = None, owner: str = "") -> None:
+    def __init__(self, module: ModuleType, steps: Steps, kind: str, value: Any = None) -> None:
         self.module = module.__name__
         self.spec = module.__spec__  # another one: it was imported again
-        self.owner = owner  # the class
-        self.name = name
-        self.kind = kind  # see `texts.Told`
+        self.steps = steps
+        self.kind = kind  # see `texts.Told`; or `object`, whose text says nothing: the value is what it was at first
         self.value = value
         self._usual = 0  # the identity of an import that is what it seems to be
 
     @property
-    def path(self) -> str:
-        """Where it is, as a user would write it."""
-        return ".".join(filter(None, (self.module, self.owner, self.name)))
-
-    @property
     def now(self) -> Any:
-        """What the variable is here."""
-        module = vars(sys.modules[self.module])
-        return vars(module[self.owner]).get(self.name) if self.owner else module.get(self.name)
+        """What the variable is here; `MISSING` if there is none."""
+        return look_up(self.module, self.steps)
 
     @property
     def is_current(self) -> bool:
@@ -52,14 +47,14 @@ class Reading:
         module = sys.modules.get(self.module)
         if getattr(module, "__spec__", None) is not self.spec:
             return False
-        return not self.owner or _is_plain(vars(module).get(self.owner))
+        return self.kind == "object" or len(self.steps) == 1 or _is_plain(look_up(self.module, self.steps[:1]))
 
     @property
     def differs(self) -> bool:
-        """Whether the variable was set to something else since the module was imported."""
+        """Whether the variable was set to something else since the module was imported, or first looked at."""
         now = self.now
-        if self.kind == "literal":
-            return not _is_as_told(now, self.value)
+        if self.kind in {"literal", "object"}:
+            return now is not MISSING and not _is_as_told(now, self.value)
         if self.kind != "function":
             if id(now) == self._usual:  # most often, so this takes no time
                 return False
@@ -73,11 +68,76 @@ class Reading:
     @property
     def is_certain(self) -> bool:
         """Whether no line of the module changes it later."""
+        if self.kind == "object":
+            return is_set_once(self.module, self.steps)
         if is_shared(self.module):
             return True
         from parmap._travel.code.needs.texts import changes
 
-        return not changes(self.module, self.spec, self.name, self.value)
+        return not changes(self.module, self.spec, self.steps[-1][0], self.value)
+
+
+class Expected(NamedTuple):
+    """A constant in an object of a module, as it is here."""
+
+    module: str
+    steps: Steps
+    value: Any
+
+
+MISSING = object()
+
+
+def look_up(module: str, steps: Steps) -> Any:
+    """What is found from a module on, by these steps; `MISSING` if nothing is. It asks nothing of the user's."""
+    place: Any = sys.modules.get(module, MISSING)
+    for name, is_key in steps:
+        fields: Any = fields_of(place)
+        if is_key:
+            fields = place if type(place) is dict else {}
+        place = fields.get(name, MISSING)
+    return place
+
+
+def fields_of(thing: Any) -> Any:
+    """The variables of a module, a class or an object."""
+    try:
+        fields = vars(thing) if type(thing) in {type, ABCMeta} else object.__getattribute__(thing, "__dict__")
+    except AttributeError:
+        return {}
+    return fields if type(fields) in {dict, MappingProxyType} else {}
+
+
+def is_set_once(module: str, steps: Steps) -> bool:
+    """Whether no function that belongs to an object of a module changes a variable in it."""
+    from parmap._travel.code.needs.texts import is_set_in
+
+    owner = type(look_up(module, steps[:-1]))
+    homes = {module, owner.__module__} - {"builtins"}
+    modules = [sys.modules[home] for home in homes if is_own(sys.modules.get(home))]
+    return not any(is_set_in(each, steps[0][0], steps[-1][0]) for each in modules)
+
+
+def others_than(expected: Iterable[Expected]) -> dict[str, Any]:
+    """What is not so here, where modules were imported, as it was *expected*: where it is, and the value expected."""
+    found: dict[str, Any] = {}
+    for module, steps, value in expected:
+        now = look_up(module, steps)
+        if now is not MISSING and not _is_as_told(now, value) and is_set_once(module, steps):
+            found[path_of(module, steps)] = value
+    return found
+
+
+def path_of(module: str, steps: Steps) -> str:
+    """Where it is, as a user would write it."""
+    return module + "".join(f"[{name!r}]" if is_key else f".{name}" for name, is_key in steps)
+
+
+def warning_of(name: str, others: dict[str, Any]) -> str:
+    """What to tell of a function that reads *others* than its workers will find."""
+    told = ", ".join(f"{path} ({shorten(value)})" for path, value in sorted(others.items()))
+    way_out = "they import these modules as the files are: give it as an argument, or set it in an initializer"
+    return f"{name} reads what is not the same in workers: {told}; {way_out}"
 
 
 def _is_as_told(now: Any, told: Any) -> bool:
@@ -97,111 +157,25 @@ def _is_made_up(thing: Any) -> bool:
     """Whether a thing is a mock, or a function of the script's or of a test's module, which workers don't import."""
     if isinstance(thing, FunctionType):
         home = str(thing.__module__)
-        return not _is_others(home) and not _is_own(sys.modules.get(home))
+        return not is_others(home) and not is_own(sys.modules.get(home))
     return any(base.__module__ == "unittest.mock" for base in type(thing).__mro__)
 
 
-_readings: WeakKeyDictionary[FunctionType, list[Reading]] = WeakKeyDictionary()
-_texts: WeakKeyDictionary[ModuleType, tuple[Any, dict[tuple[str, str], Reading]]] = WeakKeyDictionary()  # with its spec
-
-
-def set_from_outside(function: FunctionType) -> list[Reading]:
-    """Variables that *function*, and what it calls, reads of modules that workers import, and that were set later.
-
-    They are looked for once, as far as functions call each other.
-    """
-    known = _readings.get(function)
-    if known is None or not all(each.is_current for each in known):
-        known = _readings[function] = [each for each in _Search().through(function) if each.is_current]
-    found = [each for each in known if each.differs]
-    if found and not all(each.is_certain for each in found):
-        _readings[function] = [each for each in known if each not in found or each.is_certain]
-        found = [each for each in found if each in _readings[function]]
-    return found
-
-
-class _Search:
-    """What a function can reach by its code, module by module."""
-
-    def __init__(self) -> None:
-        self._found: dict[Reading, None] = {}
-        self._names: set[str] = set()
-        self._classes: list[tuple[ModuleType, str]] = []
-        self._looked: set[ModuleType] = set()
-
-    def through(self, function: FunctionType) -> list[Reading]:
-        """What it reads."""
-        seen: set[int] = set()
-        waiting: list[Any] = [function]
-        while waiting and len(seen) < MOST:
-            thing = waiting.pop()
-            # What else hangs on a class may be a proxy: it isn't asked.
-            is_code = issubclass(type(thing), (FunctionType, type))
-            home = str(getattr(thing, "__module__", "")) if is_code else ""
-            if id(thing) in seen or (home in sys.modules and _is_others(home)):
-                continue
-            seen.add(id(thing))
-            module = sys.modules.get(home)
-            is_there = is_code and _is_own(module) and name_of(thing) is not None  # else it travels by value
-            if isinstance(thing, FunctionType):
-                waiting += self._look_at(thing, [module] if is_there and module else [])
-            elif isinstance(thing, type):
-                if is_there and module:
-                    self._classes.append((module, thing.__qualname__))
-                waiting += [*thing.__bases__, *vars(thing).values()]
-            else:
-                waiting += inside(thing)
-        for module, owner in self._classes:
-            self._read(module, self._names, owner)
-        return [*self._found]
-
-    def _look_at(self, function: FunctionType, modules: list[ModuleType]) -> list[Any]:
-        """Note what a function reads; what it may call."""
-        names = {name for code in codes_in(function.__code__) for name in code.co_names}
-        self._names |= names
-        found = [*(function.__globals__.get(name) for name in names), *captured_by(function).values()]
-        for each in {each for each in found if type(each) is ModuleType}:
-            if _is_own(each):
-                modules.append(each)
-            elif _is_library(each):
-                self._found |= {Reading(each, name, "theirs"): None for name in names & vars(each).keys()}
-        for module in modules:
-            self._read(module, names)
-            found += [vars(module).get(name) for name in names]
-        return [each for each in found if isinstance(each, (FunctionType, type))]
-
-    def _read(self, module: ModuleType, names: Iterable[str], owner: str = "") -> None:
-        self._looked.add(module)
-        if len(self._looked) > _FEW:
-            return
-        known, spec = _texts.get(module), module.__spec__
-        if known is None or known[0] is not spec:
-            from parmap._travel.code.needs.texts import variables_of
-
-            told = {(owner, name): Reading(module, name, *told, owner) for owner, name, told in variables_of(module)}
-            known = _texts[module] = spec, told
-        self._found |= {known[1][owner, name]: None for name in names if (owner, name) in known[1]}
-
-
-def _is_own(module: Any) -> TypeGuard[ModuleType]:
-    if not _is_there(module) or module.__name__ in MAIN or _is_others(module.__name__):
+def is_own(module: Any) -> TypeGuard[ModuleType]:
+    if not is_there(module) or module.__name__ in MAIN or is_others(module.__name__):
         return False
     has_text = hasattr(getattr(module.__spec__, "loader", None), "get_source")
     return has_text and not is_registered(module.__name__)
 
 
-def _is_library(module: ModuleType) -> bool:
-    return _is_there(module) and is_shared(module.__name__) and module.__name__.partition(".")[0] != "parmap"
-
-
-def _is_there(module: Any) -> TypeGuard[ModuleType]:
+def is_there(module: Any) -> TypeGuard[ModuleType]:
     """Whether a module is the one that is imported under its name: a stand-in may say anything."""
     said = vars(module) if type(module) is ModuleType else {}
     name = said.get("__name__")
     return type(name) is str and sys.modules.get(name) is module and "__spec__" in said
 
 
-def _is_others(name: str) -> bool:
+def is_others(name: str) -> bool:
     return name.partition(".")[0] == "parmap" or is_shared(name)
 
 
@@ -212,7 +186,7 @@ def _is_plain(cls: Any) -> bool:
         type(each) in {type, ABCMeta}
         and "__init_subclass__" not in vars(each)
         and each.__module__ != "builtins"
-        and not _is_others(each.__module__)
+        and not is_others(each.__module__)
         for each in bases
         if each is not object and each is not ABC
     )

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from parmap._travel.code.needs.modules import is_shared
+from parmap._travel.code.needs.readings import ATOMS, Steps
 
 
 class Told(NamedTuple):
@@ -22,30 +23,44 @@ class Told(NamedTuple):
 _UNKNOWN, _FUNCTION, _OURS, _THEIRS = Told("unknown"), Told("function"), Told("ours"), Told("theirs")
 
 _LONGEST = 1000  # parts of a literal
-_ATOMS = (bool, int, float, complex, str, bytes, type(None))  # that compare with nothing of the user's
 _CONTAINERS = (list, tuple, set, dict)
 _LITERAL = (
     *(ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.expr_context),
     *(ast.UnaryOp, ast.BinOp, ast.unaryop, ast.operator),
 )
+_MAKES = {"__init__", "__new__", "__post_init__"}
 _CHANGES = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "remove", "discard", "clear"}
 
 
-def variables_of(module: ModuleType) -> Iterator[tuple[str, str, Told]]:
-    """What is bound but once, at the outer level and in classes: the class, the name, and what the text says."""
+def variables_of(module: ModuleType) -> Iterator[tuple[Steps, Told]]:
+    """What is bound but once, at the outer level and in classes: where it is, and what the text says."""
     tree = _tree_of(module.__name__, module.__spec__)
     for name, told in _bound_once([] if tree is None else tree.body).items():
         if told.kind == "class":
             inner = _bound_once(told.value.body)
-            yield from ((name, each, inner[each]) for each in inner if inner[each].kind != "class")
-        else:
-            yield "", name, told
+            yield from ((((name, False), (each, False)), inner[each]) for each in inner if inner[each].kind != "class")
+        elif told.kind != "class":
+            yield ((name, False),), told
 
 
 def changes(name: str, spec: Any, variable: str, value: Any) -> bool:
     """Whether a line of the module may change a variable later, as one does that fills a cache."""
     tree = _tree_of(name, spec)
     return tree is None or any(_may_change(node, variable, value) for node in ast.walk(tree))
+
+
+def is_set_in(module: ModuleType, variable: str, name: str) -> bool:
+    """Whether a function there, but for those that make objects, sets *name*, or changes what *variable* is."""
+    tree = _tree_of(module.__name__, module.__spec__)
+    for function in [] if tree is None else ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)) and function.name not in _MAKES:
+            for node in ast.walk(function):
+                if _may_change(node, name, None) or _may_change(node, variable, {}):
+                    return True
+                key = node.slice if isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load) else None
+                if isinstance(key, ast.Constant) and key.value == name:
+                    return True
+    return False
 
 
 def _may_change(node: ast.AST, variable: str, value: Any) -> bool:
@@ -127,6 +142,6 @@ def _literal(expression: ast.expr) -> Told:
     if 0 < len(parts) < _LONGEST and all(isinstance(each, _LITERAL) for each in parts):
         with suppress(Exception):  # as in the module's own text
             value = eval(compile(ast.Expression(expression), "", "eval"), {})  # noqa: S307 - it names nothing
-            if type(value) in _ATOMS or (type(value) in _CONTAINERS and value):  # an empty one is there to be filled
+            if type(value) in ATOMS or (type(value) in _CONTAINERS and value):  # an empty one is there to be filled
                 return Told("literal", value)
     return _UNKNOWN

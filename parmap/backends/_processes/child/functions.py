@@ -18,6 +18,7 @@ from typing import Any
 from parmap._travel.code.by_name import explain
 from parmap._travel.code.classes import Filling, arrived, fillings
 from parmap._travel.failure import note
+from parmap._travel.text import called, innermost
 from parmap._work.outcome import Loading
 from parmap._work.run import Callee, Rules
 from parmap.backends._processes.line import segments as _segments
@@ -149,7 +150,7 @@ class Functions:
         try:
             with fillings() as self._fillings[number]:
                 find, args, rules = load()
-                self.callees[number] = Callee(find(*args), rules)
+                self.callees[number] = callee = Callee(find(*args), rules)
             Functions.active = number
         except BaseException as error:  # noqa: BLE001 - importing and unpickling run the user's code
             self.callees[number] = Callee(None, Rules(()))
@@ -160,6 +161,9 @@ class Functions:
                 " is set up by initializer=, as by initializer=django.setup; what does not survive being pickled can"
                 " be made in the task, or once in each worker by parmap.per_worker",
             )
+        else:
+            if rules.expected:
+                callee.problem = _compare(callee)
 
     def get(self, number: int) -> Callee:
         """The function to be run now: its classes are made what they were when it was sent."""
@@ -188,6 +192,28 @@ class Functions:
         if self._dropped >= _MUCH:
             self._dropped = 0
             gc.collect()
+
+
+def _compare(callee: Callee) -> Warning | None:
+    """Warn if a function finds here, where its modules have just been imported, what it doesn't find in the program.
+
+    Returns the warning if the program's filters make it an error.
+    """
+    from parmap._travel.code.needs.readings import others_than, warning_of  # few functions read such things
+
+    if others := others_than(callee.rules.expected):
+        import warnings
+
+        code = getattr(getattr(innermost(callee.function), "__func__", innermost(callee.function)), "__code__", None)
+        file, line = (code.co_filename, code.co_firstlineno) if code else (__file__, 1)
+        text = warning_of(called(callee.function), others)
+        # Other workers find the same: `output` looks here for whether it is to be shown once.
+        globals()["__warningregistry__"] = {(text, RuntimeWarning, line): False}
+        try:
+            warnings.warn_explicit(text, RuntimeWarning, file, line)
+        except Warning as error:
+            return error
+    return None
 
 
 class _Unpickler(pickle.Unpickler):

@@ -23,6 +23,7 @@ from parmap.backends._processes.line.channel import Channel, ChannelClosedError
 if TYPE_CHECKING:
     import logging
     import socket
+    from types import FrameType
 
 _MOST = 200  # characters that stand for what a record holds and can't be sent
 _ERRORS = "surrogateescape"
@@ -245,7 +246,7 @@ class Output:
         def show(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
             """Show a warning where the program shows its own, or records them."""
             if file is None and sys.stderr is self._err:
-                once = _is_noted(message, category, filename, lineno)
+                once = _is_noted(message, category, lineno)
                 try:
                     told = encode(message), filename, lineno, line, self.recorder, once
                     self._channel.send("warn", pickle.dumps(told))
@@ -332,9 +333,10 @@ def _text(value: Any) -> str:
         return shorten(value)
 
 
-def _is_noted(message: Any, category: Any, filename: str, lineno: int) -> bool:
+def _is_noted(message: Any, category: Any, lineno: int) -> bool:
     """Whether Python has noted that it warns of this, so as not to do it again: not if a filter says "always"."""
-    frame = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself does
-    while frame.f_back is not None and frame.f_code.co_filename != filename:
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `warnings` itself does
+    what = str(message), category, lineno
+    while frame is not None and what not in frame.f_globals.get("__warningregistry__", ()):
         frame = frame.f_back
-    return (str(message), category, lineno) in frame.f_globals.get("__warningregistry__", ())
+    return frame is not None
