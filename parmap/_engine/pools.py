@@ -25,8 +25,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
-from parmap._travel.code.needs.readings import Expected, warning_of
-from parmap._travel.code.needs.search import expected_by, set_from_outside
+from parmap._travel.code.needs.search import expected_by
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
@@ -111,7 +110,7 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options, expected: tuple[Expected, ...], *, accounts: bool = False, keeps: bool = False) -> Rules:
+def _rules(options: Options, expected: bytes, *, accounts: bool = False, keeps: bool = False) -> Rules:
     return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps, expected)
 
 
@@ -128,7 +127,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
             return lane
     else:
         engine.expect(function)
-        expected = _tell_of_modules(function, options, engine)
+        expected = _expected(function, options, engine)
         call = engine.backend.prepare(function, _rules(options, expected))
     lane = Lane(engine, call, options, called(function), context, keywords=keywords)
     if engine.backend.threaded:
@@ -137,23 +136,13 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     return lane
 
 
-def _tell_of_modules(function: Any, options: Options, engine: Engine) -> tuple[Expected, ...]:
-    """Warn of what *function* will not find as it is here, if workers import it; returns what they can tell only.
-
-    An initializer may see to that.
-    """
+def _expected(function: Any, options: Options, engine: Engine) -> bytes:
+    """What *function* reads in modules that workers import, for them to compare; an initializer may see to that."""
     inner = innermost(function)
     inner = getattr(inner, "__func__", inner)
     if not engine.backend.imports or options.initializer is not None or type(inner) is not FunctionType:
-        return ()
-    if others := set_from_outside(inner):
-        from warnings import warn
-
-        place, level = sys._getframe(), 1  # noqa: SLF001 - 3.11 has no `skip_file_prefixes`
-        while place.f_back is not None and str(place.f_globals.get("__name__")).startswith("parmap."):
-            place, level = place.f_back, level + 1
-        warn(warning_of(called(function), others), RuntimeWarning, level)
-    return expected_by(inner) if engine.backend.has_files else ()  # elsewhere much may differ, and rightly so
+        return b""
+    return expected_by(inner)
 
 
 def _be_latest(lane: Lane, function: Any) -> None:
@@ -199,7 +188,7 @@ def _begin(
     reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
-    expected = _tell_of_modules(function, options, engine)
+    expected = _expected(function, options, engine)
     call = engine.backend.prepare(function, _rules(options, expected, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))

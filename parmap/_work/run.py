@@ -24,7 +24,6 @@ from parmap._work.per_worker import here
 from parmap._work.seeds import preserved, seeded
 
 if TYPE_CHECKING:
-    from parmap._travel.code.needs.readings import Expected
 
     class Page(Protocol):
         """Where it is noted which items run, and up to which they may: `_work.page.Page`, or the like for a thread."""
@@ -53,8 +52,8 @@ class Rules(NamedTuple):
     """Whether an item is to be told with the seconds it took and the worker that ran it, beside its result."""
     keeps: bool = False
     """Whether that result is to be pickled by itself, for whoever reads it years later."""
-    expected: tuple[Expected, ...] = ()
-    """What the function reads in objects of modules, as it is in the program."""
+    expected: bytes = b""
+    """What the function finds in modules in the program: see `needs.readings`."""
 
 
 class Terms(NamedTuple):

@@ -1,81 +1,108 @@
-"""What a function reads in modules that workers, which import them as their files are, will not find as it is here.
+"""What a function reads in modules that workers, which import them as their files are, may not find as it is here.
 
 It goes through the code of the function, and of what that calls, module by module.
 """
 
 from __future__ import annotations
 
-import os
+import pickle
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.needs.modules import MOST, inside, is_shared
+from parmap._travel.code.needs.modules import MOST, inside
 from parmap._travel.code.needs.readings import (
-    ATOMS,
-    Expected,
-    Reading,
+    MISSING,
+    Named,
     Steps,
     fields_of,
+    is_mock,
     is_others,
     is_own,
+    is_same,
+    is_set_once,
     is_there,
-    path_of,
+    look_up,
+    print_of,
 )
 from parmap._travel.code.needs.variables import captured_by, codes_in
 
 _FEW = 16  # modules that are looked through: some milliseconds, while workers start
 _DEPTH = 3  # names and keys, one after the other
-_MANY = 100  # constants in objects
-_LONG = 1000  # characters
+_MANY = 100  # values
 
-_Known = tuple[list[Reading], tuple[Expected, ...]]
+
+class Reading:
+    """Something that a function finds in a module."""
+
+    __slots__ = "_is_of_library", "_path", "_usual", "module", "spec", "steps", "value"
+
+    def __init__(self, module: ModuleType, steps: Steps, owner: Any) -> None:
+        self.module = module.__name__
+        self.spec = module.__spec__  # another one: it was imported again
+        self.steps = steps
+        self.value: Any = MISSING  # its print, if that is worth telling
+        self._usual = 0  # the identity of what was not
+        self._is_of_library = is_others(self.module)
+        home = (owner.__module__, owner.__qualname__) if isinstance(owner, type) else (self.module,)
+        self._path = ".".join([*home, steps[-1][0]])
+        self.has_changed()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is still the module that was looked at."""
+        return getattr(sys.modules.get(self.module), "__spec__", None) is self.spec
+
+    def has_changed(self) -> bool:
+        """Whether it is another one than when this was asked before."""
+        now = look_up(self.module, self.steps)
+        if now is self.value or id(now) == self._usual:  # most often, so this takes no time
+            return False
+        before, self.value = self.value, print_of(now)
+        if (isinstance(self.value, Named) and self.value.name == self._path) or (
+            self._is_of_library and not _is_made_up(now)
+        ):
+            self.value = MISSING  # a function at its own place, or of a library
+        self._usual = id(now) if self.value is MISSING else 0
+        return self.value is not before and not is_same(self.value, before)
+
+
+_Known = tuple[list[Reading], bytes]
 _known: WeakKeyDictionary[FunctionType, _Known] = WeakKeyDictionary()
-_texts: WeakKeyDictionary[ModuleType, tuple[Any, dict[Steps, Reading]]] = WeakKeyDictionary()  # with its spec
 
 
-def set_from_outside(function: FunctionType) -> dict[str, Any]:
-    """Variables of modules that *function*, and what it calls, reads, and that were set later: where, and to what.
+def expected_by(function: FunctionType) -> bytes:
+    """What *function*, and what it calls, reads in modules that workers import, as it is now: see `others_than`.
 
     They are looked for once, as far as functions call each other.
     """
-    readings, expected = _what_is_known(function)
-    found = [each for each in readings if each.differs]
-    if found and not all(each.is_certain for each in found):
-        readings = [each for each in readings if each not in found or each.is_certain]
-        _known[function] = readings, expected
-        found = [each for each in found if each in readings]
-    return {path_of(each.module, each.steps): each.now for each in found}
-
-
-def expected_by(function: FunctionType) -> tuple[Expected, ...]:
-    """What it reads in such modules whose text does not tell what that is: workers can compare."""
-    return _what_is_known(function)[1]
-
-
-def _what_is_known(function: FunctionType) -> _Known:
     known = _known.get(function)
     if known is None or not all(each.is_current for each in known[0]):
-        found = [each for each in _Search().through(function) if each.is_current]
-        expected = [Expected(each.module, each.steps, each.value) for each in found if each.kind == "object"]
-        known = _known[function] = found, tuple(expected)
-    return known
+        found = _Search().through(function)
+        known = _known[function] = found, _packed(found)
+    elif changed := [each for each in known[0] if each.has_changed()]:
+        found = [each for each in known[0] if each not in changed or is_set_once(each.module, each.steps)]
+        known = _known[function] = found, _packed(found)
+    return known[1]
+
+
+def _packed(readings: list[Reading]) -> bytes:
+    told = [(each.module, each.steps, each.value) for each in readings if each.value is not MISSING]
+    return pickle.dumps(told) if told else b""
 
 
 class _Search:
     """What a function can reach by its code, module by module."""
 
     def __init__(self) -> None:
-        self._found: dict[Reading, None] = {}
         self._names: set[str] = set()
         self._keys: set[str] = set()
         self._codes: list[CodeType] = []
-        self._objects: dict[tuple[ModuleType, str], None] = {}
-        self._classes: list[tuple[ModuleType, str]] = []
-        self._looked: set[ModuleType] = set()
+        self._places: dict[tuple[ModuleType, str], None] = {}  # what is named in modules
+        self._of_libraries: dict[tuple[ModuleType, str], None] = {}
 
     def through(self, function: FunctionType) -> list[Reading]:
         """What it reads."""
@@ -90,23 +117,21 @@ class _Search:
                 continue
             seen.add(id(thing))
             module = sys.modules.get(home)
-            is_there = is_code and is_own(module) and name_of(thing) is not None  # else it travels by value
+            is_imported = is_code and is_own(module) and name_of(thing) is not None  # else it travels by value
             if isinstance(thing, FunctionType):
-                waiting += self._look_at(thing, [module] if is_there and module else [])
+                waiting += self._look_at(thing, [module] if is_imported and module else [])
             elif isinstance(thing, type):
-                if is_there and module:
-                    self._classes.append((module, thing.__qualname__))
+                if is_imported and module:
+                    self._places[module, thing.__qualname__] = None
                 waiting += [*thing.__bases__, *vars(thing).values()]
             else:
                 waiting += inside(thing)
-        for module, owner in self._classes:
-            self._read(module, self._names, owner)
-        return [*self._found, *self._in_objects()]
+        return [*self._readings()]
 
     def _look_at(self, function: FunctionType, modules: list[ModuleType]) -> list[Any]:
         """Note what a function reads; what it may call."""
         codes = [*codes_in(function.__code__)]
-        names = {name for code in codes for name in code.co_names}
+        names = {name for code in codes for name in code.co_names if not name.startswith("__")}
         self._codes += codes
         self._names |= names
         self._keys |= {each for code in codes for each in code.co_consts if type(each) is str}
@@ -114,69 +139,53 @@ class _Search:
         for each in {each for each in found if type(each) is ModuleType}:
             if is_own(each):
                 modules.append(each)
-            elif _is_library(each):
-                self._found |= {Reading(each, ((name, False),), "theirs"): None for name in names & vars(each).keys()}
+            elif is_there(each) and is_others(each.__name__) and each.__name__.partition(".")[0] != "parmap":
+                self._of_libraries |= {(each, name): None for name in names & vars(each).keys()}
         for module in modules:
-            self._read(module, names)
-            found += [vars(module).get(name) for name in names]
+            there = names & vars(module).keys()
+            self._places |= {(module, name): None for name in there}
+            found += [vars(module)[name] for name in there]
         return [each for each in found if isinstance(each, (FunctionType, type))]
 
-    def _read(self, module: ModuleType, names: Iterable[str], owner: str = "") -> None:
-        self._looked.add(module)
-        if len(self._looked) > _FEW:
-            return
-        known, spec = _texts.get(module), module.__spec__
-        if known is None or known[0] is not spec:
-            from parmap._travel.code.needs.texts import variables_of
+    def _readings(self) -> Iterator[Reading]:
+        modules = [*dict.fromkeys(module for module, _ in self._places)][:_FEW]
+        places = [each for each in self._places if each[0] in modules]
+        found = [each for module, name in places for each in self._from(module, vars(module).get(name), name)]
+        own = self._set_by_themselves({each.steps[-1][0] for each in found})
+        yield from [each for each in found if each.steps[-1][0] not in own][:_MANY]
+        yield from [Reading(module, ((name, False),), None) for module, name in self._of_libraries]
 
-            told = {steps: Reading(module, steps, *told) for steps, told in variables_of(module)}
-            known = _texts[module] = spec, told
-        for name in names:
-            steps = ((owner, False), (name, False)) if owner else ((name, False),)
-            if reading := known[1].get(steps):
-                self._found[reading] = None
-            if (
-                not owner
-                and name in vars(module)
-                and not name.startswith("__")
-                and (reading is None or reading.kind in {"ours", "theirs"})
-            ):
-                self._objects[module, name] = None
+    def _set_by_themselves(self, names: set[str]) -> set[str]:
+        """Those of the *names* that the functions set, as attributes of something."""
+        from dis import get_instructions
 
-    def _in_objects(self) -> list[Reading]:
-        """Constants in objects, at attributes and keys that the functions name, but for those that they set."""
-        found = [
-            Reading(module, steps, "object", value)
-            for module, name in self._objects
-            for steps, value in self._constants(vars(module).get(name), ((name, False),))
-        ]
-        if found:
-            from dis import get_instructions
+        steps = [each for code in self._codes if names.intersection(code.co_names) for each in get_instructions(code)]
+        return {each.argval for each in steps if each.opname in {"STORE_ATTR", "DELETE_ATTR"}}
 
-            steps = [each for code in self._codes for each in get_instructions(code)]
-            own = {each.argval for each in steps if each.opname in {"STORE_ATTR", "DELETE_ATTR"}}
-            found = [each for each in found if each.steps[-1][0] not in own]
-        return found[:_MANY]
-
-    def _constants(self, thing: Any, steps: Steps) -> Iterator[tuple[Steps, Any]]:
-        if type(thing) in ATOMS:
-            is_short = not isinstance(thing, (str, bytes)) or len(thing) < _LONG
-            if is_short and thing != os.getpid():  # which is another one by right
-                yield steps, thing
-        elif len(steps) <= _DEPTH:
+    def _from(self, module: ModuleType, thing: Any, name: str) -> Iterator[Reading]:
+        """What is found at a place, and on from there, by attributes and keys that the functions name."""
+        waiting: list[tuple[Any, Any, Steps]] = [(module, thing, ((name, False),))]
+        while waiting:
+            owner, thing, steps = waiting.pop()
+            if print_of(thing) is not MISSING:
+                yield Reading(module, steps, owner)
             is_dict = type(thing) is dict
-            fields = thing if is_dict else fields_of(thing) if _is_ours(thing) else {}
-            for name in sorted(self._keys if is_dict else self._names):
-                if name in fields and not name.startswith("__"):
-                    yield from self._constants(fields[name], (*steps, (name, is_dict)))
+            fields = thing if is_dict else fields_of(thing) if _keeps_settings(thing) else {}
+            if fields and len(steps) <= _DEPTH:
+                names = sorted(self._keys if is_dict else self._names)
+                waiting += [(thing, fields[each], (*steps, (each, is_dict))) for each in names if each in fields]
 
 
-def _is_ours(thing: Any) -> bool:
-    """Whether it is an object or a class of the program's own, or one that programs keep settings in."""
+def _keeps_settings(thing: Any) -> bool:
+    """Whether it is a class or an object of the program's own, or one that programs keep settings in."""
     cls = thing if isinstance(thing, type) else type(thing)
     named = cls.__module__, cls.__qualname__
     return named in {("types", "SimpleNamespace"), ("argparse", "Namespace")} or is_own(sys.modules.get(cls.__module__))
 
 
-def _is_library(module: ModuleType) -> bool:
-    return is_there(module) and is_shared(module.__name__) and module.__name__.partition(".")[0] != "parmap"
+def _is_made_up(thing: Any) -> bool:
+    """Whether a thing is a mock, or a function of the script's or of a test's module, which workers don't import."""
+    if isinstance(thing, FunctionType):
+        home = str(thing.__module__)
+        return not is_others(home) and not is_own(sys.modules.get(home))
+    return is_mock(thing)

@@ -199,14 +199,15 @@ def _compare(callee: Callee) -> Warning | None:
 
     Returns the warning if the program's filters make it an error.
     """
-    from parmap._travel.code.needs.readings import others_than, warning_of  # few functions read such things
+    from parmap._travel.code.needs.readings import others_than  # few functions read such things
 
-    if others := others_than(callee.rules.expected):
+    if others := ", ".join(others_than(callee.rules.expected)):
         import warnings
 
         code = getattr(getattr(innermost(callee.function), "__func__", innermost(callee.function)), "__code__", None)
         file, line = (code.co_filename, code.co_firstlineno) if code else (__file__, 1)
-        text = warning_of(called(callee.function), others)
+        way_out = "they import these modules as the files are: give it as an argument, or set it in an initializer"
+        text = f"{called(callee.function)} reads what is not the same in workers: {others}; {way_out}"
         # Other workers find the same: `output` looks here for whether it is to be shown once.
         globals()["__warningregistry__"] = {(text, RuntimeWarning, line): False}
         try:
