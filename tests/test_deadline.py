@@ -128,6 +128,23 @@ def test_where_nothing_can_be_stopped(backend: Any):
     assert sorted(begun) == ([0, 1] if backend == "serial" else [0, 1, 2])
 
 
+@pytest.mark.parametrize("chunksize", [None, 100])
+@pytest.mark.parametrize("method", ["map", "imap", "map_async"])
+def test_in_ones_own_thread_nothing_begins_after_it(method: str, chunksize: int | None):
+    """Nor does the rest of a chunk whose items were expected to be short."""
+    begun: list[int] = []
+
+    def last_past_it(late: int) -> None:
+        begun.append(late)
+        if late:
+            threading.Event().wait(LIMIT + 0.1)
+
+    f = parallel(last_past_it, backend="serial", workers=2, deadline=LIMIT)
+    with pytest.raises(TaskTimeoutError, match=PASSED):
+        call(getattr(f, method), [0] * 40 + [1] * 8, chunksize=chunksize)
+    assert begun == [0] * 40 + [1]
+
+
 def test_a_call_that_is_in_time(backend: dict[str, Any]):
     """Nothing happens to it, nor to what is called later."""
     f = parallel(tasks.square, **backend)

@@ -87,6 +87,7 @@ class Job:
     appetite: int = 1  # items it would like to have waiting
     piles: bool = True  # whether its chunks may wait several on a worker, if they are brief
     closed: bool = False
+    end: float | None = None  # when it is late
     late: Callable[[int], BaseException] | None = None  # the error of an item, by its number: nothing begins any more
     waits: Callable[[], bool] = staticmethod(bool)  # whether nothing is to begin: too much waits to be taken
 
