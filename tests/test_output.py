@@ -590,6 +590,20 @@ def test_levels_are_the_parents(processes: dict[str, Any]):
     assert f.submit(logging.WARNING).result() is True
 
 
+def test_levels_hold_below_a_logger_that_no_task_has_made(processes: dict[str, Any]):
+    """As that of an application, which its modules never ask for."""
+    f = parallel(lambda name: logging.getLogger(name).getEffectiveLevel(), **processes)
+    application = logging.getLogger("application")
+    try:
+        for level in (logging.DEBUG, logging.ERROR):
+            application.setLevel(level)
+            assert f.submit("application.deep.module").result() == level
+        assert f.submit("application").result() == logging.ERROR
+    finally:
+        application.setLevel(logging.NOTSET)
+    assert f.submit("application.deep.module").result() == logging.root.level
+
+
 @pytest.mark.parametrize("name", ["off", "handled", "disable", "root"])
 def test_levels_of_loggers_whose_name_means_something(processes: dict[str, Any], name: str):
     """A logger called `off` is one like any other."""
