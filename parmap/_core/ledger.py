@@ -49,7 +49,7 @@ class Ledger:
 
     def __init__(self, backend: Backend, now: float) -> None:
         options = backend.options
-        # Without a thread of its own an engine moves while somebody waits: its one worker, who must not sleep till it idles.
+        # Without a thread of its own an engine has one worker: whoever waits, who must not sleep until it is idle.
         self.scheduler: Scheduler = Scheduler(options.workers if backend.threaded else 1, backend.cost, jitter)
         self._backend = backend
         self._idle_timeout = options.idle_timeout if backend.threaded else None
