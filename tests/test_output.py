@@ -515,6 +515,18 @@ def test_levels_of_a_task_do_not_open_the_program_s(caplog: pytest.LogCaptureFix
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("level", [27, logging.WARNING])
+def test_levels_have_the_names_that_the_program_gives_them(
+    level: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A level of its own, or one of `logging` with another name."""
+    monkeypatch.setitem(logging._levelToName, level, "notice")
+    with caplog.at_level(level):
+        parallel(talk.log, workers=1).submit(level).result()
+
+    assert [record.levelname for record in caplog.records] == ["notice"]
+
+
 def test_a_handler_that_fails(monkeypatch: pytest.MonkeyPatch):
     """An error in a handler of the program's is told, and keeps no result back."""
 
