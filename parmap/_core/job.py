@@ -145,7 +145,8 @@ class Job:
         assert self.late is not None  # noqa: S101 - as said
         failures: dict[int, Failure] = {}
         for offset in range(len(items)):
-            failure = failures[offset] = Failure(self.late(start + offset), own=True)
+            error = self.late(start + offset)
+            failure = failures[offset] = Failure(error, own=not isinstance(error, TaskTimeoutError))
             failure.earlier, failure.begun = tuple(self.attempts.pop(start + offset, ())), offset < begun
         if self.watch is not None:
             self.watch.failed(len(failures), 0)
