@@ -178,6 +178,8 @@ class ExecutorMap(InTurn[R_co]):
 
     def begin(self, executor: Executor, deadline: float | None) -> ExecutorMap[R_co]:
         """Belong to *executor*, which is not collected as long as its results are wanted."""
+        if self._buffersize == sys.maxsize:
+            self.read_all()
         if self._input.error is not None:
             try:
                 self._input.fail(as_raised)

@@ -314,7 +314,7 @@ class PoolIterator(InTurn[R_co]):
         """Belong to *pool*."""
         self._pool = pool
         self._when_dropped(None)
-        if not self._input.exhausted:
+        if not self._is_safe:
             pool.keep(self)
             self._release()  # it may be at its end since
 
@@ -377,7 +377,7 @@ class PoolIterator(InTurn[R_co]):
         self._release()
 
     def _release(self) -> None:
-        if self._pool is not None and self._input.exhausted:
+        if self._pool is not None and self._is_safe:
             self._pool.release(self)
 
 

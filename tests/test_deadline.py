@@ -16,7 +16,7 @@ import tasks_that_hang as hang
 from inspection import let_stand
 
 from conftest import wait_until
-from parmap import Future, TaskTimeoutError, override, parallel
+from parmap import Future, Pool, TaskTimeoutError, override, parallel
 from parmap.errors import WorkerDiedError
 
 if TYPE_CHECKING:
@@ -126,6 +126,36 @@ def test_where_nothing_can_be_stopped(backend: Any):
     assert results[:ran] == list(range(ran))
     assert list(_late(results)) == list(range(ran, 5))
     assert sorted(begun) == ([0, 1] if backend == "serial" else [0, 1, 2])
+
+
+@pytest.mark.parametrize("backend", ["processes", "threads"])
+def test_a_batch_of_a_pool(backend: Any):
+    """Its `get` raises the error, and its callback hears of it."""
+    told: list[BaseException] = []
+    with Pool(2, backend=backend, deadline=LIMIT) as pool:
+        result = pool.map_async(time.sleep, [0, LIMIT + 1], error_callback=told.append)
+        with pytest.raises(TaskTimeoutError) as caught:
+            result.get(60)
+
+    assert told == [caught.value]
+    assert caught.value.item == 1
+
+
+@pytest.mark.parametrize("chunksize", [None, 100])
+@pytest.mark.parametrize("method", ["map", "imap", "map_async"])
+def test_in_ones_own_thread_nothing_begins_after_it(method: str, chunksize: int | None):
+    """Nor does the rest of a chunk whose items were expected to be short."""
+    begun: list[int] = []
+
+    def last_past_it(late: int) -> None:
+        begun.append(late)
+        if late:
+            threading.Event().wait(LIMIT + 0.1)
+
+    f = parallel(last_past_it, backend="serial", workers=2, deadline=LIMIT)
+    with pytest.raises(TaskTimeoutError, match=PASSED):
+        call(getattr(f, method), [0] * 40 + [1] * 8, chunksize=chunksize)
+    assert begun == [0] * 40 + [1]
 
 
 def test_a_call_that_is_in_time(backend: dict[str, Any]):

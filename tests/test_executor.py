@@ -293,6 +293,21 @@ def test_map_runs_though_nobody_reads(make: Make, tmp_path: Any):
     assert len(list(tmp_path.iterdir())) == 50
 
 
+def test_map_runs_what_is_read_slowly(make: Make, tmp_path: Any):
+    """It reads all of its input, also that which takes its time, as a generator that prepares files."""
+
+    def paths() -> Iterator[str]:
+        for number in range(50):
+            tasks.nap(0.005)
+            yield str(tmp_path / str(number))
+
+    with make(2) as executor:
+        results = executor.map(tasks.touch, paths())
+
+    assert len(list(tmp_path.iterdir())) == 50
+    assert len(list(results)) == 50
+
+
 def test_map_read_after_shutdown(make: Make):
     """Results can be taken after the executor has ended."""
     with make(2) as executor:
@@ -804,6 +819,18 @@ def test_other_backends(backend: str):
     with parmap.Executor(2, backend=backend) as executor:
         assert executor.submit(tasks.pid).result(30) == os.getpid()
         assert list(executor.map(tasks.square, range(5))) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.parametrize("items", [range(3000), iter(range(3000)), []], ids=["sized", "iterator", "nothing"])
+def test_serially_map_runs_though_nobody_reads(items: Any):
+    """As everywhere, and as in a task that has an executor of its own."""
+    run: list[int] = []
+    with parmap.Executor(2, backend="serial") as executor:
+        results = executor.map(run.append, items)
+
+    assert run == list(range(len(run)))
+    assert [None] * len(run) == list(results)
+    assert len(run) == (3000 if items != [] else 0)
 
 
 def test_finished_at_exit(script: Any):

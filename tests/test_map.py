@@ -358,6 +358,20 @@ def test_uneven_items(backend: dict[str, Any]) -> None:
     assert parallel(tasks.nap, **backend).map(naps) == naps
 
 
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes"])
+def test_serially_all_run_in_their_order(method: str) -> None:
+    """Whatever is seen of them, what they print or take from a list, comes in the order of the input."""
+    run: list[int] = []
+
+    def nap(number: int) -> None:
+        run.append(number)
+        tasks.nap(0.003 if number % 7 == 3 else 0)
+
+    list(getattr(parallel(nap, backend="serial", workers=3), method)(range(100)))
+
+    assert run == list(range(100))
+
+
 @pytest.mark.parametrize("chunksize", [None, 1])
 def test_a_slow_item_does_not_hold_others_hostage(
     processes: dict[str, Any], chunksize: int | None, tmp_path: Path

@@ -515,6 +515,18 @@ def test_levels_of_a_task_do_not_open_the_program_s(caplog: pytest.LogCaptureFix
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("level", [27, logging.WARNING])
+def test_levels_have_the_names_that_the_program_gives_them(
+    level: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """A level of its own, or one of `logging` with another name."""
+    monkeypatch.setitem(logging._levelToName, level, "notice")
+    with caplog.at_level(level):
+        parallel(talk.log, workers=1).submit(level).result()
+
+    assert [record.levelname for record in caplog.records] == ["notice"]
+
+
 def test_a_handler_that_fails(monkeypatch: pytest.MonkeyPatch):
     """An error in a handler of the program's is told, and keeps no result back."""
 
@@ -588,6 +600,20 @@ def test_levels_are_the_parents(processes: dict[str, Any]):
     finally:
         logger.setLevel(logging.NOTSET)
     assert f.submit(logging.WARNING).result() is True
+
+
+def test_levels_hold_below_a_logger_that_no_task_has_made(processes: dict[str, Any]):
+    """As that of an application, which its modules never ask for."""
+    f = parallel(lambda name: logging.getLogger(name).getEffectiveLevel(), **processes)
+    application = logging.getLogger("application")
+    try:
+        for level in (logging.DEBUG, logging.ERROR):
+            application.setLevel(level)
+            assert f.submit("application.deep.module").result() == level
+        assert f.submit("application").result() == logging.ERROR
+    finally:
+        application.setLevel(logging.NOTSET)
+    assert f.submit("application.deep.module").result() == logging.root.level
 
 
 @pytest.mark.parametrize("name", ["off", "handled", "disable", "root"])

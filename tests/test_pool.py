@@ -925,6 +925,23 @@ def test_serial():
         assert pool.apply(tasks.remembered) == "here"
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("taken", [0, 1])
+def test_serially_imap_runs_though_nobody_reads(method: str, taken: int):
+    """`join` runs what is left, as everywhere; and as in a task that has a pool of its own."""
+    run: list[int] = []
+    pool = parmap.Pool(2, backend="serial")
+    results = getattr(pool, method)(run.append, (number for number in range(300)))
+    for _ in range(taken):
+        next(results)
+    getattr(pool, method)(run.append, [300])
+    pool.close()
+    pool.join()
+
+    assert sorted(run) == list(range(301))
+    assert [None] * (300 - taken) == list(results)
+
+
 def test_in_a_worker():
     """A pool inside a worker runs serially there."""
     with parmap.Pool(1) as pool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from math import inf
 from typing import Any, TypeVar
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
@@ -16,6 +15,7 @@ from parmap._engine.registry import own_engine
 from parmap._results.batch import BatchFuture
 from parmap._results.futures import Future
 from parmap._results.streams import ResultStream
+from parmap._results.watched import Latch
 from parmap._travel.failure import Failure, Voice, as_raised, pass_on
 from parmap._travel.text import called, shorten
 from parmap._work.cpus import cpu_count
@@ -179,9 +179,17 @@ class InTurn(ResultStream[R_co]):
     ends = False
 
     def read_all(self) -> None:
-        """Give the engine the rest of the input, whether or not anybody asks for the results."""
+        """Have the rest of the input run, whether or not anybody asks for the results."""
         with self._guard:
             self._input.send(self._engine, self._job)
             while not self._input.exhausted:
-                self._input.read(sys.maxsize, inf)
+                self._input.read(sys.maxsize)
                 self._input.send(self._engine, self._job)
+            if not (self._is_safe or self._engine.backend.at_work):  # serially, who waits does it
+                self._batch.on_end = (over := Latch()).set
+                self._engine.wait(over)
+
+    @property
+    def _is_safe(self) -> bool:
+        """Whether all of it will be run by others, or has been."""
+        return self._input.exhausted and (self._engine.backend.threaded or self._batch.ended)

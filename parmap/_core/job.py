@@ -87,6 +87,7 @@ class Job:
     appetite: int = 1  # items it would like to have waiting
     piles: bool = True  # whether its chunks may wait several on a worker, if they are brief
     closed: bool = False
+    end: float | None = None  # when it is late
     late: Callable[[int], BaseException] | None = None  # the error of an item, by its number: nothing begins any more
     waits: Callable[[], bool] = staticmethod(bool)  # whether nothing is to begin: too much waits to be taken
 
@@ -144,7 +145,8 @@ class Job:
         assert self.late is not None  # noqa: S101 - as said
         failures: dict[int, Failure] = {}
         for offset in range(len(items)):
-            failure = failures[offset] = Failure(self.late(start + offset), own=True)
+            error = self.late(start + offset)
+            failure = failures[offset] = Failure(error, own=not isinstance(error, TaskTimeoutError))
             failure.earlier, failure.begun = tuple(self.attempts.pop(start + offset, ())), offset < begun
         if self.watch is not None:
             self.watch.failed(len(failures), 0)

@@ -49,9 +49,9 @@ class Ledger:
 
     def __init__(self, backend: Backend, now: float) -> None:
         options = backend.options
-        self.scheduler: Scheduler = Scheduler(options.workers, backend.cost, jitter)
+        # Without a thread of its own an engine has one worker: whoever waits, who must not sleep until it is idle.
+        self.scheduler: Scheduler = Scheduler(options.workers if backend.threaded else 1, backend.cost, jitter)
         self._backend = backend
-        # Without a thread of its own an engine only moves while somebody waits, who must not sleep until it is idle.
         self._idle_timeout = options.idle_timeout if backend.threaded else None
         self._budget, self._lends = options.max_tasks_per_child, backend.leases and options.max_tasks_per_child is None
         self._timers: list[tuple[float, int, Callable[[], Any], Callable[[Any, float], None]]] = []

@@ -37,7 +37,7 @@ class LimitedLedger(Ledger):
 
     def limit(self, job: Job, seconds: float, now: float) -> None:
         """Give a job so many seconds."""
-        end = now + seconds
+        job.end = end = now + seconds
 
         def ring(late: Job, now: float, *, again: bool = False) -> None:
             if late.closed:  # what was left to run is stopped

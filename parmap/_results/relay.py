@@ -189,6 +189,8 @@ def _log(name: str, level: int, pickled: bytes) -> None:
     if not logger.isEnabledFor(level):
         return
     content = pickle.loads(pickled)
+    if (title := logging.getLevelName(level)) != f"Level {level}":  # the program has names of its own for them
+        content["levelname"] = title
     if content["exc_info"] is not None:
         error = Failure(encoded=content["exc_info"]).exception()
         content["exc_info"] = type(error), error, None

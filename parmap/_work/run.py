@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence, Sized
 from contextlib import nullcontext
-from itertools import islice
+from itertools import islice, takewhile
 from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -277,7 +277,7 @@ def run(
             if block == 1:
                 callee.run_one(one, work, outcome)
             else:
-                _run_block(callee, mode, work, outcome, block)
+                _run_block(callee, mode, work, outcome, block, end if passes else _NEVER)
             if pid and pid != os.getpid():  # a task forked, and its child came back through here
                 outcome.end_fork()
             if (last := len(results) - 1) in outcome.errors:
@@ -351,9 +351,12 @@ def _run_and_keep(one: Callable[[Any], Any], work: Work, outcome: Outcome) -> No
     outcome.results[-1] = value, *account
 
 
-def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int) -> None:
+def _run_block(callee: Callee, mode: str, work: Work, outcome: Outcome, length: int, end: int) -> None:
     try:
-        callee.add(mode, work.block(length), outcome.results)
+        block = work.block(length)
+        if end < _NEVER:  # in the caller's own thread, where nobody else looks whether they are as short as expected
+            block = takewhile(lambda _: time.monotonic_ns() <= end, block)
+        callee.add(mode, block, outcome.results)
     except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
         outcome.errors[len(outcome.results)] = error
         outcome.results.append(None)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from parmap._calls.options import Options
     from parmap._core.job import Chunk
 
+_LONG = 1e9  # seconds: as good as for ever
 _MOST_PREPARED = 8  # pools whose initializer is known to have been called
 
 
@@ -80,6 +81,8 @@ class Serial(Backend):
 
     def _run(self, chunk: Chunk, mode: str) -> Report:
         self.at_work = True
+        if (end := chunk.job.end) is not None:
+            chunk.budget = min(chunk.budget or _LONG, end - time.monotonic())
         try:
             return run_here(chunk, mode, passes=(KeyboardInterrupt,))
         finally:

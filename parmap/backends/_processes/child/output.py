@@ -148,15 +148,27 @@ class _Loggers(dict[str, Any]):
 
     def set_levels(self, levels: dict[str, int]) -> None:
         before, self._levels = self._levels, levels
-        for name in before.keys() | levels.keys():  # threads that tasks have left behind may make loggers meanwhile
-            set_level = getattr(self.get(name), "setLevel", None)  # which what holds the place of one lacks
-            if set_level is not None:
-                set_level(levels.get(name, 0))
+        for name, logger in list(self.items()):  # threads that tasks have left behind may make loggers meanwhile
+            if hasattr(logger, "setLevel") and (self._level(name, before) or self._level(name, levels)):
+                logger.setLevel(self._level(name, levels))
+
+    def _level(self, name: str, levels: dict[str, int]) -> int:
+        """That of a logger: its own, or the one it would have from above it if all loggers had been made here, too."""
+        while name not in levels:
+            name = name.rpartition(".")[0]
+            if not name or hasattr(self.get(name), "level"):
+                return 0
+        return levels[name]
 
     def __setitem__(self, name: str, logger: Any) -> None:
         super().__setitem__(name, logger)
-        if name in self._levels and hasattr(logger, "level"):  # as above
-            logger.level = self._levels[name]
+        if not hasattr(logger, "level"):  # it holds the place of one
+            return
+        if level := self._level(name, self._levels):
+            logger.level = level
+            for below, each in list(self.items()):  # has had its level in its place
+                if below.startswith(f"{name}.") and below not in self._levels and getattr(each, "level", 0) == level:
+                    each.setLevel(0)
 
 
 class Output:
