@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from parmap.backends import is_dask_client
 from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
-from parmap.backends._clusters.client import PERIOD, Cluster
+from parmap.backends._clusters.client import PERIOD, Cluster, say
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Order, Told, Wire, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
@@ -268,7 +268,7 @@ class DaskCluster(Cluster):
 
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
-        self.tell("stop", list(chunks))
+        self.tell("stop", list(chunks), then=say)  # the answers of their own are cancelled
         self._soon(self._cancel, chunks)
 
     async def _cancel(self, chunks: dict[int, list[Any]]) -> None:
