@@ -7,6 +7,10 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -88,7 +92,10 @@ class Dask(Site):
 
     def pool(self, options: Options, target: Any, own: Any) -> Cluster:
         """Make a pool; nobody else finds the client of a cluster of its own."""
-        client = target or self.library().Client(own, set_as_default=False)
+        client = target
+        if client is None:
+            client = self.library().Client(own, set_as_default=False)
+            client.run_on_scheduler(end_with, os.getpid())
         return DaskCluster(options, self, client, own)
 
 
@@ -298,6 +305,20 @@ class DaskCluster(Cluster):
             self._client.close()
             self._cluster.close()
             self._cluster = None
+
+
+# --- in a scheduler that was started for this -----------------------------------------------------------------------
+
+
+def end_with(pid: int) -> None:
+    """End when this process's parent does, of which nobody else would tell; its workers end with it."""
+
+    def wait() -> None:
+        while os.getppid() == pid:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------
