@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
@@ -40,7 +41,10 @@ class Said:
     def take(self) -> list[tuple[str, tuple[Any, ...]]]:
         """All since it was taken last; in any thread."""
         self._room, self._is_full = ROOM, False
-        return [self._messages.popleft() for _ in range(len(self._messages))]
+        found: list[tuple[str, tuple[Any, ...]]] = []
+        with suppress(IndexError):  # another thread takes the rest
+            found.extend(self._messages.popleft() for _ in range(len(self._messages)))
+        return found
 
 
 class ChunkSink:
