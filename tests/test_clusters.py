@@ -412,6 +412,36 @@ def test_output(cluster: Any, capsys: pytest.CaptureFixture[str], caplog: pytest
     assert sorted(record.getMessage() for record in caplog.records if record.name == "far") == ["logs 1", "logs 2"]
 
 
+def test_output_of_what_is_stopped(cluster: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """What a task has printed comes out, also if it is cancelled; and that of others beside it, before their results."""
+    go = tmp_path / "go"
+
+    def speak(x: int) -> None:
+        print("says", x)
+        (tmp_path / str(x)).touch()
+        while x in {0, 2} or not go.exists():
+            time.sleep(0.01)
+
+    f = parallel(speak, backend=cluster.name)
+    futures = [f.submit(x) for x in range(4)]
+    wait_until(lambda: all((tmp_path / str(x)).exists() for x in range(4)))
+    assert all(future.cancel() for future in futures[::2])
+    go.touch()
+    for future in futures[1::2]:
+        future.result(60)
+    seen = capsys.readouterr().out
+    assert "says 1\n" in seen
+    assert "says 3\n" in seen
+
+    def has_come() -> bool:
+        nonlocal seen
+        f.map(range(10, 22))  # with which comes what was heard too late
+        seen += capsys.readouterr().out
+        return "says 0\n" in seen and "says 2\n" in seen
+
+    wait_until(has_come)
+
+
 def test_calls_leave_nothing_with_dask(cluster: Any):
     """Dask forgets no span, and its workers count for each anew: many calls are one."""
     if cluster.name != "dask":

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from clusters import is_running
+
+from conftest import wait_until
 
 if TYPE_CHECKING:
     from conftest import Script
@@ -352,6 +355,30 @@ def test_cluster_that_the_environment_names(script: Script):
         assert "is started" not in done.stderr, done
         """,
     )
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+def test_dask_that_was_started_for_pools(script: Script, tmp_path: Path, number: str):
+    """It ends with the program, however that ends, and whatever is running."""
+    pytest.importorskip("distributed")
+    script.run(
+        f"""
+        import os, signal, sys, time
+        from pathlib import Path
+        import parmap, psutil
+
+        future = parmap.parallel(time.sleep, backend="dask", workers=2).submit(1000)
+        while not future.running():
+            time.sleep(0.01)
+        pids = [process.pid for process in psutil.Process().children(recursive=True)]
+        Path({str(tmp_path / "pids")!r}).write_text(" ".join(map(str, pids)))
+        os.kill(os.getpid(), signal.{number})
+        """,
+        timeout=100,
+    )
+    pids = [*map(int, (tmp_path / "pids").read_text().split())]
+    assert len(pids) >= 3  # the scheduler, two workers
+    wait_until(lambda: not any(map(is_running, pids)))
 
 
 @slow

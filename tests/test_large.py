@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from typing import Any
 
@@ -60,6 +60,24 @@ def test_large_contents_travel_both_ways(kind: Any, size: int, segments: bool, m
             results[1][0].clear()
         assert [results[0][:1] for results in by_method] == [b"%d" % number for number in range(len(by_method))]
         assert (items[0][:1], len(items[1][0])) == (b"0", size)
+
+
+@pytest.mark.parametrize("kind", ["processes", "executor"])
+def test_bytearrays_can_grow(kind: Any) -> None:
+    """In a task, and in the program while results that came with them are held, too; no other of them changes."""
+
+    def grown(item: bytearray) -> bytearray:
+        item.append(1)
+        return item
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        function = parallel(grown, workers=1, backend=executor if kind == "executor" else kind)
+        futures = [function.submit(bytearray(70_000)) for _ in range(60)]
+        wait(futures)
+        for future in futures:
+            future.result().append(2)
+
+    assert [future.result()[-2:] for future in futures] == [b"\1\2"] * 60
 
 
 def test_large_contents_on_an_executor() -> None:

@@ -180,12 +180,13 @@ class Pack:
         return cls.restore(description, bytes(stream) if copy else stream, buffers)
 
 
-def _content(buffer: memoryview) -> memoryview | bytes | bytearray:
-    """What an item may keep: memory that is nobody else's as it is; else a view, as the pack's own are released."""
+def _content(buffer: memoryview) -> memoryview | bytes:
+    """What an item may keep: bytes as they are; else a view, as the pack's own are released.
+
+    A bytearray can't be, though it were nobody else's: as long as the pack has a view of it, it can't grow.
+    """
     whole = buffer.obj
-    if type(whole) is (bytes if buffer.readonly else bytearray) and len(whole) == buffer.nbytes:
-        return whole
-    return memoryview(buffer)
+    return whole if type(whole) is bytes and buffer.readonly and len(whole) == buffer.nbytes else memoryview(buffer)
 
 
 class Packed:

@@ -35,11 +35,6 @@ _HEAD_OF_FRAME = 9  # bytes: the code of a frame, and its length
 _SHORT_HEADER, _LONG_HEADER = 5, 9  # bytes before something large: its code, and its length in four or eight bytes
 
 
-def as_bytearray(content: Any) -> bytearray:
-    """A large bytearray of its *content*."""
-    return content if type(content) is bytearray else bytearray(content)
-
-
 def as_text(content: Any) -> str:
     """A large string of its *content*."""
     return str(content, "utf-8", "surrogatepass")
@@ -50,7 +45,7 @@ def _made_by(module: str, name: str) -> bytes:
 
 
 _BYTES = _made_by("builtins", "bytes")  # which takes bytes as they are
-_BYTEARRAY = _made_by(__name__, as_bytearray.__name__)
+_BYTEARRAY = _made_by("builtins", "bytearray")
 _STR = _made_by(__name__, as_text.__name__)
 
 # What stands in the stream for something large that is made of the next buffer.

@@ -7,6 +7,10 @@ process of a worker there is a pilot.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from parmap.backends import is_dask_client
 from parmap.backends._base import Broken
 from parmap.backends._clusters import pilot
-from parmap.backends._clusters.client import PERIOD, Cluster
+from parmap.backends._clusters.client import PERIOD, Cluster, say
 from parmap.backends._clusters.site import NEEDED, Site, check, check_process, facts, fitting
 from parmap.backends._clusters.wire import Order, Told, Wire, boxed, unboxed
 from parmap.errors import BackendUnavailableError, PoolClosedError
@@ -88,7 +92,10 @@ class Dask(Site):
 
     def pool(self, options: Options, target: Any, own: Any) -> Cluster:
         """Make a pool; nobody else finds the client of a cluster of its own."""
-        client = target or self.library().Client(own, set_as_default=False)
+        client = target
+        if client is None:
+            client = self.library().Client(own, set_as_default=False)
+            client.run_on_scheduler(end_with, os.getpid())
         return DaskCluster(options, self, client, own)
 
 
@@ -268,7 +275,7 @@ class DaskCluster(Cluster):
 
     def halt(self, chunks: dict[int, Any]) -> None:
         """Cancel tasks; those that run are told where they do."""
-        self.tell("stop", list(chunks))
+        self.tell("stop", list(chunks), then=say)  # the answers of their own are cancelled
         self._soon(self._cancel, chunks)
 
     async def _cancel(self, chunks: dict[int, list[Any]]) -> None:
@@ -298,6 +305,20 @@ class DaskCluster(Cluster):
             self._client.close()
             self._cluster.close()
             self._cluster = None
+
+
+# --- in a scheduler that was started for this -----------------------------------------------------------------------
+
+
+def end_with(pid: int) -> None:
+    """End when this process's parent does, of which nobody else would tell; its workers end with it."""
+
+    def wait() -> None:
+        while os.getppid() == pid:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------

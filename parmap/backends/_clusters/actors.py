@@ -11,6 +11,7 @@ from typing import Any
 
 from parmap._travel.failure import encode
 from parmap.backends._clusters.actor import Actor
+from parmap.backends._clusters.client import say
 from parmap.backends._clusters.site import NEEDED, check, facts, fitting
 from parmap.backends._clusters.wire import Order, Told
 from parmap.errors import BackendUnavailableError
@@ -170,14 +171,16 @@ class Actors:
                 self._waiting.remove(task)
                 task.hear(task.number, Told(stopped=True))
             elif self.is_there:
-                task.actor.tell.remote("stop", task.pool, [task.number])
+                self.tell(say, "stop", task.pool, [task.number], to=[task.actor])
                 self._stopping[task] = time.monotonic() + _GRACE
 
-    def tell(self, then: Callable[[Any], object] | None, what: str, *args: Any) -> None:
-        """Call a function of `pilot` in all actors; *then* takes each answer."""
+    def tell(
+        self, then: Callable[[Any], object] | None, what: str, *args: Any, to: Iterable[Any] | None = None
+    ) -> None:
+        """Call a function of `pilot` in actors, all or those that are named; *then* takes each answer."""
         if not self.is_there:
             return
-        for actor in list(self._all):
+        for actor in list(self._all) if to is None else to:
             try:
                 answer = actor.tell.remote(what, *args)
             except Exception:  # noqa: BLE001 - of a cluster that is shut down just now

@@ -265,7 +265,7 @@ class Cluster(Outgoing):
         self._next_question = now + max(_ASK, min(10 * (now - asked), 2 * PERIOD))  # the slower, the less often
         events: list[Event] = []
         for number, told in found:
-            _say(told)
+            say(told)
             if (flight := self.flights.get(number)) is not None:
                 events += self._parts_of(flight, told)
         return events
@@ -286,7 +286,7 @@ class Cluster(Outgoing):
         if flight.is_suspect:
             self._send_suspect()
         if isinstance(told, Told):
-            _say(told)
+            say(told)
         if number in self._halted:
             self._halted.discard(number)
             return [Died(flight.slot, number, 0, flight.taken, Story("it was stopped").tell)]
@@ -354,6 +354,7 @@ def _kept(payload: Pack, items: Any) -> Pack:
     return payload
 
 
-def _say(told: Told) -> None:
+def say(told: Told) -> None:
+    """Write what tasks have printed and logged; in any thread."""
     for kind, fields in told.said:
         relay.put(kind, fields)

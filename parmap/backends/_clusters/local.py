@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
-from parmap._results.relay import ROOM
 from parmap.backends._processes.functions import InitializerPack
 from parmap.backends._processes.line.channel import Message
 from parmap.backends._processes.pool import Processes
@@ -25,9 +23,8 @@ class Local(Processes):
         self.cost = self.cost._replace(aim=0.05, most=0.1, floor=0.05)
         self.initializer: InitializerPack | None = None
         self._parked: list[Hashable] = []
-        self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # what tasks have printed and logged
-        self._room = ROOM
-        self._is_full = False
+        self.overhear: Callable[[int, str, tuple[Any, ...]], object] = lambda *_: None
+        """Called with what a worker has printed or logged, and which chunk it was running; -1: none."""
 
     def _initializer(self) -> InitializerPack | None:
         return self.initializer
@@ -47,18 +44,6 @@ class Local(Processes):
 
     def _take_message(self, worker: Worker, message: Message) -> None:
         if message.kind in OUTPUT:
-            self._room -= len(message.fields[-1])
-            if self._room > 0:
-                self.said.append((message.kind, message.fields))
-            elif not self._is_full:
-                self._is_full = True
-                self.said.append(
-                    ("print", ("stderr", "parmap: tasks have printed so much that some of it is left out\n"))
-                )
+            self.overhear(next(iter(worker.unsent), -1), message.kind, message.fields)
         else:
             super()._take_message(worker, message)
-
-    def take_said(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """What tasks have printed and logged since; in any thread."""
-        self._room, self._is_full = ROOM, False
-        return [self.said.popleft() for _ in range(len(self.said))]

@@ -23,7 +23,7 @@ from parmap._work.surroundings import Context, current
 from parmap._work.threads import start_thread
 from parmap.backends._base import Broken, Died, Event, Ready, Report
 from parmap.backends._clusters.local import Local
-from parmap.backends._clusters.sink import ChunkSink
+from parmap.backends._clusters.sink import ChunkSink, Said
 from parmap.backends._clusters.wire import SHIPPED, Order, Sent, Setup, Told, from_wire, items_of
 from parmap.backends._processes.functions import ClassPack, FactoryPack, FunctionCall, Functions, InitializerPack
 from parmap.backends._processes.line.parts import Part, shared
@@ -65,13 +65,12 @@ def run(
     return pilot.run(order, is_wanted)
 
 
-def stop(pool: str, numbers: Iterable[int]) -> None:
-    """Let no chunk with one of these numbers go on."""
+def stop(pool: str, numbers: Iterable[int]) -> Told:
+    """Let no chunk with one of these numbers go on; what their tasks have said, whose own answers nobody may hear."""
     with _lock:
         _note_over(pool, numbers)
     pilot = _pilots.get(pool)
-    if pilot is not None:
-        pilot.post(lambda: pilot.stop(numbers))
+    return Told() if pilot is None else pilot.stop_soon(numbers)
 
 
 def parts(pool: str, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
@@ -119,9 +118,11 @@ class Pilot:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._backend = Local(options)
         self._backend.post = self.post
+        self._backend.overhear = self._overhear
         self._ledger = ElasticLedger(self._backend, time.monotonic())
         self._inbox: deque[Callable[[], object]] = deque()
         self._sinks: dict[int, ChunkSink] = {}
+        self._said = Said()  # of what belongs to no chunk, or to one that has ended
         # Changed with the lock only: several threads bring chunks.
         self._turn = threading.Lock()
         self._made: OrderedDict[int, ClassPack] = OrderedDict()  # by use: the last is what was needed last
@@ -165,7 +166,7 @@ class Pilot:
         while not sink.ended.wait(_ASK):
             if not is_wanted():
                 stop(self._pool, [order.number])
-        return sink.told._replace(said=self._backend.take_said())
+        return sink.told._replace(said=self._said_of(sink))
 
     def parts(self, known: dict[int, list[int]]) -> list[tuple[int, Told]]:
         """As the function of that name."""
@@ -175,8 +176,19 @@ class Pilot:
             if sink is not None:
                 sink.known = starts
                 if sink.pieces:
-                    found.append((number, Told(sink.pieces, said=self._backend.take_said())))
+                    found.append((number, Told(sink.pieces, said=self._said_of(sink))))
         return found
+
+    def _said_of(self, sink: ChunkSink) -> list[tuple[str, tuple[Any, ...]]]:
+        """What was printed and logged with a chunk: of another it would come too late, or never, with this one."""
+        return self._said.take() + sink.said.take()
+
+    def stop_soon(self, numbers: Iterable[int]) -> Told:
+        """As the function `stop`."""
+        sinks = [sink for sink in map(self._sinks.get, numbers) if sink is not None]
+        said = [message for sink in sinks for message in self._said_of(sink)]
+        self.post(lambda: self.stop(numbers))
+        return Told(said=said)
 
     def forget(self, numbers: Iterable[int]) -> None:
         """As the function of that name, without waiting: who has the turn may need this very thread, to fetch."""
@@ -316,8 +328,13 @@ class Pilot:
         self._sinks[order.number] = sink
         self._ledger.scheduler.add(sink.begin(call, order, items, context))
 
+    def _overhear(self, number: int, kind: str, fields: tuple[Any, ...]) -> None:
+        """A worker has printed or logged something."""
+        sink = self._ledger.sink_of(number)
+        (sink.said if isinstance(sink, ChunkSink) and not sink.ended.is_set() else self._said).add(kind, fields)
+
     def stop(self, numbers: Iterable[int]) -> None:
-        """As the function of that name."""
+        """End them."""
         for number in numbers:
             sink = self._sinks.get(number)
             if sink is not None and sink.job is not None:

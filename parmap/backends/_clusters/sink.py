@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
+from parmap._results.relay import ROOM
 from parmap._travel.failure import Failure, encode
 from parmap.backends._clusters.wire import Order, Piece, Told, failure_to_wire, to_wire
 
@@ -17,6 +20,33 @@ if TYPE_CHECKING:
     from parmap.backends._processes.functions import FunctionCall
 
 
+class Said:
+    """What tasks have printed and logged, until the client has it; some of it, where that is very much."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._room = ROOM
+        self._is_full = False
+
+    def add(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Take a message, in the pilot's thread."""
+        self._room -= len(fields[-1])
+        if self._room > 0:
+            self._messages.append((kind, fields))
+        elif not self._is_full:
+            self._is_full = True
+            told = "parmap: tasks have printed so much that some of it is left out\n"
+            self._messages.append(("print", ("stderr", told)))
+
+    def take(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """All since it was taken last; in any thread."""
+        self._room, self._is_full = ROOM, False
+        found: list[tuple[str, tuple[Any, ...]]] = []
+        with suppress(IndexError):  # another thread takes the rest
+            found.extend(self._messages.popleft() for _ in range(len(self._messages)))
+        return found
+
+
 class ChunkSink:
     """Where the outcomes of one chunk go; changed by the pilot's thread alone."""
 
@@ -24,6 +54,7 @@ class ChunkSink:
         self.mode = order.mode
         self.ended = threading.Event()
         self.told = Told()
+        self.said = Said()
         self.report: Report | None = None  # of the part that is delivered now
         self.known: list[int] = []  # starts of pieces that the client has
         self.began = time.monotonic()
