@@ -331,6 +331,16 @@ def look(x):
 
 def own_run(x):
     return RUN
+
+class Proxy:
+    @property
+    def __class__(self):
+        raise RuntimeError("it stands for nothing yet")
+
+proxy = Proxy()
+
+def ask_nobody(x):
+    return x, (lambda: proxy.rate) and 1
 """
 USERS = """
 from objects import settings, loaded
@@ -392,6 +402,11 @@ def test_objects_that_were_changed(objects: Any) -> None:
 def test_what_is_another_in_each_process(objects: Any) -> None:
     """A number of this run, that a module draws when it is imported."""
     assert told(objects.own_run) == f"objects.RUN ({objects.RUN!r})"
+
+
+def test_objects_that_must_not_be_asked(objects: Any) -> None:
+    """What stands for something else, and may say no: it is looked at from outside."""
+    assert quiet(objects.ask_nobody) == (1, 1)
 
 
 def test_objects_without_doubt_only(objects: Any) -> None:

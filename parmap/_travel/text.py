@@ -65,7 +65,7 @@ def innermost(function: Any) -> Any:
 def wrapped_by(thing: Any) -> Any:
     """What *thing* wraps, as `functools.wraps` notes it; None if nothing. Its own `__getattr__` isn't asked."""
     try:
-        return None if isinstance(thing, type) else object.__getattribute__(thing, "__dict__").get("__wrapped__")
+        return None if issubclass(type(thing), type) else object.__getattribute__(thing, "__dict__").get("__wrapped__")
     except AttributeError:
         return None
 

@@ -34,15 +34,15 @@ def modules_needed(function: Any) -> set[str]:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        if isinstance(thing, ModuleType):
+        if issubclass(type(thing), ModuleType):
             found.add(thing.__name__)
         elif type(thing) is LAZY_IMPORT:
             found.add(module_of(thing))
-        elif isinstance(thing, (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
+        elif issubclass(type(thing), (FunctionType, BuiltinFunctionType, type)) and name_of(thing) is not None:
             found.add(str(thing.__module__))
-        elif isinstance(thing, FunctionType):
+        elif issubclass(type(thing), FunctionType):
             waiting += _named_by(thing)
-        elif isinstance(thing, type):
+        elif issubclass(type(thing), type):
             found.add("cloudpickle")  # which unpickles it
             waiting += [*thing.__bases__, *vars(thing).values()]
         else:
@@ -52,9 +52,10 @@ def modules_needed(function: Any) -> set[str]:
 
 def inside(thing: Any) -> list[Any]:
     """What is in a thing, or makes it what it is."""
-    if isinstance(thing, functools.partial):
+    # Their types are asked, as things may be proxies.
+    if issubclass(type(thing), functools.partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
-    if isinstance(thing, (MethodType, classmethod, staticmethod)):
+    if issubclass(type(thing), (MethodType, classmethod, staticmethod)):
         return [thing.__func__, type(getattr(thing, "__self__", None))]
     if (inner := wrapped_by(thing)) is not None:
         return [inner]

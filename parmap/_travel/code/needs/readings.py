@@ -11,6 +11,7 @@ import pickle
 import sys
 from abc import ABCMeta
 from collections.abc import Iterator
+from operator import itemgetter
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeGuard
 
@@ -53,9 +54,17 @@ def print_of(thing: Any) -> Any:
         return kind(parts) if parts and all(type(each) in ATOMS for each in parts) else MISSING
     while (inner := wrapped_by(thing)) is not None:
         thing = inner
-    if isinstance(thing, (FunctionType, type)):
+    # Its type is asked, as the thing may be a proxy.
+    if issubclass(type(thing), type):
+        return Named(".".join(home_of(thing)))
+    if type(thing) is FunctionType:
         return Named(f"{thing.__module__}.{thing.__qualname__}")
     return Named("a mock") if is_mock(thing) else MISSING
+
+
+def home_of(cls: type) -> tuple[str, str]:
+    """The module and the name of a class, whose metaclass isn't asked."""
+    return str(type.__getattribute__(cls, "__module__")), str(type.__getattribute__(cls, "__qualname__"))
 
 
 def is_mock(thing: Any) -> bool:
@@ -99,14 +108,14 @@ def is_set_once(module: str, steps: Steps) -> bool:
     from parmap._travel.code.needs.texts import is_set_in
 
     owner = look_up(module, steps[:-1])
-    owner = owner if isinstance(owner, type) else type(owner)
-    homes = [sys.modules.get(home) for home in {module, owner.__module__}]
+    owner = owner if issubclass(type(owner), type) else type(owner)
+    homes = [sys.modules.get(home) for home in {module, home_of(owner)[0]}]
     return not any(is_set_in(each, steps[0][0], steps[-1][0]) for each in homes if is_own(each))
 
 
 def others_than(expected: bytes) -> Iterator[str]:
     """What is not so here, where modules were imported, as was *expected*: where it is, and the value expected."""
-    for module, steps, value in sorted(pickle.loads(expected)):
+    for module, steps, value in sorted(pickle.loads(expected), key=itemgetter(0, 1)):
         now = look_up(module, steps)
         is_there_to_be_filled = type(now) in {list, set} and not now
         if now is MISSING or is_there_to_be_filled or is_same(print_of(now), value):

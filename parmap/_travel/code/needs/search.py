@@ -19,6 +19,7 @@ from parmap._travel.code.needs.readings import (
     Named,
     Steps,
     fields_of,
+    home_of,
     is_mock,
     is_others,
     is_own,
@@ -47,7 +48,7 @@ class Reading:
         self.value: Any = MISSING  # its print, if that is worth telling
         self._usual = 0  # the identity of what was not
         self._is_of_library = is_others(self.module)
-        home = (owner.__module__, owner.__qualname__) if isinstance(owner, type) else (self.module,)
+        home = home_of(owner) if issubclass(type(owner), type) else (self.module,)
         self._path = ".".join([*home, steps[-1][0]])
         self.has_changed()
 
@@ -118,9 +119,9 @@ class _Search:
             seen.add(id(thing))
             module = sys.modules.get(home)
             is_imported = is_code and is_own(module) and name_of(thing) is not None  # else it travels by value
-            if isinstance(thing, FunctionType):
+            if issubclass(type(thing), FunctionType):
                 waiting += self._look_at(thing, [module] if is_imported and module else [])
-            elif isinstance(thing, type):
+            elif is_code:
                 if is_imported and module:
                     self._places[module, thing.__qualname__] = None
                 waiting += [*thing.__bases__, *vars(thing).values()]
@@ -145,7 +146,7 @@ class _Search:
             there = names & vars(module).keys()
             self._places |= {(module, name): None for name in there}
             found += [vars(module)[name] for name in there]
-        return [each for each in found if isinstance(each, (FunctionType, type))]
+        return [each for each in found if issubclass(type(each), (FunctionType, type))]
 
     def _readings(self) -> Iterator[Reading]:
         modules = [*dict.fromkeys(module for module, _ in self._places)][:_FEW]
@@ -178,14 +179,13 @@ class _Search:
 
 def _keeps_settings(thing: Any) -> bool:
     """Whether it is a class or an object of the program's own, or one that programs keep settings in."""
-    cls = thing if isinstance(thing, type) else type(thing)
-    named = cls.__module__, cls.__qualname__
-    return named in {("types", "SimpleNamespace"), ("argparse", "Namespace")} or is_own(sys.modules.get(cls.__module__))
+    home, name = home_of(thing if issubclass(type(thing), type) else type(thing))
+    return (home, name) in {("types", "SimpleNamespace"), ("argparse", "Namespace")} or is_own(sys.modules.get(home))
 
 
 def _is_made_up(thing: Any) -> bool:
     """Whether a thing is a mock, or a function of the script's or of a test's module, which workers don't import."""
-    if isinstance(thing, FunctionType):
+    if type(thing) is FunctionType:
         home = str(thing.__module__)
         return not is_others(home) and not is_own(sys.modules.get(home))
     return is_mock(thing)
