@@ -95,7 +95,7 @@ class Dask(Site):
         client = target
         if client is None:
             client = self.library().Client(own, set_as_default=False)
-            client.run_on_scheduler(end_with, os.getpid())
+            client.run_on_scheduler(end_with_parent)
         return DaskCluster(options, self, client, own)
 
 
@@ -310,11 +310,13 @@ class DaskCluster(Cluster):
 # --- in a scheduler that was started for this -----------------------------------------------------------------------
 
 
-def end_with(pid: int) -> None:
+def end_with_parent() -> None:
     """End when this process's parent does, of which nobody else would tell; its workers end with it."""
 
+    parent = os.getppid()
+
     def wait() -> None:
-        while os.getppid() == pid:
+        while os.getppid() == parent:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
