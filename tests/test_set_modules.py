@@ -399,6 +399,17 @@ def test_objects_that_were_changed(objects: Any) -> None:
             parallel(objects.look, workers=1, seed=1).map([1])
 
 
+def test_what_changes_all_the_time(objects: Any) -> None:
+    """A loop that sets something for each call is told of it a few times; it is not sent with each."""
+    f = parallel(importlib.import_module("users").use, workers=1)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for round_ in range(20):
+            objects.settings.rate = round_
+            assert f.map([1]) == [(1, 0.1)]
+    assert 1 <= len(found) <= 4
+
+
 def test_what_is_another_in_each_process(objects: Any) -> None:
     """A number of this run, that a module draws when it is imported."""
     assert told(objects.own_run) == f"objects.RUN ({objects.RUN!r})"

@@ -312,7 +312,6 @@ class DaskCluster(Cluster):
 
 def end_with_parent() -> None:
     """End when this process's parent does, of which nobody else would tell; its workers end with it."""
-
     parent = os.getppid()
 
     def wait() -> None:

@@ -34,18 +34,20 @@ from parmap._travel.code.needs.variables import captured_by, codes_in
 _FEW = 16  # modules that are looked through: some milliseconds, while workers start
 _DEPTH = 3  # names and keys, one after the other
 _MANY = 100  # values
+_OFTEN = 3  # times that something changes, and is compared anew: each time the function is sent again
 
 
 class Reading:
     """Something that a function finds in a module."""
 
-    __slots__ = "_is_of_library", "_path", "_usual", "module", "spec", "steps", "value"
+    __slots__ = "_is_of_library", "_path", "_usual", "changes", "module", "spec", "steps", "value"
 
     def __init__(self, module: ModuleType, steps: Steps, owner: Any) -> None:
         self.module = module.__name__
         self.spec = module.__spec__  # another one: it was imported again
         self.steps = steps
         self.value: Any = MISSING  # its print, if that is worth telling
+        self.changes = -1  # so often
         self._usual = 0  # the identity of what was not
         self._is_of_library = is_others(self.module)
         home = home_of(owner) if issubclass(type(owner), type) else (self.module,)
@@ -68,7 +70,9 @@ class Reading:
         ):
             self.value = MISSING  # a function at its own place, or of a library
         self._usual = id(now) if self.value is MISSING else 0
-        return self.value is not before and not is_same(self.value, before)
+        is_another = self.value is not before and not is_same(self.value, before)
+        self.changes += is_another
+        return is_another
 
 
 _Known = tuple[list[Reading], bytes]
@@ -85,7 +89,8 @@ def expected_by(function: FunctionType) -> bytes:
         found = _Search().through(function)
         known = _known[function] = found, _packed(found)
     elif changed := [each for each in known[0] if each.has_changed()]:
-        found = [each for each in known[0] if each not in changed or is_set_once(each.module, each.steps)]
+        over = [each for each in changed if each.changes > _OFTEN or not is_set_once(each.module, each.steps)]
+        found = [each for each in known[0] if each not in over]
         known = _known[function] = found, _packed(found)
     return known[1]
 
