@@ -325,6 +325,9 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+end_with_parent.__module__ = "__main__"  # so that it travels by value: that there is no parmap is told by its workers
+
+
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------
 
 
