@@ -361,14 +361,19 @@ def test_cluster_that_the_environment_names(script: Script):
 def test_dask_that_was_started_for_pools(script: Script, tmp_path: Path, number: str):
     """It ends with the program, however that ends, and whatever is running."""
     pytest.importorskip("distributed")
+    (tmp_path / "run").mkdir()
     script.run(
         f"""
         import os, signal, sys, time
         from pathlib import Path
         import parmap, psutil
 
-        future = parmap.parallel(time.sleep, backend="dask", workers=2).submit(1000)
-        while not future.running():
+        def run(x):
+            Path({str(tmp_path)!r}, "run", str(x)).touch()
+            time.sleep(1000)
+
+        futures = [parmap.parallel(run, backend="dask", workers=2).submit(x) for x in range(2)]
+        while len(os.listdir({str(tmp_path / "run")!r})) < 2:  # both workers have come
             time.sleep(0.01)
         pids = [process.pid for process in psutil.Process().children(recursive=True)]
         Path({str(tmp_path / "pids")!r}).write_text(" ".join(map(str, pids)))

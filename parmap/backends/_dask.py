@@ -37,6 +37,8 @@ _REACH = 2.0  # seconds in which a worker answers that the client can talk to
 
 _FACTS = 5.0  # seconds in which all workers have said what they can import, unless something has stopped one
 
+_BORN = 60.0  # seconds that a worker of a cluster on this machine looks for its scheduler, which may have ended
+
 
 class Dask(Site):
     """A Dask cluster as a backend.
@@ -87,6 +89,7 @@ class Dask(Site):
             worker_class="distributed.Worker",  # tasks can't end it, and a nanny might start another while all end
             n_workers=count,
             threads_per_worker=1,
+            worker_kwargs={"death_timeout": _BORN},
             dashboard_address=None,  # pyright: ignore[reportArgumentType] - annotated by its default, a str
         )
 
@@ -320,6 +323,9 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+end_with_parent.__module__ = "__main__"  # so that it travels by value: that there is no parmap is told by its workers
 
 
 # --- in a worker of Dask's ------------------------------------------------------------------------------------------
