@@ -112,7 +112,7 @@ _ways: dict[str, Way] = {}
 
 def _known() -> dict[str, Way]:
     """The libraries that are loaded here."""
-    for name in LIBRARIES.keys() & _modules.keys() - _ways.keys():
+    for name in [name for name in LIBRARIES if name not in _ways and name in _modules]:
         try:
             _ways[name] = LIBRARIES[name](_modules[name])
         except Exception as error:  # noqa: BLE001 - another thread is just importing it; or it is another library
