@@ -110,7 +110,7 @@ def warm_up(function: Callable[..., Any], options: Options) -> None:
     engine.expect(function, engine.workers)
 
 
-def _rules(options: Options, expected: bytes, *, accounts: bool = False, keeps: bool = False) -> Rules:
+def _rules(options: Options, expected: bytes = b"", *, accounts: bool = False, keeps: bool = False) -> Rules:
     return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps, expected)
 
 
