@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -29,6 +30,7 @@ _LONGEST = 4097  # bytes of a path
 _LATEST = 8  # contexts that are remembered: threads may differ in theirs, or a program go back to an earlier one
 
 _modules, _recursion, _digits = sys.modules, sys.getrecursionlimit, sys.get_int_max_str_digits
+_timeout = socket.getdefaulttimeout
 
 
 class Context:
@@ -42,10 +44,10 @@ class Context:
         self.authkey: bytes = _authkey()
         handled = bool(logging.root.handlers)
         self._plain = (
-            *(_recursion(), _digits(), [*sys.path], [*sys.argv], [*_filters()], _recorder()),
+            *(_recursion(), _digits(), _timeout(), [*sys.path], [*sys.argv], [*_filters()], _recorder()),
             *(_levels(), handled),
         )
-        recursion, digits, path, argv, filters, recorder, levels, _ = self._plain
+        recursion, digits, timeout, path, argv, filters, recorder, levels, _ = self._plain
         self.filters: list[Any] = filters
         self.recorder: int = recorder
         self._decimal = decimal = _decimal()  # it must live as long as its traits
@@ -63,6 +65,7 @@ class Context:
             "authkey": bytes(self.authkey),
             "recursion": recursion,
             "digits": digits,
+            "timeout": timeout,
             "decimal": None if decimal is None else told(decimal),
             "errors": told_errors(),
             "libraries": before.told["libraries"]
@@ -78,6 +81,7 @@ class Context:
             == (
                 _recursion(),
                 _digits(),
+                _timeout(),
                 sys.path,
                 sys.argv,
                 _filters(),
@@ -89,7 +93,7 @@ class Context:
             and (process is None or self.authkey == _authkey())
             and (decimal is None or self.decimal == traits(decimal.getcontext()))
             and ("numpy" not in _modules or self._errors == float_errors())
-            and self._libraries.holds()
+            and (self._libraries.modules == len(_modules) or self._libraries.holds())
             and self.cwd == _cwd()
         )
 

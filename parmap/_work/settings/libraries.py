@@ -82,7 +82,6 @@ def _numpy(numpy: Any) -> Way:
 LIBRARIES: dict[str, Callable[[Any], Way]] = {
     "_locale": lambda module: _one(*[partial(module.setlocale, module.LC_ALL)] * 2),
     "csv": lambda module: _one(module.field_size_limit, module.field_size_limit),
-    "socket": lambda module: _one(module.getdefaulttimeout, module.setdefaulttimeout),
     "numpy": _numpy,
     "pandas": _pandas,
     "matplotlib": _matplotlib,
@@ -123,24 +122,30 @@ def _known() -> dict[str, Way]:
 class State:
     """The settings of all libraries at some moment."""
 
+    __slots__ = "_count", "_looks", "modules"
+
     def __init__(self) -> None:
         """Take it."""
         self._count = len(_modules)
-        known = _known()
-        self._looks = [way.look for way in known.values()]
-        self._seen = [_seen(way) for way in known.values()]
+        self._looks = [(way.look, _seen(way)) for way in _known().values()]
+        self.modules: int = -1 if self._looks else self._count
+        """As long as there are so many, there are no such libraries."""
 
     def holds(self) -> bool:
-        """Whether all is still so, and no other of the libraries was imported."""
+        """Whether all is still so, and no other of the libraries was imported. Asked for each task of `submit`."""
         if len(_modules) != self._count:
             self._count = len(_modules)
             if len(_known()) != len(self._looks):
                 return False
         try:
-            return self._seen == [look() for look in self._looks]
+            for look, seen in self._looks:
+                now = look()
+                if now is not seen and now != seen:
+                    return False
         except Exception as error:  # noqa: BLE001 - an array compares in its own way
             pass_on(error)
             return False
+        return True
 
 
 def _seen(way: Way) -> Any:

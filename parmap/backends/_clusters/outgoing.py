@@ -25,7 +25,7 @@ INLINE = 16 * 1024
 """Bytes of a function that go with each chunk; what is larger is sent once."""
 
 _TOLD = (
-    *("cwd", "path", "argv", "filters", "recorder", "levels", "authkey", "recursion", "digits"),
+    *("cwd", "path", "argv", "filters", "recorder", "levels", "authkey", "recursion", "digits", "timeout"),
     *("decimal", "errors", "libraries"),
 )
 _ABROAD = ("start_method", "max_tasks_per_child", "max_memory_per_child", "preload", "env", "idle_timeout")

@@ -110,6 +110,9 @@ class World:
     def _set_digits(self, limit: int) -> None:
         sys.set_int_max_str_digits(limit)
 
+    def _set_timeout(self, seconds: float | None) -> None:
+        socket.setdefaulttimeout(seconds)
+
     def _set_authkey(self, key: bytes) -> None:
         self._authkey = key
         if "multiprocessing.process" in sys.modules:
