@@ -137,6 +137,7 @@ class State:
             self._count = len(_modules)
             if len(_known()) != len(self._looks):
                 return False
+            self.modules = -1 if self._looks else self._count
         try:
             for look, seen in self._looks:
                 now = look()
