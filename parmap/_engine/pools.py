@@ -193,7 +193,7 @@ def _begin(
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))
     fail_fast = fail_fast and not goes_on
-    job = job_of(engine, call, batch, options, current(), fail_fast=fail_fast, open_end=True)
+    job = job_of(engine, call, batch, options, current(thoroughly=True), fail_fast=fail_fast, open_end=True)
     job.chunksize, job.watch = options.chunksize, watch
     job.piles = keeping is None  # what has run and was not told, as the program ends, would run again
     job.learner.classes = source.learner.classes = engine.backend.item_classes(call)

@@ -69,11 +69,11 @@ class Context:
             "decimal": None if decimal is None else told(decimal),
             "errors": told_errors(),
             "libraries": before.told["libraries"]
-            if before and before._libraries.holds()  # noqa: SLF001 - another of this class
+            if before and before._libraries.holds(thoroughly=True)  # noqa: SLF001 - another of this class
             else libraries.tell(),
         }
 
-    def holds(self) -> bool:
+    def holds(self, *, thoroughly: bool = False) -> bool:
         """Whether all is still as it was. Asked for each task of `submit`: it must take little time."""
         process, decimal = _modules.get("multiprocessing.process"), _modules.get("decimal")
         return (
@@ -93,7 +93,10 @@ class Context:
             and (process is None or self.authkey == _authkey())
             and (decimal is None or self.decimal == traits(decimal.getcontext()))
             and ("numpy" not in _modules or self._errors == float_errors())
-            and (self._libraries.modules == len(_modules) or self._libraries.holds())
+            and (
+                (self._libraries.modules == len(_modules) and not thoroughly)
+                or self._libraries.holds(thoroughly=thoroughly)
+            )
             and self.cwd == _cwd()
         )
 
@@ -108,15 +111,17 @@ _latest: list[Context] = []
 _known: list[Context | None] = [None]  # the one that was returned last
 
 
-def current() -> Context:
+def current(*, thoroughly: bool = False) -> Context:
     """The context of a call that is made now; the same object as before if nothing has changed.
+
+    *thoroughly*: what takes longer to find out is looked at as well, as is worthwhile for a batch.
 
     Raises:
         PoolClosedError: the interpreter is shutting down.
     """
     known = _known[0]
     try:
-        if known is not None and known.holds():
+        if known is not None and known.holds(thoroughly=thoroughly):
             return known
     except AttributeError:  # a module is just being imported
         pass
@@ -125,7 +130,7 @@ def current() -> Context:
     _levels()  # what it found is asked for below
     for earlier in _latest[:]:
         try:
-            if earlier.holds():
+            if earlier.holds(thoroughly=True):
                 _known[0] = earlier
                 return earlier
         except AttributeError:

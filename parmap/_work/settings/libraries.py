@@ -29,6 +29,8 @@ class Way(NamedTuple):
     put: Callable[[str, Any], object]
     shows_itself: bool = False
     """Whether what `look` returns changes with the settings."""
+    is_slow: bool = False
+    """Whether it is asked for batches only."""
 
 
 def _one(get: Callable[[], Any], put: Callable[[Any], object]) -> Way:
@@ -80,7 +82,7 @@ def _numpy(numpy: Any) -> Way:
 
 
 LIBRARIES: dict[str, Callable[[Any], Way]] = {
-    "_locale": lambda module: _one(*[partial(module.setlocale, module.LC_ALL)] * 2),
+    "_locale": lambda module: _one(*[partial(module.setlocale, module.LC_ALL)] * 2)._replace(is_slow=True),
     "csv": lambda module: _one(module.field_size_limit, module.field_size_limit),
     "numpy": _numpy,
     "pandas": _pandas,
@@ -122,24 +124,29 @@ def _known() -> dict[str, Way]:
 class State:
     """The settings of all libraries at some moment."""
 
-    __slots__ = "_count", "_looks", "modules"
+    __slots__ = "_count", "_looks", "_slow", "modules"
 
     def __init__(self) -> None:
         """Take it."""
         self._count = len(_modules)
-        self._looks = [(way.look, _seen(way)) for way in _known().values()]
+        ways = _known().values()
+        self._looks = [(way.look, _seen(way)) for way in ways if not way.is_slow]
+        self._slow = [(way.look, _seen(way)) for way in ways if way.is_slow]
         self.modules: int = -1 if self._looks else self._count
         """As long as there are so many, there are no such libraries."""
 
-    def holds(self) -> bool:
-        """Whether all is still so, and no other of the libraries was imported. Asked for each task of `submit`."""
+    def holds(self, *, thoroughly: bool = False) -> bool:
+        """Whether all is still so, and no other of the libraries was imported. Asked for each task of `submit`.
+
+        What is slow is looked at if this is to be told *thoroughly*, as for a batch.
+        """
         if len(_modules) != self._count:
             self._count = len(_modules)
-            if len(_known()) != len(self._looks):
+            if len(_known()) != len(self._looks) + len(self._slow):
                 return False
             self.modules = -1 if self._looks else self._count
         try:
-            for look, seen in self._looks:
+            for look, seen in [*self._looks, *self._slow] if thoroughly else self._looks:
                 now = look()
                 if now is not seen and now != seen:
                     return False
