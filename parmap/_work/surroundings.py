@@ -6,10 +6,10 @@ that whoever must know whether a worker has been told compares two objects by id
 
 from __future__ import annotations
 
+import _socket
 import logging
 import os
 import pickle
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Generator
@@ -30,7 +30,7 @@ _LONGEST = 4097  # bytes of a path
 _LATEST = 8  # contexts that are remembered: threads may differ in theirs, or a program go back to an earlier one
 
 _modules, _recursion, _digits = sys.modules, sys.getrecursionlimit, sys.get_int_max_str_digits
-_timeout = socket.getdefaulttimeout
+_timeout = _socket.getdefaulttimeout
 
 
 class Context:
