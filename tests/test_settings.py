@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import locale
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,6 +175,24 @@ def test_settings_of_an_initializer(processes: dict[str, Any]):
         assert f.map(["csv", "socket"] * 2) == [12345, 30.0] * 2
 
 
+def set_timeout() -> None:
+    socket.setdefaulttimeout(7.0)
+
+
+def test_a_timeout_of_an_initializer(processes: dict[str, Any]):
+    """It is a setting like any other."""
+    f = parallel(look, initializer=set_timeout, **processes)
+    with SETTINGS["socket"]():
+        assert f.map(["socket"] * 2) == [7.0] * 2
+
+
+def test_settings_of_a_stand_in(processes: dict[str, Any]):
+    """A test may have put one into the place of a library: it has no settings, and stops no call."""
+    stands_in = mock.patch.dict(sys.modules, {"gmpy2": mock.NonCallableMock(spec=[]), "mpmath": mock.MagicMock()})
+    with stands_in, mock.patch("parmap._work.settings.libraries._ways", {}):
+        assert parallel(abs, **processes).map([-1]) == [1]
+
+
 def test_settings_that_cannot_travel():
     """What can't be sent is left out, and the others are not."""
     f = parallel(look, workers=1)
@@ -214,7 +233,7 @@ def test_settings_that_are_going_to_be_removed():
     assert len(recorded) == told
 
 
-@pytest.mark.parametrize("name", ["pandas", "xarray", "torch", "jax"])
+@pytest.mark.parametrize("name", ["pandas", "xarray", "torch", "jax", "gmpy2", "matplotlib"])
 def test_another_library_of_that_name(script: Script, tmp_path: Path, name: str):
     """A module of the program's own that has no such settings is one like any other."""
     (tmp_path / f"{name}.py").write_text("value = 7\n")

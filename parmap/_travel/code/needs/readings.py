@@ -113,6 +113,12 @@ def is_set_once(module: str, steps: Steps) -> bool:
     return not any(is_set_in(each, steps[0][0], steps[-1][0]) for each in homes if is_own(each))
 
 
+def forget_texts() -> None:
+    """Hold no text that was looked at."""
+    if texts := sys.modules.get("parmap._travel.code.needs.texts"):
+        texts.forget()
+
+
 def others_than(expected: bytes) -> Iterator[str]:
     """What is not so here, where modules were imported, as was *expected*: where it is, and the value expected."""
     for module, steps, value in sorted(pickle.loads(expected), key=itemgetter(0, 1)):
@@ -123,6 +129,7 @@ def others_than(expected: bytes) -> Iterator[str]:
         if is_set_once(module, steps):
             path = "".join(f"[{name!r}]" if is_key else f".{name}" for name, is_key in steps)
             yield f"{module}{path} ({value if isinstance(value, Named) else shorten(value)})"
+    forget_texts()
 
 
 def is_own(module: Any) -> TypeGuard[ModuleType]:

@@ -19,6 +19,7 @@ from parmap._travel.code.needs.readings import (
     Named,
     Steps,
     fields_of,
+    forget_texts,
     home_of,
     is_mock,
     is_others,
@@ -90,6 +91,7 @@ def expected_by(function: FunctionType) -> bytes:
         known = _known[function] = found, _packed(found)
     elif changed := [each for each in known[0] if each.has_changed()]:
         over = [each for each in changed if each.changes > _OFTEN or not is_set_once(each.module, each.steps)]
+        forget_texts()
         found = [each for each in known[0] if each not in over]
         known = _known[function] = found, _packed(found)
     return known[1]

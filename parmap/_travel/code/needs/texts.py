@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from contextlib import suppress
+from functools import lru_cache
 from types import ModuleType
 
 _MAKES = {"__init__", "__new__", "__post_init__"}
@@ -15,18 +16,28 @@ def is_set_in(module: ModuleType, variable: str, name: str) -> bool:
 
     What stands outside of functions, workers do as well. Where there is no text, nobody knows.
     """
-    tree = None
-    with suppress(Exception):  # the loader may be anybody's, the text gone, or another one by now
-        tree = ast.parse(module.__spec__.loader.get_source(module.__name__))  # type: ignore[union-attr]
-    if tree is None:
-        return True
-    functions = [each for each in ast.walk(tree) if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    return any(
+    functions = _functions_of(module)
+    return functions is None or any(
         _may_set(node, variable, name)
         for function in functions
         if function.name not in _MAKES
         for node in ast.walk(function)
     )
+
+
+@lru_cache(maxsize=1)  # the next question is most likely of the same module
+def _functions_of(module: ModuleType) -> list[ast.FunctionDef | ast.AsyncFunctionDef] | None:
+    tree = None
+    with suppress(Exception):  # the loader may be anybody's, the text gone, or another one by now
+        tree = ast.parse(module.__spec__.loader.get_source(module.__name__))  # type: ignore[union-attr]
+    if tree is None:
+        return None
+    return [each for each in ast.walk(tree) if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+def forget() -> None:
+    """Hold no text, and no module, any longer."""
+    _functions_of.cache_clear()
 
 
 def _may_set(node: ast.AST, variable: str, name: str) -> bool:

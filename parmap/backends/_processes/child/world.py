@@ -54,10 +54,12 @@ class World:
 
     def initialize(self, initializer: Callable[[], None]) -> None:
         """Call it. The working directory, the arithmetic and the settings that it chooses are those of all tasks."""
-        before = _cwd()
+        before, timeout = _cwd(), socket.getdefaulttimeout()
         self._states = {name: libraries.state_of(name) for name in libraries.LIBRARIES}
         initializer()
         self._own |= {name for name, state in self._states.items() if libraries.state_of(name) != state}
+        if socket.getdefaulttimeout() != timeout:
+            self._own.add("timeout")
         if _cwd() != before:
             self._cwd = _cwd()
             self._own.add("cwd")
