@@ -116,7 +116,8 @@ def _known() -> dict[str, Way]:
     for name in [name for name in LIBRARIES if name not in _ways and name in _modules]:
         try:
             way = LIBRARIES[name](_modules[name])
-            way.look(), way.tell()  # now, rather than in a call: it may be a stand-in of a test's
+            way.look()  # now, rather than in a call: it may be a stand-in of a test's
+            way.tell()
             _ways[name] = way
         except Exception as error:  # noqa: BLE001 - another thread is just importing it; or it is another library
             pass_on(error)
