@@ -181,6 +181,7 @@ def test_an_argument_of_a_module_that_came_after_the_pool(
     assert [type(item) for item in echo.map([late.Late()])] == [late.Late]
 
 
+@pytest.mark.filterwarnings("ignore:.* takes lock")
 def test_the_wrapper_of_a_module(processes: dict[str, Any], module: Callable[[str, str], Any]) -> None:
     """What a library wraps around a function uses the library's own lock and context variable, whatever is in that."""
     library = module("module_that_wraps", """

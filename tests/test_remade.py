@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def test_of_a_script(script: Script) -> None:
     """Locks, variables of contexts, cached properties, generic functions, enumerations, nested classes."""
     done = script.run("""
-        import contextvars, enum, functools, queue, threading, weakref
+        import contextvars, enum, functools, queue, threading, warnings, weakref
         from parmap import parallel
 
+        warnings.filterwarnings("ignore", "hold takes")
         lock, recursive, local = threading.Lock(), threading.RLock(), threading.local()
         event, condition, semaphore = threading.Event(), threading.Condition(), threading.Semaphore(3)
         event.set()

@@ -145,6 +145,7 @@ def test_arguments_and_results_are_let_go(call: str, backend: str) -> None:
         wait_until(lambda mode=mode, watched=watched: not alive(watched))  # type: ignore[misc]
 
 
+@pytest.mark.filterwarnings("ignore:fail_with changes _seen")
 @pytest.mark.parametrize("how", ["itself", "its result"])
 def test_failed_tasks_leave_nothing_in_workers(how: str) -> None:
     """What a task had is gone with its error, though Python never looks for cycles there: large arrays make it not do so."""

@@ -93,6 +93,7 @@ def test_several_threads(backend: dict[str, Any]) -> None:
     assert results == {number: [(number * 100 + x) ** 2 for x in range(100)] for number in range(8)}
 
 
+@pytest.mark.filterwarnings("ignore:turn draws from _turns")
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_tasks_begin_in_the_order_of_their_calls(method: Any) -> None:
     """With one worker, none overtakes one that waits: not even when the caller has just seen the worker get free."""

@@ -131,6 +131,7 @@ def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
     assert max(counts.values()) <= 2
 
 
+@pytest.mark.filterwarnings("ignore:grow changes KEPT")
 @pytest.mark.parametrize("way", ["map", "submit"])
 def test_a_worker_that_has_grown_is_replaced(processes: dict[str, Any], way: str) -> None:
     """It ends when the chunk has in which it came to take more than `max_memory_per_child`; no result is lost."""

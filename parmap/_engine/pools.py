@@ -26,6 +26,7 @@ from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
 from parmap._travel.code.needs.search import expected_by
+from parmap._travel.code.needs.slips import warn_of_slips
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
 from parmap._travel.flat import are_atoms
 from parmap._travel.pack import Packed
@@ -136,13 +137,14 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     return lane
 
 
-def _expected(function: Any, options: Options, engine: Engine) -> bytes:
+def _expected(function: Any, options: Options, engine: Engine, iterables: Iterable[Any] = ()) -> bytes:
     """What *function* reads in modules that workers import, for them to compare; an initializer may see to that."""
+    if not engine.backend.imports or options.initializer is not None:
+        return b""
+    warn_of_slips(function, iterables)
     inner = innermost(function)
     inner = getattr(inner, "__func__", inner)
-    if not engine.backend.imports or options.initializer is not None or type(inner) is not FunctionType:
-        return b""
-    return expected_by(inner)
+    return expected_by(inner) if type(inner) is FunctionType else b""
 
 
 def _be_latest(lane: Lane, function: Any) -> None:
@@ -188,7 +190,7 @@ def _begin(
     reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
-    expected = _expected(function, options, engine)
+    expected = _expected(function, options, engine, iterables)
     call = engine.backend.prepare(function, _rules(options, expected, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))

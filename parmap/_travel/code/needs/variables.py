@@ -47,15 +47,12 @@ def _texts_in(code: CodeType) -> Iterator[str]:
 
 def variables_of(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
     """What a function by value reads besides its arguments: of which kind it is, its name and its value."""
-    code = function.__code__
-    for name in sorted(globals_of(code)):
+    for name in sorted(globals_of(function.__code__)):
         if name in function.__globals__:
             yield "global", name, function.__globals__[name]
     for name, value in captured_by(function).items():
         yield "captured variable", name, value
-    given = function.__defaults__ or ()
-    names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
-    for name, value in [*zip(names, given, strict=True), *(function.__kwdefaults__ or {}).items()]:
+    for name, value in defaults_of(function).items():
         yield "default of", name, value
 
 
@@ -63,6 +60,13 @@ def captured_by(function: FunctionType) -> dict[str, Any]:
     """The variables that a function captures, but for those that are not set yet."""
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=False)
     return {name: cell.cell_contents for name, cell in cells if cell != EMPTY}
+
+
+def defaults_of(function: FunctionType) -> dict[str, Any]:
+    """The parameters of a function that have a default, with it."""
+    code, given = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(given) : code.co_argcount]
+    return {**dict(zip(names, given, strict=True)), **(function.__kwdefaults__ or {})}
 
 
 EMPTY = CellType()
