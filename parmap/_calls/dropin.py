@@ -80,12 +80,12 @@ class Owned:
 
     def _started(self, start: Callable[..., Future[Any]], function: Any, *call: Any, **how: bool) -> Future[Any]:
         try:
-            future = start(function, *call, engine=self.engine, **how)
+            return start(function, *call, engine=self.engine, voice=self.voice, **how)
         except SerializationError as error:
-            future = BatchFuture(self.engine, None, called(function))
+            future = BatchFuture(self.engine, None, function)
+            future.voice = self.voice
             future.settle_failure(Failure(error))
-        future.voice = self.voice
-        return future
+            return future
 
     def stream(
         self, kind: type[S], function: Callable[..., Any], iterables: tuple[Any, ...], chunksize: int | None, **how: Any

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job, Sink
+from parmap._results.callbacks import Origin
 from parmap._work.report.watch import Open, Watch
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def job_of(engine: Engine, call: Call, sink: Sink, options: Options, context: Co
     return job
 
 
-class Lane:
+class Lane(Origin):
     """The stream of all tasks that `submit` makes of one function with the same options: the sink of their job."""
 
     function: Callable[[], object] = staticmethod(lambda: None)
@@ -35,12 +36,11 @@ class Lane:
     """Tells that, of the function and the classes that its rules name; `None`: it can't change unseen."""
 
     def __init__(
-        self, engine: Engine, call: Call, options: Options, name: str, context: Context, *, keywords: bool
+        self, engine: Engine, call: Call, options: Options, function: Any, context: Context, *, keywords: bool
     ) -> None:
-        self.engine = engine
+        super().__init__(engine, function)
         self.call = call
         self.options = options
-        self.name = name
         self.context = context  # of all its tasks: where it changes, another lane begins
         self.mode: str = "call" if keywords else "star"
         self.job: Job | None = None

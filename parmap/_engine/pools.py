@@ -55,6 +55,7 @@ def submit(
     options: Options,
     *,
     context: Context | None = None,
+    voice: Voice = guarded,
     engine: Engine | None = None,
 ) -> Future[Any]:
     """Start one task; on *engine*, if it is given, instead of the one that the options share."""
@@ -74,6 +75,8 @@ def submit(
         lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
+    if voice is not guarded:
+        future.voice = voice
     if driver.backend.packs and not are_atoms(item) and not _pack(future, item, lane):
         return future
     if not (lane.direct and driver.try_quickly(lane.call, future)):
@@ -84,7 +87,7 @@ def submit(
         except PoolClosedError:
             if engine is not None:
                 raise
-            return submit(function, args, kwargs, options)  # it was stopped meanwhile: it starts anew
+            return submit(function, args, kwargs, options, voice=voice)  # it was stopped meanwhile: it starts anew
         if not driver.backend.threaded:
             driver.wait(future)
     return future
@@ -130,7 +133,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
         engine.expect(function)
         expected = _expected(function, options, engine)
         call = engine.backend.prepare(function, _rules(options, expected))
-    lane = Lane(engine, call, options, called(function), context, keywords=keywords)
+    lane = Lane(engine, call, options, function, context, keywords=keywords)
     if engine.backend.threaded:
         lanes.keep(function, key, ref(lane) if call.holds else lane)
         _be_latest(lane, function)
@@ -249,13 +252,19 @@ def _send_all(engine: Engine, job: Job, source: Input) -> None:
 
 
 def map_async(
-    function: Callable[..., Any], iterables: tuple[Iterable[Any], ...], options: Options, **how: Any
+    function: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    options: Options,
+    *,
+    voice: Voice = guarded,
+    **how: Any,
 ) -> Future[list[Any]]:
     """The future of the results of all items. The input is read here and now; where a loop runs, by a thread."""
     engine, job, batch, source = _begin(function, iterables, options, **how)
     progress, batch.meter = batch.meter, None
     apart = source.must_be_read and engine.backend.threaded and on_event_loop()
-    future = BatchFuture(engine, job, called(function))
+    future = BatchFuture(engine, job, function)
+    future.voice = voice
     assembly = Assembly(batch, return_exceptions=how.get("return_exceptions", False))
     tell = relay.put if engine.backend.threaded else write
     if progress is not None:  # nobody may be waiting: it is told of like output

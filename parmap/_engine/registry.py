@@ -22,7 +22,7 @@ from weakref import ref
 from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
-from parmap._results.callbacks import callbacks
+from parmap._results.callbacks import callbacks, forget_unheard, tell_unheard
 from parmap._results.relay import relay
 from parmap._results.watched import forget_late
 from parmap._work.imports import edition
@@ -236,6 +236,7 @@ def _at_exit() -> None:
     try:
         # Some may be alive: it was interrupted while it waited for them, and goes on without them.
         _end(_all(), drop=_has_failed() or any(thread.is_alive() for thread in _waited_for))
+        forget_unheard() if _has_failed() else tell_unheard()
     finally:
         relay.drain()
         for save in Open.at_exit:
@@ -318,6 +319,7 @@ def _forget() -> None:
     _shared.clear()
     _waited_for.clear()
     callbacks.forget()
+    forget_unheard()
     crews.forget()
     forget_late()
     relay.forget()

@@ -17,6 +17,7 @@ from itertools import repeat
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from parmap._results.callbacks import Origin
 from parmap._results.futures import Future
 from parmap._results.relay import relay
 from parmap._results.watched import Watched
@@ -351,8 +352,8 @@ class Assembly:
 class BatchFuture(Future[Any]):
     """The future of a whole batch."""
 
-    def __init__(self, engine: Engine | None, job: Any, name: str) -> None:
-        self.lane = _Owner(engine, name)  # type: ignore[assignment]  # it has none
+    def __init__(self, engine: Any, job: Any, function: Any) -> None:  # no engine where it has ended before it began
+        self.lane = Origin(engine, function)  # type: ignore[assignment]  # it has none
         self._job = job
         self.args = None
 
@@ -370,8 +371,3 @@ class BatchFuture(Future[Any]):
         self.settle_cancelled()  # first: else the end of the batch would be that of this
         ledger.cancel(self._job, time.monotonic())
         return True
-
-
-class _Owner(NamedTuple):
-    engine: Any
-    name: str

@@ -1,4 +1,7 @@
-"""The thread that runs users' done-callbacks, so that one that waits or is slow holds up nothing else."""
+"""The thread that runs users' done-callbacks, so that one that waits or is slow holds up nothing else.
+
+It also tells the log of failures that nobody has asked for, once nobody can any more.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from itertools import count
+from operator import attrgetter
+from types import CodeType
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._results.watched import Latch
-from parmap._travel.failure import pass_on
+from parmap._travel.failure import guarded, line_of, notes_of, pass_on
+from parmap._travel.text import called, innermost
 from parmap._work.threads import ShutdownError, start_thread
+from parmap.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from parmap._engine.engine import Engine
+    from parmap._travel.failure import Failure
 
 _IDLE = 1.0  # seconds without a callback after which the thread ends
 
@@ -103,3 +117,99 @@ def run_callback(fn: Callable[[Any], object], future: Any) -> None:
 
 callbacks = Callbacks()
 """Those of this process."""
+
+
+class _Told:
+    """What is known of the failures of a function."""
+
+    def __init__(self) -> None:
+        self.is_heard = False  # somebody has seen one: whoever has, knows
+        self.kinds: set[str] = set()  # that the log has
+
+
+_told: WeakKeyDictionary[Any, _Told] = WeakKeyDictionary()  # by code, which functions share that are made in a loop
+
+
+class Origin:
+    """Where futures come from: who works for them, and what they are of."""
+
+    def __init__(self, engine: Engine, function: Any) -> None:
+        self.engine = engine
+        self.name = called(function)
+        inner = innermost(function)
+        code = getattr(getattr(inner, "__func__", inner), "__code__", None)
+        key = code if type(code) is CodeType else type(inner)
+        self._known = _told.get(key) or _told.setdefault(key, _Told())
+
+    def hear(self) -> None:
+        """Somebody has seen a failure."""
+        self._known.is_heard = True
+
+    def lose(self, failure: Failure) -> None:
+        """Tell of a failure whose future is gone; in whatever thread the garbage collector runs, amid anything."""
+        if not self._known.is_heard:
+            tell = partial(callbacks.run, self.tell, failure)
+            if not (self.engine.backend.threaded and self.engine.offer(tell)):
+                self.tell(failure)
+
+    def tell(self, failure: Failure) -> None:
+        """Tell the log of a failure: all of it the first time, in a line when it is another one of the same kind."""
+        error = failure.told(guarded)
+        if self._known.is_heard or issubclass(type(error), PoolClosedError):  # whoever has closed the pool knows
+            return
+        import logging
+
+        said, kind = f"a task of {self.name} failed, and nobody asked for its result", type(error).__qualname__
+        if kind in self._known.kinds:
+            call = "".join(f" ({each})" for each in notes_of(error)[-1:])
+            logging.getLogger("parmap").error("%s: %s%s", said, line_of(error), call)
+        else:
+            self._known.kinds.add(kind)
+            logging.getLogger("parmap").error(said, exc_info=error)
+
+
+class Unheard:
+    """A failure that nobody has asked for yet: it goes with the only future that knows it."""
+
+    __slots__ = ("__weakref__", "_failure", "_origin", "number")
+
+    def __init__(self, failure: Failure, origin: Origin) -> None:
+        self._failure: Failure | None = failure
+        self._origin = origin
+        self.number = next(_numbers)
+        _unheard.add(self)
+
+    def hear(self) -> None:
+        """Somebody asks for it."""
+        self._failure = None
+        self._origin.hear()
+
+    def tell(self) -> None:
+        """Tell of it, in the end."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._origin.tell(failure)
+
+    def forget(self) -> None:
+        """Nobody shall hear of it."""
+        self._failure = None
+
+    def __del__(self) -> None:
+        if self._failure is not None:
+            self._origin.lose(self._failure)
+
+
+_unheard: WeakSet[Unheard] = WeakSet()
+_numbers = count()
+
+
+def tell_unheard() -> None:
+    """Tell of all failures that nobody has asked for, as the program ends."""
+    for each in sorted(_unheard.copy(), key=attrgetter("number")):
+        each.tell()
+
+
+def forget_unheard() -> None:
+    """Tell of none: the program fails, with an error of its own; or this process was forked from theirs."""
+    for each in _unheard.copy():
+        each.forget()

@@ -18,7 +18,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from parmap._results.callbacks import callbacks, run_callback
+from parmap._results.callbacks import Unheard, callbacks, run_callback
 from parmap._results.relay import relay
 from parmap._results.watched import UNLOCKED, Shown, Waiters, Watched, refuse, try_on, wait_on_loop
 from parmap._travel.failure import Failure, Voice, guarded, unloadable
@@ -67,6 +67,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
     _begun = False
     _settled: End | Shown | None = None
     _problem: BaseException | None = None
+    _unheard: Unheard | None = None
     voice: Voice = staticmethod(guarded)
     """How its error is told: what stands in for a class of the standard library has another voice."""
 
@@ -123,6 +124,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         if end.state == CANCELLED_AND_NOTIFIED:
             raise concurrent.futures.CancelledError
         if end.failure is not None:
+            if self._unheard is not None:
+                self._unheard.hear()
             return end.failure.told(self.voice)
         if "_value" not in self.__dict__ and self._problem is None and end is not _DECODED:
             try:
@@ -199,6 +202,8 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         stopped, and the answer is false.
         """
         if self.done():
+            if self._unheard is not None:  # nobody wants to know
+                self._unheard.forget()
             return self.cancelled()
         return self.lane.engine.cancel_future(self)
 
@@ -246,7 +251,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
 
         facts = [("state", self._state_in_words)]
         if self._end is not None and self._end.failure is not None:
-            error = self._end.failure.told(self.voice)
+            error = self._outcome(self._end)
             facts.append(("error", f"{type(error).__name__}: {error}"))
         return card("parmap.Future", self.lane.name, facts)
 
@@ -260,10 +265,10 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         found = self.__dict__.setdefault("_settled", end)
         if type(found) is Shown:
             found.__dict__.setdefault("end", end)
-            self.args = None
-            return True
         self.args = None
-        return "_watchers" in self.__dict__
+        if end.failure is not None and self._end is end and self.voice is guarded:  # standard classes don't tell
+            self._unheard = Unheard(end.failure, self.lane)
+        return type(found) is Shown or "_watchers" in self.__dict__
 
     def tell(self) -> None:
         """Tell whoever waits; in the engine's thread."""

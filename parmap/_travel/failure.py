@@ -101,13 +101,13 @@ def guarded(error: BaseException) -> BaseException:
     that awaits it.
     """
     is_end = issubclass(type(error), _ends())
-    return _in_place_of(error, RuntimeError(f"the call raised {_line(error)}")) if is_end else error
+    return _in_place_of(error, RuntimeError(f"the call raised {line_of(error)}")) if is_end else error
 
 
 def _in_place_of(error: BaseException, told: BaseException, cause: BaseException | None = None) -> BaseException:
     """Let *told* stand for an error: it has its notes, and is caused by it if by no other *cause*."""
     told.__cause__ = cause or error
-    note(told, *_notes(error))
+    note(told, *notes_of(error))
     return told
 
 
@@ -155,23 +155,24 @@ def _is_handler(frame: FrameType, interrupted: FrameType) -> bool:
 
 def note(error: BaseException, *texts: str) -> None:
     """Add notes that are not there yet, past what the class of the error may refuse."""
-    notes = _notes(error)
+    notes = notes_of(error)
     if new := [text for text in texts if text not in notes]:
         put(error, "__notes__", [*notes, *new])
 
 
-def _notes(error: BaseException) -> tuple[str, ...]:
+def notes_of(error: BaseException) -> tuple[str, ...]:
     """The notes of an error, which travel beside it: what its class does to be pickled may drop them."""
     notes = told_by(error, "__dict__").get("__notes__", ())
     return tuple(text for text in notes if type(text) is str) if isinstance(notes, (list, tuple)) else ()
 
 
 def _attempts(earlier: tuple[Failure, ...]) -> str:
-    lines = [cut(_line(failure.exception()).partition("\n")[0]) for failure in earlier]
+    lines = [cut(line_of(failure.exception()).partition("\n")[0]) for failure in earlier]
     return "\n".join(["earlier attempts of this item:", *(f"attempt {n}: {line}" for n, line in enumerate(lines, 1))])
 
 
-def _line(error: BaseException) -> str:
+def line_of(error: BaseException) -> str:
+    """What an exception says, in a line."""
     try:
         return f"{type(error).__name__}: {error}"
     except BaseException as problem:  # noqa: BLE001 - a `__str__` that raises must not hide the error
@@ -182,7 +183,7 @@ def _line(error: BaseException) -> str:
 def _lines(error: BaseException) -> list[Any]:
     """What an exception, and those in a group, say."""
     members = told_by(error, "exceptions", BaseExceptionGroup) if issubclass(type(error), BaseExceptionGroup) else ()
-    return [_line(error), *map(_lines, members)]
+    return [line_of(error), *map(_lines, members)]
 
 
 def translate(error: BaseException, item: int | None = None) -> BaseException:
@@ -198,7 +199,7 @@ def translate(error: BaseException, item: int | None = None) -> BaseException:
         from parmap.errors import SerializationError
 
         cause = told_by(error, "__cause__")
-        message = f"an argument can't be unpickled in the worker: {_line(cause)}"
+        message = f"an argument can't be unpickled in the worker: {line_of(cause)}"
         return _in_place_of(error, SerializationError(message, item=item), cause)
     return error
 
@@ -214,7 +215,7 @@ def unloadable(error: BaseException, item: int | None = None) -> BaseException:
     pass_on(error)
     if type(unframed(error)) is SerializationError:  # that of an item, where the result is that of a whole batch
         return error
-    return _in_place_of(error, SerializationError(f"the result can't be unpickled: {_line(error)}", item=item))
+    return _in_place_of(error, SerializationError(f"the result can't be unpickled: {line_of(error)}", item=item))
 
 
 def unframed(error: BaseException) -> BaseException:
@@ -245,13 +246,13 @@ def _story(error: BaseException, *, with_locals: bool = False) -> str:
         return in_full(error, _FRAMES, with_locals=with_locals)
     except BaseException as problem:  # noqa: BLE001 - it asks the user's classes, and what `eval` has for variables
         pass_on(problem)
-        return frames_of(told_by(error, "__traceback__"), _FRAMES) + _line(error)
+        return frames_of(told_by(error, "__traceback__"), _FRAMES) + line_of(error)
 
 
 def _encode_chain(error: BaseException, depth: int) -> tuple[Any, ...]:
     cause = told_by(error, "__cause__")
     below = _encode_chain(cause, depth + 1) if cause is not None and depth < _CHAIN else None
-    return (*_encode_one(error), _notes(error), told_by(error, "__suppress_context__"), below)
+    return (*_encode_one(error), notes_of(error), told_by(error, "__suppress_context__"), below)
 
 
 def _encode_one(error: BaseException) -> tuple[str, bytes]:
@@ -280,7 +281,7 @@ def _encode_one(error: BaseException) -> tuple[str, bytes]:
         return found
     kind = type(error)
     try:
-        line = _line(error)
+        line = line_of(error)
     except BaseException:  # noqa: BLE001 - here, in a worker, it is the user's, too
         line = kind.__name__
     return "text", pickle.dumps((f"{kind.__module__}.{kind.__qualname__}", line), 5)
@@ -333,7 +334,7 @@ def parts_of_error(error: BaseException, form: str = "parts") -> tuple[Any, ...]
         told = [f"parmap: without its attribute {name!r}, which can't be pickled" for name in left_out]
         args = tuple(left_out.get(f"args[{n}]", value) for n, value in enumerate(args))  # `None` in its place
         held = {name: left_out.get(name, held[name]) for name in held if form == "none" or name not in left_out}
-        held["__notes__"] = [*_notes(error), *told]
+        held["__notes__"] = [*notes_of(error), *told]
     return kind, args, held
 
 
@@ -376,9 +377,8 @@ def _decode_chain(chain: tuple[Any, ...], text: str) -> BaseException:
             error = _revive(form, stream)
         except BaseException as problem:  # noqa: BLE001 - the user's code
             pass_on(problem)
-            error = RemoteError(
-                f"an exception of the task could not be unpickled here ({_line(problem)})", traceback=with_source(text)
-            )
+            said = f"an exception of the task could not be unpickled here ({line_of(problem)})"
+            error = RemoteError(said, traceback=with_source(text))
     if below is not None:
         put(error, "__cause__", _decode_chain(below, text))
     put(error, "__suppress_context__", suppress)
