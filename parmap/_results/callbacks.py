@@ -22,7 +22,7 @@ from parmap._results.watched import Latch
 from parmap._travel.failure import guarded, line_of, notes_of, pass_on
 from parmap._travel.text import called, innermost
 from parmap._work.threads import ShutdownError, start_thread
-from parmap.errors import PoolClosedError
+from parmap.errors import PoolClosedError, WorkerDiedError
 
 if TYPE_CHECKING:
     from parmap._engine.engine import Engine
@@ -155,7 +155,7 @@ class Origin:
     def tell(self, failure: Failure) -> None:
         """Tell the log of a failure: all of it the first time, in a line when it is another one of the same kind."""
         error = failure.told(guarded)
-        if self._known.is_heard or issubclass(type(error), PoolClosedError):  # whoever has closed the pool knows
+        if self._known.is_heard or _is_meant(error):
             return
         import logging
 
@@ -166,6 +166,15 @@ class Origin:
         else:
             self._known.kinds.add(kind)
             logging.getLogger("parmap").error(said, exc_info=error)
+
+
+def _is_meant(error: BaseException) -> bool:
+    """Whether a task was ended by somebody who knows: the pool was closed, or all processes were told to end."""
+    from signal import SIGINT, SIGTERM
+
+    if isinstance(error, WorkerDiedError):
+        return error.exitcode in {None, -SIGINT, -SIGTERM}  # `None`: it is just gone, and nobody is left who knows how
+    return isinstance(error, PoolClosedError)
 
 
 class Unheard:
