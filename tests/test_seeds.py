@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -187,6 +188,7 @@ def test_a_seed_ends_with_its_call(imports: tuple[str, ...]):
     assert len(set(drawn)) == 6
 
 
+@pytest.mark.filterwarnings("ignore:seed= is for the items")
 @pytest.mark.parametrize("options", SEEDED, ids=str)
 def test_tasks_of_submit_go_on_drawing(options: dict[str, Any]):
     """They have no number to be seeded by: each draws on, one by one or many at a time, and none draws what another did."""
@@ -195,6 +197,17 @@ def test_tasks_of_submit_go_on_drawing(options: dict[str, Any]):
     drawn += [future.result() for future in [draw.submit(0.0) for _ in range(20)]]
 
     assert len({number for number, _ in drawn}) == 26
+
+
+def test_submit_says_that_nothing_is_seeded():
+    """It is the line that calls."""
+    draw = parallel(tasks.draw, workers=1, seed=1)
+    with pytest.warns(RuntimeWarning, match="not seeded") as told:
+        draw.submit(0.0).result(60)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw.options(seed=None).submit(0.0).result(60)
 
 
 def test_serial_leaves_the_callers_state_alone():

@@ -109,6 +109,13 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         pools = _batches.pools
         context = pools.current()
         options = self._settings.resolve(context)
+        if options.seed is not None:
+            import warnings
+
+            text = (
+                "seed= is for the items of a batch: a task of submit has no number, and is not seeded; give it its own"
+            )
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
         return pools.submit(self.__wrapped__, args, kwargs, options, context=context)
 
     # --- variants ---------------------------------------------------------------------------------------------------
