@@ -376,3 +376,10 @@ def test_a_delay_beyond_that_of_the_system(processes: dict[str, Any], limit: flo
 
     assert f.map([1]) == [1.0]
     assert future.cancel()
+
+
+def test_a_task_of_submit_has_none() -> None:
+    """It says so, and runs."""
+    with pytest.warns(RuntimeWarning, match="a task of submit has no deadline") as told:
+        assert parallel(abs, workers=1, deadline=60.0).submit(-1).result(60) == 1
+    assert told[0].filename == __file__

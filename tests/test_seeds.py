@@ -188,7 +188,7 @@ def test_a_seed_ends_with_its_call(imports: tuple[str, ...]):
     assert len(set(drawn)) == 6
 
 
-@pytest.mark.filterwarnings("ignore:seed= is for the items")
+@pytest.mark.filterwarnings("ignore:seed= and deadline=")
 @pytest.mark.parametrize("options", SEEDED, ids=str)
 def test_tasks_of_submit_go_on_drawing(options: dict[str, Any]):
     """They have no number to be seeded by: each draws on, one by one or many at a time, and none draws what another did."""
@@ -202,7 +202,7 @@ def test_tasks_of_submit_go_on_drawing(options: dict[str, Any]):
 def test_submit_says_that_nothing_is_seeded():
     """It is the line that calls."""
     draw = parallel(tasks.draw, workers=1, seed=1)
-    with pytest.warns(RuntimeWarning, match="not seeded") as told:
+    with pytest.warns(RuntimeWarning, match="number to be seeded by") as told:
         draw.submit(0.0).result(60)
     assert told[0].filename == __file__
     with warnings.catch_warnings():

@@ -101,6 +101,9 @@ class ParallelFunction(Batches[P, R_co, C_co]):
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
         """Start one call, and return its future.
 
+        Warns:
+            RuntimeWarning: the function has a ``seed`` or a ``deadline``, which are for batches.
+
         Example:
             >>> from parmap import parallel
             >>> parallel(pow, workers=2).submit(2, 5).result()
@@ -109,13 +112,11 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         pools = _batches.pools
         context = pools.current()
         options = self._settings.resolve(context)
-        if options.seed is not None:
+        if options.seed is not None or options.deadline is not None:
             import warnings
 
-            text = (
-                "seed= is for the items of a batch: a task of submit has no number, and is not seeded; give it its own"
-            )
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
+            lost = "deadline: timeout= says how long it may run" if options.seed is None else "number to be seeded by"
+            warnings.warn(f"seed= and deadline= are for batches: a task of submit has no {lost}", RuntimeWarning, 2)
         return pools.submit(self.__wrapped__, args, kwargs, options, context=context)
 
     # --- variants ---------------------------------------------------------------------------------------------------
