@@ -179,9 +179,10 @@ def test_nothing_to_do_takes_no_time(backend: dict[str, Any], method: str):
 
 
 def test_one_task_has_none():
-    """A task of `submit` is no batch: its limit is `timeout`."""
-    with override(deadline=0.001):
+    """A task of `submit` is no batch: its limit is `timeout`. That is said, in the line that calls."""
+    with override(deadline=0.001), pytest.warns(RuntimeWarning, match="a task of submit has no deadline") as told:
         assert parallel(tasks.square, workers=1).submit(3).result() == 9
+    assert told[0].filename == __file__
 
 
 def test_override_and_environment(monkeypatch: pytest.MonkeyPatch):
@@ -354,6 +355,7 @@ def test_the_tasks_that_were_stopped_are_gone(tmp_path: Path):
         wait_until(lambda: not psutil.pid_exists(int(path.read_text())))
 
 
+@pytest.mark.filterwarnings("ignore:seed= and deadline=")
 @pytest.mark.parametrize("limit", [3e6, 1e10, 1e300])
 @pytest.mark.parametrize("option", ["timeout", "deadline", "idle_timeout"])
 def test_limits_beyond_those_of_the_system(backend: dict[str, Any], option: str, limit: float):
@@ -376,10 +378,3 @@ def test_a_delay_beyond_that_of_the_system(processes: dict[str, Any], limit: flo
 
     assert f.map([1]) == [1.0]
     assert future.cancel()
-
-
-def test_a_task_of_submit_has_none() -> None:
-    """It says so, and runs."""
-    with pytest.warns(RuntimeWarning, match="a task of submit has no deadline") as told:
-        assert parallel(abs, workers=1, deadline=60.0).submit(-1).result(60) == 1
-    assert told[0].filename == __file__

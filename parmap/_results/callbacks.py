@@ -123,7 +123,7 @@ class _Told:
     """What is known of the failures of a function."""
 
     def __init__(self) -> None:
-        self.is_heard = False  # somebody has seen one: whoever has, knows
+        self.is_heard: bool = False  # somebody has seen one: whoever has, knows
         self.kinds: set[str] = set()  # that the log has
 
 
@@ -134,12 +134,12 @@ class Origin:
     """Where futures come from: who works for them, and what they are of."""
 
     def __init__(self, engine: Engine, function: Any) -> None:
-        self.engine = engine
-        self.name = called(function)
+        self.engine: Engine = engine
+        self.name: str = called(function)
         inner = innermost(function)
         code = getattr(getattr(inner, "__func__", inner), "__code__", None)
         key = code if type(code) is CodeType else type(inner)
-        self._known = _told.get(key) or _told.setdefault(key, _Told())
+        self._known: _Told = _told.get(key) or _told.setdefault(key, _Told())
 
     def hear(self) -> None:
         """Somebody has seen a failure."""
@@ -184,8 +184,8 @@ class Unheard:
 
     def __init__(self, failure: Failure, origin: Origin) -> None:
         self._failure: Failure | None = failure
-        self._origin = origin
-        self.number = next(_numbers)
+        self._origin: Origin = origin
+        self.number: int = next(_numbers)
         _unheard.add(self)
 
     def hear(self) -> None:

@@ -160,10 +160,11 @@ def _functions_in(things: Iterable[Any]) -> Iterator[FunctionType]:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        if type(thing) is FunctionType:
+        kind = type(thing)
+        if kind is FunctionType:
             yield thing
-        if not issubclass(type(thing), type):
-            waiting += [thing.fget, thing.fset] if type(thing) is property else inside(thing)
+        if not issubclass(kind, type):
+            waiting += [thing.fget, thing.fset] if kind is property else inside(thing)
         elif not is_others(home := home_of(thing)[0]) and home != "builtins":
             waiting += [*thing.__bases__, *vars(thing).values()]
 
