@@ -137,11 +137,13 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     return lane
 
 
-def _expected(function: Any, options: Options, engine: Engine, iterables: Iterable[Any] = ()) -> bytes:
+def _expected(
+    function: Any, options: Options, engine: Engine, iterables: Iterable[Any] = (), *, star: bool = False
+) -> bytes:
     """What *function* reads in modules that workers import, for them to compare; an initializer may see to that."""
     if not engine.backend.imports or options.initializer is not None:
         return b""
-    warn_of_slips(function, iterables)
+    warn_of_slips(function, iterables, star=star)
     inner = innermost(function)
     inner = getattr(inner, "__func__", inner)
     return expected_by(inner) if type(inner) is FunctionType else b""
@@ -190,7 +192,7 @@ def _begin(
     reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
-    expected = _expected(function, options, engine, iterables)
+    expected = _expected(function, options, engine, iterables, star=star)
     call = engine.backend.prepare(function, _rules(options, expected, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))

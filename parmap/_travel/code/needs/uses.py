@@ -6,118 +6,200 @@ The instructions of CPython tell, which are there when the text isn't. What is n
 from __future__ import annotations
 
 import dis
-import sys
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
 from types import CodeType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-_FILLS = {"append", "appendleft", "extend", "extendleft", "insert", "add", "update"}
+_FILLS = {"append", "appendleft", "extend", "extendleft", "insert", "add", "update", "put", "put_nowait"}
+_ORDERS = {"sort", "reverse", "remove", "discard", "fill"}
 _PLACES = {"loc", "iloc", "at", "iat"}  # of a table
 _CONTAINER, _AND_KEY = 1, 2  # deep is the stack with these on it
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
-_ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD"}
+_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in a class
+_CAPTURED = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
+_ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
 _ENTERS = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "LOAD_SPECIAL"}  # a `with` statement
+_GIVES = {"RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE"}
+_HIDDEN = {"NOP", "EXTENDED_ARG", "RESUME", "CACHE", "NOT_TAKEN"}
+
+CHANGES = frozenset({"fills", "fills inside", "sets", "sums"})
+"""Ways to use something that nobody notices who doesn't read it."""
+
+LOOKS_ROUND = frozenset(
+    [*("globals", "locals", "vars", "dir", "eval", "exec", "getattr", "attrgetter", "__dict__", "asdict", "modules")]
+    + [*("query", "sql", "_getframe", "currentframe", "stack", "import_module", "__import__", "__main__", "breakpoint")]
+)
+"""Names in code that may read what it does not name."""
 
 
 class Use(NamedTuple):
-    """How a line uses a name, such as ``self.total``."""
+    """How a line uses a name, such as ``self.total``: it is one of `CHANGES`, "takes" (a lock), "asks" or "reads"."""
 
     name: str
-    how: str  # "fills", "takes" (a lock), "sets" (also to a sum with what it was), "asks" (for an item), "reads"
-    code: CodeType
+    how: str
     line: int
 
 
-def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[Use]:
-    """How *code* uses globals, and the variables that are *captured*; and attributes of what it calls *me*."""
+class Change(NamedTuple):
+    """A line that changes a parameter, or an attribute of that."""
+
+    line: int
+    attribute: str
+    how: str
+
+
+class _Step(NamedTuple):
+    """An instruction; one that stands for two is taken apart."""
+
+    op: str
+    arg: Any
+    text: str
+    number: int | None
+    line: int
+    effect: int
+    jumps: bool
+
+
+def _steps_of(code: CodeType) -> list[_Step]:
+    return [part for step in dis.get_instructions(code) if step.opname not in _HIDDEN for part in _parts(step, code)]
+
+
+def _parts(step: dis.Instruction, code: CodeType) -> Iterator[_Step]:
+    line = (step.positions and step.positions.lineno) or code.co_firstlineno
+    if type(step.argval) is tuple and "_FAST" in step.opname:
+        for verb, name in zip(re.findall("LOAD|STORE", step.opname), step.argval, strict=True):
+            yield _Step(f"{verb}_FAST", name, name, None, line, 1 if verb == "LOAD" else -1, jumps=False)
+    else:
+        effect = dis.stack_effect(step.opcode, step.arg, jump=False)
+        yield _Step(step.opname, step.argval, step.argrepr, step.arg, line, effect, step.opcode in _JUMPS)
+
+
+def uses_of(code: CodeType, captured: Collection[str], me: str | None, *, others: bool = False) -> list[Use]:
+    """How *code* uses globals, the variables that are *captured*, and attributes of what it calls *me*.
+
+    Args:
+        code: a function's, or one in it.
+        captured: the names of variables.
+        me: the name of an object, of which ``total`` is told as ``self.total``.
+        others: tell the attributes of others in the same way: they may be the same object.
+    """
     steps = _steps_of(code)
     found: list[Use] = []
+    mine = set[int]()
     for place, step in enumerate(steps):
-        name, how = str(step.argval), ""
+        name, how = str(step.arg), ""
         if me is not None and _is_about(step, me):
-            name, how = _use_of_owner(steps, place, me)
-        elif step.opname == "LOAD_GLOBAL" or (step.opname == "LOAD_DEREF" and name in captured):
+            attribute, how, at = _use_of_attribute(steps, place)
+            name = f"self.{attribute}" if attribute else "self"
+            mine.add(at)
+        elif step.op in _GLOBAL or (step.op in _CAPTURED and name in captured):
             how = _use(steps, place)
-        elif step.opname == "STORE_GLOBAL" or (step.opname == "STORE_DEREF" and name in captured):
-            before = steps[place - 1]
-            was_read = [each for each in found if each[:2] == (name, "reads")]
-            is_sum = before.opname == "BINARY_OP" and before.argrepr.endswith("=") and was_read
+        elif step.op == "STORE_GLOBAL" or (step.op == "STORE_DEREF" and name in captured):
             how = "sets"
-            if is_sum:  # what it was read for
-                found.remove(was_read[-1])
+        elif others and step.op in _ATTRIBUTE and place not in mine:
+            name, how = f"self.{name}", "reads"
         if how:
-            line = (step.positions and step.positions.lineno) or code.co_firstlineno
-            found.append(Use(name, how, code, line))
+            found.append(Use(name, how, step.line))
     return found
 
 
-def _is_about(step: dis.Instruction, name: str) -> bool:
-    """Whether an instruction, maybe of two in one, has to do with a local variable."""
-    names = step.argval if type(step.argval) is tuple else (step.argval,)
-    return name in names and ("_FAST" in step.opname or step.opname in {"LOAD_DEREF", "STORE_DEREF"})
+def stored_in(code: CodeType) -> set[str]:
+    """The attributes, globals and captured variables that a code sets; "[]" if it fills anything."""
+    found = {"[]"} if _FILLS & {*code.co_names} else set[str]()
+    for step in _steps_of(code):
+        if step.op in {"STORE_ATTR", "STORE_GLOBAL"} or (step.op == "STORE_DEREF" and step.arg in code.co_freevars):
+            found.add(step.arg)
+        elif step.op in {"STORE_SUBSCR", "STORE_SLICE"}:
+            found.add("[]")
+    return found
 
 
-def _use_of_owner(steps: list[dis.Instruction], place: int, me: str) -> tuple[str, str]:
-    step, after = steps[place], steps[place + 1]
-    is_loaded = step.argval == me or step.argval[-1] == me
-    if is_loaded and after.opname in _ATTRIBUTE:
-        return f"self.{after.argval}", _use(steps, place + 1)
-    if is_loaded and after.opname == "STORE_ATTR":
-        return f"self.{after.argval}", "sets"
-    if is_loaded and after.opname == "COPY" and steps[place + 2].opname == "LOAD_ATTR":  # its sum with something is set
-        return f"self.{steps[place + 2].argval}", "sets"
-    return "self", "reads"
+def _is_about(step: _Step, name: str) -> bool:
+    """Whether an instruction has to do with a local variable."""
+    return step.arg == name and ("_FAST" in step.op or step.op in {*_CAPTURED, "STORE_DEREF"})
 
 
-def line_of_change(code: CodeType, name: str) -> int | None:
-    """The line that changes what a parameter is, where nothing is done with that but to ask what is in it.
+def _use_of_attribute(steps: list[_Step], place: int) -> tuple[str, str, int]:
+    """Which attribute of a variable is used, in which way, and where that is loaded; or that the whole is read."""
+    after = steps[place + 1]
+    if not steps[place].op.startswith("LOAD"):
+        return "", "reads", place
+    if after.op in _ATTRIBUTE:
+        return after.arg, _use(steps, place + 1), place + 1
+    if after.op == "STORE_ATTR":
+        return after.arg, "sets", place
+    if after.op == "COPY" and steps[place + 2].op == "LOAD_ATTR":  # its sum with something is set
+        return steps[place + 2].arg, "sums", place + 2
+    return "", "reads", place
 
-    None if no line does, if the function gives anything back, or calls another with it, or a method of it.
+
+def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, Change]:
+    """The parameters that are changed, with no use of what they are afterwards: not as much as an item is read.
+
+    None if the function gives anything back.
     """
     steps = _steps_of(code)
-    lines: list[int] = []
+    for before, step in zip([steps[0], *steps], steps, strict=False):
+        if step.op in _GIVES and (before if step.op == "RETURN_VALUE" else step).text != "None":
+            return {}
+    if LOOKS_ROUND & {*code.co_names}:
+        return {}
+    has_loop = any("BACKWARD" in step.op for step in steps)
+    changes = {name: _change_in(steps, name, has_loop) for name in parameters if name not in code.co_cellvars}
+    return {name: change for name, change in changes.items() if change is not None}
+
+
+def _change_in(steps: list[_Step], name: str, has_loop: bool) -> Change | None:  # noqa: FBT001 - it is private
+    changes: list[Change] = []
+    lines_read: list[int] = []
     for place, step in enumerate(steps):
-        gives = steps[place - 1] if step.opname == "RETURN_VALUE" else step
-        if step.opname in {"RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE"} and gives.argrepr != "None":
-            return None
         if not _is_about(step, name):
             continue
-        attribute, how = _use_of_owner(steps, place, name)
-        use = _use(steps, place)
-        if use == "reads" and (attribute == "self" or _is_method(steps[place + 1])):
+        attribute, how, _ = _use_of_attribute(steps, place)
+        how = how if attribute else _use(steps, place)
+        if how in CHANGES:
+            changes.append(Change(step.line, attribute, how))
+        elif how == "reads" and not attribute:
             return None
-        if "fills" in {use, how} or how == "sets":
-            lines.append((step.positions and step.positions.lineno) or code.co_firstlineno)
-    return lines[0] if lines else None
+        elif changes and step.line != changes[-1].line:
+            return None
+        else:
+            lines_read.append(step.line)
+    is_read_again = has_loop and not {*lines_read} <= {change.line for change in changes}
+    return changes[0] if changes and not is_read_again else None
 
 
-def _is_method(step: dis.Instruction) -> bool:
-    return step.opname == "LOAD_METHOD" or (sys.version_info >= (3, 12) and bool((step.arg or 0) & 1))
-
-
-def _use(steps: list[dis.Instruction], place: int) -> str:
+def _use(steps: list[_Step], place: int) -> str:
     """What code does with the value that an instruction has put on the stack: see `Use`."""
     depth, use, has_default = _CONTAINER, "reads", False
-    for step in steps[place + 1 :]:
-        after = depth + dis.stack_effect(step.opcode, step.arg, jump=False)
-        named = step.argval if depth == _CONTAINER and step.opname in _ATTRIBUTE else None
-        is_item_set = step.opname in {"STORE_SUBSCR", "STORE_SLICE"} and after == -1
-        is_item_changed = step.opname == "COPY" and step.arg == depth >= _AND_KEY
-        if named in _FILLS or is_item_set or is_item_changed:
-            return "fills"
-        if named == "acquire" or step.opname in _ENTERS:
+    for at in range(place + 1, len(steps)):
+        step = steps[at]
+        after = depth + step.effect
+        named = step.arg if depth == _CONTAINER and step.op in _ATTRIBUTE else None
+        is_item_set = step.op in {"STORE_SUBSCR", "STORE_SLICE"} and after == -1
+        is_item_changed = step.op == "COPY" and step.number == depth >= _AND_KEY
+        if named in _FILLS | _ORDERS or is_item_set or is_item_changed:
+            return "fills" if use == "reads" else "fills inside"
+        if named == "acquire" or step.op in _ENTERS:
             return "takes"
         if named in _PLACES:
             continue
+        if step.op == "BINARY_OP" and step.text != "[]" and after <= _CONTAINER:
+            return "sums" if _is_set_again(steps, place, at) else use
         has_default |= named == "setdefault"
-        is_item = step.opname == "BINARY_SUBSCR" or step.argrepr == "[]"
-        is_left = after >= _AND_KEY or (after == _CONTAINER and (is_item or (step.opname == "CALL" and has_default)))
-        if step.opcode in _JUMPS or not is_left:
+        is_item = step.op == "BINARY_SUBSCR" or step.text == "[]"
+        is_left = after >= _AND_KEY or (after == _CONTAINER and (is_item or (step.op == "CALL" and has_default)))
+        if step.jumps or not is_left:
             break
         use = "asks" if after == _CONTAINER else use
         depth = after
     return use
 
 
-def _steps_of(code: CodeType) -> list[dis.Instruction]:
-    return [step for step in dis.get_instructions(code) if step.opname not in {"NOP", "EXTENDED_ARG"}]
+def _is_set_again(steps: list[_Step], place: int, at: int) -> bool:
+    """Whether the variable, or the attribute, that was loaded at a place is set to what there is *at* another."""
+    name, after, then = steps[place].arg, steps[at + 1], steps[min(at + 2, len(steps) - 1)]
+    is_attribute = steps[place].op in _ATTRIBUTE
+    store = then if is_attribute and after.op.startswith("LOAD") and after.arg == steps[place - 1].arg else after
+    return store.arg == name and store.op in ({"STORE_ATTR"} if is_attribute else {"STORE_GLOBAL", "STORE_DEREF"})
