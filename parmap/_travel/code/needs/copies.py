@@ -52,11 +52,11 @@ def is_all_own(cls: type) -> bool:
 def is_plain_object(value: Any) -> bool:
     """Whether attributes of a value are kept in it, and nobody is told."""
     kind = type(value)
-    return kind.__setattr__ is object.__setattr__ and is_all_own(kind)
+    return not any("__setattr__" in vars(cls) for cls in kind.__mro__[:-1]) and is_all_own(kind)
 
 
 def is_filled(value: Any, *, inside: bool = False) -> bool:
-    """Whether a value is changed by being filled, and is shared with nobody; if it is changed *inside*, so is all in it."""
+    """Whether a value is changed by being filled, and shared with nobody; nor is what is in it, if that is filled."""
     kind = type(value)
     if (home := _kind(kind)) not in _ARRAYS:  # a `memmap` isn't
         return (kind in _FILLED and (not inside or _is_private(value, _DEPTH))) or (home in _QUEUES and not inside)

@@ -14,18 +14,16 @@ from typing import Any
 
 from parmap._travel.code.needs.copies import is_all_own
 from parmap._travel.code.needs.readings import ATOMS, fields_of, home_of, is_others, is_own
+from parmap._travel.code.needs.uses import TooMuchError
 from parmap._travel.code.needs.variables import captured_by, codes_in
 from parmap._travel.text import wrapped_by
 
 _MOST = 5000  # things that are looked at
+FUNCTIONS = 500  # that are read
 _MANY = 200  # elements of a container
 _CONTAINERS = {list, tuple, set, frozenset, dict}
 _ALWAYS = "()"  # the name of what Python or a library calls
 _BEGINS = {"__init__", "__new__", "__post_init__", "__enter__"}
-
-
-class TooManyError(Exception):
-    """There is more to look at than is worth it."""
 
 
 def names_in(codes: Iterable[CodeType]) -> set[str]:
@@ -33,7 +31,9 @@ def names_in(codes: Iterable[CodeType]) -> set[str]:
     found = set[str]()
     for code in codes:
         keywords = [each for each in code.co_consts if type(each) is tuple]
-        found.update(code.co_names, code.co_freevars, *([name for name in each if type(name) is str] for each in keywords))
+        found.update(
+            code.co_names, code.co_freevars, *([name for name in each if type(name) is str] for each in keywords)
+        )
     return found
 
 
@@ -41,7 +41,7 @@ def may_run(function: FunctionType, owner: Any) -> set[FunctionType]:
     """The function, and those that it may call.
 
     Raises:
-        TooManyError: there are too many to tell.
+        TooMuchError: there are too many to tell.
     """
     near = _near(function, owner)
     found, names, codes = {function}, {_ALWAYS}, [*codes_in(function.__code__)]
@@ -50,6 +50,8 @@ def may_run(function: FunctionType, owner: Any) -> set[FunctionType]:
         more = {each for each, labels in near.items() if each not in found and labels & names}
         codes = [code for each in more for code in codes_in(each.__code__)]
         found |= more
+        if len(found) > FUNCTIONS:
+            raise TooMuchError
     return found
 
 
@@ -79,7 +81,7 @@ def _near(function: FunctionType, owner: Any) -> dict[FunctionType, set[str]]:
         seen.add(id(thing))
         kept.append(thing)
         if len(seen) > _MOST:
-            raise TooManyError
+            raise TooMuchError
         if kind is FunctionType:
             labels |= {thing.__name__}
             found[thing] = {*labels}
@@ -125,4 +127,8 @@ def _is_looked_into(kind: type) -> bool:
     """Whether what is in a thing may be the program's: it wraps functions, or is of a class of its own."""
     home = home_of(kind)[0]
     is_wrapper = home in {"functools", "parmap"} or home.startswith("parmap.")
-    return is_wrapper or kind in {MethodType, classmethod, staticmethod, property, partial, CellType} or not is_others(home)
+    return (
+        is_wrapper
+        or kind in {MethodType, classmethod, staticmethod, property, partial, CellType}
+        or not is_others(home)
+    )

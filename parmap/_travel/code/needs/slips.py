@@ -80,23 +80,35 @@ def warn_of_slips(function: Any, iterables: Iterable[Any] = (), *, star: bool = 
     Raises:
         RuntimeWarning: the filters make it an error.
     """
-    inner = innermost(function)
-    owner = inner.__self__ if issubclass(type(inner), MethodType) else None
-    plain = inner if owner is None else inner.__func__
-    if type(plain) is not FunctionType or is_others(str(plain.__module__)):
+    try:
+        slips = _slips_of(function, [*iterables], star=star)
+    except Exception:  # noqa: BLE001 - whatever code and items are: a call goes on, with nothing said
         return
-    code = _known.get(plain.__code__)
-    if code is None or code.slips:  # which another owner, or other variables, don't have
-        code = _known[plain.__code__] = _read(plain, owner)
-    inputs = [*iterables]
-    slips = [*code.slips, *_slips_with_items(function, code, _columns_of(inputs[0]) if star else inputs)]
     if slips:
         import warnings
 
+        plain = _plain(function)
         shown = dict.setdefault(plain.__globals__, "__warningregistry__", {})  # where Python notes what it has shown
         for verb, what, filename, line in slips:
             text = f"{called(plain)} {verb} {what}, of which {_WAYS_OUT[verb]}"
             warnings.warn_explicit(text, RuntimeWarning, filename, line, str(plain.__module__), shown)
+
+
+def _slips_of(function: Any, inputs: list[Any], *, star: bool) -> list[_Slip]:
+    plain, inner = _plain(function), innermost(function)
+    owner = None if inner is plain else inner.__self__
+    if type(plain) is not FunctionType or is_others(str(plain.__module__)):
+        return []
+    code = _known.get(plain.__code__)
+    if code is None or code.slips:  # which another owner, or other variables, don't have
+        code = _known[plain.__code__] = _read(plain, owner)
+    return [*code.slips, *_slips_with_items(function, code, _columns_of(inputs[0]) if star else inputs)]
+
+
+def _plain(function: Any) -> Any:
+    """The function under partials and methods."""
+    inner = innermost(function)
+    return inner.__func__ if issubclass(type(inner), MethodType) else inner
 
 
 def _columns_of(items: Any) -> list[Any]:
@@ -127,17 +139,16 @@ def _same_for_all(iterable: Any) -> list[Any]:
 
 def _read(function: FunctionType, owner: Any) -> _Code:
     """What should be warned of."""
-    from parmap._travel.code.needs.uses import changes_in  # it imports `dis`
+    from parmap._travel.code.needs.uses import TooMuchError, changes_in  # it imports `dis`
 
     code = function.__code__
     start = _Slip("", "", code.co_filename, code.co_firstlineno)
     parameters = code.co_varnames[owner is not None : code.co_argcount]
     try:
         reader = _Reader(function, owner)
-        slips = [*reader.slips(start)]
-        return _Code(slips, start, parameters, changes_in(code, parameters), draws=reader.draws)
-    except Exception:  # noqa: BLE001 - whatever code is: a call goes on, with nothing said
+    except TooMuchError:
         return _Code([], start, parameters, {}, draws=False)
+    return _Code([*reader.slips(start)], start, parameters, changes_in(code, parameters), draws=reader.draws)
 
 
 class _Reader:
@@ -145,21 +156,20 @@ class _Reader:
 
     def __init__(self, function: FunctionType, owner: Any) -> None:
         from parmap._travel.code.needs.reach import may_run, names_in
-        from parmap._travel.code.needs.uses import LOOKS_ROUND, stored_in
+        from parmap._travel.code.needs.uses import LOOKS_ROUND
 
         self._function = function
         self._owner = owner
         self._kinds = () if owner is None else (owner if issubclass(type(owner), type) else type(owner)).__mro__
         self._cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
         self._uses: dict[str, list[tuple[Use, CodeType]]] = {}
+        self._stored = set[str]()
         self._certain = self._follow()
         running = may_run(function, owner)
         for each in running - self._certain:
             self._gather(each)
-        parts = [(each, code) for each in {*running, *self._certain} for code in codes_in(each.__code__)]
-        codes = [code for _, code in parts]
+        codes = [code for each in {*running, *self._certain} for code in codes_in(each.__code__)]
         self._names = names_in(codes)
-        self._stored = {name for each, code in parts if each.__name__ != "__init__" for name in stored_in(code)}
         self._texts = {name for code in codes for name in named_in_texts(code)}
         self._looks_round = bool(self._names & LOOKS_ROUND)
         words = {*self._names, *(name for code in codes for name in code.co_varnames)}
@@ -167,10 +177,10 @@ class _Reader:
 
     def _follow(self) -> set[FunctionType]:
         """Gather the uses in the function, and in those of the same globals that it calls, most likely, by name."""
-        from parmap._travel.code.needs.reach import function_in
+        from parmap._travel.code.needs.reach import FUNCTIONS, function_in
 
         found, waiting = set[FunctionType](), [self._function]
-        while waiting:
+        while waiting and len(found) < FUNCTIONS:
             each = waiting.pop()
             if each in found or each.__globals__ is not self._function.__globals__:
                 continue
@@ -195,8 +205,11 @@ class _Reader:
             for use in uses_of(code, captured, mine, others=self._owner is not None):
                 names.add(use.name)
                 is_here = function.__globals__ is self._function.__globals__ or use.name in captured
-                is_beginning = function.__name__ == "__init__" and use.how in CHANGES
-                if (is_here or use.name.startswith("self")) and not is_beginning:
+                if function.__name__ == "__init__" and use.how in {*CHANGES, "stores"}:
+                    continue
+                if use.how == "stores":
+                    self._stored.add(use.name)
+                elif is_here or use.name.startswith("self"):
                     self._uses.setdefault(use.name, []).append((use, code))
         return names
 

@@ -20,21 +20,45 @@ _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last 
 _CAPTURED = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
 _ENTERS = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "LOAD_SPECIAL"}  # a `with` statement
+_LONGEST = 50_000  # bytes of code, which take a tenth of a second
 _GIVES = {"RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE"}
+_STORES = {"STORE_ATTR": "", "STORE_GLOBAL": "", "STORE_SUBSCR": "[]", "STORE_SLICE": "[]"}
 _HIDDEN = {"NOP", "EXTENDED_ARG", "RESUME", "CACHE", "NOT_TAKEN"}
 
 CHANGES = frozenset({"fills", "fills inside", "sets", "sums"})
 """Ways to use something that nobody notices who doesn't read it."""
 
 LOOKS_ROUND = frozenset(
-    [*("globals", "locals", "vars", "dir", "eval", "exec", "getattr", "attrgetter", "__dict__", "asdict", "modules")]
-    + [*("query", "sql", "_getframe", "currentframe", "stack", "import_module", "__import__", "__main__", "breakpoint")]
+    {
+        *[
+            "globals",
+            "locals",
+            "vars",
+            "dir",
+            "eval",
+            "exec",
+            "getattr",
+            "attrgetter",
+            "__dict__",
+            "asdict",
+            "query",
+            "sql",
+        ],
+        *["modules", "import_module", "__import__", "__main__", "_getframe", "currentframe", "stack", "breakpoint"],
+    }
 )
 """Names in code that may read what it does not name."""
 
 
+class TooMuchError(Exception):
+    """There is more to look at than is worth it."""
+
+
 class Use(NamedTuple):
-    """How a line uses a name, such as ``self.total``: it is one of `CHANGES`, "takes" (a lock), "asks" or "reads"."""
+    """How a line uses a name, such as ``self.total``: it is one of `CHANGES`, "takes" (a lock), "asks" or "reads".
+
+    Or it "stores" something by that name, of whatever; or, by "[]", in whatever.
+    """
 
     name: str
     how: str
@@ -59,9 +83,12 @@ class _Step(NamedTuple):
     line: int
     effect: int
     jumps: bool
+    offset: int
 
 
 def _steps_of(code: CodeType) -> list[_Step]:
+    if len(code.co_code) > _LONGEST:
+        raise TooMuchError
     return [part for step in dis.get_instructions(code) if step.opname not in _HIDDEN for part in _parts(step, code)]
 
 
@@ -69,10 +96,10 @@ def _parts(step: dis.Instruction, code: CodeType) -> Iterator[_Step]:
     line = (step.positions and step.positions.lineno) or code.co_firstlineno
     if type(step.argval) is tuple and "_FAST" in step.opname:
         for verb, name in zip(re.findall("LOAD|STORE", step.opname), step.argval, strict=True):
-            yield _Step(f"{verb}_FAST", name, name, None, line, 1 if verb == "LOAD" else -1, jumps=False)
+            yield _Step(f"{verb}_FAST", name, name, None, line, 1 if verb == "LOAD" else -1, False, step.offset)
     else:
         effect = dis.stack_effect(step.opcode, step.arg, jump=False)
-        yield _Step(step.opname, step.argval, step.argrepr, step.arg, line, effect, step.opcode in _JUMPS)
+        yield _Step(step.opname, step.argval, step.argrepr, step.arg, line, effect, step.opcode in _JUMPS, step.offset)
 
 
 def uses_of(code: CodeType, captured: Collection[str], me: str | None, *, others: bool = False) -> list[Use]:
@@ -101,18 +128,9 @@ def uses_of(code: CodeType, captured: Collection[str], me: str | None, *, others
             name, how = f"self.{name}", "reads"
         if how:
             found.append(Use(name, how, step.line))
-    return found
-
-
-def stored_in(code: CodeType) -> set[str]:
-    """The attributes, globals and captured variables that a code sets; "[]" if it fills anything."""
-    found = {"[]"} if _FILLS & {*code.co_names} else set[str]()
-    for step in _steps_of(code):
-        if step.op in {"STORE_ATTR", "STORE_GLOBAL"} or (step.op == "STORE_DEREF" and step.arg in code.co_freevars):
-            found.add(step.arg)
-        elif step.op in {"STORE_SUBSCR", "STORE_SLICE"}:
-            found.add("[]")
-    return found
+        if step.op in _STORES:
+            found.append(Use(_STORES[step.op] or step.arg, "stores", step.line))
+    return [*found, Use("[]", "stores", code.co_firstlineno)] if _FILLS & {*code.co_names} else found
 
 
 def _is_about(step: _Step, name: str) -> bool:
@@ -135,39 +153,36 @@ def _use_of_attribute(steps: list[_Step], place: int) -> tuple[str, str, int]:
 
 
 def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, Change]:
-    """The parameters that are changed, with no use of what they are afterwards: not as much as an item is read.
-
-    None if the function gives anything back.
-    """
+    """The parameters that a function only changes: it reads nothing of them afterwards, and gives nothing back."""
     steps = _steps_of(code)
     for before, step in zip([steps[0], *steps], steps, strict=False):
         if step.op in _GIVES and (before if step.op == "RETURN_VALUE" else step).text != "None":
             return {}
     if LOOKS_ROUND & {*code.co_names}:
         return {}
-    has_loop = any("BACKWARD" in step.op for step in steps)
-    changes = {name: _change_in(steps, name, has_loop) for name in parameters if name not in code.co_cellvars}
+    begins = [step.arg for step in steps if "BACKWARD" in step.op]
+    loop = sum(step.offset < min(begins, default=len(code.co_code)) for step in steps)
+    changes = {name: _change_in(steps, name, loop) for name in parameters if name not in code.co_cellvars}
     return {name: change for name, change in changes.items() if change is not None}
 
 
-def _change_in(steps: list[_Step], name: str, has_loop: bool) -> Change | None:  # noqa: FBT001 - it is private
+def _change_in(steps: list[_Step], name: str, loop: int) -> Change | None:
+    """The first change of a parameter, if nothing reads that after it: what is behind the first *loop* runs again."""
     changes: list[Change] = []
     lines_read: list[int] = []
     for place, step in enumerate(steps):
         if not _is_about(step, name):
             continue
-        attribute, how, _ = _use_of_attribute(steps, place)
-        how = how if attribute else _use(steps, place)
+        how = _use(steps, place)
+        attribute, how = ("", how) if how != "reads" else _use_of_attribute(steps, place)[:2]
         if how in CHANGES:
             changes.append(Change(step.line, attribute, how))
-        elif how == "reads" and not attribute:
+            continue
+        is_after = bool(changes) and step.line != changes[-1].line
+        if is_after or (how == "reads" and not attribute):
             return None
-        elif changes and step.line != changes[-1].line:
-            return None
-        else:
-            lines_read.append(step.line)
-    is_read_again = has_loop and not {*lines_read} <= {change.line for change in changes}
-    return changes[0] if changes and not is_read_again else None
+        lines_read += [step.line] if place >= loop else []
+    return changes[0] if changes and {*lines_read} <= {change.line for change in changes} else None
 
 
 def _use(steps: list[_Step], place: int) -> str:
@@ -186,7 +201,9 @@ def _use(steps: list[_Step], place: int) -> str:
         if named in _PLACES:
             continue
         if step.op == "BINARY_OP" and step.text != "[]" and after <= _CONTAINER:
-            return "sums" if _is_set_again(steps, place, at) else use
+            return "sums" if _is_set_again(steps, place, at) else "asks"
+        if step.op in {"PRECALL", "CALL"} and at == place + 1 and step.number == 1 and steps[place - 1].arg == "len":
+            return "asks"
         has_default |= named == "setdefault"
         is_item = step.op == "BINARY_SUBSCR" or step.text == "[]"
         is_left = after >= _AND_KEY or (after == _CONTAINER and (is_item or (step.op == "CALL" and has_default)))
