@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count, repeat
+from pathlib import Path
 from random import Random, SystemRandom, random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +21,6 @@ from parmap._travel.code.needs.slips import warn_of_slips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Script
 
@@ -513,14 +515,14 @@ def test_a_parallel_method() -> None:
 
 def calls(function: Callable[[int], Any]) -> dict[str, Callable[[], Any]]:
     """Each way to call a function in a worker."""
-    f = parallel(workers=1)(function)
+    f = parallel(workers=2)(function)
 
     def in_pool() -> Any:
-        with Pool(1) as pool:
+        with Pool(2) as pool:
             return pool.map(function, [1])
 
     def in_executor() -> Any:
-        with Executor(1) as executor:
+        with Executor(2) as executor:
             return executor.submit(function, 1).result(60)
 
     return {
@@ -542,7 +544,7 @@ def test_each_way_to_call(how: str) -> None:
 
 def test_filters() -> None:
     """A warning is shown once, is an error, or nothing, as Python's filters say. After an error, calls go on."""
-    f = parallel(workers=1)(append)
+    f = parallel(workers=2)(append)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
         f.map([1])
@@ -553,24 +555,25 @@ def test_filters() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="changes results"):
-            parallel(workers=1)(append).map([1])
+            parallel(workers=2)(append).map([1])
         with pytest.raises(RuntimeWarning, match="changes results"):
-            parallel(workers=1)(append).submit(1)
+            parallel(workers=2)(append).submit(1)
 
     with warnings.catch_warnings(record=True) as told:
         warnings.filterwarnings("ignore", message=".* changes results")
-        assert parallel(workers=1)(append).map([1]) == [None]
+        assert parallel(workers=2)(append).map([1]) == [None]
     assert not told
 
 
 def test_where_all_is_well() -> None:
-    """On threads, and serially, there is one list. An initializer may have made another; a library knows."""
+    """On threads, and serially, there is one list, as in an only worker. An initializer may have made another."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parallel(workers=1, backend="threads")(append).map([1])
         parallel(workers=1, backend="serial")(append).map([2])
         assert results == [1, 2]
-        parallel(workers=1, initializer=int)(append).map([3])
+        parallel(workers=2, initializer=int)(append).map([3])
+        parallel(workers=1)(append).map([4])
     results.clear()
 
 
@@ -594,6 +597,66 @@ def test_a_script(script: Script) -> None:
     assert said.stdout == "[]\n"
     assert said.stderr.count("RuntimeWarning: collect changes found, of which each worker has a copy") == 1
     assert "found.append(n)  # a copy" in said.stderr
+
+
+RIGHT = dict(
+    part.split("\n", 1) for part in Path(__file__).with_name("right_programs.txt").read_text().split("\n### ")[1:]
+)
+
+
+@pytest.mark.parametrize("program", RIGHT)
+def test_programs_that_are_right(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that is out of sight reads what is changed, or knows of copies: nothing is said."""
+    for library in ("numpy", "pandas"):
+        if f"import {library}" in RIGHT[program]:
+            pytest.importorskip(library)
+    path = tmp_path / "program_that_is_right.py"
+    path.write_text(RIGHT[program])
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+
+    def check(function: Any, *iterables: Any, star: bool = False) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_slips(function, iterables, star=star)
+
+    def warned(function: Any) -> None:
+        with pytest.warns(RuntimeWarning):
+            warn_of_slips(function)
+
+    vars(module).update(check=check, warned=warned)
+    spec.loader.exec_module(module)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x):\n" + "".join(f"    v{i} = x + {i} if x else g(x)\n" for i in range(5000)),
+        "".join(f"def g{i}(x): return g{(i + 1) % 5000}(x)\n" for i in range(5000)) + "def f(x): return g0(x)",
+        "def f(x):\n    match x:\n        case {'a': [b, *c], **d}: return [y for z in c if (y := z)]",
+        "async def f(x):\n    async with x as y, x: await y\n    async for z in x: yield z",
+        "def f(x):\n    try: del x[0]\n    except* ValueError: raise\n    finally: print(f'{x!r:>{x}}')",
+    ],
+)
+def test_code_of_any_kind(code: str) -> None:
+    """It is read, or left, in no time; what it uses may raise whatever is done with it."""
+
+    class Evil(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise ValueError(name)
+
+        __eq__ = __hash__ = __getattribute__  # type: ignore[assignment]
+
+    evil = Evil("evil", (), {})
+    space: dict[str, Any] = {"__name__": "made", "v": type.__call__(evil), "c": evil}
+    exec(f"{code}\ndef h(x):\n    v.a = v[1] = c.append(x)", space)
+    items = [space["v"]] * 2
+    for name in "fh":
+        warn_of_slips(space[name], [items])
+        warn_of_slips(partial(space[name], space["v"]), [items])
 
 
 def test_nothing_is_kept() -> None:

@@ -25,6 +25,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
+from parmap._travel.code.by_name import name_of
 from parmap._travel.code.needs.search import expected_by
 from parmap._travel.code.needs.slips import warn_of_slips
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
@@ -143,8 +144,9 @@ def _expected(
     """What *function* reads in modules that workers import, for them to compare; an initializer may see to that."""
     if not engine.backend.imports or options.initializer is not None:
         return b""
-    warn_of_slips(function, iterables, star=star)
     inner = innermost(function)
+    if engine.workers > 1 or name_of(inner) is None:  # what is imported by the only worker keeps what tasks do to it
+        warn_of_slips(function, iterables, star=star)
     inner = getattr(inner, "__func__", inner)
     return expected_by(inner) if type(inner) is FunctionType else b""
 

@@ -97,7 +97,10 @@ def warn_of_slips(function: Any, iterables: Iterable[Any] = (), *, star: bool = 
 def _slips_of(function: Any, inputs: list[Any], *, star: bool) -> list[_Slip]:
     plain, inner = _plain(function), innermost(function)
     owner = None if inner is plain else inner.__self__
-    if type(plain) is not FunctionType or is_others(str(plain.__module__)):
+    if type(plain) is not FunctionType:
+        return []
+    homes = plain.__module__, dict.get(plain.__globals__, "__name__")  # a library's decorator sets the first one
+    if any(is_others(str(home)) for home in homes):
         return []
     code = _known.get(plain.__code__)
     if code is None or code.slips:  # which another owner, or other variables, don't have
