@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.needs.copies import (
+    is_all_own,
     is_argument_changed,
     is_changed,
     is_counter,
@@ -135,7 +136,7 @@ def _slips_with_items(function: Any, code: _Code, inputs: list[Any]) -> Iterator
 def _same_for_all(iterable: Any) -> list[Any]:
     """What is each of its items, if that is known without asking it for any."""
     if type(iterable) is repeat:
-        return gc.get_referents(iterable)[:1]
+        return gc.get_referents(iterable)[-1:]  # behind its type, maybe
     is_list = type(iterable) in {list, tuple} and len(iterable) > 1
     return [iterable[0]] if is_list and iterable[0] is iterable[1] is iterable[-1] else []
 
@@ -167,6 +168,7 @@ class _Reader:
         self._cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=False))
         self._uses: dict[str, list[tuple[Use, CodeType]]] = {}
         self._stored = set[str]()
+        self._attributes = set[str]()  # that are read, of whatever
         self._certain = self._follow()
         running = may_run(function, owner)
         for each in running - self._certain:
@@ -205,15 +207,18 @@ class _Reader:
         names = set[str]()
         for code in codes_in(function.__code__):
             mine = me if code is function.__code__ or me in code.co_freevars else None
-            for use in uses_of(code, captured, mine, others=self._owner is not None):
+            for use in uses_of(code, captured, mine):
                 names.add(use.name)
                 is_here = function.__globals__ is self._function.__globals__ or use.name in captured
                 if function.__name__ == "__init__" and use.how in {*CHANGES, "stores"}:
                     continue
+                owner, dot, attribute = use.name.partition(".")
                 if use.how == "stores":
                     self._stored.add(use.name)
-                elif is_here or use.name.startswith("self"):
+                elif is_here or owner == "self":
                     self._uses.setdefault(use.name, []).append((use, code))
+                if dot and use.how not in CHANGES:
+                    self._attributes.add(attribute)
         return names
 
     def _is_method(self, function: FunctionType) -> bool:
@@ -239,8 +244,9 @@ class _Reader:
 
     def _look(self, name: str) -> Any:
         """What a variable is now."""
-        if name.startswith("self."):
-            return fields_of(self._owner).get(name[5:], MISSING)
+        owner, dot, attribute = name.partition(".")
+        if dot:
+            return fields_of(self._owner if owner == "self" else self._look(owner)).get(attribute, MISSING)
         cell = self._cells.get(name)
         if cell is None:
             return dict.get(self._function.__globals__, name, MISSING)
@@ -253,27 +259,29 @@ class _Reader:
         hows = {use.how for use, _ in self._uses[name]}
         is_alone = hows == {"sets"} or is_held_once(partial(self._look, name))
         value = self._look(name)
-        is_own = value is not MISSING and not issubclass(type(value), _CODE) and not is_others(home_of(type(value))[0])
-        if is_lock(value):
-            if "takes" in hows and not name.startswith("self.") and not self._has_threads():
-                yield "takes", name
-        elif hows <= CHANGES:
-            if is_alone and not self._is_seen(name) and is_changed(value, hows):
+        owner, dot, _ = name.partition(".")
+        if hows <= CHANGES and not is_lock(value):
+            if is_alone and not self._is_seen(name, hows) and is_changed(value, hows):
                 yield "changes", name
-        elif not hows & CHANGES:
+        elif not dot and is_lock(value):
+            if "takes" in hows and not self._has_threads():
+                yield "takes", name
+        elif not hows & CHANGES and (not dot or owner == "self"):
+            is_own = not issubclass(type(value), _CODE) and not is_others(home_of(type(value))[0])
             fields = fields_of(value).items() if is_own else ()
             named = [(f"{name}.{each}", field) for each, field in fields if each in self._names - self._stored]
             yield from [("draws from", each) for each, it in [(name, value), *named] if self._is_drawn_from(it)]
 
-    def _is_seen(self, name: str) -> bool:
+    def _is_seen(self, name: str, hows: set[str]) -> bool:
         """Whether what is not understood may read a variable."""
-        is_field = name.startswith("self.")
-        return self._looks_round or name in self._texts or (is_field and not self._is_owner_known())
-
-    def _is_owner_known(self) -> bool:
-        """Whether attributes are all that is used of the object whose method it is."""
-        is_plain = issubclass(type(self._owner), type) or is_plain_object(self._owner)
-        return is_plain and "self" not in self._uses
+        owner, dot, attribute = name.partition(".")
+        if not dot:
+            return self._looks_round or name in self._texts
+        thing = self._owner if owner == "self" else self._look(owner)
+        is_used = any(use.how != "asks" for use, _ in self._uses.get(owner, ()))
+        is_set_up = owner != "self" and "sets" in hows  # which has a reason, maybe
+        is_plain = is_all_own(thing) if type(thing) is type else is_plain_object(thing)
+        return self._looks_round or attribute in self._attributes or is_used or is_set_up or not is_plain
 
     def _is_drawn_from(self, value: Any) -> bool:
         return self.draws and is_drawn(value) and not (is_counter(value) and self._names & _ORDERS)

@@ -102,30 +102,28 @@ def _parts(step: dis.Instruction, code: CodeType) -> Iterator[_Step]:
         yield _Step(step.opname, step.argval, step.argrepr, step.arg, line, effect, step.opcode in _JUMPS, step.offset)
 
 
-def uses_of(code: CodeType, captured: Collection[str], me: str | None, *, others: bool = False) -> list[Use]:
-    """How *code* uses globals, the variables that are *captured*, and attributes of what it calls *me*.
+def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[Use]:
+    """How *code* uses globals, the variables that are *captured*, what it calls *me*, and the attributes of these.
 
-    Args:
-        code: a function's, or one in it.
-        captured: the names of variables.
-        me: the name of an object, of which ``total`` is told as ``self.total``.
-        others: tell the attributes of others in the same way: they may be the same object.
+    One of what it calls *me* is told as ``self.total``, one of what else there is as ``.total``.
     """
     steps = _steps_of(code)
     found: list[Use] = []
-    mine = set[int]()
+    known = set[int]()
     for place, step in enumerate(steps):
         name, how = str(step.arg), ""
-        if me is not None and _is_about(step, me):
-            attribute, how, at = _use_of_attribute(steps, place)
-            name = f"self.{attribute}" if attribute else "self"
-            mine.add(at)
-        elif step.op in _GLOBAL or (step.op in _CAPTURED and name in captured):
-            how = _use(steps, place)
+        is_mine = me is not None and _is_about(step, me)
+        if is_mine or step.op in _GLOBAL or (step.op in _CAPTURED and name in captured):
+            name, how = "self" if is_mine else name, _use(steps, place)
+            attribute, way, at = _use_of_attribute(steps, place)
+            if how == "reads" and attribute:
+                found.append(Use(f"{name}.{attribute}", way, step.line))
+                known.add(at)
+                how = "asks"
         elif step.op == "STORE_GLOBAL" or (step.op == "STORE_DEREF" and name in captured):
             how = "sets"
-        elif others and step.op in _ATTRIBUTE and place not in mine:
-            name, how = f"self.{name}", "reads"
+        elif step.op in _ATTRIBUTE and place not in known:
+            name, how = f".{name}", "reads"
         if how:
             found.append(Use(name, how, step.line))
         if step.op in _STORES:
