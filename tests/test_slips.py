@@ -11,6 +11,7 @@ from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count, repeat
 from pathlib import Path
+from queue import Queue
 from random import Random, SystemRandom, random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,6 +39,21 @@ dice = Random(5)
 system = SystemRandom()
 draw = dice.random
 ids = count()
+queued: Queue[int] = Queue()
+event = threading.Event()
+
+
+class Stats:
+    """Counts, and nothing reads it."""
+
+    all_calls = 0
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.found: list[int] = []
+
+
+stats = Stats()
 lock = threading.Lock()
 again = threading.RLock()
 some = threading.Semaphore(3)
@@ -122,6 +138,35 @@ def set_global(x: int) -> None:
     latest = x
 
 
+def add_one(_: int) -> None:
+    global total  # noqa: PLW0603 - what it is about
+    total = 1 + total
+
+
+def remove(x: int) -> None:
+    results.remove(x)
+
+
+def put(x: int) -> None:
+    queued.put(x)
+
+
+def signal(_: int) -> None:
+    event.set()
+
+
+def count_in_object(x: int) -> None:
+    stats.calls += x
+
+
+def fill_in_object(x: int) -> None:
+    stats.found.append(x)
+
+
+def count_in_class(x: int) -> None:
+    Stats.all_calls += x
+
+
 def fill_in_comprehension(x: int) -> list[None]:
     return [results.append(y) for y in range(x)]  # type: ignore[func-returns-value]
 
@@ -152,6 +197,12 @@ def fill_by_another(x: int) -> int:
         (add, "seen"),
         (set_in_order, "ordered"),
         (extend, "text"),
+        (remove, "results"),
+        (put, "queued"),
+        (signal, "event"),
+        (count_in_object, "stats.calls"),
+        (fill_in_object, "stats.found"),
+        (count_in_class, "Stats.all_calls"),
         (fill_in_comprehension, "results"),
     ],
 )
@@ -160,7 +211,9 @@ def test_what_is_filled_and_never_read(function: Any, name: str) -> None:
     assert slips_of(function) == [(f"changes {name}", 1)]
 
 
-@pytest.mark.parametrize(("function", "name"), [(add_to_list, "results"), (add_up, "total"), (set_global, "latest")])
+@pytest.mark.parametrize(
+    ("function", "name"), [(add_to_list, "results"), (add_up, "total"), (add_one, "total"), (set_global, "latest")]
+)
 def test_globals_that_are_set(function: Any, name: str) -> None:
     """So they are set to something else, in the worker."""
     assert slips_of(function) == [(f"changes {name}", 2)]
@@ -330,6 +383,8 @@ def test_one_generator_for_all_items() -> None:
     told = [("draws from the generator that is given to all items", 0)]
     assert slips_of(play, range(2), [dice] * 2) == slips_of(play, range(2), repeat(dice)) == told
     assert slips_of(partial(play, by=dice)) == told
+    with pytest.warns(RuntimeWarning, match="the generator that is given to all items"):
+        assert len({*parallel(workers=2)(play).starmap([(x, dice) for x in range(4)])}) == 1
     assert slips_of(play, range(2), [Random(1), Random(2)]) == slips_of(play, range(2), repeat(3)) == []
 
 
@@ -431,8 +486,19 @@ def test_arguments() -> None:
     assert slips_of(grow_object, [Thing()]) == [("changes thing", 1)]
     assert slips_of(push_to_object, (Thing(),)) == [("changes thing", 2)]
     assert slips_of(double, [[1, 2]]) == [("changes numbers", 1)]
+    assert slips_of(double_each, [[1, 2]]) == [("changes numbers", 2)]
+    assert slips_of(put_in_order, [[2, 1]]) == [("changes numbers", 1)]
     assert slips_of(wait_for, [{}]) == [("changes row", 1)]
     assert slips_of(partial(change_one_of_two, 3), [{}]) == [("changes other", 1)]
+
+
+def double_each(numbers: Any) -> None:
+    for place in range(len(numbers)):
+        numbers[place] *= 2
+
+
+def put_in_order(numbers: Any) -> None:
+    numbers.sort()
 
 
 def change_one_of_two(one: int, other: Any) -> None:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 _FILLED = {list, dict, set, bytearray, deque, defaultdict, Counter, OrderedDict}
 _ARRAYS = {("numpy", "ndarray"), ("pandas", "DataFrame"), ("pandas", "Series")}
-_QUEUES = {("queue", "Queue"), ("queue", "LifoQueue"), ("queue", "PriorityQueue"), ("_queue", "SimpleQueue")}
+_SIGNALS = {
+    ("threading", "Event"),
+    ("queue", "Queue"),
+    ("queue", "LifoQueue"),
+    ("queue", "PriorityQueue"),
+    ("_queue", "SimpleQueue"),
+}
 _DRAWN = {
     *[("random", "Random"), ("itertools", "count")],
     *[("numpy", "Generator"), ("numpy", "RandomState"), ("numpy", "BitGenerator")],
@@ -59,7 +65,7 @@ def is_filled(value: Any, *, inside: bool = False) -> bool:
     """Whether a value is changed by being filled, and shared with nobody; nor is what is in it, if that is filled."""
     kind = type(value)
     if (home := _kind(kind)) not in _ARRAYS:  # a `memmap` isn't
-        return (kind in _FILLED and (not inside or _is_private(value, _DEPTH))) or (home in _QUEUES and not inside)
+        return (kind in _FILLED and (not inside or _is_private(value, _DEPTH))) or (home in _SIGNALS and not inside)
     while kind.__name__ == "ndarray" and type(value) is kind and value.base is not None:
         value = value.base
     return type(value) is kind  # else it may lie in shared memory

@@ -63,7 +63,7 @@ class _Code(NamedTuple):
     slips: list[_Slip]  # whatever it is called with
     start: _Slip  # where it begins
     parameters: tuple[str, ...]  # that items are for
-    changes: dict[str, Change]  # of those that it does nothing with but to change them
+    changes: dict[str, list[Change]]  # of those that it does nothing with but to change them
     draws: bool  # whatever generator is given to it
 
 
@@ -128,9 +128,10 @@ def _slips_with_items(function: Any, code: _Code, inputs: list[Any]) -> Iterator
     if code.draws and any(is_drawn(each) and not is_counter(each) for each in given):
         yield code.start._replace(verb="draws from", what="the generator that is given to all items")
     for name, items in zip(code.parameters[len(args) :], inputs, strict=False):
-        change = code.changes.get(name)
-        if change is not None and type(items) in {list, tuple} and items and is_argument_changed(items[0], change):
-            yield code.start._replace(verb="changes", what=name, line=change.line)
+        changes = code.changes.get(name) or []
+        is_known = changes and type(items) in {list, tuple} and items
+        if is_known and all(is_argument_changed(items[0], change) for change in changes):
+            yield code.start._replace(verb="changes", what=name, line=changes[0].line)
 
 
 def _same_for_all(iterable: Any) -> list[Any]:

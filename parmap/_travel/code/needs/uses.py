@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
-_FILLS = {"append", "appendleft", "extend", "extendleft", "insert", "add", "update", "put", "put_nowait"}
+_FILLS = {"append", "appendleft", "extend", "extendleft", "insert", "add", "update", "put", "put_nowait", "set"}
 _ORDERS = {"sort", "reverse", "remove", "discard", "fill"}
 _PLACES = {"loc", "iloc", "at", "iat"}  # of a table
 _CONTAINER, _AND_KEY = 1, 2  # deep is the stack with these on it
@@ -150,7 +150,7 @@ def _use_of_attribute(steps: list[_Step], place: int) -> tuple[str, str, int]:
     return "", "reads", place
 
 
-def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, Change]:
+def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, list[Change]]:
     """The parameters that a function only changes: it reads nothing of them afterwards, and gives nothing back."""
     steps = _steps_of(code)
     for before, step in zip([steps[0], *steps], steps, strict=False):
@@ -161,11 +161,11 @@ def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, Change]
     begins = [step.arg for step in steps if "BACKWARD" in step.op]
     loop = sum(step.offset < min(begins, default=len(code.co_code)) for step in steps)
     changes = {name: _change_in(steps, name, loop) for name in parameters if name not in code.co_cellvars}
-    return {name: change for name, change in changes.items() if change is not None}
+    return {name: found for name, found in changes.items() if found}
 
 
-def _change_in(steps: list[_Step], name: str, loop: int) -> Change | None:
-    """The first change of a parameter, if nothing reads that after it: what is behind the first *loop* runs again."""
+def _change_in(steps: list[_Step], name: str, loop: int) -> list[Change]:
+    """The changes of a parameter, if nothing reads that after it: what is behind the first *loop* runs again."""
     changes: list[Change] = []
     lines_read: list[int] = []
     for place, step in enumerate(steps):
@@ -178,9 +178,9 @@ def _change_in(steps: list[_Step], name: str, loop: int) -> Change | None:
             continue
         is_after = bool(changes) and step.line != changes[-1].line
         if is_after or (how == "reads" and not attribute):
-            return None
+            return []
         lines_read += [step.line] if place >= loop else []
-    return changes[0] if changes and {*lines_read} <= {change.line for change in changes} else None
+    return changes if {*lines_read} <= {change.line for change in changes} else []
 
 
 def _use(steps: list[_Step], place: int) -> str:
