@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _CODE = (FunctionType, ModuleType, type)
 
 # Whoever names these knows of copies, orders what is in this process only, or has threads or tasks there.
-_STATES = {"setstate", "set_state", "state", "jumped", "advance", "spawn", "getpid", "current_process"}
+_STATES = {"random_state", "setstate", "set_state", "state", "jumped", "advance", "spawn", "getpid", "current_process"}
 _ORDERS = {"heappush", "heapq", "heappushpop", "heapreplace", "PriorityQueue", "put", "insort", "uuid4", "gethostname"}
 _WORDS = ("thread", "pool", "executor")
 _TASKS = {"gather", "create_task", "ensure_future", "TaskGroup", "as_completed", "start", "start_soon", "Parallel"}
@@ -64,7 +64,6 @@ class _Code(NamedTuple):
     start: _Slip  # where it begins
     parameters: tuple[str, ...]  # that items are for
     changes: dict[str, list[Change]]  # of those that it does nothing with but to change them
-    draws: bool  # whatever generator is given to it
 
 
 _known: WeakKeyDictionary[CodeType, _Code] = WeakKeyDictionary()
@@ -125,7 +124,8 @@ def _slips_with_items(function: Any, code: _Code, inputs: list[Any]) -> Iterator
     """What is wrong with what the items of a batch are, and with what is bound."""
     args, keywords = (function.args, function.keywords) if isinstance(function, partial) else ((), {})
     given = [*args, *keywords.values(), *(each for items in inputs for each in _same_for_all(items))]
-    if code.draws and any(is_drawn(each) and not is_counter(each) for each in given):
+    is_given = any(is_drawn(each) and not is_counter(each) for each in given)
+    if is_given and not _Reader(_plain(function), None).is_seeded():
         yield code.start._replace(verb="draws from", what="the generator that is given to all items")
     for name, items in zip(code.parameters[len(args) :], inputs, strict=False):
         changes = code.changes.get(name) or []
@@ -150,19 +150,16 @@ def _read(function: FunctionType, owner: Any) -> _Code:
     start = _Slip("", "", code.co_filename, code.co_firstlineno)
     parameters = code.co_varnames[owner is not None : code.co_argcount]
     try:
-        reader = _Reader(function, owner)
+        slips = [*_Reader(function, owner).slips(start)]
+        return _Code(slips, start, parameters, changes_in(code, parameters))
     except TooMuchError:
-        return _Code([], start, parameters, {}, draws=False)
-    return _Code([*reader.slips(start)], start, parameters, changes_in(code, parameters), draws=reader.draws)
+        return _Code([], start, parameters, {})
 
 
 class _Reader:
     """Reads the code of a function, and what that may call, for how it uses names."""
 
     def __init__(self, function: FunctionType, owner: Any) -> None:
-        from parmap._travel.code.needs.reach import may_run, names_in
-        from parmap._travel.code.needs.uses import LOOKS_ROUND
-
         self._function = function
         self._owner = owner
         self._kinds = () if owner is None else (owner if issubclass(type(owner), type) else type(owner)).__mro__
@@ -171,7 +168,13 @@ class _Reader:
         self._stored = set[str]()
         self._attributes = set[str]()  # that are read, of whatever
         self._certain = self._follow()
-        running = may_run(function, owner)
+
+    def _widen(self) -> None:
+        """Gather the uses in what may run besides: it takes longer, and is for those who found something."""
+        from parmap._travel.code.needs.reach import may_run, names_in
+        from parmap._travel.code.needs.uses import LOOKS_ROUND
+
+        running = may_run(self._function, self._owner)
         for each in running - self._certain:
             self._gather(each)
         codes = [code for each in {*running, *self._certain} for code in codes_in(each.__code__)]
@@ -179,7 +182,12 @@ class _Reader:
         self._texts = {name for code in codes for name in named_in_texts(code)}
         self._looks_round = bool(self._names & LOOKS_ROUND)
         words = {*self._names, *(name for code in codes for name in code.co_varnames)}
-        self.draws = not self._names & _STATES and not any("seed" in word.lower() for word in words)
+        self._is_seeded = bool(self._names & _STATES) or any("seed" in word.lower() for word in words)
+
+    def is_seeded(self) -> bool:
+        """Whether generators have states of their own, of which the code knows."""
+        self._widen()
+        return self._is_seeded
 
     def _follow(self) -> set[FunctionType]:
         """Gather the uses in the function, and in those of the same globals that it calls, most likely, by name."""
@@ -233,15 +241,29 @@ class _Reader:
 
     def slips(self, start: _Slip) -> Iterator[_Slip]:
         """What is done with copies, whatever the function is called with."""
-        for name, value in defaults_of(self._function).items():
-            if self._is_drawn_from(value):
-                yield start._replace(verb="draws from", what=name)
+        defaults = {name: value for name, value in defaults_of(self._function).items() if is_drawn(value)}
+        names = [name for name in self._uses if self._may_slip(name)]
+        if defaults or names:
+            self._widen()
+        for name in filter(lambda name: self._is_drawn_from(defaults[name]), defaults):
+            yield start._replace(verb="draws from", what=name)
         certain = {code for each in self._certain for code in codes_in(each.__code__)}
-        for name, uses in self._uses.items():
-            where = next((place for place in uses if place[1] in certain), None)
-            if where is not None and self._look(name) is not MISSING:
-                use, code = where
-                yield from [_Slip(verb, what, code.co_filename, use.line) for verb, what in self._slips_with(name)]
+        for name in names:
+            use, code = next(place for place in self._uses[name] if place[1] in certain)
+            yield from [_Slip(verb, what, code.co_filename, use.line) for verb, what in self._slips_with(name)]
+
+    def _may_slip(self, name: str) -> bool:
+        """Whether the way in which something is used, or what it is, is worth a closer look."""
+        from parmap._travel.code.needs.uses import CHANGES
+
+        value = self._look(name)
+        is_used = any(use.how in CHANGES or use.how == "takes" for use, _ in self._uses[name])
+        return value is not MISSING and (is_used or any(map(is_drawn, [value, *self._fields(value).values()])))
+
+    def _fields(self, value: Any) -> dict[str, Any]:
+        """The attributes of an object of the program's own."""
+        is_own = not issubclass(type(value), _CODE) and not is_others(home_of(type(value))[0])
+        return dict(fields_of(value)) if is_own else {}
 
     def _look(self, name: str) -> Any:
         """What a variable is now."""
@@ -268,8 +290,7 @@ class _Reader:
             if "takes" in hows and not self._has_threads():
                 yield "takes", name
         elif not hows & CHANGES and (not dot or owner == "self"):
-            is_own = not issubclass(type(value), _CODE) and not is_others(home_of(type(value))[0])
-            fields = fields_of(value).items() if is_own else ()
+            fields = self._fields(value).items()
             named = [(f"{name}.{each}", field) for each, field in fields if each in self._names - self._stored]
             yield from [("draws from", each) for each, it in [(name, value), *named] if self._is_drawn_from(it)]
 
@@ -277,7 +298,7 @@ class _Reader:
         """Whether what is not understood may read a variable."""
         owner, dot, attribute = name.partition(".")
         if not dot:
-            return self._looks_round or name in self._texts
+            return self._looks_round or name in self._texts or name in self._attributes  # of its module
         thing = self._owner if owner == "self" else self._look(owner)
         is_used = any(use.how != "asks" for use, _ in self._uses.get(owner, ()))
         is_set_up = owner != "self" and "sets" in hows  # which has a reason, maybe
@@ -285,7 +306,7 @@ class _Reader:
         return self._looks_round or attribute in self._attributes or is_used or is_set_up or not is_plain
 
     def _is_drawn_from(self, value: Any) -> bool:
-        return self.draws and is_drawn(value) and not (is_counter(value) and self._names & _ORDERS)
+        return not self._is_seeded and is_drawn(value) and not (is_counter(value) and self._names & _ORDERS)
 
     def _has_threads(self) -> bool:
         """Whether a lock is for the threads of its process: there are some, or there is something that they share."""
