@@ -39,6 +39,10 @@ _holder: list[list[int]] = [[]]
 _ONCE = sys.getrefcount(_holder.__getitem__(0))
 
 
+class TooMuchError(Exception):
+    """There is more to look at than is worth it."""
+
+
 def is_held_once(look: Callable[[], Any]) -> bool:
     """Whether the variable that *look* gives is the only one for what it is, and there is no other view of that."""
     value = look()

@@ -12,9 +12,8 @@ from itertools import islice
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from parmap._travel.code.needs.copies import is_all_own
+from parmap._travel.code.needs.copies import TooMuchError, is_all_own
 from parmap._travel.code.needs.readings import ATOMS, fields_of, home_of, is_others, is_own
-from parmap._travel.code.needs.uses import TooMuchError
 from parmap._travel.code.needs.variables import captured_by, codes_in
 from parmap._travel.text import wrapped_by
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from parmap._travel.code.needs.copies import (
+    TooMuchError,
     is_all_own,
     is_argument_changed,
     is_changed,
@@ -33,6 +34,7 @@ from parmap._travel.text import called, innermost
 if TYPE_CHECKING:
     from parmap._travel.code.needs.uses import Change, Use
 
+_LONGEST = 100_000  # bytes of code: they take a fifth of a second, once
 _CODE = (FunctionType, ModuleType, type)
 
 # Whoever names these knows of copies, orders what is in this process only, or has threads or tasks there.
@@ -144,7 +146,7 @@ def _same_for_all(iterable: Any) -> list[Any]:
 
 def _read(function: FunctionType, owner: Any) -> _Code:
     """What should be warned of."""
-    from parmap._travel.code.needs.uses import TooMuchError, changes_in  # it imports `dis`
+    from parmap._travel.code.needs.uses import changes_in  # it imports `dis`
 
     code = function.__code__
     start = _Slip("", "", code.co_filename, code.co_firstlineno)
@@ -167,6 +169,7 @@ class _Reader:
         self._uses: dict[str, list[tuple[Use, CodeType]]] = {}
         self._stored = set[str]()
         self._attributes = set[str]()  # that are read, of whatever
+        self._size = 0  # of the code that was read
         self._certain = self._follow()
 
     def _widen(self) -> None:
@@ -215,6 +218,9 @@ class _Reader:
         me = function.__code__.co_varnames[0] if self._is_method(function) else None
         names = set[str]()
         for code in codes_in(function.__code__):
+            self._size += len(code.co_code)
+            if self._size > _LONGEST:
+                raise TooMuchError
             mine = me if code is function.__code__ or me in code.co_freevars else None
             for use in uses_of(code, captured, mine):
                 names.add(use.name)

@@ -20,7 +20,6 @@ _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last 
 _CAPTURED = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
 _ENTERS = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "LOAD_SPECIAL"}  # a `with` statement
-_LONGEST = 50_000  # bytes of code, which take a tenth of a second
 _GIVES = {"RETURN_VALUE", "RETURN_CONST", "YIELD_VALUE"}
 _STORES = {"STORE_ATTR": "", "STORE_GLOBAL": "", "STORE_SUBSCR": "[]", "STORE_SLICE": "[]"}
 _HIDDEN = {"NOP", "EXTENDED_ARG", "RESUME", "CACHE", "NOT_TAKEN"}
@@ -48,10 +47,6 @@ LOOKS_ROUND = frozenset(
     }
 )
 """Names in code that may read what it does not name."""
-
-
-class TooMuchError(Exception):
-    """There is more to look at than is worth it."""
 
 
 class Use(NamedTuple):
@@ -87,8 +82,6 @@ class _Step(NamedTuple):
 
 
 def _steps_of(code: CodeType) -> list[_Step]:
-    if len(code.co_code) > _LONGEST:
-        raise TooMuchError
     return [part for step in dis.get_instructions(code) if step.opname not in _HIDDEN for part in _parts(step, code)]
 
 
