@@ -183,7 +183,7 @@ class _Reader:
         codes = [code for each in {*running, *self._certain} for code in codes_in(each.__code__)]
         self._names = names_in(codes)
         self._texts = {name for code in codes for name in named_in_texts(code)}
-        self._looks_round = bool(self._names & LOOKS_ROUND)
+        self._looks_round = bool(self._names & LOOKS_ROUND) or "()" in self._uses  # it calls what it is given
         words = {*self._names, *(name for code in codes for name in code.co_varnames)}
         self._is_seeded = bool(self._names & _STATES) or any("seed" in word.lower() for word in words)
 

@@ -52,7 +52,7 @@ LOOKS_ROUND = frozenset(
 class Use(NamedTuple):
     """How a line uses a name, such as ``self.total``: it is one of `CHANGES`, "takes" (a lock), "asks" or "reads".
 
-    Or it "stores" something by that name, of whatever; or, by "[]", in whatever.
+    Or it "stores" something by that name, of whatever, or by "[]" in whatever; or "calls" what it is given, by "()".
     """
 
     name: str
@@ -121,6 +121,9 @@ def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[U
             found.append(Use(name, how, step.line))
         if step.op in _STORES:
             found.append(Use(_STORES[step.op] or step.arg, "stores", step.line))
+        if step.op.startswith("LOAD_FAST") and step.arg in code.co_varnames[: code.co_argcount]:
+            is_called = "PUSH_NULL" in {steps[place - 1].op, steps[place + 1].op}
+            found += [Use("()", "calls", step.line)] if is_called else []
     return [*found, Use("[]", "stores", code.co_firstlineno)] if _FILLS & {*code.co_names} else found
 
 
