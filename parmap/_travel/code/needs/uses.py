@@ -16,7 +16,7 @@ _ORDERS = {"sort", "reverse", "remove", "discard", "fill"}
 _PLACES = {"loc", "iloc", "at", "iat"}  # of a table
 _CONTAINER, _AND_KEY = 1, 2  # deep is the stack with these on it
 _JUMPS = {*dis.hasjrel, *dis.hasjabs}
-_GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # the last two in a class
+_IN_CLASS = {"LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}  # a global, or what is the class's
 _CAPTURED = {"LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"}
 _ATTRIBUTE = {"LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"}
 _ENTERS = {"BEFORE_WITH", "BEFORE_ASYNC_WITH", "LOAD_SPECIAL"}  # a `with` statement
@@ -106,13 +106,15 @@ def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[U
     for place, step in enumerate(steps):
         name, how = str(step.arg), ""
         is_mine = me is not None and _is_about(step, me)
-        if is_mine or step.op in _GLOBAL or (step.op in _CAPTURED and name in captured):
+        if is_mine or step.op == "LOAD_GLOBAL" or (step.op in _CAPTURED and name in captured):
             name, how = "self" if is_mine else name, _use(steps, place)
             attribute, way, at = _use_of_attribute(steps, place)
             if how == "reads" and attribute:
                 found.append(Use(f"{name}.{attribute}", way, step.line))
                 known.add(at)
                 how = "asks"
+        elif step.op in _IN_CLASS:
+            how = "reads"
         elif step.op == "STORE_GLOBAL" or (step.op == "STORE_DEREF" and name in captured):
             how = "sets"
         elif step.op in _ATTRIBUTE and place not in known:
