@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import warnings
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import count, repeat
+from pathlib import Path
+from queue import Queue
 from random import Random, SystemRandom, random
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +22,6 @@ from parmap._travel.code.needs.slips import warn_of_slips
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Script
 
@@ -36,6 +39,21 @@ dice = Random(5)
 system = SystemRandom()
 draw = dice.random
 ids = count()
+queued: Queue[int] = Queue()
+event = threading.Event()
+
+
+class Stats:
+    """Counts, and nothing reads it."""
+
+    all_calls = 0
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.found: list[int] = []
+
+
+stats = Stats()
 lock = threading.Lock()
 again = threading.RLock()
 some = threading.Semaphore(3)
@@ -120,6 +138,35 @@ def set_global(x: int) -> None:
     latest = x
 
 
+def add_one(_: int) -> None:
+    global total  # noqa: PLW0603 - what it is about
+    total = 1 + total
+
+
+def remove(x: int) -> None:
+    results.remove(x)
+
+
+def put(x: int) -> None:
+    queued.put(x)
+
+
+def signal(_: int) -> None:
+    event.set()
+
+
+def count_in_object(x: int) -> None:
+    stats.calls += x
+
+
+def fill_in_object(x: int) -> None:
+    stats.found.append(x)
+
+
+def count_in_class(x: int) -> None:
+    Stats.all_calls += x
+
+
 def fill_in_comprehension(x: int) -> list[None]:
     return [results.append(y) for y in range(x)]  # type: ignore[func-returns-value]
 
@@ -150,6 +197,12 @@ def fill_by_another(x: int) -> int:
         (add, "seen"),
         (set_in_order, "ordered"),
         (extend, "text"),
+        (remove, "results"),
+        (put, "queued"),
+        (signal, "event"),
+        (count_in_object, "stats.calls"),
+        (fill_in_object, "stats.found"),
+        (count_in_class, "Stats.all_calls"),
         (fill_in_comprehension, "results"),
     ],
 )
@@ -158,7 +211,9 @@ def test_what_is_filled_and_never_read(function: Any, name: str) -> None:
     assert slips_of(function) == [(f"changes {name}", 1)]
 
 
-@pytest.mark.parametrize(("function", "name"), [(add_to_list, "results"), (add_up, "total"), (set_global, "latest")])
+@pytest.mark.parametrize(
+    ("function", "name"), [(add_to_list, "results"), (add_up, "total"), (add_one, "total"), (set_global, "latest")]
+)
 def test_globals_that_are_set(function: Any, name: str) -> None:
     """So they are set to something else, in the worker."""
     assert slips_of(function) == [(f"changes {name}", 2)]
@@ -328,6 +383,8 @@ def test_one_generator_for_all_items() -> None:
     told = [("draws from the generator that is given to all items", 0)]
     assert slips_of(play, range(2), [dice] * 2) == slips_of(play, range(2), repeat(dice)) == told
     assert slips_of(partial(play, by=dice)) == told
+    with pytest.warns(RuntimeWarning, match="the generator that is given to all items"):
+        assert len({*parallel(workers=2)(play).starmap([(x, dice) for x in range(4)])}) == 1
     assert slips_of(play, range(2), [Random(1), Random(2)]) == slips_of(play, range(2), repeat(3)) == []
 
 
@@ -429,8 +486,19 @@ def test_arguments() -> None:
     assert slips_of(grow_object, [Thing()]) == [("changes thing", 1)]
     assert slips_of(push_to_object, (Thing(),)) == [("changes thing", 2)]
     assert slips_of(double, [[1, 2]]) == [("changes numbers", 1)]
+    assert slips_of(double_each, [[1, 2]]) == [("changes numbers", 2)]
+    assert slips_of(put_in_order, [[2, 1]]) == [("changes numbers", 1)]
     assert slips_of(wait_for, [{}]) == [("changes row", 1)]
     assert slips_of(partial(change_one_of_two, 3), [{}]) == [("changes other", 1)]
+
+
+def double_each(numbers: Any) -> None:
+    for place in range(len(numbers)):
+        numbers[place] *= 2
+
+
+def put_in_order(numbers: Any) -> None:
+    numbers.sort()
 
 
 def change_one_of_two(one: int, other: Any) -> None:
@@ -513,14 +581,14 @@ def test_a_parallel_method() -> None:
 
 def calls(function: Callable[[int], Any]) -> dict[str, Callable[[], Any]]:
     """Each way to call a function in a worker."""
-    f = parallel(workers=1)(function)
+    f = parallel(workers=2)(function)
 
     def in_pool() -> Any:
-        with Pool(1) as pool:
+        with Pool(2) as pool:
             return pool.map(function, [1])
 
     def in_executor() -> Any:
-        with Executor(1) as executor:
+        with Executor(2) as executor:
             return executor.submit(function, 1).result(60)
 
     return {
@@ -542,7 +610,7 @@ def test_each_way_to_call(how: str) -> None:
 
 def test_filters() -> None:
     """A warning is shown once, is an error, or nothing, as Python's filters say. After an error, calls go on."""
-    f = parallel(workers=1)(append)
+    f = parallel(workers=2)(append)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
         f.map([1])
@@ -553,24 +621,25 @@ def test_filters() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="changes results"):
-            parallel(workers=1)(append).map([1])
+            parallel(workers=2)(append).map([1])
         with pytest.raises(RuntimeWarning, match="changes results"):
-            parallel(workers=1)(append).submit(1)
+            parallel(workers=2)(append).submit(1)
 
     with warnings.catch_warnings(record=True) as told:
         warnings.filterwarnings("ignore", message=".* changes results")
-        assert parallel(workers=1)(append).map([1]) == [None]
+        assert parallel(workers=2)(append).map([1]) == [None]
     assert not told
 
 
 def test_where_all_is_well() -> None:
-    """On threads, and serially, there is one list. An initializer may have made another; a library knows."""
+    """On threads, and serially, there is one list, as in an only worker. An initializer may have made another."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         parallel(workers=1, backend="threads")(append).map([1])
         parallel(workers=1, backend="serial")(append).map([2])
         assert results == [1, 2]
-        parallel(workers=1, initializer=int)(append).map([3])
+        parallel(workers=2, initializer=int)(append).map([3])
+        parallel(workers=1)(append).map([4])
     results.clear()
 
 
@@ -596,6 +665,70 @@ def test_a_script(script: Script) -> None:
     assert "found.append(n)  # a copy" in said.stderr
 
 
+RIGHT = dict(
+    part.split("\n", 1) for part in Path(__file__).with_name("right_programs.txt").read_text().split("\n### ")[1:]
+)
+
+
+@pytest.mark.parametrize("program", RIGHT)
+def test_programs_that_are_right(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something that is out of sight reads what is changed, or knows of copies: nothing is said."""
+    for library in ("numpy", "pandas"):
+        if f"import {library}" in RIGHT[program]:
+            pytest.importorskip(library)
+    path = tmp_path / "program_that_is_right.py"
+    path.write_text(RIGHT[program])
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+
+    def check(function: Any, *iterables: Any, star: bool = False) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warn_of_slips(function, iterables, star=star)
+
+    def warned(function: Any) -> None:
+        with pytest.warns(RuntimeWarning):
+            warn_of_slips(function)
+
+    vars(module).update(check=check, warned=warned)
+    spec.loader.exec_module(module)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x):\n" + "".join(f"    v{i} = x + {i} if x else g(x)\n" for i in range(5000)),
+        "".join(f"def g{i}(x): return g{(i + 1) % 5000}(x)\n" for i in range(5000)) + "def f(x): return g0(x)",
+        "def f(x):\n    match x:\n        case {'a': [b, *c], **d}: return [y for z in c if (y := z)]",
+        "async def f(x):\n    async with x as y, x: await y\n    async for z in x: yield z",
+        "def f(x):\n    try: del x[0]\n    except* ValueError: raise\n    finally: print(f'{x!r:>{x}}')",
+    ],
+)
+def test_code_of_any_kind(code: str) -> None:
+    """It is read, or left, in no time; what it uses may raise whatever is done with it."""
+
+    class Evil(type):
+        def __getattribute__(cls, name: str) -> Any:
+            raise ValueError(name)
+
+        __eq__ = __hash__ = __getattribute__  # type: ignore[assignment]
+
+    evil = Evil("evil", (), {})
+    space: dict[str, Any] = {"__name__": "made", "v": type.__call__(evil), "c": evil}
+    exec(f"{code}\ndef h(x):\n    v.a = v[1] = c.append(x)", space)
+    items = [space["v"]] * 2
+    for name in "fh":
+        warn_of_slips(space[name], [items])
+        warn_of_slips(partial(space[name], space["v"]), [items])
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 14) and not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="CPython 3.13 without the GIL keeps all code, once there was a thread",
+)
 def test_nothing_is_kept() -> None:
     """Code that is made at run time is forgotten with its function."""
     import gc

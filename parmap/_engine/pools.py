@@ -25,6 +25,7 @@ from parmap._results.progress import meter
 from parmap._results.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
+from parmap._travel.code.by_name import name_of
 from parmap._travel.code.needs.search import expected_by
 from parmap._travel.code.needs.slips import warn_of_slips
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, note, unframed
@@ -140,12 +141,15 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
     return lane
 
 
-def _expected(function: Any, options: Options, engine: Engine, iterables: Iterable[Any] = ()) -> bytes:
+def _expected(
+    function: Any, options: Options, engine: Engine, iterables: Iterable[Any] = (), *, star: bool = False
+) -> bytes:
     """What *function* reads in modules that workers import, for them to compare; an initializer may see to that."""
     if not engine.backend.imports or options.initializer is not None:
         return b""
-    warn_of_slips(function, iterables)
     inner = innermost(function)
+    if engine.workers > 1 or name_of(inner) is None:  # what is imported by the only worker keeps what tasks do to it
+        warn_of_slips(function, iterables, star=star)
     inner = getattr(inner, "__func__", inner)
     return expected_by(inner) if type(inner) is FunctionType else b""
 
@@ -193,7 +197,7 @@ def _begin(
     reads = kinds[2] if fed else kinds[1]
     source: Input = reads(iterables, packs=engine.backend.packs, keeps=accounts)
     engine.expect(function, engine.workers if source.sequence is None else len(source.sequence))
-    expected = _expected(function, options, engine, iterables)
+    expected = _expected(function, options, engine, iterables, star=star)
     call = engine.backend.prepare(function, _rules(options, expected, accounts=accounts, keeps=keeping is not None))
     if options.progress is not False:  # a callable may be empty, too
         batch.meter = meter(options.progress, iterables, called(function))

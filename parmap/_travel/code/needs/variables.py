@@ -24,11 +24,17 @@ _globals: WeakKeyDictionary[CodeType, tuple[str, ...]] = WeakKeyDictionary()
 def _find_globals(code: CodeType) -> tuple[str, ...]:
     from cloudpickle import cloudpickle
 
+    named = named_in_texts(code)
+    return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
+
+
+def named_in_texts(code: CodeType) -> list[str]:
+    """What a code, and the code in it, names in queries."""
     texts = "\n".join([text for part in codes_in(code) for text in _texts_in(part)])
     named = re.findall(r"@(\w+)", texts)
     if re.search(r"(?i)\bselect\b", texts):
         named += re.findall(r"(?i)\b(?:from|join)\s+(\w+)", texts)
-    return tuple(dict.fromkeys([*cloudpickle._extract_code_globals(code), *named]))  # noqa: SLF001 - what it sends
+    return named
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
