@@ -52,10 +52,20 @@ LONG = [
 """Files of tests that take long: they begin first, so that none of them is left when there is nothing else."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long; `--no-loadscope-reorder` keeps it so."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes long; `--no-loadscope-reorder` keeps it so. What sends nothing has no transport."""
     places = {f"test_{name}.py": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    if config.getoption("--transport") is not None:
+        left_out = [item for item in items if _sends_nothing(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not _sends_nothing(item)]
+
+
+def _sends_nothing(item: pytest.Item) -> bool:
+    params: dict[str, Any] = item.callspec.params if hasattr(item, "callspec") else {}
+    chosen = params.get("backend")
+    return isinstance(chosen, dict) and chosen.get("backend") in {"threads", "serial"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
