@@ -1,4 +1,4 @@
-"""Clusters on this machine: Dask's with a scheduler and three workers over TCP, Ray's with two nodes."""
+"""Clusters on this machine: Dask's with a scheduler and some workers over TCP, Ray's with two nodes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from typing import Any
 
 import psutil
 
+SPARE = {
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "60s",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "500ms",
+    "DASK_DISTRIBUTED__ADMIN__TICK__CYCLE": "5s",
+}
+"""Dask without what looks at its processes fifty times a second, for a dashboard that nobody looks at."""
+
 
 class DaskCluster:
-    """A scheduler and three workers, each a process of its own, and a client."""
+    """A scheduler and workers, each a process of its own, and a client."""
 
     name = "dask"
 
@@ -42,7 +50,7 @@ class DaskCluster:
             stdout=subprocess.DEVNULL,
             stderr=open(self.folder / "log", "ab"),
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**SPARE, **os.environ, "PYTHONPATH": path},
         )
 
     @property
