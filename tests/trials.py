@@ -65,20 +65,21 @@ class Trials:
     """Trials that run, whoever asks for one of them."""
 
     def __init__(self, chosen: Iterable[Trial], new_folder: Callable[[], Path], patience: float) -> None:
-        self._new_folder, self._patience = new_folder, patience
+        self._patience = patience
         self._servers: list[Server] = []
         self._idle: dict[str, list[Server]] = defaultdict(list)
         self._executor = ThreadPoolExecutor(AT_ONCE)
-        self.outcomes: Outcomes = {trial: self._executor.submit(self._run, trial) for trial in chosen}
+        # Folders are made here: pytest's own is not made twice at a time.
+        self.outcomes: Outcomes = {trial: self._executor.submit(self._run, trial, new_folder()) for trial in chosen}
 
-    def _run(self, trial: Trial) -> tuple[int, str]:
+    def _run(self, trial: Trial, folder: Path) -> tuple[int, str]:
         module, *args = trial
         try:
             server = self._idle[module].pop()
         except IndexError:
             server = Server(module)
             self._servers.append(server)
-        outcome = server.run(args, self._new_folder(), self._patience)
+        outcome = server.run(args, folder, self._patience)
         self._idle[module].append(server)
         return outcome
 
