@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from conftest import Script
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 PROGRAM = """
 import abc, array, collections, datetime, decimal, enum, functools, pathlib, re, threading, types, weakref
 import parmap

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from conftest import Script
 
+pytestmark = pytest.mark.usefixtures("pools_stay")
+
 results: list[Any] = []
 groups: defaultdict[int, list[int]] = defaultdict(list)
 counts: Counter[str] = Counter()
