@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -82,9 +83,15 @@ def talk_as_it_is_destroyed(count: int) -> list[int]:
         def __del__(self) -> None:
             print("gone")
 
-    for _ in range(count):
-        Talker()
-    return list(range(count))
+    before = gc.get_threshold()
+    gc.set_threshold(50)  # it looks at more places than it would, for as many objects
+    try:
+        for _ in range(count):
+            Talker()
+    finally:
+        gc.set_threshold(*before)
+    left = [Talker() for _ in range(600)]  # found later: maybe while the result is sent
+    return list(range(100 * len(left)))
 
 
 class _Unpicklable:

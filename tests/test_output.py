@@ -174,7 +174,7 @@ def test_destructors_may_print(processes: dict[str, Any], capsys: pytest.Capture
     """Output in the middle of a message, from a destructor that happens to run there, harms nothing."""
     f = parallel(talk.talk_as_it_is_destroyed, **processes)
 
-    assert f.map([60_000] * 4) == [list(range(60_000))] * 4
+    assert f.map([10_000] * 4) == [list(range(60_000))] * 4
     assert set(capsys.readouterr().out.splitlines()) == {"gone"}
 
 
