@@ -11,6 +11,7 @@ import pytest
 import tasks
 from tasks import even_or_fail, everything, first_of
 
+from conftest import many
 from parmap import Future, SerializationError, parallel
 
 if TYPE_CHECKING:
@@ -61,19 +62,21 @@ def test_a_future(backend: dict[str, Any]) -> None:
 def test_ten_thousand(backend: dict[str, Any]) -> None:
     """Ten thousand submits, of atoms."""
     square = parallel(tasks.square, **backend)
-    futures = [square.submit(x) for x in range(10_000)]
+    count = many(10_000)
+    futures = [square.submit(x) for x in range(count)]
 
-    assert [future.result(60) for future in futures] == [x * x for x in range(10_000)]
+    assert [future.result(60) for future in futures] == [x * x for x in range(count)]
 
 
 def test_thousands_of_objects(backend: dict[str, Any]) -> None:
     """Thousands of submits of lists, keywords and errors, waited for in any order."""
     decorated = parallel(even_or_fail, **backend)
-    futures = [decorated.submit([x], name=str(x)) for x in range(3000)]
+    count = many(3000)
+    futures = [decorated.submit([x], name=str(x)) for x in range(count)]
     errors = [future.exception(60) for future in reversed(futures)][::-1]
 
-    assert [error is None for error in errors] == [x % 2 == 0 for x in range(3000)]
-    assert [future.result(60) for future in futures[::2]] == [str(x) for x in range(0, 3000, 2)]
+    assert [error is None for error in errors] == [x % 2 == 0 for x in range(count)]
+    assert [future.result(60) for future in futures[::2]] == [str(x) for x in range(0, count, 2)]
 
 
 def test_several_threads(backend: dict[str, Any]) -> None:
