@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from conftest import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 if not (find_spec("nbclient") and find_spec("ipykernel")):
@@ -70,20 +71,48 @@ def driver(pools_stay: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.kill()
 
 
+def run(driver: subprocess.Popen[str], folder: Path, cells: Iterable[str]) -> list[list[dict[str, Any]]]:
+    """Run cells; returns the outputs of each."""
+    assert driver.stdin is not None
+    assert driver.stdout is not None
+    print(json.dumps([str(folder), [*cells]]), file=driver.stdin, flush=True)
+    told = driver.stdout.readline()
+    assert told, "see what its driver says"
+    outputs: list[list[dict[str, Any]]] = json.loads(told)
+    return outputs
+
+
 @pytest.fixture
 def notebook(driver: subprocess.Popen[str], tmp_path: Path) -> Any:
-    """Run cells; returns the outputs of each."""
+    """Runs cells in a kernel of their own."""
+    return lambda *cells: run(driver, tmp_path, cells)
 
-    def run(*cells: str) -> list[list[dict[str, Any]]]:
-        assert driver.stdin is not None
-        assert driver.stdout is not None
-        print(json.dumps([str(tmp_path), cells]), file=driver.stdin, flush=True)
-        told = driver.stdout.readline()
-        assert told, "see what its driver says"
-        outputs: list[list[dict[str, Any]]] = json.loads(told)
-        return outputs
 
-    return run
+# Cells that get along: one kernel runs them all, in this order.
+TOGETHER = {
+    "shown": ["from parmap import parallel\nparallel(lambda x: x, workers=2)"],
+    "await": [
+        "from parmap import parallel\nf = parallel(lambda x: x + 1, workers=2)",
+        "(await f.submit(1), await f.map_async([2, 3]), [x async for x in f.imap([4])])",
+    ],
+    "output": [
+        "from parmap import parallel\n@parallel(workers=1)\ndef say(x):\n    print('said', x)",
+        "say.map([1, 2]);",
+        "say.submit(3).result()",
+    ],
+    "shell": [
+        "from parmap import parallel",
+        "def is_notebook():\n    try:\n        return get_ipython() is not None\n    except NameError:\n        return False",
+        "is_notebook(), parallel(lambda _: is_notebook(), workers=1).map([1, 2])",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def together(driver: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outputs of these cells."""
+    found = iter(run(driver, tmp_path_factory.mktemp("together"), chain.from_iterable(TOGETHER.values())))
+    return {name: [next(found) for _ in cells] for name, cells in TOGETHER.items()}
 
 
 def text(outputs: list[dict[str, Any]]) -> str:
@@ -214,15 +243,9 @@ def test_a_module_that_workers_have_imported_is_edited(notebook: Any, more: str)
     assert [text(outputs[cell]) for cell in (2, 5, 6, 8)] == ["[1] [1]", "[10] [10]", "[10] [10]", "[20] [20]"]
 
 
-def test_a_cell_that_asks_for_its_shell(notebook: Any):
+def test_a_cell_that_asks_for_its_shell(together: dict[str, Any]):
     """A function that finds out whether it is in a notebook is not, in a worker."""
-    cells = notebook(
-        "from parmap import parallel",
-        "def is_notebook():\n    try:\n        return get_ipython() is not None\n    except NameError:\n        return False",
-        "is_notebook(), parallel(lambda _: is_notebook(), workers=1).map([1, 2])",
-    )
-
-    assert text(cells[2]) == "(True, [False, False])"
+    assert text(together["shell"][2]) == "(True, [False, False])"
 
 
 @pytest.mark.parametrize("call", ["work.map(range(4))", "for _ in work.imap(range(4)): pass", "pool.map(task, [0, 1])"])
@@ -278,32 +301,22 @@ def test_interrupted_wait_for_a_future(notebook: Any):
     assert text(cancelled) == "(True, True, [2, 3])"
 
 
-def test_output_of_tasks(notebook: Any):
+def test_output_of_tasks(together: dict[str, Any]):
     """What tasks print is under the cell that runs them."""
-    _, first, second = notebook(
-        "from parmap import parallel\n@parallel(workers=1)\ndef say(x):\n    print('said', x)",
-        "say.map([1, 2]);",
-        "say.submit(3).result()",
-    )
+    _, first, second = together["output"]
 
     assert text(first) == "said 1\nsaid 2"
     assert text(second) == "said 3"
 
 
-def test_await_in_a_cell(notebook: Any):
+def test_await_in_a_cell(together: dict[str, Any]):
     """Futures and streams can be awaited on the kernel's own loop."""
-    (cell,) = notebook(
-        "from parmap import parallel\n"
-        "f = parallel(lambda x: x + 1, workers=2)\n"
-        "(await f.submit(1), await f.map_async([2, 3]), [x async for x in f.imap([4])])"
-    )
-
-    assert text(cell) == "(2, [3, 4], [5])"
+    assert text(together["await"][1]) == "(2, [3, 4], [5])"
 
 
-def test_shown_objects(notebook: Any):
+def test_shown_objects(together: dict[str, Any]):
     """A function at the end of a cell is shown as a table."""
-    (cell,) = notebook("from parmap import parallel\nparallel(lambda x: x, workers=2)")
+    (cell,) = together["shown"]
 
     assert "<table>" in cell[0]["data"]["text/html"]
     assert cell[0]["data"]["text/plain"] == "<parmap.ParallelFunction __main__.<lambda> (workers=2)>"
