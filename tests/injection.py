@@ -5,9 +5,8 @@
 CPython looks for signals when a function begins, at backward jumps and after calls: at these places, and no others, in
 all Python code that the main thread runs during the call. SIGNAL is SIGINT, which raises KeyboardInterrupt, SIGALRM,
 which raises an error that many handlers of errors would take for theirs, or SIGUSR1, whose handler submits a task and
-waits for it. HOW is `every` (place; of a case that is like another one, those that only it comes through, and some),
-`all` (of them, whatever it is like), `pairs` (two places of one call, at random), or `some` (places at random, where
-each try is dear). It prints what was wrong, and exits with 1 if anything was.
+waits for it. HOW is `every` (place), `pairs` (two places of one call, at random), or
+`some` (places at random, where each try is dear). It prints what was wrong, and exits with 1 if anything was.
 """
 
 from __future__ import annotations
@@ -100,7 +99,6 @@ class Injector:
         self.signum, self.at, self.within = signum, at, within
         self.functions = 0  # that have begun, or gone on
         self.passed: list[int] = []  # of each place, the number of its function
-        self.instructions: list[tuple[CodeType, int]] = []  # and the instruction
         self.where: list[str] = []
 
     @property
@@ -135,7 +133,6 @@ class Injector:
 
     def _pass(self, frame: FrameType, number: int) -> None:
         self.passed.append(number)
-        self.instructions.append((frame.f_code, frame.f_lasti))
         if len(self.passed) in self.at:
             self.where.append(f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}")
             if len(self.where) == len(self.at):
@@ -244,7 +241,7 @@ class Bench:
 
     def imap_unordered(self) -> bool:
         numbers = [number for number, _ in self.new(6)]
-        stream = self.f.partial(path=self.path).imap_unordered(numbers)
+        stream = self.f.partial(path=self.path).imap_unordered(numbers, buffersize=3)
         return sorted(stream) == sorted(-number for number in numbers)
 
     def execute(self) -> bool:
@@ -266,14 +263,14 @@ class Bench:
 
     def close(self) -> bool:
         self.has_run = False
-        stream = _unseen(self._stream)  # how it begins is seen in `imap` and `imap_unordered`
+        stream = _unseen(self._stream)  # how it begins is seen in `with_stream`
         next(stream)
         stream.close()
         return True
 
     def with_stream(self) -> bool:
         self.has_run = False
-        with _unseen(self._stream) as stream:  # as in `close`
+        with self._stream() as stream:
             next(stream)
         return True
 
@@ -333,8 +330,6 @@ CASES: dict[str, Callable[[Bench], bool]] = {
 }
 DEAR = {"with_executor", "with_pool", "first_use", "shut_down"}
 """Cases that start a pool with each try."""
-ALIKE = {"imap_unordered": "imap"}
-"""Cases that run the instructions of another, but for a few: these are tried, and some of the rest."""
 
 
 def measure(bench: Bench) -> tuple[int, int, int]:
@@ -351,7 +346,6 @@ class Trial:
         self.bench, self.signum = bench, signum
         self.is_dear = name in DEAR
         self.call = functools.partial(CASES[name], bench)
-        self.like = CASES.get(ALIKE.get(name, ""))
         self.faults: list[str] = []
         self.asked: dict[int, str] = {}
         self.tried = self.places = 0
@@ -363,7 +357,7 @@ class Trial:
         self.places = counter.count
         self.clean()
         before = measure(self.bench)
-        for at, within in choose(how, counter, self.known()):
+        for at, within in choose(how, counter):
             self.interrupt(at, within)
             self.tried += 1
             if len(self.faults) > 5:
@@ -382,14 +376,6 @@ class Trial:
         for counter in counters:
             assert counter.run(self.call)
         return max(counters, key=lambda counter: counter.count)
-
-    def known(self) -> set[tuple[CodeType, int]]:
-        """The instructions of the case that this one is like: all that some calls come through."""
-        counters = [Injector(self.signum) for _ in range(10 if self.like else 0)]
-        for counter in counters:
-            assert self.like is not None
-            assert counter.run(functools.partial(self.like, self.bench))
-        return {each for counter in counters for each in counter.instructions}
 
     def interrupt(self, at: tuple[int, ...], within: int) -> None:
         """Interrupt the call at these places, and see whether all is well."""
@@ -438,16 +424,10 @@ class Trial:
             time.sleep(0.01)
 
 
-def choose(how: str, counter: Injector, known: set[tuple[CodeType, int]]) -> Iterator[tuple[tuple[int, ...], int]]:
+def choose(how: str, counter: Injector) -> Iterator[tuple[tuple[int, ...], int]]:
     """The places of each try, and the function within which they are counted, or 0 for the whole call."""
     chance, total = random.Random(1), counter.count
-    if how == "every" and known:
-        tried: dict[bool, list[tuple[tuple[int], int]]] = {True: [], False: []}
-        for place, instruction in zip(counter.places(), counter.instructions, strict=True):
-            tried[instruction in known].append(place)
-        yield from tried[False]
-        yield from chance.sample(tried[True], min(SOME, len(tried[True])))
-    elif how in {"every", "all"}:
+    if how in {"every", "all"}:
         yield from counter.places()
     elif how == "pairs":  # the second one may be in what only the first one leads to
         for at in chance.choices(range(1, total + 1), k=4 * SOME):
