@@ -1,4 +1,4 @@
-"""Clusters on this machine: Dask's with a scheduler and some workers over TCP, Ray's with two nodes."""
+"""Clusters on this machine: Dask's with a scheduler and three workers over TCP, Ray's with two nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SPARE = {
 
 
 class DaskCluster:
-    """A scheduler and workers, each a process of its own, and a client."""
+    """A scheduler and three workers, each a process of its own, and a client."""
 
     name = "dask"
 

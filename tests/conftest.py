@@ -46,20 +46,11 @@ def pytest_report_header() -> str | None:
 LONG = [
     *["injection", "clusters", "timeouts", "exit", "voice", "pool", "world", "odd_places", "deadline", "mortality"],
     *["libraries", "deaths", "main_module", "exit_failed", "streams", "journal", "output", "marks", "settings"],
-    *["broken_pool", "vocabulary", "sharing", "retention", "executor_backend", "scarcity", "per_worker", "executor"],
-    *["remade", "report", "ledger", "interrupted_results", "worker_lives", "staleness", "retries", "exit_signals"],
-    *[
-        "interrupt",
-        "many_pools",
-        "notebook",
-        "executor_kinds",
-        "start",
-        "joblib",
-        "forgetting",
-        "initializer",
-        "aliasing",
-    ],
-    *["clusters_lost", "simulation", "payload", "seeds", "hard_cases", "replaced_imports", "endings", "script_odds"],
+    *["broken_pool", "vocabulary", "sharing", "retention", "executor_backend", "scarcity", "per_worker"],
+    *["executor", "remade", "report", "ledger", "interrupted_results", "worker_lives", "staleness", "retries"],
+    *["exit_signals", "interrupt", "many_pools", "notebook", "executor_kinds", "start", "joblib", "forgetting"],
+    *["initializer", "aliasing", "clusters_lost", "simulation", "payload", "seeds", "hard_cases"],
+    *["replaced_imports", "endings", "script_odds"],
 ]
 """Files of tests that take long: they begin first, so that none of them is left when there is nothing else."""
 
