@@ -148,10 +148,12 @@ def _expected(
     if not engine.backend.imports or options.initializer is not None:
         return b""
     inner = innermost(function)
+    inner = getattr(inner, "__func__", inner)
+    if type(inner) is not FunctionType:
+        return b""
     if engine.workers > 1 or name_of(inner) is None:  # what is imported by the only worker keeps what tasks do to it
         warn_of_slips(function, iterables, star=star)
-    inner = getattr(inner, "__func__", inner)
-    return expected_by(inner) if type(inner) is FunctionType else b""
+    return expected_by(inner)
 
 
 def _be_latest(lane: Lane, function: Any) -> None:
