@@ -148,12 +148,13 @@ def _expected(
     if not engine.backend.imports or options.initializer is not None:
         return b""
     inner = innermost(function)
-    inner = getattr(inner, "__func__", inner)
-    if type(inner) is not FunctionType:
+    plain = getattr(inner, "__func__", inner)
+    if type(plain) is not FunctionType:
         return b""
-    if engine.workers > 1 or name_of(inner) is None:  # what is imported by the only worker keeps what tasks do to it
+    # What the only worker imports keeps what tasks do to it; an object goes with each call.
+    if engine.workers > 1 or inner is not plain or name_of(inner) is None:
         warn_of_slips(function, iterables, star=star)
-    return expected_by(inner)
+    return expected_by(plain)
 
 
 def _be_latest(lane: Lane, function: Any) -> None:
