@@ -744,3 +744,24 @@ def test_nothing_is_kept() -> None:
     del space
     gc.collect()
     assert code() is None
+
+
+def test_what_a_signal_handler_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes through, wherever the handler was called; an error of our own doesn't."""
+    from signal import SIGALRM, raise_signal
+    from signal import signal as handle
+
+    from parmap._travel.code.needs import slips
+
+    def raise_timeout(_number: int, _frame: Any) -> None:
+        raise TimeoutError("mine")
+
+    monkeypatch.setattr(slips, "_columns_of", lambda _: raise_signal(SIGALRM) or [])
+    before = handle(SIGALRM, raise_timeout)
+    try:
+        with pytest.raises(TimeoutError, match="mine"):
+            warn_of_slips(read_only, [[]], star=True)
+    finally:
+        handle(SIGALRM, before)
+    monkeypatch.setattr(slips, "_columns_of", lambda _: {}[1])
+    warn_of_slips(read_only, [[]], star=True)

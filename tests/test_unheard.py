@@ -7,6 +7,7 @@ import concurrent.futures
 import gc
 import itertools
 import logging
+import operator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -130,6 +131,17 @@ def test_who_has_seen_one_error_knows(caplog: pytest.LogCaptureFixture, fail_if_
     del futures
     parmap.shutdown()
     assert told(caplog) == []
+
+
+def test_builtins_are_several(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has seen an error of one of them knows nothing of the others."""
+    assert parallel(operator.truediv, workers=1).submit(1, 0).exception(60)
+    assert parallel(int, workers=1).submit("x").exception(60)
+    for function in (operator.index, float):
+        parallel(function, workers=1).submit("x")
+    parmap.shutdown()
+    wait_until(lambda: len(told(caplog)) == 2)
+    assert {line.split()[3] for line in told(caplog)} == {"index", "float"}
 
 
 def test_tasks_that_were_dropped(caplog: pytest.LogCaptureFixture, fail_if_odd: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from operator import attrgetter
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -127,7 +127,18 @@ class _Told:
         self.kinds: set[str] = set()  # that the log has
 
 
+_KEYS = {CodeType, BuiltinFunctionType, type}
 _told: WeakKeyDictionary[Any, _Told] = WeakKeyDictionary()  # by code, which functions share that are made in a loop
+
+
+def _known_of(function: Any) -> _Told:
+    if issubclass(type(function), MethodType):
+        function = function.__func__
+    key = function.__code__ if type(function) is FunctionType else function
+    if type(key) not in _KEYS:  # its class is the user's
+        key = type(key)
+    # A metaclass may have a hash that raises: then each pool knows for itself.
+    return _told.setdefault(key, _Told()) if type(key) in _KEYS else _Told()
 
 
 class Origin:
@@ -136,10 +147,7 @@ class Origin:
     def __init__(self, engine: Engine, function: Any) -> None:
         self.engine: Engine = engine
         self.name: str = called(function)
-        inner = innermost(function)
-        code = getattr(getattr(inner, "__func__", inner), "__code__", None)
-        key = code if type(code) is CodeType else type(inner)
-        self._known: _Told = _told.get(key) or _told.setdefault(key, _Told())
+        self._known: _Told = _known_of(innermost(function))
 
     def hear(self) -> None:
         """Somebody has seen a failure."""

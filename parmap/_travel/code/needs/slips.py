@@ -29,6 +29,7 @@ from parmap._travel.code.needs.copies import (
 )
 from parmap._travel.code.needs.readings import MISSING, fields_of, home_of, is_others
 from parmap._travel.code.needs.variables import EMPTY, captured_by, codes_in, defaults_of, named_in_texts
+from parmap._travel.failure import pass_on
 from parmap._travel.text import called, innermost
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def warn_of_slips(function: Any, iterables: Iterable[Any] = (), *, star: bool = 
     """
     try:
         slips = _slips_of(function, [*iterables], star=star)
-    except Exception:  # noqa: BLE001 - whatever code and items are: a call goes on, with nothing said
+    except Exception as error:  # noqa: BLE001 - whatever code and items are: a call goes on, with nothing said
+        pass_on(error)  # but for what a signal handler raises
         return
     if slips:
         import warnings
