@@ -791,33 +791,6 @@ def test_a_way_out_for_classes(script: Script) -> None:
     assert all("move it into a module" in line or "move the class into a module" in line for line in (held, row))
 
 
-def test_what_multiprocessing_shares_by_inheritance(script: Script) -> None:
-    """As an argument, a captured variable or an initializer's argument it is refused; a manager is the way out."""
-    done = script.run("""
-        import multiprocessing
-        from parmap import SerializationError, parallel
-
-        manager = "inheritance; take one of a multiprocessing.Manager(), which can be sent"
-        memory = "'mmap.mmap' object; map the file in the task, or take a SharedMemory of multiprocessing, which can be sent"
-        value, array = multiprocessing.Value("i", 0), multiprocessing.RawArray("d", 4)
-        for shared in multiprocessing.Lock(), value, multiprocessing.Queue(), array:
-            for call in (
-                lambda: parallel(id, workers=1).map([shared]),
-                lambda: parallel(lambda _: shared, workers=1).submit(1).result(),
-                lambda: parallel(abs, workers=1, initializer=lambda _: None, initargs=(shared,)).map([1]),
-            ):
-                try:
-                    call()
-                except SerializationError as error:
-                    told = str(error)
-                    assert (memory if shared is array else manager) in told, told
-                else:
-                    assert False
-    """)
-
-    assert done.stderr == ""
-
-
 @pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.Event, queue.Queue])
 def test_what_threads_share_as_an_argument(make: Callable[[], Any]):
     """A lock, or what is made of locks, is refused as an argument; a manager's is the way out."""

@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any
 
 from parmap._travel.code.by_name import is_registered
-from parmap._travel.code.late import annotations_of
+from parmap._travel.code.special.lazy import annotations_of
 from parmap._travel.text import innermost
 
 

@@ -185,7 +185,12 @@ def written(text: str, stream: Any) -> str:
 def reason_of(error: BaseException, otherwise: str = "") -> str:
     """Why something can't be pickled, and a way out: *otherwise*, if none is known."""
     told = f"{type(error).__name__}: {error}"
-    if "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
+    if "created in a fork context" in told:  # so it says of a lock that has no name
+        told, otherwise = (
+            told.partition(".")[0],
+            'make it with multiprocessing.get_context("forkserver"), and it can be sent',
+        )
+    elif "between processes through inheritance" in told:  # what multiprocessing says of its locks, queues and values
         otherwise = "take one of a multiprocessing.Manager(), which can be sent"
     elif told.endswith("an end of a pipe"):
         otherwise = "take a Queue of a multiprocessing.Manager(), which can be sent"

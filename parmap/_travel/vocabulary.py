@@ -21,7 +21,7 @@ from typing import Any, Self
 from parmap._travel.code.by_name import names_stranger
 from parmap._travel.code.by_value import cloud_dumps, home_class, is_by_value
 from parmap._travel.code.classes import Classes
-from parmap._travel.code.remade import asks_too_soon, has_functions
+from parmap._travel.code.special.remade import asks_too_soon, has_functions
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import ATOMS
 from parmap._travel.stream import PROTOCOL, Stream, plain_dumps, plain_pickler

@@ -38,9 +38,9 @@ from parmap._travel.code.functions import (
     make_code,
     make_function,
 )
-from parmap._travel.code.late import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
 from parmap._travel.code.needs.variables import EMPTY, captured_by, codes_in, globals_of
-from parmap._travel.code.remade import remake, remake_fresh
+from parmap._travel.code.special.lazy import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
+from parmap._travel.code.special.remade import remake, remake_fresh
 from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import innermost
 

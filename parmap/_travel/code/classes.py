@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from parmap._travel.code.by_name import MAIN, guests
 from parmap._travel.code.functions import HINTS, Made, give_name
-from parmap._travel.code.late import annotations_of, hints_of, names_in_hints
+from parmap._travel.code.special.lazy import annotations_of, hints_of, names_in_hints
 from parmap._travel.text import is_enumeration
 
 Classes: TypeAlias = Callable[[type], tuple[Any, ...] | None]

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakSet, ref
 
 from parmap._travel.code.classes import Classes
-from parmap._travel.code.remade import remake
+from parmap._travel.code.special.remade import remake
 from parmap._travel.stream import PROTOCOL
 
 _MOST = 16  # classes; of more, each pickler would have to be told anew

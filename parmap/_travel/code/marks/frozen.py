@@ -19,7 +19,7 @@ from types import (
 from typing import Any
 
 from parmap._travel.code.by_value import MADE_BY_CODE, is_by_value
-from parmap._travel.code.late import LAZY_IMPORT, is_of_module
+from parmap._travel.code.special.lazy import LAZY_IMPORT, is_of_module
 from parmap._travel.flat import is_constant_kind
 
 ATOMS: frozenset[type] = frozenset(

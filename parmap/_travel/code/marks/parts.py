@@ -12,9 +12,9 @@ from typing import Any
 
 from parmap._travel.code.by_value import MADE_BY_CODE
 from parmap._travel.code.classes import NOTED, is_made_with_class
-from parmap._travel.code.late import annotations_of, are_late, names_in_hints, variables_of
 from parmap._travel.code.needs.variables import globals_of
-from parmap._travel.code.remade import DISPATCHING, parts_of_dispatch
+from parmap._travel.code.special.lazy import annotations_of, are_late, names_in_hints, variables_of
+from parmap._travel.code.special.remade import DISPATCHING, parts_of_dispatch
 from parmap._travel.text import is_enumeration
 
 # Of `dataclasses`.

@@ -10,8 +10,8 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.late import LAZY_IMPORT, annotations_of, module_of, names_in_hints
 from parmap._travel.code.needs.variables import captured_by, codes_in
+from parmap._travel.code.special.lazy import LAZY_IMPORT, annotations_of, module_of, names_in_hints
 from parmap._travel.text import wrapped_by
 
 MOST = 200

@@ -48,7 +48,7 @@ _TASKS = {"gather", "create_task", "ensure_future", "TaskGroup", "as_completed",
 _WAYS_OUT = {
     "changes": "each worker has a copy of its own, and the program's stays as it is: return what you want to have",
     "draws from": "each worker has a copy, which gives the same as the others: make it in the task, and use seed=",
-    "takes": "each worker has another, which keeps out nobody elsewhere: use a lock of a multiprocessing.Manager()",
+    "takes": "each worker has another, which keeps out nobody elsewhere: use a lock of multiprocessing",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from parmap._travel.code.by_name import name_of
-from parmap._travel.code.singles import keep, known, single_reduced, token_of
+from parmap._travel.code.special.singles import keep, known, single_reduced, token_of
 
 _OF_VARIABLES = ("bound", "covariant", "contravariant", "infer_variance")
 _STARS = {"TypeVarTuple": "*", "ParamSpec": "**"}

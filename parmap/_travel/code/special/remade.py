@@ -22,9 +22,17 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.code.by_name import MAIN, by_name, name_in, name_of
-from parmap._travel.code.hints import forward_reduced, hint_reduced
-from parmap._travel.code.late import import_reduced
-from parmap._travel.code.singles import parts_of, single_reduced
+from parmap._travel.code.special.hints import forward_reduced, hint_reduced
+from parmap._travel.code.special.lazy import import_reduced
+from parmap._travel.code.special.primitives import (
+    SYNCHRONIZING,
+    arena_reduced,
+    connection_reduced,
+    ctypes_reduced,
+    is_in_shared_memory,
+    synchronizing_reduced,
+)
+from parmap._travel.code.special.singles import parts_of, single_reduced
 from parmap._travel.failure import bare_error, fill_error, parts_of_error, pass_on
 from parmap._travel.stream import PROTOCOL, reduce_mapped, reduce_tensor
 from parmap._travel.text import is_enumeration
@@ -40,18 +48,24 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
         return _make_dispatch, (), parts_of_dispatch(thing), None, None, _fill_dispatch
     if "_member_map_" in vars(kind) and is_enumeration(kind) and callable(thing._value_):  # `value` is the user's
         return getattr, (kind, thing._name_)
-    reduce: Callable[[Any], tuple[Any, ...] | str | None] | None
     if module in MAIN and says_how(kind):
         return _of_class(thing, kind)
-    if issubclass(kind, _DESCRIPTORS):
-        reduce = _of_descriptor
-    else:
-        reduce = _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
+    reduce = _reducer_of(thing, kind, module)
     if reduce is not None:
         return reduce(thing)
     if (module == "_ctypes" and isinstance(thing, type)) or (kind is type and thing.__module__ == "_ctypes"):
         return _of_ctypes(thing)
     return hint_reduced(thing, kind) if module == "typing" else _of_any(thing, kind)
+
+
+def _reducer_of(thing: Any, kind: type, module: str) -> Callable[[Any], tuple[Any, ...] | str | None] | None:
+    if type(kind) is not type and type(kind).__module__ == "_ctypes" and is_in_shared_memory(thing):
+        return ctypes_reduced
+    if module in SYNCHRONIZING:
+        return synchronizing_reduced
+    if issubclass(kind, _DESCRIPTORS):
+        return _of_descriptor
+    return _of_module if issubclass(kind, ModuleType) else _SIMPLE.get((module, kind.__name__))
 
 
 def _of_any(thing: Any, kind: type) -> tuple[Any, ...] | str | None:
@@ -231,10 +245,6 @@ def _fill_quietly(made: Any, state: Any) -> None:
         object.__setattr__(made, name, value)
 
 
-def _of_connection(_: object) -> None:
-    raise TypeError("cannot pickle an end of a pipe")
-
-
 _HEADERS = ("MultiDict", "CIMultiDict")  # as aiohttp has them
 
 _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = {
@@ -248,7 +258,8 @@ _SIMPLE: dict[tuple[str, str], Callable[[Any], tuple[Any, ...] | str | None]] = 
     # By name, whichever it is: a class that joblib has brought back from a worker has others, of cloudpickle's making.
     ("dataclasses", "_KW_ONLY_TYPE"): lambda _: (by_name, ("dataclasses", "KW_ONLY", 0, None)),
     ("dataclasses", "_MISSING_TYPE"): lambda _: (by_name, ("dataclasses", "MISSING", 0, None)),
-    ("multiprocessing.connection", "Connection"): _of_connection,
+    ("multiprocessing.connection", "Connection"): connection_reduced,
+    ("multiprocessing.heap", "Arena"): arena_reduced,
     ("numpy", "ufunc"): _of_ufunc,
     ("functools", "partialmethod"): _of_partial_method,
     ("functools", "singledispatchmethod"): _of_dispatch_method,

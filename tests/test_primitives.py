@@ -1,0 +1,273 @@
+"""Locks, queues and shared memory of multiprocessing: workers of this machine share them with the program."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import weakref
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from parmap import Executor, Pool, SerializationError, parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Script
+
+HAS_DESCRIPTORS = os.path.exists("/proc/self/fd")
+CONTEXT = multiprocessing.get_context("forkserver")
+SPAWN = multiprocessing.get_context("spawn")
+
+pytestmark = pytest.mark.skipif(not HAS_DESCRIPTORS, reason="descriptors of other processes are not to be seen")
+
+shared: tuple[Any, ...] = ()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def heap() -> Any:
+    """Memory, and a process that knows what is to be removed, which multiprocessing then keeps open."""
+    return CONTEXT.Value("q", 0)
+
+
+def set_shared(*args: Any) -> None:
+    """As programs do in an initializer."""
+    global shared  # noqa: PLW0603 - it is what they do
+    shared = args
+
+
+def count(x: int) -> None:
+    lock, number, numbers, queue = shared
+    with lock:
+        number.value += 1
+        numbers[x % 2] += x
+    queue.put(x)
+
+
+EVERYTHING = """
+import ctypes, multiprocessing, sys
+from parmap import Executor, Pool, parallel
+
+class Point(ctypes.Structure):
+    _fields_ = [("x", ctypes.c_double), ("y", ctypes.c_int)]
+
+context = multiprocessing.get_context("forkserver")
+lock, again, condition, event, few = (
+    context.Lock(), context.RLock(), context.Condition(), context.Event(), context.BoundedSemaphore(2)
+)
+queue, joinable, simple = context.Queue(), context.JoinableQueue(), context.SimpleQueue()
+number, letters, point = context.Value("i", 0), context.Array("c", b"none"), context.Value(Point, 0.5, 1)
+raw, raw_number, raw_point = context.RawArray("i", 3), context.RawValue("d", 0.5), context.RawValue(Point, 0.5, 1)
+reader, writer = context.Pipe(duplex=False)
+
+def use(lock, again, condition, event, few, queue, joinable, simple, number, letters, point, raw, raw_number, raw_point, writer):
+    with lock, again, again, few:
+        number.value += 1
+        letters.value = b"some"
+        point.x += 1
+        point.y += 1
+        raw[1] += 2
+        raw_number.value += 1
+        raw_point.x, raw_point.y = 7, 8
+    event.set()
+    queue.put("queue")
+    joinable.put("joinable")
+    simple.put("simple")
+    writer.send("pipe")
+    with condition:
+        condition.notify_all()
+
+def use_globals(_):
+    use(lock, again, condition, event, few, queue, joinable, simple, number, letters, point, raw, raw_number, raw_point, writer)
+
+def set_all(*args):
+    global all_of_them
+    all_of_them = args
+
+def use_all(_):
+    use(*all_of_them)
+
+ALL = lock, again, condition, event, few, queue, joinable, simple, number, letters, point, raw, raw_number, raw_point, writer
+METHOD = {method!r}
+
+def as_globals():
+    return parallel(use_globals, workers=2, start_method=METHOD).submit(1)
+
+def as_arguments():
+    return parallel(use, workers=2, start_method=METHOD).submit(*ALL)
+
+def as_initargs():
+    return parallel(use_all, workers=2, start_method=METHOD, initializer=set_all, initargs=ALL).submit(1)
+
+if __name__ == "__main__":
+    for way in as_globals, as_arguments, as_initargs:
+        before = number.value, point.x, point.y, raw[1], raw_number.value
+        event.clear()
+        letters.value = b"none"
+        raw_point.x = 0
+        with condition:
+            future = way()
+            told = condition.wait(30)
+        future.result()
+        after = number.value, point.x, point.y, raw[1], raw_number.value
+        assert [y - x for x, y in zip(before, after)] == [1, 1, 1, 2, 1], (before, after)
+        assert told and event.is_set() and letters.value == b"some" and (raw_point.x, raw_point.y) == (7, 8)
+        print(queue.get(timeout=30), joinable.get(), simple.get(), reader.recv())
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_every_kind_every_way(script: Script, method: str):
+    """As globals of a script, as arguments, and as those of an initializer, whatever they are."""
+    done = script.run(EVERYTHING.replace("{method!r}", repr(method)))
+
+    assert (done.stdout, done.stderr) == (3 * "queue joinable simple pipe\n", "")
+
+
+def test_as_with_the_standard_classes():
+    """The idiom of programs for `multiprocessing.Pool` and `ProcessPoolExecutor`: a lock and a counter by `initargs`."""
+    what = CONTEXT.Lock(), CONTEXT.Value("q", 0, lock=False), CONTEXT.Array("q", 2, lock=False), CONTEXT.Queue()
+    with Pool(2, initializer=set_shared, initargs=what) as pool:
+        pool.map(count, range(500))
+    with Executor(2, initializer=set_shared, initargs=what) as executor:
+        list(executor.map(count, range(500)))
+
+    assert what[1].value == 1000
+    assert what[2][:] == [2 * sum(range(0, 500, 2)), 2 * sum(range(1, 500, 2))]
+    assert sum(what[3].get(timeout=30) for _ in range(1000)) == 2 * sum(range(500))
+
+
+def test_a_worker_that_comes_later():
+    """One that takes the place of another that died has them, too."""
+    number = CONTEXT.Value("i", 0)
+
+    @parallel(workers=1, retries=1)
+    def die_once(_: int) -> int:
+        with number.get_lock():
+            number.value += 1
+        if number.value == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number.value
+
+    assert die_once.map([0]) == [2]
+    assert number.value == 2
+
+
+def test_log_records_through_a_queue(script: Script):
+    """As the cookbook of `logging` has it: a handler that puts into a queue, set in each worker."""
+    done = script.run("""
+        import logging, logging.handlers, multiprocessing, sys
+        from parmap import Pool
+
+        def set_up(queue):
+            logging.getLogger().handlers = [logging.handlers.QueueHandler(queue)]
+
+        def work(x):
+            logging.getLogger("work").warning("at %d", x)
+
+        if __name__ == "__main__":
+            queue = multiprocessing.get_context("forkserver").Queue(-1)
+            listener = logging.handlers.QueueListener(queue, logging.StreamHandler(sys.stdout))
+            listener.start()
+            with Pool(1, initializer=set_up, initargs=(queue,)) as pool:
+                pool.map(work, range(3))
+            listener.stop()
+    """)
+
+    assert (done.stdout, done.stderr) == ("at 0\nat 1\nat 2\n", "")
+
+
+def test_nothing_of_them_stays():
+    """Neither in the program nor, be it a descriptor or memory, in a worker."""
+
+    @parallel(workers=1)
+    def use(number: Any, queue: Any, lock: Any) -> int:
+        with number.get_lock(), lock:
+            number.value += 1
+        queue.put(1)
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    few = 10
+    number, queue, lock = CONTEXT.Value("i", 0), CONTEXT.SimpleQueue(), CONTEXT.Lock()
+    open_there = use.starmap([(number, queue, lock)] * 20 * few)
+    open_later = use.starmap([(number, queue, lock)] * 20 * few)
+    assert number.value == 40 * few
+    assert max(open_later) <= max(open_there)
+
+    gone = [weakref.ref(each) for each in (number, queue, lock)]
+    del number, queue, lock
+    gc.collect()
+    assert [each() for each in gone] == [None] * 3
+
+
+def test_slips_are_not_seen_in_what_is_shared(script: Script):
+    """A counter that only grows, an array that is only filled, a lock: all are the program's own."""
+    done = script.run("""
+        import multiprocessing
+        from parmap import parallel
+
+        context = multiprocessing.get_context("forkserver")
+        number, numbers, raw, queue, lock = (
+            context.Value("i", 0), context.Array("i", 3), context.RawArray("i", 3), context.Queue(), context.Lock()
+        )
+
+        @parallel(workers=2)
+        def fill(x):
+            with lock:
+                number.value += 1
+                numbers[x] = raw[x] = x
+            queue.put(x)
+
+        if __name__ == "__main__":
+            fill.map(range(3))
+            print(number.value, numbers[:], raw[:], sum(queue.get(timeout=30) for _ in range(3)))
+    """)
+
+    assert (done.stdout, done.stderr) == ("3 [0, 1, 2] [0, 1, 2] 3\n", "")
+
+
+def refused_ways(thing: Any) -> list[Callable[[], object]]:
+    return [
+        lambda: parallel(id, workers=1).map([thing]),
+        lambda: parallel(lambda _: thing, workers=1).submit(1).result(),
+        lambda: parallel(abs, workers=1, initializer=id, initargs=(thing,)).map([1]),
+    ]
+
+
+@pytest.mark.parametrize("make", ["Lock", "Queue", "Event", "Condition"])
+def test_of_a_context_that_forks(make: str):
+    """Its semaphores have no name: it is refused, and the message names a context that is not."""
+    thing = getattr(multiprocessing.get_context("fork"), make)()
+    for way in refused_ways(thing):
+        with pytest.raises(SerializationError, match=r'get_context\("forkserver"\), and it can be sent'):
+            way()
+
+
+def test_an_end_of_both_directions():
+    """It is a socket, which no other process can open."""
+    here, there = multiprocessing.Pipe()
+    for way in refused_ways(there):
+        with pytest.raises(
+            SerializationError, match=r"an end of a pipe; take a Queue of a multiprocessing.Manager\(\)"
+        ):
+            way()
+    there.send("still there")
+    assert here.recv() == "still there"
+
+
+def make_lock() -> Any:
+    return CONTEXT.Lock()
+
+
+def test_where_others_read_them():
+    """In the processes of others, which may be on another machine, and as results they mean nothing."""
+    told = r"inheritance; take one of a multiprocessing.Manager\(\), which can be sent"
+    with ProcessPoolExecutor(1, mp_context=SPAWN) as executor, pytest.raises(SerializationError, match=told):
+        parallel(id, backend=executor).map([CONTEXT.Lock()])
+    with pytest.raises(SerializationError, match=told):
+        parallel(make_lock, workers=1).submit().result()
