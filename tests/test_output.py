@@ -21,7 +21,7 @@ import tasks_that_talk as talk
 import parmap
 from conftest import Script, wait_until
 from parmap import RemoteError, WorkerDiedError, parallel
-from parmap._results import relay as _relay
+from parmap._results.screen import relay as _relay
 from parmap.backends._processes.poller import Poller
 
 pytestmark = pytest.mark.usefixtures("pools_stay")

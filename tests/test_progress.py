@@ -258,7 +258,7 @@ def test_output_without_end_that_waits_together(script: Script):
     """What several tasks printed without an end of line does not run together above the bar."""
     path = script.write("""
         from tqdm import tqdm
-        from parmap._results.relay import relay
+        from parmap._results.screen.relay import relay
 
         with tqdm(total=1):
             with relay._turn:  # nobody writes before both wait
@@ -397,7 +397,7 @@ def test_it_costs_nothing_when_off(script: Script):
         import sys
         from parmap import parallel
         parallel(abs, workers=1).map([1])
-        print("tqdm" in sys.modules, "parmap._results.progress" in sys.modules)
+        print("tqdm" in sys.modules, "parmap._results.screen.progress" in sys.modules)
     """)
 
     assert done.stdout.split()[0] == "False"

@@ -151,7 +151,7 @@ class OwnsWorkers:
         return f"<parmap.{type(self).__name__}: {options.workers} workers, backend {options.backend!r}, {self._status}>"
 
     def _repr_html_(self) -> str:
-        from parmap._results.display import card
+        from parmap._results.screen.display import card
 
         options = self._owned.options
         facts = [("workers", options.workers), ("backend", options.backend), ("state", self._status)]

@@ -182,7 +182,7 @@ class ParallelFunction(Batches[P, R_co, C_co]):
         return f"<parmap.{type(self).__name__} {name_of(self.__wrapped__)}{f' ({options})' if options else ''}>"
 
     def _repr_html_(self) -> str:
-        from parmap._results.display import card, head_of
+        from parmap._results.screen.display import card, head_of
 
         options = self._settings.resolve()
         about = (self.__wrapped__.__doc__ or "").strip().partition("\n")[0]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job, Sink
-from parmap._results.callbacks import Origin
+from parmap._results.unheard import Origin
 from parmap._work.report.watch import Open, Watch
 
 if TYPE_CHECKING:

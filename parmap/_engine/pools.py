@@ -21,8 +21,8 @@ from parmap._results.input.asynchronous import AsyncFedStream, AsyncInput, is_as
 from parmap._results.input.reader import Reader
 from parmap._results.input.source import Input
 from parmap._results.outcomes import Accounts
-from parmap._results.progress import meter
-from parmap._results.relay import relay, write
+from parmap._results.screen.progress import meter
+from parmap._results.screen.relay import relay, write
 from parmap._results.streams import ResultStream
 from parmap._results.watched import on_event_loop
 from parmap._travel.code.by_name import name_of

@@ -22,8 +22,9 @@ from weakref import ref
 from parmap import backends
 from parmap._engine import crews
 from parmap._engine.engine import Engine
-from parmap._results.callbacks import callbacks, forget_unheard, tell_unheard
-from parmap._results.relay import relay
+from parmap._results.callbacks import callbacks
+from parmap._results.screen.relay import relay
+from parmap._results.unheard import forget_unheard, tell_unheard
 from parmap._results.watched import forget_late
 from parmap._work.imports import edition
 from parmap._work.per_worker import here

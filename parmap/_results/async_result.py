@@ -74,7 +74,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult[R_co], Generic[R_co]):  # typ
         return f"<parmap.AsyncResult of {self._future!r}>"
 
     def _repr_html_(self) -> str:
-        from parmap._results.display import card
+        from parmap._results.screen.display import card
 
         return card("parmap.AsyncResult", repr(self._future), [("ready", self.ready())])
 

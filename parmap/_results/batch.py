@@ -17,9 +17,9 @@ from itertools import repeat
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from parmap._results.callbacks import Origin
 from parmap._results.futures import Future
-from parmap._results.relay import relay
+from parmap._results.screen.relay import relay
+from parmap._results.unheard import Origin
 from parmap._results.watched import Watched
 from parmap._travel.failure import Failure, Voice, guarded, is_foreign, pass_on, unloadable
 from parmap._travel.tie import Tie
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from parmap._core.ledger import Ledger
     from parmap._engine.engine import Engine
     from parmap._results.input.source import Input
-    from parmap._results.progress import Meter
+    from parmap._results.screen.progress import Meter
 
 Decoded: TypeAlias = tuple[list[Any], dict[int, BaseException], dict[int, BaseException]]
 

@@ -18,8 +18,9 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from parmap._results.callbacks import Unheard, callbacks, run_callback
-from parmap._results.relay import relay
+from parmap._results.callbacks import callbacks, run_callback
+from parmap._results.screen.relay import relay
+from parmap._results.unheard import Unheard
 from parmap._results.watched import UNLOCKED, Shown, Waiters, Watched, refuse, try_on, wait_on_loop
 from parmap._travel.failure import Failure, Voice, guarded, unloadable
 from parmap._travel.tie import Tie
@@ -247,7 +248,7 @@ class Future(Watched, concurrent.futures.Future[R_co], Generic[R_co]):  # type: 
         return f"<parmap.Future of {self.lane.name}: {self._state_in_words}>"
 
     def _repr_html_(self) -> str:
-        from parmap._results.display import card
+        from parmap._results.screen.display import card
 
         facts = [("state", self._state_in_words)]
         if self._end is not None and self._end.failure is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from parmap._results.input.reader import Reader
 from parmap._results.input.window import EAGERNESS, MOST_ITEMS, Room, read_ahead
 from parmap._results.order import Order, Raised
-from parmap._results.relay import relay
+from parmap._results.screen.relay import relay
 from parmap._results.watched import give_way, on_event_loop, wait_on_loop
 from parmap._travel.failure import Voice, guarded, pass_on
 
@@ -376,7 +376,7 @@ class ResultStream(Generic[R_co]):
         return f"<parmap.ResultStream: {self._handed_out} results handed out, {'closed' if self._closed else 'open'}>"
 
     def _repr_html_(self) -> str:
-        from parmap._results.display import card
+        from parmap._results.screen.display import card
 
         facts = {"results handed out": self._handed_out, "state": "closed" if self._closed else "open"}
         return card("parmap.ResultStream", "", facts.items())

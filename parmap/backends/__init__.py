@@ -1,8 +1,12 @@
 """Ways to run chunks: one file each, behind the contract of `Backend`.
 
 A backend decides nothing: it starts a chunk, stops it, and says how it ended. It may know all rooms below, never the
-engine, which drives it. What stands for a cluster among the options is `Dask` or `Ray`.
-The door is this module: the engine asks it for backends by name.
+engine, which drives it. The door is this module: the engine asks it for backends by name.
+
+* `_base`: the contract.
+* `_processes`, `_threads`, `_serial`: workers of our own; threads of this process; none.
+* `_executor`: any executor of `concurrent.futures`; `_seats`: the numbers of its workers; `_broken`: after a death.
+* `_dask`, `_ray`: clusters, by what `_clusters` has for both.
 """
 
 from __future__ import annotations

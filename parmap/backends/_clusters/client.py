@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from parmap._core.pace import Cost, cost_on_cluster
 from parmap._core.schedule import SUSPECT
-from parmap._results.relay import relay
+from parmap._results.screen.relay import relay
 from parmap._travel.failure import Failure
 from parmap._travel.pack import Pack, Packed
 from parmap._travel.text import called

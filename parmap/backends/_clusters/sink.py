@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._core.job import Chunk, Job
-from parmap._results.relay import ROOM
+from parmap._results.screen.relay import ROOM
 from parmap._travel.failure import Failure, encode
 from parmap.backends._clusters.wire import Order, Piece, Told, failure_to_wire, to_wire
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from parmap._results.relay import relay
+from parmap._results.screen.relay import relay
 from parmap._travel.failure import Failure
 from parmap._work.surroundings import current
 from parmap.backends._base import AUTO, Broken, Capacity, Event, Ready
