@@ -160,9 +160,9 @@ def test_what_a_module_computes(own: Any) -> None:
     def look(x: int) -> Any:
         return x, settings.HOME, settings.SIZE, settings.MODE
 
-    assert told(look) == "settings.HOME ('there'), settings.SIZE (1)"
+    assert told(look) == "settings.HOME, settings.SIZE (1)"  # no text, which may be a password
     settings.HOME, settings.SIZE, settings.MODE = "here", 20, "two"
-    assert told(look) == "settings.MODE ('two')"
+    assert told(look) == "settings.MODE"
 
 
 CONFIG = """
@@ -258,7 +258,7 @@ def test_containers_that_were_changed(config: Any) -> None:
 
     assert quiet(look) == (1, [1, 2], ["a", "b"])
     config.COLUMNS.append("c")
-    assert told(look) == "config.COLUMNS (['a', 'b', 'c'])"
+    assert told(look) == "config.COLUMNS"  # texts
     config.COLUMNS.pop()
     config.OPTIONS["depth"]["of"][0] = 7
     assert told(look) == "config.OPTIONS['depth']['of'] ([7, 2])"
@@ -412,7 +412,7 @@ def test_what_changes_all_the_time(objects: Any) -> None:
 
 def test_what_is_another_in_each_process(objects: Any) -> None:
     """A number of this run, that a module draws when it is imported."""
-    assert told(objects.own_run) == f"objects.RUN ({objects.RUN!r})"
+    assert told(objects.own_run) == "objects.RUN"
 
 
 def test_objects_that_must_not_be_asked(objects: Any) -> None:

@@ -4,10 +4,10 @@ The room knows the engine's calls and the handles they return, and nothing of pr
 The door is `decorator.parallel`.
 
 * `decorator`: `parallel`. `function`: what a decorated function is, and does for one item; `batches`: for many.
-* `typed`, `methods`: functions as type checkers see them; as methods of classes. `wrapping`: names and metadata.
-* `options`: where each is from, and that calls within a worker are serial; `checks`: the table of all options, with
-  what each may be; `environment`: those of `PARMAP_...`.
-* `first`: what a program's first call does beforehand.
+* `typed`: the function as type checkers see it; `methods`: as a method of a class; `wrapping`: its name and metadata.
+* `options`: the options of a call, from the decorator, the environment or a default, and that a call within a worker is
+  serial; `checks`: the table of all options, with what each may be; `environment`: `PARMAP_...` variables.
+* `first`: imports what runs calls, while the first workers start.
 * `dropin`: what `Pool` and `Executor`, which stand in for classes of the standard library, share.
 * `journal`: the results of a call in a file, if it has one.
 """

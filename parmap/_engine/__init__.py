@@ -6,6 +6,6 @@ It is the only room that brings core and backends together; whoever calls in par
 * `pools`: the calls. Here Ctrl-C ends one (a stream: in `_results.streams`; a single task goes on, see
   `backends._processes.leases`; workers take no notice of it).
 * `engine`: the thread; `lane`: the tasks that `submit` makes of one function.
-* `registry`: who shares a pool, how many may idle, and the end of the program.
+* `registry`: which functions share a pool, how many pools may idle, and the end of the program.
 * `crews`: tasks on threads that wait for others on threads.
 """

@@ -5,8 +5,8 @@ function, `modules.modules_needed` for what is imported before, `search.expected
 `slips.warn_of_slips`.
 
 * `variables`: the globals that it names, and the variables that it captures; `modules`: the modules.
-* `search`: what it reads in modules, which workers import as their files are; `readings`: whether that is the same
-  there; `texts`: whether a module changes it itself, by the text of its functions.
+* `search`: the variables of modules that it reads; `readings`: whether such a variable is the same in workers, which
+  import modules as their files are; `texts`: whether functions of a module set its variables themselves.
 * `slips`: the warning of what a function does in vain with its copies: a list filled, a lock taken; `uses`: what its
   code does with each variable; `copies`: what sort of a thing that is; `reach`: which other functions may run then.
 """

@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from operator import itemgetter
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, TypeGuard
@@ -120,7 +120,7 @@ def forget_texts() -> None:
 
 
 def others_than(expected: bytes) -> Iterator[str]:
-    """What is not so here, where modules were imported, as was *expected*: where it is, and the value expected."""
+    """What is not so here, where modules were imported, as was *expected*: where it is, and what was."""
     for module, steps, value in sorted(pickle.loads(expected), key=itemgetter(0, 1)):
         now = look_up(module, steps)
         is_there_to_be_filled = type(now) in {list, set} and not now
@@ -128,8 +128,16 @@ def others_than(expected: bytes) -> Iterator[str]:
             continue
         if is_set_once(module, steps):
             path = "".join(f"[{name!r}]" if is_key else f".{name}" for name, is_key in steps)
-            yield f"{module}{path} ({value if isinstance(value, Named) else shorten(value)})"
+            yield f"{module}{path}{_told(value)}"
     forget_texts()
+
+
+def _told(value: Any) -> str:
+    """A value, for people; no text, which may be a password."""
+    if isinstance(value, Named):
+        return f" ({value.name})"
+    parts = [value, *value] if isinstance(value, Collection) else [value]
+    return "" if any(isinstance(each, (str, bytes)) for each in parts) else f" ({shorten(value)})"
 
 
 def is_own(module: Any) -> TypeGuard[ModuleType]:

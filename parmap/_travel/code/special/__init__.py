@@ -1,6 +1,9 @@
 """Objects that pickle refuses, or knows only by a name that workers lack, and how each of them travels all the same.
 
-Type hints (`hints`); lazy imports, and annotations that were not asked for yet (`lazy`); what there is one of, such as
-sentinels (`singles`); locks, queues and shared memory of `multiprocessing` (`primitives`); all others (`remade`). The
-door is `remade.remake`.
+The door is `remade.remake`.
+
+* `hints`: type variables, aliases, and other hints; `singles`: sentinels, and that of each of these there is but one.
+* `lazy`: lazy imports, and annotations that were not asked for yet.
+* `primitives`: locks, queues and shared memory of `multiprocessing`.
+* `remade`: all others, such as a `cached_property`, or a function that `singledispatch` has made.
 """
