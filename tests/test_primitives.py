@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import multiprocessing
 import os
 import signal
+import warnings
 import weakref
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from parmap import Executor, Pool, SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from conftest import Script
 
@@ -271,3 +274,90 @@ def test_where_others_read_them():
         parallel(id, backend=executor).map([CONTEXT.Lock()])
     with pytest.raises(SerializationError, match=told):
         parallel(make_lock, workers=1).submit().result()
+
+
+ARRAYS = """
+import multiprocessing, tempfile
+import numpy
+from multiprocessing.shared_memory import SharedMemory
+from parmap import parallel
+
+context = multiprocessing.get_context("forkserver")
+raw = numpy.frombuffer(multiprocessing.RawArray("d", 12)).reshape(3, 4)
+locked = numpy.frombuffer(context.Array("i", 3).get_obj(), "i4")
+as_array = numpy.ctypeslib.as_array(multiprocessing.RawArray("h", 3))
+memory = SharedMemory(create=True, size=800)
+whole = numpy.ndarray((10, 10), "f8", memory.buf)
+part = whole[1::3, ::-2].T
+only_read = part.view()
+only_read.flags.writeable = False
+records = numpy.ndarray((3,), [("a", "u1"), ("b", "f4")], memory.buf, 4 * 80)
+file = numpy.asarray(numpy.memmap(tempfile.mkdtemp() + "/file", "f4", "w+", shape=(5,)))[1:]
+
+class Model:
+    def __init__(self):
+        self.weights = whole
+
+    def fill(self, row):
+        self.weights[row, 8] = 9
+
+model = Model()
+
+@parallel(workers=2)
+def fill(row):
+    raw[row] = locked[row] = as_array[row] = file[row] = 1 + row
+    part[row, 0] = only_read[row, 0] + 7
+    records[row]["b"] = 0.5
+    model.fill(row)
+    return only_read.flags.writeable, type(part).__name__, type(file).__name__
+
+@parallel(workers=2)
+def look():
+    return whole[:, 8].tolist(), raw.shape, whole.sum()
+
+if __name__ == "__main__":
+    assert fill.map(range(3)) == [(False, "ndarray", "ndarray")] * 3
+    assert raw.tolist() == [[1] * 4, [2] * 4, [3] * 4]
+    assert locked.tolist() == as_array.tolist() == file[:3].tolist() == [1, 2, 3]
+    assert part[:3, 0].tolist() == whole[1, 9:4:-2].tolist() == [7, 7, 7]
+    assert records["b"].tolist() == [0.5] * 3
+    assert whole[:3, 8].tolist() == [9, 9, 9]
+    before = look.submit().result()
+    whole[:] = 1
+    raw.shape = (4, 3)
+    for after in look.submit().result(), *look.starmap([()]):
+        assert after == ([1] * 10, (4, 3), 100), after
+    del whole, part, only_read, records, model
+    memory.unlink()
+"""
+
+
+def test_arrays_over_shared_memory(script: Script):
+    """One for all processes: what tasks write, and what the program writes, all see."""
+    pytest.importorskip("numpy")
+    done = script.run(ARRAYS)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_arrays_that_tasks_have_copies_of(tmp_path: Path):
+    """Of memory that no other process can map, and of files whose changes are the program's own."""
+    numpy = pytest.importorskip("numpy")
+    numpy.zeros(4).tofile(tmp_path / "kept")
+    numpy.zeros(4).tofile(tmp_path / "gone")
+    own = numpy.asarray(numpy.memmap(tmp_path / "kept", "f8", "c"))
+    gone = numpy.asarray(numpy.memmap(tmp_path / "gone", "f8", "r+"))
+    (tmp_path / "gone").unlink()
+    anonymous = numpy.frombuffer(mmap.mmap(-1, 32))
+    plain = numpy.frombuffer(bytearray(32))
+    arrays = [own, gone, anonymous, plain]
+
+    def fill(n: int) -> list[float]:
+        arrays[n][:] += 1.0
+        found: list[float] = arrays[n].tolist()
+        return found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is in vain
+        assert parallel(fill, workers=1).map(range(4)) == [[1.0] * 4] * 4
+    assert [each.tolist() for each in arrays] == [[0.0] * 4] * 4

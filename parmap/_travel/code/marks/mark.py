@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.code.marks.kept import Kept, pattern_of
-from parmap._travel.stream import Stream, has_files, held, plain_pickler, read_with_files
+from parmap._travel.code.special.primitives import view_reduced
+from parmap._travel.stream import PROTOCOL, Stream, has_files, held, plain_pickler, read_with_files
 
 if TYPE_CHECKING:
     from parmap.backends._processes.line.parts import Part
@@ -115,13 +117,19 @@ def _digest(stream: bytes) -> bytes:
     return blake2b(stream).digest()
 
 
+def _array_reduced(array: Any) -> Any:
+    return view_reduced(array) or array.__reduce_ex__(PROTOCOL)
+
+
 class Packer:
     """Pickles what has to be pickled to be compared, with one memo for all: objects that two of them share are seen."""
 
     def __init__(self, known: Sequence[Any], place: Callable[[Any], int | None] | None = None) -> None:
         """Begin with a memo of what is *known* already; without a *place* by pickle itself, which is much faster."""
         self._written = Stream()
-        made = plain_pickler if place is None else partial(cloud_pickler, fresh=True, place=place)
+        numpy: Any = sys.modules.get("numpy")
+        plain = partial(plain_pickler, ways={numpy.ndarray: _array_reduced} if numpy else None)
+        made = plain if place is None else partial(cloud_pickler, fresh=True, place=place)
         self._pickler = made(self._written, self._written.keep)
         each = {id(thing): thing for thing in known}
         self._pickler.memo = {key: (number, thing) for number, (key, thing) in enumerate(each.items())}

@@ -25,6 +25,7 @@ from parmap._travel.code.marks.kept import (
 )
 from parmap._travel.code.marks.mark import DIGESTED, Look, Mark, Packer, Round
 from parmap._travel.code.marks.parts import ABSENT, reader_in, reader_of
+from parmap._travel.code.special.primitives import view_reduced
 from parmap._travel.code.special.remade import fresh_ones, remake, remake_fresh, says_how
 from parmap._travel.failure import pass_on
 from parmap._travel.text import is_enumeration
@@ -168,7 +169,7 @@ class _Walk:
                     self.large.append((value, table))
                 return table
         elif kind is getattr(sys.modules.get("numpy"), "ndarray", None):
-            if value.dtype.isbuiltin != 1 or value.dtype.hasobject or value.nbytes > DIGESTED:
+            if value.dtype.isbuiltin != 1 or value.dtype.hasobject or value.nbytes > DIGESTED or view_reduced(value):
                 return None
             self._box(value)
             self.nbytes += value.nbytes

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from parmap._travel.stream import PROTOCOL, has_files, hold
 
@@ -86,8 +88,8 @@ def _place_of(thing: Any, descriptor: int) -> tuple[Any, ...] | None:
     return place, _file_of(descriptor)
 
 
-def _file_of(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
+def _file_of(file: int | str) -> tuple[int, int]:
+    found = os.stat(file)
     return found.st_dev, found.st_ino
 
 
@@ -123,3 +125,98 @@ def _connection(readable: bool, writable: bool, place: str, file: tuple[int, int
 
     descriptor = _opened(place, file, os.O_WRONLY if writable else os.O_RDONLY)
     return connection.Connection(descriptor, readable, writable)
+
+
+# --- arrays of numpy's over such memory ----------------------------------------------------------------
+
+
+def view_reduced(array: Any) -> tuple[Any, ...] | None:
+    """As a reducer, of an array that lies in memory which processes share, by its place there; `None`: it does not.
+
+    Programs make one for all processes, over a `RawArray`, the `buf` of a `SharedMemory` or a file that is mapped. What
+    a task writes to a copy of it would be lost.
+    """
+    owner = array.base
+    if owner is None or not array.nbytes or not has_files():
+        return None
+    while hasattr(type(owner), "__array_interface__"):
+        owner = owner.base
+    if type(owner) is memoryview:
+        owner = owner.obj
+    if is_in_shared_memory(owner):
+        found: tuple[Any, ...] | None = (_same, (owner,))
+    elif type(owner).__module__ == "mmap":
+        found = _mapped(owner)
+    else:
+        return None
+    place = _address_of(array) - _address_of(owner)
+    return found and (_view, (*found, place, array.dtype, array.shape, array.strides, array.flags.writeable))
+
+
+def _address_of(thing: Any) -> int:
+    kind: Any = sys.modules["numpy"].ndarray
+    array: Any = thing if type(thing) is kind else kind((1,), "u1", thing)
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+_files: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()  # what maps the same, by what maps it here
+
+
+def _mapped(memory: Any) -> tuple[Any, ...] | None:
+    """What maps the same part of the same file, if it has a name still and others see what is written to it."""
+    try:
+        where = _files.get(memory) or _find_file(memory)
+        is_there = where is not None and where[3] == len(memory) and _file_of(where[0]) == where[1]
+    except (OSError, ValueError):  # there is no such list; the file is gone
+        return None
+    if where is None or not is_there:
+        return None
+    _files[memory] = where
+    return _mapping, where
+
+
+def _find_file(memory: Any) -> tuple[Any, ...] | None:
+    address = _address_of(memory)
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
+        for line in maps:
+            span, mode, offset, _, _, *path = line.rstrip("\n").split(maxsplit=5)
+            start, end = (int(each, 16) for each in span.split("-"))
+            if start <= address < end:
+                is_file = path and mode[3] == "s"
+                begin = int(offset, 16) + address - start
+                return (path[0], _file_of(path[0]), begin, len(memory), mode[1] == "w") if is_file else None
+    return None
+
+
+def _same(thing: Any) -> Any:
+    return thing
+
+
+_mappings: WeakValueDictionary[tuple[Any, ...], Any] = WeakValueDictionary()
+
+
+def _mapping(path: str, *which: Any) -> Any:
+    """A part of a file, mapped once as long as an array lies in it."""
+    import mmap
+
+    file, start, size, writable = which
+    found = _mappings.get(which)
+    if found is None:
+        descriptor = _opened(path, file, os.O_RDWR if writable else os.O_RDONLY)
+        try:
+            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+            _mappings[which] = found = mmap.mmap(descriptor, size, access=access, offset=start)
+        finally:
+            os.close(descriptor)
+    return found
+
+
+def _view(open_it: Callable[..., Any], args: tuple[Any, ...], place: int, *layout: Any) -> Any:
+    from numpy import ndarray
+
+    dtype, shape, strides, writeable = layout
+    made: Any = ndarray(shape, dtype, open_it(*args), place, strides)
+    if not writeable:
+        made.flags.writeable = False
+    return made
