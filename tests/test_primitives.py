@@ -340,6 +340,40 @@ def test_arrays_over_shared_memory(script: Script):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_tensors_in_shared_memory(script: Script):
+    """As `share_memory_` puts them there, so that all processes train one model."""
+    pytest.importorskip("torch")
+    done = script.run("""
+        import torch
+        from parmap import parallel
+
+        shared = torch.zeros(10).share_memory_()
+        part = shared[1::2].view(5, 1)
+        model = torch.nn.Linear(4, 1).share_memory()
+        own = torch.zeros(2)
+
+        @parallel(workers=2)
+        def fill(i):
+            with torch.no_grad():
+                shared[i] += i
+                model.bias.fill_(3.0)
+            return own.tolist()
+
+        @parallel(workers=2)
+        def look():
+            return part.T.tolist(), model.bias.requires_grad, model.bias.item(), own.tolist()
+
+        if __name__ == "__main__":
+            assert fill.map(range(10)) == [[0.0, 0.0]] * 10
+            assert shared.tolist() == [*range(10)] and model.bias.item() == 3
+            shared += 1
+            own += 1
+            assert look.submit().result() == ([[2, 4, 6, 8, 10]], True, 3, [1, 1])
+    """)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_arrays_that_tasks_have_copies_of(tmp_path: Path):
     """Of memory that no other process can map, and of files whose changes are the program's own."""
     numpy = pytest.importorskip("numpy")

@@ -40,6 +40,7 @@ from parmap._travel.code.functions import (
 )
 from parmap._travel.code.needs.variables import EMPTY, captured_by, codes_in, globals_of
 from parmap._travel.code.special.lazy import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
+from parmap._travel.code.special.primitives import shared_reduced
 from parmap._travel.code.special.remade import remake, remake_fresh
 from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import innermost
@@ -153,7 +154,7 @@ def _reduced_otherwise(pickler: Any, thing: Any) -> Any:
             own = {name: each for name, each in vars(thing).items() if getattr(function, name, thing) is not each}
             del own["__wrapped__"]
             return _cached, (function, thing.cache_parameters()), own or None
-    remade = (pickler.fresh and remake_fresh(thing)) or remake(thing)
+    remade = (pickler.fresh and (remake_fresh(thing) or shared_reduced(thing))) or remake(thing)
     if remade is None and (kind in _OF_MODULES or isinstance(thing, type)) and is_only_here(thing):
         return _reduced_by_value(pickler, thing)
     return remade

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,8 @@ from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.code.marks.kept import Kept, pattern_of
-from parmap._travel.code.special.primitives import view_reduced
+from parmap._travel.code.special.primitives import ways_of_shared
+from parmap._travel.code.special.remade import remake
 from parmap._travel.stream import PROTOCOL, Stream, has_files, held, plain_pickler, read_with_files
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def _digest(stream: bytes) -> bytes:
     return blake2b(stream).digest()
 
 
-def _array_reduced(array: Any) -> Any:
-    return view_reduced(array) or array.__reduce_ex__(PROTOCOL)
+def _otherwise(thing: Any) -> Any:
+    return remake(thing) or thing.__reduce_ex__(PROTOCOL)
 
 
 class Packer:
@@ -127,9 +127,11 @@ class Packer:
     def __init__(self, known: Sequence[Any], place: Callable[[Any], int | None] | None = None) -> None:
         """Begin with a memo of what is *known* already; without a *place* by pickle itself, which is much faster."""
         self._written = Stream()
-        numpy: Any = sys.modules.get("numpy")
-        plain = partial(plain_pickler, ways={numpy.ndarray: _array_reduced} if numpy else None)
-        made = plain if place is None else partial(cloud_pickler, fresh=True, place=place)
+        made = (
+            partial(plain_pickler, ways=ways_of_shared(_otherwise))
+            if place is None
+            else partial(cloud_pickler, fresh=True, place=place)
+        )
         self._pickler = made(self._written, self._written.keep)
         each = {id(thing): thing for thing in known}
         self._pickler.memo = {key: (number, thing) for number, (key, thing) in enumerate(each.items())}

@@ -10,6 +10,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -220,3 +221,48 @@ def _view(open_it: Callable[..., Any], args: tuple[Any, ...], place: int, *layou
     if not writeable:
         made.flags.writeable = False
     return made
+
+
+def tensor_reduced(tensor: Any) -> tuple[Any, ...] | None:
+    """As a reducer, of a tensor of PyTorch's, if `share_memory_` has put it into such memory; as above."""
+    torch: Any = sys.modules["torch"]
+    if not has_files() or not tensor.is_shared() or tensor.is_quantized or tensor.layout is not torch.strided:
+        return None
+    descriptor, size = tensor.untyped_storage()._share_fd_cpu_()
+    place = _place_of(tensor, descriptor)
+    of = tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.requires_grad
+    return place and (_tensor, (size, *place, *of))
+
+
+def _tensor(size: int, place: str, file: tuple[int, int], dtype: Any, *of: Any) -> Any:
+    torch: Any = import_module("torch")
+    reductions: Any = import_module("torch.multiprocessing.reductions")  # which knows what is mapped already
+    storage = reductions.rebuild_storage_fd(torch.UntypedStorage, _Descriptor(place, file), size)
+    typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
+    return torch._utils._rebuild_tensor_v2(typed, *of, {})  # noqa: SLF001 - as PyTorch pickles it
+
+
+class _Descriptor:
+    """As `multiprocessing` sends them: one to open."""
+
+    def __init__(self, place: str, file: tuple[int, int]) -> None:
+        self._where = place, file
+
+    def detach(self) -> int:
+        return _opened(*self._where, os.O_RDWR)
+
+
+_SHARED = {("numpy", "ndarray"): view_reduced, ("torch", "Tensor"): tensor_reduced}
+
+
+def shared_reduced(thing: Any) -> tuple[Any, ...] | None:
+    """As a reducer, of an array or a tensor in such memory; `None` of all others."""
+    kind = type(thing)
+    reduce = _SHARED.get((kind.__module__, kind.__name__))
+    return None if reduce is None else reduce(thing)
+
+
+def ways_of_shared(otherwise: Callable[[Any], Any]) -> dict[type, Callable[[Any], Any]]:
+    """Reducers of arrays and tensors, by type, as far as the libraries are there; *otherwise*: of those elsewhere."""
+    kinds = [getattr(sys.modules.get(module), name, None) for module, name in _SHARED]
+    return {kind: lambda thing: shared_reduced(thing) or otherwise(thing) for kind in kinds if kind is not None}

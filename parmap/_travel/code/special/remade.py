@@ -31,7 +31,6 @@ from parmap._travel.code.special.primitives import (
     ctypes_reduced,
     is_in_shared_memory,
     synchronizing_reduced,
-    view_reduced,
 )
 from parmap._travel.code.special.singles import parts_of, single_reduced
 from parmap._travel.failure import bare_error, fill_error, parts_of_error, pass_on
@@ -320,7 +319,7 @@ def remake_fresh(thing: Any) -> tuple[Any, ...] | None:
         return functools.partial, (NoneType,)  # `None`, as IPython has it where there is no shell
     if kind is ContextVar:
         return functools.partial(ContextVar, thing.name, **_default_of(thing)), ()
-    return view_reduced(thing) if (kind.__module__, kind.__name__) == ("numpy", "ndarray") else None
+    return None
 
 
 _USUAL_WAYS: tuple[Any, ...] = object.__reduce__, object.__getstate__
