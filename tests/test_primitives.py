@@ -324,7 +324,7 @@ if __name__ == "__main__":
     assert whole[:3, 8].tolist() == [9, 9, 9]
     before = look.submit().result()
     whole[:] = 1
-    raw.shape = (4, 3)
+    raw = raw.reshape(4, 3)
     for after in look.submit().result(), *look.starmap([()]):
         assert after == ([1] * 10, (4, 3), 100), after
     del whole, part, only_read, records, model
