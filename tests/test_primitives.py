@@ -17,7 +17,7 @@ import pytest
 from parmap import Executor, Pool, SerializationError, parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from conftest import Script
@@ -35,6 +35,13 @@ shared: tuple[Any, ...] = ()
 def heap() -> Any:
     """Memory, and a process that knows what is to be removed, which multiprocessing then keeps open."""
     return CONTEXT.Value("q", 0)
+
+
+@pytest.fixture(autouse=True)
+def cycles_are_gone() -> Iterator[None]:
+    """A queue may be in a cycle, with its descriptors."""
+    yield
+    gc.collect()
 
 
 def set_shared(*args: Any) -> None:
