@@ -40,8 +40,8 @@ from parmap._travel.code.functions import (
 )
 from parmap._travel.code.needs.variables import EMPTY, captured_by, codes_in, globals_of
 from parmap._travel.code.special.lazy import annotations_of, find_submodule, hints_of, is_found_by, submodules_left
-from parmap._travel.code.special.primitives import shared_reduced
 from parmap._travel.code.special.remade import remake, remake_fresh
+from parmap._travel.code.special.shared import shared_reduced
 from parmap._travel.stream import PROTOCOL
 from parmap._travel.text import innermost
 

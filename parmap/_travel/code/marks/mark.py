@@ -9,8 +9,8 @@ from weakref import ref
 
 from parmap._travel.code.by_value import cloud_pickler
 from parmap._travel.code.marks.kept import Kept, pattern_of
-from parmap._travel.code.special.primitives import ways_of_shared
 from parmap._travel.code.special.remade import remake
+from parmap._travel.code.special.shared import ways_of_shared
 from parmap._travel.stream import PROTOCOL, Stream, has_files, held, plain_pickler, read_with_files
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from parmap._travel.code.marks.kept import (
 )
 from parmap._travel.code.marks.mark import DIGESTED, Look, Mark, Packer, Round
 from parmap._travel.code.marks.parts import ABSENT, reader_in, reader_of
-from parmap._travel.code.special.primitives import view_reduced
 from parmap._travel.code.special.remade import fresh_ones, remake, remake_fresh, says_how
+from parmap._travel.code.special.shared import view_reduced
 from parmap._travel.failure import pass_on
 from parmap._travel.text import is_enumeration
 

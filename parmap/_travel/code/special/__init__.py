@@ -4,6 +4,6 @@ The door is `remade.remake`.
 
 * `hints`: type variables, aliases, and other hints; `singles`: sentinels, and that of each of these there is but one.
 * `lazy`: lazy imports, and annotations that were not asked for yet.
-* `primitives`: locks, queues and shared memory of `multiprocessing`.
+* `shared`: what processes share: locks, queues and memory of `multiprocessing`, arrays and tensors in such memory.
 * `remade`: all others, such as a `cached_property`, or a function that `singledispatch` has made.
 """

@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from parmap._travel.code.by_name import MAIN, by_name, name_in, name_of
 from parmap._travel.code.special.hints import forward_reduced, hint_reduced
 from parmap._travel.code.special.lazy import import_reduced
-from parmap._travel.code.special.primitives import (
+from parmap._travel.code.special.shared import (
     SYNCHRONIZING,
     arena_reduced,
     connection_reduced,

@@ -1,7 +1,8 @@
-"""Locks, queues and shared memory of `multiprocessing`, which it gives to no process but those that it starts itself.
+"""What processes share: locks, queues and memory of `multiprocessing`, and arrays and tensors in such memory.
 
-The workers of this machine find them all the same: a semaphore by its name, and a pipe, or memory, by the descriptor of
-the process that has it, as `/proc` shows it. That process holds them until they were read.
+The standard library gives them to no process but those that it starts itself. The workers of this machine find them all
+the same: a semaphore by its name, a mapped file by its path, and a pipe, or memory, by the descriptor of the process
+that has it, as `/proc` shows it. That process holds them until they were read.
 """
 
 from __future__ import annotations
