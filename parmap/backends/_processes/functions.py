@@ -26,6 +26,7 @@ from parmap._travel.code.by_name import by_value_modules, is_only_here, name_of,
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.instances import Instances
+from parmap._travel.code.marks.frozen import state_of, whose
 from parmap._travel.code.marks.kept import Table
 from parmap._travel.code.marks.mark import Mark
 from parmap._travel.code.marks.walk import Large, apart_of, mark
@@ -97,6 +98,7 @@ class FunctionCall(ClassPack, Call):
 
     kind = "function"
     holds = False
+    owner: Callable[[], Any]  # gives what has the state that tasks may change, if anything has
 
     def __init__(
         self, origin: Functions, packed: Packed, parts: list[Part], callee: Callee, mark: Mark | None, *, stable: bool
@@ -279,13 +281,15 @@ class Functions:
             parts = self._buffers(packed.buffers)
         else:
             mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
-        key = (hash(packed.stream), *(part.number for part in parts))
+        owner = None if by_name else state_of(function)
+        key = (id(owner), hash(packed.stream), *(part.number for part in parts))
         known = self._calls.get(key)
         call = known() if known is not None else None
-        if call is None or call.stream != packed.stream:
+        if call is None or call.stream != packed.stream or call.owner() is not owner:
             self._thin_out()
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
+            call.owner = whose(owner)
             self._calls[key] = ref(call)
         self._keep((function, *rules.retry_on), rules, call, mark)
         self._remember(call)
