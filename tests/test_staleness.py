@@ -256,6 +256,8 @@ class Counter:
 class Account:
     """Another one, with as much on it."""
 
+    inner: Account
+
     def __init__(self) -> None:
         self.balance = 100
 
@@ -308,6 +310,29 @@ def test_another_one_that_is_equal(backend: dict[str, Any], make: Callable[[], C
     assert parallel(one, **options).map([30]) == [70]
     assert parallel(other, **options).map([50]) == [50]
     assert [parallel(make(), **options).submit(10).result(60) for _ in range(3)] == [90] * 3
+
+
+@pytest.mark.parametrize("where", ["captured", "attribute", "in a list"])
+def test_it_is_set_to_another_one_that_is_equal(backend: dict[str, Any], where: str) -> None:
+    """The next call sees that, and not what tasks have done to their copies of the one before."""
+    options = {**backend, "workers": 1}
+    account, holder, accounts = Account(), Account(), [Account()]
+    draw = parallel(
+        {
+            "captured": lambda amount: account.draw(amount),
+            "attribute": lambda amount: holder.inner.draw(amount),
+            "in a list": lambda amount: accounts[0].draw(amount),
+        }[where],
+        **options,
+    )
+    seen = []
+    for balance in (100, 100, 60, 100, 100):
+        account = Account()
+        account.balance = balance
+        holder.inner = accounts[0] = account
+        seen += [draw.map([30])[0], draw.submit(30).result(60)]
+
+    assert seen == [70, 40, 70, 40, 30, 0, 70, 40, 70, 40]
 
 
 def test_an_object_whose_state_changes(call: Both, backend: dict[str, Any]) -> None:

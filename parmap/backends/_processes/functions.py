@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from parmap._core.owners import Owners
-from parmap._travel.code.by_name import by_value_modules, is_only_here, name_of, or_by_name, reference
+from parmap._travel.code.by_name import by_value_modules, is_stranger, name_of, or_by_name, reference
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.instances import Instances
@@ -98,6 +98,7 @@ class FunctionCall(ClassPack, Call):
 
     kind = "function"
     holds = False
+    key: tuple[Any, ...]  # by which it is found
     owner: Callable[[], Any]  # gives what has the state that tasks may change, if anything has
 
     def __init__(
@@ -276,21 +277,25 @@ class Functions:
         find, args, by_name = reference(function)
         what = find, args, rules
         mark: Mark | None = None
-        packed = None if _is_stranger(function) and not by_name else dump_plainly(what)
+        packed = None if is_stranger(function) and not by_name else dump_plainly(what)
         if packed is not None and (by_name or len(packed.stream) <= _SMALL):
             parts = self._buffers(packed.buffers)
         else:
             mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
         owner = None if by_name else state_of(function)
         key = (id(owner), hash(packed.stream), *(part.number for part in parts))
-        known = self._calls.get(key)
-        call = known() if known is not None else None
-        if call is None or call.stream != packed.stream or call.owner() is not owner:
+        found, before = self._calls.get(key), self._known.find(function, rules)
+        call = found() if found is not None else None
+        # If what was sent of it is the same, there is another object in it, as much as the one that it was sent with.
+        is_other = before is not None and before.sent is call and not by_name
+        if call is None or is_other or call.stream != packed.stream or call.owner() is not owner:
             self._thin_out()
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
-            call.owner = whose(owner)
+            call.key, call.owner = key, whose(owner)
             self._calls[key] = ref(call)
+        if before is not None and before.sent is not call:  # nor is what comes later the same again
+            self._calls.pop(before.sent.key, None)
         self._keep((function, *rules.retry_on), rules, call, mark)
         self._remember(call)
         return call
@@ -389,11 +394,3 @@ def _drop_dead(table: dict[Any, list[ref[Any]]]) -> None:
         known[:] = [each for each in known if each() is not None]
         if not known:
             del table[name]
-
-
-def _is_stranger(function: Any) -> bool:
-    """Whether a function can only travel by value, though pickle may find it by its name."""
-    for each in (function, getattr(function, "__func__", None), getattr(function, "func", None)):
-        if isinstance(each, (FunctionType, type)) and (name_of(each) is None or is_only_here(each)):
-            return True
-    return False
