@@ -284,6 +284,17 @@ def draw_of(balance: list[int], amount: int) -> int:
     return balance[0]
 
 
+def closure_that_sets_balance() -> Callable[[int], int]:
+    balance = 100
+
+    def draw(amount: int) -> int:
+        nonlocal balance
+        balance -= amount
+        return balance
+
+    return draw
+
+
 def closure_with_balance() -> Callable[[int], int]:
     balance = [100]
     return lambda amount: draw_of(balance, amount)
@@ -296,11 +307,12 @@ def closure_with_balance() -> Callable[[int], int]:
         Account,
         lambda: Narrow().draw,
         closure_with_balance,
+        closure_that_sets_balance,
         lambda: functools.partial(draw_of, [100]),
         lambda: functools.partial(Account().draw),
         lambda: functools.wraps(draw_of)(closure_with_balance()),
     ],
-    ids=["method", "object", "slots", "closure", "partial", "partial of a method", "wrapped"],
+    ids=["method", "object", "slots", "closure", "nonlocal", "partial", "partial of a method", "wrapped"],
 )
 def test_another_one_that_is_equal(backend: dict[str, Any], make: Callable[[], Callable[[int], int]]) -> None:
     """What a task has done to its copy of the one is nothing to the other."""

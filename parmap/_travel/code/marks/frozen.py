@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
+from opcode import opmap
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -27,7 +28,7 @@ from weakref import ref
 
 from parmap._travel.code.by_value import MADE_BY_CODE, is_by_value
 from parmap._travel.code.late import LAZY_IMPORT, is_of_module
-from parmap._travel.code.needs.variables import captured_by, defaults_of
+from parmap._travel.code.needs.variables import captured_by, codes_in, defaults_of
 from parmap._travel.failure import pass_on
 from parmap._travel.flat import is_constant_kind
 
@@ -36,6 +37,7 @@ ATOMS: frozenset[type] = frozenset(
     | {getattr(builtins, "sentinel", NoneType)}  # from 3.15 on
 )
 FROZEN = frozenset({tuple, frozenset})
+_SETS = opmap["STORE_DEREF"]
 
 # Of `dataclasses`; each has one instance for each name.
 _MARKERS = ("_MISSING_TYPE", "_FIELD_BASE", "_HAS_DEFAULT_FACTORY_CLASS", "_KW_ONLY_TYPE")
@@ -119,4 +121,14 @@ def _has_state(value: Any, seen: list[Any]) -> bool:
     if any(value is each for each in seen):  # it captures itself
         return False
     inner = *captured_by(value).values(), *defaults_of(value).values()
-    return _has_state(inner, [*seen, value])
+    return _sets_captured(value.__code__) or _has_state(inner, [*seen, value])
+
+
+def _sets_captured(code: CodeType) -> bool:
+    """Whether a function, or one in it, sets a variable that it captures."""
+    for each in codes_in(code) if code.co_freevars else ():
+        captured = [*dict.fromkeys((*each.co_varnames, *each.co_cellvars)), *each.co_freevars]
+        steps = zip(each.co_code[::2], each.co_code[1::2], strict=True)
+        if any(step == _SETS and captured[place] in code.co_freevars for step, place in steps):
+            return True
+    return False
