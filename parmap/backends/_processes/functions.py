@@ -184,6 +184,7 @@ class Functions:
         self._sent = sent
         self._has_files = has_files
         self._known: Owners[_Known] = Owners()
+        self._owned: Owners[FunctionCall] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
@@ -261,17 +262,16 @@ class Functions:
 
     def take_gone(self) -> list[int]:
         """Drop what was kept for functions, classes and tokens that are gone; returns the numbers that nobody needs."""
-        self._known.purge()
-        self._factories.purge()
+        for purge in (self._known.purge, self._owned.purge, self._factories.purge):
+            purge()
         return self.numbers.take_gone()
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._known.clear()
-            self._recent.clear()
             self._recent_nbytes = 0
-            self._tables.clear()
+            for clear in (self._known.clear, self._owned.clear, self._recent.clear, self._tables.clear):
+                clear()
 
     def _prepare(self, function: Any, rules: Rules) -> FunctionCall:
         find, args, by_name = reference(function)
@@ -297,7 +297,10 @@ class Functions:
         if before is not None and before.sent is not call:  # nor is what comes later the same again
             self._calls.pop(before.sent.key, None)
         self._keep((function, *rules.retry_on), rules, call, mark)
-        self._remember(call)
+        if owner is None:
+            self._remember(call)
+        else:  # as long as that lives
+            self._owned.keep(owner, (called(function), rules), call)
         return call
 
     def _pack(self, thing: Any, what: Any, roots: tuple[Any, ...]) -> tuple[Mark | None, Packed, list[Part]]:
