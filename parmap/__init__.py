@@ -131,7 +131,10 @@ if not TYPE_CHECKING:  # to type checkers, public is what is imported as itself,
             module = _LAZY[name]
         except KeyError:
             here = import_module(__name__)  # where Python looks for a name that is like it
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=here) from None
+            told = f"module {__name__!r} has no attribute {name!r}"
+            if name in {"map", "starmap", "map_async", "starmap_async", "imap", "submit"}:  # some are another parmap's
+                told += f": it is a method, parmap.parallel(function).{name}"
+            raise AttributeError(told, name=name, obj=here) from None
         try:
             value = getattr(import_module(module), name)
         except AttributeError as error:  # `from parmap import` would say only that the name is not there

@@ -117,6 +117,17 @@ def test_workers_forget(processes: dict[str, Any]) -> None:
     assert function.map([1, 2]) == [1, 2]
 
 
+def test_workers_forget_what_is_like_another(processes: dict[str, Any]) -> None:
+    """Of objects that are equal, each is dropped with its program's."""
+    options = {**processes, "workers": 1}
+    function = parallel(closure_over(1), **options)
+    known = known_to_workers(function)
+    for _ in range(100):
+        assert parallel(closure_over([1]), **options).map([2]) == [2]
+
+    assert known_to_workers(function) < known + 50
+
+
 @pytest.mark.parametrize("method", ["map", "submit"])
 def test_changing_data_keeps_nothing(script: Script, method: str) -> None:
     """A loop over closures whose large array changes needs no more memory and descriptors in the end than at first."""

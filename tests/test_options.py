@@ -188,9 +188,11 @@ def test_items_that_can_be_called() -> None:
 
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes", "map_async"])
 def test_options_in_the_place_of_items(method: str) -> None:
-    """Whoever gives the chunksize as to a pool, or a coroutine, hears what is wrong, and where the chunksize goes."""
+    """Whoever gives the chunksize as to a pool, a constant or a coroutine hears what is wrong, and where those go."""
     call = getattr(parmap.parallel(abs), method)
-    with pytest.raises(TypeError, match=r"^2 is not iterable: give the items, .* by keyword \(chunksize=…\)"):
+    with pytest.raises(
+        TypeError, match=r"^2 is not iterable: give the items, .* by partial\(\), .* by keyword \(chunksize=…\)"
+    ):
         call([1], 2)
 
     async def items() -> list[int]: ...

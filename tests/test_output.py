@@ -566,6 +566,30 @@ def test_records_that_do_not_propagate_arrive(processes: dict[str, Any]):
     assert [record.getMessage() for record in told] == ["logged apart"]
 
 
+def test_a_handler_in_a_worker(script: Script):
+    """A program that has none shows no record besides, where it would not if the handler were its own."""
+    run = script.run("""
+import logging
+from multiprocessing import Manager
+from logging.handlers import QueueHandler
+from parmap import parallel
+
+queue = Manager().Queue()
+
+def configure(name):
+    logging.getLogger(name).addHandler(QueueHandler(queue))
+
+def task(name):
+    logging.getLogger(name).warning("of %s", name)
+
+for name in ("", "app"):
+    parallel(task, workers=1, initializer=configure, initargs=(name,)).map(["app", "other"])
+    print(name, [queue.get().getMessage() for _ in range(1 if name else 2)])
+""")
+
+    assert (run.stdout, run.stderr) == (" ['of app', 'of other']\napp ['of app']\n", "of other\n")
+
+
 @pytest.mark.parametrize("whose", ["worker", "program"])
 def test_basic_config_in_a_worker(script: Script, whose: str):
     """It does what it would do in the program: nothing where that has handlers; else these are made and used."""

@@ -163,6 +163,28 @@ def test_error_names_type_and_cause() -> None:
     assert isinstance(caught.value.__cause__, TypeError)
 
 
+def test_error_names_the_attribute() -> None:
+    """Of an object within an object, which knows its owner, it is the one of the inner; what is not sent is not to blame."""
+
+    class Connected:
+        def __init__(self, owner: Any = None) -> None:
+            self.owner = owner
+            self.connection = (number for number in range(3)) if owner else None
+            self.inner = None if owner else Connected(self)
+
+    class Careful(Connected):
+        def __getstate__(self) -> Any:
+            return {"key": Unpicklable()}
+
+    told = r"^the attribute 'connection' of the attribute 'inner' of an object of type .*Connected can't be pickled: .*generator"
+    with pytest.raises(SerializationError, match=told):
+        dump(Connected())
+    with pytest.raises(
+        SerializationError, match=r"^an object of type .*Careful can't be pickled: TypeError: stays here"
+    ):
+        dump(Careful())
+
+
 def test_recursion_is_an_error_of_the_item() -> None:
     """A list nested too deep to be pickled is this item's error."""
     deep: list[Any] = []

@@ -61,6 +61,14 @@ def test_unknown_name():
         assert (caught.value.name, caught.value.obj) == ("dask", module)
 
 
+def test_a_method_in_the_place_of_a_function():
+    """Another package named parmap has `parmap.map`: who expects that is told where it is here."""
+    with pytest.raises(
+        AttributeError, match=r"no attribute 'starmap': it is a method, parmap\.parallel\(function\)\.starmap$"
+    ):
+        parmap.starmap(pow, [(1, 2)])  # type: ignore[attr-defined]
+
+
 def test_errors_are_the_same():
     """The classes of ``parmap.errors`` are those of ``parmap``."""
     for name in parmap.errors.__all__:

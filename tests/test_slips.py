@@ -232,6 +232,27 @@ def test_what_another_function_fills() -> None:
     assert slips_of(fill_by_another) == [("changes results", distance + 1)]
 
 
+def test_what_a_captured_function_captures() -> None:
+    """It is copied with that."""
+    made: dict[int, int] = {}
+    seen: set[int] = set()
+
+    def keep(x: int) -> None:
+        made[x] = x
+        seen.add(x)
+
+    def is_known(x: int) -> bool:
+        return x in seen
+
+    def work(x: int) -> bool:
+        keep(x)
+        return is_known(x)
+
+    distance = keep.__code__.co_firstlineno - work.__code__.co_firstlineno
+    assert slips_of(work) == [("changes made", distance + 1)]
+    assert made == {}
+
+
 def test_captured_variables() -> None:
     """They are copied like globals."""
     made: list[int] = []
@@ -470,6 +491,24 @@ def rename(row: Any) -> None:
     row["total"] = 1
 
 
+def set_anew(numbers: Any) -> None:
+    numbers = numbers * 2
+    numbers += [1]
+
+
+def count_down(number: Any) -> None:
+    number -= 1
+
+
+class Narrow:
+    """An object with slots."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
 class Thing:
     """An object of the program."""
 
@@ -492,11 +531,29 @@ def test_arguments() -> None:
     assert slips_of(put_in_order, [[2, 1]]) == [("changes numbers", 1)]
     assert slips_of(wait_for, [{}]) == [("changes row", 1)]
     assert slips_of(partial(change_one_of_two, 3), [{}]) == [("changes other", 1)]
+    assert slips_of(halve, [[1.0]]) == slips_of(halve, ([1.0],)) == [("changes numbers", 1)]
+    assert slips_of(grow_object, [Narrow(3)]) == [("changes thing", 1)]
+
+
+def test_arguments_that_all_tasks_share() -> None:
+    """Each has a copy of what it is to fill."""
+    told = [("changes other", 1)]
+    assert slips_of(change_one_of_two, [1, 2], repeat({})) == told
+    assert slips_of(partial(change_one_of_two, other={}), [1, 2]) == told
+    assert slips_of(partial(double, []), []) == [("changes numbers", 1)]
+    out: dict[str, int] = {}
+    with pytest.warns(RuntimeWarning, match="change_one_of_two changes other"):
+        parallel(workers=2)(change_one_of_two).submit(3, out).result(60)
+    assert out == {}
 
 
 def double_each(numbers: Any) -> None:
     for place in range(len(numbers)):
         numbers[place] *= 2
+
+
+def halve(numbers: Any) -> None:
+    numbers *= len(numbers)
 
 
 def put_in_order(numbers: Any) -> None:
@@ -515,6 +572,8 @@ def change_one_of_two(one: int, other: Any) -> None:
         (change_and_save, [Thing()]),
         (yield_it, [[]]),
         (rename, [{}]),
+        (set_anew, [[1]]),
+        (count_down, [1]),
         (total_of_row, []),
         (total_of_row, iter([{}])),
         (double, [memoryview(bytearray(4))]),

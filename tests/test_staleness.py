@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import textwrap
@@ -250,6 +251,100 @@ class Counter:
 
     def __call__(self, _: Any) -> int:
         return self.state
+
+
+class Account:
+    """Another one, with as much on it."""
+
+    inner: Account
+
+    def __init__(self) -> None:
+        self.balance = 100
+
+    def draw(self, amount: int) -> int:
+        self.balance -= amount
+        return self.balance
+
+    __call__ = draw
+
+
+class Narrow:
+    """It can't be held weakly."""
+
+    __slots__ = ("balance",)
+
+    def __init__(self) -> None:
+        self.balance = 100
+
+    draw = Account.draw
+
+
+def draw_of(balance: list[int], amount: int) -> int:
+    balance[0] -= amount
+    return balance[0]
+
+
+def closure_that_sets_balance() -> Callable[[int], int]:
+    balance = 100
+
+    def draw(amount: int) -> int:
+        nonlocal balance
+        balance -= amount
+        return balance
+
+    return draw
+
+
+def closure_with_balance() -> Callable[[int], int]:
+    balance = [100]
+    return lambda amount: draw_of(balance, amount)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Account().draw,
+        Account,
+        lambda: Narrow().draw,
+        closure_with_balance,
+        closure_that_sets_balance,
+        lambda: functools.partial(draw_of, [100]),
+        lambda: functools.partial(Account().draw),
+        lambda: functools.wraps(draw_of)(closure_with_balance()),
+    ],
+    ids=["method", "object", "slots", "closure", "nonlocal", "partial", "partial of a method", "wrapped"],
+)
+def test_another_one_that_is_equal(backend: dict[str, Any], make: Callable[[], Callable[[int], int]]) -> None:
+    """What a task has done to its copy of the one is nothing to the other."""
+    options = {**backend, "workers": 1}
+    one, other = make(), make()
+
+    assert parallel(one, **options).map([30]) == [70]
+    assert parallel(other, **options).map([50]) == [50]
+    assert [parallel(make(), **options).submit(10).result(60) for _ in range(3)] == [90] * 3
+
+
+@pytest.mark.parametrize("where", ["captured", "attribute", "in a list"])
+def test_it_is_set_to_another_one_that_is_equal(backend: dict[str, Any], where: str) -> None:
+    """The next call sees that, and not what tasks have done to their copies of the one before."""
+    options = {**backend, "workers": 1}
+    account, holder, accounts = Account(), Account(), [Account()]
+    draw = parallel(
+        {
+            "captured": lambda amount: account.draw(amount),
+            "attribute": lambda amount: holder.inner.draw(amount),
+            "in a list": lambda amount: accounts[0].draw(amount),
+        }[where],
+        **options,
+    )
+    seen = []
+    for balance in (100, 100, 60, 100, 100):
+        account = Account()
+        account.balance = balance
+        holder.inner = accounts[0] = account
+        seen += [draw.map([30])[0], draw.submit(30).result(60)]
+
+    assert seen == [70, 40, 70, 40, 30, 0, 70, 40, 70, 40]
 
 
 def test_an_object_whose_state_changes(call: Both, backend: dict[str, Any]) -> None:

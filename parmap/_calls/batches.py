@@ -119,7 +119,8 @@ class Batches(Generic[P, R_co, C_co]):
             if not any(map(hasattr, repeat(type(each)), _WAYS)):  # a generator would swallow a Ctrl-C
                 if callable(each):  # as the methods of pools take one
                     raise TypeError(f"give the items only, not {each!r}: the function is the decorated one")
-                raise TypeError(f"{each!r} is not iterable: give the items, and all else by keyword (chunksize=…)")
+                way_out = "give the items, what is the same for all by partial(), and options by keyword (chunksize=…)"
+                raise TypeError(f"{each!r} is not iterable: {way_out}")
         if len(iterables) > 1 and "star" in how:
             raise TypeError("starmap takes one iterable, of tuples; map takes several iterables")
         options = self._settings.resolve()

@@ -73,7 +73,7 @@ def submit(
         or kwargs
         or (lane.witness is not None and not lane.witness((function, *options.retry_on)))
     ):
-        lane = _lane(function, options, context, keywords=bool(kwargs), engine=driver)
+        lane = _lane(function, options, context, args, keywords=bool(kwargs), engine=driver)
     item: Any = (args, kwargs) if kwargs else args
     future: Future[Any] = Future(lane, item)
     if voice is not guarded:
@@ -119,7 +119,15 @@ def _rules(options: Options, expected: bytes = b"", *, accounts: bool = False, k
     return Rules(options.retry_on, options.seed, options.traceback_locals, accounts or keeps, keeps, expected)
 
 
-def _lane(function: Callable[..., Any], options: Options, context: Context, *, keywords: bool, engine: Engine) -> Lane:
+def _lane(
+    function: Callable[..., Any],
+    options: Options,
+    context: Context,
+    args: tuple[Any, ...],
+    *,
+    keywords: bool,
+    engine: Engine,
+) -> Lane:
     """The lane of a function as it is now: the same as long as nothing that it captures has changed."""
     lanes = engine.backend.lanes
     key = id(options), keywords
@@ -132,7 +140,7 @@ def _lane(function: Callable[..., Any], options: Options, context: Context, *, k
             return lane
     else:
         engine.expect(function)
-        expected = _expected(function, options, engine)
+        expected = _expected(function, options, engine, [[each] for each in args])
         call = engine.backend.prepare(function, _rules(options, expected))
     lane = Lane(engine, call, options, function, context, keywords=keywords)
     if engine.backend.threaded:

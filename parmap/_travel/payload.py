@@ -23,7 +23,7 @@ from parmap._travel.failure import pass_on
 from parmap._travel.flat import MARSHALLED, SIZED, encode, encode_integers, kinds_of
 from parmap._travel.pack import EACH, WHOLE, Pack, Packed
 from parmap._travel.stream import Stream, held, plain_pickler
-from parmap._travel.text import called, reason_of, short_type
+from parmap._travel.text import called, short_type
 from parmap._travel.vocabulary import Learner, Vocabulary, with_common
 
 if TYPE_CHECKING:
@@ -258,12 +258,13 @@ def dump(
         return _dump_by_value(partial(cloud_pickler, classes=classes or home_class), item, vocabulary, learner)
     except Exception as error:
         pass_on(error)
+        from parmap._travel.code.blame import why
         from parmap.errors import SerializationError  # not before: it takes a third of the time that a worker needs
 
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        raise SerializationError(f"{short_type(item)} can't be pickled: {reason_of(error)}") from error
+        raise SerializationError(why(short_type(item), item, error, fresh=False)) from error
 
 
 def _dump_by_value(make: Any, item: Any, *words: Any) -> Packed:

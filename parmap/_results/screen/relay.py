@@ -182,11 +182,11 @@ def _call(function: Callable[..., object], args: tuple[Any, ...], _: bytes) -> N
     function(*args)
 
 
-def _log(name: str, level: int, pickled: bytes) -> None:
+def _log(name: str, level: int, is_told: bool, pickled: bytes) -> None:
     import logging
 
     logger = logging.getLogger(name)
-    if not logger.isEnabledFor(level):
+    if not logger.isEnabledFor(level) or (is_told and not logger.hasHandlers()):
         return
     content = pickle.loads(pickled)
     if (title := logging.getLevelName(level)) != f"Level {level}":  # the program has names of its own for them

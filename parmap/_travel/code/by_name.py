@@ -242,3 +242,11 @@ def names_stranger(stream: bytes, start: int = 0) -> bool:
         return True
     names = by_value_modules()
     return bool(names) and any(stream.rfind(name.encode(), start) >= 0 for name in names)
+
+
+def is_stranger(function: Any) -> bool:
+    """Whether a function can only travel by value, though pickle may find it by its name."""
+    for each in (function, getattr(function, "__func__", None), getattr(function, "func", None)):
+        if isinstance(each, (FunctionType, type)) and (name_of(each) is None or is_only_here(each)):
+            return True
+    return False

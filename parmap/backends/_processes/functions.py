@@ -17,15 +17,16 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from types import FunctionType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
 
 from parmap._core.owners import Owners
-from parmap._travel.code.by_name import by_value_modules, is_only_here, name_of, or_by_name, reference
+from parmap._travel.code.by_name import by_value_modules, is_stranger, name_of, or_by_name, reference
 from parmap._travel.code.by_value import is_by_value
 from parmap._travel.code.classes import class_of, class_with, tracker_of
 from parmap._travel.code.instances import Instances
+from parmap._travel.code.marks.frozen import state_of, whose
 from parmap._travel.code.marks.kept import Table
 from parmap._travel.code.marks.mark import Mark
 from parmap._travel.code.marks.walk import Large, apart_of, mark
@@ -97,6 +98,8 @@ class FunctionCall(ClassPack, Call):
 
     kind = "function"
     holds = False
+    key: tuple[Any, ...]  # by which it is found
+    owner: Callable[[], Any]  # gives what has the state that tasks may change, if anything has
 
     def __init__(
         self, origin: Functions, packed: Packed, parts: list[Part], callee: Callee, mark: Mark | None, *, stable: bool
@@ -181,6 +184,7 @@ class Functions:
         self._sent = sent
         self._has_files = has_files
         self._known: Owners[_Known] = Owners()
+        self._owned: Owners[FunctionCall] = Owners()
         self._factories: Owners[FactoryPack] = Owners()
         # Changed with the lock only, which whoever holds it may take again: from a signal handler or a `__del__`.
         self._lock = threading.RLock()
@@ -258,37 +262,45 @@ class Functions:
 
     def take_gone(self) -> list[int]:
         """Drop what was kept for functions, classes and tokens that are gone; returns the numbers that nobody needs."""
-        self._known.purge()
-        self._factories.purge()
+        for purge in (self._known.purge, self._owned.purge, self._factories.purge):
+            purge()
         return self.numbers.take_gone()
 
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
-            self._known.clear()
-            self._recent.clear()
             self._recent_nbytes = 0
-            self._tables.clear()
+            for clear in (self._known.clear, self._owned.clear, self._recent.clear, self._tables.clear):
+                clear()
 
     def _prepare(self, function: Any, rules: Rules) -> FunctionCall:
         find, args, by_name = reference(function)
         what = find, args, rules
         mark: Mark | None = None
-        packed = None if _is_stranger(function) and not by_name else dump_plainly(what)
+        packed = None if is_stranger(function) and not by_name else dump_plainly(what)
         if packed is not None and (by_name or len(packed.stream) <= _SMALL):
             parts = self._buffers(packed.buffers)
         else:
             mark, packed, parts = self._pack(function, what, (function, *rules.retry_on))
-        key = (hash(packed.stream), *(part.number for part in parts))
-        known = self._calls.get(key)
-        call = known() if known is not None else None
-        if call is None or call.stream != packed.stream:
+        owner = None if by_name else state_of(function)
+        key = (id(owner), hash(packed.stream), *(part.number for part in parts))
+        found, before = self._calls.get(key), self._known.find(function, rules)
+        call = found() if found is not None else None
+        # If what was sent of it is the same, there is another object in it, as much as the one that it was sent with.
+        is_other = before is not None and before.sent is call and not by_name
+        if call is None or is_other or call.stream != packed.stream or call.owner() is not owner:
             self._thin_out()
             callee = Callee(SimpleNamespace(__qualname__=called(function)), rules)
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
+            call.key, call.owner = key, whose(owner)
             self._calls[key] = ref(call)
+        if before is not None and before.sent is not call:  # nor is what comes later the same again
+            self._calls.pop(before.sent.key, None)
         self._keep((function, *rules.retry_on), rules, call, mark)
-        self._remember(call)
+        if owner is None:
+            self._remember(call)
+        else:  # as long as that lives
+            self._owned.keep(owner, (called(function), rules), call)
         return call
 
     def _pack(self, thing: Any, what: Any, roots: tuple[Any, ...]) -> tuple[Mark | None, Packed, list[Part]]:
@@ -385,11 +397,3 @@ def _drop_dead(table: dict[Any, list[ref[Any]]]) -> None:
         known[:] = [each for each in known if each() is not None]
         if not known:
             del table[name]
-
-
-def _is_stranger(function: Any) -> bool:
-    """Whether a function can only travel by value, though pickle may find it by its name."""
-    for each in (function, getattr(function, "__func__", None), getattr(function, "func", None)):
-        if isinstance(each, (FunctionType, type)) and (name_of(each) is None or is_only_here(each)):
-            return True
-    return False

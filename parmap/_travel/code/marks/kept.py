@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count
 from operator import is_
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -66,12 +67,18 @@ def _layout_of(array: Any) -> tuple[Any, ...]:
 
 
 class Kept:
-    """Some values, as a mark keeps them: itself what never changes, for any other one what tells whether it is it."""
+    """Some values, as a mark keeps them: itself what never changes, for any other one what tells whether it is it.
 
-    def __init__(self, values: list[Any]) -> None:
+    It is not if it is another object: what tasks have done to their copies of the one is nothing to the other. Only a
+    method is a new object each time that it is asked for.
+    """
+
+    def __init__(self, values: list[Any], objects: list[Any]) -> None:
         self._values = values
         self._others = [
-            (place, each) for place, each in enumerate(values) if type(each) in _OTHERS or each is REST or each is AGAIN
+            (place, each, None if type(objects[place]) is MethodType else id(objects[place]))
+            for place, each in enumerate(values)
+            if type(each) in _OTHERS or each is REST or each is AGAIN
         ]
 
     def same(self, values: list[Any], boxes: list[Any], rest: list[Any]) -> bool:
@@ -79,11 +86,13 @@ class Kept:
         # Asked before each task of `submit`: C settles what it can.
         if len(values) != len(self._values):
             return False
-        for place, known in self._others:
+        for place, known, identity in self._others:
             value, kind = values[place], type(known)
             if kind is ref:
                 if value is None or known() is not value:  # one that is gone is not the same as None
                     return False
+            elif identity is not None and id(value) != identity:
+                return False
             elif kind is Nest:
                 if not known.same(value, boxes, rest):
                     return False

@@ -93,7 +93,8 @@ class _Walk:
                 self._pack()
 
     def _look(self, thing: Any, read: Callable[[Any], list[Any]], source: Any) -> None:
-        kept = Kept([self._keep(value) for value in read(source)])
+        values = read(source)
+        kept = Kept([self._keep(value) for value in values], values)
         self.steps.append(Look(None if thing is None else ref(thing), read, kept))
 
     def _pack(self) -> None:
@@ -183,7 +184,7 @@ class _Walk:
         self._nests += 1
         self._box(value)
         self._place(kind)
-        return Nest(ref(kind), read, Kept([self._keep(each) for each in values]))
+        return Nest(ref(kind), read, Kept([self._keep(each) for each in values], values))
 
     def _box(self, value: Any) -> None:
         self.boxes.append(value)

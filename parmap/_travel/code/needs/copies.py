@@ -94,8 +94,10 @@ def is_argument_changed(value: Any, change: Change) -> bool:
     if not change.attribute:
         return is_changed(value, {change.how})
     known = [vars(cls)[change.attribute] for cls in type(value).__mro__ if change.attribute in vars(cls)]
-    is_kept = not known or type(known[0]) is MemberDescriptorType or not hasattr(type(known[0]), "__set__")
-    field = fields_of(value).get(change.attribute, known[0] if known else None)
+    field: Any = known[0] if known else None
+    is_slot = type(field) is MemberDescriptorType
+    is_kept = is_slot or not hasattr(type(field), "__set__")
+    field = field.__get__(value) if is_slot else fields_of(value).get(change.attribute, field)
     return is_plain_object(value) and is_kept and is_changed(field, {change.how})
 
 

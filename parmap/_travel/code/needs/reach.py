@@ -95,8 +95,8 @@ def _parts(thing: Any, labels: frozenset[str]) -> Iterator[tuple[Any, frozenset[
     named: dict[str, Any] = {}
     if kind is FunctionType:
         names = names_in(codes_in(thing.__code__)) & thing.__globals__.keys()
-        named = {**thing.__dict__, **{name: thing.__globals__[name] for name in names}}
-        parts = [*captured_by(thing).values(), *(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        named = {**thing.__dict__, **captured_by(thing), **{name: thing.__globals__[name] for name in names}}
+        parts = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
     elif issubclass(kind, type):
         if (home := home_of(thing)[0]) != "builtins" and not is_others(home):
             yield from _methods(thing, labels)

@@ -135,10 +135,11 @@ def _slips_with_items(function: Any, code: _Code, inputs: list[Any]) -> Iterator
     is_given = any(is_drawn(each) and not is_counter(each) for each in given)
     if is_given and not _Reader(_plain(function), None).is_seeded():
         yield code.start._replace(verb="draws from", what="the generator that is given to all items")
-    for name, items in zip(code.parameters[len(args) :], inputs, strict=False):
+    bound = [(name, [value]) for name, value in [*zip(code.parameters, args, strict=False), *keywords.items()]]
+    for name, items in [*bound, *zip(code.parameters[len(args) :], inputs, strict=False)]:
         changes = code.changes.get(name) or []
-        is_known = changes and type(items) in {list, tuple} and items
-        if is_known and all(is_argument_changed(items[0], change) for change in changes):
+        some = changes and (items if type(items) in {list, tuple} else _same_for_all(items))
+        if some and all(is_argument_changed(some[0], change) for change in changes):
             yield code.start._replace(verb="changes", what=name, line=changes[0].line)
 
 
@@ -208,6 +209,8 @@ class _Reader:
             if each in found or each.__globals__ is not self._function.__globals__:
                 continue
             found.add(each)
+            for name, cell in zip(each.__code__.co_freevars, each.__closure__ or (), strict=False):
+                self._cells.setdefault(name, cell)
             near = [*captured_by(each).values()]
             for name in self._gather(each):
                 of_owner = [vars(kind).get(name[5:]) for kind in self._kinds if name.startswith("self.")]

@@ -152,7 +152,7 @@ def _change_in(steps: list[_Step], name: str, loop: int) -> list[Change]:
     changes: list[Change] = []
     lines_read: list[int] = []
     for place, step in enumerate(steps):
-        if not _is_about(step, name):
+        if not _is_about(step, name) or _is_kept(steps, place):
             continue
         how = _use(steps, place)
         attribute, how = ("", how) if how != "reads" else _use_of_attribute(steps, place)[:2]
@@ -182,6 +182,8 @@ def _use(steps: list[_Step], place: int) -> str:
         if named in _PLACES:
             continue
         if step.op == "BINARY_OP" and step.text != "[]" and after <= _CONTAINER:
+            if _is_kept(steps, at + 1) and steps[at + 1].arg == steps[place].arg:
+                return "fills"
             return "sums" if _is_set_again(steps, place, at) else "asks"
         if step.op in {"PRECALL", "CALL"} and at == place + 1 and step.number == 1 and steps[place - 1].arg == "len":
             return "asks"
@@ -193,6 +195,12 @@ def _use(steps: list[_Step], place: int) -> str:
         use = "asks" if after == _CONTAINER else use
         depth = after
     return use
+
+
+def _is_kept(steps: list[_Step], place: int) -> bool:
+    """Whether a local variable is set to what it was, which was changed in place, as by ``row /= 2``."""
+    before = steps[place - 1]
+    return steps[place].op == "STORE_FAST" and before.op == "BINARY_OP" and before.text.endswith("=")
 
 
 def _is_set_again(steps: list[_Step], place: int, at: int) -> bool:

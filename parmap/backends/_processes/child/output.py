@@ -310,11 +310,22 @@ def _handler(channel: Channel) -> logging.Handler:
 
         def emit(self, record: logging.LogRecord) -> None:
             try:
-                channel.send("log", record.name, record.levelno, _pickled(record, formatter))
+                channel.send(
+                    "log", record.name, record.levelno, self._is_told(record.name), _pickled(record, formatter)
+                )
             except ChannelClosedError:  # the worker is being stopped
                 pass
             except Exception:  # noqa: BLE001 - as every handler does
                 self.handleError(record)
+
+        def _is_told(self, name: str) -> bool:
+            """Whether another handler, which a task or an initializer has made, has the record as well."""
+            logger: logging.Logger | None = logging.getLogger(name)
+            while logger is not None:
+                if {*logger.handlers} - {self}:
+                    return True
+                logger = logger.parent if logger.propagate else None
+            return False
 
     return Sender()
 
