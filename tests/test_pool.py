@@ -181,6 +181,13 @@ def test_starmap_of_any_iterables(make_pool: MakePool):
     assert make_pool(2).starmap(tasks.add, [[1, 2], (3,), range(5, 7)]) == [3, 13, 11]
 
 
+@pytest.mark.parametrize("way", ["map", "imap", "imap_unordered", "map_async", "starmap"])
+def test_a_second_iterable(way: str):
+    """It would be the chunk size: what to call instead is told."""
+    with Pool(1) as pool, pytest.raises(TypeError, match=r"pool\.starmap\(function, zip\(xs, ys\)\)"):
+        getattr(pool, way)(pow, [1, 2], [3, 4])
+
+
 def test_starmap_chunksize(make_pool: MakePool):
     """`starmap` takes a chunksize."""
     assert make_pool(2).starmap(pow, [(x, 2) for x in range(9)], 4) == [x * x for x in range(9)]

@@ -97,7 +97,13 @@ class Owned:
         return made
 
     def with_chunksize(self, chunksize: int | None) -> Options:
-        """The options of one batch."""
+        """The options of one batch.
+
+        Raises:
+            TypeError: it is a second iterable, as `map` of functions and of executors takes them.
+        """
+        if isinstance(chunksize, (list, tuple, range)):
+            raise TypeError("a Pool takes one iterable: pool.starmap(function, zip(xs, ys)) for several")
         return self.options if chunksize is None else self.options.replace(chunksize=chunksize)
 
     def close(self, *, wait: bool = False, cancel: bool = False, told: BaseException | None = None) -> None:
