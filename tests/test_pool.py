@@ -184,7 +184,7 @@ def test_starmap_of_any_iterables(make_pool: MakePool):
 @pytest.mark.parametrize("way", ["map", "imap", "imap_unordered", "map_async", "starmap"])
 def test_a_second_iterable(way: str):
     """It would be the chunk size: what to call instead is told."""
-    with Pool(1) as pool, pytest.raises(TypeError, match=r"pool\.starmap\(function, zip\(xs, ys\)\)"):
+    with parmap.Pool(1) as pool, pytest.raises(TypeError, match=r"pool\.starmap\(function, zip\(xs, ys\)\)"):
         getattr(pool, way)(pow, [1, 2], [3, 4])
 
 
