@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,6 +25,7 @@ import parmap.backends
 from conftest import wait_until
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
 from parmap.backends._clusters import site
+from parmap.backends._clusters.actors import Actors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -505,6 +507,33 @@ def test_actors_have_few_threads(cluster: Any):
         return max(each.num_threads() for each in here.parents() if "Actor" in " ".join(each.cmdline()))
 
     assert parallel(threads, backend="ray").submit().result(60) < 60
+
+
+def test_worker_that_ray_ends_for_want_of_memory(cluster: Any, monkeypatch: pytest.MonkeyPatch):
+    """Ray has an error of its own for that; the item fails alone, and whoever comes next gets other workers."""
+    if cluster.name != "ray":
+        pytest.skip("Dask does not look at the processes of tasks")
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    def ran(self: Any, task: Any, future: Any) -> None:
+        is_dead = isinstance(future.exception(), RayActorError)
+        told = SimpleNamespace(exception=lambda: OutOfMemoryError("it was killed"))
+        original(self, task, told if is_dead else future)
+
+    def eat(x: int) -> int:
+        if x == 7:
+            next(each for each in psutil.Process().parents() if "Actor" in " ".join(each.cmdline())).kill()
+            time.sleep(60)
+        return -x
+
+    original = Actors._ran
+    monkeypatch.setattr(Actors, "_ran", ran)
+    f = parallel(eat, backend="ray")
+    results = f.map(range(40), chunksize=5, return_exceptions=True)
+
+    assert [x for x, result in enumerate(results) if result != -x] == [7]
+    assert "it was killed" in str(results[7])
+    assert f.options(workers=1).map(range(3)) == [0, -1, -2]
 
 
 def test_items_of_a_module_of_the_program(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -156,10 +156,10 @@ class Actors:
         with self._lock:
             self._stopping.pop(task, None)
             if task.actor in self._all:
-                if isinstance(error, self._ray.exceptions.RayActorError):
-                    del self._all[task.actor]
-                else:
+                if error is None:
                     self._free.append((task.actor, time.monotonic()))
+                else:  # Ray has several for one that is gone: where memory runs out, it is not said to have died
+                    del self._all[task.actor]
                 if self.is_there:
                     self._go_on()
         task.hear(task.number, error or future.result())
