@@ -6,6 +6,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -61,6 +63,9 @@ class Actors:
         self._waiting: deque[Task] = deque()
         self._starting: set[Any] = set()
         self._stopping: dict[Task, float] = {}  # and by when it has to be done
+        # The thread of Ray's client that calls back brings what all other calls of it wait for.
+        is_client = session is not None and "client" in type(ray.get_runtime_context().worker).__module__
+        self._thread = ThreadPoolExecutor(1, "parmap-ray") if is_client else None
         self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
         self.look()
 
@@ -112,7 +117,12 @@ class Actors:
         self._all[actor] = None
         self._starting.add(actor)
         self.latest = actor.facts.remote(facts, NEEDED)
-        self.latest.future().add_done_callback(lambda future: self._started(actor, future))
+        self._then(self.latest.future(), self._started, actor)
+
+    def _then(self, future: Any, act: Callable[..., object], what: Any) -> None:
+        """Do something when a future is there."""
+        do = act if self._thread is None else partial(self._thread.submit, act)
+        future.add_done_callback(partial(do, what))
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
@@ -149,7 +159,7 @@ class Actors:
         task.actor = actor
         order, task.order = task.order, None
         self.latest = actor.run.remote(order)
-        self.latest.future().add_done_callback(lambda future: self._ran(task, future))
+        self._then(self.latest.future(), self._ran, task)
 
     def _ran(self, task: Task, future: Any) -> None:
         error = future.exception()
