@@ -6,12 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from math import inf
+from queue import SimpleQueue
 from typing import Any
 
 from parmap._travel.failure import encode
+from parmap._work.threads import start_thread
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import say
 from parmap.backends._clusters.site import NEEDED, check, facts, fitting
@@ -65,7 +67,9 @@ class Actors:
         self._stopping: dict[Task, float] = {}  # and by when it has to be done
         # The thread of Ray's client that calls back brings what all other calls of it wait for.
         is_client = session is not None and "client" in type(ray.get_runtime_context().worker).__module__
-        self._thread = ThreadPoolExecutor(1, "parmap-ray") if is_client else None
+        self._told: SimpleQueue[Callable[[], object]] | None = SimpleQueue() if is_client else None
+        if is_client:
+            start_thread("parmap-ray", self._live)
         self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
         self.look()
 
@@ -83,7 +87,10 @@ class Actors:
     @property
     def is_there(self) -> bool:
         """Whether this process is still connected to that cluster."""
-        return session_of(self._ray) == self._session
+        try:
+            return session_of(self._ray) == self._session
+        except Exception:  # noqa: BLE001 - Ray's client asks the cluster, which may be gone
+            return False
 
     def give(self, task: Task) -> None:
         """Run a task on the next actor that is free; start one, if there is none and room for it."""
@@ -121,8 +128,14 @@ class Actors:
 
     def _then(self, future: Any, act: Callable[..., object], what: Any) -> None:
         """Do something when a future is there."""
-        do = act if self._thread is None else partial(self._thread.submit, act)
-        future.add_done_callback(partial(do, what))
+        told = self._told
+        do = partial(act, what)
+        future.add_done_callback(do if told is None else lambda done: told.put(partial(do, done)))
+
+    def _live(self) -> None:
+        while self._told is not None:
+            with suppress(Exception):  # whatever the client says where it is cut off: `is_there` tells
+                self._told.get()()
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
