@@ -511,6 +511,7 @@ def test_actors_have_few_threads(cluster: Any):
     assert parallel(threads, backend="ray").submit().result(60) < 60
 
 
+@slow
 def test_worker_that_ray_ends_for_want_of_memory(cluster: Any, monkeypatch: pytest.MonkeyPatch):
     """Ray has an error of its own for that; the item fails alone, and whoever comes next gets other workers."""
     if cluster.name != "ray":
