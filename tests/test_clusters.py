@@ -7,10 +7,13 @@ import importlib
 import itertools
 import logging
 import os
+import queue
 import sys
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -24,9 +27,10 @@ import parmap.backends
 from conftest import wait_until
 from parmap import TaskTimeoutError, WorkerDiedError, parallel
 from parmap.backends._clusters import site
+from parmap.backends._clusters.actors import Actors, Task, session_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # What the libraries themselves warn of.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(120)]
@@ -505,6 +509,81 @@ def test_actors_have_few_threads(cluster: Any):
         return max(each.num_threads() for each in here.parents() if "Actor" in " ".join(each.cmdline()))
 
     assert parallel(threads, backend="ray").submit().result(60) < 60
+
+
+@slow
+def test_worker_that_ray_ends_for_want_of_memory(cluster: Any, monkeypatch: pytest.MonkeyPatch):
+    """Ray has an error of its own for that; the item fails alone, and whoever comes next gets other workers."""
+    if cluster.name != "ray":
+        pytest.skip("Dask does not look at the processes of tasks")
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    def ran(self: Any, task: Any, future: Any) -> None:
+        is_dead = isinstance(future.exception(), RayActorError)
+        told = SimpleNamespace(exception=lambda: OutOfMemoryError("it was killed"))
+        original(self, task, told if is_dead else future)
+
+    def eat(x: int) -> int:
+        if x == 7:
+            next(each for each in psutil.Process().parents() if "Actor" in " ".join(each.cmdline())).kill()
+            time.sleep(60)
+        return -x
+
+    original = Actors._ran
+    monkeypatch.setattr(Actors, "_ran", ran)
+    f = parallel(eat, backend="ray")
+    results = f.map(range(40), chunksize=5, return_exceptions=True)
+
+    assert [x for x, result in enumerate(results) if result != -x] == [7]
+    assert "it was killed" in str(results[7])
+    assert f.options(workers=1).map(range(3)) == [0, -1, -2]
+
+
+class Brought(Future[Any]):
+    """An answer as Ray's client has it: told in the thread that brings all of them."""
+
+    def __init__(self, thread: ThreadPoolExecutor, result: Any) -> None:
+        super().__init__()
+        self.bring = lambda: thread.submit(self.set_result, result)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        super().add_done_callback(fn)
+        self.bring()
+
+
+def test_ray_client():
+    """Ray's client calls back in the thread that its other calls wait for: nothing is asked of it there."""
+    thread, names, heard = ThreadPoolExecutor(1, "brings"), [], queue.SimpleQueue[Any]()
+
+    def method(result: Any) -> Any:
+        def ask(*_: Any) -> Any:
+            names.append(threading.current_thread().name)
+            return SimpleNamespace(future=lambda: Brought(thread, result))
+
+        return SimpleNamespace(remote=ask)
+
+    worker = type("Worker", (), {"__module__": "ray.util.client.runtime_context", "worker_id": b"w"})()
+
+    class Called:
+        """An actor of Ray's, as far as it is needed."""
+
+        facts, run = method((sys.version_info[:2], [])), method("ran")
+
+    actor = Called()
+    ray: Any = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_runtime_context=lambda: SimpleNamespace(worker=worker),
+        nodes=lambda: [{"Alive": True, "Resources": {"CPU": 1}}],
+        remote=lambda **_: lambda _: SimpleNamespace(remote=lambda: actor),
+    )
+    order: Any = None
+    actors = Actors(ray, session_of(ray), {"CPU": 1.0})
+    for number in range(3):
+        actors.give(Task("pool", number, order, lambda *told: heard.put(told)))
+
+    assert [heard.get(timeout=60) for _ in range(3)] == [(number, "ran") for number in range(3)]
+    assert len(names) == 4
+    assert not any("brings" in name for name in names)
 
 
 def test_items_of_a_module_of_the_program(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

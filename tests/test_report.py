@@ -410,6 +410,21 @@ def test_pools_that_work_in_turn() -> None:
     assert "in 5 ms on 2 workers; efficiency 100 %, ideal would be 5 ms" in str(report)
 
 
+def test_a_cluster_has_more_chunks_than_workers() -> None:
+    """What waits there for a worker is none: two that are never idle are two, and are shown so."""
+    report = parmap.report()
+    late = 1_000_000
+    for number in range(40):
+        end = 50_000_000 * (number // 2 + 1) + 20_000_000 * (number % 2) + late * (number % 3)
+        times = Times(0, (0, 0, 50_000_000, 0), 0, {100: 1}, [(50_000_000, 0, 1)])
+        facts = {"kind": "dask", "seat": number % 3, "sent": end - 75_000_000 if number > 1 else 0, "end": end}
+        told(report, SimpleNamespace(**vars(passage_of(0)) | facts | {"take": lambda times=times: times}))
+    workers = known_to(report).workers.values()
+
+    assert [worker.sums["items"] for worker in workers] == [2000, 2000]
+    assert all(worker.spent()["running"] >= 0.95 * worker.spent().total() for worker in workers)
+
+
 def test_bounded() -> None:
     """Of millions of items it keeps sums, and a timeline that gets coarser."""
     report = parmap.report()

@@ -33,6 +33,7 @@ MOST = 8000
 _MANY = 256  # facts that are taken up together
 _SPANS = 1000  # stretches of time that are told apart
 _GRAIN = 100_000  # nanoseconds: bars that are nearer than this are joined when there are too many
+_ABOUT = 4  # by which part of its time a chunk may seem to have begun too early: news of the one before came late
 
 
 class Bar:
@@ -175,7 +176,9 @@ class Gathered:
         self._function(name).sums.update(items=errors, errors=errors, retries=retries)
 
     def _passage(self, passage: Passage) -> None:
-        worker = self._worker(passage.pool, passage.kind, passage.seat, passage.sent)
+        times = passage.take()
+        seat = passage.seat if times is None or times.begin else self._seat(passage, sum(times.spent))
+        worker = self._worker(passage.pool, passage.kind, seat, passage.sent)
         function = self._function(passage.name)
         self.handing += passage.handing
         for spans in (self.spans, worker.spans, function.spans):
@@ -183,7 +186,6 @@ class Gathered:
         if passage.done:
             function.sizes[bucket(passage.done)] += 1
         sums = Counter(items=passage.done - passage.failures, chunks=1)
-        times = passage.take()
         if times is not None:
             sums.update(dict(zip(PARTS[1:], times.spent, strict=False)))
             begin = times.begin or passage.end - sum(times.spent)
@@ -196,6 +198,14 @@ class Gathered:
         worker.sums.update(sums)
         function.sums.update(sums, nbytes=passage.nbytes, result_nbytes=passage.result_nbytes)
         self._draw(worker, Bar(passage.name, begin, end, sums, passage.first))
+
+    def _seat(self, passage: Passage, took: int) -> int:
+        """Where a chunk ran that a cluster had: one has some more than it can run, and does not say who ran which."""
+        ends = {
+            seat: each.bars[-1].end for (kind, seat), each in self.workers.items() if kind == passage.kind and each.bars
+        }
+        begin = max(passage.sent, passage.end - took) + took // _ABOUT
+        return max((seat for seat, end in ends.items() if end <= begin), key=ends.__getitem__, default=len(ends))
 
     def _time(self, worker: Worker, function: Function, passage: Passage, times: Times) -> None:
         told = times.begin + sum(times.spent)

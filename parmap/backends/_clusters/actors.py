@@ -6,10 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
 from math import inf
+from queue import SimpleQueue
 from typing import Any
 
 from parmap._travel.failure import encode
+from parmap._work.threads import start_thread
 from parmap.backends._clusters.actor import Actor
 from parmap.backends._clusters.client import say
 from parmap.backends._clusters.site import NEEDED, check, facts, fitting
@@ -61,6 +65,11 @@ class Actors:
         self._waiting: deque[Task] = deque()
         self._starting: set[Any] = set()
         self._stopping: dict[Task, float] = {}  # and by when it has to be done
+        # The thread of Ray's client that calls back brings what all other calls of it wait for.
+        is_client = session is not None and "client" in type(ray.get_runtime_context().worker).__module__
+        self._told: SimpleQueue[Callable[[], object]] | None = SimpleQueue() if is_client else None
+        if is_client:
+            start_thread("parmap-ray", self._live)
         self._chances: float = _STARTS  # to start one, until one has: from then on it is their nodes that go
         self.look()
 
@@ -78,7 +87,10 @@ class Actors:
     @property
     def is_there(self) -> bool:
         """Whether this process is still connected to that cluster."""
-        return session_of(self._ray) == self._session
+        try:
+            return session_of(self._ray) == self._session
+        except Exception:  # noqa: BLE001 - Ray's client asks the cluster, which may be gone
+            return False
 
     def give(self, task: Task) -> None:
         """Run a task on the next actor that is free; start one, if there is none and room for it."""
@@ -112,7 +124,18 @@ class Actors:
         self._all[actor] = None
         self._starting.add(actor)
         self.latest = actor.facts.remote(facts, NEEDED)
-        self.latest.future().add_done_callback(lambda future: self._started(actor, future))
+        self._then(self.latest.future(), self._started, actor)
+
+    def _then(self, future: Any, act: Callable[..., object], what: Any) -> None:
+        """Do something when a future is there."""
+        told = self._told
+        do = partial(act, what)
+        future.add_done_callback(do if told is None else lambda done: told.put(partial(do, done)))
+
+    def _live(self) -> None:
+        while self._told is not None:
+            with suppress(Exception):  # whatever the client says where it is cut off: `is_there` tells
+                self._told.get()()
 
     def _started(self, actor: Any, future: Any) -> None:
         error = future.exception()
@@ -149,17 +172,17 @@ class Actors:
         task.actor = actor
         order, task.order = task.order, None
         self.latest = actor.run.remote(order)
-        self.latest.future().add_done_callback(lambda future: self._ran(task, future))
+        self._then(self.latest.future(), self._ran, task)
 
     def _ran(self, task: Task, future: Any) -> None:
         error = future.exception()
         with self._lock:
             self._stopping.pop(task, None)
             if task.actor in self._all:
-                if isinstance(error, self._ray.exceptions.RayActorError):
-                    del self._all[task.actor]
-                else:
+                if error is None:
                     self._free.append((task.actor, time.monotonic()))
+                else:  # Ray has several for one that is gone: where memory runs out, it is not said to have died
+                    del self._all[task.actor]
                 if self.is_there:
                     self._go_on()
         task.hear(task.number, error or future.result())
