@@ -531,6 +531,23 @@ def test_room_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
+def test_as_many_are_kept_as_were_lent_at_once():
+    """Payloads that grow leave no row of segments behind that became too small."""
+    lender = Lender()
+    kept: set[int] = set()
+    for power in range(12, 24):
+        lent = [lender.lend(1 << power) for _ in range(2)]
+        for segment in lent:
+            assert segment is not None
+            if segment.name not in kept:
+                for fd in segment.keep_mapped():
+                    os.close(fd)
+            kept = (kept | {segment.name}) - {*lender.take_back(segment.name)}
+        assert len(kept) == 2
+    lender.clear()
+
+
+@pytest.mark.skipif(not Limits.enabled, reason="there is no memfd here")
 def test_lender_keeps_no_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments beyond the limit are dropped when they come back."""
     monkeypatch.setattr(Limits, "kept", 10_000)

@@ -101,6 +101,7 @@ class Lender:
     def __init__(self) -> None:
         self._free: list[Segment] = []
         self._lent: dict[int, Segment] = {}
+        self._most = 0  # that were lent at once: more than these are not kept, of whatever size
         self._names = count(1)
 
     def lend(self, size: int) -> Segment | None:
@@ -112,13 +113,15 @@ class Lender:
         if fitting:
             best = min(fitting, key=lambda segment: segment.size)
             self._free.remove(best)
-            self._lent[best.name] = best
-            return best
-        capacity = 1 << (size - 1).bit_length() if size <= Limits.kept // 2 else size
-        segment = create(next(self._names), capacity)
-        if segment is not None:
-            self._lent[segment.name] = segment
-        return segment
+        else:
+            capacity = 1 << (size - 1).bit_length() if size <= Limits.kept // 2 else size
+            made = create(next(self._names), capacity)
+            if made is None:
+                return None
+            best = made
+        self._lent[best.name] = best
+        self._most = max(self._most, len(self._lent))
+        return best
 
     def take_back(self, name: int) -> list[int]:
         """The other side is done with a segment. Returns those that are dropped for it, which both sides map still."""
@@ -127,7 +130,7 @@ class Lender:
             return []
         self._free.append(segment)
         dropped = []
-        while sum(kept.size for kept in self._free) > Limits.kept:
+        while len(self._free) + len(self._lent) > self._most or sum(kept.size for kept in self._free) > Limits.kept:
             dropped.append(self._free.pop(0).name)
         return dropped
 
