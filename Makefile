@@ -90,7 +90,7 @@ coverage: $(READY_DEV) ## the tests, measured, worker processes included; too li
 	$(BIN)/coverage report
 
 soak: $(READY_DEV) ## the tests that take minutes
-	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+	$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3000 $(ARGS)
 
 # Those that look at the worker processes of this machine, at what is printed while a task runs, or at the one process
 # that `workers=1` means at home, are left out.
