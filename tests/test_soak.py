@@ -217,4 +217,4 @@ def test_large_payloads_among_deaths(how: str, retries: int, capsys: pytest.Capt
     assert (after["descriptors"], _memory_files(), children()) == (before["descriptors"], 0, [])
     assert sorted(os.listdir("/dev/shm")) == named
     assert after["megabytes"] - before["megabytes"] < 100
-    assert peak < 2000
+    assert peak - before["megabytes"] < 1900  # tests before this one leave much, hypothesis above all
