@@ -956,10 +956,10 @@ def test_in_a_worker():
 
 
 def test_lock_as_initarg():
-    """A primitive of multiprocessing, which only children of the program could have, is refused, and says so."""
-    pool = parmap.Pool(1, tasks.identity, (multiprocessing.Lock(),))
+    """A lock that only children of the program could have, in the way it is, is refused, and says so."""
+    pool = parmap.Pool(1, tasks.identity, (multiprocessing.get_context("fork").Lock(),))
 
-    with pool, pytest.raises(SerializationError, match="inheritance"):
+    with pool, pytest.raises(SerializationError, match="fork context"):
         pool.apply(tasks.square, (1,))
 
 
