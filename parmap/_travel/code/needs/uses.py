@@ -6,6 +6,7 @@ The instructions of CPython tell, which are there when the text isn't. What is n
 from __future__ import annotations
 
 import dis
+import sys
 import re
 from collections.abc import Collection, Iterator
 from types import CodeType
@@ -32,6 +33,9 @@ LOOKS_ROUND = frozenset(
     | {"modules", "import_module", "__import__", "__main__", "_getframe", "currentframe", "stack", "breakpoint"}
 )
 """Names in code that may read what it does not name."""
+
+
+_TO_CALL = 1 if sys.version_info >= (3, 13) else -1  # from what is called to the mark of that
 
 
 class Use(NamedTuple):
@@ -109,8 +113,8 @@ def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[U
         if step.op in _STORES:
             found.append(Use(_STORES[step.op] or step.arg, "stores", step.line))
         if step.op.startswith("LOAD_FAST") and step.arg in code.co_varnames[: code.co_argcount]:
-            is_called = "PUSH_NULL" in {steps[place - 1].op, steps[place + 1].op}
-            found += [Use("()", "calls", step.line)] if is_called else []
+            beside = steps[place + _TO_CALL].op
+            found += [Use("()", "calls", step.line)] if beside == "PUSH_NULL" else []
     return [*found, Use("[]", "stores", code.co_firstlineno)] if _FILLS & {*code.co_names} else found
 
 
