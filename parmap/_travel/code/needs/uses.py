@@ -6,8 +6,8 @@ The instructions of CPython tell, which are there when the text isn't. What is n
 from __future__ import annotations
 
 import dis
-import sys
 import re
+import sys
 from collections.abc import Collection, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
