@@ -570,11 +570,11 @@ def test_a_handler_in_a_worker(script: Script):
     """A program that has none shows no record besides, where it would not if the handler were its own."""
     run = script.run("""
 import logging
-from multiprocessing import Manager
+from multiprocessing import get_context
 from logging.handlers import QueueHandler
 from parmap import parallel
 
-queue = Manager().Queue()
+queue = get_context("forkserver").Queue()
 
 def configure(name):
     logging.getLogger(name).addHandler(QueueHandler(queue))
