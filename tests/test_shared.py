@@ -358,6 +358,7 @@ def test_tensors_in_shared_memory(script: Script):
         part = shared[1::2].view(5, 1)
         model = torch.nn.Linear(4, 1).share_memory()
         own = torch.zeros(2)
+        turned = torch.complex(torch.ones(2), torch.ones(2)).share_memory_().conj()
 
         @parallel(workers=2)
         def fill(i):
@@ -368,14 +369,14 @@ def test_tensors_in_shared_memory(script: Script):
 
         @parallel(workers=2)
         def look():
-            return part.T.tolist(), model.bias.requires_grad, model.bias.item(), own.tolist()
+            return part.T.tolist(), model.bias.requires_grad, model.bias.item(), own.tolist(), turned.tolist()
 
         if __name__ == "__main__":
             assert fill.map(range(10)) == [[0.0, 0.0]] * 10
             assert shared.tolist() == [*range(10)] and model.bias.item() == 3
             shared += 1
             own += 1
-            assert look.submit().result() == ([[2, 4, 6, 8, 10]], True, 3, [1, 1])
+            assert look.submit().result() == ([[2, 4, 6, 8, 10]], True, 3, [1, 1], [1 - 1j] * 2)
     """)
 
     assert (done.stdout, done.stderr) == ("", "")
@@ -391,7 +392,13 @@ def test_arrays_that_tasks_have_copies_of(tmp_path: Path):
     (tmp_path / "gone").unlink()
     anonymous = numpy.frombuffer(mmap.mmap(-1, 32))
     plain = numpy.frombuffer(bytearray(32))
-    arrays = [own, gone, anonymous, plain]
+
+    class Image:
+        """Has nothing else that arrays have."""
+
+        __array_interface__ = numpy.zeros(4).__array_interface__ | {"data": bytearray(32)}
+
+    arrays = [own, gone, anonymous, plain, numpy.asarray(Image())]
 
     def fill(n: int) -> list[float]:
         arrays[n][:] += 1.0
@@ -400,5 +407,5 @@ def test_arrays_that_tasks_have_copies_of(tmp_path: Path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is in vain
-        assert parallel(fill, workers=1).map(range(4)) == [[1.0] * 4] * 4
-    assert [each.tolist() for each in arrays] == [[0.0] * 4] * 4
+        assert parallel(fill, workers=1).map(range(5)) == [[1.0] * 4] * 5
+    assert [each.tolist() for each in arrays] == [[0.0] * 4] * 5

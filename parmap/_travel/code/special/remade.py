@@ -59,7 +59,7 @@ def remake(thing: Any) -> tuple[Any, ...] | str | None:
 
 
 def _reducer_of(thing: Any, kind: type, module: str) -> Callable[[Any], tuple[Any, ...] | str | None] | None:
-    if type(kind) is not type and type(kind).__module__ == "_ctypes" and is_in_shared_memory(thing):
+    if type(kind) is not type and is_in_shared_memory(thing):
         return ctypes_reduced
     if module in SYNCHRONIZING:
         return synchronizing_reduced

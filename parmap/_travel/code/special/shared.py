@@ -51,7 +51,8 @@ def synchronizing_reduced(thing: Any) -> tuple[Any, ...] | str:
 
 def is_in_shared_memory(thing: Any) -> bool:
     """Whether a number, an array or a structure of `ctypes` is one that multiprocessing has made."""
-    return type(getattr(thing, "_wrapper", None)).__module__ == "multiprocessing.heap"
+    is_of_ctypes = type(type(thing)).__module__ == "_ctypes"  # others may be the user's, and must not be asked
+    return is_of_ctypes and type(getattr(thing, "_wrapper", None)).__module__ == "multiprocessing.heap"
 
 
 def ctypes_reduced(thing: Any) -> tuple[Any, ...]:
@@ -141,7 +142,7 @@ def view_reduced(array: Any) -> tuple[Any, ...] | None:
     owner = array.base
     if owner is None or not array.nbytes or not has_files():
         return None
-    while hasattr(type(owner), "__array_interface__"):
+    while isinstance(owner, sys.modules["numpy"].ndarray):
         owner = owner.base
     if type(owner) is memoryview:
         owner = owner.obj
@@ -226,13 +227,14 @@ def _view(open_it: Callable[..., Any], args: tuple[Any, ...], place: int, *layou
 
 def tensor_reduced(tensor: Any) -> tuple[Any, ...] | None:
     """As a reducer, of a tensor of PyTorch's, if `share_memory_` has put it into such memory; as above."""
-    torch: Any = sys.modules["torch"]
-    if not has_files() or not tensor.is_shared() or tensor.is_quantized or tensor.layout is not torch.strided:
+    if not has_files() or tensor.device.type != "cpu" or not tensor.is_shared():  # all others say that they are
+        return None
+    make, args, *_ = tensor.__reduce_ex__(PROTOCOL)
+    if make is not sys.modules["torch"]._utils._rebuild_tensor_v2:  # noqa: SLF001 - as PyTorch pickles it
         return None
     descriptor, size = tensor.untyped_storage()._share_fd_cpu_()
     place = _place_of(tensor, descriptor)
-    of = tensor.dtype, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.requires_grad
-    return place and (_tensor, (size, *place, *of))
+    return place and (_tensor, (size, *place, tensor.dtype, *args[1:]))
 
 
 def _tensor(size: int, place: str, file: tuple[int, int], dtype: Any, *of: Any) -> Any:
@@ -240,7 +242,7 @@ def _tensor(size: int, place: str, file: tuple[int, int], dtype: Any, *of: Any) 
     reductions: Any = import_module("torch.multiprocessing.reductions")  # which knows what is mapped already
     storage = reductions.rebuild_storage_fd(torch.UntypedStorage, _Descriptor(place, file), size)
     typed = torch.storage.TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)
-    return torch._utils._rebuild_tensor_v2(typed, *of, {})  # noqa: SLF001 - as PyTorch pickles it
+    return torch._utils._rebuild_tensor_v2(typed, *of)  # noqa: SLF001 - as above
 
 
 class _Descriptor:
