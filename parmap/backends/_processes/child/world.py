@@ -9,14 +9,17 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.imports import when_imported
 from parmap._work.settings import libraries
 from parmap._work.settings.arithmetic import USUAL, chosen, float_errors, made, told_errors
 from parmap.backends._processes.line.descriptors import recv_fds
+
+with suppress(ImportError):  # in the template already: C code uses what it sets, whoever has imported it
+    import _locale  # noqa: F401
 
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output
@@ -130,8 +133,6 @@ class World:
     def _set_libraries(self, told: dict[str, bytes]) -> None:
         for name, settings in told.items():
             before, self._libraries[name] = self._libraries.get(name), settings
-            if name in sys.builtin_module_names:  # what it sets is used by C code as well
-                import_module(name)
             if before is None:
                 when_imported(name, partial(self._put_settings, name))
             elif before != settings:
