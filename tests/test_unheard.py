@@ -157,7 +157,7 @@ def test_a_batch(caplog: pytest.LogCaptureFixture, fail_if_odd: Any) -> None:
     """It is as a task is."""
     parallel(fail_if_odd, workers=1).map_async(range(4))
     parmap.shutdown()
-    assert told(caplog) == [NAMES]
+    wait_until(lambda: told(caplog) == [NAMES])
 
 
 def test_what_stands_in_for_a_standard_class(caplog: pytest.LogCaptureFixture, fail_if_odd: Any) -> None:
