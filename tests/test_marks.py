@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import enum
 import sys
 import textwrap
 import types
@@ -15,6 +16,7 @@ from inspection import key_of, parts_of
 from tasks import wait_for
 
 from parmap import parallel
+from parmap._travel.code.marks import kept
 from parmap._travel.code.marks.walk import mark
 
 if TYPE_CHECKING:
@@ -419,6 +421,47 @@ def test_what_changed_is_sent_alone() -> None:
     assert len(parts) == 2
     assert parts_of(function) == parts
     assert seen == [(0, "7", 0), (1, "7", 0), (2, "7", 0)]
+
+
+class Word(enum.StrEnum):
+    """An equal one is another."""
+
+    ONE = "1"
+
+
+ALIKE: dict[str, tuple[Any, Any]] = {
+    "truth": (1, True),
+    "float": (1, 1.0),
+    "sign": (0.0, -0.0),
+    "word": ("1", Word.ONE),
+}
+
+
+@pytest.mark.parametrize("length", [3, 60, 3000])
+@pytest.mark.parametrize("way", ["in memory", "one by one"])
+@pytest.mark.parametrize("alike", ALIKE)
+def test_what_is_equal_is_not_the_same(monkeypatch: pytest.MonkeyPatch, alike: str, way: str, length: int) -> None:
+    """In tables of any length, first, last or amid them, and however objects can be compared on a system."""
+    if way == "one by one":
+        monkeypatch.setattr(kept, "_in_one_go", kept._one_by_one)
+    before, after = ALIKE[alike]
+    items: list[Any] = [str(number) for number in range(length)]
+    names: dict[Any, Any] = dict(zip(range(length), items, strict=True))
+    keys: dict[Any, Any] = {(number, ""): None for number in range(length)}
+
+    def task(_: Any) -> str:
+        return repr((items, names, keys))
+
+    seen = parallel(task, workers=1)
+    for place in (0, length // 2, length - 1):
+        items[place] = names[place] = before
+        assert seen.submit(0).result(60) == task(0)
+        items[place] = after
+        assert seen.submit(0).result(60) == task(0)
+        names[place] = after
+        assert seen.submit(0).result(60) == task(0)
+        keys[place, ""] = keys.pop((place, ""))
+        assert seen.submit(0).result(60) == task(0)
 
 
 def test_a_class_is_made_once_in_each_worker(script: Script) -> None:

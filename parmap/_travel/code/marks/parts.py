@@ -45,10 +45,9 @@ def _read_function(get: Callable[[Any], Iterable[Any]], names: tuple[str, ...], 
     values += map(function.__globals__.get, names, repeat(ABSENT))
     if closure:
         values += map(_content, closure)
-    if defaults is not None or keywords or annotations or attributes:
-        values += _spread(defaults)
-        for each in (keywords, annotations, attributes):
-            values += _spread_dict(each) if each else (None,)
+    values += (len(defaults), *defaults) if defaults else (None,)
+    for each in (keywords, attributes, annotations):
+        values += (len(each), *each, *each.values()) if each else (None,)
     return values
 
 
@@ -80,22 +79,31 @@ def _spread_dict(values: dict[Any, Any] | None) -> Iterator[Any]:
 def _class_reader(cls: type) -> Callable[[Any], list[Any]]:
     """What reads a class, whose variables are of the kinds that they are of now."""
     own = {name: value for name, value in vars(cls).items() if name not in _OF_OTHERS}
-    ways = {name: way for name, value in own.items() if (way := _way_of(cls, name, value)) is not None}
-    names = tuple([name for name in own if name not in ways])
-    return functools.partial(_read_class, names_in_hints(cls), names, ways)
+    made = tuple([name for name, value in own.items() if name == "_abc_impl" or is_made_with_class(value)])
+    ways = {name: way for name, value in own.items() if name not in made and (way := _way_of(cls, name, value))}
+    names = tuple([name for name in own if name not in ways and name not in made])
+    return functools.partial(_read_class, names_in_hints(cls), names, made, ways)
 
 
 def _read_class(
-    hints: tuple[str, ...], names: tuple[str, ...], ways: dict[str, Callable[[Any], Iterable[Any]]], cls: type
+    hints: tuple[str, ...],
+    names: tuple[str, ...],
+    made: tuple[str, ...],
+    ways: dict[str, Callable[[Any], Iterable[Any]]],
+    cls: type,
 ) -> list[Any]:
     own = vars(cls)
-    values: list[Any] = [type(cls), *_spread(cls.__bases__), *map(variables_of(cls).get, hints, repeat(ABSENT))]
-    if not _OF_ANNOTATIONS.isdisjoint(own):
+    values: list[Any] = [type(cls), *_spread(cls.__bases__)]
+    if hints:
+        values += map(variables_of(cls).get, hints, repeat(ABSENT))
+    if not own.keys().isdisjoint(_OF_ANNOTATIONS):
         values += _spread_dict(annotations_of(cls))
     if "_abc_impl" in own:
         values += _registered_in(cls)
-    values += own if _OF_OTHERS.isdisjoint(own) else [name for name in own if name not in _OF_OTHERS]
+    has_others = not own.keys().isdisjoint(_OF_OTHERS)
+    values += [name for name in own if name not in _OF_OTHERS] if has_others else own
     values += map(own.get, names, repeat(ABSENT))
+    values += map(type, map(own.get, made))
     for name, way in ways.items():
         values += (type(own[name]), *way(own[name]))  # what is not there any more, is an error: it is not the same
     return values
@@ -104,8 +112,6 @@ def _read_class(
 def _way_of(cls: type, name: str, value: Any) -> Callable[[Any], Iterable[Any]] | None:
     """What reads a variable of a class whose value says nothing by itself, or is made anew with the class."""
     kind = type(value)
-    if name == "_abc_impl" or is_made_with_class(value):
-        return lambda _: ()
     if kind is dict:
         return (_READ_IN_ENUMERATION if is_enumeration(cls) else _READ_IN).get(name)
     if kind is cls and is_enumeration(cls):

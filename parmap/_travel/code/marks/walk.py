@@ -216,7 +216,7 @@ class _Walk:
     def _table(self, value: Any, kind: type) -> Table | None:
         if len(value) >= MANY:
             for each in self._known(kind, len(value)):
-                if each.same(value):
+                if each.holds(value):
                     return each
         return _table_of(value, kind, _HELD - self.nbytes)
 
