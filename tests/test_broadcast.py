@@ -197,7 +197,6 @@ def test_what_can_t_travel_says_so() -> None:
         parallel(lambda _: shared.value, workers=1).map([1])
 
 
-@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memory files")
 def test_value_that_holds_itself() -> None:
     """A broadcast value within itself is an error that says so, at once."""
     parts: list[Any] = []
@@ -208,6 +207,7 @@ def test_value_that_holds_itself() -> None:
         parallel(first, workers=1).map([whole], [0])
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="nothing seals files")
 def test_a_task_can_t_shorten_what_others_read(processes: dict[str, Any]) -> None:
     """A task that cuts a broadcast value off would end all that look at it: the system refuses."""
     shared = parmap.broadcast(bytes(range(256)) * 4096)

@@ -141,6 +141,7 @@ def test_a_death_by_exit_has_no_stack() -> None:
     assert error.stack == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing limits memory")
 @calls
 def test_a_lack_of_memory_is_the_error_of_the_item(call: Callable[..., list[Any]]) -> None:
     """Under a memory limit a task raises MemoryError, which is its own; its worker goes on."""
@@ -525,12 +526,12 @@ def test_a_worker_that_dies_as_it_asks_for_the_tracker(script: Script) -> None:
     """Where SIGPIPE ends the program, to answer nobody does not."""
     done = script.run("""
         import signal
-        import socket
 
+        from parmap.backends._processes.line.sockets import pair
         from parmap.backends._processes.worker import lend_tracker
 
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        of_worker, of_program = socket.socketpair()
+        of_worker, of_program = pair()
         of_worker.close()
         lend_tracker((of_program.detach(),))
         print("went on")

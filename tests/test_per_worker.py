@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 import threading
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Script
+
+only_linux = pytest.mark.skipif(sys.platform != "linux", reason="only there they have numbers")
 
 
 @pytest.fixture
@@ -504,6 +507,7 @@ EXECUTORS = {
 }
 
 
+@only_linux
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("kind", EXECUTORS)
 def test_workers_of_executors_have_numbers(kind: str) -> None:
@@ -550,6 +554,7 @@ def test_a_worker_of_an_executor_ends_in_silence(script: Script, kind: str) -> N
     assert (done.stdout, done.stderr) == ("[[0, 1], [1, 2]]\n", "")
 
 
+@only_linux
 def test_workers_of_loky_have_numbers(script: Script) -> None:
     """Functions of a script too, and other executors in the same program have numbers of their own."""
     pytest.importorskip("joblib")
@@ -574,6 +579,7 @@ def test_workers_of_loky_have_numbers(script: Script) -> None:
     assert done.stdout == "fine\n", done.stderr
 
 
+@only_linux
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_the_number_of_a_worker_of_an_executor_that_died() -> None:
     """It is free for those that come after it, in the executor that is made in the place of the broken one."""

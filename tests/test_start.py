@@ -157,6 +157,7 @@ def test_the_thread_of_an_allocator_is_no_hindrance(script: Script, tmp_path: An
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="no process is forked here")
 def test_a_call_in_the_midst_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call of another thread, whose function needs other modules, does no harm while it is seen what to import."""
     options: dict[str, Any] = {"workers": 1, "env": {"OMP_NUM_THREADS": "2"}}

@@ -20,6 +20,7 @@ from conftest import wait_until
 from parmap import parallel
 from parmap._results import watched
 from parmap._results.watched import Latch
+from parmap.backends._processes.line.quick import HAS_QUICK_LINES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ def test_who_asks_again_and_again_leaves_nothing(pool: parmap.Pool, name: str, t
     assert take(60) == path
 
 
+@pytest.mark.skipif(not HAS_QUICK_LINES, reason="callers read no answers themselves on this system")
 def test_a_limit_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waited in vain for the answer of a worker does not wait as long again for the engine."""
     path = str(tmp_path / "go")

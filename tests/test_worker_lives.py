@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import Script
+
+needs_sizes = pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="nothing tells how large a process is")
 
 
 def lines(path: Path) -> list[str]:
@@ -112,7 +115,11 @@ def test_a_replaced_worker_leaves() -> None:
     wait_until(lambda: not set(pids_of(function)) & set(used))
 
 
-@pytest.mark.parametrize("limit", [{"max_tasks_per_child": 1}, {"max_memory_per_child": 1}], ids=str)
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_tasks_per_child": 1}, pytest.param({"max_memory_per_child": 1}, marks=needs_sizes)],
+    ids=str,
+)
 def test_a_pool_whose_workers_have_all_left_stops(processes: dict[str, Any], limit: dict[str, int]) -> None:
     """After `idle_timeout` nothing of it is left, also where no worker is there to be stopped."""
     function = parallel(square, **{**processes, "workers": 1, "idle_timeout": 0.1, **limit})
@@ -131,6 +138,7 @@ def test_a_large_chunk_is_cut_to_what_a_worker_may_run() -> None:
     assert max(counts.values()) <= 2
 
 
+@needs_sizes
 @pytest.mark.filterwarnings("ignore:grow changes KEPT")
 @pytest.mark.parametrize("way", ["map", "submit"])
 def test_a_worker_that_has_grown_is_replaced(processes: dict[str, Any], way: str) -> None:
@@ -147,6 +155,7 @@ def test_a_worker_that_has_grown_is_replaced(processes: dict[str, Any], way: str
     wait_until(lambda: is_gone(used[2]))
 
 
+@needs_sizes
 def test_workers_that_always_are_too_large() -> None:
     """Each does its chunk all the same, as with `max_tasks_per_child`; what is per worker is closed."""
     used = parallel(pid, workers=2, max_memory_per_child=1).map(range(6), chunksize=1)
@@ -154,6 +163,7 @@ def test_workers_that_always_are_too_large() -> None:
     assert len({*used}) >= 3  # each had at most one more waiting
 
 
+@needs_sizes
 @pytest.mark.parametrize("backend", ["threads", "serial"])
 def test_memory_is_that_of_worker_processes(backend: Any) -> None:
     """Elsewhere there is nothing to replace: it is refused, in one sentence."""

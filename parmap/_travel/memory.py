@@ -16,6 +16,9 @@ def _has_memory_files() -> bool:
 
 HAS_MEMORY_FILES = _has_memory_files()
 
+if not HAS_MEMORY_FILES:
+    import tempfile  # now: a process that is forked in the middle of it would wait for that module for ever
+
 
 def anonymous_file(name: str, fill: Callable[[int], object], *, grows: bool = False, changes: bool = True) -> int:
     """A file that no other process finds, once *fill* was called with its descriptor; *name* is for people.
@@ -44,7 +47,5 @@ def anonymous_file(name: str, fill: Callable[[int], object], *, grows: bool = Fa
 def _made(name: str) -> int:
     if HAS_MEMORY_FILES:
         return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    import tempfile
-
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

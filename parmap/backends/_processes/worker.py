@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from parmap._results.futures import End, Future
@@ -22,7 +23,7 @@ from parmap.backends._processes.functions import ClassPack, FunctionCall
 from parmap.backends._processes.line.channel import Channel, Message, not_received
 from parmap.backends._processes.line.descriptors import send_fds
 from parmap.backends._processes.line.quick import QuickLine, socket_pair
-from parmap.backends._processes.line.sockets import Socket, pair
+from parmap.backends._processes.line.sockets import NOSIGNAL, Socket, pair
 from parmap.backends._processes.spawning import environment
 from parmap.errors import signal_name
 
@@ -206,7 +207,8 @@ def lend_tracker(fds: tuple[int, ...]) -> None:
 
                 tracker: Any = getfd()
                 send_fds(line, b"\0", [tracker])
-            except Exception:  # noqa: BLE001, S110 - it can't be had: the worker must do without
-                pass
+            except Exception:  # noqa: BLE001 - it can't be had: the worker must do without
+                with suppress(OSError):
+                    line.send(b"\0", NOSIGNAL)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # it leaves SIGINT and SIGTERM unblocked

@@ -17,6 +17,7 @@ from parmap._work.imports import when_imported
 from parmap._work.settings import libraries
 from parmap._work.settings.arithmetic import USUAL, chosen, float_errors, made, told_errors
 from parmap.backends._processes.line.descriptors import recv_fds
+from parmap.backends._processes.line.sockets import pair
 
 with suppress(ImportError):  # in the template already: C code uses what it sets, whoever has imported it
     import _locale  # noqa: F401
@@ -24,6 +25,8 @@ with suppress(ImportError):  # in the template already: C code uses what it sets
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output
     from parmap.backends._processes.line.channel import Channel
+
+_LONGEST = 60.0  # seconds that the program may take to answer
 
 
 class World:
@@ -182,13 +185,17 @@ class World:
 
     def _ask_for_tracker(self) -> int | None:
         """The descriptor of the program's tracker, over a line of its own: a task waits for it, in any thread."""
-        ours, theirs = socket.socketpair()
-        with ours:
-            ours.settimeout(None)
-            with theirs:
-                self._channel.send("tracker", fds=(theirs.fileno(),))
-            _, fds = recv_fds(ours, 1)
-        return fds[0] if fds else None
+        is_macos = sys.platform == "darwin"
+        ours, theirs = pair()
+        with ours, theirs:
+            ours.settimeout(_LONGEST if is_macos else None)
+            self._channel.send("tracker", fds=(theirs.fileno(),))
+            if not is_macos:  # where what only a message holds is garbage; else an end that was lost is heard to end
+                theirs.close()
+            with suppress(TimeoutError):
+                _, fds = recv_fds(ours, 1)
+                return fds[0] if fds else None
+        return None
 
 
 def _cwd() -> str | None:
