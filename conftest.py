@@ -87,6 +87,7 @@ def as_page(namespace: dict[str, Any]) -> None:
         return any(find_spec(library) is None for library in libraries)
 
     namespace.update(page_folder=folder, folder_before=before, start=start, run=run, missing=missing)
+    namespace["is_linux"] = sys.platform == "linux"
 
 
 def end_of_page(namespace: dict[str, Any]) -> None:
