@@ -367,7 +367,15 @@ def test_from_a_signal_handler(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["socket", "parmap._engine.registry", "parmap.backends._processes.pool", "cloudpickle.cloudpickle"]
+    "module",
+    [
+        "socket",
+        "parmap._engine.registry",
+        "parmap.backends._processes.pool",
+        "cloudpickle.cloudpickle",
+        "dis",
+        "opcode",
+    ],
 )
 @pytest.mark.parametrize("what", ["a handler", "a finalizer"])
 def test_in_the_middle_of_the_first_call(script: Script, module: str, what: str) -> None:

@@ -39,6 +39,7 @@ from parmap._work.report.watch import Open, Watch
 from parmap._work.run import Rules
 from parmap._work.surroundings import Context
 from parmap._work.surroundings import current as current  # noqa: PLC0414 - whoever calls takes it from here
+from parmap._work.threads import import_whole
 from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def _expected(
     plain = getattr(inner, "__func__", inner)
     if type(plain) is not FunctionType:
         return b""
+    import_whole("parmap._travel.code.needs.reach", "parmap._travel.code.needs.uses")
     # What the only worker imports keeps what tasks do to it; an object goes with each call.
     if engine.workers > 1 or inner is not plain or name_of(inner) is None:
         warn_of_slips(function, iterables, star=star)

@@ -9,8 +9,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
+from importlib import import_module
 from types import FrameType
 from typing import Any, TypeVar
 from weakref import ref
@@ -112,6 +114,13 @@ def undisturbed(make: Callable[[], T], *, imports: bool = False) -> T:
         if collects:
             gc.enable()
             _pausing.clear()
+
+
+def import_whole(*names: str) -> None:
+    """Import modules late, so that no signal handler and no `__del__` which needs them, too, finds half of them."""
+    if not all(map(sys.modules.__contains__, names)):
+        with suppress(ShutdownError):
+            undisturbed(lambda: [*map(import_module, names)], imports=True)
 
 
 _pausing: list[bool] = []  # whether garbage is not collected meanwhile, though it was before

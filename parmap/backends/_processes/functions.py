@@ -10,13 +10,9 @@ Nothing here holds a function, or what it captures, of the user's.
 from __future__ import annotations
 
 import pickle
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from contextlib import suppress
-from functools import partial
-from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import ref
@@ -37,7 +33,7 @@ from parmap._travel.stream import PROTOCOL, held_apart, hold, is_sent, read_with
 from parmap._travel.text import called
 from parmap._work.per_worker import PerWorker
 from parmap._work.run import Callee, Rules
-from parmap._work.threads import ShutdownError, check_reentry, undisturbed
+from parmap._work.threads import check_reentry, import_whole
 from parmap.backends._base import Call
 from parmap.backends._processes.line.parts import Numbered, Numbers, Part, parts_of
 from parmap.errors import SerializationError
@@ -307,9 +303,7 @@ class Functions:
         """Pack *what*, in which a *thing* of the user's is by value; the mark of the *roots*, if they can have one."""
         found: Mark | None = None
         large: Large = []
-        if "cloudpickle" not in sys.modules:  # a handler or a `__del__` that needs it, too, might find half of it
-            with suppress(ShutdownError):
-                undisturbed(partial(import_module, "cloudpickle"), imports=True)
+        import_whole("cloudpickle")
         try:
             found, large = mark(roots, self._tables_of)
         except Exception as error:
