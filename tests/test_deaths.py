@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from tasks_that_die import (
 import parmap
 from conftest import wait_until
 from parmap import WorkerDiedError, parallel
-from parmap.backends._processes.launcher import Launcher
+from parmap.backends._processes.launcher import Launcher, kill_group
 from parmap.backends._processes.line.segments import Limits
 
 if TYPE_CHECKING:
@@ -538,3 +539,32 @@ def test_a_worker_that_dies_as_it_asks_for_the_tracker(script: Script) -> None:
     """)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
+@pytest.mark.parametrize("place", ["in its group", "in another group"])
+def test_a_worker_is_terminated_once(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second signal would meet the task that has begun since."""
+    program = """
+import os, signal
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(0) or os.write(1, b"told\\n"))
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"in all %d\\n" % len(told)) and os._exit(0))
+os.write(1, b"\\n")
+while True:
+    signal.pause()
+"""
+    group = 0 if place == "in its group" else os.getpgrp()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, process_group=group
+    ) as it:
+        assert it.stdout is not None
+        hear, send = it.stdout.readline, os.killpg
+        assert hear() == "\n"
+        if place == "in its group":
+            monkeypatch.setattr(os, "killpg", lambda *how: send(*how) or hear())  # whoever sends it is held up
+        assert kill_group(it.pid, signal.SIGTERM)
+        if place == "in another group":
+            hear()
+        it.send_signal(signal.SIGUSR1)
+        assert it.stdout.read() == "in all 1\n"
+    assert not kill_group(it.pid, signal.SIGTERM)

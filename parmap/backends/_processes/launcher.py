@@ -313,8 +313,10 @@ def kill_group(pid: int, signum: int) -> bool:
     with suppress(OSError):  # all of them are gone, or a task has left the group
         if signum in {signal.SIGTERM, signal.SIGKILL}:
             os.killpg(pid, signum)
+            if os.getpgid(pid) == pid:  # it was among them: a second signal might meet the next task
+                return True
     try:
-        os.kill(pid, signum)  # by itself too: a task may have moved its worker to another group
+        os.kill(pid, signum)  # by itself: a task may have moved its worker to another group
     except ProcessLookupError:
         return False
     except OSError:  # it is another user's by now
