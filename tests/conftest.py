@@ -38,6 +38,13 @@ collect_ignore = (
 )
 
 
+if not collect_ignore:
+    from hypothesis import settings
+
+    settings.register_profile("busy", deadline=None)  # a machine that does much else is no fault
+    settings.load_profile("busy")
+
+
 def pytest_report_header() -> str | None:
     """Tell what is left out."""
     return f"hypothesis is missing; left out: {', '.join(sorted(collect_ignore))}" if collect_ignore else None

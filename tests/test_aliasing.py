@@ -48,7 +48,6 @@ steps = st.tuples(shapes, st.sampled_from(ACTS), st.booleans(), st.booleans())
 """What travels, what the task does with it, whether the next item holds the same object, whether the caller scribbles."""
 
 properties = settings(
-    deadline=None,
     max_examples=12,
     # Each example goes through the same workers on purpose: what they keep is looked at in all that follow.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],

@@ -110,7 +110,7 @@ def test_many_messages_keep_their_order(line: tuple[Channel, Channel]) -> None:
     assert received == [(number, number * 2000) for number in range(50)]
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=40)
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
 @given(st.lists(st.binary(max_size=300) | st.lists(st.integers()), min_size=1), st.integers(1, 50))
 def test_message_in_pieces(monkeypatch: pytest.MonkeyPatch, items: list[Any], step: int) -> None:
     """A message that comes a few bytes at a time is a message when its last byte is there, and not before."""

@@ -72,7 +72,7 @@ deeds = st.lists(st.tuples(st.sampled_from(["copy", "part", "write", "drop"]), s
 
 
 @given(deeds)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_whoever_has_a_copy_has_it_alone(deeds: list[tuple[str, int]]) -> None:
     """Whatever was dropped and used again meanwhile."""
     copies = Copies()

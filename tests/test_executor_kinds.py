@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 import textwrap
@@ -121,7 +122,11 @@ def test_line(name: str, script: Script):
     """
 
     with script.start(PROGRAM + textwrap.dedent(program)) as run:  # of MPI's, all of the process group is killed
-        out, errors = run.communicate(timeout=150)
+        try:
+            out, errors = run.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            run.kill()  # or to leave would wait for it
+            raise
 
     told = [json.loads(line) for line in out.splitlines() if line.startswith(("{", "["))]
     assert told, out + errors

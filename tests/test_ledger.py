@@ -657,7 +657,6 @@ TestCore = Core.TestCase
 TestCore.settings = settings(
     max_examples=400,
     stateful_step_count=50,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
 )

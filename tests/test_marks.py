@@ -254,7 +254,7 @@ rooted = root()
 """
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(ROOTS),
     st.lists(st.tuples(st.lists(st.sampled_from(CHANGES), max_size=2), st.sampled_from(sorted(METHODS))), max_size=12),

@@ -229,7 +229,7 @@ WRAPS: dict[str, Any] = {
 
 
 @given(st.lists(graphs, min_size=1, max_size=10), st.sampled_from([1, 4]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_large_contents_in_any_place(items: list[Any], times: int) -> None:
     """Bytes, bytearrays and strings of any size arrive as they were, whatever they look like and lie in."""
     packed, errors = pack(items * times)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import tasks_in_turn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from parmap import parallel
@@ -75,7 +75,6 @@ def test_modes(mode: str, item: Any, expected: str) -> None:
     assert outcome.results == [expected] * 100
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["ok", "value", "stop", "exit", "interrupt"]), max_size=300), st.booleans())
 def test_errors_inside_blocks(kinds: list[str], packed: bool) -> None:
     """Whatever is raised at whichever place of a block is the outcome of that item, and of no other."""
