@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parmap import SerializationError, parallel
+from parmap import Executor, Pool, SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -576,7 +577,7 @@ def test_an_enumeration_whose_members_are_made_of_other_data(script: Script) -> 
     """It is refused by its name, with what to do about it."""
     done = script.run("""
         import enum
-        from parmap import SerializationError, parallel
+        from parmap import Executor, Pool, SerializationError, parallel
 
         class Code(bytes, enum.Enum):
             def __new__(cls, value):
@@ -776,7 +777,7 @@ def test_a_way_out_for_classes(script: Script) -> None:
     )
     done = script.run("""
         import records, socket
-        from parmap import SerializationError, parallel
+        from parmap import Executor, Pool, SerializationError, parallel
         class Row(metaclass=records.Meta): pass
         class Held: line = socket.socket()
         for call in (lambda: parallel(lambda _: Held.line, workers=1).map([1]), lambda: parallel(id, workers=1).map([Row()])):
@@ -798,11 +799,27 @@ def test_what_threads_share_as_an_argument(make: Callable[[], Any]):
         parallel(id, workers=1).map([make()])
 
 
+@pytest.mark.parametrize("kind", [Pool, Executor])
+def test_a_pool_that_a_method_holds(kind: Any):
+    """A method of an object that holds a pool is a task of it; a task that uses the pool has one that runs serially."""
+
+    class Tree:
+        def __init__(self, pool: Any) -> None:
+            self.pool, self.map = pool, pool.map
+
+        def visit(self, depth: int) -> list[Any]:
+            return [os.getpid(), *(self.map(self.visit, [depth - 1]) if depth else ())]
+
+    with kind(1) as pool:
+        ((outer, (inner,)),) = pool.map(Tree(pool).visit, [1])
+    assert outer == inner != os.getpid()
+
+
 def test_an_end_of_a_pipe(script: Script) -> None:
     """It would be a number, which in another process means something else, or nothing: it is refused both ways."""
     done = script.run("""
         import multiprocessing
-        from parmap import SerializationError, parallel
+        from parmap import Executor, Pool, SerializationError, parallel
 
         here, there = multiprocessing.Pipe()
         ends = [multiprocessing.Pipe()[0] for _ in range(20)]
@@ -1400,7 +1417,7 @@ def test_locks_of_what_is_an_argument_or_a_result(script: Script) -> None:
         import contextvars, threading
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
-        from parmap import SerializationError, parallel
+        from parmap import Executor, Pool, SerializationError, parallel
 
         lock = threading.Lock()
         variable = contextvars.ContextVar("variable", default=1)
