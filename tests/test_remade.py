@@ -577,7 +577,7 @@ def test_an_enumeration_whose_members_are_made_of_other_data(script: Script) -> 
     """It is refused by its name, with what to do about it."""
     done = script.run("""
         import enum
-        from parmap import Executor, Pool, SerializationError, parallel
+        from parmap import SerializationError, parallel
 
         class Code(bytes, enum.Enum):
             def __new__(cls, value):
@@ -777,7 +777,7 @@ def test_a_way_out_for_classes(script: Script) -> None:
     )
     done = script.run("""
         import records, socket
-        from parmap import Executor, Pool, SerializationError, parallel
+        from parmap import SerializationError, parallel
         class Row(metaclass=records.Meta): pass
         class Held: line = socket.socket()
         for call in (lambda: parallel(lambda _: Held.line, workers=1).map([1]), lambda: parallel(id, workers=1).map([Row()])):
@@ -819,7 +819,7 @@ def test_an_end_of_a_pipe(script: Script) -> None:
     """It would be a number, which in another process means something else, or nothing: it is refused both ways."""
     done = script.run("""
         import multiprocessing
-        from parmap import Executor, Pool, SerializationError, parallel
+        from parmap import SerializationError, parallel
 
         here, there = multiprocessing.Pipe()
         ends = [multiprocessing.Pipe()[0] for _ in range(20)]
@@ -1417,7 +1417,7 @@ def test_locks_of_what_is_an_argument_or_a_result(script: Script) -> None:
         import contextvars, threading
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
-        from parmap import Executor, Pool, SerializationError, parallel
+        from parmap import SerializationError, parallel
 
         lock = threading.Lock()
         variable = contextvars.ContextVar("variable", default=1)
