@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from parmap._calls.checks import check_buffersize
-from parmap._calls.dropin import InTurn, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnsWorkers, serial_in_tasks
 from parmap._results.streams import abandon
 from parmap._travel.failure import Voice, as_raised, guarded
 from parmap.errors import PoolClosedError, WorkerDiedError
@@ -40,6 +40,7 @@ def _in_turn(error: BaseException) -> BaseException:
     return guarded(_as_raised(error))
 
 
+@serial_in_tasks
 class Executor(OwnsWorkers, concurrent.futures.Executor):
     """Drop-in for `concurrent.futures.ProcessPoolExecutor`: the same methods, arguments and errors.
 

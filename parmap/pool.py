@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing import TimeoutError as PoolTimeoutError
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-from parmap._calls.dropin import InTurn, OwnsWorkers
+from parmap._calls.dropin import InTurn, OwnsWorkers, serial_in_tasks
 from parmap._engine import pools as _pools
 from parmap._results.async_result import AsyncResult
 from parmap._results.callbacks import callbacks
@@ -27,6 +27,7 @@ R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 
 
+@serial_in_tasks
 class Pool(OwnsWorkers):
     """Drop-in for `multiprocessing.Pool`: the same methods, arguments and errors, on workers that can't hang it.
 
@@ -235,7 +236,7 @@ class Pool(OwnsWorkers):
         owned = self.__dict__.get("_owned")
         if owned is None or (owned.closed and not self._streams):
             return
-        forgotten = not owned.closed
+        forgotten = not owned.closed and owned.engine is not None  # or it has no workers
         self._stop_reading()
         owned.close(cancel=True)
         if forgotten and not sys.is_finalizing():

@@ -672,6 +672,14 @@ def test_unclosed():
         gc.collect()
 
 
+def test_unclosed_without_workers(recwarn: pytest.WarningsRecorder):
+    """A pool that has no workers says nothing: a task may have it, for it is in what its function refers to."""
+    parmap.Pool(1, backend="serial").apply(tasks.square, (1,))
+    gc.collect()
+
+    assert [*recwarn] == []
+
+
 @pytest.mark.parametrize("backend", ["processes", "threads", "serial"])
 def test_unclosed_at_the_end(script: Any, backend: str):
     """A program may end with a pool that it never closed: nothing is said of it."""

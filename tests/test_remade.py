@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from parmap import SerializationError, parallel
+from parmap import Executor, Pool, SerializationError, parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -796,6 +797,22 @@ def test_what_threads_share_as_an_argument(make: Callable[[], Any]):
     """A lock, or what is made of locks, is refused as an argument; a manager's is the way out."""
     with pytest.raises(SerializationError, match=r"an Event of a multiprocessing.Manager\(\) can be sent"):
         parallel(id, workers=1).map([make()])
+
+
+@pytest.mark.parametrize("kind", [Pool, Executor])
+def test_a_pool_that_a_method_holds(kind: Any):
+    """A method of an object that holds a pool is a task of it; a task that uses the pool has one that runs serially."""
+
+    class Tree:
+        def __init__(self, pool: Any) -> None:
+            self.pool, self.map = pool, pool.map
+
+        def visit(self, depth: int) -> list[Any]:
+            return [os.getpid(), *(self.map(self.visit, [depth - 1]) if depth else ())]
+
+    with kind(1) as pool:
+        ((outer, (inner,)),) = pool.map(Tree(pool).visit, [1])
+    assert outer == inner != os.getpid()
 
 
 def test_an_end_of_a_pipe(script: Script) -> None:

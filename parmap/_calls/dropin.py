@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from parmap._calls.checks import DEFAULTS, OPTIONS
@@ -16,6 +17,7 @@ from parmap._results.batch import BatchFuture
 from parmap._results.futures import Future
 from parmap._results.streams import ResultStream
 from parmap._results.watched import Latch
+from parmap._travel.code.special.remade import fresh_ones
 from parmap._travel.failure import Failure, Voice, as_raised, pass_on
 from parmap._travel.text import called, shorten
 from parmap._work.cpus import cpu_count
@@ -23,6 +25,7 @@ from parmap.errors import PoolClosedError, SerializationError
 
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S", bound=ResultStream[Any])
+K = TypeVar("K")
 
 
 class Owned:
@@ -162,6 +165,13 @@ class OwnsWorkers:
         options = self._owned.options
         facts = [("workers", options.workers), ("backend", options.backend), ("state", self._status)]
         return card(f"parmap.{type(self).__name__}", "", facts)
+
+
+def serial_in_tasks(kind: type[K]) -> type[K]:
+    """Have a function that refers to a pool, as a method to `self.pool`, find one of its own in a task."""
+    make: Callable[..., object] = kind
+    fresh_ones()[kind] = partial(make, 1, backend="serial")
+    return kind
 
 
 def start_method_of(context: Any) -> str:
