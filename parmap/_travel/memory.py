@@ -16,8 +16,17 @@ def _has_memory_files() -> bool:
 
 HAS_MEMORY_FILES = _has_memory_files()
 
-if not HAS_MEMORY_FILES:
+if HAS_MEMORY_FILES:
+
+    def _made(name: str) -> int:
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+else:
     import tempfile  # now: a process that is forked in the middle of it would wait for that module for ever
+
+    def _made(name: str) -> int:  # noqa: ARG001 - nobody sees it
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def anonymous_file(name: str, fill: Callable[[int], object], *, grows: bool = False, changes: bool = True) -> int:
@@ -42,10 +51,3 @@ def anonymous_file(name: str, fill: Callable[[int], object], *, grows: bool = Fa
         os.close(fd)
         raise
     return fd
-
-
-def _made(name: str) -> int:
-    if HAS_MEMORY_FILES:
-        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from parmap._work.imports import when_imported
@@ -20,7 +21,7 @@ from parmap.backends._processes.line.descriptors import recv_fds
 from parmap.backends._processes.line.sockets import pair
 
 with suppress(ImportError):  # in the template already: C code uses what it sets, whoever has imported it
-    import _locale  # noqa: F401
+    import_module("_locale")
 
 if TYPE_CHECKING:
     from parmap.backends._processes.child.output import Output
