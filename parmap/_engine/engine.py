@@ -357,7 +357,7 @@ class Engine:
             if event.since and Open.reports and event.slot in self.ledger.scheduler.slots:
                 started(self.backend, self.ledger.scheduler.slots[event.slot], event.since)
         elif isinstance(event, Broken):
-            if self.ledger.scheduler.is_idle:
+            if not self.finish and self.backend.options.initializer and self.ledger.scheduler.is_idle:
                 tell_of(event.error)
             self.ledger.lose_all(event.error, now)
         elif isinstance(event, Capacity):
