@@ -69,6 +69,8 @@ class Pool(OwnsWorkers):
         self._own(processes, context, given, options, finish=False)
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
+        if initializer is not None:
+            self.warm_up()  # it may be all that workers are for, as where it takes tasks from a queue
 
     @property
     def _processes(self) -> int:

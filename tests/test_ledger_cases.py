@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,7 @@ from parmap._core.states import State
 from parmap._travel.failure import Failure
 from parmap._work.page import NO_LIMIT
 from parmap.backends._base import Lost, Part, Report
+from parmap.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -400,3 +402,19 @@ def test_what_is_cancelled_while_it_fails_is_not_tried_again(is_told: bool) -> N
 
     assert desk.ledger.scheduler.is_idle
     assert not job.dropped
+
+
+def test_workers_whose_start_nobody_waits_for() -> None:
+    """Work that is dropped ends those that start, too; else a patient pool waits for them, and no other one."""
+    backend = FakeBackend(2, None, None, recalls=True)
+    ledger = ElasticLedger(backend, 100.0)
+    ledger.warm_up(2, 100.0)
+    first, second = backend.workers.values()
+    over = partial(ledger.scheduler.is_over, dropped=False)
+
+    assert (over(patient=True), over(patient=False)) == (False, True)
+    ledger.ready(first.name)
+    ledger.drop_all(PoolClosedError(), 100.0)
+    assert (first.is_doomed, second.is_doomed) == (False, True)
+    ledger.ready(second.name)
+    assert over(patient=True)

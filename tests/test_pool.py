@@ -22,6 +22,7 @@ from tasks_that_hold import Unread
 import parmap
 from conftest import children, wait_until
 from parmap import PoolClosedError, SerializationError, WorkerDiedError
+from parmap.backends import _threads
 from parmap.backends._processes import launcher
 from parmap.backends._processes.pool import Processes
 
@@ -621,6 +622,16 @@ def test_initializer(make_pool: MakePool):
     assert pool.apply(tasks.remembered) == "told"
 
 
+def test_initializer_that_takes_the_tasks(make_pool: MakePool, tmp_path: Path):
+    """It begins with the pool, for it may be all that workers do, and they leave when it has ended."""
+    begun, go = str(tmp_path / "begun"), str(tmp_path / "go")
+    pool = make_pool(1, tasks.touch_and_wait_for, (begun, go))
+    wait_until(lambda: os.path.exists(begun))
+    pool.close()
+    tasks.touch(go)
+    pool.join()
+
+
 def test_maxtasksperchild(make_processes: MakePool):
     """A worker is replaced after `maxtasksperchild` tasks."""
     pool = make_processes(1, None, (), 2)
@@ -717,6 +728,30 @@ def test_initializer_that_raises(make_ours: MakePool):
     """The error of an initializer is raised by the call; the standard pool starts workers for ever."""
     with pytest.raises(ValueError, match="told"):
         make_ours(1, tasks.fail, ("told",)).apply(tasks.square, (1,))
+
+
+def test_initializer_that_raises_while_nobody_calls(make_ours: MakePool, caplog: pytest.LogCaptureFixture):
+    """The log is told, for whoever waits for what the initializer would do."""
+    pool = make_ours(2, tasks.fail, ("told",))
+    wait_until(lambda: any(record.name == "parmap" for record in caplog.records))
+
+    [record] = caplog.records
+    assert "the workers can't start" in record.getMessage()
+    assert record.exc_info
+    assert isinstance(record.exc_info[1], ValueError)
+    with pytest.raises(ValueError, match="told"):
+        pool.map(tasks.square, [1])
+
+
+def test_terminate_while_threads_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`terminate` does not wait for threads whose initializer may never end."""
+    monkeypatch.setattr(_threads, "_GRACE", 1000.0)
+    begun, go = str(tmp_path / "begun"), str(tmp_path / "go")
+    pool = parmap.Pool(1, tasks.touch_and_wait_for, (begun, go), backend="threads")
+    wait_until(lambda: os.path.exists(begun))
+    pool.terminate()
+    pool.join()
+    tasks.touch(go)
 
 
 @pytest.mark.parametrize("leases", [True, False])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from parmap._core.job import Job, Share, Sink
 from parmap._core.limits import LimitedLedger
 from parmap._core.schedule import SUSPECT
+from parmap._core.states import State
 
 if TYPE_CHECKING:
     from parmap._core.pace import Cost
@@ -24,6 +25,13 @@ class ElasticLedger(LimitedLedger):
         if len(scheduler.slots) > count:
             for name in [*scheduler.vacancies.idle][: len(scheduler.slots) - count]:
                 self._retire(name)
+
+    def drop_all(self, error: BaseException, now: float) -> None:
+        """Fail all that waits and runs with *error*, and end workers that start: nobody waits for their initializer."""
+        self.end_all(error, now)
+        for name, slot in self.scheduler.slots.items():
+            if slot.rest is State.STARTING:
+                self._backend.stop(name)
 
     def lost(self, lost: Lost, now: float) -> None:
         """A chunk is lost, not its worker."""

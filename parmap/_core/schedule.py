@@ -111,10 +111,17 @@ class Scheduler:
         """Whether nothing waits and nothing runs."""
         return not (self.jobs or self.delayed or self._held)
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a worker has work that has started itself."""
-        return any(slot.flight and slot.rest is not State.STARTING for slot in self.slots.values())
+    def is_over(self, *, dropped: bool, patient: bool) -> bool:
+        """Whether nothing is left to wait for.
+
+        *dropped*: nobody wants what there is; so a worker that starts is not waited for: its initializer may hang.
+        *patient*: else it is, though it has no work: the initializers of a `Pool` may be all that it is for.
+        """
+        if dropped:
+            return self.is_idle or not any(
+                slot.flight and slot.rest is not State.STARTING for slot in self.slots.values()
+            )
+        return self.is_idle and not (patient and any(slot.rest is State.STARTING for slot in self.slots.values()))
 
     # jobs
 

@@ -19,6 +19,7 @@ from parmap._core.elastic import ElasticLedger
 from parmap._engine.crews import waits_in_vain
 from parmap._engine.lane import Lane
 from parmap._results.futures import Future
+from parmap._results.unheard import tell_of
 from parmap._results.watched import Latch, wait_for
 from parmap._travel.failure import Failure, pass_on
 from parmap._work.report.watch import Open, started
@@ -241,7 +242,7 @@ class Engine:
                 self.ledger.scheduler.hurry()
             if cancel:
                 self._dropped = told or PoolClosedError("the pool was shut down")
-                self.ledger.end_all(self._dropped, time.monotonic())
+                self.ledger.drop_all(self._dropped, time.monotonic())
             for job in list(self.ledger.scheduler.jobs):
                 if job.open_end:  # nobody will read on
                     self.ledger.scheduler.cancel(job, Failure(PoolClosedError("the pool was shut down")))
@@ -293,9 +294,8 @@ class Engine:
             return False
         if self._dropped and not self.backend.kills:  # what runs can't be stopped, and nobody waits for it
             return True
-        # Where nobody wants it, a worker that starts is not waited for: its initializer may hang.
-        is_idle = self.ledger.scheduler.is_idle or bool(self._dropped and not self.ledger.scheduler.has_begun)
-        return is_idle and self.ledger.take_back_leases(time.monotonic())
+        is_over = self.ledger.scheduler.is_over(dropped=self._dropped is not None, patient=not self.finish)
+        return is_over and self.ledger.take_back_leases(time.monotonic())
 
     def _finish(self) -> None:
         self.closed = True
@@ -314,8 +314,7 @@ class Engine:
         """Run the engine in the thread that waits, where it has none of its own."""
         deadline = None if timeout is None else time.monotonic() + timeout
         happened = deque[bool]()
-        notice = partial(happened.append, True)
-        if not watched.watch(notice):
+        if not watched.watch(notice := partial(happened.append, True)):
             return True
         while not happened:
             left = None if deadline is None else deadline - time.monotonic()
@@ -358,6 +357,8 @@ class Engine:
             if event.since and Open.reports and event.slot in self.ledger.scheduler.slots:
                 started(self.backend, self.ledger.scheduler.slots[event.slot], event.since)
         elif isinstance(event, Broken):
+            if not self.finish and self.backend.options.initializer and self.ledger.scheduler.is_idle:
+                tell_of(event.error)
             self.ledger.lose_all(event.error, now)
         elif isinstance(event, Capacity):
             self.ledger.employ(event.workers, event.cost)
@@ -373,11 +374,10 @@ class Engine:
         return not is_idle or self._told(self)
 
     def _read_inbox(self) -> None:
-        inbox = self._inbox
         notes: list[Any] = []  # futures, and what came behind them
         try:
-            while inbox:
-                notes.append(inbox.popleft())
+            while self._inbox:
+                notes.append(self._inbox.popleft())
                 if not isinstance(notes[-1], Future):
                     self._queue(notes[:-1])
                     del notes[:-1]
@@ -385,7 +385,7 @@ class Engine:
                     notes.clear()
             self._queue(notes)
         except BaseException:  # nobody else knows of them: they are read again when all ends
-            inbox.extendleft(reversed(notes))
+            self._inbox.extendleft(reversed(notes))
             raise
 
     def _queue(self, futures: list[Future[Any]]) -> None:

@@ -130,3 +130,10 @@ def forget_unheard() -> None:
     """Tell of none: the program fails, with an error of its own; or this process was forked from theirs."""
     for each in _unheard.copy():
         each.forget()
+
+
+def tell_of(error: BaseException) -> None:
+    """Tell the log of workers that can't start, where no call waits that would raise this."""
+    import logging
+
+    logging.getLogger("parmap").error("the workers can't start, and no call waits for them", exc_info=error)

@@ -17,7 +17,7 @@ from parmap._work.page import Note
 from parmap._work.per_worker import Worker, here
 from parmap._work.settings.arithmetic import choose
 from parmap._work.threads import start_thread, undisturbed
-from parmap.backends._base import Backend, Broken, Died, Event, Report, Story, run_here
+from parmap.backends._base import Backend, Broken, Died, Event, Ready, Report, Story, run_here
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -41,6 +41,8 @@ class Threads(Backend):
         self._queues: dict[Hashable, queue.SimpleQueue[Any]] = {}
         self._threads: dict[Hashable, tuple[int, Thread]] = {}  # each with its number
         self._running: set[int] = set()  # numbers of chunks
+        self.announces: bool = options.initializer is not None
+        self._beginning: set[Hashable] = set()  # their initializer has not ended, and may never do so
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
 
     def expect(self, function: Any, count: int) -> None:  # noqa: ARG002 - the contract
@@ -79,6 +81,8 @@ class Threads(Backend):
                     self._events.put(Broken(error))
                 break
             index = min({*range(len(self._threads) + 1)} - {taken for taken, _ in self._threads.values()})
+            if self.announces:
+                self._beginning.add(name)
             tasks.put((index, self._events))
             self._queues[name], self._threads[name] = tasks, (index, thread)
             started.append(name)
@@ -89,32 +93,37 @@ class Threads(Backend):
             return
         index, events = begin
         try:
-            self._work(index, tasks, events)
+            self._work(name, index, tasks, events)
         except BaseException as error:  # noqa: BLE001 - raised by another thread, as recipes for ending one do
             events.put(Died(name, 0, 0, 1, Story("the thread was ended from outside", error).tell))
 
-    def _work(self, index: int, tasks: queue.SimpleQueue[Any], events: queue.SimpleQueue[Any]) -> None:
+    def _work(self, name: int, index: int, tasks: queue.SimpleQueue[Any], events: queue.SimpleQueue[Any]) -> None:
         here.begin(Worker(index, self.options.workers))
         _place.thread.crew = ref(self)
-        initializer = self.options.initializer
-        problem: BaseException | None = None
-        if initializer is not None:
+        is_ready = not self.announces or self._initialize(name, events)
+        while (task := tasks.get()) is not None and is_ready:
             try:
-                initializer(*self.options.initargs)
-                choose()
-                here.keeper.prepared[self.options.pool_key] = self.options
-            except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
-                problem = translate(error)
-                note(problem, IN_INITIALIZER)
-        while (task := tasks.get()) is not None:
-            try:
-                event = run_here(*task) if problem is None else Broken(problem)
+                event: Event = run_here(*task)
             except BaseException as error:  # noqa: BLE001 - of an error that lets nobody see it: who waits shall hear of that
                 event = Broken(error)
             events.put(event)
             del task, event
             here.keeper.purge()
         here.keeper.close_all()
+
+    def _initialize(self, name: int, events: queue.SimpleQueue[Any]) -> bool:
+        assert self.options.initializer is not None  # noqa: S101 - else there is nothing to announce
+        problem: BaseException | None = None
+        try:
+            self.options.initializer(*self.options.initargs)
+            choose()
+            here.keeper.prepared[self.options.pool_key] = self.options
+        except BaseException as error:  # noqa: BLE001 - the user's code; its error fails the call
+            problem = translate(error)
+            note(problem, IN_INITIALIZER)
+        self._beginning.discard(name)
+        events.put(Ready(name) if problem is None else Broken(problem))
+        return problem is None
 
     def start(self, chunk: Chunk, mode: str) -> int:
         """Hand a chunk to its thread."""
@@ -153,8 +162,9 @@ class Threads(Backend):
         for tasks in self._queues.values():
             tasks.put(None)
         if not self._running:  # what they close may take a moment
-            for _, thread in self._threads.values():
-                thread.join(_GRACE)
+            for name, (_, thread) in self._threads.items():
+                if name not in self._beginning:
+                    thread.join(_GRACE)
         self._queues.clear()
         self._threads.clear()
         self._running.clear()
