@@ -26,6 +26,8 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 A = TypeVar("A")
 
+_LONGEST = 5.0  # seconds that a pool may take to begin
+
 
 @serial_in_tasks
 class Pool(OwnsWorkers):
@@ -70,7 +72,15 @@ class Pool(OwnsWorkers):
         self._lock = threading.RLock()  # a callback, a signal handler or a finalizer may close the pool too
         self._streams: set[PoolIterator[Any]] = set()  # whose input has not been read to its end
         if initializer is not None:
-            self.warm_up()  # it may be all that workers are for, as where it takes tasks from a queue
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start the workers: the initializer may be all that they are for, as where it takes tasks from a queue."""
+        self.warm_up()
+        engine, begun = self._owned.engine, Latch()
+        # What it is given is that of now. A module that is just being imported may keep the engine from that.
+        if engine is not None and engine.backend.threaded and engine.offer(begun.set):
+            begun.wait(_LONGEST)
 
     @property
     def _processes(self) -> int:

@@ -632,6 +632,20 @@ def test_initializer_that_takes_the_tasks(make_pool: MakePool, tmp_path: Path):
     pool.join()
 
 
+def test_initargs_are_those_of_the_beginning():
+    """What the program changes later is not what workers begin with, however soon it does."""
+    held: dict[str, str] = {}
+
+    def begin(given: dict[str, str]) -> None:
+        os.environ["HELD"] = given["HELD"]
+
+    for now in range(5):
+        held["HELD"] = str(now)
+        with parmap.Pool(1, begin, (held,)) as pool:
+            held["HELD"] = "changed"
+            assert pool.apply(os.getenv, ("HELD",)) == str(now)
+
+
 def test_maxtasksperchild(make_processes: MakePool):
     """A worker is replaced after `maxtasksperchild` tasks."""
     pool = make_processes(1, None, (), 2)
