@@ -33,7 +33,9 @@ WAITS = {
         "futures = [f.submit(x) for x in range(20)]; Path('submitted').touch(); [future.result() for future in futures]"
     ),
     "map_async": "futures = [f.map_async(range(100))]; Path('submitted').touch(); futures[0].result()",
-    "async_result": "futures = [f.submit(0)]; Path('submitted').touch(); futures[0].async_result.get()",
+    "async_result": (  # whose import an interrupt may meet in the midst of an error that is handled there
+        "futures = [f.submit(0)]; waiting = futures[0].async_result; Path('submitted').touch(); waiting.get()"
+    ),
     "concurrent.futures.wait": (
         "import concurrent.futures; futures = [f.submit(0)]; Path('submitted').touch(); concurrent.futures.wait(futures)"
     ),
