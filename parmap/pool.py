@@ -38,8 +38,9 @@ class Pool(OwnsWorkers):
 
     Args:
         processes: how many workers; None for :func:`cpu_count`.
-        initializer: called in each worker when it starts.
-        initargs: its arguments.
+        initializer: called in each worker when it starts: together with the pool, where there is one, else when there
+            is work for it.
+        initargs: its arguments, as they are now.
         maxtasksperchild: a worker is replaced after so many calls; None for no limit.
         context: of ``multiprocessing.get_context()``; its start method is taken, save that ``"fork"`` is
             ``"forkserver"``.
