@@ -55,7 +55,8 @@ def _in_memory() -> Callable[[tuple[Any, ...], tuple[Any, ...]], bool]:
         start, size = tuple.__basicsize__, ctypes.sizeof(ctypes.c_void_p)
 
         def same(now: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
-            return not compare(id(now) + start, id(known) + start, len(known) * size)
+            is_as_long = len(now) == len(known)  # if no other thread has changed it since its length was asked
+            return is_as_long and not compare(id(now) + start, id(known) + start, len(known) * size)
 
         one, other = object(), object()
         tried = [same((one, other), each) for each in ((one, other), (one, one), (other, other))]
