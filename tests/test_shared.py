@@ -215,6 +215,23 @@ def test_nothing_of_them_stays():
     assert [each() for each in gone] == [None] * 3
 
 
+def test_nothing_stays_of_one_whose_method_is_called():
+    """The call holds it, until workers have it, and is kept for the next one only as long as it is there."""
+    gone = []
+    with Executor(1) as executor:
+        for _ in range(3):
+            queue = CONTEXT.SimpleQueue()
+            gone.append(weakref.ref(queue))
+            puts = [executor.submit(queue.put, number) for number in range(20)]
+            assert [queue.get() for _ in puts] == [*range(20)]
+            assert [put.result() for put in puts] == [None] * 20
+            del queue, puts
+        executor.submit(abs, 1).result()
+        gc.collect()
+
+        assert [each() for each in gone] == [None] * 3
+
+
 def test_one_that_is_refused_is_let_go():
     """It would stay as long as its thread pickles nothing else."""
     lock = multiprocessing.get_context("fork").Lock()
