@@ -380,6 +380,41 @@ def test_arrays_over_shared_memory(script: Script):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+def test_workers_let_memory_go_that_is_gone(script: Script):
+    """Function by function, or one whose global is another array each time: a SharedMemory would stay full."""
+    pytest.importorskip("numpy")
+    done = script.run("""
+        import os, tempfile
+        from multiprocessing.shared_memory import SharedMemory
+
+        import numpy
+        from parmap import parallel
+
+        def fill(place):
+            array[place] = place
+            return len(os.listdir("/proc/self/fd"))
+
+        same = parallel(fill, workers=1)
+
+        def use(look):
+            assert look.submit(3).result() == 0
+            return same.submit(4).result()
+
+        seen = []
+        for _ in range(10):
+            memory = SharedMemory(create=True, size=800)
+            array = numpy.ndarray((100,), "f8", memory.buf)
+            seen.append(use(parallel(lambda place: array[place], workers=1)))
+            del array
+            memory.unlink()
+            array = numpy.memmap(tempfile.mkdtemp() + "/file", "f8", "w+", shape=(100,))
+            seen.append(use(parallel(lambda place: array[place], workers=1)))
+        assert max(seen[2:]) <= max(seen[:2]) + 1, seen
+    """)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_tensors_in_shared_memory(script: Script):
     """As `share_memory_` puts them there, so that all processes train one model."""
     pytest.importorskip("torch")

@@ -85,7 +85,8 @@ def _count(value: Any) -> int:
     return sys.getrefcount(value)
 
 
-_WITHIN = max(_count(each) for each in islice([[]], 1))  # times that what is held only there is counted there
+_nested: list[list[int]] = [[]]
+_WITHIN = max(_count(each) for each in islice(_nested, 1))  # times that what is held only there is counted there
 _SHARED = {*ATOMS, tuple, frozenset}  # those that code itself may hold
 
 

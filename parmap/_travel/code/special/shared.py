@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.stream import PROTOCOL, has_files, hold
+from parmap._travel.stream import MAPPED, PROTOCOL, has_files, hold
 
 
 class _Held:
@@ -174,6 +174,7 @@ def _mapped(memory: Any) -> tuple[Any, ...] | None:
     if where is None or not is_there:
         return None
     _files[memory] = where
+    hold(MAPPED)
     return _mapping, where
 
 
