@@ -215,6 +215,37 @@ def test_nothing_of_them_stays():
     assert [each() for each in gone] == [None] * 3
 
 
+def test_nothing_stays_of_one_whose_method_is_called():
+    """The call holds it, until workers have it, and is kept for the next one only as long as it is there."""
+    gone = []
+    with Executor(1) as executor:
+        for _ in range(3):
+            queue = CONTEXT.SimpleQueue()
+            gone.append(weakref.ref(queue))
+            puts = [executor.submit(queue.put, number) for number in range(20)]
+            assert [queue.get() for _ in puts] == [*range(20)]
+            assert [put.result() for put in puts] == [None] * 20
+            del queue, puts
+        executor.submit(abs, 1).result()
+        gc.collect()
+
+        assert [each() for each in gone] == [None] * 3
+
+
+def test_one_that_is_refused_is_let_go():
+    """It would stay as long as its thread pickles nothing else."""
+    lock = multiprocessing.get_context("fork").Lock()
+    gone = weakref.ref(lock)
+    with pytest.raises(SerializationError):
+        parallel(id, workers=1).map([lock])
+    with pytest.raises(SerializationError):
+        parallel(lambda _, lock=lock: lock, workers=1).map([1])
+    del lock
+    gc.collect()
+
+    assert gone() is None
+
+
 def test_slips_are_not_seen_in_what_is_shared(script: Script):
     """A counter that only grows, an array that is only filled, a lock: all are the program's own."""
     done = script.run("""
@@ -298,6 +329,7 @@ whole = numpy.ndarray((10, 10), "f8", memory.buf)
 part = whole[1::3, ::-2].T
 only_read = part.view()
 only_read.flags.writeable = False
+seen = numpy.asarray(memoryview(whole))[:, 3]
 records = numpy.ndarray((3,), [("a", "u1"), ("b", "f4")], memory.buf, 4 * 80)
 file = numpy.asarray(numpy.memmap(tempfile.mkdtemp() + "/file", "f4", "w+", shape=(5,)))[1:]
 
@@ -315,6 +347,7 @@ def fill(row):
     raw[row] = locked[row] = as_array[row] = file[row] = 1 + row
     part[row, 0] = only_read[row, 0] + 7
     records[row]["b"] = 0.5
+    seen[row] = 2
     model.fill(row)
     return only_read.flags.writeable, type(part).__name__, type(file).__name__
 
@@ -328,13 +361,13 @@ if __name__ == "__main__":
     assert locked.tolist() == as_array.tolist() == file[:3].tolist() == [1, 2, 3]
     assert part[:3, 0].tolist() == whole[1, 9:4:-2].tolist() == [7, 7, 7]
     assert records["b"].tolist() == [0.5] * 3
-    assert whole[:3, 8].tolist() == [9, 9, 9]
+    assert whole[:3, 8].tolist() == [9, 9, 9] and whole[:3, 3].tolist() == [2, 2, 2]
     before = look.submit().result()
     whole[:] = 1
     raw = raw.reshape(4, 3)
     for after in look.submit().result(), *look.starmap([()]):
         assert after == ([1] * 10, (4, 3), 100), after
-    del whole, part, only_read, records, model
+    del whole, part, only_read, seen, records, model
     memory.unlink()
 """
 
@@ -343,6 +376,41 @@ def test_arrays_over_shared_memory(script: Script):
     """One for all processes: what tasks write, and what the program writes, all see."""
     pytest.importorskip("numpy")
     done = script.run(ARRAYS)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_workers_let_memory_go_that_is_gone(script: Script):
+    """Function by function, or one whose global is another array each time: a SharedMemory would stay full."""
+    pytest.importorskip("numpy")
+    done = script.run("""
+        import os, tempfile
+        from multiprocessing.shared_memory import SharedMemory
+
+        import numpy
+        from parmap import parallel
+
+        def fill(place):
+            array[place] = place
+            return len(os.listdir("/proc/self/fd"))
+
+        same = parallel(fill, workers=1)
+
+        def use(look):
+            assert look.submit(3).result() == 0
+            return same.submit(4).result()
+
+        seen = []
+        for _ in range(10):
+            memory = SharedMemory(create=True, size=800)
+            array = numpy.ndarray((100,), "f8", memory.buf)
+            seen.append(use(parallel(lambda place: array[place], workers=1)))
+            del array
+            memory.unlink()
+            array = numpy.memmap(tempfile.mkdtemp() + "/file", "f8", "w+", shape=(100,))
+            seen.append(use(parallel(lambda place: array[place], workers=1)))
+        assert max(seen[2:]) <= max(seen[:2]) + 1, seen
+    """)
 
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -377,6 +445,28 @@ def test_tensors_in_shared_memory(script: Script):
             shared += 1
             own += 1
             assert look.submit().result() == ([[2, 4, 6, 8, 10]], True, 3, [1, 1], [1 - 1j] * 2)
+    """)
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_tensors_that_tasks_have_copies_of(script: Script):
+    """Of one that has no memory to share; one that is shared by its name stays where other processes share it."""
+    pytest.importorskip("torch")
+    done = script.run("""
+        import torch
+        from parmap import parallel
+
+        torch.multiprocessing.set_sharing_strategy("file_system")
+        named, sparse = torch.zeros(2).share_memory_(), torch.eye(2).to_sparse()
+        place = named.data_ptr()
+
+        @parallel(workers=1)
+        def look():
+            return named.tolist(), sparse.sum().item()
+
+        assert look.submit().result() == ([0, 0], 2)
+        assert named.data_ptr() == place
     """)
 
     assert (done.stdout, done.stderr) == ("", "")

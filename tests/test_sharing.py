@@ -218,6 +218,39 @@ def test_fork_with_work_pending(script: Script) -> None:
     assert done.stdout.endswith("child 0 [6] 8 98\n")
 
 
+def test_fork_while_another_thread_makes_the_first_call(script: Script) -> None:
+    """It waits until that has imported what it needs, logging first: the child would wait for that thread's import."""
+    done = script.run(
+        """
+        import os, signal, sys, threading
+        from parmap import parallel
+
+        class Slow:
+            def find_spec(self, name, path=None, target=None):
+                if name == "logging":
+                    reached.set()
+                    threading.Event().wait(0.5)  # a fork that waits does so in here
+
+        reached = threading.Event()
+        assert "logging" not in sys.modules
+        sys.meta_path.insert(0, Slow())
+        f = parallel(abs, workers=1)
+        other = threading.Thread(target=f.map, args=([-1],))
+        other.start()
+        reached.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(f.map([-7])[0])
+        other.join()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """,
+        args=("-W", "ignore::DeprecationWarning"),
+    )
+
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr  # where logging may say that it missed the fork
+
+
 def test_future_of_the_parent_in_the_child(script: Script) -> None:
     """Waiting in a forked child for a task of the parent is an error, never a hang."""
     done = script.run(

@@ -339,6 +339,7 @@ def test_it_is_set_to_another_one_that_is_equal(backend: dict[str, Any], where: 
     )
     seen = []
     for balance in (100, 100, 60, 100, 100):
+        account = holder.inner = accounts[0] = None  # type: ignore[assignment]  # the next one may be where that was
         account = Account()
         account.balance = balance
         holder.inner = accounts[0] = account

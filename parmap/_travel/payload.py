@@ -264,7 +264,9 @@ def dump(
         if type(item) is tuple and not isinstance(error, RecursionError):
             for part in item:  # of the arguments of a call, the one to blame says better what is wrong
                 dump(part)
-        raise SerializationError(why(short_type(item), item, error, fresh=False)) from error
+        told = why(short_type(item), item, error, fresh=False)
+        held()  # nobody is going to read this
+        raise SerializationError(told) from error
 
 
 def _dump_by_value(make: Any, item: Any, *words: Any) -> Packed:
@@ -304,7 +306,9 @@ def dump_function(function: Any, what: Any, apart: dict[int, int] | None = None)
         from parmap._travel.code.blame import blame
         from parmap.errors import SerializationError
 
-        raise SerializationError(f"{called(function)} can't be sent to a worker: {blame(function, error)}") from error
+        told = f"{called(function)} can't be sent to a worker: {blame(function, error)}"
+        held()  # as above
+        raise SerializationError(told) from error
 
 
 def dump_call(function: Any, *more: Any, given: tuple[Any, ...] = ()) -> Packed:

@@ -212,6 +212,7 @@ def reduce_mapped(array: Any) -> Any:
     place = array.__array_interface__["data"][0] - origin.__array_interface__["data"][0]
     start = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
     mode = "r" if array.mode == "r" else "r+"
+    hold(MAPPED)
     where = os.fspath(array.filename), mode, start, len(memory), place
     return as_mapped, (*where, array.dtype, array.shape, array.strides)
 
@@ -238,6 +239,8 @@ _OURS = (("torch", "Tensor", reduce_tensor), ("numpy", "memmap", reduce_mapped))
 
 
 _local = local()
+MAPPED = object()
+"""Held in the place of memory that workers map: it would stay with them where a function is kept that is gone here."""
 
 
 def hold(thing: Any) -> None:

@@ -25,9 +25,14 @@ _LONGEST = 5.0  # seconds that a fork waits: hooks of others that came before it
 def let_forks_wait() -> None:
     """Have forks wait for `whole`, before all that prepares for them already."""
     if hasattr(os, "register_at_fork"):
-        import_module("logging")  # a fork takes its lock after ours, if it is known before
         take = partial(whole.acquire, timeout=_LONGEST)
-        os.register_at_fork(before=take, after_in_parent=_go_on, after_in_child=partial(_go_on, in_child=True))
+        wait = partial(
+            os.register_at_fork, before=take, after_in_parent=_go_on, after_in_child=partial(_go_on, in_child=True)
+        )
+        wait()  # for logging, too, as long as that is imported
+        with whole:
+            import_module("logging")
+        wait()  # a fork takes its lock after ours, now that it is known before
 
 
 def _go_on(*, in_child: bool = False) -> None:

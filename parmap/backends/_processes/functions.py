@@ -290,6 +290,9 @@ class Functions:
             call = FunctionCall(self, packed, parts, callee, mark, stable=by_name)
             call.key, call.owner = key, whose(owner)
             self._calls[key] = ref(call)
+        if owner is not None and any(getattr(each, "thing", None) is owner for each in call.needs):
+            call.holds = True  # as the `put` of a queue does: if it were kept as long as that lives, both would stay
+            return call
         if before is not None and before.sent is not call:  # nor is what comes later the same again
             self._calls.pop(before.sent.key, None)
         self._keep((function, *rules.retry_on), rules, call, mark)

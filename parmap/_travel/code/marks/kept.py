@@ -55,7 +55,8 @@ def _in_memory() -> Callable[[tuple[Any, ...], tuple[Any, ...]], bool]:
         start, size = tuple.__basicsize__, ctypes.sizeof(ctypes.c_void_p)
 
         def same(now: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
-            return not compare(id(now) + start, id(known) + start, len(known) * size)
+            is_as_long = len(now) == len(known)  # if no other thread has changed it since its length was asked
+            return is_as_long and not compare(id(now) + start, id(known) + start, len(known) * size)
 
         one, other = object(), object()
         tried = [same((one, other), each) for each in ((one, other), (one, one), (other, other))]
@@ -135,9 +136,7 @@ class Kept:
         self._values = tuple(values)
         self._refs = [(place, each) for place, each in enumerate(values) if type(each) is ref]
         self._others = [
-            (place, each, None if type(objects[place]) is MethodType else id(objects[place]))
-            for place, each in enumerate(values)
-            if type(each) in _OTHERS
+            (place, each, *_identity_of(objects[place])) for place, each in enumerate(values) if type(each) in _OTHERS
         ]
 
     def same(self, values: list[Any], boxes: list[Any], rest: list[Any]) -> bool:
@@ -150,14 +149,23 @@ class Kept:
             if value is None or thing() is not value:  # one that is gone is not the same as None
                 return False
             values[place] = thing
-        for place, known, identity in self._others:
+        for place, known, identity, alive in self._others:
             value = values[place]
-            if (identity is not None and id(value) != identity) or not known.same(value, boxes, rest):
+            if identity is not None and (id(value) != identity or alive() is None):
+                return False
+            if not known.same(value, boxes, rest):
                 return False
             values[place] = known
         if len(values) < _SHORT:
             return all(map(is_, values, self._values))
         return _in_one_go(tuple(values), self._values)
+
+
+def _identity_of(thing: Any) -> tuple[int | None, Callable[[], Any]]:
+    """Where a thing is, and what gives `None` once it is another one that is there, if that can be told."""
+    if type(thing) is MethodType:
+        return None, object
+    return id(thing), ref(thing) if type(thing).__weakrefoffset__ else object
 
 
 class Nest:

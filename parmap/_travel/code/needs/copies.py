@@ -72,11 +72,22 @@ def is_filled(value: Any, *, inside: bool = False) -> bool:
 
 
 def _is_private(value: Any, depth: int) -> bool:
-    """Whether nothing in a value is shared with other processes."""
+    """Whether nothing in a value is shared with other processes, or has a name of its own."""
     if type(value) not in {*_FILLED, tuple, frozenset}:
         return type(value) in ATOMS or (type(value) not in _FILLED and is_filled(value))
     parts = islice(value.values() if issubclass(type(value), dict) else value, _MANY)
-    return depth > 0 and all(_is_private(each, depth - 1) for each in parts)
+    return depth > 0 and all(
+        (type(each) in _SHARED or _count(each) <= _WITHIN) and _is_private(each, depth - 1) for each in parts
+    )
+
+
+def _count(value: Any) -> int:
+    return sys.getrefcount(value)
+
+
+_nested: list[list[int]] = [[]]
+_WITHIN = max(_count(each) for each in islice(_nested, 1))  # times that what is held only there is counted there
+_SHARED = {*ATOMS, tuple, frozenset}  # those that code itself may hold
 
 
 def is_changed(value: Any, hows: set[str]) -> bool:

@@ -108,8 +108,9 @@ def _parts(thing: Any, labels: frozenset[str]) -> Iterator[tuple[Any, frozenset[
     elif _is_looked_into(kind):
         named, parts = fields_of(thing), [each for each in gc.get_referents(thing) if each is not kind]
         yield kind, frozenset()
-    yield from [(value, labels | {name}) for name, value in named.items()]
     yield from [(value, labels) for value in parts]
+    # Last, as it is looked at first: by its name.
+    yield from [(value, labels | {name}) for name, value in named.items()]
 
 
 def _methods(cls: type, labels: frozenset[str]) -> Iterator[tuple[Any, frozenset[str]]]:

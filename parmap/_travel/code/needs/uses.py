@@ -31,6 +31,7 @@ CHANGES = frozenset({"fills", "fills inside", "sets", "sums"})
 LOOKS_ROUND = frozenset(
     {"globals", "locals", "vars", "dir", "eval", "exec", "getattr", "attrgetter", "__dict__", "asdict", "query", "sql"}
     | {"modules", "import_module", "__import__", "__main__", "_getframe", "currentframe", "stack", "breakpoint"}
+    | {"evaluate"}
 )
 """Names in code that may read what it does not name."""
 
@@ -115,7 +116,7 @@ def uses_of(code: CodeType, captured: Collection[str], me: str | None) -> list[U
         if step.op.startswith("LOAD_FAST") and step.arg in code.co_varnames[: code.co_argcount]:
             beside = steps[place + _TO_CALL].op
             found += [Use("()", "calls", step.line)] if beside == "PUSH_NULL" else []
-    return [*found, Use("[]", "stores", code.co_firstlineno)] if _FILLS & {*code.co_names} else found
+    return [*found, Use("[]", "stores", code.co_firstlineno)] if {*_FILLS, "setdefault"} & {*code.co_names} else found
 
 
 def _is_about(step: _Step, name: str) -> bool:
@@ -154,6 +155,7 @@ def changes_in(code: CodeType, parameters: Collection[str]) -> dict[str, list[Ch
 def _change_in(steps: list[_Step], name: str, loop: int) -> list[Change]:
     """The changes of a parameter, if nothing reads that after it: what is behind the first *loop* runs again."""
     changes: list[Change] = []
+    changed = 0  # the place of the last one
     lines_read: list[int] = []
     for place, step in enumerate(steps):
         if not _is_about(step, name) or _is_kept(steps, place):
@@ -162,12 +164,18 @@ def _change_in(steps: list[_Step], name: str, loop: int) -> list[Change]:
         attribute, how = ("", how) if how != "reads" else _use_of_attribute(steps, place)[:2]
         if how in CHANGES:
             changes.append(Change(step.line, attribute, how))
+            changed = place
             continue
-        is_after = bool(changes) and step.line != changes[-1].line
+        is_after = bool(changes) and (step.line != changes[-1].line or any(map(_may_end, steps[changed:place])))
         if is_after or (how == "reads" and not attribute):
             return []
         lines_read += [step.line] if place >= loop else []
     return changes if {*lines_read} <= {change.line for change in changes} else []
+
+
+def _may_end(step: _Step) -> bool:
+    """Whether something else may be behind an instruction, on the same line."""
+    return step.jumps or step.op == "POP_TOP" or step.op.startswith("STORE")
 
 
 def _use(steps: list[_Step], place: int) -> str:

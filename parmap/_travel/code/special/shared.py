@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from parmap._travel.stream import PROTOCOL, has_files, hold
+from parmap._travel.stream import MAPPED, PROTOCOL, has_files, hold
 
 
 class _Held:
@@ -142,10 +142,8 @@ def view_reduced(array: Any) -> tuple[Any, ...] | None:
     owner = array.base
     if owner is None or not array.nbytes or not has_files():
         return None
-    while isinstance(owner, sys.modules["numpy"].ndarray):
-        owner = owner.base
-    if type(owner) is memoryview:
-        owner = owner.obj
+    while isinstance(owner, (memoryview, sys.modules["numpy"].ndarray)):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
     if is_in_shared_memory(owner):
         found: tuple[Any, ...] | None = (_same, (owner,))
     elif type(owner).__module__ == "mmap":
@@ -176,6 +174,7 @@ def _mapped(memory: Any) -> tuple[Any, ...] | None:
     if where is None or not is_there:
         return None
     _files[memory] = where
+    hold(MAPPED)
     return _mapping, where
 
 
@@ -227,10 +226,13 @@ def _view(open_it: Callable[..., Any], args: tuple[Any, ...], place: int, *layou
 
 def tensor_reduced(tensor: Any) -> tuple[Any, ...] | None:
     """As a reducer, of a tensor of PyTorch's, if `share_memory_` has put it into such memory; as above."""
-    if not has_files() or tensor.device.type != "cpu" or not tensor.is_shared():  # all others say that they are
+    torch = sys.modules["torch"]
+    if not has_files() or tensor.device.type != "cpu":  # all others say that they are shared
         return None
     make, args, *_ = tensor.__reduce_ex__(PROTOCOL)
-    if make is not sys.modules["torch"]._utils._rebuild_tensor_v2:  # noqa: SLF001 - as PyTorch pickles it
+    # Others may have no memory to ask about; and what is shared by a name would be moved, away from who shares it.
+    is_dense = make is torch._utils._rebuild_tensor_v2  # noqa: SLF001 - as PyTorch pickles it
+    if not (is_dense and tensor.is_shared() and torch.multiprocessing.get_sharing_strategy() == "file_descriptor"):
         return None
     descriptor, size = tensor.untyped_storage()._share_fd_cpu_()
     place = _place_of(tensor, descriptor)
