@@ -40,10 +40,14 @@ _OFTEN = 5  # times that code is read in which something was found: each takes s
 _CODE = (FunctionType, ModuleType, type)
 
 # Whoever names these knows of copies, orders what is in this process only, or has threads or tasks there.
-_STATES = {"random_state", "setstate", "set_state", "state", "jumped", "advance", "spawn", "getpid", "current_process"}
-_STATES |= {"Random", "SystemRandom", "default_rng", "Generator", "RandomState", "SeedSequence"}
-_ORDERS = {"heappush", "heapq", "heappushpop", "heapreplace", "PriorityQueue", "put", "insort", "uuid4", "gethostname"}
-_ORDERS |= {"TemporaryDirectory", "mkdtemp"}
+_STATES = {
+    *("random_state", "setstate", "set_state", "state", "jumped", "advance", "spawn", "getpid", "current_process"),
+    *("Random", "SystemRandom", "default_rng", "Generator", "RandomState", "SeedSequence"),
+}
+_ORDERS = {
+    *("heappush", "heapq", "heappushpop", "heapreplace", "PriorityQueue", "put", "insort", "uuid4", "gethostname"),
+    *("TemporaryDirectory", "mkdtemp"),
+}
 _WORDS = ("thread", "pool", "executor")
 _TASKS = {"gather", "create_task", "ensure_future", "TaskGroup", "as_completed", "start", "start_soon", "Parallel"}
 

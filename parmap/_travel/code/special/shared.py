@@ -139,7 +139,7 @@ def view_reduced(array: Any) -> tuple[Any, ...] | None:
     Programs make one for all processes, over a `RawArray`, the `buf` of a `SharedMemory` or a file that is mapped. What
     a task writes to a copy of it would be lost.
     """
-    owner = array.base
+    owner: Any = array.base
     if owner is None or not array.nbytes or not has_files():
         return None
     while isinstance(owner, (memoryview, sys.modules["numpy"].ndarray)):
