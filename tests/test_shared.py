@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from parmap import Executor, Pool, SerializationError, parallel
+from parmap._work.threads import HAS_GIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -380,6 +381,7 @@ def test_arrays_over_shared_memory(script: Script):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.skipif(not HAS_GIL, reason="without the GIL, Python 3.13 frees no function, and what it names")
 def test_workers_let_memory_go_that_is_gone(script: Script):
     """Function by function, or one whose global is another array each time: a SharedMemory would stay full."""
     pytest.importorskip("numpy")
