@@ -118,8 +118,14 @@ class Switch:
         """Let who was stopped go on."""
         pid, self._cells[_STOPPED] = self._cells[_STOPPED], 0
         if pid:
-            time.sleep(0.02)  # any time will do
-            with suppress(ProcessLookupError):
+            from psutil import STATUS_STOPPED, STATUS_ZOMBIE, NoSuchProcess, Process
+
+            end = time.monotonic() + 10
+            with suppress(ProcessLookupError, NoSuchProcess):
+                # It may be held up before it stops: then nobody would let it go on.
+                while Process(pid).status() not in {STATUS_STOPPED, STATUS_ZOMBIE} and time.monotonic() < end:
+                    time.sleep(0.001)
+                time.sleep(0.02)  # any time will do
                 os.kill(pid, signal.SIGCONT)
 
 
